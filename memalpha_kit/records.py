@@ -1,0 +1,223 @@
+"""The records of the kit: raw data -> Instance -> Episode -> Answers -> Rewards -> TrainingRows.
+
+All are frozen dataclasses of plain values, so they can be printed, compared, saved and loaded.
+Facts are stored; totals are properties, so they cannot disagree. The one law: folding
+`memory.apply` over an episode's calls gives its memory, byte for byte, which is why disk keeps
+the calls and memories are rebuilt (`store.py`).
+
+>>> QA("q0", "Who keeps bees?", ("Nora",), chunk=0)
+QA(id='q0', question='Who keeps bees?', answers=('Nora',), chunk=0)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from memalpha_kit.config import MemoryConfig
+from memalpha_kit.errors import InputError
+
+STORES = ("semantic", "episodic")
+"""The two lists of entries. Core, the third component, is one paragraph."""
+
+
+@dataclass(frozen=True)
+class QA:
+    """One question. `answers` is never empty; `chunk` is where the evidence stands, or None."""
+
+    id: str
+    question: str
+    answers: tuple[str, ...]
+    chunk: int | None = None
+
+
+@dataclass(frozen=True)
+class Instance:
+    """A stream of chunks and the questions that are asked after the last one.
+
+    `id` comes from the content, so a rebuild gives the same ids; `source` is an exact name in
+    `sources.SOURCES`. Make one with `make_instance`, which checks it.
+    """
+
+    id: str
+    source: str
+    chunks: tuple[str, ...]
+    questions: tuple[QA, ...]
+
+
+def make_instance(source: str, chunks: Iterable[str], questions: Iterable[QA]) -> Instance:
+    """An `Instance` whose id is a hash of its content.
+
+    Blank chunks are dropped (method.md 4.2). Raises InputError naming the source and the field if
+    no chunk or no question is left, or a question is blank or has no non-blank answer.
+    """
+    kept, moved = [], {}
+    for index, chunk in enumerate(chunks):
+        if chunk.strip():
+            moved[index] = len(kept)
+            kept.append(chunk)
+    asked = tuple(
+        replace(qa, chunk=None if qa.chunk is None else moved.get(qa.chunk)) for qa in questions
+    )
+    content = json.dumps([source, kept, [(q.question, q.answers) for q in asked]])
+    name = f"{source}/{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+    if not kept:
+        raise InputError(f"{name}: chunks: expected at least one non-blank chunk, found none")
+    if not asked:
+        raise InputError(f"{name}: questions: expected at least one question, found none")
+    for qa in asked:
+        if not qa.question.strip():
+            raise InputError(f"{name}: question {qa.id}: expected text, found a blank question")
+        if not any(answer.strip() for answer in qa.answers):
+            raise InputError(f"{name}: question {qa.id}: expected an answer, found none")
+    return Instance(name, source, tuple(kept), asked)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry of the semantic or episodic store. `id` is unique for the memory's whole life."""
+
+    id: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The external memory as a value: applying a call returns a new one.
+
+    A component that is switched off is None (core) or None (stores); an empty one is "" or ().
+    Entry ids are decimal text from `next_id`, shared by both stores and never reused.
+    """
+
+    core: str | None = ""
+    semantic: tuple[Entry, ...] | None = ()
+    episodic: tuple[Entry, ...] | None = ()
+    next_id: int = 1
+
+    def entries(self) -> tuple[tuple[str, Entry], ...]:
+        """All entries as (store, entry), semantic first, each store in insertion order."""
+        return tuple((s, e) for s in STORES for e in (getattr(self, s) or ()))
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """One call attempt of the writer.
+
+    `raw` is what the model wrote. `status` is `parsed` after reading, then `ok`, `skipped` or
+    `rejected` after the memory has seen it; `malformed` never reaches the memory. `detail` is the
+    code that says why: malformed, unknown_tool, not_offered, bad_json, truncated,
+    missing_argument, bad_type, bad_memory_type, disabled, not_found, core_insert, empty_content,
+    duplicate; "" when there is nothing to say. Success is read here, never from a text.
+    """
+
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    raw: str = ""
+    status: str = "parsed"
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a writer returned for one prompt.
+
+    Sampled ids are the truth and `text` is a view of them. `mask` marks the tokens that the model
+    sampled itself (1) as against forced ones (0), as long as `completion_ids`. Writers without a
+    model leave ids and mask empty. `finish` is "stop" or "length".
+    """
+
+    text: str
+    prompt_ids: tuple[int, ...] = ()
+    completion_ids: tuple[int, ...] = ()
+    mask: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] | None = None
+    finish: str = "stop"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One chunk's turn: `chunk` is its index, `memory` the state after its calls."""
+
+    chunk: int
+    completion: Completion
+    calls: tuple[ToolCall, ...]
+    memory: Memory
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One question's outcome. `score` is None until a metric has seen it, or if scoring failed.
+
+    `prediction` is None when the reader failed (that is never an answer); `retrieved` are the ids
+    of the entries the reader was given, best first.
+    """
+
+    qa: str
+    prediction: str | None
+    score: float | None = None
+    retrieved: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One rollout of one instance, self-describing: what was written, under which rules.
+
+    `instance` is the instance's id; `memory_config` and `wire` are what replaying needs;
+    `answers` is empty until the questions were asked.
+    """
+
+    id: str
+    instance: str
+    source: str
+    rollout: int
+    seed: int
+    writer: str
+    wire: str
+    memory_config: MemoryConfig
+    steps: tuple[Step, ...]
+    answers: tuple[Answer, ...] = ()
+
+    @property
+    def memory(self) -> Memory:
+        """The final memory."""
+        return self.steps[-1].memory
+
+    @property
+    def calls(self) -> tuple[ToolCall, ...]:
+        """All call attempts in order."""
+        return tuple(call for step in self.steps for call in step.calls)
+
+
+@dataclass(frozen=True)
+class Rewards:
+    """The four parts of one episode's reward (method.md 5.1).
+
+    `accuracy` (r1) and `compression` (r3) are one number each; `format` (r2) and `content` (r4)
+    one per step. None is a measurement that failed or was not made.
+    """
+
+    accuracy: float | None
+    compression: float | None
+    format: tuple[float | None, ...]
+    content: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class TrainingRow:
+    """One chunk of one rollout, ready for a trainer.
+
+    `group` names who is compared with whom. `reward` None is a row without a score: it has
+    advantage 0 and must not enter a mean. `loss_mask` is as long as `completion_ids`.
+    """
+
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
+    loss_mask: tuple[int, ...]
+    reward: float | None
+    advantage: float
+    group: str
+    episode: str
+    step: int
