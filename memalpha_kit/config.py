@@ -3,12 +3,44 @@
 Functions receive the part they need, never the whole profile. Every weight is visible, also the
 ones equal to 1. An unknown key, profile or value is an `InputError` that names it and the closest
 known one. No environment variables, no argument parsing and no work here.
+
+A profile is a YAML file with one mapping per section. It may say `extends: laptop` and then only
+what differs. To add a setting, add a typed field with a default and a comment here; to add a
+section, add a dataclass and a field of `Profile`. Reading and checking need no other change.
+
+>>> load_profile("ci", ["grpo.steps=3"]).grpo.steps
+3
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import dataclasses
+import math
+import types
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from memalpha_kit.errors import InputError, closest
+
+PROFILES = Path(__file__).parent / "profiles"
+
+
+@dataclass(frozen=True)
+class Between:
+    """The range a number must lie in, both ends included; None is open."""
+
+    low: float | None = None
+    high: float | None = None
+
+
+Count = Annotated[int, Between(low=1)]
+Natural = Annotated[int, Between(low=0)]
+Share = Annotated[float, Between(low=0, high=1)]
+NonNegative = Annotated[float, Between(low=0)]
 
 Behaviour = Literal["fixed", "release"]
 """`release` is what the published code does, `fixed` (default) what is right (spec method.md)."""
@@ -21,13 +53,17 @@ class MemoryConfig:
     core: bool = True  # one paragraph, rewritten as a whole
     semantic: bool = True  # list of facts
     episodic: bool = True  # list of dated events
-    core_limit_tokens: int = 512  # core is cut to this many tokens, notice included
-    behaviour: Behaviour = "fixed"  # release: deleting an unknown id succeeds, blank content is kept
+    core_limit_tokens: Count = 512  # core is cut to this many tokens, notice included
+    behaviour: Behaviour = (
+        "fixed"  # release: deleting an unknown id succeeds, blank content is kept
+    )
     counter: str = "wordpunct"  # token counter by name (text.counter); both sides of r3 use it
     update_duplicate: Literal["skip", "allow"] = "skip"  # update that would repeat another entry
     short_types: bool = True  # accept "semantic" where the schema says "semantic_memory"
-    display: Literal["recent", "relevant"] = "recent"  # last entries, or BM25 with the chunk as query
-    shown: int = 5  # entries shown per store while memorising
+    display: Literal["recent", "relevant"] = (
+        "recent"  # last entries, or BM25 with the chunk as query
+    )
+    shown: Natural = 5  # entries shown per store while memorising
 
 
 @dataclass(frozen=True)
@@ -38,8 +74,8 @@ class ProtocolConfig:
     prompt: Literal["paper", "compact"] = "paper"  # full instructions, or the miniature's bare rows
     thinking: bool = False  # calls are read only after </think>
     execute_truncated: bool = False  # release: a call cut by the length limit is repaired and run
-    max_prompt_tokens: int = 6144  # entries shown are halved until the prompt fits
-    max_reply_tokens: int = 2048  # sampling limit per chunk
+    max_prompt_tokens: Count = 6144  # entries shown are halved until the prompt fits
+    max_reply_tokens: Count = 2048  # sampling limit per chunk
 
 
 @dataclass(frozen=True)
@@ -60,4 +96,303 @@ class AdvantageConfig:
 
     grouping: Literal["instance", "chunk", "rollout"] = "instance"  # instance: as released
     scale: Literal["std", "none"] = "std"  # divide by the group's unbiased standard deviation
-    epsilon: float = 1e-6  # added to the standard deviation
+    epsilon: NonNegative = 1e-6  # added to the standard deviation
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How raw rows become instances (data.md 2.0, 2.1, 2.6, 2.7)."""
+
+    counter: str = "wordpunct"  # token counter by name; the release uses hf:Qwen/Qwen3-32B
+    chunk_min_tokens: Count = 100  # documents: smallest target drawn for a chunk
+    chunk_max_tokens: Count = 2048  # documents: largest target; dialogues: hard limit
+    dialogue_close_tokens: Count = 1800  # dialogues: a chunk this full is closed
+    dialogue_reserve_tokens: Natural = 150  # dialogues: kept free for the header of a split turn
+    max_chunks: Count = 10  # documents: chunks per instance
+    min_questions: Count = 50  # documents: instances with fewer questions are dropped
+    max_questions: Count = 100  # more questions than this are sampled, seeded
+    example_chunks: Count = 10  # classification: chunks per instance
+    example_tokens: Count = 2000  # classification: question tokens over all chunks
+    example_instances: Count = 200  # classification: instances per source
+
+
+@dataclass(frozen=True)
+class WorldConfig:
+    """The miniature's world: facts, corrections, labelled examples, chit-chat."""
+
+    chunks: Count = 4  # chunks of a training instance; evaluation uses multiples of it
+    facts: tuple[Natural, Natural] = (1, 2)  # facts and examples per chunk, fewest and most
+    chat: tuple[Natural, Natural] = (1, 2)  # chit-chat sentences per chunk, fewest and most
+    correction: Share = 0.7  # probability that a chunk corrects an earlier fact
+    example: Share = 0.2  # share of the facts that are labelled examples
+    training_names: Count = 8000  # names that training may use
+    held_out_names: Count = 1000  # names of evaluation, disjoint from the above
+    max_questions: Count = 20  # questions per instance, sampled if there are more
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """The miniature's policy: a Qwen3 of well under 1M parameters and its tokenizer."""
+
+    layers: Count = 2
+    hidden: Count = 64  # width of the residual stream
+    heads: Count = 4
+    kv_heads: Count = 4
+    head_dim: Count = 64  # Qwen3 normalises queries and keys: sqrt(head_dim) caps the attention
+    feed_forward: Count = 192
+    rope_theta: NonNegative = 10_000.0
+    init_std: NonNegative = 0.08  # larger than usual, or the model does not learn to copy
+    vocabulary: Count = 1024  # tokens, the added ones included
+    max_positions: Count = 1024  # longest prompt and reply together
+
+
+@dataclass(frozen=True)
+class WarmStartConfig:
+    """Supervised training from scratch: first copying, then an imperfect teacher's transcripts."""
+
+    copy_loss: NonNegative = 0.2  # the copy phase ends below this smoothed loss
+    copy_max_steps: Natural = 400  # or after this many steps
+    instances: Count = 4000  # teacher instances; each gives one row per chunk
+    steps: Natural = 1000  # optimiser steps on teacher rows
+    batch: Count = 32  # rows per step
+    learning_rate: NonNegative = 5e-3
+    adam_beta2: Share = 0.98
+    warm_up_steps: Natural = 20
+    decay_share: Share = 0.4  # the rate falls linearly over this last share of the steps
+    clip: NonNegative = 1.0  # largest gradient norm
+    keep: Share = 0.5  # teacher: facts stored
+    chat: Share = 0.4  # teacher: chit-chat stored
+    update: Share = 0.75  # teacher: corrections of a shown entry that become an update
+    insert_hidden: Share = 0.5  # teacher: corrections of a hidden entry that become an insert
+    oversample_updates: NonNegative = 0.3  # extra share of the rows that contain an update
+
+
+@dataclass(frozen=True)
+class GrpoConfig:
+    """Group-relative policy optimisation of whole episodes (method.md 6)."""
+
+    steps: Natural = 120  # optimiser steps
+    instances: Count = 4  # per step
+    rollouts: Count = 8  # per instance
+    learning_rate: NonNegative = 1.5e-3
+    schedule: Literal["linear", "constant"] = "linear"  # linear: to 0 over the steps
+    warm_up_steps: Natural = 2
+    temperature: NonNegative = 0.7
+    clip: NonNegative = 0.2  # of the probability ratio
+    kl: NonNegative = 0.0  # weight of the divergence from the warm start
+    max_gradient: NonNegative = 1.0  # largest gradient norm
+    save_every: Natural = 40  # steps between checkpoints; 0: only the last
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """What is measured, and how sure we are (evaluation.md)."""
+
+    lengths: tuple[Count, ...] = (1, 4, 13)  # multiples of the training number of chunks
+    instances: tuple[Count, ...] = (120, 40, 16)  # held-out instances per length
+    temperature: NonNegative = 0.0  # 0: greedy
+    resamples: Count = 2000  # of the bootstrap
+    level: Share = 0.95  # of the intervals
+    recorded_seeds: Count = 5  # independent warm start + GRPO runs behind the recorded results
+
+
+@dataclass(frozen=True)
+class RealDataConfig:
+    """The same path on real raw files, with scripted writers and model-free readers."""
+
+    folder: str = "data/raw"  # raw files, seen from the repository
+    sources: tuple[str, ...] = ("trec_coarse", "banking77", "longmemeval", "squad")
+    writers: tuple[str, ...] = ("keep_examples", "keep_turns", "keep_sentences", "silent")
+    instances: Count = 5  # per source; fewer where the files do not give more
+
+
+@dataclass(frozen=True)
+class Profile:
+    """All settings of a run. `name` is the file's; `seed` starts every generator."""
+
+    name: str
+    seed: Natural = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
+    protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
+    world: WorldConfig = field(default_factory=WorldConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
+    grpo: GrpoConfig = field(default_factory=GrpoConfig)
+    evaluation: EvalConfig = field(default_factory=EvalConfig)
+    real: RealDataConfig = field(default_factory=RealDataConfig)
+
+
+def load_profile(
+    name_or_path: str | Path, overrides: Mapping[str, str] | Iterable[str] = ()
+) -> Profile:
+    """The profile of that name (or YAML file), with overrides like `grpo.steps=10` on top.
+
+    A name with a `.yaml` ending is a path. Raises InputError, naming the file and the key, for a
+    profile, section or key that does not exist and for a value of the wrong type or range.
+    """
+    path = _profile_path(str(name_or_path), Path())
+    layers = [*_file_layers(path), *(_override_layer(o) for o in _pairs(overrides))]
+    settings: dict[str, Any] = {"name": path.stem}
+    for layer in layers:
+        settings = _merged(settings, layer)
+    return _built(Profile, settings)
+
+
+def profile_names() -> list[str]:
+    """Names of the profiles that come with the kit, in alphabetical order."""
+    return sorted(path.stem for path in PROFILES.glob("*.yaml"))
+
+
+def profile_dict(profile: Profile) -> dict[str, Any]:
+    """The settings as nested plain values, ready for JSON (`run.json`)."""
+    return _plain(dataclasses.asdict(profile))
+
+
+def _profile_path(name: str, folder: Path) -> Path:
+    if name.endswith((".yaml", ".yml")):
+        path = folder / name
+        if not path.is_file():
+            raise InputError(f"{path}: expected a profile (a YAML file), found no such file")
+        return path
+    if name not in profile_names():
+        raise InputError(f"unknown profile {name!r}{closest(name, profile_names())}")
+    return PROFILES / f"{name}.yaml"
+
+
+def _file_layers(path: Path, below: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
+    """Checked settings of the file and of what it extends, the most general first."""
+    if path.resolve() in below:
+        raise InputError(f"{path}: extends: the profile extends itself")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: expected YAML, found: {_one_line(error)}") from error
+    if not isinstance(content, Mapping):
+        raise InputError(f"{path}: expected sections with settings, found {content!r}")
+    own = dict(content)
+    parent = own.pop("extends", None)
+    layer = _checked(Profile, own, str(path), "")
+    if parent is None:
+        return [layer]
+    above = _profile_path(str(parent), path.parent)
+    return [*_file_layers(above, (*below, path.resolve())), layer]
+
+
+def _pairs(overrides: Mapping[str, str] | Iterable[str]) -> list[tuple[str, str]]:
+    if isinstance(overrides, Mapping):
+        return [(str(key), str(value)) for key, value in overrides.items()]
+    pairs = []
+    for text in [overrides] if isinstance(overrides, str) else overrides:
+        key, equals, value = str(text).partition("=")
+        if not equals:
+            raise InputError(f"override {text!r}: expected section.key=value")
+        pairs.append((key.strip(), value))
+    return pairs
+
+
+def _override_layer(pair: tuple[str, str]) -> dict[str, Any]:
+    key, text = pair
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"override {key}: expected a value, found {text!r}") from error
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return _checked(Profile, value, "override", "")
+
+
+def _checked(cls: type, content: Any, where: str, key: str) -> dict[str, Any]:
+    """`content` with every value converted to the type of `cls`'s field; nothing is filled in."""
+    if not isinstance(content, Mapping):
+        raise InputError(f"{where}: {key}: expected a section with settings, found {content!r}")
+    kinds = get_type_hints(cls, include_extras=True)
+    if not key:
+        kinds.pop("name")
+    checked = {}
+    for name, value in content.items():
+        full = f"{key}.{name}" if key else str(name)
+        if name not in kinds:
+            raise InputError(f"{where}: unknown key {full!r}{closest(str(name), kinds)}")
+        if dataclasses.is_dataclass(kinds[name]):
+            checked[name] = _checked(kinds[name], value, where, full)
+        else:
+            checked[name] = _converted(value, kinds[name], f"{where}: {full}")
+    return checked
+
+
+def _converted(value: Any, kind: Any, where: str) -> Any:
+    """`value` as an instance of the annotation `kind`. Raises InputError starting with `where`."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _in_range(_converted(value, arguments[0], where), arguments[1], where)
+    if origin in (Union, types.UnionType):  # X | None
+        if value is None:
+            return None
+        return _converted(value, next(a for a in arguments if a is not type(None)), where)
+    if origin is Literal:
+        if value not in arguments:
+            raise InputError(f"{where}: found {value!r}{closest(str(value), map(str, arguments))}")
+        return value
+    if origin is tuple:
+        return _as_tuple(value, arguments, where)
+    return _scalar(value, kind, where)
+
+
+def _as_tuple(value: Any, kinds: tuple[Any, ...], where: str) -> tuple[Any, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise InputError(f"{where}: expected a list, found {value!r}")
+    if kinds[-1] is Ellipsis:
+        kinds = kinds[:1] * len(value)
+    if len(kinds) != len(value):
+        raise InputError(f"{where}: expected a list of {len(kinds)}, found {value!r}")
+    pairs = zip(value, kinds, strict=True)
+    return tuple(_converted(v, kind, f"{where}[{i}]") for i, (v, kind) in enumerate(pairs))
+
+
+def _scalar(value: Any, kind: type, where: str) -> Any:
+    if kind is float and isinstance(value, str):  # YAML reads 5e-3, without a dot, as text
+        try:
+            value = float(value)
+        except ValueError:
+            raise InputError(f"{where}: expected a number, found {value!r}") from None
+    if kind is float and type(value) in (int, float) and math.isfinite(value):
+        return float(value)
+    if kind is not float and type(value) is kind:
+        return value
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    raise InputError(f"{where}: expected {names[kind]}, found {value!r}")
+
+
+def _in_range(value: Any, limits: Between, where: str) -> Any:
+    if limits.low is not None and value < limits.low:
+        raise InputError(f"{where}: expected at least {limits.low}, found {value!r}")
+    if limits.high is not None and value > limits.high:
+        raise InputError(f"{where}: expected at most {limits.high}, found {value!r}")
+    return value
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        inner = isinstance(value, Mapping)
+        merged[key] = _merged(merged.get(key, {}), value) if inner else value
+    return merged
+
+
+def _built(cls: type, settings: Mapping[str, Any]) -> Any:
+    kinds = get_type_hints(cls)
+    values = {k: _built(kinds[k], v) if isinstance(v, Mapping) else v for k, v in settings.items()}
+    return cls(**values)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, tuple) else value
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
