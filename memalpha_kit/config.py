@@ -54,15 +54,11 @@ class MemoryConfig:
     semantic: bool = True  # list of facts
     episodic: bool = True  # list of dated events
     core_limit_tokens: Count = 512  # core is cut to this many tokens, notice included
-    behaviour: Behaviour = (
-        "fixed"  # release: deleting an unknown id succeeds, blank content is kept
-    )
+    behaviour: Behaviour = "fixed"  # release: deletes of unknown ids succeed, blank text is kept
     counter: str = "wordpunct"  # token counter by name (text.counter); both sides of r3 use it
     update_duplicate: Literal["skip", "allow"] = "skip"  # update that would repeat another entry
     short_types: bool = True  # accept "semantic" where the schema says "semantic_memory"
-    display: Literal["recent", "relevant"] = (
-        "recent"  # last entries, or BM25 with the chunk as query
-    )
+    display: Literal["recent", "relevant"] = "recent"  # relevant: BM25 with the chunk as query
     shown: Natural = 5  # entries shown per store while memorising
 
 
