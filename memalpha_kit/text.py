@@ -1,0 +1,330 @@
+"""Counting tokens, packing text into chunks, normalising answers.
+
+The one law: every size decision and both sides of the compression reward use one `Counter`. A text
+that looks like a special token is ordinary text, and a counter that fails raises: it never says 0
+(method.md 1.2, D05).
+
+The default, "wordpunct", needs no download. It is *not* the paper's tokenizer: there, memory and
+chunks are counted with OpenAI's `o200k_base` ("tiktoken:o200k_base" here) and chunks were packed
+with Qwen3's ("hf:Qwen/Qwen3-32B"). Ratios such as compression hardly move; absolute numbers do.
+
+>>> counter("wordpunct").count("Nora keeps bees, doesn't she?")
+9
+>>> counter("words").cut("Nora  keeps bees", 2)
+'Nora  keeps'
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import string
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Protocol
+
+from memalpha_kit.errors import InputError, closest
+
+# --- Counting ------------------------------------------------------------------------------------
+
+
+class Counter(Protocol):
+    """Measures text in tokens of one kind."""
+
+    name: str
+
+    def count(self, text: str) -> int:
+        """Number of tokens in `text`."""
+        ...
+
+    def cut(self, text: str, n_tokens: int) -> str:
+        """The longest prefix that ends with a token and has at most `n_tokens`, as it stands."""
+        ...
+
+
+@dataclass(frozen=True)
+class PatternCounter:
+    """Tokens are the matches of a regular expression; white space belongs to none of them."""
+
+    name: str
+    pattern: re.Pattern[str]
+
+    def count(self, text: str) -> int:
+        """Number of matches."""
+        return len(self.pattern.findall(text))
+
+    def cut(self, text: str, n_tokens: int) -> str:
+        """`text` up to the end of its n-th match; the whole text if there are no more."""
+        return _cut(self, text, [match.end() for match in self.pattern.finditer(text)], n_tokens)
+
+
+@dataclass(frozen=True)
+class SubwordCounter:
+    """Tokens of a trained tokenizer, known by the character position where each one ends."""
+
+    name: str
+    ends: Callable[[str], Sequence[int]]
+
+    def count(self, text: str) -> int:
+        """Number of tokens, special-token text read as ordinary text."""
+        return len(self.ends(text))
+
+    def cut(self, text: str, n_tokens: int) -> str:
+        """`text` up to the end of its n-th token, never inside a character."""
+        return _cut(self, text, self.ends(text), n_tokens)
+
+
+def _cut(counter: Counter, text: str, ends: Sequence[int], n_tokens: int) -> str:
+    """The prefix up to `ends[n_tokens - 1]`, shorter where counting it anew says more tokens.
+
+    That happens when a character is spread over several subword tokens.
+    """
+    if len(ends) <= n_tokens:
+        return text
+    prefixes = (text[: ends[k - 1]] for k in range(n_tokens, 0, -1))
+    return next((prefix for prefix in prefixes if counter.count(prefix) <= n_tokens), "")
+
+
+PATTERNS = {"words": r"\S+", "wordpunct": r"\w+|[^\w\s]"}
+
+
+@cache
+def counter(name: str) -> Counter:
+    """The counter with this name: "words", "wordpunct", "tiktoken:<encoding>", "hf:<folder or id>".
+
+    The last two read a tokenizer from disk or a cache, or download it. Raises InputError for an
+    unknown name or a tokenizer that cannot be loaded.
+    """
+    if name in PATTERNS:
+        return PatternCounter(name, re.compile(PATTERNS[name]))
+    kind, _, which = name.partition(":")
+    if kind == "tiktoken" and which:
+        return SubwordCounter(name, _tiktoken_ends(which))
+    if kind == "hf" and which:
+        return SubwordCounter(name, _hf_ends(which))
+    known = (*PATTERNS, "tiktoken:o200k_base", "hf:Qwen/Qwen3-32B")
+    raise InputError(f"counter: expected a known name, found {name!r}{closest(name, known)}")
+
+
+def _tiktoken_ends(encoding: str) -> Callable[[str], Sequence[int]]:
+    import tiktoken
+
+    try:
+        loaded = tiktoken.get_encoding(encoding)
+    except (ValueError, OSError) as error:
+        raise _unloadable(f"tiktoken:{encoding}", error) from error
+
+    def ends(text: str) -> list[int]:
+        tokens = loaded.encode_ordinary(text)
+        return [*loaded.decode_with_offsets(tokens)[1][1:], len(text)] if tokens else []
+
+    return ends
+
+
+def _hf_ends(name: str) -> Callable[[str], Sequence[int]]:
+    from huggingface_hub import hf_hub_download
+    from tokenizers import Tokenizer
+
+    folder = Path(name)
+    try:
+        file = (
+            folder / "tokenizer.json"
+            if folder.is_dir()
+            else hf_hub_download(name, "tokenizer.json")
+        )
+        definition = Path(file).read_text(encoding="utf-8")
+        json.loads(definition)
+    except (ValueError, OSError) as error:
+        raise _unloadable(f"hf:{name}", error) from error
+    loaded = Tokenizer.from_str(definition)
+    loaded.no_truncation()
+    loaded.no_padding()
+    loaded.encode_special_tokens = True
+    return lambda text: [end for _, end in loaded.encode(text, add_special_tokens=False).offsets]
+
+
+def _unloadable(name: str, error: Exception) -> InputError:
+    reason = (str(error).splitlines() or [""])[0]
+    return InputError(f"counter {name}: expected a tokenizer that loads, found {reason!r}")
+
+
+# --- Splitting -----------------------------------------------------------------------------------
+
+BORDERS = tuple(map(re.compile, (r"[.!?]\s+", r"\s*\n\s*", r"\s+")))
+"""Where a too long text may be split, best place first: sentence, line, word."""
+
+
+def split_long(text: str, counter: Counter, limit: int, borders=BORDERS) -> list[str]:
+    """`text` in consecutive pieces of at most `limit` tokens; joined, they are `text` again.
+
+    Splits after sentences, else lines, else words, else tokens; a single character that is more
+    than `limit` tokens is a piece of its own. Raises ValueError if limit < 1.
+    Differs: data.md 2.0 joins split sentences with single spaces (D6, D9, D32).
+    """
+    if limit < 1:
+        raise ValueError(f"limit must be at least 1 token, is {limit}")
+    if counter.count(text) <= limit:
+        return [text] if text else []
+    if not borders:
+        return list(_token_pieces(text, counter, limit))
+    pieces, buffer = [], ""
+    for unit in _units(text, borders[0]):
+        if counter.count(buffer + unit) <= limit:
+            buffer += unit
+        elif counter.count(unit) <= limit:
+            pieces.append(buffer)
+            buffer = unit
+        else:
+            *done, buffer = split_long(buffer + unit, counter, limit, borders[1:])
+            pieces += done
+    return [*pieces, buffer]
+
+
+def _units(text: str, border: re.Pattern[str]) -> Iterator[str]:
+    """`text` cut after every match of `border`, separators kept."""
+    start = 0
+    for match in border.finditer(text):
+        yield text[start : match.end()]
+        start = match.end()
+    if start < len(text):
+        yield text[start:]
+
+
+def _token_pieces(text: str, counter: Counter, limit: int) -> Iterator[str]:
+    while text:
+        piece = counter.cut(text, limit) or text[0]
+        yield piece
+        text = text[len(piece) :]
+
+
+# --- Packing -------------------------------------------------------------------------------------
+
+
+def pack_paragraphs(
+    paragraphs: Sequence[str], counter: Counter, draw_target: Callable[[], int], joiner="\n\n"
+) -> list[list[int]]:
+    """Indices of the paragraphs of each chunk, in order, every paragraph once and whole.
+
+    `draw_target` gives the token target of the first chunk and, after each closed one, of the
+    next; a chunk is closed when the next paragraph would exceed it. A paragraph above its target is
+    a chunk of its own. Giving indices back is what makes evidence exact (D21a).
+    Source: data.md 2.0. Differs: the joiner's tokens count in the test as well.
+    """
+    chunks: list[list[int]] = []
+    space, filled, target = counter.count(joiner), 0, draw_target()
+    for index, paragraph in enumerate(paragraphs):
+        size = counter.count(paragraph)
+        if chunks and filled + space + size <= target:
+            chunks[-1].append(index)
+            filled += space + size
+        else:
+            target = draw_target() if chunks else target
+            chunks.append([index])
+            filled = size
+    return chunks
+
+
+Turn = tuple[str, str]
+"""One turn of a dialogue: (role, content)."""
+
+
+@dataclass(frozen=True)
+class DialogueChunk:
+    """A packed chunk and the (session, turn) indices that stand in it, wholly or in part."""
+
+    text: str
+    turns: tuple[tuple[int, int], ...]
+
+
+def pack_dialogues(
+    sessions: Sequence[Sequence[Turn]],
+    dates: Sequence[str],
+    counter: Counter,
+    limit: int = 2048,
+    close: int = 1800,
+    reserve: int = 150,
+) -> list[DialogueChunk]:
+    """Dated dialogues in chunks of at most `limit` tokens, in order, every word kept.
+
+    Each dialogue opens with its date, also where it goes on in another chunk. A turn above
+    `limit - reserve` is split (`split_long`), each piece under its role. A chunk is closed by a
+    dialogue that brings it to `close`. Raises ValueError if a header alone exceeds `reserve`.
+    Source: data.md 2.0, dialogue packer. Differs: D9, a question is carried to the next chunk
+    only if its answer fits there too; long turns are split recursively and keep their white space.
+    """
+    chunks: list[DialogueChunk] = []
+    held: DialogueChunk | None = None
+    for segment in _all_segments(sessions, dates, counter, limit, reserve):
+        joined = _join(held, segment) if held else segment
+        size = counter.count(joined.text)
+        if held and size > limit:
+            chunks.append(held)
+            held = segment
+        elif size >= close:
+            chunks.append(joined)
+            held = None
+        else:
+            held = joined
+    return [*chunks, held] if held else chunks
+
+
+def _all_segments(sessions, dates, counter, limit, reserve) -> Iterator[DialogueChunk]:
+    for session, (turns, date) in enumerate(zip(sessions, dates, strict=True)):
+        yield from _segments(session, turns, date, counter, limit, reserve)
+
+
+def _join(first: DialogueChunk, second: DialogueChunk) -> DialogueChunk:
+    return DialogueChunk(f"{first.text}\n\n{second.text}", first.turns + second.turns)
+
+
+def _segments(
+    session: int, turns: Sequence[Turn], date: str, counter: Counter, limit: int, reserve: int
+) -> Iterator[DialogueChunk]:
+    """One dialogue in segments of at most `limit` tokens, header included."""
+    header = f"[Dialogue at timestamp {date}]\n"
+    if counter.count(header) > reserve:
+        raise ValueError(f"header {header!r} exceeds the reserve of {reserve} tokens")
+
+    def segment(lines: Sequence[tuple[int, str]]) -> DialogueChunk:
+        text = header + "\n".join(line for _, line in lines)
+        return DialogueChunk(text, tuple((session, turn) for turn, _ in lines))
+
+    def fits(lines: Sequence[tuple[int, str]]) -> bool:
+        return counter.count(segment(lines).text) <= limit
+
+    held: list[tuple[int, str]] = []
+    for line in _lines(turns, counter, limit - reserve):
+        if not held or fits([*held, line]):
+            held.append(line)
+            continue
+        asks = turns[held[-1][0]][0] == "user"
+        carried = [held[-1]] if asks and len(held) > 1 and fits([held[-1], line]) else []
+        yield segment(held[: len(held) - len(carried)])
+        held = [*carried, line]
+    if held:
+        yield segment(held)
+
+
+def _lines(turns: Sequence[Turn], counter: Counter, limit: int) -> Iterator[tuple[int, str]]:
+    """(turn index, text under its role's tag), a long turn in several lines."""
+    for index, (role, content) in enumerate(turns):
+        tag = f"<{role.capitalize()}>"
+        for piece in split_long(content, counter, limit - counter.count(tag)):
+            yield index, tag + piece
+
+
+# --- Comparing -----------------------------------------------------------------------------------
+
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+
+
+def normalise(text: str) -> str:
+    """`text` lower-cased, without ASCII punctuation and articles, single spaces between words.
+
+    Deleting punctuation joins its neighbours: "U.S.A." becomes "usa".
+    Source: evaluation.md 3.2, NORM.
+    """
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
