@@ -84,6 +84,7 @@ class RewardConfig:
     content: float = 0.1  # gamma, weight of r4
     accuracy_threshold: float | None = None  # r1 becomes 1 if r1 >= threshold else 0
     content_denominator: Literal["all_calls", "judged_calls"] = "all_calls"  # release: all_calls
+    compression_floor: float | None = None  # lower clip of r3; None: r3 may be negative
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ class AdvantageConfig:
     grouping: Literal["instance", "chunk", "rollout"] = "instance"  # instance: as released
     scale: Literal["std", "none"] = "std"  # divide by the group's unbiased standard deviation
     epsilon: NonNegative = 1e-6  # added to the standard deviation
+    single: Literal["zero", "raw"] = "zero"  # group of one row: 0; release: its reward (D40)
 
 
 @dataclass(frozen=True)
@@ -140,22 +142,26 @@ class PolicyConfig:
     init_std: NonNegative = 0.08  # larger than usual, or the model does not learn to copy
     vocabulary: Count = 1024  # tokens, the added ones included
     max_positions: Count = 1024  # longest prompt and reply together
+    tie: bool = True  # output embedding is the input embedding
 
 
 @dataclass(frozen=True)
 class WarmStartConfig:
     """Supervised training from scratch: first copying, then an imperfect teacher's transcripts."""
 
-    copy_loss: NonNegative = 0.2  # the copy phase ends below this smoothed loss
-    copy_max_steps: Natural = 400  # or after this many steps
+    copy_steps: Natural = 300  # optimiser steps on rows to copy
     instances: Count = 4000  # teacher instances; each gives one row per chunk
     steps: Natural = 1000  # optimiser steps on teacher rows
     batch: Count = 32  # rows per step
-    learning_rate: NonNegative = 5e-3
+    bucket_batches: Count = 16  # batches that are sorted by length together
+    optimizer: Literal["adamw", "muon"] = "adamw"  # muon: hidden matrices; AdamW for the rest
+    learning_rate: NonNegative = 5e-3  # of AdamW
+    muon_rate: NonNegative = 0.02  # of Muon; without effect under adamw
     adam_beta2: Share = 0.98
-    warm_up_steps: Natural = 20
+    warm_up_steps: Natural = 20  # step s of w runs at (s + 1) / w of the rate
     decay_share: Share = 0.4  # the rate falls linearly over this last share of the steps
     clip: NonNegative = 1.0  # largest gradient norm
+    log_every: Count = 10  # steps per row of the metrics
     keep: Share = 0.5  # teacher: facts stored
     chat: Share = 0.4  # teacher: chit-chat stored
     update: Share = 0.75  # teacher: corrections of a shown entry that become an update
@@ -165,19 +171,33 @@ class WarmStartConfig:
 
 @dataclass(frozen=True)
 class GrpoConfig:
-    """Group-relative policy optimisation of whole episodes (method.md 6)."""
+    """Group-relative policy optimisation of whole episodes (method.md 6).
 
-    steps: Natural = 120  # optimiser steps
+    A step is: collect episodes, reward, update. It makes `iterations * updates` optimiser steps.
+    """
+
+    steps: Natural = 120
     instances: Count = 4  # per step
-    rollouts: Count = 8  # per instance
-    learning_rate: NonNegative = 1.5e-3
+    rollouts: Count = 8  # per instance, at least 2
+    iterations: Count = 1  # passes over the rows of a step
+    updates: Count = 1  # optimiser steps per pass, each on its own share of the rows
+    slices: Count = 1  # forward passes the rows are cut into, for memory; multiple of updates
+    optimizer: Literal["adamw", "muon"] = "adamw"  # muon: hidden matrices; AdamW for the rest
+    learning_rate: NonNegative = 1.5e-3  # of AdamW
+    muon_rate: NonNegative = 5e-3  # of Muon; without effect under adamw
+    adam_beta2: Share = 0.999
     schedule: Literal["linear", "constant"] = "linear"  # linear: to 0 over the steps
-    warm_up_steps: Natural = 2
-    temperature: NonNegative = 0.7
-    clip: NonNegative = 0.2  # of the probability ratio
+    warm_up_steps: Natural = 2  # optimiser steps; the first one never has rate 0 (D47)
+    temperature: NonNegative = 0.7  # of the rollouts, and of the probabilities in the loss
+    loss: Literal["dapo", "grpo", "dr_grpo", "bnpo"] = "dapo"  # dapo: token mean; grpo: row mean
+    clip: NonNegative = 0.2  # of the probability ratio, below 1
+    clip_high: NonNegative = 0.2  # of the probability ratio, above 1
     kl: NonNegative = 0.0  # weight of the divergence from the warm start
     max_gradient: NonNegative = 1.0  # largest gradient norm
     save_every: Natural = 40  # steps between checkpoints; 0: only the last
+    keep_checkpoints: Annotated[int, Between(low=2)] = 2  # newest; 2: a crash while saving is safe
+    dump_every: Natural = 10  # steps between dumps of sampled episodes; 0: none
+    dump_episodes: Count = 2  # episodes per dump
 
 
 @dataclass(frozen=True)
