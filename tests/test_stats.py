@@ -1,0 +1,96 @@
+"""Intervals: worked by hand where possible, coverage by simulation."""
+
+import numpy as np
+import pytest
+
+from memalpha_kit.errors import InputError
+from memalpha_kit.stats import mean_interval, paired_interval
+
+
+def test_the_mean_over_instances_is_the_mean_of_their_means():
+    """evaluation.md 7.13: d1 has instances [1, 1, 0, 0] and [1]; d2 has [0.5]."""
+    d1 = mean_interval([1, 1, 0, 0, 1], 0, clusters=list("aaaab")).mean
+    d2 = mean_interval([0.5], 0, clusters=["c"]).mean
+    assert (d1, d2) == (0.75, 0.5)
+    assert (d1 + d2) / 2 == 0.625
+    assert mean_interval([1, 1, 0, 0, 1], 0).mean == 0.6
+
+
+def test_none_is_left_out_and_counted():
+    result = mean_interval([1.0, None, 0.0], 0)
+    assert (result.mean, result.n, result.missing) == (0.5, 2, 1)
+
+
+def test_an_instance_without_any_score_has_no_voice():
+    result = mean_interval([1.0, None, None], 0, clusters=["a", "b", "b"])
+    assert (result.mean, result.n, result.missing, result.n_clusters) == (1.0, 1, 2, 1)
+
+
+def test_without_values_there_is_no_mean():
+    assert mean_interval([None], 0).mean is None
+    assert mean_interval([], 0).low is None
+
+
+def test_one_cluster_has_a_mean_and_no_interval():
+    result = mean_interval([0.0, 1.0], 0, clusters=["a", "a"])
+    assert (result.mean, result.low, result.high) == (0.5, None, None)
+
+
+def test_the_same_seed_gives_the_same_interval():
+    values = list(np.random.default_rng(1).random(30))
+    assert mean_interval(values, 3) == mean_interval(values, 3)
+    assert mean_interval(values, 3) != mean_interval(values, 4)
+
+
+def test_equal_values_give_a_point():
+    result = mean_interval([0.5] * 10, 0)
+    assert (result.low, result.mean, result.high) == (0.5, 0.5, 0.5)
+
+
+def test_the_interval_agrees_with_the_normal_one_on_many_values():
+    values = np.random.default_rng(0).normal(size=400)
+    result = mean_interval(list(values), 0, n=4000)
+    half = 1.96 * values.std() / 20
+    assert result.low == pytest.approx(values.mean() - half, abs=0.015)
+    assert result.high == pytest.approx(values.mean() + half, abs=0.015)
+
+
+def test_questions_of_one_instance_do_not_narrow_the_interval():
+    by_instance = mean_interval([0.0, 1.0, 0.0, 1.0], 0)
+    values = [v for v in (0.0, 1.0, 0.0, 1.0) for _ in range(50)]
+    clusters = [c for c in "abcd" for _ in range(50)]
+    clustered = mean_interval(values, 0, clusters=clusters)
+    assert (clustered.low, clustered.high) == (by_instance.low, by_instance.high)
+    assert clustered.n == 200
+
+
+def test_a_paired_gain_is_seen_through_large_differences_between_instances():
+    rng = np.random.default_rng(0)
+    level = rng.random(40)
+    gain = paired_interval(list(level), list(level + 0.1 + rng.normal(0, 0.01, 40)), 0)
+    assert gain.low > 0.09 and gain.high < 0.11
+
+
+def test_a_pair_with_one_missing_side_is_missing():
+    result = paired_interval([0.0, None, 0.0], [1.0, 1.0, None], 0)
+    assert (result.mean, result.n, result.missing) == (1.0, 1, 2)
+
+
+def test_intervals_of_many_values_do_not_depend_on_the_block_size(monkeypatch):
+    values = list(np.random.default_rng(1).random(50))
+    whole = mean_interval(values, 0)
+    monkeypatch.setattr("memalpha_kit.stats._BLOCK", 500)
+    assert mean_interval(values, 0) == whole
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: mean_interval([1.0], 0, clusters=["a", "b"]), "clusters"),
+        (lambda: mean_interval([1.0], 0, level=95), "level"),
+        (lambda: paired_interval([1.0], [1.0, 2.0], 0), "paired"),
+    ],
+)
+def test_wrong_arguments_are_named(call, message):
+    with pytest.raises(InputError, match=message):
+        call()
