@@ -1,6 +1,7 @@
-"""Means with intervals: bootstrap clustered by instance, and paired differences.
+"""Means with intervals: bootstrap clustered by instance, paired differences, seeds of seeds.
 
-The one law: None is a measurement that is missing; it is left out of every mean and counted. With
+The one law: None (and pandas' NaN) is a missing measurement; it is left out of every mean and
+counted. With
 clusters the estimate is the mean over instances of their mean scores (the table rule of spec
 evaluation.md 5: one instance, one voice), and whole instances are drawn, because questions about
 one memory succeed and fail together.
@@ -11,7 +12,7 @@ one memory succeed and fail together.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,14 +55,13 @@ def mean_interval(
         raise InputError(f"clusters: expected {len(values)} names, found {len(clusters)}")
     if not 0 < level < 1:
         raise InputError(f"level: expected a number between 0 and 1, found {level}")
-    present = [i for i, value in enumerate(values) if value is not None]
-    missing = len(values) - len(present)
-    if not present:
-        return Interval(None, None, None, 0, missing)
-    used = np.array([float(values[i]) for i in present])
-    means = used if clusters is None else _cluster_means(used, [clusters[i] for i in present])
+    parts = _by_cluster(values, range(len(values)) if clusters is None else clusters)
+    if not parts:
+        return Interval(None, None, None, 0, len(values))
+    means = np.array([part.mean() for part in parts])
+    used = sum(map(len, parts))
     low, high = _percentiles(means, seed, n, level) if len(means) > 1 else (None, None)
-    return Interval(float(means.mean()), low, high, len(used), missing, len(means))
+    return Interval(float(means.mean()), low, high, used, len(values) - used, len(means))
 
 
 def paired_interval(
@@ -82,11 +82,53 @@ def paired_interval(
     return mean_interval(gains, seed, n, level, clusters)
 
 
-def _cluster_means(values: np.ndarray, clusters: Sequence[Hashable]) -> np.ndarray:
-    """The mean per cluster, in order of first appearance. (n,) -> (k,)"""
-    place: dict[Hashable, int] = {}
-    index = np.array([place.setdefault(name, len(place)) for name in clusters])
-    return np.bincount(index, weights=values) / np.bincount(index)
+def nested_interval(
+    values: Sequence[float | None],
+    clusters: Sequence[Hashable],
+    seed: int,
+    n: int = 2000,
+    level: float = 0.95,
+) -> Interval:
+    """The mean over clusters with a two-level bootstrap interval: clusters, then their values.
+
+    For clusters that are themselves samples (training seeds, each with its instances): the
+    interval holds for a new cluster measured on new values.
+    """
+    parts = _by_cluster(values, clusters)
+    if not parts:
+        return Interval(None, None, None, 0, len(values))
+    sizes = np.array([len(part) for part in parts])
+    table = np.zeros((len(parts), sizes.max()))  # (clusters, values), filled up with zeros
+    for row, part in zip(table, parts, strict=True):
+        row[: len(part)] = part
+    rng = np.random.default_rng(seed)
+    draws = [_nested_mean(table, sizes, rng) for _ in range(n)]
+    low, high = _ends(np.array(draws), level) if len(parts) > 1 else (None, None)
+    mean = float(np.mean([part.mean() for part in parts]))
+    used = int(sizes.sum())
+    return Interval(mean, low, high, used, len(values) - used, len(parts))
+
+
+def _nested_mean(table: np.ndarray, sizes: np.ndarray, rng: np.random.Generator) -> float:
+    """The mean over drawn rows of the mean over values drawn from each. (k, m) -> one number"""
+    rows = rng.integers(0, len(table), len(table))  # (k,)
+    places = rng.integers(0, sizes[rows, None], (len(rows), table.shape[1]))  # (k, m)
+    counted = np.arange(table.shape[1]) < sizes[rows, None]
+    drawn = np.where(counted, table[rows[:, None], places], 0.0)
+    return float((drawn.sum(axis=1) / sizes[rows]).mean())
+
+
+def _missing(value: float | None) -> bool:
+    return value is None or value != value  # NaN is the only value that differs from itself
+
+
+def _by_cluster(values: Sequence[float | None], clusters: Iterable[Hashable]) -> list[np.ndarray]:
+    """The values that are there, per cluster in order of first appearance."""
+    parts: dict[Hashable, list[float]] = {}
+    for value, name in zip(values, clusters, strict=True):
+        if not _missing(value):
+            parts.setdefault(name, []).append(float(value))
+    return [np.array(part) for part in parts.values()]
 
 
 def _percentiles(means: np.ndarray, seed: int, n: int, level: float) -> tuple[float, float]:
@@ -97,6 +139,10 @@ def _percentiles(means: np.ndarray, seed: int, n: int, level: float) -> tuple[fl
         means[rng.integers(0, len(means), (min(rows, n - start), len(means)))].mean(axis=1)
         for start in range(0, n, rows)
     ]
+    return _ends(np.concatenate(draws), level)
+
+
+def _ends(draws: np.ndarray, level: float) -> tuple[float, float]:
     tail = (1 - level) / 2
-    low, high = np.quantile(np.concatenate(draws), [tail, 1 - tail])
+    low, high = np.quantile(draws, [tail, 1 - tail])
     return float(low), float(high)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from memalpha_kit.errors import InputError
-from memalpha_kit.stats import mean_interval, paired_interval
+from memalpha_kit.stats import mean_interval, nested_interval, paired_interval
 
 
 def test_the_mean_over_instances_is_the_mean_of_their_means():
@@ -81,6 +81,33 @@ def test_intervals_of_many_values_do_not_depend_on_the_block_size(monkeypatch):
     whole = mean_interval(values, 0)
     monkeypatch.setattr("memalpha_kit.stats._BLOCK", 500)
     assert mean_interval(values, 0) == whole
+
+
+def test_nan_is_missing_as_none_is():
+    assert mean_interval([1.0, float("nan")], 0) == mean_interval([1.0, None], 0)
+
+
+def test_a_two_level_interval_sees_the_spread_between_seeds_and_within_them():
+    rng = np.random.default_rng(0)
+    seeds = [s for s in range(5) for _ in range(30)]
+    between = [s / 10 for s in seeds]  # seeds differ, their instances do not
+    within = list(rng.random(150))
+    flat = mean_interval(between, 0)
+    nested = nested_interval(between, seeds, 0)
+    clustered = mean_interval(between, 0, clusters=seeds)
+    assert nested.mean == pytest.approx(0.2)
+    assert nested.high - nested.low > 2 * (flat.high - flat.low)
+    assert nested.low == pytest.approx(clustered.low, abs=0.02)
+    both = nested_interval([a + b for a, b in zip(between, within, strict=True)], seeds, 0)
+    assert both.high - both.low > nested.high - nested.low
+    assert nested == nested_interval(between, seeds, 0)
+
+
+def test_a_two_level_interval_takes_seeds_of_unequal_size():
+    result = nested_interval([0.0, 1.0, 1.0, 1.0, None], list("aabbb"), 0)
+    assert (result.mean, result.n, result.missing, result.n_clusters) == (0.75, 4, 1, 2)
+    assert 0.0 <= result.low < result.high <= 1.0
+    assert nested_interval([None], ["a"], 0).mean is None
 
 
 @pytest.mark.parametrize(
