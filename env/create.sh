@@ -55,7 +55,7 @@ fi
 rm -f .venv/ready
 constraints=env/constraints-py$(echo "$version" | tr -d .).txt
 echo "env: installing with Python $version and $constraints into .venv (about 2 minutes, 2 GB)"
-.venv/bin/python -m pip install --quiet --disable-pip-version-check \
+.venv/bin/python -m pip install --quiet --quiet --disable-pip-version-check \
     --constraint "$constraints" --editable ".[$extras]" || {
     echo "env: the installation did not finish (see above); .venv is incomplete, run it again" >&2
     exit 1

@@ -278,12 +278,24 @@ def _profile_path(name: str, folder: Path) -> Path:
     return PROFILES / f"{name}.yaml"
 
 
+class _NoRepeats(yaml.SafeLoader):
+    """YAML's safe loader, but a key that stands twice is an error and not silently the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"{key.value!r} is there twice")
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def _file_layers(path: Path, below: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
     """Checked settings of the file and of what it extends, the most general first."""
     if path.resolve() in below:
         raise InputError(f"{path}: extends: the profile extends itself")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        content = yaml.load(path.read_text(encoding="utf-8"), _NoRepeats) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: expected YAML, found: {_one_line(error)}") from error
     if not isinstance(content, Mapping):
@@ -328,10 +340,12 @@ def _checked(cls: type, content: Any, where: str, key: str) -> dict[str, Any]:
     if not key:
         kinds.pop("name")
     checked = {}
+    inside = f"{key}." if key else ""
     for name, value in content.items():
-        full = f"{key}.{name}" if key else str(name)
+        full = f"{inside}{name}"
         if name not in kinds:
-            raise InputError(f"{where}: unknown key {full!r}{closest(str(name), kinds)}")
+            known = [f"{inside}{kind}" for kind in kinds]
+            raise InputError(f"{where}: unknown key {full!r}{closest(full, known)}")
         if dataclasses.is_dataclass(kinds[name]):
             checked[name] = _checked(kinds[name], value, where, full)
         else:

@@ -1,0 +1,83 @@
+"""The command line: `memalpha COMMAND [options]`.
+
+Exit codes: 0 done; 1 the work failed (a cell, a full disk); 2 what was asked for is wrong; 130
+interrupted. Each failure is one line on standard error; a traceback means a bug of ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+from memalpha_kit import __version__
+from memalpha_kit.errors import InputError, closest
+
+
+@dataclass(frozen=True)
+class Command:
+    """One subcommand; `module` is imported only when it is the one asked for."""
+
+    name: str
+    help: str
+    module: str
+
+
+COMMANDS = (Command("run", "run the notebooks and write reports/", "memalpha_kit.commands.run"),)
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse that answers an unknown option with the closest known one."""
+
+    def parse_args(self, args=None, namespace=None):  # type: ignore[override]
+        namespace, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            known = getattr(namespace, "parser", self)._option_string_actions
+            option = unknown[0].partition("=")[0]
+            hint = closest(option, known) if option.startswith("-") else ""
+            self.error(f"unknown argument {unknown[0]!r}{hint}")
+        return namespace
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"memalpha: error: {message}\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code of the command in `argv` (by default the process's arguments)."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        args = _parser(argv).parse_args(argv)
+        return args.main(args) or 0
+    except InputError as error:
+        return _failed(2, str(error))
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        return _failed(1, f"{place}{error.strerror or error}")
+    except KeyboardInterrupt:
+        return _failed(130, "interrupted")
+
+
+def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser for `argv`: all commands by name, the arguments of the one asked for."""
+    parser = _Parser(prog="memalpha", description="Learn to write memory: the Mem-alpha kit.")
+    parser.add_argument("--version", action="version", version=f"memalpha_kit {__version__}")
+    asked = next((word for word in argv if not word.startswith("-")), None)
+    names = [command.name for command in COMMANDS]
+    if asked is not None and asked not in names:
+        raise InputError(f"unknown command {asked!r}{closest(asked, names)}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        sub = commands.add_parser(command.name, help=command.help, description=command.help)
+        if command.name == asked:
+            module = importlib.import_module(command.module)
+            module.add_arguments(sub)
+            sub.set_defaults(main=module.main, parser=sub)
+    return parser
+
+
+def _failed(code: int, message: str) -> int:
+    print(f"memalpha: error: {' '.join(message.split())}", file=sys.stderr)
+    return code

@@ -1,0 +1,141 @@
+"""Profiles: what a YAML file and `--set` may say, and how a mistake is answered."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import get_type_hints
+
+import pytest
+
+from memalpha_kit import config
+from memalpha_kit.config import Profile, load_profile, profile_dict, profile_names
+from memalpha_kit.errors import InputError
+
+
+@pytest.mark.parametrize("name", profile_names())
+def test_every_profile_of_the_kit_loads_and_becomes_json(name):
+    profile = load_profile(name)
+    assert profile.name == name
+    assert json.loads(json.dumps(profile_dict(profile))) == profile_dict(profile)
+
+
+def test_a_profile_states_only_what_differs_from_the_one_it_extends():
+    ci, laptop = load_profile("ci"), load_profile("laptop")
+    assert ci.grpo.steps < laptop.grpo.steps
+    assert ci.memory == laptop.memory
+
+
+def test_overrides_win_over_the_file_and_the_last_one_wins():
+    overrides = ["grpo.steps=3", "grpo.steps=4", "grpo.learning_rate=5e-3", "seed=7"]
+    profile = load_profile("ci", overrides)
+    assert (profile.grpo.steps, profile.grpo.learning_rate, profile.seed) == (4, 0.005, 7)
+    assert load_profile("ci", {"grpo.steps": "4"}).grpo.steps == 4
+
+
+def test_values_arrive_with_the_type_of_the_field():
+    overrides = [
+        "evaluation.lengths=[1, 2, 3]",
+        "reward.accuracy=1",
+        "reward.accuracy_threshold=null",
+        "memory.core=false",
+        "memory.counter=words",
+    ]
+    profile = load_profile("ci", overrides)
+    assert profile.evaluation.lengths == (1, 2, 3)
+    assert profile.reward.accuracy == 1.0 and type(profile.reward.accuracy) is float
+    assert profile.reward.accuracy_threshold is None
+    assert profile.memory.core is False
+    assert profile.memory.counter == "words"
+    assert load_profile("ci", ["reward.accuracy_threshold=0.5"]).reward.accuracy_threshold == 0.5
+
+
+def test_a_profile_file_may_extend_a_profile_of_the_kit_or_a_file_beside_it(tmp_path):
+    (tmp_path / "mine.yaml").write_text("extends: ci\ngrpo: {steps: 5}\n")
+    (tmp_path / "short.yaml").write_text("extends: mine.yaml\nseed: 3\n")
+    profile = load_profile(tmp_path / "short.yaml")
+    assert (profile.name, profile.seed, profile.grpo.steps) == ("short", 3, 5)
+    assert profile.policy == load_profile("ci").policy
+
+
+def test_an_empty_profile_file_has_all_defaults(tmp_path):
+    path = tmp_path / "bare.yaml"
+    path.write_text("")
+    assert load_profile(path) == Profile("bare")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("grpo.step=3", "unknown key 'grpo.step'; did you mean 'grpo.steps'?"),
+        ("gpro.steps=3", "unknown key 'gpro'; did you mean 'grpo'?"),
+        ("grpo.steps=many", "grpo.steps: expected a whole number, found 'many'"),
+        ("grpo.steps=1.5", "grpo.steps: expected a whole number, found 1.5"),
+        ("grpo.steps=true", "grpo.steps: expected a whole number, found True"),
+        ("grpo.steps=-1", "grpo.steps: expected at least 0, found -1"),
+        ("grpo.steps=", "grpo.steps: expected a whole number, found None"),
+        ("world.correction=1.2", "world.correction: expected at most 1, found 1.2"),
+        ("reward.content=.nan", "reward.content: expected a number, found nan"),
+        ("reward.content=high", "reward.content: expected a number, found 'high'"),
+        ("grpo=3", "grpo: expected a section with settings, found 3"),
+        ("memory.behaviour=fixd", "memory.behaviour: found 'fixd'; did you mean 'fixed'?"),
+        ("memory.core=1", "memory.core: expected true or false, found 1"),
+        ("world.facts=[1]", "world.facts: expected a list of 2, found [1]"),
+        ("world.facts=3", "world.facts: expected a list, found 3"),
+        ("world.facts=[1, x]", "world.facts[1]: expected a whole number, found 'x'"),
+        ("grpo.steps=[", "grpo.steps: expected a value, found '['"),
+        ("grpo.steps", "'grpo.steps': expected section.key=value"),
+        ("name=other", "unknown key 'name'"),
+    ],
+)
+def test_a_wrong_override_is_refused_in_one_line_that_names_it(override, message):
+    with pytest.raises(InputError) as caught:
+        load_profile("ci", [override])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("grpo: {stepz: 3}", "unknown key 'grpo.stepz'; did you mean 'grpo.steps'?"),
+        ("grpo: {steps: [}", "expected YAML"),
+        ("- a\n- b\n", "expected sections with settings"),
+        ("extends: labtop", "unknown profile 'labtop'; did you mean 'laptop'?"),
+        ("extends: wrong.yaml", "the profile extends itself"),
+        ("extends: none.yaml", "none.yaml: expected a profile (a YAML file), found no such file"),
+        ("grpo: {steps: 1}\ngrpo: {steps: 2}", "'grpo' is there twice"),
+        ("grpo:\n", "grpo: expected a section with settings, found None"),
+    ],
+)
+def test_a_wrong_profile_file_is_refused_by_name(tmp_path, text, message):
+    path = tmp_path / "wrong.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError) as caught:
+        load_profile(path)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_error_names_the_file_that_is_wrong_and_not_the_one_that_extends_it(tmp_path):
+    (tmp_path / "below.yaml").write_text("grpo: {steps: no}\n")
+    (tmp_path / "above.yaml").write_text("extends: below.yaml\n")
+    with pytest.raises(InputError, match="below.yaml: grpo.steps: expected a whole number"):
+        load_profile(tmp_path / "above.yaml")
+
+
+def test_an_unknown_profile_is_answered_with_the_closest_name():
+    with pytest.raises(InputError, match="unknown profile 'labtop'; did you mean 'laptop'?"):
+        load_profile("labtop")
+    with pytest.raises(InputError, match="expected a profile .* found no such file"):
+        load_profile(Path("nowhere.yaml"))
+
+
+def test_every_setting_has_a_default_of_its_own_type():
+    for name, section in get_type_hints(Profile).items():
+        if not dataclasses.is_dataclass(section):
+            continue
+        kinds = get_type_hints(section, include_extras=True)
+        for key, value in dataclasses.asdict(section()).items():
+            assert config._converted(value, kinds[key], f"{name}.{key}") == value

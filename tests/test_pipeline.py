@@ -1,0 +1,212 @@
+"""The notebook runner on toy notebooks: order, parameters, failures, what is left on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import nbformat
+import pytest
+
+from memalpha_kit import pipeline
+from memalpha_kit.errors import InputError
+from memalpha_kit.pipeline import Context, NotebookError, context, run
+from memalpha_kit.progress import MAX_LINES, PlainBar, progress
+
+PARAMETERS = 'profile: str = "laptop"  # which YAML\noverrides: list = []\nroot: str = ".."\n'
+SETUP = (
+    "from memalpha_kit.pipeline import context\n"
+    "here = context({name!r}, profile, overrides, root)\n"
+)
+
+
+def save_notebook(folder, name, *cells, parameters=PARAMETERS):
+    """A notebook without kernelspec, as an editor may leave it."""
+    first = nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})
+    rest = [nbformat.v4.new_code_cell(cell) for cell in (SETUP.format(name=name), *cells)]
+    folder.mkdir(exist_ok=True)
+    notebook = nbformat.v4.new_notebook(cells=[first, *rest])
+    nbformat.write(notebook, folder / f"{name}.ipynb")
+
+
+@pytest.fixture
+def toy(tmp_path):
+    """A folder of two notebooks; the second reads what the first wrote."""
+    folder = tmp_path / "notebooks"
+    save_notebook(
+        folder,
+        "01_first",
+        "print('steps', here.profile.grpo.steps)\n"
+        "(here.report_dir / 'steps.txt').write_text(str(here.profile.grpo.steps))",
+    )
+    save_notebook(
+        folder,
+        "02_second",
+        "import sys\n"
+        "text = here.made_by('01_first', 'steps.txt').read_text()\n"
+        "(here.report_dir / 'copy.txt').write_text(text + ' ' + sys.executable)",
+    )
+    return tmp_path
+
+
+def files(folder):
+    """Names of all files in `folder`, sorted."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_notebooks_run_in_order_with_the_parameters_and_hand_over_by_files(
+    toy, capsys, monkeypatch
+):
+    kernels = toy / "jupyter" / "kernels" / "python3"
+    kernels.mkdir(parents=True)
+    broken = {"argv": ["no-such-python", "{connection_file}"], "display_name": "x"}
+    (kernels / "kernel.json").write_text(json.dumps({**broken, "language": "python"}))
+    monkeypatch.setenv("JUPYTER_PATH", str(toy / "jupyter"))
+
+    report = run("ci", overrides=["grpo.steps=7"], root=toy, notebooks=toy / "notebooks")
+
+    second = toy / "reports" / "02_second" / "ci"
+    assert report == second / "02_second.html"
+    assert "<html" in report.read_text()
+    text, _, executable = (second / "copy.txt").read_text().partition(" ")
+    assert text == "7"
+    assert os.path.realpath(executable) == os.path.realpath(pipeline.sys.executable)
+    assert files(second) == ["02_second.html", "02_second.ipynb", "copy.txt"]
+    executed = nbformat.read(second / "02_second.ipynb", as_version=4)
+    assert all(cell.execution_count for cell in executed.cells)
+    assert str(toy) not in json.dumps(executed.metadata)
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == "[1/2] 01_first"
+    assert "    steps 7" in shown
+    assert shown[-1].startswith("report: ") and shown[-1].endswith("02_second.html")
+
+
+def test_only_selects_by_the_beginning_of_the_name(toy):
+    run("ci", only=["01"], root=toy, notebooks=toy / "notebooks")
+    assert files(toy / "reports") == ["01_first"]
+
+
+def test_a_failing_cell_is_one_line_and_leaves_only_a_copy_marked_failed(toy):
+    folder = toy / "notebooks"
+    save_notebook(folder, "03_third", "raise ValueError('first line\\nsecond line')")
+    report = toy / "reports" / "03_third" / "ci"
+    report.mkdir(parents=True)
+    (report / "03_third.html").write_text("of an earlier run")
+    with pytest.raises(NotebookError) as caught:
+        run("ci", only=["03"], root=toy, notebooks=folder)
+    message = str(caught.value)
+    assert message.startswith("03_third.ipynb: cell [4]: ValueError: first line second line")
+    assert "03_third.failed.ipynb" in message and "\n" not in message
+    assert files(report) == ["03_third.failed.ipynb"]
+
+
+def test_a_kernel_that_dies_is_one_line_too(toy):
+    folder = toy / "notebooks"
+    save_notebook(folder, "04_fourth", "import os\nos._exit(9)")
+    with pytest.raises(NotebookError, match="04_fourth.ipynb: the kernel died"):
+        run("ci", only=["04"], root=toy, notebooks=folder)
+    assert not (toy / "reports" / "04_fourth" / "ci" / "04_fourth.ipynb").exists()
+
+
+def test_a_missing_hand_over_names_the_notebook_and_the_command(toy):
+    with pytest.raises(NotebookError, match="--only 01"):
+        run("ci", only=["02"], root=toy, notebooks=toy / "notebooks")
+
+
+def test_a_full_disk_leaves_no_report_that_looks_complete(toy, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_text", full)
+    with pytest.raises(OSError, match="No space left.*01_first.html"):
+        run("ci", only=["01"], root=toy, notebooks=toy / "notebooks")
+    assert "01_first.ipynb" not in files(toy / "reports" / "01_first" / "ci")
+
+
+def test_a_notebook_that_does_not_declare_a_parameter_is_refused_before_anything_runs(toy):
+    folder = toy / "notebooks"
+    wrong = PARAMETERS.replace("overrides", "overides")
+    save_notebook(folder, "05_fifth", parameters=wrong)
+    with pytest.raises(InputError, match="unknown parameter 'overrides'; did you mean 'overides'"):
+        run("ci", root=toy, notebooks=folder)
+    assert not (toy / "reports").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"only": ["3_third"]}, "unknown notebook '3_third'"),
+        ({"only": ["01_frist"]}, "unknown notebook '01_frist'; did you mean '01_first'?"),
+        ({"profile": "labtop"}, "did you mean 'laptop'"),
+        ({"overrides": ["grpo.step=1"]}, "did you mean 'grpo.steps'"),
+    ],
+)
+def test_a_wrong_request_is_refused_before_anything_runs(toy, arguments, message):
+    with pytest.raises(InputError, match=message.replace("?", r"\?")):
+        run(**{"profile": "ci", **arguments}, root=toy, notebooks=toy / "notebooks")
+    assert not (toy / "reports").exists()
+
+
+def test_a_context_names_and_makes_its_folders(tmp_path):
+    here = context("01_first", "ci", ["seed=3"], tmp_path)
+    assert here.profile.seed == 3
+    assert here.report_dir == tmp_path / "reports" / "01_first" / "ci"
+    assert here.report_dir.is_dir() and here.runs_dir.is_dir() and here.data_dir.is_dir()
+    assert here == Context("01_first", here.profile, tmp_path)
+
+
+def test_the_repository_is_found_from_anywhere(root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert pipeline.repository() == root
+    monkeypatch.chdir(root / "tests")
+    assert pipeline.repository() == root
+
+
+def test_no_clone_is_a_clear_error(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pipeline, "__file__", str(tmp_path / "site" / "pipeline.py"))
+    with pytest.raises(InputError, match="expected a clone of the kit"):
+        pipeline.repository()
+
+
+class Clock:
+    """A clock that a test moves."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_plain_bar_prints_few_lines_with_time_and_estimate(capsys):
+    clock = Clock()
+    with PlainBar(1000, "GRPO", clock) as bar:
+        for _ in range(1000):
+            clock.now += 1
+            bar.advance(note="loss 0.5")
+    lines = capsys.readouterr().out.splitlines()
+    assert 10 < len(lines) <= MAX_LINES
+    assert lines[0] == "GRPO: 2/1000 (0%), 0:02 so far, about 16:38 left, loss 0.5"
+    assert lines[-1] == "GRPO: 1000/1000 (100%), 16:40, loss 0.5"
+    assert all(line.isprintable() for line in lines)
+
+
+def test_quick_work_is_one_line(capsys):
+    assert list(progress([1, 2, 3], label="reading")) == [1, 2, 3]
+    assert capsys.readouterr().out == "reading: 3/3 (100%), 0:00\n"
+
+
+def test_work_of_unknown_length_prints_ever_more_rarely(capsys):
+    clock = Clock()
+    with PlainBar(None, "", clock) as bar:
+        for _ in range(100_000):
+            clock.now += 1
+            bar.advance()
+    assert len(capsys.readouterr().out.splitlines()) <= MAX_LINES
+
+
+def test_work_that_stops_early_says_where(capsys):
+    with pytest.raises(ValueError, match="stop"), PlainBar(10, "reading") as bar:
+        bar.advance(3)
+        raise ValueError("stop")
+    assert capsys.readouterr().out == "reading: stopped after 3/10 (30%), 0:00\n"
