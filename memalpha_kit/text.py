@@ -22,69 +22,33 @@ import string
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
-from typing import Protocol
 
 from memalpha_kit.errors import InputError, closest
 
-# --- Counting ------------------------------------------------------------------------------------
-
-
-class Counter(Protocol):
-    """Measures text in tokens of one kind."""
-
-    name: str
-
-    def count(self, text: str) -> int:
-        """Number of tokens in `text`."""
-        ...
-
-    def cut(self, text: str, n_tokens: int) -> str:
-        """The longest prefix that ends with a token and has at most `n_tokens`, as it stands."""
-        ...
-
 
 @dataclass(frozen=True)
-class PatternCounter:
-    """Tokens are the matches of a regular expression; white space belongs to none of them."""
-
-    name: str
-    pattern: re.Pattern[str]
-
-    def count(self, text: str) -> int:
-        """Number of matches."""
-        return len(self.pattern.findall(text))
-
-    def cut(self, text: str, n_tokens: int) -> str:
-        """`text` up to the end of its n-th match; the whole text if there are no more."""
-        return _cut(self, text, [match.end() for match in self.pattern.finditer(text)], n_tokens)
-
-
-@dataclass(frozen=True)
-class SubwordCounter:
-    """Tokens of a trained tokenizer, known by the character position where each one ends."""
+class Counter:
+    """Measures text in tokens of one kind, known by the position where each one ends."""
 
     name: str
     ends: Callable[[str], Sequence[int]]
 
     def count(self, text: str) -> int:
-        """Number of tokens, special-token text read as ordinary text."""
+        """Number of tokens in `text`."""
         return len(self.ends(text))
 
     def cut(self, text: str, n_tokens: int) -> str:
-        """`text` up to the end of its n-th token, never inside a character."""
-        return _cut(self, text, self.ends(text), n_tokens)
+        """The longest prefix that ends with a token and has at most `n_tokens`, as it stands.
 
-
-def _cut(counter: Counter, text: str, ends: Sequence[int], n_tokens: int) -> str:
-    """The prefix up to `ends[n_tokens - 1]`, shorter where counting it anew says more tokens.
-
-    That happens when a character is spread over several subword tokens.
-    """
-    if len(ends) <= n_tokens:
-        return text
-    prefixes = (text[: ends[k - 1]] for k in range(n_tokens, 0, -1))
-    return next((prefix for prefix in prefixes if counter.count(prefix) <= n_tokens), "")
+        The prefix is counted anew: a character may be spread over several subword tokens.
+        """
+        ends = self.ends(text)
+        if len(ends) <= n_tokens:
+            return text
+        prefixes = (text[: ends[k - 1]] for k in range(n_tokens, 0, -1))
+        return next((prefix for prefix in prefixes if self.count(prefix) <= n_tokens), "")
 
 
 PATTERNS = {"words": r"\S+", "wordpunct": r"\w+|[^\w\s]"}
@@ -97,15 +61,19 @@ def counter(name: str) -> Counter:
     The last two read a tokenizer from disk or a cache, or download it. Raises InputError for an
     unknown name or a tokenizer that cannot be loaded.
     """
-    if name in PATTERNS:
-        return PatternCounter(name, re.compile(PATTERNS[name]))
     kind, _, which = name.partition(":")
+    if name in PATTERNS:
+        return Counter(name, _pattern_ends(re.compile(PATTERNS[name])))
     if kind == "tiktoken" and which:
-        return SubwordCounter(name, _tiktoken_ends(which))
+        return Counter(name, _tiktoken_ends(which))
     if kind == "hf" and which:
-        return SubwordCounter(name, _hf_ends(which))
+        return Counter(name, _hf_ends(which))
     known = (*PATTERNS, "tiktoken:o200k_base", "hf:Qwen/Qwen3-32B")
     raise InputError(f"counter: expected a known name, found {name!r}{closest(name, known)}")
+
+
+def _pattern_ends(pattern: re.Pattern[str]) -> Callable[[str], Sequence[int]]:
+    return lambda text: [match.end() for match in pattern.finditer(text)]
 
 
 def _tiktoken_ends(encoding: str) -> Callable[[str], Sequence[int]]:
@@ -127,13 +95,9 @@ def _hf_ends(name: str) -> Callable[[str], Sequence[int]]:
     from huggingface_hub import hf_hub_download
     from tokenizers import Tokenizer
 
-    folder = Path(name)
+    local = Path(name) / "tokenizer.json"
     try:
-        file = (
-            folder / "tokenizer.json"
-            if folder.is_dir()
-            else hf_hub_download(name, "tokenizer.json")
-        )
+        file = local if Path(name).is_dir() else hf_hub_download(name, "tokenizer.json")
         definition = Path(file).read_text(encoding="utf-8")
         json.loads(definition)
     except (ValueError, OSError) as error:
@@ -149,8 +113,6 @@ def _unloadable(name: str, error: Exception) -> InputError:
     reason = (str(error).splitlines() or [""])[0]
     return InputError(f"counter {name}: expected a tokenizer that loads, found {reason!r}")
 
-
-# --- Splitting -----------------------------------------------------------------------------------
 
 BORDERS = tuple(map(re.compile, (r"[.!?]\s+", r"\s*\n\s*", r"\s+")))
 """Where a too long text may be split, best place first: sentence, line, word."""
@@ -182,14 +144,10 @@ def split_long(text: str, counter: Counter, limit: int, borders=BORDERS) -> list
     return [*pieces, buffer]
 
 
-def _units(text: str, border: re.Pattern[str]) -> Iterator[str]:
+def _units(text: str, border: re.Pattern[str]) -> list[str]:
     """`text` cut after every match of `border`, separators kept."""
-    start = 0
-    for match in border.finditer(text):
-        yield text[start : match.end()]
-        start = match.end()
-    if start < len(text):
-        yield text[start:]
+    cuts = [0, *(match.end() for match in border.finditer(text)), len(text)]
+    return [text[start:end] for start, end in pairwise(cuts) if start < end]
 
 
 def _token_pieces(text: str, counter: Counter, limit: int) -> Iterator[str]:
@@ -197,9 +155,6 @@ def _token_pieces(text: str, counter: Counter, limit: int) -> Iterator[str]:
         piece = counter.cut(text, limit) or text[0]
         yield piece
         text = text[len(piece) :]
-
-
-# --- Packing -------------------------------------------------------------------------------------
 
 
 def pack_paragraphs(
@@ -250,7 +205,7 @@ def pack_dialogues(
 
     Each dialogue opens with its date, also where it goes on in another chunk. A turn above
     `limit - reserve` is split (`split_long`), each piece under its role. A chunk is closed by a
-    dialogue that brings it to `close`. Raises ValueError if a header alone exceeds `reserve`.
+    dialogue that brings it to `close`. Raises InputError if a header alone exceeds `reserve`.
     Source: data.md 2.0, dialogue packer. Differs: D9, a question is carried to the next chunk
     only if its answer fits there too; long turns are split recursively and keep their white space.
     """
@@ -284,8 +239,10 @@ def _segments(
 ) -> Iterator[DialogueChunk]:
     """One dialogue in segments of at most `limit` tokens, header included."""
     header = f"[Dialogue at timestamp {date}]\n"
-    if counter.count(header) > reserve:
-        raise ValueError(f"header {header!r} exceeds the reserve of {reserve} tokens")
+    if (size := counter.count(header)) > reserve:
+        raise InputError(
+            f"dialogue {session}: expected a date within {reserve} tokens, found {size}"
+        )
 
     def segment(lines: Sequence[tuple[int, str]]) -> DialogueChunk:
         text = header + "\n".join(line for _, line in lines)
@@ -314,8 +271,6 @@ def _lines(turns: Sequence[Turn], counter: Counter, limit: int) -> Iterator[tupl
         for piece in split_long(content, counter, limit - counter.count(tag)):
             yield index, tag + piece
 
-
-# --- Comparing -----------------------------------------------------------------------------------
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")

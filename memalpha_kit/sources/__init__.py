@@ -1,0 +1,107 @@
+"""The table of sources: every raw data set the kit can turn into instances.
+
+To add one: a file here that reads its raw rows and has `build(raw, config, seed)`, and a row of
+`SOURCES`. Names are exact, and metric and question prefix are looked up by them, never guessed
+from a part of a name. These four data sets are built by us from other raw data than the
+published ones, so they have names of their own (data.md 1.6).
+
+>>> SOURCES["squad"].metric
+'contains'
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from memalpha_kit.errors import InputError, closest
+from memalpha_kit.records import Instance
+from memalpha_kit.sources import banking77, longmemeval, squad, trec
+from memalpha_kit.sources.building import BuildConfig
+
+__all__ = ["SOURCES", "BuildConfig", "Source", "build", "source"]
+
+CLASSIFY = (
+    "The core memory holds rules for sorting sentences into numbered classes. Work out what each "
+    "class means, decide which one the sentence belongs to, and give that one number in \\boxed{}."
+)
+CLASSIFY_BY_EXAMPLE = f"{CLASSIFY} The semantic memory is likely to hold labelled examples."
+
+
+@dataclass(frozen=True)
+class Source:
+    """One raw data set: how it is built, asked and scored."""
+
+    name: str  # exact; every instance carries it
+    metric: str  # name in metrics.METRICS
+    question_prefix: str | None  # put before a question, with a blank line (method.md 3.7)
+    licence: str  # of the raw data, which is never part of the kit
+    files: tuple[str, ...]  # name patterns of the raw files, one match each
+    build: Callable[[Path, BuildConfig, int], list[Instance]]
+    labels: Callable[[Path], tuple[str, ...]] | None = None  # names of the classes, by number
+
+
+_ROWS = (
+    Source(
+        name="trec_coarse",
+        metric="label",
+        question_prefix=CLASSIFY,
+        licence="no licence stated by its authors; cite Li and Roth (2002)",
+        files=trec.FILES,
+        build=trec.build_coarse,
+        labels=trec.labels_coarse,
+    ),
+    Source(
+        name="trec_fine",
+        metric="label",
+        question_prefix=CLASSIFY,
+        licence="no licence stated by its authors; cite Li and Roth (2002)",
+        files=trec.FILES,
+        build=trec.build_fine,
+        labels=trec.labels_fine,
+    ),
+    Source(
+        name="banking77",
+        metric="label",
+        question_prefix=CLASSIFY_BY_EXAMPLE,
+        licence="CC BY 4.0; cite Casanueva et al. (2020)",
+        files=banking77.FILES,
+        build=banking77.build,
+        labels=banking77.labels,
+    ),
+    Source(
+        name="longmemeval",
+        metric="substring",  # needs no judge; the published scores use one (evaluation.md 3.4)
+        question_prefix=None,
+        licence="MIT; cite Wu et al. (2025)",
+        files=longmemeval.FILES,
+        build=longmemeval.build,
+    ),
+    Source(
+        name="squad",
+        metric="contains",
+        question_prefix=None,
+        licence="CC BY-SA 4.0; cite Rajpurkar et al. (2016)",
+        files=squad.FILES,
+        build=squad.build,
+    ),
+)
+
+SOURCES: dict[str, Source] = {row.name: row for row in _ROWS}
+
+
+def source(name: str) -> Source:
+    """The row of that name. Raises InputError with the closest known name."""
+    if name not in SOURCES:
+        raise InputError(f"source: expected a known name, found {name!r}{closest(name, SOURCES)}")
+    return SOURCES[name]
+
+
+def build(name: str, raw: Path, config: BuildConfig, seed: int) -> list[Instance]:
+    """The instances of a source from the raw files in folder `raw`.
+
+    The same files, settings and seed give the same instances, with the same ids, everywhere.
+    Raises InputError naming file, line and field for everything that is not as it must be.
+    """
+    return source(name).build(Path(raw), config, seed)

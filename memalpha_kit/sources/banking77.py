@@ -1,0 +1,67 @@
+"""Banking77 (Casanueva et al., 2020): customers' messages in 77 intents, as test-time learning.
+
+Raw files are CSV with the columns `text` and `category`:
+
+    I am still waiting on my card?,card_arrival
+
+`banking77_train.csv` (10,003 messages) is shown, `banking77_test.csv` (3,080) is asked.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+from memalpha_kit.errors import InputError
+from memalpha_kit.records import Instance
+from memalpha_kit.sources.building import BuildConfig, raw_file, read_text
+from memalpha_kit.sources.labelled import Sample, build_labelled, label_table
+
+TRAIN, TEST = FILES = ("banking77_train.csv", "banking77_test.csv")
+COLUMNS = ("text", "category")
+
+
+def read_samples(path: Path) -> list[Sample]:
+    """The labelled messages of a raw file.
+
+    Raises InputError, naming line and column, for a missing column, a row of another length or a
+    blank cell.
+    """
+    return [_sample(row, f"{path}:{line}") for line, row in _rows(path)]
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """(number of the row's last line, row)."""
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
+    try:
+        columns = reader.fieldnames or []
+        for column in COLUMNS:
+            if column not in columns:
+                found = ", ".join(columns)
+                raise InputError(f"{path}:1: expected a column {column!r}, found {found}")
+        for row in reader:
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise InputError(f"{path}:{reader.line_num}: expected CSV, found: {error}") from error
+
+
+def _sample(row: dict[str, str], where: str) -> Sample:
+    if None in row:
+        raise InputError(f"{where}: expected {len(row) - 1} cells, found more (quote the comma?)")
+    for column in COLUMNS:
+        if not (row[column] or "").strip():
+            raise InputError(f"{where}: {column}: expected text, found a blank or missing cell")
+    return Sample(row["text"].strip(), row["category"].strip(), where)
+
+
+def labels(raw: Path) -> tuple[str, ...]:
+    """The intents in the order of their numbers."""
+    return label_table(read_samples(raw_file(raw, TRAIN)))
+
+
+def build(raw: Path, config: BuildConfig, seed: int) -> list[Instance]:
+    """Instances whose labels are the 77 intents."""
+    train, test = (read_samples(raw_file(raw, name)) for name in FILES)
+    return build_labelled("banking77", train, test, config, seed)
