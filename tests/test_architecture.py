@@ -1,0 +1,111 @@
+"""The floors: a module imports only from floors below its own, and nothing heavy on import.
+
+The table is the map of the kit. A new module gets a line here; an import between two modules of
+one floor is allowed only where `SAME_FLOOR` says so.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "memalpha_kit"
+FLOORS = {
+    0: "errors config records",
+    1: "text memory stats progress",
+    2: "metrics protocol sources store models",
+    3: "writers readers rewards world",
+    4: "episode evaluation",
+    5: "training report",
+    6: "pipeline commands cli __main__",
+}
+SAME_FLOOR = {
+    ("config", "errors"),
+    ("records", "config"),
+    ("records", "errors"),
+    ("memory", "text"),
+    ("commands", "pipeline"),
+    ("cli", "commands"),
+    ("__main__", "cli"),
+}
+HEAVY = {"torch", "transformers", "trl", "unsloth", "vllm", "datasets", "peft", "bitsandbytes"}
+FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}
+
+
+def room(path: Path) -> str:
+    """The module or folder directly below the package: `training/grpo.py` is in `training`."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if room(path) != "__init__")
+PROSE = {"ids": lambda path: str(path.relative_to(PACKAGE))}
+
+
+def imported(node: ast.AST) -> list[str]:
+    """Dotted names that an import statement brings in; empty for any other node."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        return [f"{'.' * node.level}{node.module or ''}.{alias.name}" for alias in node.names]
+    return []
+
+
+def kit_rooms(path: Path) -> set[str]:
+    """Rooms of the kit that a file imports anywhere, function bodies included."""
+    names = [name for node in ast.walk(ast.parse(path.read_text())) for name in imported(node)]
+    assert not any(name.startswith(".") for name in names), f"{path}: relative import"
+    return {name.split(".")[1] for name in names if name.startswith("memalpha_kit.")}
+
+
+def imports_on_import(node: ast.AST) -> list[str]:
+    """Top-level packages that are imported as soon as the module is."""
+    found = []
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING"):
+            continue
+        found += [name.partition(".")[0] for name in imported(child)]
+        found += imports_on_import(child)
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, **PROSE)
+def test_a_module_imports_only_from_lower_floors(path):
+    own = room(path)
+    assert own in FLOOR_OF, f"{own}: give it a floor in {Path(__file__).name}"
+    for other in kit_rooms(path) - {own, "__version__"}:
+        assert other in FLOOR_OF, f"{path}: imports {other}, which has no floor"
+        below = FLOOR_OF[other] < FLOOR_OF[own] or (own, other) in SAME_FLOOR
+        assert below, f"{own} (floor {FLOOR_OF[own]}) imports {other} (floor {FLOOR_OF[other]})"
+
+
+@pytest.mark.parametrize("path", MODULES, **PROSE)
+def test_importing_a_module_imports_nothing_heavy(path):
+    assert not HEAVY & set(imports_on_import(ast.parse(path.read_text())))
+
+
+@pytest.mark.parametrize("path", MODULES, **PROSE)
+def test_no_module_imports_a_notebook_or_evaluates_text(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        assert not any("notebooks" in name.split(".") for name in imported(node))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id not in ("eval", "exec"), f"{path}:{node.lineno}"
+
+
+@pytest.mark.parametrize("path", MODULES, **PROSE)
+def test_no_module_catches_everything(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ExceptHandler):
+            caught = "" if node.type is None else ast.unparse(node.type)
+            reraised = any(isinstance(inner, ast.Raise) for inner in ast.walk(node))
+            assert caught not in ("", "Exception", "BaseException") or reraised, (
+                f"{path}:{node.lineno}: catch the narrowest error"
+            )
+
+
+def test_every_room_of_the_map_exists():
+    rooms = {room(path) for path in MODULES}
+    assert rooms == set(FLOOR_OF)
