@@ -45,15 +45,20 @@ def score(name: str, prediction: str | None, answers: Sequence[str]) -> float | 
     A reply whose thinking was never closed is an answer that was not given: 0.0. Raises InputError
     for an unknown metric and for answers that cannot be compared with (all blank).
     """
-    if name not in METRICS:
-        raise InputError(f"metric {name!r} is unknown{closest(name, METRICS)}")
+    named = metric(name)
     if not answers:
         raise InputError(f"metric {name}: expected at least one gold answer, found none")
-    metric = METRICS[name]
     if prediction is None:
         return None
-    text = metric.strip(prediction)
-    return 0.0 if text is None else float(metric.compare(text, tuple(answers)))
+    text = named.strip(prediction)
+    return 0.0 if text is None else float(named.compare(text, tuple(answers)))
+
+
+def metric(name: str) -> Metric:
+    """The metric of this name. Raises InputError naming the closest one."""
+    if name not in METRICS:
+        raise InputError(f"metric {name!r} is unknown{closest(name, METRICS)}")
+    return METRICS[name]
 
 
 # ---- what of a reply is compared ------------------------------------------------------------

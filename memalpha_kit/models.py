@@ -4,7 +4,8 @@ The one law: sampled ids are the truth. They are kept as they came, end-of-turn 
 the text is only a view of them (D34, D35). The other border guarded here is the prompt: text of a
 document can never become a control token (`encode_chat`, D17).
 
-Randomness: every row draws from its own seed, so a reply does not depend on who shared its batch.
+Randomness: every row draws from its own seed, so its draws do not depend on who shares its batch
+(up to the rounding of a padded forward pass).
 
     lm = load_lm("models/Qwen3-4B")
     ids = encode_chat(lm.tokenizer, [{"role": "user", "content": chunk}])

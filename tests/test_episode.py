@@ -1,0 +1,170 @@
+"""Episodes: three chunks, two questions, literal replies, the expected memory by hand."""
+
+import dataclasses
+
+import pytest
+
+from memalpha_kit.config import MemoryConfig, ProtocolConfig
+from memalpha_kit.episode import ask, write
+from memalpha_kit.errors import InputError
+from memalpha_kit.memory import replay
+from memalpha_kit.readers import BestEntry, ReadRequest
+from memalpha_kit.records import QA, Answer, Completion, Entry, make_instance
+from memalpha_kit.writers import ScriptedReplies, WriteRequest, writer
+
+
+def call(name: str, **arguments: str) -> str:
+    pairs = ", ".join(f'"{k}": "{v}"' for k, v in arguments.items())
+    return f'<tool_call>\n{{"name": "{name}", "arguments": {{{pairs}}}}}\n</tool_call>'
+
+
+def insert(text: str) -> str:
+    return call("new_memory_insert", memory_type="semantic_memory", content=text)
+
+
+CUT = insert("Tom pai").split('"}}')[0]
+INSTANCE = make_instance(
+    "squad",
+    ["Nora keeps bees.", "Tom paints boats.", "Nora keeps goats now."],
+    [QA("q0", "What does Nora keep?", ("goats",)), QA("q1", "Who paints boats?", ("Tom",))],
+)
+SHORT = make_instance("squad", ["One chunk."], [QA("q0", "How many?", ("One",))])
+REPLIES = [
+    insert("Nora keeps bees."),
+    Completion(insert("Tom paints boats.") + CUT, finish="length"),
+    call(
+        "memory_update",
+        memory_type="semantic_memory",
+        memory_id="1",
+        new_content="Nora keeps goats.",
+    )
+    + call("memory_delete", memory_type="semantic_memory", memory_id="9"),
+]
+SETTINGS = (MemoryConfig(), ProtocolConfig())
+
+
+def test_the_calls_of_each_reply_make_the_memory_after_it():
+    [episode] = write([INSTANCE], ScriptedReplies(REPLIES), *SETTINGS)
+    assert episode.memory.semantic == (
+        Entry("1", "Nora keeps goats."),
+        Entry("2", "Tom paints boats."),
+    )
+    statuses = [[(c.status, c.detail) for c in step.calls] for step in episode.steps]
+    assert statuses == [
+        [("ok", "")],
+        [("ok", ""), ("malformed", "truncated")],
+        [("ok", ""), ("rejected", "not_found")],
+    ]
+    assert episode.steps[0].memory.semantic == (Entry("1", "Nora keeps bees."),)
+    assert replay(episode.calls, episode.memory_config) == episode.memory
+    assert (episode.writer, episode.wire, episode.source) == ("scripted_replies", "qwen", "squad")
+
+
+def test_settings_of_the_release_run_the_cut_call():
+    settings = ProtocolConfig(execute_truncated=True)
+    [episode] = write([INSTANCE], ScriptedReplies(REPLIES), MemoryConfig(), settings)
+    assert Entry("3", "Tom pai") in episode.memory.semantic
+
+
+@dataclasses.dataclass
+class Recorder:
+    """Keeps the requests of every call and says nothing."""
+
+    seen: list[list[WriteRequest]]
+    name: str = "recorder"
+
+    def write(self, requests):
+        self.seen.append(list(requests))
+        return [Completion("Done") for _ in requests]
+
+
+def test_chunks_are_walked_in_lock_step_with_one_writer_call_per_index():
+    recorder = Recorder([])
+    done = []
+    episodes = write([INSTANCE, SHORT], recorder, *SETTINGS, rollouts=2, progress=done.append)
+    assert [len(requests) for requests in recorder.seen] == done == [4, 2, 2]
+    assert [r.chunk for r in recorder.seen[1]] == ["Tom paints boats."] * 2
+    assert [len(episode.steps) for episode in episodes] == [3, 3, 1, 1]
+    assert [episode.rollout for episode in episodes] == [0, 1, 0, 1]
+    assert len({episode.id for episode in episodes}) == 4
+
+
+def test_every_rollout_and_step_has_a_seed_of_its_own_that_does_not_depend_on_the_others():
+    together, alone = Recorder([]), Recorder([])
+    write([SHORT, INSTANCE], together, *SETTINGS, rollouts=2, seed=5)
+    write([INSTANCE], alone, *SETTINGS, rollouts=2, seed=5)
+    seeds = [r.seed for requests in alone.seen for r in requests]
+    assert len(set(seeds)) == 6
+    mine = [r.seed for requests in together.seen for r in requests if r.instance == INSTANCE.id]
+    assert mine == seeds
+    other = Recorder([])
+    write([INSTANCE], other, *SETTINGS, rollouts=2, seed=6)
+    assert not set(seeds) & {r.seed for requests in other.seen for r in requests}
+
+
+def test_a_writer_is_never_given_a_question():
+    fields = {field.name for field in dataclasses.fields(WriteRequest)}
+    assert fields == {"memory", "chunk", "instance", "step", "rollout", "seed"}
+
+
+def test_the_same_instance_twice_is_refused():
+    with pytest.raises(InputError, match="2 times"):
+        write([SHORT, SHORT], writer("silent"), *SETTINGS)
+
+
+def test_no_instances_give_no_episodes():
+    assert write([], writer("silent"), *SETTINGS) == []
+
+
+@pytest.mark.parametrize("wire", ["qwen", "text", "compact"])
+def test_a_scripted_writer_speaks_every_wire(wire):
+    [episode] = write(
+        [INSTANCE], writer("keep_sentences", wire), MemoryConfig(), ProtocolConfig(wire=wire)
+    )
+    assert [entry.text for entry in episode.memory.semantic] == list(INSTANCE.chunks)
+
+
+# ---- ask --------------------------------------------------------------------------------------
+
+
+def test_every_question_is_answered_and_scored_by_the_source_s_metric():
+    episodes = write([INSTANCE, SHORT], writer("keep_sentences"), *SETTINGS)
+    first, second = ask(episodes, [SHORT, INSTANCE], BestEntry())
+    assert [(a.qa, a.prediction, a.score) for a in first.answers] == [
+        ("q0", "Nora keeps bees.", 0.0),
+        ("q1", "Tom paints boats.", 1.0),
+    ]
+    assert [answer.retrieved for answer in first.answers] == [("1",), ("2",)]
+    assert len(second.answers) == 1
+    assert dataclasses.replace(first, answers=()) == episodes[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Failing:
+    name: str = "failing"
+
+    def read(self, requests: list[ReadRequest]) -> list[Answer]:
+        return [Answer(request.qa, None) for request in requests]
+
+
+def test_a_reader_that_failed_has_no_score():
+    [asked] = ask(write([INSTANCE], writer("silent"), *SETTINGS), [INSTANCE], Failing())
+    assert [answer.score for answer in asked.answers] == [None, None]
+
+
+def test_a_question_whose_gold_answer_is_nothing_to_the_metric_has_no_score(caplog):
+    odd = make_instance("squad", ["A chunk."], [QA("q7", "Which article?", ("the",))])
+    [asked] = ask(write([odd], writer("silent"), *SETTINGS), [odd], BestEntry(), metric="substring")
+    assert asked.answers[0].score is None
+    assert "question q7 is not scored" in caplog.text
+
+
+def test_asking_needs_the_instance_a_known_source_and_a_known_metric():
+    episodes = write([INSTANCE], writer("silent"), *SETTINGS)
+    with pytest.raises(InputError, match="not in the data"):
+        ask(episodes, [SHORT], BestEntry())
+    with pytest.raises(InputError, match="did you mean 'contains'"):
+        ask(episodes, [INSTANCE], BestEntry(), metric="contain")
+    strange = make_instance("squid", ["A chunk."], [QA("q", "Who?", ("x",))])
+    with pytest.raises(InputError, match="squid"):
+        ask(write([strange], writer("silent"), *SETTINGS), [strange], BestEntry())

@@ -1,0 +1,105 @@
+"""Readers without a model: ranking, ties, votes, and what they answer when nothing fits."""
+
+import pytest
+
+from memalpha_kit.errors import InputError
+from memalpha_kit.readers import (
+    READERS,
+    BestEntry,
+    LabelVote,
+    ReadNothing,
+    ReadRequest,
+    reader,
+    sentence,
+)
+from memalpha_kit.records import Entry, Memory
+
+BOATS = Memory(
+    core="Nora is a vet.",
+    semantic=(Entry("1", "Nora keeps bees."), Entry("3", "Ana sails boats.")),
+    episodic=(Entry("2", "Tom paints boats."),),
+    next_id=4,
+)
+SAMPLES = Memory(
+    semantic=(
+        Entry("1", "Sentence: where is my parcel\nLabel: 2"),
+        Entry("2", "Sentence: where is the music\nLabel: 1"),
+        Entry("3", "Sentence: play the music now\nLabel: 1"),
+        Entry("4", "The label of a parcel is 9."),
+    ),
+    next_id=5,
+)
+
+
+def answer(reader, memory: Memory, question: str):
+    [found] = reader.read([ReadRequest(memory, "q0", question)])
+    assert found.qa == "q0" and found.score is None
+    return found
+
+
+def test_the_best_entry_of_both_stores_is_the_answer():
+    found = answer(BestEntry(), BOATS, "who keeps bees?")
+    assert (found.prediction, found.retrieved) == ("Nora keeps bees.", ("1",))
+    assert answer(BestEntry(), BOATS, "who paints?").retrieved == ("2",)
+
+
+def test_ties_go_to_the_oldest_entry_across_the_stores():
+    assert answer(BestEntry(), BOATS, "boats").retrieved == ("2",)
+    assert (
+        answer(BestEntry(k=2), BOATS, "boats").prediction == "Tom paints boats.\nAna sails boats."
+    )
+
+
+def test_a_single_entry_is_found_although_the_release_formula_scores_it_below_zero():
+    one = Memory(semantic=(Entry("1", "Nora keeps bees"),), next_id=2)
+    assert answer(BestEntry(), one, "bees").prediction == "Nora keeps bees"
+
+
+@pytest.mark.parametrize(
+    ("memory", "expected"),
+    [(BOATS, "Nora is a vet."), (Memory(), ""), (Memory(None, None, None), "")],
+)
+def test_without_a_shared_word_the_core_is_the_answer(memory, expected):
+    found = answer(BestEntry(), memory, "zebra")
+    assert (found.prediction, found.retrieved) == (expected, ())
+
+
+def test_the_nearest_samples_vote_for_a_label():
+    assert answer(LabelVote(), SAMPLES, "Sentence: stop the music\nSay \\boxed{}.").prediction == (
+        "\\boxed{1}"
+    )
+    assert answer(LabelVote(k=1), SAMPLES, "Sentence: my parcel\n?").prediction == "\\boxed{2}"
+
+
+def test_the_instruction_of_a_question_is_not_part_of_the_query():
+    question = "Sentence: parcel\nplay the music now: which label?"
+    assert answer(LabelVote(), SAMPLES, question).retrieved == ("1",)
+    assert sentence(question) == "parcel"
+    assert sentence("Who keeps bees?") == "Who keeps bees?"
+
+
+def test_entries_without_a_label_do_not_vote():
+    assert "4" not in answer(LabelVote(), SAMPLES, "parcel label").retrieved
+    assert answer(LabelVote(), BOATS, "boats").prediction == ""
+    assert answer(LabelVote(), SAMPLES, "zebra").prediction == ""
+
+
+def test_equal_votes_go_to_the_better_sample_and_then_to_the_older_one():
+    twins = Memory(
+        semantic=(Entry("1", "Sentence: a b\nLabel: 5"), Entry("2", "Sentence: a b\nLabel: 4"))
+    )
+    assert answer(LabelVote(), twins, "a").prediction == "\\boxed{5}"
+
+
+def test_reading_nothing_answers_nothing():
+    assert answer(ReadNothing(), BOATS, "who keeps bees?").prediction == ""
+
+
+def test_readers_are_made_by_name():
+    assert [reader(name).name for name in READERS] == list(READERS)
+    with pytest.raises(InputError, match="did you mean 'label_vote'"):
+        reader("label_votes")
+
+
+def test_a_request_has_no_room_for_gold_answers():
+    assert set(ReadRequest.__dataclass_fields__) == {"memory", "qa", "question", "source"}

@@ -1,0 +1,189 @@
+"""Writers: scripted rules by hand, and a tiny model behind the same interface."""
+
+import pytest
+from tiny_models import tiny_lm
+
+from memalpha_kit.config import MemoryConfig, ProtocolConfig
+from memalpha_kit.errors import InputError
+from memalpha_kit.memory import empty
+from memalpha_kit.models import Sampling
+from memalpha_kit.protocol import parse_reply
+from memalpha_kit.records import Completion, Entry, Memory
+from memalpha_kit.writers import (
+    RULES,
+    ModelWriter,
+    ScriptedReplies,
+    WriteRequest,
+    content,
+    sentences,
+    turns,
+    writer,
+)
+
+DOCUMENT = (
+    "[Dialogue between User and Assistant on 2024-01-03 00:00]\n"
+    "<User>Please keep this in mind. It matters.\n"
+    "Nora keeps bees. She sold 3.5 kg of honey in May.\n\nTom paints boats!\n"
+    "<Assistant>Noted. Thank you."
+)
+EXAMPLES = (
+    "[Dialogue between User and Assistant on 2024-01-01 00:00]\n"
+    "<User>Here are labelled examples.\n"
+    "Sentence: where is my parcel\nLabel: 2\n\nSentence: stop the music\nLabel: 1\n"
+    "<Assistant>Stored."
+)
+DIALOGUES = (
+    "[Dialogue at timestamp 2023/05/20 (Sat) 02:21]\n"
+    "<User>I adopted a dog.\nHis name is Biscuit.\n<Assistant>Congratulations!\n\n"
+    "[Dialogue at timestamp 2023/05/21 (Sun) 09:00]\n<User>Biscuit ate my shoe. Twice."
+)
+
+
+def kept(name: str, chunk: str, wire: str = "qwen") -> list[tuple[str, str]]:
+    """(store, text) of the inserts in the writer's reply, read back by the parser."""
+    [reply] = writer(name, wire).write([WriteRequest(Memory(), chunk)])
+    calls = parse_reply(reply.text, reply.finish, wire)
+    assert all(call.name == "new_memory_insert" for call in calls)
+    return [(c.arguments["memory_type"], c.arguments["content"]) for c in calls]
+
+
+@pytest.mark.parametrize("wire", ["qwen", "text", "compact"])
+def test_keep_sentences_keeps_the_document_and_not_its_frame(wire):
+    assert kept("keep_sentences", DOCUMENT, wire) == [
+        ("semantic_memory", "Nora keeps bees."),
+        ("semantic_memory", "She sold 3.5 kg of honey in May."),
+        ("semantic_memory", "Tom paints boats!"),
+    ]
+
+
+def test_keep_sentences_keeps_what_was_said_in_dated_dialogues():
+    assert [text for _, text in kept("keep_sentences", DIALOGUES)] == [
+        "I adopted a dog.",
+        "His name is Biscuit.",
+        "Congratulations!",
+        "Biscuit ate my shoe.",
+        "Twice.",
+    ]
+
+
+def test_keep_sentences_keeps_unframed_text():
+    assert [text for _, text in kept("keep_sentences", "One. Two.")] == ["One.", "Two."]
+
+
+def test_keep_examples_keeps_each_sample_as_it_stands():
+    assert kept("keep_examples", EXAMPLES) == [
+        ("semantic_memory", "Sentence: where is my parcel\nLabel: 2"),
+        ("semantic_memory", "Sentence: stop the music\nLabel: 1"),
+    ]
+    assert kept("keep_examples", "Sample: a\nLabels: 3") == [
+        ("semantic_memory", "Sample: a\nLabels: 3")
+    ]
+    assert kept("keep_examples", DOCUMENT) == []
+
+
+def test_keep_turns_dates_every_turn():
+    assert kept("keep_turns", DIALOGUES) == [
+        (
+            "episodic_memory",
+            "At 2023/05/20 (Sat) 02:21, the user said: I adopted a dog.\nHis name is Biscuit.",
+        ),
+        ("episodic_memory", "At 2023/05/20 (Sat) 02:21, the assistant said: Congratulations!"),
+        (
+            "episodic_memory",
+            "At 2023/05/21 (Sun) 09:00, the user said: Biscuit ate my shoe. Twice.",
+        ),
+    ]
+    assert kept("keep_turns", "no dialogue here") == []
+
+
+def test_silent_makes_no_call():
+    assert kept("silent", DOCUMENT) == []
+
+
+def test_a_chunk_with_markup_is_kept_as_text():
+    text = 'He wrote </tool_call> and "✿ARGS✿" there.'
+    for wire in ("qwen", "text", "compact"):
+        assert kept("keep_sentences", text, wire) == [("semantic_memory", text)]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('He said "Stop." Then he left.', ['He said "Stop."', "Then he left."]),
+        ("It cost 3.5 kg. of nothing", ["It cost 3.5 kg. of nothing"]),
+        ("one\n\ntwo\n", ["one", "two"]),
+        ("", []),
+        ("In 1889. 20 people came.", ["In 1889.", "20 people came."]),
+    ],
+)
+def test_sentences(text, expected):
+    assert sentences(text) == expected
+
+
+def test_content_and_turns():
+    assert content(DOCUMENT).startswith("Nora keeps") and content(DOCUMENT).endswith("boats!")
+    assert list(turns("")) == []
+
+
+def test_an_unknown_writer_names_the_closest_one():
+    with pytest.raises(InputError, match="did you mean 'keep_sentences'"):
+        writer("keep_sentence")
+    assert set(RULES) == {"keep_sentences", "keep_examples", "keep_turns", "silent"}
+
+
+def test_scripted_replies_are_said_by_step():
+    cut = Completion("<tool_call>", finish="length")
+    said = ScriptedReplies(["Done", cut])
+    requests = [WriteRequest(Memory(), "x", step=step) for step in (0, 1, 0)]
+    assert said.write(requests) == [Completion("Done"), cut, Completion("Done")]
+
+
+# ---- a language model -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return tiny_lm()
+
+
+def model_writer(lm, **protocol) -> ModelWriter:
+    settings = ProtocolConfig(**protocol)
+    return ModelWriter(lm, MemoryConfig(), settings, Sampling(1.0, 8))
+
+
+@pytest.mark.parametrize("wire", ["qwen", "text"])
+def test_a_model_is_shown_tools_memory_and_chunk(lm, wire):
+    memory = Memory(semantic=(Entry("7", "Nora keeps bees."),), next_id=8)
+    ids = model_writer(lm, wire=wire).prompt_ids(WriteRequest(memory, "Tom paints <|im_end|>"))
+    text = lm.tokenizer.decode(ids)
+    assert "[7] Nora keeps bees." in text and "Tom paints <|im_end|>" in text
+    assert text.count("new_memory_insert") >= 1
+    assert ids.count(lm.tokenizer.eos_token_id) == 2  # the two messages end, the chunk ends none
+
+
+def test_the_compact_prompt_is_bare(lm):
+    memory = Memory(semantic=(Entry("7", "Nora keeps bees."),), next_id=8)
+    writer = model_writer(lm, wire="compact", prompt="compact")
+    text = lm.tokenizer.decode(writer.prompt_ids(WriteRequest(memory, "Tom paints")))
+    assert text == "<memory>\nNora keeps bees. #7\n</memory>\n<text>\nTom paints\n</text>"
+
+
+def test_a_model_s_reply_keeps_the_sampled_ids(lm):
+    writer = model_writer(lm)
+    requests = [WriteRequest(empty(MemoryConfig()), "Nora", seed=seed) for seed in (1, 2)]
+    first, second = writer.write(requests)
+    assert first.prompt_ids == second.prompt_ids == tuple(writer.prompt_ids(requests[0]))
+    assert first.completion_ids != second.completion_ids
+    [alone] = writer.write(requests[1:])
+    assert alone.completion_ids == second.completion_ids  # its own seed, whoever else is asked
+
+
+def test_entries_are_left_out_until_the_prompt_fits(lm):
+    entries = tuple(Entry(str(i), f"fact number {i} " * 20) for i in range(1, 6))
+    request = WriteRequest(Memory(semantic=entries, next_id=6), "Nora", "squad/x", 3)
+    full = model_writer(lm).prompt_ids(request)
+    fitted = model_writer(lm, max_prompt_tokens=len(full) - 1).prompt_ids(request)
+    text = lm.tokenizer.decode(fitted)
+    assert "[5]" in text and "[4]" in text and "[3]" not in text  # 5 -> 2
+    with pytest.raises(InputError, match="squad/x: chunk 3: prompt: expected at most 100"):
+        model_writer(lm, max_prompt_tokens=100).prompt_ids(request)
