@@ -113,6 +113,10 @@ class DataConfig:
     example_tokens: Count = 2000  # classification: question tokens over all chunks
     example_instances: Count = 200  # classification: instances per source
 
+    def __post_init__(self) -> None:
+        bounds = (self.chunk_min_tokens, self.chunk_max_tokens)
+        _in_order("data.chunk_min_tokens, data.chunk_max_tokens", bounds)
+
 
 @dataclass(frozen=True)
 class WorldConfig:
@@ -126,6 +130,10 @@ class WorldConfig:
     training_names: Count = 8000  # names that training may use
     held_out_names: Count = 1000  # names of evaluation, disjoint from the above
     max_questions: Count = 20  # questions per instance, sampled if there are more
+
+    def __post_init__(self) -> None:
+        _in_order("world.facts", self.facts)
+        _in_order("world.chat", self.chat)
 
 
 @dataclass(frozen=True)
@@ -210,6 +218,13 @@ class EvalConfig:
     resamples: Count = 2000  # of the bootstrap
     level: Share = 0.95  # of the intervals
     recorded_seeds: Count = 5  # independent warm start + GRPO runs behind the recorded results
+
+    def __post_init__(self) -> None:
+        if len(self.lengths) != len(self.instances):
+            raise InputError(
+                "evaluation.lengths, evaluation.instances: expected lists of one length, "
+                f"found {list(self.lengths)} and {list(self.instances)}"
+            )
 
 
 @dataclass(frozen=True)
@@ -402,6 +417,11 @@ def _in_range(value: Any, limits: Between, where: str) -> Any:
     if limits.high is not None and value > limits.high:
         raise InputError(f"{where}: expected at most {limits.high}, found {value!r}")
     return value
+
+
+def _in_order(name: str, bounds: tuple[int, int]) -> None:
+    if bounds[0] > bounds[1]:
+        raise InputError(f"{name}: expected the smaller number first, found {list(bounds)}")
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

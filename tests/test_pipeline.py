@@ -132,6 +132,13 @@ def test_a_notebook_that_does_not_declare_a_parameter_is_refused_before_anything
     assert not (toy / "reports").exists()
 
 
+def test_a_file_that_is_no_notebook_is_refused_by_name(toy):
+    (toy / "notebooks" / "06_sixth.ipynb").write_text("{")
+    with pytest.raises(InputError, match="06_sixth.ipynb: expected a notebook"):
+        run("ci", root=toy, notebooks=toy / "notebooks")
+    assert not (toy / "reports").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
