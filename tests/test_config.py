@@ -36,14 +36,14 @@ def test_overrides_win_over_the_file_and_the_last_one_wins():
 
 def test_values_arrive_with_the_type_of_the_field():
     overrides = [
-        "evaluation.lengths=[1, 2, 3]",
+        "evaluation.lengths=[2, 3]",
         "reward.accuracy=1",
         "reward.accuracy_threshold=null",
         "memory.core=false",
         "memory.counter=words",
     ]
     profile = load_profile("ci", overrides)
-    assert profile.evaluation.lengths == (1, 2, 3)
+    assert profile.evaluation.lengths == (2, 3)
     assert profile.reward.accuracy == 1.0 and type(profile.reward.accuracy) is float
     assert profile.reward.accuracy_threshold is None
     assert profile.memory.core is False
