@@ -1,0 +1,249 @@
+"""Counting, splitting, packing and normalising."""
+
+from __future__ import annotations
+
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memalpha_kit.errors import InputError
+from memalpha_kit.text import (
+    counter,
+    normalise,
+    pack_dialogues,
+    pack_paragraphs,
+    split_long,
+)
+
+WORDS, WORDPUNCT = counter("words"), counter("wordpunct")
+TEXTS = st.text(alphabet="ab .!?\n\t-é你🙂<|>", max_size=80)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("words", "Nora  keeps\nbees.", 3),
+        ("words", " \n", 0),
+        ("wordpunct", "Nora keeps bees.", 4),
+        ("wordpunct", "don't", 3),
+        ("wordpunct", "¿Qué? 42_a", 4),
+        ("wordpunct", "<|endoftext|>", 5),
+        ("wordpunct", "", 0),
+    ],
+)
+def test_counts_by_hand(name, text, expected):
+    assert counter(name).count(text) == expected
+
+
+def test_cutting_keeps_white_space_and_ends_with_a_token():
+    assert WORDPUNCT.cut("  Nora  keeps\nbees. ", 3) == "  Nora  keeps\nbees"
+    assert WORDPUNCT.cut("  Nora  keeps\nbees. ", 4) == "  Nora  keeps\nbees. "
+    assert WORDPUNCT.cut("Nora", 0) == ""
+
+
+@given(text=TEXTS, n=st.integers(0, 20), name=st.sampled_from(["words", "wordpunct"]))
+def test_a_cut_is_an_exact_prefix_of_at_most_n_tokens(text, n, name):
+    cut = counter(name).cut(text, n)
+    assert text.startswith(cut)
+    assert counter(name).count(cut) == min(n, counter(name).count(text))
+
+
+@pytest.mark.parametrize("name", ["wordpunkt", "tiktoken:", "hf", ""])
+def test_an_unknown_counter_is_refused_with_a_suggestion(name):
+    with pytest.raises(InputError, match="counter: expected a known name"):
+        counter(name)
+
+
+def test_a_tokenizer_that_does_not_load_is_an_error_and_never_zero(tmp_path):
+    with pytest.raises(InputError, match="expected a tokenizer that loads"):
+        counter("tiktoken:no_such_encoding")
+    with pytest.raises(InputError, match="expected a tokenizer that loads"):
+        counter(f"hf:{tmp_path}")
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(InputError, match="expected a tokenizer that loads"):
+        counter(f"hf:{tmp_path}")
+
+
+@pytest.fixture(scope="module")
+def byte_level(tmp_path_factory):
+    """A byte-level tokenizer with a special token and no merges: one token per byte."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=257, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet
+    )
+    tokenizer.train_from_iterator([], trainer)
+    folder = tmp_path_factory.mktemp("tokenizer")
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return counter(f"hf:{folder}")
+
+
+def test_special_token_text_is_counted_as_ordinary_text(byte_level):
+    assert byte_level.count("<|endoftext|>") == len("<|endoftext|>")
+
+
+def test_a_character_of_several_tokens_is_never_cut_in_two(byte_level):
+    assert byte_level.count("a🙂b") == 6
+    assert [byte_level.cut("a🙂b", n) for n in (1, 2, 4, 5, 6)] == ["a", "a", "a", "a🙂", "a🙂b"]
+
+
+@given(text=TEXTS, limit=st.integers(1, 6), name=st.sampled_from(["words", "wordpunct"]))
+def test_split_pieces_fit_and_join_to_the_text(text, limit, name):
+    pieces = split_long(text, counter(name), limit)
+    assert "".join(pieces) == text
+    assert all(counter(name).count(piece) <= limit for piece in pieces)
+    assert all(pieces)
+
+
+@given(text=TEXTS, limit=st.integers(4, 9))
+def test_split_pieces_fit_a_byte_level_tokenizer(byte_level, text, limit):
+    pieces = split_long(text, byte_level, limit)
+    assert "".join(pieces) == text
+    assert all(byte_level.count(piece) <= limit for piece in pieces)
+
+
+@pytest.mark.parametrize(
+    ("text", "limit", "pieces"),
+    [
+        ("One two. Three four.", 3, ["One two. ", "Three four."]),
+        ("one two\nthree four", 3, ["one two\n", "three four"]),
+        ("one two three", 2, ["one two ", "three"]),
+        ("A b. c d e f g h", 4, ["A b. c d ", "e f g h"]),
+        ("short", 4, ["short"]),
+        ("", 4, []),
+    ],
+)
+def test_splits_by_hand_after_sentences_lines_then_words(text, limit, pieces):
+    assert split_long(text, WORDS, limit) == pieces
+
+
+def test_a_word_of_too_many_tokens_is_split_between_them():
+    assert split_long("a-b-c", WORDPUNCT, 2) == ["a-", "b-", "c"]
+    with pytest.raises(ValueError, match="at least 1"):
+        split_long("a", WORDS, 0)
+
+
+def test_paragraphs_fill_chunks_up_to_their_targets():
+    paragraphs = ["a " * 10, "b " * 10, "c " * 9, "d " * 30, "e"]
+    assert pack_paragraphs(paragraphs, WORDS, lambda: 22) == [[0, 1], [2], [3], [4]]
+    targets = iter([10, 40, 1, 99])
+    assert pack_paragraphs(paragraphs, WORDS, lambda: next(targets)) == [[0], [1, 2], [3], [4]]
+
+
+@given(st.lists(st.integers(0, 9), max_size=20), st.integers(1, 15))
+def test_every_paragraph_is_packed_once_in_order(sizes, target):
+    chunks = pack_paragraphs(["w " * size for size in sizes], WORDS, lambda: target)
+    assert [i for chunk in chunks for i in chunk] == list(range(len(sizes)))
+    assert all(sum(sizes[i] for i in chunk) <= target for chunk in chunks if len(chunk) > 1)
+
+
+SESSIONS = [
+    [("user", "I adopted a dog named Biscuit."), ("assistant", "Congratulations on Biscuit!")],
+    [("user", "Biscuit ate my shoe.")],
+]
+DATES = ["2023/05/20 (Sat) 02:21", "2023/05/21 (Sun) 09:00"]
+FIRST = (
+    "[Dialogue at timestamp 2023/05/20 (Sat) 02:21]\n"
+    "<User>I adopted a dog named Biscuit.\n<Assistant>Congratulations on Biscuit!"
+)
+SECOND = "[Dialogue at timestamp 2023/05/21 (Sun) 09:00]\n<User>Biscuit ate my shoe."
+
+
+@pytest.mark.parametrize(
+    ("limit", "close", "texts"),
+    [
+        (20, 17, [FIRST, SECOND]),
+        (30, 24, [f"{FIRST}\n\n{SECOND}"]),
+        (30, 26, [f"{FIRST}\n\n{SECOND}"]),
+    ],
+)
+def test_dialogues_of_the_worked_example(limit, close, texts):
+    """data.md 7.7."""
+    chunks = pack_dialogues(SESSIONS, DATES, WORDS, limit=limit, close=close, reserve=8)
+    assert [chunk.text for chunk in chunks] == texts
+    assert [turn for chunk in chunks for turn in chunk.turns] == [(0, 0), (0, 1), (1, 0)]
+
+
+def words_of(chunks):
+    """All words behind the role tags, headers left out."""
+    lines = [line for chunk in chunks for line in chunk.text.split("\n") if line.startswith("<")]
+    return " ".join(line.partition(">")[2] for line in lines).split()
+
+
+def numbered(*sizes):
+    """Turns of that many different words each, user first."""
+    roles = ("user", "assistant")
+    return [(roles[i % 2], " ".join(f"t{i}w{j}" for j in range(n))) for i, n in enumerate(sizes)]
+
+
+def test_a_question_is_carried_on_only_if_its_answer_fits_there_too():
+    """data.md 7.7, first overflow case: the reference gives chunks of 204 and 2804 words."""
+    chunks = pack_dialogues([numbered(100, 100, 1000, 1800)], DATES[:1], WORDS)
+    assert all(WORDS.count(chunk.text) <= 2048 for chunk in chunks)
+    assert [chunk.turns for chunk in chunks] == [((0, 0), (0, 1), (0, 2)), ((0, 3),)]
+    chunks = pack_dialogues([numbered(800, 800, 100, 1000)], DATES[:1], WORDS)
+    assert [chunk.turns for chunk in chunks] == [((0, 0), (0, 1)), ((0, 2), (0, 3))]
+
+
+def test_a_long_sentence_after_a_short_one_is_split():
+    """data.md 7.7, second overflow case: the reference gives chunks of 6 and 5004 words."""
+    text = "Hi there. " + " ".join(f"w{i}" for i in range(5000))
+    chunks = pack_dialogues([[("user", text)]], DATES[:1], WORDS)
+    assert all(WORDS.count(chunk.text) <= 2048 for chunk in chunks)
+    assert words_of(chunks) == text.split()
+    assert all(chunk.turns == ((0, 0),) for chunk in chunks)
+
+
+@given(
+    st.lists(st.lists(st.integers(1, 60), min_size=1, max_size=6), max_size=5),
+    st.integers(25, 60),
+    st.integers(10, 60),
+)
+def test_dialogue_chunks_fit_and_keep_every_word_in_order(sizes, limit, close):
+    sessions = [numbered(*turns) for turns in sizes]
+    dates = DATES[:1] * len(sessions)
+    chunks = pack_dialogues(sessions, dates, WORDS, limit=limit, close=close, reserve=10)
+    assert all(WORDS.count(chunk.text) <= limit for chunk in chunks)
+    assert words_of(chunks) == [w for s in sessions for _, text in s for w in text.split()]
+
+
+def test_a_date_longer_than_the_reserve_is_refused():
+    with pytest.raises(InputError, match="dialogue 0: expected a date within 5 tokens, found 7"):
+        pack_dialogues([[("user", "Hi")]], ["a b c d"], WORDS, reserve=5)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("The U.S.A.,  an Empire\nof theatre", "usa empire of theatre"),
+        ("a an the", ""),
+        ("Don't", "dont"),
+        ("¿Qué?", "¿qué"),
+    ],
+)
+def test_normalised_by_hand(text, expected):
+    assert normalise(text) == expected
+
+
+def test_tiktoken_positions_are_those_of_characters(monkeypatch):
+    """A stand-in encoding, as the real ones are downloaded: one token per byte."""
+    import tiktoken
+
+    bytes_only = tiktoken.Encoding(
+        "bytes",
+        pat_str=r".|\n",
+        mergeable_ranks={bytes([i]): i for i in range(256)},
+        special_tokens={"<|endoftext|>": 256},
+    )
+    monkeypatch.setattr(tiktoken, "get_encoding", lambda name: bytes_only)
+    measure = counter.__wrapped__("tiktoken:bytes")
+    assert measure.count("<|endoftext|>") == len("<|endoftext|>")
+    assert measure.count("a🙂b") == 6
+    assert [measure.cut("a🙂b", n) for n in (0, 1, 3, 5, 6)] == ["", "a", "a", "a🙂", "a🙂b"]
+    assert measure.count("") == 0
+    assert measure.name == "tiktoken:bytes"
