@@ -252,7 +252,7 @@ def _read_episode(line: bytes, where: str) -> Episode:
         raise InputError(f"{where}: expected JSON, found: {error.msg}") from error
     except KeyError as error:
         raise InputError(f"{where}: expected a field {error}, found none") from error
-    except TypeError as error:  # a field too many or too few, or of another shape
+    except (TypeError, AttributeError) as error:  # a field too many, or of another shape
         raise InputError(f"{where}: expected an episode, found: {error}") from error
 
 

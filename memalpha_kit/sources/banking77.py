@@ -26,10 +26,13 @@ COLUMNS = ("text", "category")
 def read_samples(path: Path) -> list[Sample]:
     """The labelled messages of a raw file.
 
-    Raises InputError, naming line and column, for a missing column, a row of another length or a
-    blank cell.
+    Raises InputError, naming line and column, for a missing column, a row of another length, a
+    blank cell, or no row at all.
     """
-    return [_sample(row, f"{path}:{line}") for line, row in _rows(path)]
+    samples = [_sample(row, f"{path}:{line}") for line, row in _rows(path)]
+    if not samples:
+        raise InputError(f"{path}:2: expected at least one row, found none")
+    return samples
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
@@ -44,7 +47,9 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
         for row in reader:
             yield reader.line_num, row
     except csv.Error as error:
-        raise InputError(f"{path}:{reader.line_num}: expected CSV, found: {error}") from error
+        raise InputError(
+            f"{path}: expected CSV after line {reader.line_num}, found: {error}"
+        ) from error
 
 
 def _sample(row: dict[str, str], where: str) -> Sample:

@@ -1,0 +1,448 @@
+"""Raw rows to instances: the worked examples of data.md 7 and what must never happen."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from memalpha_kit.errors import InputError
+from memalpha_kit.sources import (
+    SOURCES,
+    BuildConfig,
+    banking77,
+    build,
+    frames,
+    labelled,
+    longmemeval,
+    source,
+    squad,
+    trec,
+)
+from memalpha_kit.sources.building import draw, generator
+from memalpha_kit.sources.labelled import Sample
+from memalpha_kit.text import counter, normalise
+
+WORDS = BuildConfig(counter="words")
+PAIR = re.compile(r"Sentence: (.*)\nLabel: (\d+)")
+ASKED = re.compile(r"Sentence: (.*)\n")
+
+
+def framed(day, content, lead_in="Notes:"):
+    """FRAME of data.md 7, with its one-line pools."""
+    header = f"[Dialogue between User and Assistant on {day} 00:00]"
+    return f"{header}\n<User>{lead_in}\n{content}\n<Assistant>Stored."
+
+
+@pytest.fixture
+def one_line_pools(monkeypatch):
+    monkeypatch.setattr(squad, "DOCUMENT_LEAD_INS", ("Notes:",))
+    monkeypatch.setattr(labelled, "CLASSIFICATION_LEAD_INS", ("Examples:",))
+    monkeypatch.setattr(frames, "ACKNOWLEDGEMENTS", ("Stored.",))
+
+
+def squad_json(*paragraphs):
+    """A raw file's content from (context, [(question, [answers])])."""
+    raw = [
+        {
+            "context": context,
+            "qas": [
+                {"id": f"{i}-{j}", "question": question, "answers": [{"text": a} for a in answers]}
+                for j, (question, answers) in enumerate(questions)
+            ],
+        }
+        for i, (context, questions) in enumerate(paragraphs)
+    ]
+    return json.dumps({"data": [{"title": "Orvane", "paragraphs": raw}]})
+
+
+ORVANE = (
+    (
+        "Lake Orvane lies north of Tessin and freezes every winter.",
+        [
+            ("When does Lake Orvane freeze?", ["every winter"]),
+            ("What lies north of Tessin?", ["Lake Orvane"]),
+        ],
+    ),
+    (
+        "The Orvane ferry was built in 1911 by Mira Holt.",
+        [("Who built the Orvane ferry?", ["Mira Holt"])],
+    ),
+    (
+        "Tessin grows blue barley and exports it by rail.",
+        [
+            ("What does Tessin grow?", ["blue barley", "barley"]),
+            ("How is the barley exported?", ["it is exported by rail"]),
+        ],
+    ),
+)
+AT_22 = BuildConfig(
+    counter="words", chunk_min_tokens=22, chunk_max_tokens=22, dialogue_reserve_tokens=1
+)
+
+
+def test_squad_gives_the_worked_example(tmp_path, one_line_pools):
+    """data.md 7.1, without the closed-book filter, which would drop the first and last question."""
+    (tmp_path / "squad.json").write_text(squad_json(*ORVANE))
+    [instance] = build("squad", tmp_path, AT_22, seed=0)
+    contexts = [context for context, _ in ORVANE]
+    assert instance.chunks == (
+        framed("2024-01-01", f"{contexts[0]}\n\n{contexts[1]}"),
+        framed("2024-01-02", contexts[2]),
+    )
+    assert [(qa.question, qa.answers, qa.chunk) for qa in instance.questions] == [
+        ("When does Lake Orvane freeze?", ("every winter",), 0),
+        ("What lies north of Tessin?", ("Lake Orvane",), 0),
+        ("Who built the Orvane ferry?", ("Mira Holt",), 0),
+        ("What does Tessin grow?", ("blue barley",), 1),
+        ("How is the barley exported?", ("it is exported by rail",), 1),
+    ]
+
+
+def test_squad_reads_a_repeated_context_once_and_skips_questions_without_answer(tmp_path):
+    again = ("Who keeps bees?", ["Nora"])
+    file = tmp_path / "squad.json"
+    file.write_text(squad_json(("Nora keeps bees.", [("?", [])]), ("Nora keeps bees.", [again])))
+    [instance] = build("squad", tmp_path, WORDS, seed=0)
+    assert len(instance.chunks) == 1 and instance.chunks[0].count("Nora") == 1
+    assert [(qa.question, qa.chunk) for qa in instance.questions] == [("Who keeps bees?", 0)]
+
+
+def test_squad_instances_hold_max_chunks_and_enough_questions(tmp_path):
+    paragraphs = [(f"Fact {i} is {i}.", [(f"What is fact {i}?", [str(i)])]) for i in range(7)]
+    (tmp_path / "squad.json").write_text(squad_json(*paragraphs))
+    sizes = {"chunk_min_tokens": 6, "chunk_max_tokens": 6, "dialogue_reserve_tokens": 1}
+    config = BuildConfig(**sizes, max_chunks=3, min_questions=2)
+    built = build("squad", tmp_path, config, seed=0)
+    assert [len(instance.chunks) for instance in built] == [3, 3]
+    assert [qa.chunk for qa in built[1].questions] == [0, 1, 2]
+    with pytest.raises(InputError, match="expected an instance with 4 questions"):
+        build("squad", tmp_path, replace(config, min_questions=4), seed=0)
+
+
+@pytest.fixture
+def identity_draws(monkeypatch):
+    """Shuffles leave the order as it is, as in data.md 7."""
+
+    class Identity(random.Random):
+        def shuffle(self, items):
+            pass
+
+    monkeypatch.setattr(labelled, "generator", lambda *key: Identity(0))
+
+
+def test_labelled_samples_give_the_worked_example(one_line_pools, identity_draws):
+    """data.md 7.6: only the missing label is added, to chunk 0; the reference adds all three."""
+    raw = [("where is my parcel", "2"), ("play some jazz", "0"), ("stop the music", "1")]
+    train = [Sample(text, label, f"context:{i}") for i, (text, label) in enumerate(raw)]
+    test = [Sample("track the van", "2", "questions:1")]
+    config = BuildConfig(counter="words", examples=2, example_chunks=2)
+    instance, *_ = labelled.build_labelled("icl_nlu", train, test, config, seed=0)
+    first = "Sentence: where is my parcel\nLabel: 2\n\nSentence: stop the music\nLabel: 1"
+    assert instance.chunks == (
+        framed("2024-01-01", first, "Examples:"),
+        framed("2024-01-02", "Sentence: play some jazz\nLabel: 0", "Examples:"),
+    )
+    [qa] = instance.questions
+    assert qa.question.startswith("Sentence: track the van\n") and "\\boxed{}" in qa.question
+    assert qa.answers == ("2",) and instance.source == "icl_nlu"
+
+
+TRAIN = """NUM:count How many bees are there ?
+NUM:date When was the ferry built ?
+HUM:ind Who built the ferry ?
+ENTY:animal What animal hums ?
+LOC:city Where is Tessin ?
+"""
+TEST = """HUM:ind Who keeps bees ?
+NUM:date When was a ferry built
+"""
+
+
+@pytest.fixture
+def small_trec(tmp_path):
+    (tmp_path / "trec_train.label").write_text(TRAIN)
+    (tmp_path / "trec_test.label").write_text(TEST)
+    return tmp_path
+
+
+def pairs(instance):
+    """(sentence, label number) of every sample in the chunks."""
+    return [(s, int(n)) for chunk in instance.chunks for s, n in PAIR.findall(chunk)]
+
+
+def test_labels_are_numbered_in_sorted_order_of_their_names(small_trec):
+    assert trec.labels_coarse(small_trec) == ("ENTY", "HUM", "LOC", "NUM")
+    assert SOURCES["trec_fine"].labels(small_trec)[3:] == ("NUM:count", "NUM:date")
+    [instance] = build("trec_coarse", small_trec, BuildConfig(), seed=0)
+    assert ("How many bees are there ?", 3) in pairs(instance)
+    assert [qa.answers for qa in instance.questions] == [("1",), ("3",)]
+    assert [qa.id for qa in instance.questions] == ["line-1", "line-2"]
+
+
+def test_a_held_out_sentence_is_never_shown_even_in_other_words(small_trec):
+    [instance] = build("trec_coarse", small_trec, BuildConfig(), seed=0)
+    assert "When was the ferry built ?" not in dict(pairs(instance))
+    with pytest.raises(InputError, match="label 'NUM:date': every sample is also a held-out"):
+        build("trec_fine", small_trec, BuildConfig(), seed=0)
+
+
+def test_a_label_without_training_samples_is_refused_with_its_line(small_trec):
+    (small_trec / "trec_test.label").write_text("HUM:ind Who ?\nHUMM:ind Why ?\n")
+    with pytest.raises(InputError, match=r"trec_test.label:2: label: .*'HUMM'; did you mean 'HUM'"):
+        build("trec_coarse", small_trec, BuildConfig(), seed=0)
+
+
+@pytest.mark.parametrize("n", [1, 3, 7])
+def test_missing_labels_are_added_in_sorted_order_where_there_is_room(n):
+    train = [Sample(f"word {i}", f"label{i % 9}", f"f:{i}") for i in range(90)]
+    test = [Sample("held out", "label0", "f:0")]
+    config = BuildConfig(counter="words", examples=n, instances=2, example_chunk_tokens=12)
+    built = labelled.build_labelled("x", train, test, config, seed=3)
+    assert len(built) == 2
+    for instance in built:
+        numbers = [number for _, number in pairs(instance)]
+        assert set(numbers) == set(range(9)) and n <= len(numbers) <= n + 9
+        assert all(len(PAIR.findall(chunk)) <= 2 for chunk in instance.chunks)
+
+
+def test_shares_of_the_samples_are_disjoint():
+    train = [Sample(f"word {i}", "a", f"f:{i}") for i in range(10)]
+    config = BuildConfig(examples=4)
+    built = labelled.build_labelled("x", train, [Sample("q", "a", "f:1")], config, seed=0)
+    shown = [sentence for instance in built for sentence, _ in pairs(instance)]
+    assert len(built) == 2 and len(set(shown)) == 8
+
+
+def test_examples_are_dealt_evenly_into_a_fixed_number_of_chunks():
+    config = BuildConfig(example_chunks=3)
+    groups = labelled.arrange([str(i) for i in range(8)], [], config)
+    assert groups == [["0", "1", "2"], ["3", "4", "5"], ["6", "7"]]
+
+
+def test_trec_reads_latin_1_and_a_byte_order_mark(tmp_path):
+    file = tmp_path / "x.label"
+    file.write_bytes("LOC:city Where is Orléans ?\r\n\r\n".encode("latin-1"))
+    assert trec.read_samples(file, fine=True)[0].text == "Where is Orléans ?"
+    file.write_bytes(b"\xef\xbb\xbf" + "LOC:city Where is Orléans ?".encode())
+    [sample] = trec.read_samples(file, fine=False)
+    assert (sample.text, sample.label) == ("Where is Orléans ?", "LOC")
+
+
+def test_banking77_joins_the_lines_of_a_message(tmp_path):
+    """data.md 7.6, parser case: the reference keeps only the last line."""
+    content = '\ufefftext,category\n"line one\nline two, too",b\n"other",a\n'
+    (tmp_path / "banking77_train.csv").write_text(content)
+    (tmp_path / "banking77_test.csv").write_text("category,text\na,asked\n")
+    assert banking77.labels(tmp_path) == ("a", "b")
+    [instance] = build("banking77", tmp_path, BuildConfig(), seed=0)
+    assert sorted(pairs(instance)) == [("line one line two, too", 1), ("other", 0)]
+
+
+RECORD = {
+    "question_id": "s1",
+    "question": "What is my dog called?",
+    "answer": "Biscuit",
+    "answer_session_ids": ["b"],
+    "haystack_session_ids": ["a", "b", "c"],
+    "haystack_dates": [
+        "2023/05/20 (Sat) 02:21",
+        "2023/05/21 (Sun) 09:00",
+        "2023/05/22 (Mon) 09:00",
+    ],
+    "haystack_sessions": [
+        [{"role": "user", "content": "It rains."}, {"role": "assistant", "content": " "}],
+        [{"role": "user", "content": "My dog is called Biscuit.", "has_answer": True}],
+        [],
+    ],
+}
+AT_20 = BuildConfig(
+    counter="words",
+    chunk_min_tokens=1,
+    chunk_max_tokens=20,
+    dialogue_close_tokens=17,
+    dialogue_reserve_tokens=8,
+)
+
+
+def test_longmemeval_shows_dated_dialogues_and_knows_the_evidence(tmp_path):
+    (tmp_path / "longmemeval.json").write_text(json.dumps(RECORD))
+    [instance] = build("longmemeval", tmp_path, AT_20, seed=0)
+    assert (
+        instance.chunks
+        == (
+            "[Dialogue at timestamp 2023/05/20 (Sat) 02:21]\n<User>It rains.\n\n"
+            "[Dialogue at timestamp 2023/05/21 (Sun) 09:00]\n<User>My dog is called Biscuit.",
+        )
+        or len(instance.chunks) == 2
+    )
+    [qa] = instance.questions
+    assert (qa.id, qa.question, qa.answers) == ("s1", "What is my dog called?", ("Biscuit",))
+    assert "Biscuit" in instance.chunks[qa.chunk]
+
+
+@pytest.mark.parametrize(
+    ("change", "chunk"),
+    [
+        ({}, 1),
+        ({"answer_session_ids": ["a"]}, 0),
+        ({"answer_session_ids": ["a", "b"]}, 1),  # only b has a marked turn
+        ({"answer_session_ids": ["z"]}, None),
+        ({"answer_session_ids": None}, None),
+    ],
+)
+def test_the_evidence_chunk_is_known_or_none(change, chunk):
+    config = replace(AT_20, dialogue_close_tokens=1)
+    [qa] = longmemeval.instance(RECORD | change, config, "here").questions
+    assert qa.chunk == chunk
+
+
+def test_a_number_as_answer_becomes_text():
+    assert longmemeval.instance(RECORD | {"answer": 3}, AT_20, "here").questions[0].answers == (
+        "3",
+    )
+
+
+def without(record, name):
+    return {key: value for key, value in record.items() if key != name}
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ([], "expected an object with question, found \\[\\]"),
+        (without(RECORD, "question"), "question: expected text, found nothing"),
+        (RECORD | {"question": " "}, 'question: expected text, found " "'),
+        (RECORD | {"answer": None}, "answer: expected text, found null"),
+        (RECORD | {"haystack_dates": ["x"]}, "one per session, found 1 dates for 3 sessions"),
+        (RECORD | {"haystack_dates": [1, 2, 3]}, "haystack_dates: expected text only"),
+        (RECORD | {"haystack_sessions": [[], {}, []]}, r"haystack_sessions\[1\]: expected a list"),
+        (RECORD | {"haystack_sessions": [[{"role": "user"}], [], []]}, r"\[0\]\[0\]: content"),
+        (RECORD | {"haystack_sessions": [[], [], []]}, "chunks: expected at least one"),
+    ],
+)
+def test_a_bad_longmemeval_record_is_named_with_its_field(record, message):
+    with pytest.raises(InputError, match=message):
+        longmemeval.instance(record, AT_20, "file.json: record 0")
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "message"),
+    [
+        ("squad", {}, r"expected one raw file squad\*.json, found none"),
+        ("squad", {"squad1.json": "{}", "squad2.json": "{}"}, "found squad1.json, squad2.json"),
+        ("squad", {"squad.json": ""}, "squad.json: expected content, found an empty file"),
+        ("squad", {"squad.json": '{"data":\n [}'}, "squad.json:2: expected JSON"),
+        ("squad", {"squad.json": "[" * 100_000}, "nested too deeply"),
+        ("squad", {"squad.json": "[]"}, r"expected an object with data, found \[\]"),
+        ("squad", {"squad.json": '{"data": [{}]}'}, "article 0: paragraphs: expected a list"),
+        ("squad", {"squad.json": '{"data": []}'}, "expected an instance with 1 questions"),
+        ("squad", {"squad.json": b"\xff\xfe{"}, "expected text in utf-8-sig, found byte 0xff"),
+        ("longmemeval", {"longmemeval.json": "[]"}, "expected a list of records"),
+        ("longmemeval", {"longmemeval.json": "[3]"}, "longmemeval.json: record 0: expected an obj"),
+        ("trec_fine", {"trec_train.label": "LOC:city\n"}, "trec_train.label:1: expected 'COARSE"),
+        ("trec_fine", {"trec_train.label": "\n"}, "trec_train.label: expected content"),
+        ("trec_fine", {"trec_train.label": "A:b c\n"}, "one raw file trec_test.label, found none"),
+        ("banking77", {"banking77_train.csv": "text,label\na,b\n"}, ":1: expected a column 'categ"),
+        ("banking77", {"banking77_train.csv": "text,category\na\n"}, ":2: category: expected text"),
+        ("banking77", {"banking77_train.csv": "text,category\na,b,c\n"}, ":2: expected 2 cells"),
+        (
+            "banking77",
+            {"banking77_train.csv": 'text,category\n"a,b\n'},
+            "CSV after line 1, found",
+        ),
+        ("banking77", {"banking77_train.csv": "text,category\n,b\n"}, ":2: text: expected text"),
+        ("banking77", {"banking77_train.csv": "text,category\n"}, "expected at least one row"),
+    ],
+)
+def test_a_bad_raw_file_is_one_line_with_file_and_place(tmp_path, name, files, message):
+    for file, content in files.items():
+        data = content if isinstance(content, bytes) else content.encode()
+        (tmp_path / file).write_bytes(data)
+    with pytest.raises(InputError, match=message) as caught:
+        build(name, tmp_path, BuildConfig(), seed=0)
+    assert "\n" not in str(caught.value)
+
+
+def test_settings_that_contradict_each_other_are_refused():
+    with pytest.raises(InputError, match="chunk_min_tokens: expected at most 50"):
+        BuildConfig(chunk_max_tokens=50)
+    with pytest.raises(InputError, match="dialogue_reserve_tokens: expected at most 100"):
+        BuildConfig(chunk_max_tokens=200)
+
+
+def test_an_unknown_source_is_refused_with_the_closest_name():
+    with pytest.raises(InputError, match="found 'trec_course'; did you mean 'trec_coarse'"):
+        source("trec_course")
+
+
+def test_the_table_is_complete():
+    assert all(name == row.name and row.licence and row.files for name, row in SOURCES.items())
+    boxed = {name for name, row in SOURCES.items() if "boxed" in (row.question_prefix or "")}
+    assert boxed == {"trec_coarse", "trec_fine", "banking77"}
+    assert {name for name, row in SOURCES.items() if row.labels} == boxed
+
+
+def test_pools_have_the_sizes_of_the_reference_and_no_repeats():
+    pools = (frames.DOCUMENT_LEAD_INS, frames.CLASSIFICATION_LEAD_INS, frames.ACKNOWLEDGEMENTS)
+    assert [len(set(pool)) for pool in pools] == [20, 20, 19]
+
+
+def test_drawing_keeps_the_order():
+    drawn = draw(list(range(50)), 10, generator(0, "x", 0, "questions"))
+    assert len(drawn) == 10 and drawn == sorted(drawn)
+    assert draw([2, 1], 5, generator(0, "x", 0, "questions")) == [2, 1]
+
+
+def ids(raw, seed):
+    config = BuildConfig(examples=300, instances=2)
+    return [i.id for name in SOURCES for i in build(name, raw, config, seed)]
+
+
+def test_builds_do_not_depend_on_the_process(real_data, root):
+    """The reference iterates a set of labels, so its output changes with the hash seed (D5)."""
+    code = (
+        "import sys, pathlib; sys.path.insert(0, 'tests'); import test_sources;"
+        "print(test_sources.ids(pathlib.Path(sys.argv[1]), 7))"
+    )
+    env = os.environ | {"PYTHONHASHSEED": "12345", "PYTHONPATH": str(root)}
+    command = [sys.executable, "-c", code, str(real_data)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, env=env, check=True)
+    assert done.stdout.strip() == str(ids(real_data, 7))
+    assert ids(real_data, 7) != ids(real_data, 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "n_samples", "n_labels", "limit"),
+    [("trec_coarse", 5441, 6, 1100), ("trec_fine", 5441, 50, 1100), ("banking77", 9970, 77, 1100)],
+)
+def test_real_samples_all_survive_and_none_is_held_out(real_data, name, n_samples, n_labels, limit):
+    """The reference loses one example per chunk border: 5,387 of 5,452 for TREC (D7)."""
+    [instance] = build(name, real_data, BuildConfig(), seed=0)
+    shown = pairs(instance)
+    assert len(shown) == n_samples
+    assert {number for _, number in shown} == set(range(n_labels))
+    assert len(instance.questions) == 100
+    asked = {normalise(ASKED.match(qa.question)[1]) for qa in instance.questions}
+    assert not asked & {normalise(sentence) for sentence, _ in shown}
+    assert all(counter("wordpunct").count(chunk) <= limit for chunk in instance.chunks)
+
+
+def test_the_real_record_keeps_its_evidence_and_its_limit(real_data):
+    [instance] = build("longmemeval", real_data, BuildConfig(), seed=0)
+    [qa] = instance.questions
+    assert qa.answers[0] in instance.chunks[qa.chunk]
+    sizes = [counter("wordpunct").count(chunk) for chunk in instance.chunks]
+    assert max(sizes) <= 2048 and 100_000 < sum(sizes) < 130_000
+
+
+def test_the_real_squad_fixture_keeps_its_answers(real_data):
+    [instance] = build("squad", real_data, BuildConfig(), seed=0)
+    assert len(instance.questions) == 5
+    assert all(qa.answers[0] in instance.chunks[qa.chunk] for qa in instance.questions)

@@ -1,0 +1,348 @@
+"""Records on disk: load(save(x)) == x, and a file under its final name is whole."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from memalpha_kit import memory, store
+from memalpha_kit.config import MemoryConfig
+from memalpha_kit.errors import InputError
+from memalpha_kit.records import (
+    QA,
+    Answer,
+    Completion,
+    Episode,
+    Step,
+    ToolCall,
+    make_instance,
+)
+
+INSTANCES = [
+    make_instance(
+        "squad",
+        ["Nora keeps bees.\u2028", 'Otto "paints" é🙂.'],
+        [QA("5733be", "Who keeps bees?", ("Nora",), 0), QA("x", "Who paints?", ("Otto", "O."))],
+    ),
+    make_instance("trec_coarse", ["Sentence: Why ?\nLabel: 0"], [QA("line-3", "Who ?", ("1",))]),
+]
+
+
+def test_instances_come_back_equal(tmp_path):
+    store.save_instances(tmp_path / "new" / "a.parquet", INSTANCES)
+    assert store.load_instances(tmp_path / "new" / "a.parquet") == INSTANCES
+
+
+@pytest.mark.parametrize("instances", [INSTANCES, []])
+def test_a_file_has_the_public_columns_also_without_rows(tmp_path, instances):
+    """The reference writes a file without columns when there is no row (data.md 1.4, D16)."""
+    path = tmp_path / "a.parquet"
+    store.save_instances(path, instances)
+    table = pq.read_table(path)
+    assert table.column_names == [
+        *("instance_id", "prompt", "chunks", "questions_and_answers"),
+        *("data_source", "metadata", "num_chunks", "num_questions"),
+    ]
+    assert [str(kind) for kind in table.schema.types] == [
+        *("int64", "string", "string", "string", "string", "string", "int64", "int64")
+    ]
+    assert len(store.load_instances(path)) == len(instances)
+
+
+def test_a_row_has_the_public_shapes(tmp_path):
+    store.save_instances(tmp_path / "a.parquet", INSTANCES)
+    row, other = pq.read_table(tmp_path / "a.parquet").to_pylist()
+    assert (row["instance_id"], row["num_chunks"], row["num_questions"]) == (0, 2, 2)
+    assert other["instance_id"] == 1 and other["data_source"] == "trec_coarse"
+    assert json.loads(row["chunks"]) == list(INSTANCES[0].chunks)
+    assert row["chunks"].isascii()
+    assert json.loads(row["questions_and_answers"]) == [
+        {"question": "Who keeps bees?", "answer": "Nora"},
+        {"question": "Who paints?", "answer": ["Otto", "O."]},
+    ]
+    assert json.loads(row["metadata"]) == {
+        "id": INSTANCES[0].id,
+        "question_ids": ["5733be", "x"],
+        "question_chunks": [0, None],
+    }
+
+
+def test_a_file_without_columns_is_an_empty_data_set(tmp_path):
+    pq.write_table(pa.table({}), tmp_path / "a.parquet")
+    assert store.load_instances(tmp_path / "a.parquet") == []
+
+
+def row(**change):
+    """A published row, which has nothing of ours in its metadata."""
+    return {
+        "instance_id": 7,
+        "prompt": "",
+        "chunks": '["one", "two"]',
+        "questions_and_answers": '[{"question": "Which?", "answer": "two"}]',
+        "data_source": "squad",
+        "metadata": '{"data_source": "squad", "metadata": "{}"}',
+    } | change
+
+
+PAIR = {"question": "Which?", "answer": "two"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"chunks": ["one", "two"], "questions_and_answers": [PAIR]},
+        {"chunks": ("one", "two"), "questions_and_answers": (PAIR,)},
+        {"chunks": np.array(["one", "two"]), "questions_and_answers": np.array([PAIR])},
+        {"questions_and_answers": [{"question": "Which?", "answers": ["two"]}]},
+        {"questions_and_answers": [{"question": "Which?", "answers": "two", "answer": None}]},
+        {"questions_and_answers": [{"question": "Which?", "answer": np.array(["two"])}]},
+        {"data_source": None},
+        {"metadata": '{"x": NaN'},
+        {"metadata": None},
+        {"metadata": "[1]"},
+        {"metadata": '{"question_ids": ["a", "b"]}'},
+    ],
+)
+def test_every_published_shape_of_a_row_is_read(change):
+    """data.md 1.5: one reader for all."""
+    instance = store.read_instance(row(**change), "here", source="squad")
+    assert instance.chunks == ("one", "two") and instance.source == "squad"
+    assert instance.questions == (QA("q0", "Which?", ("two",)),)
+    assert instance.id == make_instance("squad", ["one", "two"], instance.questions).id
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data_source": None}, "row 3: data_source: expected a name, found none"),
+        ({"chunks": "[]"}, r"row 3: chunks: expected a list that is not empty, found \[\]"),
+        ({"chunks": None}, "row 3: chunks: expected a list"),
+        ({"chunks": "['a']"}, "row 3: chunks: expected a JSON list, found"),
+        ({"chunks": '["a", null]'}, r"row 3: chunks\[1\]: expected text, found None"),
+        ({"chunks": '[" "]'}, "row 3: squad/.*: chunks: expected at least one non-blank"),
+        ({"questions_and_answers": "[]"}, "row 3: questions_and_answers: expected a list that"),
+        ({"questions_and_answers": '[{"answer": "a"}]'}, r"answers\[0\]: question: expected text"),
+        ({"questions_and_answers": "[3]"}, r"answers\[0\]: question: expected text"),
+        ({"questions_and_answers": '[{"question": "Q"}]'}, r"answers\[0\]: answer: expected text"),
+        ({"questions_and_answers": '[{"question": "Q", "answer": []}]'}, "expected an answer"),
+        ({"questions_and_answers": "[" * 100_000}, "questions_and_answers: expected a JSON list"),
+    ],
+)
+def test_a_bad_row_is_named_with_its_column(change, message):
+    with pytest.raises(InputError, match=message) as caught:
+        store.read_instance(row(**change), "file.parquet: row 3")
+    assert len(str(caught.value)) < 200 and "\n" not in str(caught.value)
+
+
+def test_a_bad_file_is_named(tmp_path):
+    path = tmp_path / "a.parquet"
+    with pytest.raises(InputError, match="a.parquet: expected a readable file, found: No such"):
+        store.load_instances(path)
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 62000\n")
+    with pytest.raises(InputError, match="a.parquet: expected data, found a Git-LFS pointer"):
+        store.load_instances(path)
+    path.write_bytes(b"PAR1 and then nothing")
+    with pytest.raises(InputError, match="a.parquet: expected parquet"):
+        store.load_instances(path)
+    pq.write_table(pa.table({"chunks": ['["a"]']}), path)
+    with pytest.raises(InputError, match="expected a column 'questions_and_answers', found chunks"):
+        store.load_instances(path)
+
+
+def test_more_questions_than_public_readers_take_are_refused(tmp_path):
+    questions = [QA(f"q{i}", "Which?", ("one",)) for i in range(101)]
+    with pytest.raises(InputError, match="expected at most 100 questions, found 101"):
+        store.save_instances(tmp_path / "a.parquet", [make_instance("x", ["one"], questions)])
+
+
+def insert(text, memory_type="semantic_memory"):
+    return ToolCall("new_memory_insert", {"memory_type": memory_type, "content": text}, raw=text)
+
+
+SHORT_CORE = MemoryConfig(core_limit_tokens=8)
+
+
+def episode(config=SHORT_CORE, rollout=0):
+    """Three steps with calls of every outcome, each memory made by `memory.apply`."""
+    long_core = ToolCall("memory_update", {"memory_type": "core", "new_content": "core " * 20})
+    wanted = [
+        [insert("Nora keeps bees."), insert("Nora keeps bees."), ToolCall("", status="malformed")],
+        [insert("é🙂\u2028 \ud800", "episodic_memory"), long_core, insert("x", "no_such_memory")],
+        [],
+    ]
+    state, steps = memory.empty(config), []
+    for chunk, calls in enumerate(wanted):
+        done = []
+        for call in calls:
+            state, call = memory.apply(state, call, config)
+            done.append(call)
+        completion = Completion("text", (1, 2), (3, 4), (1, 0), (-0.1, 1 / 3), finish="length")
+        steps.append(Step(chunk, completion if chunk else Completion(""), tuple(done), state))
+    answers = (Answer("q0", "Nora", 1.0, ("1",)), Answer("q1", None))
+    fields = (f"e{rollout}", "squad/1", "squad", rollout, 5, "scripted", "qwen", config)
+    return Episode(*fields, tuple(steps), answers)
+
+
+def test_episodes_come_back_equal_with_every_memory_rebuilt(tmp_path):
+    path = tmp_path / "runs" / "episodes.jsonl"
+    saved = [episode(), episode(MemoryConfig(core=False, behaviour="release"), rollout=1)]
+    assert {call.status for e in saved for call in e.calls} == {
+        *("ok", "skipped", "rejected", "malformed")
+    }
+    store.save_episodes(path, saved)
+    assert store.load_episodes(path) == saved
+    store.append_episode(path, saved[0])
+    assert store.load_episodes(path) == [*saved, saved[0]]
+    assert b'"memory":' not in path.read_bytes()
+
+
+def test_a_last_line_cut_off_is_an_error_and_dropped_only_to_resume(tmp_path, caplog):
+    path = tmp_path / "episodes.jsonl"
+    store.save_episodes(path, [episode(), episode(rollout=1)])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-30])
+    with pytest.raises(InputError, match=r"episodes.jsonl:2: expected a whole line, found one cut"):
+        store.load_episodes(path)
+    with pytest.raises(InputError, match="expected a whole last line"):
+        store.append_episode(path, episode())
+    assert path.read_bytes() == whole[:-30]
+    assert store.load_episodes(path, resume=True) == [episode()]
+    assert "line 2 was cut off and is dropped" in caplog.text
+    store.append_episode(path, episode(rollout=1))
+    assert path.read_bytes() == whole
+
+
+def test_nothing_was_written_before_the_first_episode(tmp_path):
+    assert store.load_episodes(tmp_path / "episodes.jsonl", resume=True) == []
+    with pytest.raises(InputError, match="episodes.jsonl: expected episodes, found: No such file"):
+        store.load_episodes(tmp_path / "episodes.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda raw: raw.pop("steps"), r":1: expected a field 'steps', found none"),
+        (lambda raw: raw.update(colour="red"), r":1: expected an episode, found: .*'colour'"),
+        (lambda raw: raw["steps"][0]["calls"][1].update(status="ok"), "step 0: expected new_mem"),
+        (lambda raw: raw["memory_config"].update(counter="nope"), "expected a known name"),
+    ],
+)
+def test_an_edited_episode_is_refused_with_its_line(tmp_path, change, message):
+    path = tmp_path / "episodes.jsonl"
+    store.save_episodes(path, [episode()])
+    raw = json.loads(path.read_text())
+    change(raw)
+    path.write_text(json.dumps(raw) + "\n")
+    with pytest.raises(InputError, match=message):
+        store.load_episodes(path)
+    path.write_text("{\n")
+    with pytest.raises(InputError, match=":1: expected JSON"):
+        store.load_episodes(path)
+
+
+WRITES = {
+    "json": lambda path: store.save_json(path, {"a": list(range(9000))}),
+    "table": lambda path: store.save_table(path, pd.DataFrame({"a": range(9000)})),
+    "instances": lambda path: store.save_instances(
+        path, [make_instance("s", map(str, range(9000)), INSTANCES[0].questions)]
+    ),
+    "episodes": lambda path: store.save_episodes(path, [episode()] * 20),
+    "append": lambda path: store.append_jsonl(path, {"a": "x" * 20_000}),
+}
+
+
+def full(*args, **kwargs):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.fixture
+def small_disk():
+    """No file may grow above 4 kB: the kernel stops a write half-way, as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize(
+    ("write", "failing"),
+    [
+        (w, f)
+        for w in WRITES
+        for f in ("open", "fsync", "replace")
+        if (w, f) != ("append", "replace")
+    ],
+)
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, write, failing):
+    path = tmp_path / "file"
+    path.write_text("old\n")
+    if failing == "open":
+        monkeypatch.setattr("builtins.open", full)
+    else:
+        monkeypatch.setattr(store.os, failing, full)
+    with pytest.raises(
+        InputError, match=r"file: expected to write \d+ bytes, found: No space left"
+    ):
+        WRITES[write](path)
+    monkeypatch.undo()
+    assert path.read_text() == "old\n"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_a_write_that_stops_half_way_leaves_nothing_half_written(tmp_path, small_disk, write):
+    path = tmp_path / "file"
+    path.write_text("old\n")
+    with pytest.raises(InputError, match="file: expected to write"):
+        WRITES[write](path)
+    assert path.read_text() == "old\n"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_an_interrupted_write_leaves_no_temporary_file(tmp_path, monkeypatch):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store.os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        store.save_json(tmp_path / "a.json", {})
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_that_is_a_file_is_named(tmp_path):
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(InputError, match="runs/a.json: expected to write"):
+        store.save_json(tmp_path / "runs" / "a.json", {})
+
+
+def test_json_and_tables_read_back(tmp_path):
+    store.save_json(tmp_path / "a.json", {"b": None, "a": [1, 0.1, "é"]})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"b": None, "a": [1, 0.1, "é"]}
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        store.save_json(tmp_path / "b.json", {"mean": float("nan")})
+    table = pd.DataFrame({"source": ["squad", "é"], "mean": [0.1 + 0.2, None]})
+    store.save_table(tmp_path / "a.csv", table)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "a.csv"), table)
+    assert sorted(os.listdir(tmp_path)) == ["a.csv", "a.json"]
+
+
+def test_the_fingerprint_is_that_of_names_and_contents(tmp_path):
+    a, b = tmp_path / "a.csv", tmp_path / "b.csv"
+    a.write_text("1")
+    b.write_text("2")
+    first = store.fingerprint([a, b])
+    assert first == store.fingerprint([b, a]) and len(first) == 64
+    a.write_text("2")
+    b.write_text("1")
+    assert store.fingerprint([a, b]) != first
+    with pytest.raises(InputError, match="c.csv: expected a readable file, found: No such file"):
+        store.fingerprint([tmp_path / "c.csv"])
