@@ -228,7 +228,7 @@ def _own_kernel() -> type:
     Kernelspecs are not consulted: one may be missing, or a user-wide `python3` may point at
     another environment.
     """
-    from ipykernel.kernelspec import make_ipkernel_cmd
+    from ipykernel.kernelspec import get_kernel_dict
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
 
@@ -236,15 +236,13 @@ def _own_kernel() -> type:
     search = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
 
     class OwnKernel(AsyncKernelManager):
+        def __init__(self, **settings: Any) -> None:  # unencrypted, each kernel prints a warning
+            super().__init__(**settings, transport_encryption="auto")
+
         @property
         def kernel_spec(self) -> KernelSpec:
             quiet = ["--HistoryManager.enabled=False"]  # or kernels share one database
-            return KernelSpec(
-                argv=make_ipkernel_cmd(extra_arguments=quiet),
-                display_name="Python 3",
-                language="python",
-                env={"PYTHONPATH": search},
-            )
+            return KernelSpec(**get_kernel_dict(quiet), env={"PYTHONPATH": search})
 
     return OwnKernel
 
