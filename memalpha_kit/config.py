@@ -151,9 +151,9 @@ class PolicyConfig:
     vocabulary: Count = 1024  # tokens, the added ones included
     max_positions: Count = 1024  # longest prompt and reply together
     tie: bool = True  # output embedding is the input embedding
-    common: NonNegative = 0.0  # direction all embeddings share at the start, in mean norms
-    look_back: NonNegative = 0.0  # pull of first-layer heads to 1, 2, ... tokens back at the start
-    mimetic: Share = 0.0  # how far O starts as V transposed, and K as Q above the first layer
+    start_shared: NonNegative = 0.0  # part that all embeddings share at the start, in mean norms
+    start_look_back: NonNegative = 0.0  # pull of first-layer heads to 1, 2, ... tokens before
+    start_copy: Share = 0.0  # how far O starts as V transposed and, above layer one, K as Q
 
 
 @dataclass(frozen=True)
