@@ -373,6 +373,8 @@ def test_a_bad_raw_file_is_one_line_with_file_and_place(tmp_path, name, files, m
 def test_settings_that_contradict_each_other_are_refused():
     with pytest.raises(InputError, match="chunk_min_tokens: expected at most 50"):
         BuildConfig(chunk_max_tokens=50)
+    with pytest.raises(InputError, match="examples: expected at least 1, found 0"):
+        BuildConfig(examples=0)
     with pytest.raises(InputError, match="dialogue_reserve_tokens: expected at most 100"):
         BuildConfig(chunk_max_tokens=200)
 

@@ -40,7 +40,10 @@ class BuildConfig:
     example_chunk_tokens: int = 1024  # classification: size that chunks are packed to
 
     def __post_init__(self) -> None:
-        """Raises InputError for sizes that contradict each other."""
+        """Raises InputError for a number below 1 and for sizes that contradict each other."""
+        for name, value in vars(self).items():
+            if isinstance(value, int) and value < 1:
+                raise InputError(f"{name}: expected at least 1, found {value}")
         low, high = self.chunk_min_tokens, self.chunk_max_tokens
         reserve = self.dialogue_reserve_tokens
         if low > high:
