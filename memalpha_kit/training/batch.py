@@ -1,0 +1,99 @@
+"""Training rows as tensors, and the log-probabilities of their tokens.
+
+The one law: a row that only fills the batch touches no mean, no loss and no count. Its completion
+is all padding and masked, its advantage is 0, and `num_items_in_batch` counts loss tokens only.
+
+Shapes: B rows, P and C the widest prompt and completion, V tokens in the vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from memalpha_kit.errors import InputError
+from memalpha_kit.records import TrainingRow
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+
+def trained(rows: Sequence[TrainingRow]) -> list[TrainingRow]:
+    """The rows that take part in a loss: they have a reward and at least one token of their own."""
+    return [row for row in rows if row.reward is not None and any(row.loss_mask)]
+
+
+def rows_to_batch(
+    rows: Sequence[TrainingRow], pad_id: int, multiple: int = 1, device: str = "cpu"
+) -> dict[str, torch.Tensor]:
+    """The dict that TRL's and Unsloth's losses read, with B a multiple of `multiple`.
+
+    prompt_ids, prompt_mask (B, P), padded on the left; completion_ids, completion_mask, tool_mask
+    (B, C), padded on the right; advantages (B,); num_items_in_batch, a number. Rows without a
+    reward are left out; fill rows (the shortest prompt, nothing but padding after it) make up the
+    number, for TRL drops rows that do not divide. `tool_mask` 0 marks forced tokens: seen, not
+    learned. Ids are copied, never encoded again. Raises InputError if a prompt contains the pad
+    token, ValueError without rows.
+    """
+    import torch
+
+    if not rows:
+        raise ValueError("rows: expected at least one, found none")
+    for row in rows:
+        if pad_id in row.prompt_ids:
+            raise InputError(f"{row.episode}: step {row.step}: the prompt contains the pad token")
+    real = trained(rows)
+    n_fill = -len(real) % multiple or (0 if real else multiple)
+    shortest = min((row.prompt_ids for row in rows), key=len)
+    prompts = [row.prompt_ids for row in real] + [shortest] * n_fill
+    width = max((len(row.completion_ids) for row in real), default=1)
+    completions = [row.completion_ids for row in real] + [()] * n_fill
+    learned = [row.loss_mask for row in real] + [()] * n_fill
+    ones = [(1,) * len(ids) for ids in completions]
+    batch = {
+        "prompt_ids": _padded(prompts, pad_id, "left"),
+        "prompt_mask": _padded([(1,) * len(ids) for ids in prompts], 0, "left"),
+        "completion_ids": _padded(completions, pad_id, "right", width),
+        "completion_mask": _padded(ones, 0, "right", width),
+        "tool_mask": _padded(learned, 0, "right", width),
+        "advantages": torch.tensor([row.advantage for row in real] + [0.0] * n_fill),
+        "num_items_in_batch": torch.tensor(sum(map(sum, learned))),
+    }
+    return {name: value.to(device) for name, value in batch.items()}
+
+
+def _padded(
+    rows: Sequence[Sequence[int]], value: int, side: str, width: int | None = None
+) -> torch.Tensor:
+    """One (B, width) tensor; `width` defaults to the longest row."""
+    import torch
+
+    width = max(map(len, rows)) if width is None else width
+    spare = [[value] * (width - len(row)) for row in rows]
+    pairs = zip(spare, map(list, rows), strict=True)
+    return torch.tensor([gap + row if side == "left" else row + gap for gap, row in pairs])
+
+
+def token_logprobs(
+    model: PreTrainedModel,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    n_completion: int,
+    temperature: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities of the completion tokens and entropies there, both (B, C); 0 where masked.
+
+    ids and mask (B, P + C). Logits are divided by the temperature that sampled them, and made for
+    unmasked tokens only. What TRL computes with a fused kernel that needs a GPU, in plain torch;
+    the entropy carries no gradient.
+    """
+    hidden = model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
+    before = hidden.last_hidden_state[:, -n_completion - 1 : -1]  # (B, C, d), one place earlier
+    scored, targets = mask[:, -n_completion:].bool(), ids[:, -n_completion:]
+    logits = model.get_output_embeddings()(before[scored]).float() / temperature  # (tokens, V)
+    every = logits.log_softmax(-1)
+    chosen = every.gather(1, targets[scored][:, None])[:, 0]
+    spread = -(every.exp() * every).sum(-1).detach()
+    zeros = before.new_zeros(scored.shape, dtype=every.dtype)
+    return zeros.masked_scatter(scored, chosen), zeros.masked_scatter(scored, spread)

@@ -1,0 +1,304 @@
+"""GRPO of whole episodes: instances -> episodes -> rewards -> rows -> loss -> checkpoint -> policy.
+
+The one law: a resumed run equals an uninterrupted one (on a CPU bit for bit). Whatever a step does
+follows from (seed, step), the weights and the state that checkpoints keep; checkpoints are made
+between steps and trusted only once complete.
+
+A run folder holds:
+
+    settings.json     what was asked for; a resumed run must ask for the same
+    metrics.csv       a row per step: rewards, calls, tokens, loss
+    timings.csv       a row per step: seconds per phase (these differ from run to run)
+    episodes/         sampled episodes, a JSONL file every few steps
+    checkpoints/      TRL's checkpoints; `complete.json` is written last
+    policy/           the trained policy, a Hugging Face folder, written last of all
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import random
+import shutil
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from memalpha_kit.config import (
+    AdvantageConfig,
+    GrpoConfig,
+    MemoryConfig,
+    ProtocolConfig,
+    RewardConfig,
+)
+from memalpha_kit.episode import ask, write
+from memalpha_kit.errors import InputError
+from memalpha_kit.memory import DELETE, INSERT, UPDATE, tokens
+from memalpha_kit.models import CausalLM, Sampling, load_lm
+from memalpha_kit.readers import Reader
+from memalpha_kit.records import Episode, Instance, Rewards, TrainingRow
+from memalpha_kit.rewards import Judge, rewards, training_rows
+from memalpha_kit.store import fingerprint, save_episodes, save_json
+from memalpha_kit.text import counter
+from memalpha_kit.training.batch import trained
+from memalpha_kit.training.journal import METRICS, TIMINGS, Checkpoint, Journal, latest_checkpoint
+from memalpha_kit.training.policy import BATCH_ROWS, quiet, save_policy
+from memalpha_kit.training.trainer import build_trainer, check, check_lm, updates_per_step
+from memalpha_kit.writers import ModelWriter
+
+KINDS = {INSERT: "inserts", UPDATE: "updates", DELETE: "deletes"}
+STATUSES = ("ok", "skipped", "rejected", "malformed")
+FREE = ("save_every", "keep_checkpoints", "dump_every", "dump_episodes")
+"""GRPO settings that a resumed run may change: no weight depends on them."""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What an episode is played in and scored by. `metric` None is the source's own."""
+
+    memory: MemoryConfig
+    protocol: ProtocolConfig
+    reader: Reader
+    judge: Judge | None
+    reward: RewardConfig
+    advantage: AdvantageConfig
+    metric: str | None = None
+
+
+def train_grpo(
+    policy: Path,
+    instances: Sequence[Instance],
+    environment: Environment,
+    config: GrpoConfig,
+    out: Path,
+    seed: int,
+    resume: bool = False,
+) -> Path:
+    """The folder of the trained policy, `out/policy`.
+
+    `policy` is a Hugging Face folder. `resume` goes on from the last complete checkpoint in `out`,
+    or starts afresh where there is none; without it, what an earlier run left in `out` is removed.
+    Raises InputError for settings that do not fit together, or not to the run that is resumed.
+    """
+    check(config)
+    _check(instances, environment, config)
+    lm = load_lm(policy, batch_size=BATCH_ROWS)
+    check_lm(lm)
+    settings = _settings(policy, instances, environment, config, seed)
+    start = _prepare(out, settings, resume)
+    journal = Journal(out, config.steps, done=start.step)
+    rollouts = Rollouts(instances, environment, config, seed, out / "episodes")
+    trainer = build_trainer(
+        lm,
+        rollouts,
+        training_order(len(instances), config, seed),
+        config,
+        environment.protocol.max_reply_tokens,
+        seed,
+        out / "checkpoints",
+        [journal.callback(updates_per_step(config))],
+    )
+    if start.step < config.steps:
+        with quiet(), journal.bar:
+            trainer.train(resume_from_checkpoint=start.folder and str(start.folder))
+    elif start.folder:
+        lm = load_lm(start.folder)
+    return save_policy(lm.model.eval(), lm.tokenizer, out / "policy")
+
+
+def training_order(n: int, config: GrpoConfig, seed: int) -> list[int]:
+    """Places of the instances that each step uses, `config.instances` of them per step.
+
+    Every pass over the data is shuffled and an incomplete last batch dropped, so a step never has
+    an instance twice. Source: method.md 4.2.
+    """
+    places: list[int] = []
+    whole = n - n % config.instances
+    while len(places) < config.steps * config.instances:
+        rng = random.Random(f"{seed}/order/{len(places)}")
+        places += rng.sample(range(n), n)[:whole]
+    return places[: config.steps * config.instances]
+
+
+# --- One step's rows ------------------------------------------------------------------------------
+
+
+class Rollouts:
+    """Plays one step's episodes and turns them into rows and measures."""
+
+    def __init__(
+        self,
+        instances: Sequence[Instance],
+        environment: Environment,
+        config: GrpoConfig,
+        seed: int,
+        dumps: Path,
+    ) -> None:
+        self.instances, self.environment, self.config = instances, environment, config
+        self.seed, self.dumps = seed, dumps
+
+    def __call__(
+        self, step: int, places: Sequence[int], lm: CausalLM
+    ) -> tuple[list[TrainingRow], dict[str, float]]:
+        """Rows of step `step` (from 0), and what to log about it; NaN is missing."""
+        env, config = self.environment, self.config
+        instances = [self.instances[place] for place in places]
+        sampling = Sampling(config.temperature, env.protocol.max_reply_tokens)
+        writer = ModelWriter(lm, env.memory, env.protocol, sampling)
+        started = time.perf_counter()
+        written = write(
+            instances, writer, env.memory, env.protocol, config.rollouts, step_seed(self.seed, step)
+        )
+        read = time.perf_counter()
+        episodes = ask(written, instances, env.reader, env.metric)
+        scored = time.perf_counter()
+        parts = _rewards(episodes, instances, env)
+        rows = training_rows(episodes, parts, env.reward, env.advantage)
+        measures = measure(episodes, parts, rows, env)
+        self._dump(step, episodes)
+        times = (read - started, scored - read, time.perf_counter() - scored)
+        seconds = zip(("write_s", "read_s", "reward_s"), times, strict=True)
+        return rows, measures | dict(seconds)
+
+    def _dump(self, step: int, episodes: Sequence[Episode]) -> None:
+        every, n = self.config.dump_every, self.config.dump_episodes
+        if every and step % every == 0:
+            sampled = episodes[:: max(1, len(episodes) // n)][:n]
+            self.dumps.mkdir(parents=True, exist_ok=True)
+            save_episodes(self.dumps / f"step_{step + 1:05d}.jsonl", sampled)
+
+
+def step_seed(seed: int, step: int) -> int:
+    """The seed of a step's rollouts: a function of both numbers only."""
+    return random.Random(f"{seed}/rollouts/{step}").getrandbits(31)
+
+
+def _rewards(
+    episodes: Sequence[Episode], instances: Sequence[Instance], env: Environment
+) -> dict[str, Rewards]:
+    by_id = {instance.id: instance for instance in instances}
+    counts = counter(env.memory.counter)
+    judge = env.judge if env.reward.content else None  # no calls for a term of weight 0 (D65)
+    return {e.id: rewards(e, by_id[e.instance], counts, judge, env.reward) for e in episodes}
+
+
+def measure(
+    episodes: Sequence[Episode],
+    parts: Mapping[str, Rewards],
+    rows: Sequence[TrainingRow],
+    env: Environment,
+) -> dict[str, float]:
+    """What the episodes of one step were like; means leave out what is missing, NaN if all is.
+
+    accuracy and compression are means over episodes, format, content and reward over rows; calls
+    by kind and by status are per chunk; missing counts rows without a reward.
+    """
+    steps = [step for episode in episodes for step in episode.steps]
+    calls = [call for step in steps for call in step.calls]
+    kinds = Counter(KINDS.get(call.name, "other_calls") for call in calls)
+    statuses = Counter(call.status for call in calls)
+    known = [row.reward for row in rows if row.reward is not None]
+    real = trained(rows)
+    counts = counter(env.memory.counter)
+    done = list(parts.values())
+    return {
+        "reward": _mean(known),
+        "reward_std": stdev(known) if len(known) > 1 else math.nan,
+        "accuracy": _mean(part.accuracy for part in done),
+        "format": _mean(value for part in done for value in part.format),
+        "compression": _mean(part.compression for part in done),
+        "content": _mean(value for part in done for value in part.content),
+        "calls": len(calls) / len(steps),
+        **{kind: kinds[kind] / len(steps) for kind in (*KINDS.values(), "other_calls")},
+        **{f"calls_{status}": statuses[status] / len(steps) for status in STATUSES},
+        "memory_tokens": _mean(tokens(episode.memory, counts) for episode in episodes),
+        "prompt_tokens": _mean(len(step.completion.prompt_ids) for step in steps),
+        "reply_tokens": _mean(len(step.completion.completion_ids) for step in steps),
+        "cut_replies": _mean(step.completion.finish == "length" for step in steps),
+        "rows": len(rows),
+        "rows_missing": len(rows) - len(known),
+        "rows_trained": len(real),
+        "loss_tokens": sum(sum(row.loss_mask) for row in real),
+        "flat_rows": _mean(row.advantage == 0 for row in real),
+    }
+
+
+def _mean(values: Any) -> float:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else math.nan
+
+
+# --- Starting and resuming ------------------------------------------------------------------------
+
+
+def _check(instances: Sequence[Instance], env: Environment, config: GrpoConfig) -> None:
+    if len(instances) < config.instances:
+        raise InputError(
+            f"grpo.instances: expected at most the number of training instances "
+            f"({len(instances)}), found {config.instances}"
+        )
+    if env.judge is None and env.reward.content:
+        raise InputError(f"reward.content: expected 0 without a judge, found {env.reward.content}")
+
+
+def _settings(
+    policy: Path,
+    instances: Sequence[Instance],
+    env: Environment,
+    config: GrpoConfig,
+    seed: int,
+) -> dict[str, Any]:
+    """Everything the weights depend on, as plain values."""
+    grpo = {k: v for k, v in dataclasses.asdict(config).items() if k not in FREE}
+    names = "\n".join(instance.id for instance in instances)
+    parts = {"memory": env.memory, "protocol": env.protocol, "reward": env.reward}
+    return {
+        "seed": seed,
+        "policy": fingerprint(path for path in sorted(policy.iterdir()) if path.is_file()),
+        "instances": hashlib.sha256(names.encode()).hexdigest(),
+        "grpo": grpo,
+        **{name: dataclasses.asdict(part) for name, part in parts.items()},
+        "advantage": dataclasses.asdict(env.advantage),
+        "reader": repr(env.reader),
+        "judge": getattr(env.judge, "__qualname__", type(env.judge).__name__),
+        "metric": env.metric,
+    }
+
+
+def _prepare(out: Path, settings: Mapping[str, Any], resume: bool) -> Checkpoint:
+    """The checkpoint to start from, after removing what must not be trusted."""
+    file = out / "settings.json"
+    if resume and file.is_file():
+        _compare(file, settings)
+    else:
+        for name in ("checkpoints", "episodes", "policy"):
+            shutil.rmtree(out / name, ignore_errors=True)
+        for name in (METRICS, TIMINGS):
+            (out / name).unlink(missing_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
+    save_json(file, settings)
+    return latest_checkpoint(out / "checkpoints")
+
+
+def _compare(file: Path, settings: Mapping[str, Any]) -> None:
+    """Raises InputError naming the first setting in which the run in `file` differs."""
+    before, now = _flat(json.loads(file.read_text())), _flat(json.loads(json.dumps(settings)))
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name) != now.get(name):
+            raise InputError(
+                f"{file}: {name}: expected {now.get(name)!r} to resume, found {before.get(name)!r}"
+            )
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        nested = isinstance(value, Mapping)
+        flat |= _flat(value, f"{prefix}{name}.") if nested else {prefix + name: value}
+    return flat

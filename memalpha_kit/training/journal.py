@@ -1,0 +1,120 @@
+"""What a GRPO run leaves behind while it runs: metrics, timings and complete checkpoints.
+
+The one law: a file or checkpoint that a later run reads is whole. Tables are replaced at once; a
+checkpoint counts only with `complete.json`, which is written last and lists what belongs to it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from memalpha_kit.progress import bar
+from memalpha_kit.store import save_json, save_table
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
+
+MARK, METRICS, TIMINGS = "complete.json", "metrics.csv", "timings.csv"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint: its folder and the number of steps done; no folder at the start."""
+
+    folder: Path | None
+    step: int
+
+
+def latest_checkpoint(folder: Path) -> Checkpoint:
+    """The newest complete checkpoint; incomplete ones, which a crash left, are removed."""
+    found = [Checkpoint(None, 0)]
+    for path in sorted(folder.glob("checkpoint-*")):
+        step = _complete(path)
+        if step is None:
+            shutil.rmtree(path)
+        else:
+            found.append(Checkpoint(path, step))
+    return max(found, key=lambda checkpoint: checkpoint.step)
+
+
+def mark_complete(folder: Path, step: int) -> None:
+    """Declares a checkpoint complete."""
+    files = {p.name: p.stat().st_size for p in sorted(folder.iterdir()) if p.is_file()}
+    save_json(folder / MARK, {"step": step, "files": files})
+
+
+def _complete(folder: Path) -> int | None:
+    """Steps done at this checkpoint; None if it is not complete."""
+    try:
+        mark = json.loads((folder / MARK).read_text())
+        sizes = {name: (folder / name).stat().st_size for name in mark["files"]}
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    return mark["step"] if sizes == mark["files"] else None
+
+
+class Journal:
+    """Writes a row of metrics and one of timings per step, and marks checkpoints.
+
+    `done` steps were made before; later rows of the tables are dropped, so that a resumed run
+    continues exactly there. Whatever ends in `_s` or `_time` is a timing.
+    """
+
+    def __init__(self, folder: Path, steps: int, done: int = 0) -> None:
+        self.folder = folder
+        self.tables = {name: _kept(folder / name, done) for name in (METRICS, TIMINGS)}
+        self.bar = bar(steps - done, "GRPO")
+        self.started = time.perf_counter()
+
+    def log(self, step: int, values: Mapping[str, Any]) -> None:
+        """Adds the rows of step `step` (from 1), which just ended."""
+        now = time.perf_counter()
+        timed = {k: v for k, v in values.items() if k.endswith(("_s", "_time"))}
+        rest = {k: v for k, v in values.items() if k not in timed and k != "epoch"}
+        self._add(TIMINGS, {"step": step, **timed, "step_s": now - self.started})
+        self._add(METRICS, {"step": step, **rest})
+        self.started = now
+        notes = [
+            f"{k} {values[k]:.3f}" for k in ("reward", "accuracy") if values.get(k) is not None
+        ]
+        self.bar.advance(note=", ".join(notes))
+
+    def _add(self, name: str, row: dict[str, Any]) -> None:
+        self.tables[name].append(row)
+        save_table(self.folder / name, pd.DataFrame(self.tables[name]))
+
+    def callback(self, updates: int) -> TrainerCallback:
+        """What tells the journal about a trainer's logs and checkpoints, `updates` per step."""
+        from transformers import TrainerCallback
+
+        journal = self
+
+        class Reporter(TrainerCallback):
+            def on_train_begin(self, args, state, control, **_):
+                journal.started = time.perf_counter()
+
+            def on_log(self, args, state, control, logs=None, **_):
+                if logs and "loss" in logs:  # not the summary at the end
+                    journal.log(state.global_step // updates, logs)
+
+            def on_save(self, args, state, control, **_):
+                folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+                mark_complete(folder, state.global_step // updates)
+
+        return Reporter()
+
+
+def _kept(path: Path, done: int) -> list[dict[str, Any]]:
+    """Rows of a table up to step `done`, which end where the checkpoint was made."""
+    if not path.is_file() or not done:
+        return []
+    table = pd.read_csv(path)
+    return table[table["step"] <= done].to_dict("records")

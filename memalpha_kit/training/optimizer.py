@@ -1,0 +1,79 @@
+"""How weights move: AdamW, or Muon for the hidden matrices and AdamW for the rest; and the rate.
+
+Shared by warm start and GRPO, so that both mean the same by a setting.
+
+>>> [round(rate(step, total=4, warm_up=2, decay_share=0.5), 2) for step in range(4)]
+[0.5, 1.0, 1.0, 0.5]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+BETA1 = 0.9
+"""AdamW's decay of the mean gradient, everywhere."""
+
+
+def rate(step: int, total: int, warm_up: int, decay_share: float, floor: float = 0.0) -> float:
+    """The learning rate of update `step` (from 0) of `total`, as a share of the highest.
+
+    Rises as (step + 1) / warm_up, so the first update counts (D47: it had rate 0 in the release);
+    falls linearly over the last `decay_share` of the updates, not below `floor`.
+    """
+    rising = min(1.0, (step + 1) / warm_up) if warm_up else 1.0
+    left = (1 - step / total) / decay_share if decay_share else 1.0
+    return rising * min(1.0, max(floor, left))
+
+
+def build_optimizer(
+    model: PreTrainedModel,
+    name: Literal["adamw", "muon"],
+    learning_rate: float,
+    muon_rate: float,
+    beta2: float,
+) -> torch.optim.Optimizer:
+    """An optimiser over all weights, without weight decay.
+
+    `muon` orthogonalises the updates of the hidden matrices (at `muon_rate`); embeddings, output
+    layer and norms keep AdamW (at `learning_rate`).
+    """
+    matrices, rest = [], []
+    for key, weight in model.named_parameters():
+        hidden = weight.ndim == 2 and "embed" not in key and "lm_head" not in key
+        (matrices if hidden and name == "muon" else rest).append(weight)
+    on_cpu = rest[0].device.type == "cpu"
+    adamw = torch.optim.AdamW(
+        rest, lr=learning_rate, betas=(BETA1, beta2), weight_decay=0.0, fused=on_cpu
+    )
+    if not matrices:
+        return adamw
+    return Joint([torch.optim.Muon(matrices, lr=muon_rate, weight_decay=0.0), adamw])
+
+
+class Joint(torch.optim.Optimizer):
+    """Several optimisers, each on its own weights, that step, save and load as one."""
+
+    def __init__(self, parts: Iterable[torch.optim.Optimizer]) -> None:
+        self.parts = list(parts)
+        super().__init__([group for part in self.parts for group in part.param_groups], {})
+
+    def step(self, closure: None = None) -> None:
+        """One step of every part. Closures are not supported."""
+        for part in self.parts:
+            part.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The states of the parts, in their order."""
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Puts every part back into the state that `state_dict` gave."""
+        for part, state in zip(self.parts, state_dict["parts"], strict=True):
+            part.load_state_dict(state)
+        self.param_groups = [group for part in self.parts for group in part.param_groups]

@@ -1,0 +1,286 @@
+"""trl.GRPOTrainer with one method replaced: a dataset row is an instance, an episode many rows.
+
+TRL keeps its data order, slicing, loss, optimiser step, logging and checkpoints. We replace
+`_generate_and_score_completions`, where it would generate and score single replies, by: write the
+episodes, ask, reward, normalise, return one batch row per chunk. On a CPU we also replace the
+log-probabilities, for TRL's need a GPU kernel. TRL is imported when a trainer is built, so that a
+GPU backend may patch it first.
+
+How counts map (one process; trl 1.15):
+
+    per_device_train_batch_size * steps_per_generation = instances * rollouts    episodes
+    steps_per_generation = slices, gradient_accumulation_steps = slices / updates
+    optimiser steps per step of ours = iterations * updates                      `updates_per_step`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from memalpha_kit.config import GrpoConfig
+from memalpha_kit.errors import InputError
+from memalpha_kit.models import CausalLM, Sampling
+from memalpha_kit.records import Completion, TrainingRow
+from memalpha_kit.training.batch import rows_to_batch, token_logprobs
+from memalpha_kit.training.decode import fast
+from memalpha_kit.training.optimizer import build_optimizer, rate
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
+    from trl import GRPOConfig, GRPOTrainer
+
+Collect = Callable[[int, Sequence[int], CausalLM], tuple[list[TrainingRow], Mapping[str, float]]]
+"""(step, places of the instances, language model) -> rows and measures to log; NaN is missing."""
+
+
+def updates_per_step(config: GrpoConfig) -> int:
+    """Optimiser steps that one step (collect, reward, update) makes."""
+    return config.iterations * config.updates
+
+
+def check(config: GrpoConfig) -> None:
+    """Raises InputError, naming the setting, for numbers that do not go together."""
+    episodes = config.instances * config.rollouts
+    problems = (
+        (config.rollouts < 2, f"rollouts: expected at least 2, found {config.rollouts}"),
+        (
+            config.temperature == 0,
+            "temperature: expected more than 0, found 0 (nothing to explore)",
+        ),
+        (
+            config.slices % config.updates,
+            f"slices: expected a multiple of updates ({config.updates}), found {config.slices}",
+        ),
+        (
+            episodes % config.slices,
+            f"slices: expected a divisor of instances * rollouts ({episodes}), "
+            f"found {config.slices}",
+        ),
+    )
+    for wrong, message in problems:
+        if wrong:
+            raise InputError(f"grpo.{message}")
+
+
+def check_lm(lm: CausalLM) -> None:
+    """Raises InputError unless the pad token exists and ends no reply."""
+    pad = lm.tokenizer.pad_token_id
+    if pad is None or pad in lm.stop_ids:
+        raise InputError(
+            f"{lm.name}: pad token: expected one that is no end token ({lm.stop_ids}), found {pad}"
+        )
+
+
+def build_trainer(
+    lm: CausalLM,
+    collect: Collect,
+    order: Sequence[int],
+    config: GrpoConfig,
+    max_reply_tokens: int,
+    seed: int,
+    folder: Path,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> GRPOTrainer:
+    """A GRPOTrainer over the model of `lm` whose rows come from `collect`.
+
+    `order` lists the places of the instances, `config.instances` per step; checkpoints go to
+    `folder`. Raises InputError for settings or a tokenizer that do not fit.
+    """
+    from datasets import Dataset
+    from torch.optim.lr_scheduler import LambdaLR
+    from transformers import PrinterCallback
+    from trl import GRPOTrainer
+
+    check(config)
+    check_lm(lm)
+    model = lm.model.train()
+    arguments = _arguments(config, max_reply_tokens, seed, folder, model.device.type == "cpu")
+
+    class EpisodeTrainer(GRPOTrainer):
+        """One dataset row is one instance; one episode becomes one row per chunk."""
+
+        def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+            return _generation(self, inputs, lm, collect, config)
+
+        def _get_per_token_logps_and_entropies(
+            self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, **kwargs
+        ):
+            if self.accelerator.device.type != "cpu":
+                return super()._get_per_token_logps_and_entropies(
+                    model, input_ids, attention_mask, logits_to_keep, batch_size, **kwargs
+                )
+            return _cpu_logprobs(
+                model, input_ids, attention_mask, logits_to_keep, self.temperature, batch_size
+            )
+
+        def create_model_card(self, *_: Any, **__: Any) -> None:
+            """Leaves checkpoints without a text that says nothing about the run."""
+
+    optimizer = build_optimizer(
+        model, config.optimizer, config.learning_rate, config.muon_rate, config.adam_beta2
+    )
+    decay = 1.0 if config.schedule == "linear" else 0.0
+    schedule = LambdaLR(
+        optimizer, lambda s: rate(s, arguments.max_steps, config.warm_up_steps, decay)
+    )
+    trainer = EpisodeTrainer(
+        model=model,
+        reward_funcs=[_never_called],
+        args=arguments,
+        train_dataset=Dataset.from_list([{"prompt": "", "instance": i} for i in order]),
+        processing_class=lm.tokenizer,
+        callbacks=list(callbacks),
+        optimizers=(optimizer, schedule),
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _never_called(**_: Any) -> list[float]:
+    """TRL wants a reward function; ours are computed from episodes, in `rewards.py`."""
+    raise AssertionError("TRL asked for a reward; the kit computes rewards itself")
+
+
+def _arguments(
+    config: GrpoConfig, max_reply_tokens: int, seed: int, folder: Path, on_cpu: bool
+) -> GRPOConfig:
+    """TRL's settings, with every field stated that we rely on (a GPU backend changes defaults)."""
+    from trl import GRPOConfig
+
+    updates = updates_per_step(config)
+    return GRPOConfig(
+        output_dir=str(folder),
+        seed=seed,
+        # how often
+        max_steps=config.steps * updates,
+        num_train_epochs=1,
+        per_device_train_batch_size=config.instances * config.rollouts // config.slices,
+        steps_per_generation=config.slices,
+        gradient_accumulation_steps=config.slices // config.updates,
+        num_generations=config.rollouts,
+        num_iterations=config.iterations,
+        shuffle_dataset=False,  # `order` has decided
+        dataloader_num_workers=0,
+        remove_unused_columns=False,
+        # loss
+        loss_type=config.loss,
+        epsilon=config.clip,
+        epsilon_high=config.clip_high,
+        beta=config.kl,
+        temperature=config.temperature,
+        importance_sampling_level="token",
+        scale_rewards="none",
+        mask_truncated_completions=False,
+        disable_dropout=True,
+        max_grad_norm=config.max_gradient,
+        # generation
+        max_completion_length=max_reply_tokens,
+        top_p=1.0,
+        top_k=0,
+        use_vllm=False,
+        # records: at the ends of steps only, for TRL's position inside one is not saved
+        logging_steps=updates,
+        logging_nan_inf_filter=False,
+        log_completions=False,
+        save_strategy="steps",
+        save_steps=(config.save_every or max(1, config.steps)) * updates,
+        save_total_limit=config.keep_checkpoints,
+        report_to="none",
+        disable_tqdm=True,
+        # numbers
+        use_cpu=on_cpu,
+        bf16=not on_cpu,
+        fp16=False,
+        gradient_checkpointing=not on_cpu,
+    )
+
+
+def _generation(
+    trainer: GRPOTrainer,
+    inputs: Sequence[Mapping[str, Any]],
+    lm: CausalLM,
+    collect: Collect,
+    config: GrpoConfig,
+) -> dict[str, Any]:
+    """What TRL trains on in one step: the batch, with old and reference log-probabilities."""
+    import torch
+
+    step = trainer.state.global_step // updates_per_step(config)
+    places = [row["instance"] for row in inputs[:: config.rollouts]]  # copies are adjacent
+    rows, measures = collect(step, places, writer_lm(lm, trainer))
+    batch = rows_to_batch(
+        rows, lm.tokenizer.pad_token_id, config.slices, trainer.accelerator.device
+    )
+    ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
+    mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
+    n_completion, n_rows = batch["completion_ids"].shape[1], len(ids) // config.slices
+    models = {"ref": trainer.ref_model} if config.kl else {}
+    if updates_per_step(config) > 1:  # else the policy is its own old policy
+        models["old"] = trainer.model
+    for name, model in models.items():
+        with torch.no_grad():
+            batch[f"{name}_per_token_logps"] = trainer._get_per_token_logps_and_entropies(
+                model, ids, mask, n_completion, n_rows
+            )[0]
+    for name, value in measures.items():
+        trainer._metrics["train"][name].append(value)
+    trainer._metrics["train"]["fill_rows"].append(len(ids) - measures["rows_trained"])
+    trainer.state.num_input_tokens_seen += int(mask.sum())
+    return batch
+
+
+def _cpu_logprobs(model, ids, mask, n_completion, temperature, batch_size):
+    """TRL's three results, `batch_size` rows at a time; there is no auxiliary loss."""
+    import torch
+
+    size = batch_size or len(ids)
+    parts = [
+        token_logprobs(model, ids[i : i + size], mask[i : i + size], n_completion, temperature)
+        for i in range(0, len(ids), size)
+    ]
+    logprobs, entropies = (torch.cat(values) for values in zip(*parts, strict=True))
+    return logprobs, entropies, None
+
+
+# --- Who generates --------------------------------------------------------------------------------
+
+
+def writer_lm(lm: CausalLM, trainer: GRPOTrainer) -> CausalLM:
+    """The language model that writes episodes: the live policy, decoded by us or by TRL."""
+    quick = fast(lm)
+    return quick if quick is not lm else TrainerLM(lm, trainer)
+
+
+class TrainerLM:
+    """The shape of a `CausalLM` over TRL's own generation (transformers or vLLM).
+
+    TRL samples with the settings it was built with and its own random state, which checkpoints
+    keep; `sampling` and `seeds` are not used.
+    """
+
+    def __init__(self, lm: CausalLM, trainer: GRPOTrainer) -> None:
+        self.name, self.tokenizer, self.stop_ids = lm.name, lm.tokenizer, lm.stop_ids
+        self.trainer = trainer
+
+    def generate(
+        self,
+        prompt_ids: Sequence[Sequence[int]],
+        sampling: Sampling,
+        seeds: Sequence[int] | None = None,
+    ) -> list[Completion]:
+        """One completion per prompt, in order."""
+        prompts = [list(ids) for ids in prompt_ids]
+        replies, _ = self.trainer._generate_single_turn(prompts, None, {}, 1)
+        return [self._completion(*pair) for pair in zip(prompts, replies, strict=True)]
+
+    def _completion(self, prompt: Sequence[int], reply: Sequence[int]) -> Completion:
+        stopped = bool(reply) and reply[-1] in self.stop_ids
+        return Completion(
+            text=self.tokenizer.decode(reply[:-1] if stopped else reply),
+            prompt_ids=tuple(prompt),
+            completion_ids=tuple(reply),
+            mask=(1,) * len(reply),
+            finish="stop" if stopped else "length",
+        )

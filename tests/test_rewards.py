@@ -1,0 +1,331 @@
+"""Rewards and advantages: the worked examples of the specification, and the edges."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memalpha_kit.config import AdvantageConfig, MemoryConfig, RewardConfig
+from memalpha_kit.errors import InputError
+from memalpha_kit.records import (
+    QA,
+    Answer,
+    Completion,
+    Entry,
+    Episode,
+    Memory,
+    Rewards,
+    Step,
+    ToolCall,
+    make_instance,
+)
+from memalpha_kit.rewards import (
+    advantages,
+    episode_advantages,
+    group,
+    judged,
+    reward_accuracy,
+    reward_compression,
+    reward_content,
+    reward_format,
+    rewards,
+    step_rewards,
+    total,
+    training_rows,
+)
+from memalpha_kit.text import counter
+
+PLAIN = AdvantageConfig()
+
+
+def call(name="new_memory_insert", status="ok", **arguments):
+    return ToolCall(name, arguments, status=status)
+
+
+def insert(text, kind="semantic_memory", status="ok"):
+    return call(status=status, memory_type=kind, content=text)
+
+
+def episode(instance, calls_per_step, scores, memory, rollout=0):
+    steps = tuple(
+        Step(t, Completion("", (1, 2), (3, 4, 5), (1, 1, 1)), tuple(calls), memory)
+        for t, calls in enumerate(calls_per_step)
+    )
+    answers = tuple(Answer(q.id, "x", s) for q, s in zip(instance.questions, scores, strict=True))
+    name = f"{instance.id}/{rollout}"
+    config = MemoryConfig(counter="words")
+    return Episode(name, instance.id, "toy", rollout, 0, "test", "qwen", config, steps, answers)
+
+
+# --- worked example 9.3 ---------------------------------------------------------------------------
+
+A = Rewards(0.75, 0.90, (1.0, 0.5, 1.0), (1.0, 0.5, 0.75))
+B = Rewards(0.50, 0.75, (1.0, 0.0, 0.75), (0.5, 0.0, 1.0))
+R = [1.8950, 1.3450, 1.8700, 1.5875, 0.5375, 1.3875]
+EXPECTED = [0.9195, -0.1849, 0.8693, 0.3021, -1.8065, -0.0996]
+
+
+def worked_rewards():
+    return [*step_rewards(A, RewardConfig()), *step_rewards(B, RewardConfig())]
+
+
+def test_step_rewards_are_those_of_the_worked_example():
+    assert worked_rewards() == pytest.approx(R, abs=1e-12)
+
+
+def test_advantages_are_those_of_the_worked_example_and_sum_to_zero():
+    values = advantages(worked_rewards(), ["q"] * 6, PLAIN)
+    assert values == pytest.approx(EXPECTED, abs=5e-5)
+    assert sum(values) == pytest.approx(0, abs=1e-12)
+    assert values[1] < 0  # a weak step of the better rollout
+
+
+def test_the_standard_deviation_is_the_unbiased_one():
+    values = advantages(worked_rewards(), ["q"] * 6, AdvantageConfig(epsilon=0.0))
+    assert np.std(values, ddof=1) == pytest.approx(1.0)
+    biased = [1.0073, -0.2026, 0.9523, 0.3309, -1.9789, -0.1091]
+    assert not np.allclose(values, biased, atol=0.01)
+
+
+def test_a_threshold_turns_accuracy_into_one_or_zero():
+    config = RewardConfig(accuracy_threshold=0.7)
+    assert step_rewards(A, config)[0] == pytest.approx(1.8950 + 0.25)
+    assert step_rewards(B, config)[0] == pytest.approx(1.5875 - 0.50)
+    assert step_rewards(Rewards(0.7, 0.0, (0.0,), (0.0,)), config) == (1.0,)
+
+
+def test_a_group_of_one_gives_zero_and_the_raw_reward_as_released():
+    assert advantages([1.234], ["q"], PLAIN) == [0.0]
+    released = advantages([1.234], ["q"], AdvantageConfig(single="raw"))
+    assert released == pytest.approx([1.233999], abs=5e-7)
+
+
+# --- advantages -----------------------------------------------------------------------------------
+
+
+@given(st.floats(-10, 10), st.integers(2, 40))
+def test_equal_rewards_give_exactly_zero(reward, n):
+    assert advantages([reward] * n, ["q"] * n, PLAIN) == [0.0] * n
+
+
+@pytest.mark.parametrize("reward", [0.1, 1 / 3, 1.895, 0.1 + 0.2, 1e-30])
+def test_equal_rewards_give_exactly_zero_where_their_mean_is_rounded(reward):
+    assert advantages([reward] * 3, ["q"] * 3, PLAIN) == [0.0] * 3
+    no_guard = AdvantageConfig(scale="none", epsilon=0.0)
+    assert advantages([reward] * 7, ["q"] * 7, no_guard) == [0.0] * 7
+
+
+def test_rewards_that_differ_by_rounding_only_give_almost_zero():
+    values = advantages([0.1 + 0.2, 0.3, 0.3], ["q"] * 3, PLAIN)
+    assert max(map(abs, values)) < 1e-9
+
+
+def test_a_missing_reward_has_advantage_zero_and_is_in_no_mean():
+    with_gap = advantages([1.0, None, 3.0, 8.0], ["q"] * 4, PLAIN)
+    assert with_gap[1] == 0.0
+    assert with_gap[:1] + with_gap[2:] == advantages([1.0, 3.0, 8.0], ["q"] * 3, PLAIN)
+    assert advantages([None, None], ["q", "q"], PLAIN) == [0.0, 0.0]
+    assert advantages([None, 2.0], ["q", "q"], PLAIN) == [0.0, 0.0]  # a group of one again
+
+
+def test_groups_do_not_see_each_other():
+    mixed = advantages([1.0, 5.0, 2.0, 9.0], ["a", "b", "a", "b"], PLAIN)
+    assert [mixed[0], mixed[2]] == advantages([1.0, 2.0], ["a", "a"], PLAIN)
+    assert [mixed[1], mixed[3]] == advantages([5.0, 9.0], ["b", "b"], PLAIN)
+
+
+def test_scale_none_only_subtracts_the_mean():
+    values = advantages([1.0, 2.0, 6.0], ["q"] * 3, AdvantageConfig(scale="none"))
+    assert values == [-2.0, -1.0, 3.0]
+
+
+STEPS = [(1.0, 4.0), (3.0, 4.0), (2.0, None)]
+
+
+def test_grouping_by_instance_pools_all_steps_of_all_rollouts():
+    values = episode_advantages(STEPS, ["q"] * 3, PLAIN)
+    flat = advantages([1.0, 4.0, 3.0, 4.0, 2.0], ["q"] * 5, PLAIN)
+    assert values == [tuple(flat[:2]), tuple(flat[2:4]), (flat[4], 0.0)]
+
+
+def test_grouping_by_chunk_compares_the_same_chunk_across_rollouts():
+    values = episode_advantages(STEPS, ["q"] * 3, AdvantageConfig(grouping="chunk"))
+    assert [v[0] for v in values] == advantages([1.0, 3.0, 2.0], ["q"] * 3, PLAIN)
+    assert [v[1] for v in values] == [0.0, 0.0, 0.0]
+    assert group("q", 1, "chunk") != group("q", 0, "chunk")
+
+
+def test_grouping_by_rollout_gives_all_steps_of_a_rollout_one_advantage():
+    values = episode_advantages(STEPS, ["q"] * 3, AdvantageConfig(grouping="rollout"))
+    a, b, c = advantages([2.5, 3.5, 2.0], ["q"] * 3, PLAIN)
+    assert values == [(a, a), (b, b), (c, 0.0)]
+
+
+# --- the four terms -------------------------------------------------------------------------------
+
+
+def test_accuracy_leaves_out_answers_without_a_score():
+    assert reward_accuracy([1.0, 1.0, 0.0, 1.0]) == 0.75
+    assert reward_accuracy([1.0, None]) == 1.0
+    assert reward_accuracy([None]) is None
+    assert reward_accuracy([]) is None
+
+
+@pytest.mark.parametrize(
+    ("statuses", "expected"),
+    [
+        ([], 0.0),
+        (["ok"], 1.0),
+        (["ok", "skipped"], 0.5),
+        (["ok", "rejected", "malformed", "ok"], 0.5),
+        (["malformed"], 0.0),
+        (["ok", "skipped", "ok", "rejected", "rejected", "rejected", "ok", "rejected"], 0.375),
+    ],  # the last one is worked example 9.1, required column
+)
+def test_format_is_the_share_of_calls_that_succeeded(statuses, expected):
+    assert reward_format([call(status=status) for status in statuses]) == expected
+
+
+def test_compression_is_one_minus_memory_over_chunks():
+    assert reward_compression(400, 4000) == pytest.approx(0.90)
+    assert reward_compression(29, 120) == pytest.approx(0.7583, abs=5e-5)
+    assert reward_compression(0, 10) == 1.0
+    assert reward_compression(15, 10) == -0.5
+    assert reward_compression(15, 10, floor=0.0) == 0.0
+    with pytest.raises(ValueError, match="at least 1 chunk token"):
+        reward_compression(0, 0)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "n_calls", "all_calls", "judged_calls"),
+    [
+        ([], 0, 0.0, 0.0),  # silence
+        ([], 2, 0.0, 0.0),  # two deletions: nothing to rate
+        ([True], 2, 0.5, 1.0),  # an insert and a deletion
+        ([True, False], 2, 0.5, 0.5),
+        ([True] * 6, 8, 0.75, 1.0),  # worked example 9.1
+        ([True, None], 2, 1.0, 1.0),  # the judge failed once
+        ([True, None], 3, 0.5, 1.0),
+        ([None, None], 2, None, None),
+        ([None], 2, 0.0, None),  # the deletion is known to count 0
+    ],
+)
+def test_content_is_the_mean_verdict(verdicts, n_calls, all_calls, judged_calls):
+    assert reward_content(verdicts, n_calls, "all_calls") == all_calls
+    assert reward_content(verdicts, n_calls, "judged_calls") == judged_calls
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        (insert("a"), True),
+        (insert("a", "core"), True),
+        (insert("a", status="rejected"), True),
+        (
+            call("memory_update", memory_type="episodic_memory", memory_id="1", new_content="b"),
+            True,
+        ),
+        (call("memory_update", memory_type="episodic_memory", memory_id="1"), False),
+        (call("memory_delete", memory_type="semantic_memory", memory_id="1"), False),
+        (insert("  "), False),
+        (insert(7), False),
+        (insert("a", "procedural_memory"), False),
+        (insert("a", ["semantic"]), False),
+        (call("new_memory_insert", status="malformed"), False),
+        (call("x executed successfully", memory_type="semantic", content="a"), False),
+    ],
+)
+def test_a_judge_rates_writes_of_text_only(asked, expected):
+    assert judged(asked) is expected
+
+
+def test_a_missing_term_with_a_weight_makes_the_reward_missing():
+    config = RewardConfig()
+    assert total(None, 1.0, 1.0, 1.0, config) is None
+    assert total(1.0, 1.0, 1.0, None, config) is None
+    without_judge = dataclasses.replace(config, content=0.0)
+    assert total(1.0, 1.0, 1.0, None, without_judge) == pytest.approx(2.05)
+
+
+# --- of an episode --------------------------------------------------------------------------------
+
+TOY = make_instance(
+    "toy", ["one two three", "four five six seven"], [QA("q0", "?", ("a",)), QA("q1", "?", ("b",))]
+)
+STORED = Memory(semantic=(Entry("1", "one two"),))
+
+
+def test_rewards_of_an_episode_are_its_four_parts():
+    seen = []
+
+    def judge(asked, chunk, before):
+        seen.append((asked.arguments["content"], chunk, before))
+        return asked.arguments["content"] in chunk
+
+    done = episode(TOY, [[insert("one two"), insert("nine")], []], [1.0, 0.0], STORED)
+    parts = rewards(done, TOY, counter("words"), judge)
+    assert parts == Rewards(0.5, pytest.approx(1 - 2 / 7), (1.0, 0.0), (0.5, 0.0))
+    assert [text for text, _, _ in seen] == ["one two", "nine"]
+    assert {chunk for _, chunk, _ in seen} == {TOY.chunks[0]}
+    assert all(before.entries() == () for _, _, before in seen)  # as the writer saw it
+
+
+def test_the_judge_sees_the_memory_that_the_step_started_with():
+    seen = []
+    done = episode(TOY, [[], [insert("four")]], [1.0, 0.0], STORED)
+    rewards(done, TOY, counter("words"), lambda _call, _chunk, before: seen.append(before))
+    assert seen == [STORED]
+
+
+def test_without_a_judge_the_content_reward_is_missing_not_zero():
+    done = episode(TOY, [[insert("one")], []], [1.0, 0.0], STORED)
+    assert rewards(done, TOY, counter("words")).content == (None, None)
+
+
+def test_rewards_refuse_an_episode_that_was_not_asked_or_belongs_elsewhere():
+    done = episode(TOY, [[], []], [1.0, 0.0], STORED)
+    with pytest.raises(InputError, match="answers: expected one per question"):
+        rewards(dataclasses.replace(done, answers=()), TOY, counter("words"))
+    with pytest.raises(InputError, match="expected instance"):
+        rewards(done, dataclasses.replace(TOY, id="other"), counter("words"))
+
+
+def test_training_rows_keep_sampled_ids_and_leave_missing_rewards_untrained():
+    pair = [
+        episode(TOY, [[insert("x")], []], [1.0, s], STORED, i) for i, s in enumerate((1.0, 0.0))
+    ]
+    parts = {
+        pair[0].id: Rewards(1.0, 0.0, (1.0, 0.0), (1.0, None)),
+        pair[1].id: Rewards(0.5, 0.0, (1.0, 0.0), (1.0, 0.0)),
+    }
+    rows = training_rows(pair, parts, RewardConfig(), PLAIN)
+    assert [(row.episode, row.step) for row in rows] == [(p.id, t) for p in pair for t in range(2)]
+    assert {row.completion_ids for row in rows} == {(3, 4, 5)}
+    assert [row.loss_mask for row in rows] == [(1, 1, 1), (0, 0, 0), (1, 1, 1), (1, 1, 1)]
+    assert rows[1].reward is None and rows[1].advantage == 0.0
+    kept = advantages([2.1, 1.6, 0.5], ["q"] * 3, PLAIN)
+    assert [rows[i].advantage for i in (0, 2, 3)] == pytest.approx(kept)
+
+
+def test_rows_and_groups_have_the_shape_of_the_worked_step():
+    """Worked example 9.8: two instances with 3 and 1 chunks, two rollouts each: 8 rows."""
+    qa = [QA("q", "?", ("a",))]
+    long, short = (make_instance("toy", [f"c{i}" for i in range(n)], qa) for n in (3, 1))
+    episodes = [
+        episode(one, [[]] * len(one.chunks), [1.0], Memory(), rollout)
+        for one in (long, short)
+        for rollout in range(2)
+    ]
+    parts = {
+        e.id: Rewards(1.0, 1.0, (0.0,) * len(e.steps), (0.0,) * len(e.steps)) for e in episodes
+    }
+    rows = training_rows(episodes, parts, RewardConfig(), PLAIN)
+    assert [row.step for row in rows] == [0, 1, 2, 0, 1, 2, 0, 0]
+    groups = [row.group for row in rows]
+    assert groups.count(long.id) == 6 and groups.count(short.id) == 2
+    by_chunk = training_rows(episodes, parts, RewardConfig(), AdvantageConfig(grouping="chunk"))
+    assert len({row.group for row in by_chunk}) == 4
