@@ -26,7 +26,13 @@ class Command:
     module: str
 
 
-COMMANDS = (Command("run", "run the notebooks and write reports/", "memalpha_kit.commands.run"),)
+COMMANDS = (
+    Command("run", "run the notebooks and write reports/", "memalpha_kit.commands.run"),
+    Command("data", "raw files to instances", "memalpha_kit.commands.data"),
+    Command("write", "instances to episodes", "memalpha_kit.commands.write"),
+    Command("ask", "episodes to scored answers", "memalpha_kit.commands.ask"),
+    Command("report", "answers to a table with intervals", "memalpha_kit.commands.report"),
+)
 
 
 class _Parser(argparse.ArgumentParser):

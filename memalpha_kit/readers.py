@@ -56,7 +56,11 @@ class BestEntry:
     """
 
     k: int = 1
-    name: str = "best_entry"
+
+    @property
+    def name(self) -> str:
+        """`best_entry`, with k if it is not 1."""
+        return "best_entry" if self.k == 1 else f"best_entry(k={self.k})"
 
     def read(self, requests: Sequence[ReadRequest]) -> list[Answer]:
         """The texts of the best entries; `retrieved` are their ids."""
@@ -105,18 +109,25 @@ class ReadNothing:
         return [Answer(request.qa, "") for request in requests]
 
 
-READERS: dict[str, Callable[[], Reader]] = {
+READERS: dict[str, Callable[..., Reader]] = {
     "best_entry": BestEntry,
     "label_vote": LabelVote,
     "read_nothing": ReadNothing,
 }
 
 
-def reader(name: str) -> Reader:
-    """The reader of this name. Raises InputError naming the closest one."""
+def reader(name: str, k: int | None = None) -> Reader:
+    """The reader of this name, looking at `k` entries (None: its own default).
+
+    Raises InputError for an unknown name, naming the closest, and for a k that it cannot have.
+    """
     if name not in READERS:
         raise InputError(f"reader {name!r} is unknown{closest(name, READERS)}")
-    return READERS[name]()
+    if k is None:
+        return READERS[name]()
+    if k < 1 or name == "read_nothing":
+        raise InputError(f"reader {name}: k: expected entries to look at, found {k}")
+    return READERS[name](k)
 
 
 # ---- ranking ----------------------------------------------------------------------------------

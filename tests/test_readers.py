@@ -101,5 +101,16 @@ def test_readers_are_made_by_name():
         reader("label_votes")
 
 
+def test_another_number_of_entries_is_part_of_the_name():
+    assert (reader("best_entry", 5).name, reader("best_entry", 1).name) == (
+        "best_entry(k=5)",
+        "best_entry",
+    )
+    assert reader("label_vote", 3) == LabelVote(3)
+    for name, k in (("best_entry", 0), ("read_nothing", 3)):
+        with pytest.raises(InputError, match="k: expected"):
+            reader(name, k)
+
+
 def test_a_request_has_no_room_for_gold_answers():
     assert set(ReadRequest.__dataclass_fields__) == {"memory", "qa", "question", "source"}
