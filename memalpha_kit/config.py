@@ -98,24 +98,37 @@ class AdvantageConfig:
 
 
 @dataclass(frozen=True)
-class DataConfig:
-    """How raw rows become instances (data.md 2.0, 2.1, 2.6, 2.7)."""
+class BuildConfig:
+    """How raw rows become instances. The defaults suit a laptop; data.md 2.0 has the paper's."""
 
-    counter: str = "wordpunct"  # token counter by name; the release uses hf:Qwen/Qwen3-32B
-    chunk_min_tokens: Count = 100  # documents: smallest target drawn for a chunk
-    chunk_max_tokens: Count = 2048  # documents: largest target; dialogues: hard limit
-    dialogue_close_tokens: Count = 1800  # dialogues: a chunk this full is closed
-    dialogue_reserve_tokens: Natural = 150  # dialogues: kept free for the header of a split turn
-    max_chunks: Count = 10  # documents: chunks per instance
-    min_questions: Count = 50  # documents: instances with fewer questions are dropped
-    max_questions: Count = 100  # more questions than this are sampled, seeded
-    example_chunks: Count = 10  # classification: chunks per instance
-    example_tokens: Count = 2000  # classification: question tokens over all chunks
-    example_instances: Count = 200  # classification: instances per source
+    counter: str = "wordpunct"  # token counter of every size below (text.counter)
+    instances: int | None = None  # at most this many per source; None: all there are
+    max_questions: int = 100  # per instance; more are sampled, seeded
+    min_questions: int = 1  # documents: instances with fewer are dropped (paper: 50)
+    max_chunks: int = 10  # documents: chunks per instance
+    chunk_min_tokens: int = 100  # documents: smallest target drawn for a chunk
+    chunk_max_tokens: int = 2048  # documents: largest target; dialogues: hard limit
+    dialogue_close_tokens: int = 1800  # dialogues: a chunk this full is closed
+    dialogue_reserve_tokens: int = 150  # dialogues: kept free for the header of a split turn
+    examples: int | None = None  # classification: per instance; None: all, in one instance
+    example_chunks: int | None = None  # classification: deal into so many chunks; None: pack
+    example_chunk_tokens: int = 1024  # classification: size that chunks are packed to
 
     def __post_init__(self) -> None:
-        bounds = (self.chunk_min_tokens, self.chunk_max_tokens)
-        _in_order("data.chunk_min_tokens, data.chunk_max_tokens", bounds)
+        """Raises InputError for a number below 1 and for sizes that contradict each other."""
+        for name, value in vars(self).items():
+            if isinstance(value, int) and value < 1:
+                raise InputError(f"{name}: expected at least 1, found {value}")
+        low, high = self.chunk_min_tokens, self.chunk_max_tokens
+        reserve = self.dialogue_reserve_tokens
+        if low > high:
+            raise InputError(
+                f"chunk_min_tokens: expected at most {high} (the maximum), found {low}"
+            )
+        if reserve > high // 2:
+            raise InputError(
+                f"dialogue_reserve_tokens: expected at most {high // 2}, found {reserve}"
+            )
 
 
 @dataclass(frozen=True)
@@ -160,9 +173,10 @@ class PolicyConfig:
 class WarmStartConfig:
     """Supervised training from scratch: first copying, then an imperfect teacher's transcripts."""
 
-    copy_steps: Natural = 300  # optimiser steps on rows to copy
-    instances: Count = 4000  # teacher instances; each gives one row per chunk
-    steps: Natural = 1000  # optimiser steps on teacher rows
+    copy_steps: Natural = 120  # optimiser steps on rows to copy
+    transcribe_steps: Natural = 100  # optimiser steps on transcribing every sentence
+    steps: Natural = 250  # optimiser steps on the teacher's rows
+    rows: Count = 12_000  # teacher rows, a chunk each
     batch: Count = 32  # rows per step
     bucket_batches: Count = 16  # batches that are sorted by length together
     optimizer: Literal["adamw", "muon"] = "adamw"  # muon: hidden matrices; AdamW for the rest
@@ -173,11 +187,10 @@ class WarmStartConfig:
     decay_share: Share = 0.4  # the rate falls linearly over this last share of the steps
     clip: NonNegative = 1.0  # largest gradient norm
     log_every: Count = 10  # steps per row of the metrics
-    keep: Share = 0.5  # teacher: facts stored
+    keep: Share = 0.5  # teacher: facts and examples stored
     chat: Share = 0.4  # teacher: chit-chat stored
-    update: Share = 0.75  # teacher: corrections of a shown entry that become an update
+    update: Share = 0.7  # teacher: corrections of a shown entry that become an update
     insert_hidden: Share = 0.5  # teacher: corrections of a hidden entry that become an insert
-    oversample_updates: NonNegative = 0.3  # extra share of the rows that contain an update
 
 
 @dataclass(frozen=True)
@@ -203,6 +216,7 @@ class GrpoConfig:
     loss: Literal["dapo", "grpo", "dr_grpo", "bnpo"] = "dapo"  # dapo: token mean; grpo: row mean
     clip: NonNegative = 0.2  # of the probability ratio, below 1
     clip_high: NonNegative = 0.2  # of the probability ratio, above 1
+    dual_clip: float | None = None  # largest ratio that counts against a bad row; release: 3
     kl: NonNegative = 0.0  # weight of the divergence from the warm start
     max_gradient: NonNegative = 1.0  # largest gradient norm
     save_every: Natural = 40  # steps between checkpoints; 0: only the last
@@ -246,7 +260,7 @@ class Profile:
 
     name: str
     seed: Natural = 0
-    data: DataConfig = field(default_factory=DataConfig)
+    data: BuildConfig = field(default_factory=BuildConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
