@@ -5,6 +5,9 @@ counted, never scored. A score is the mean over instances of their mean over que
 evaluation.md 5); its interval draws whole instances, or questions where there is only one instance,
 and the column `interval` says which.
 
+LongMemEval is scored by `substring` here; its published scores come from an LLM judge and cannot be
+compared with these (evaluation.md 3.4).
+
 Two floors stand beside the methods: `read_nothing`, an empty answer, and for classification
 `majority_label`, the best that one constant label per instance can do on its questions.
 

@@ -211,32 +211,35 @@ def load_lm(folder: str | Path, device: str = "cpu", batch_size: int = 8) -> Cau
         )
     if not (folder / "config.json").is_file():
         raise InputError(f"model {folder}: {expected}, found no config.json")
-    import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+    placed = _device(device)
     local = {"local_files_only": True, "trust_remote_code": False}
+    known = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **local)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", **local)
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        RuntimeError,
-        ImportError,
-        SafetensorError,
-    ) as error:
+    except known as error:  # what transformers raises for files that are missing or broken
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"model {folder}: {expected}, found {reason}") from error
     stops = _stop_ids(model.generation_config.eos_token_id, tokenizer.eos_token_id)
     if not stops:
         raise InputError(f"model {folder}: expected an end-of-text token, found none")
     model.generation_config = GenerationConfig()  # the folder's sampling habits are not ours
-    return CausalLM(
-        str(folder), model.eval().to(torch.device(device)), tokenizer, stops, batch_size
-    )
+    return CausalLM(str(folder), model.eval().to(placed), tokenizer, stops, batch_size)
+
+
+def _device(name: str) -> torch.device:
+    import torch
+
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"device {name!r}: expected one like cpu or cuda:0") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device {name!r}: expected a CUDA card, found none")
+    return device
 
 
 def _stop_ids(*named: int | Sequence[int] | None) -> tuple[int, ...]:

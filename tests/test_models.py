@@ -192,3 +192,11 @@ def test_a_folder_that_is_no_model_is_one_line(tmp_path, kind):
         load_lm(folder)
     assert str(folder) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("device", ["abacus", "cuda"])
+def test_a_device_that_is_not_there_is_one_line(tmp_path, device, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(InputError, match=f"device '{device}'"):
+        load_lm(tmp_path, device)

@@ -7,7 +7,7 @@ from memalpha_kit.config import MemoryConfig, ProtocolConfig
 from memalpha_kit.errors import InputError
 from memalpha_kit.memory import empty
 from memalpha_kit.models import Sampling
-from memalpha_kit.protocol import parse_reply
+from memalpha_kit.protocol import parse_reply, render_compact
 from memalpha_kit.records import Completion, Entry, Memory
 from memalpha_kit.writers import (
     RULES,
@@ -165,7 +165,7 @@ def test_the_compact_prompt_is_bare(lm):
     memory = Memory(semantic=(Entry("7", "Nora keeps bees."),), next_id=8)
     writer = model_writer(lm, wire="compact", prompt="compact")
     text = lm.tokenizer.decode(writer.prompt_ids(WriteRequest(memory, "Tom paints")))
-    assert text == "<memory>\nNora keeps bees. #7\n</memory>\n<text>\nTom paints\n</text>"
+    assert text == render_compact(memory, "Tom paints", MemoryConfig())
 
 
 def test_a_model_s_reply_keeps_the_sampled_ids(lm):
