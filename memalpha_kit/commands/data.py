@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for field in dataclasses.fields(BuildConfig):
         kind = str if isinstance(field.default, str) else int
         option = f"--{field.name.replace('_', '-')}"
-        text = "all" if field.default is None else str(field.default)
+        text = "not set" if field.default is None else str(field.default)
         build.add_argument(option, type=kind, default=field.default, help=f"default: {text}")
 
 
