@@ -1,0 +1,115 @@
+"""JSON objects out of text that a model wrote: complete ones decoded, broken ones repaired.
+
+The one law: whatever the text, the answer is an object or None, soon. Nothing here is evaluated,
+recurses deeply or raises for its input.
+
+>>> complete_object('{"memory_id": 0712} and more', as_text=("memory_id",))
+{'memory_id': '0712'}
+>>> complete_object('{"content": "Nora ke') is None
+True
+>>> repaired_object('{"content": "Nora ke')
+{'content': 'Nora ke'}
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import json_repair
+
+MAX_NESTING = 8  # an object that is nested deeper is not decoded
+MAX_REPAIR_BRACKETS = 64  # json_repair recurses in opening brackets ...
+MAX_REPAIR_QUOTES = 200  # ... and takes quadratic time in closing ones and in quotes
+REPAIR_FAILS = (ValueError, AssertionError, LookupError, TypeError, RecursionError)
+"""What json_repair raises for debris: the second for "{'```json[?```json[", found by fuzzing."""
+
+
+def value_end(text: str, start: int = 0) -> int | None:
+    """Where the JSON object or array at `start` ends (after white space); None if incomplete."""
+    start = _SPACE.match(text, start).end()
+    if not text.startswith(("{", "["), start):
+        return None
+    try:
+        return _JSON.raw_decode(text, start)[1]
+    except (ValueError, RecursionError):
+        return None
+
+
+def complete_object(source: str, as_text: Sequence[str] = ()) -> dict[str, Any] | None:
+    """The JSON object that `source` begins with, or None if there is no complete one.
+
+    A code fence before it is removed, what follows it is ignored, an array of one object is
+    unwrapped, and raw line breaks inside strings are allowed. An unquoted value of a key in
+    `as_text` is taken as its characters: 0712 is "0712", 5e20 is "5e20" (method.md 2.5, point 7).
+    """
+    source = _FENCE.sub("", source)
+    for key in as_text:  # valid JSON never holds this pattern inside a string
+        source = re.sub(rf'("{key}"{_BARE_VALUE}', r'\1"\2"', source)
+    try:
+        value = _tame(_JSON.raw_decode(source)[0], MAX_NESTING)
+    except (ValueError, RecursionError):
+        return None
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    return value if isinstance(value, dict) else None
+
+
+def repaired_object(source: str, as_text: Sequence[str] = ()) -> dict[str, Any] | None:
+    """The JSON object that `json_repair` makes of `source`, or None.
+
+    It closes open strings and objects, takes single quotes, stray commas and comments, and finds
+    an object inside other text. Sources with many brackets or quotes are not tried.
+    """
+    if len(re.findall(r"[\[\]{}()]", source)) > MAX_REPAIR_BRACKETS:
+        return None
+    if len(re.findall("[\"'`“”]", source)) > MAX_REPAIR_QUOTES:
+        return None
+    for key in as_text:
+        source = re.sub(rf"""(["']{key}["']{_BARE_VALUE}""", r'\1"\2"', source)
+    try:
+        return complete_object(json_repair.repair_json(source), as_text)
+    except REPAIR_FAILS:
+        return None
+
+
+def without_surrogates(text: str) -> str:
+    """`text` with "?" for each half of a surrogate pair, which no file or tokenizer takes."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+_SPACE = re.compile(r"\s*")
+_FENCE = re.compile(r"\A\s*(?:```\w*)?\s*")
+_BARE_VALUE = r"\s*:\s*)(?!(?:null|true|false)\b)([\w.+-]+)"
+
+
+def _number(source: str) -> int | float:
+    value = float(source)
+    if len(source) > 20 or not math.isfinite(value):
+        raise ValueError("number out of range")
+    return int(source) if source.lstrip("-").isdigit() else value
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
+
+
+_JSON = json.JSONDecoder(
+    strict=False, parse_int=_number, parse_float=_number, parse_constant=_refuse
+)
+
+
+def _tame(value: Any, depth: int) -> Any:
+    """`value` with text that can be encoded; ValueError if it is nested deeper than `depth`."""
+    if isinstance(value, str):
+        return without_surrogates(value)
+    if isinstance(value, list | dict) and depth == 0:
+        raise ValueError("nested too deeply")
+    if isinstance(value, list):
+        return [_tame(item, depth - 1) for item in value]
+    if isinstance(value, dict):
+        return {without_surrogates(k): _tame(item, depth - 1) for k, item in value.items()}
+    return value

@@ -1,0 +1,444 @@
+"""Memory: the worked examples of method.md 9.1, 9.2, 9.5 and evaluation.md 7.10, and the laws."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rank_bm25 import BM25Okapi
+
+from memalpha_kit.config import MemoryConfig
+from memalpha_kit.memory import (
+    Bm25,
+    apply,
+    empty,
+    fit_core,
+    replay,
+    search,
+    shown,
+    tokens,
+)
+from memalpha_kit.records import Entry, Memory, ToolCall
+from memalpha_kit.text import counter
+
+FIXED = MemoryConfig(counter="words")
+RELEASE = replace(FIXED, behaviour="release")
+WORDS = counter("words")
+
+
+def insert(store, content):
+    return ToolCall("new_memory_insert", {"memory_type": f"{store}_memory", "content": content})
+
+
+def update(store, text, **rest):
+    arguments = {"memory_type": f"{store}_memory", "new_content": text, **rest}
+    return ToolCall("memory_update", arguments)
+
+
+def delete(store, **rest):
+    return ToolCall("memory_delete", {"memory_type": f"{store}_memory", **rest})
+
+
+def outcome(memory, call, config=FIXED):
+    """Status and code of one call."""
+    _, done = apply(memory, call, config)
+    return done.status, done.detail
+
+
+# --- Worked example 9.1 --------------------------------------------------------------------------
+
+BEFORE = Memory(
+    core="Mira, 34, vet in Lund.",
+    semantic=(Entry("a1f3", "Mira owns a grey parrot named Pixel."),),
+    episodic=(Entry("07bc", "At 2023-03-02, Mira adopted Pixel from a shelter."),),
+)
+CALLS = (
+    insert("semantic", "Pixel eats only millet."),
+    insert("semantic", "Pixel eats only millet."),
+    update("semantic", "Mira owns two grey parrots, Pixel and Dot.", memory_id="a1f3"),
+    update("episodic", "At 2023-03-05, Dot arrived.", memory_id="9999"),
+    delete("episodic", memory_id="9999"),
+    insert("core", "Mira likes birds."),
+    update("core", "Mira, 34, vet in Lund, keeps two grey parrots."),
+    ToolCall("memory_update", {"memory_type": "semantic_memory", "memory_id": "a1f3"}),
+)
+AFTER = Memory(
+    core="Mira, 34, vet in Lund, keeps two grey parrots.",
+    semantic=(
+        Entry("a1f3", "Mira owns two grey parrots, Pixel and Dot."),
+        Entry("1", "Pixel eats only millet."),
+    ),
+    episodic=BEFORE.episodic,
+    next_id=2,
+)
+
+
+def run(memory, calls, config):
+    done = []
+    for call in calls:
+        memory, call = apply(memory, call, config)
+        done.append(call)
+    return memory, done
+
+
+@pytest.mark.parametrize(
+    ("config", "deleting_unknown"), [(FIXED, ("rejected", "not_found")), (RELEASE, ("ok", ""))]
+)
+def test_the_eight_calls_of_the_worked_example_end_as_tabulated(config, deleting_unknown):
+    memory, done = run(BEFORE, CALLS, config)
+    assert [(call.status, call.detail) for call in done] == [
+        ("ok", ""),
+        ("skipped", "duplicate"),
+        ("ok", ""),
+        ("rejected", "not_found"),
+        deleting_unknown,
+        ("rejected", "core_insert"),
+        ("ok", ""),
+        ("rejected", "missing_argument"),
+    ]
+    assert memory == AFTER
+    assert (tokens(BEFORE, WORDS), tokens(memory, WORDS)) == (20, 29)
+
+
+def test_applying_a_call_leaves_the_old_memory_and_the_old_call_alone():
+    call = insert("semantic", "x")
+    before = empty(FIXED)
+    after, done = apply(before, call, FIXED)
+    assert (before, call.status) == (Memory(), "parsed")
+    assert (after.semantic, done.status) == ((Entry("1", "x"),), "ok")
+
+
+# --- What is refused and why ---------------------------------------------------------------------
+
+ONE = Memory(core="c", semantic=(Entry("1", "x"), Entry("2", "y")), next_id=3)
+UPDATE_WITHOUT_ID = update("semantic", "z")
+
+
+@pytest.mark.parametrize(
+    ("call", "fixed", "release"),
+    [
+        (ToolCall("memory_merge", {}), "unknown_tool", "unknown_tool"),
+        (ToolCall("x executed successfully", {}), "unknown_tool", "unknown_tool"),
+        (
+            ToolCall("search_memory", {"memory_type": "semantic_memory", "query": "x"}),
+            "not_offered",
+            "ok",
+        ),
+        (ToolCall("memory_delete", {}), "missing_argument", "missing_argument"),
+        (ToolCall("memory_delete", {"memory_type": None}), "bad_type", "bad_type"),
+        (ToolCall("memory_delete", {"memory_type": ["core"]}), "bad_type", "bad_type"),
+        (insert("lexical", "z"), "bad_memory_type", "bad_memory_type"),
+        (insert("core", "z"), "core_insert", "core_insert"),
+        (insert("semantic", ""), "empty_content", "ok"),
+        (insert("semantic", " \n"), "empty_content", "ok"),
+        (insert("semantic", 7), "bad_type", "ok"),
+        (insert("semantic", ["a"]), "bad_type", "ok"),
+        (insert("semantic", None), "bad_type", "ok"),
+        (insert("semantic", "x"), "duplicate", "duplicate"),
+        (insert("episodic", "x"), "ok", "ok"),
+        (UPDATE_WITHOUT_ID, "missing_argument", "not_found"),
+        (update("semantic", "z", memory_id="9"), "not_found", "not_found"),
+        (update("episodic", "z", memory_id="1"), "not_found", "not_found"),
+        (update("semantic", "z", memory_id=1), "ok", "not_found"),
+        (update("semantic", "z", memory_id=True), "bad_type", "not_found"),
+        (update("semantic", "z", memory_id=1.0), "bad_type", "not_found"),
+        (update("semantic", " ", memory_id="1"), "empty_content", "ok"),
+        (update("semantic", "y", memory_id="1"), "duplicate", "ok"),
+        (update("semantic", "x", memory_id="1"), "ok", "ok"),
+        (update("core", ""), "empty_content", "ok"),
+        (update("core", "z", memory_id={}), "ok", "ok"),
+        (delete("semantic"), "missing_argument", "ok"),
+        (delete("semantic", memory_id=None), "bad_type", "ok"),
+        (delete("semantic", memory_id="1", why="old"), "ok", "ok"),
+        (delete("core"), "ok", "ok"),
+    ],
+)
+def test_each_call_ends_with_its_code(call, fixed, release):
+    for config, expected in ((FIXED, fixed), (RELEASE, release)):
+        status, code = outcome(ONE, call, config)
+        assert (code or status) == expected
+        assert status == {"ok": "ok", "duplicate": "skipped"}.get(expected, "rejected")
+
+
+def test_a_switched_off_component_is_none_and_refuses_every_call():
+    config = MemoryConfig(core=False, semantic=False)
+    memory = empty(config)
+    assert memory == Memory(core=None, semantic=None, episodic=())
+    for call in (insert("semantic", "x"), update("core", "x"), delete("semantic", memory_id="1")):
+        for behaviour in ("fixed", "release"):
+            result = outcome(memory, call, replace(config, behaviour=behaviour))
+            assert result == ("rejected", "disabled")
+    assert outcome(memory, insert("episodic", "x"), config) == ("ok", "")
+    assert tokens(memory, WORDS) == 0
+
+
+def short(call):
+    kind = call.arguments["memory_type"].removesuffix("_memory")
+    return replace(call, arguments=call.arguments | {"memory_type": kind})
+
+
+def test_short_type_names_are_a_setting_and_half_a_rule_in_the_release():
+    calls = (short(insert("semantic", "z")), short(delete("semantic", memory_id="1")))
+    strict = replace(FIXED, short_types=False)
+    assert [outcome(ONE, call)[1] for call in calls] == ["", ""]
+    assert [outcome(ONE, call, strict)[1] for call in calls] == ["bad_memory_type"] * 2
+    assert [outcome(ONE, call, RELEASE)[1] for call in calls] == ["bad_memory_type", ""]
+
+
+def test_an_update_that_repeats_another_entry_may_be_allowed():
+    allowing = replace(FIXED, update_duplicate="allow")
+    memory, call = apply(ONE, update("semantic", "y", memory_id="1"), allowing)
+    assert call.status == "ok"
+    assert memory.semantic == (Entry("1", "y"), Entry("2", "y"))
+
+
+def test_the_release_stores_other_json_values_as_their_text():
+    memory, _ = run(empty(RELEASE), [insert("semantic", v) for v in (7, ["é"], "")], RELEASE)
+    assert [entry.text for entry in memory.semantic] == ["7", '["é"]', ""]
+
+
+def test_a_malformed_call_passes_through_unchanged():
+    call = replace(insert("semantic", "x"), status="malformed", detail="truncated")
+    assert apply(ONE, call, FIXED) == (ONE, call)
+
+
+def test_clearing_an_empty_core_succeeds():
+    assert outcome(empty(FIXED), delete("core")) == ("ok", "")
+
+
+# --- Ids and replay ------------------------------------------------------------------------------
+
+
+def test_ids_are_shared_by_the_stores_and_never_used_again():
+    calls = [
+        insert("semantic", "a"),
+        insert("episodic", "b"),
+        delete("semantic", memory_id="1"),
+        delete("episodic", memory_id="2"),
+        insert("semantic", "a"),
+    ]
+    memory = replay(calls, FIXED)
+    assert memory == Memory(semantic=(Entry("3", "a"),), next_id=4)
+
+
+def test_an_update_keeps_place_and_id():
+    memory, _ = apply(ONE, update("semantic", "new", memory_id="1"), FIXED)
+    assert memory.semantic == (Entry("1", "new"), Entry("2", "y"))
+
+
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=4,
+)
+TYPES = st.sampled_from(
+    ["core_memory", "semantic_memory", "episodic_memory", "semantic", "core", "other"]
+)
+TEXTS = st.sampled_from(["a", "b", "c d", "", " "]) | ANY_JSON
+IDS = st.sampled_from(["1", "2", "3", "9", 1, 2]) | ANY_JSON
+ARGUMENTS = st.fixed_dictionaries(
+    {},
+    optional={
+        "memory_type": TYPES | ANY_JSON,
+        "content": TEXTS,
+        "new_content": TEXTS,
+        "memory_id": IDS,
+        "query": TEXTS,
+    },
+)
+NAMES = st.sampled_from(
+    ["new_memory_insert", "memory_update", "memory_delete", "search_memory", "other", ""]
+)
+ANY_CALLS = st.lists(st.builds(ToolCall, NAMES, ARGUMENTS), max_size=12)
+
+
+@settings(max_examples=150, deadline=None)
+@given(ANY_CALLS, st.sampled_from([FIXED, RELEASE, replace(FIXED, core=False, episodic=False)]))
+def test_no_call_raises_and_replaying_applied_calls_gives_the_memory(calls, config):
+    memory, done = run(empty(config), calls, config)
+    assert {call.status for call in done} <= {"ok", "skipped", "rejected"}
+    assert all(call.detail for call in done if call.status != "ok")
+    assert replay(done, config) == replay(calls, config) == memory
+    ids = [entry.id for _, entry in memory.entries()]
+    assert len(ids) == len(set(ids))
+    assert all(isinstance(entry.text, str) for _, entry in memory.entries())
+
+
+# --- Core truncation: worked example 9.2 ---------------------------------------------------------
+
+TOY = replace(FIXED, core_limit_tokens=12)
+TEN, FIFTEEN = ([f"w{i}" for i in range(1, n + 1)] for n in (10, 15))
+
+
+@pytest.mark.parametrize("behaviour", ["fixed", "release"])
+def test_a_core_within_the_limit_is_stored_as_it_is(behaviour):
+    text = "\n".join(TEN)
+    assert fit_core(text, replace(TOY, behaviour=behaviour)) == text
+
+
+@pytest.mark.parametrize("behaviour", ["fixed", "release"])
+def test_a_core_over_the_limit_keeps_its_first_words_and_gets_a_notice(behaviour):
+    config = replace(TOY, behaviour=behaviour)
+    assert fit_core(" ".join(FIFTEEN), config).startswith("w1 w2 w3 w4 w5 w6 w7 [")
+    assert WORDS.count(fit_core(" ".join(FIFTEEN), config)) == 12
+    real = replace(config, core_limit_tokens=512)
+    cut = fit_core(" ".join(f"w{i}" for i in range(601)), real)
+    assert WORDS.count(cut) == 512
+    assert cut.split()[506:508] == ["w506", "[cut"]
+
+
+def test_line_breaks_of_a_cut_core_are_kept_but_lost_in_the_release():
+    text = "\n".join(FIFTEEN)
+    assert fit_core(text, TOY).startswith("w1\nw2\nw3\nw4\nw5\nw6\nw7 [")
+    as_released = replace(TOY, behaviour="release")
+    assert fit_core(text, as_released).startswith("w1 w2 w3 w4 w5 w6 w7 [")
+
+
+def test_a_text_without_spaces_is_cut_inside_but_vanishes_in_the_release():
+    config = replace(TOY, counter="wordpunct", core_limit_tokens=20)
+    text = "-" * 600
+    fitted = fit_core(text, config)
+    assert fitted.startswith("--")
+    assert counter("wordpunct").count(fitted) == 20
+    assert fit_core(text, replace(config, behaviour="release")).startswith(" [")
+
+
+def test_a_limit_smaller_than_the_notice_cuts_without_one():
+    assert fit_core("a b c d", replace(TOY, core_limit_tokens=3)) == "a b c"
+
+
+def test_an_over_long_core_update_is_a_success():
+    memory, call = apply(empty(TOY), update("core", " ".join(FIFTEEN)), TOY)
+    assert call.status == "ok"
+    assert tokens(memory, WORDS) == 12
+
+
+# --- BM25 ----------------------------------------------------------------------------------------
+
+NORA, TOM, ANA = "Nora keeps bees", "Tom paints boats", "Ana sails boats"
+CAT = ("the cat sat", "the dog ran", "the bird flew")
+
+
+@pytest.mark.parametrize(
+    ("texts", "query", "scores"),
+    [
+        ([NORA], "bees", [-0.2747]),
+        ([NORA, TOM], "bees", [0, 0]),
+        ([NORA, TOM, ANA], "who keeps bees?", [1.0217, 0, 0]),
+        ([NORA, TOM, ANA], "boats", [0, 0.0958, 0.0958]),
+        (CAT, "the cat", [0.5508, 0.0400, 0.0400]),
+        (("the cat sat", "a dog ran", "a bird flew"), "cat", [0.5108, 0, 0]),
+        (("the cat sat", "a dog ran"), "cat", [0, 0]),
+        (("the cat sat",), "cat", [-0.2747]),
+        (("!!!", "..."), "cat", [0, 0]),
+        ((), "cat", []),
+        ((NORA, "...", TOM), "", [0, 0, 0]),
+    ],
+)
+def test_release_scores_are_those_of_the_worked_examples(texts, query, scores):
+    assert Bm25(texts).scores(query) == pytest.approx(scores, abs=5e-5)
+
+
+WORLD = st.lists(st.text("ab ", max_size=12), max_size=6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(WORLD, st.text("ab ", max_size=8))
+def test_release_scores_are_those_of_rank_bm25(texts, query):
+    if any(text.split() for text in texts):
+        expected = BM25Okapi([text.split() for text in texts]).get_scores(query.split())
+        assert Bm25(texts).scores(query) == pytest.approx(list(expected))
+
+
+@settings(max_examples=60, deadline=None)
+@given(WORLD, st.text("ab ", max_size=8))
+def test_positive_scores_are_positive_exactly_where_a_word_is_shared(texts, query):
+    for text, score in zip(texts, Bm25(texts, idf="positive").scores(query), strict=True):
+        assert (score > 0) == bool(set(text.split()) & set(query.split()))
+
+
+def test_positive_score_by_hand():
+    # N = 1, n = 1: idf = ln(1 + 0.5 / 1.5) = 0.2877; term weight 2.5 / (1 + 1.5) = 1
+    assert Bm25([NORA], idf="positive").scores("bees, bees!") == pytest.approx([0.5754], abs=5e-5)
+
+
+def test_words_are_lower_cased_runs_of_letters_digits_and_underscores():
+    words = "don t e mail u s a 3 14 Ärger x_1"
+    texts = [*words.split(), "", "mail mail"]
+    found = Bm25(texts, idf="positive").scores("Don't e-mail U.S.A. 3.14 ÄRGER x_1")
+    assert [score > 0 for score in found] == [True] * 11 + [False, True]
+
+
+def test_ties_go_to_the_oldest_or_on_demand_to_the_newest():
+    index = Bm25([TOM, NORA, ANA, NORA], idf="positive")
+    assert index.top("boats bees", 9) == [0, 1, 2, 3]
+    assert index.top("boats", 3) == [0, 2, 1]
+    assert index.top("boats", 3, ties="newest") == [2, 0, 3]
+    assert index.top("boats", 0) == []
+
+
+def memory_of(*texts):
+    entries = tuple(Entry(str(i), text) for i, text in enumerate(texts, 1))
+    return Memory(semantic=entries, next_id=len(texts) + 1)
+
+
+@pytest.mark.parametrize(
+    ("texts", "query", "above_zero"),
+    [
+        ([NORA], "bees", []),
+        ([NORA, TOM], "bees", [NORA, TOM]),
+        ([NORA, TOM, ANA], "who keeps bees?", [NORA, TOM, ANA]),
+        ([NORA, TOM, ANA], "boats", [TOM, ANA, NORA]),
+    ],
+)
+def test_search_ranks_everything_unless_a_minimum_score_is_given(texts, query, above_zero):
+    memory = memory_of(*texts)
+    assert len(search(memory, "semantic", query, k=20)) == len(texts)
+    found = search(memory, "semantic", query, k=20, min_score=0.0)
+    assert [entry.text for entry, _ in found] == above_zero
+
+
+def test_search_is_cut_to_k_and_empty_where_there_is_nothing_to_rank():
+    memory = memory_of(NORA, TOM, ANA)
+    found = search(memory, "semantic", "boats", k=1, idf="positive")
+    assert [entry.id for entry, _ in found] == ["2"]
+    assert search(memory, "semantic", " ?! ", k=5) == []
+    assert search(memory, "episodic", "boats", k=5) == []
+    assert search(replace(memory, episodic=None), "episodic", "boats", k=5) == []
+    with pytest.raises(ValueError, match="store"):
+        search(memory, "core", "boats", k=5)
+
+
+def test_thousands_of_positive_queries_take_a_moment():
+    memory = memory_of(*(f"note {i} of {i % 7} about topic{i % 50} box" for i in range(200)))
+    start = time.perf_counter()
+    for i in range(2000):
+        search(memory, "semantic", f"what about topic{i % 50} and note {i % 200}", 5, "positive")
+    assert time.perf_counter() - start < 5
+
+
+# --- Entries shown while memorising --------------------------------------------------------------
+
+
+def test_recent_shows_the_last_entries_in_insertion_order():
+    memory = memory_of(NORA, TOM, ANA)
+    for k, ids in ((5, ["1", "2", "3"]), (2, ["2", "3"]), (1, ["3"]), (0, [])):
+        semantic, episodic = shown(memory, "boats", replace(FIXED, shown=k))
+        assert [entry.id for entry in semantic] == ids
+        assert episodic == ()
+
+
+def test_relevant_shows_the_closest_entries_in_insertion_order_and_else_the_newest():
+    memory = memory_of(NORA, TOM, "Ida bakes bread", ANA)
+    config = replace(FIXED, shown=2, display="relevant")
+    assert [e.id for e in shown(memory, "Nora sold a boat to Ana", config)[0]] == ["1", "4"]
+    assert [e.id for e in shown(memory, "the bees are gone", config)[0]] == ["1", "4"]
+    assert [e.id for e in shown(memory, "nothing alike", config)[0]] == ["3", "4"]
+    assert shown(memory, "boats", replace(config, shown=0)) == ((), ())
+
+
+def test_a_switched_off_store_shows_nothing():
+    assert shown(Memory(semantic=None), "x", FIXED) == ((), ())
