@@ -88,7 +88,8 @@ def train_grpo(
     """
     check(config)
     _check(instances, environment, config)
-    lm = load_lm(policy, batch_size=BATCH_ROWS)
+    with quiet():
+        lm = load_lm(policy, batch_size=BATCH_ROWS)
     check_lm(lm)
     settings = _settings(policy, instances, environment, config, seed)
     start = _prepare(out, settings, resume)

@@ -76,8 +76,8 @@ def build_policy(
 ) -> PreTrainedModel:
     """A Qwen3 with random weights (fp32) and one embedding row per token, rounded up to 8.
 
-    The `start_` settings put structure into them (`head_start.py`). Same seed, same weights; the global
-    random state is left as it was.
+    The `start_` settings put structure into them (`head_start.py`). Same seed, same weights; the
+    global random state is left as it was.
     """
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM

@@ -96,6 +96,8 @@ def build_trainer(
     check(config)
     check_lm(lm)
     model = lm.model.train()
+    stops = lm.stop_ids[0] if len(lm.stop_ids) == 1 else list(lm.stop_ids)
+    model.generation_config.update(eos_token_id=stops, pad_token_id=lm.tokenizer.pad_token_id)
     arguments = _arguments(config, max_reply_tokens, seed, folder, model.device.type == "cpu")
 
     class EpisodeTrainer(GRPOTrainer):
@@ -168,10 +170,15 @@ def _arguments(
         loss_type=config.loss,
         epsilon=config.clip,
         epsilon_high=config.clip_high,
+        delta=config.dual_clip,
         beta=config.kl,
+        use_bias_correction_kl=False,  # the plain k3 term, not weighted by the ratio
         temperature=config.temperature,
         importance_sampling_level="token",
         scale_rewards="none",
+        top_entropy_quantile=1.0,
+        entropy_coef=0.0,
+        off_policy_mask_threshold=None,
         mask_truncated_completions=False,
         disable_dropout=True,
         max_grad_norm=config.max_gradient,
@@ -179,6 +186,8 @@ def _arguments(
         max_completion_length=max_reply_tokens,
         top_p=1.0,
         top_k=0,
+        min_p=None,
+        repetition_penalty=1.0,
         use_vllm=False,
         # records: at the ends of steps only, for TRL's position inside one is not saved
         logging_steps=updates,

@@ -1,0 +1,222 @@
+"""The tiny policy: tokenizer, weights, folder, and decoding that is fast but changes nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+
+import pytest
+import tiny_policy as tiny
+import torch
+
+from memalpha_kit.config import PolicyConfig
+from memalpha_kit.errors import InputError
+from memalpha_kit.models import CausalLM, Sampling, encode_text
+from memalpha_kit.training.decode import FastLM, fast
+from memalpha_kit.training.policy import build_policy, build_tokenizer, load_policy, save_policy
+
+GREEDY = Sampling(temperature=0.0, max_new_tokens=12)
+SAMPLED = Sampling(temperature=0.8, max_new_tokens=12, seed=7)
+TWO_LAYERS = dataclasses.replace(tiny.POLICY, layers=2, init_std=0.3)
+KINDS = {
+    "two layers": TWO_LAYERS,
+    "shared keys": dataclasses.replace(TWO_LAYERS, heads=4, kv_heads=2),
+    "own output layer": dataclasses.replace(TWO_LAYERS, tie=False, rope_theta=1e6),
+}
+
+
+def prompts(n=9, longest=40):
+    rng = random.Random(0)
+    return [[rng.randrange(2, 280) for _ in range(rng.randint(1, longest))] for _ in range(n)]
+
+
+# --- tokenizer ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["fact 12", "  two  spaces ", "ünïcode ✿\n\t", '{"a": ["b"]}', ""])
+def test_decoding_gives_every_text_back(text):
+    tok = tiny.tokenizer()
+    assert tok.decode(encode_text(tok, text)) == text
+
+
+def test_an_added_string_is_one_token_and_stays_visible():
+    tok = tiny.tokenizer()
+    call = tok.decode([tok.convert_tokens_to_ids(t) for t in list(tok.get_added_vocab())[2:3]])
+    assert call.startswith("<tool_call>")
+    ids = encode_text(tok, call + "x")
+    assert len(ids) == 2 and tok.decode(ids, skip_special_tokens=True) == call + "x"
+
+
+def test_the_end_token_cannot_be_written_into_a_text():
+    tok = tiny.tokenizer()
+    assert tok.eos_token_id not in encode_text(tok, "a<|end|>b<|pad|>")
+    assert tok.pad_token_id != tok.eos_token_id
+
+
+def test_the_same_texts_give_the_same_tokenizer():
+    one, other = tiny.tokenizer(), tiny.tokenizer()
+    assert one.backend_tokenizer.to_str() == other.backend_tokenizer.to_str()
+
+
+def test_merges_do_not_cross_the_words_of_the_pattern():
+    tok = build_tokenizer(["ab ab ab"] * 9, 300, r"[a-z]| ", ("<|pad|>", "<|end|>"))
+    assert len(encode_text(tok, "ab ab")) == 5
+
+
+# --- weights --------------------------------------------------------------------------------------
+
+
+def test_the_default_policy_is_a_small_qwen3_with_a_row_per_token():
+    tok = tiny.tokenizer()
+    model = build_policy(PolicyConfig(), tok, seed=0)
+    assert model.config.model_type == "qwen3"
+    assert model.config.vocab_size % 8 == 0 and model.config.vocab_size >= len(tok)
+    assert sum(p.numel() for p in model.parameters()) < 300_000
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_the_seed_decides_the_weights_and_the_global_random_state_stays():
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    one, same, other = (tiny.lm(seed).model.state_dict() for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not torch.equal(one["model.embed_tokens.weight"], other["model.embed_tokens.weight"])
+
+
+def test_a_head_start_makes_head_i_look_i_plus_one_tokens_back():
+    config = dataclasses.replace(
+        PolicyConfig(), start_shared=1.0, start_look_back=1.0, start_copy=0.5
+    )
+    model = build_policy(config, tiny.tokenizer(), seed=0).eval()
+    model.set_attn_implementation("eager")
+    ids = torch.tensor(prompts(1)[0] * 3)[None]
+    with torch.no_grad():
+        attention = model(ids, output_attentions=True).attentions[0][0]  # (heads, T, T)
+    last = attention[:, -20:].argmax(-1)  # where each of the last 20 positions looks
+    back = torch.arange(ids.shape[1])[-20:] - last
+    for head in range(config.heads):
+        assert back[head].float().median() == head + 1
+
+
+def test_a_head_start_needs_keys_for_every_head():
+    config = dataclasses.replace(PolicyConfig(), kv_heads=2, start_copy=0.5)
+    with pytest.raises(InputError, match="policy.kv_heads: expected 4, one per head, found 2"):
+        build_policy(config, tiny.tokenizer(), seed=0)
+
+
+# --- folder ---------------------------------------------------------------------------------------
+
+
+def test_a_saved_policy_loads_equal_and_replaces_an_older_one(tmp_path):
+    folder = tmp_path / "policy"
+    tiny.saved(folder, seed=1)
+    made = tiny.lm(seed=0)
+    save_policy(made.model, made.tokenizer, folder)
+    loaded = load_policy(folder)
+    assert isinstance(loaded, FastLM)
+    assert loaded.generate(prompts(), GREEDY) == made.generate(prompts(), GREEDY)
+    assert [path.name for path in tmp_path.iterdir()] == ["policy"]
+
+
+def test_a_save_that_fails_leaves_the_older_policy(tmp_path, monkeypatch):
+    folder = tiny.saved(tmp_path / "policy", seed=1)
+    made = tiny.lm(seed=0)
+
+    def fail(*_, **__):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(type(made.tokenizer), "save_pretrained", fail)
+    with pytest.raises(OSError, match="No space left"):
+        save_policy(made.model, made.tokenizer, folder)
+    monkeypatch.undo()
+    old = tiny.lm(seed=1)
+    assert load_policy(folder).generate(prompts(), GREEDY) == old.generate(prompts(), GREEDY)
+
+
+# --- decoding -------------------------------------------------------------------------------------
+
+
+def ids_of(completions):
+    return [done.completion_ids for done in completions]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_greedy_decoding_equals_transformers_token_for_token(kind):
+    lm = tiny.lm(config=KINDS[kind])
+    eos = lm.tokenizer.eos_token_id
+    expected = []
+    for prompt in prompts():
+        out = lm.model.generate(
+            torch.tensor([prompt]), do_sample=False, max_new_tokens=12, eos_token_id=eos
+        )
+        expected.append(tuple(out[0, len(prompt) :].tolist()))
+    assert ids_of(fast(lm).generate(prompts(), GREEDY)) == expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sampling_fast_draws_the_tokens_of_the_general_path(kind):
+    lm = tiny.lm(config=KINDS[kind])
+    quick = fast(lm)
+    assert isinstance(quick, FastLM)
+    one, other = lm.generate(prompts(), SAMPLED), quick.generate(prompts(), SAMPLED)
+    assert ids_of(one) == ids_of(other)
+    assert [done.text for done in one] == [done.text for done in other]
+    for a, b in zip(one, other, strict=True):
+        assert a.logprobs == pytest.approx(b.logprobs, abs=1e-5)
+
+
+def test_a_seed_decides_a_reply_whoever_shares_its_batch():
+    quick, asked = fast(tiny.lm()), prompts(6)
+    seeds = [11, 12, 13, 14, 15, 16]
+    together = ids_of(quick.generate(asked, SAMPLED, seeds))
+    assert together == ids_of(quick.generate(asked, SAMPLED, seeds))
+    alone = [
+        ids_of(quick.generate([p], SAMPLED, [s]))[0] for p, s in zip(asked, seeds, strict=True)
+    ]
+    assert together == alone
+    assert together != ids_of(quick.generate(asked, SAMPLED, [s + 1 for s in seeds]))
+
+
+def test_rows_that_finish_early_leave_the_others_as_they_were():
+    """With many end tokens rows stop at different places and leave the batch one by one."""
+    lm = tiny.lm(config=TWO_LAYERS)
+    lm = dataclasses.replace(lm, stop_ids=tuple(range(1, 40)))
+    many = prompts(40)
+    one, other = lm.generate(many, SAMPLED), fast(lm).generate(many, SAMPLED)
+    assert ids_of(one) == ids_of(other)
+    assert {done.finish for done in other} == {"stop", "length"}
+    stopped = [done for done in other if done.finish == "stop"]
+    assert all(done.completion_ids[-1] in lm.stop_ids for done in stopped)
+
+
+def test_decoding_leaves_the_training_mode_and_the_weights_alone():
+    lm = tiny.lm()
+    lm.model.train()
+    before = {name: value.clone() for name, value in lm.model.state_dict().items()}
+    fast(lm).generate(prompts(), SAMPLED)
+    assert lm.model.training
+    assert all(torch.equal(before[n], value) for n, value in lm.model.state_dict().items())
+    assert all(p.requires_grad and not p.is_inference() for p in lm.model.parameters())
+
+
+def test_other_models_keep_the_general_path():
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tok = tiny.tokenizer()
+    config = LlamaConfig(
+        vocab_size=len(tok), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+        num_attention_heads=2,
+    )  # fmt: skip
+    lm = CausalLM("llama", LlamaForCausalLM(config), tok, (tok.eos_token_id,))
+    assert fast(lm) is lm
+    half = tiny.lm()
+    half.model.to(torch.bfloat16)
+    assert fast(half) is half
+
+
+def test_a_window_that_is_too_small_is_refused():
+    lm = fast(tiny.lm(config=dataclasses.replace(tiny.POLICY, max_positions=20)))
+    with pytest.raises(InputError, match="expected at most 20 tokens"):
+        lm.generate([[5] * 15], GREEDY)

@@ -1,0 +1,218 @@
+"""Warm start: what is learned, in which order, and that a seed repeats it."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import random
+
+import pandas as pd
+import pytest
+import tiny_policy as tiny
+import torch
+
+from memalpha_kit.config import WarmStartConfig
+from memalpha_kit.errors import InputError
+from memalpha_kit.models import Sampling, load_lm
+from memalpha_kit.protocol import parse_reply
+from memalpha_kit.records import Entry, Memory
+from memalpha_kit.training.optimizer import Joint, build_optimizer, rate
+from memalpha_kit.training.warm_start import (
+    Phase,
+    Row,
+    _batches,
+    completion_loss,
+    encode_steps,
+    train_warm_start,
+    warm_start,
+)
+from memalpha_kit.writers import ModelWriter, WriteRequest
+
+CONFIG = WarmStartConfig(
+    batch=4, bucket_batches=2, learning_rate=1e-2, warm_up_steps=2, log_every=5
+)
+PAD = 0
+
+
+def rows(n=10):
+    """Rows of different lengths; the completion repeats the prompt's first token and ends."""
+    rng = random.Random(0)
+    made = [[rng.randrange(2, 90) for _ in range(rng.randint(1, 6))] for _ in range(n)]
+    return [Row(prompt, [prompt[0], prompt[0], 1]) for prompt in made]
+
+
+def weights(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def equal(one, other):
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+# --- loss -----------------------------------------------------------------------------------------
+
+
+def test_the_loss_is_a_mean_over_completion_tokens_only():
+    model, batch = tiny.lm().model, rows(3)
+    losses = []
+    for prompt, completion, _ in batch:
+        logits = model(torch.tensor([[*prompt, *completion]])).logits[0, len(prompt) - 1 : -1]
+        losses.append(-logits.log_softmax(-1)[range(3), completion])
+    by_hand = torch.cat(losses).mean()
+    assert completion_loss(model, batch, PAD).item() == pytest.approx(by_hand.item(), abs=1e-5)
+
+
+def test_weights_of_the_completion_weigh_its_tokens():
+    model = tiny.lm().model
+    prompt, completion = [5, 6], [7, 8, 9]
+    logits = model(torch.tensor([[*prompt, *completion]])).logits[0, 1:-1]
+    first, _, last = (-logits.log_softmax(-1)[range(3), completion]).tolist()
+    loss = completion_loss(model, [Row(prompt, completion, [1.0, 0.0, 3.0])], PAD)
+    assert loss.item() == pytest.approx((first + 3 * last) / 4, abs=1e-5)
+
+
+def test_padding_and_the_other_rows_do_not_change_a_rows_loss():
+    model, (short, *_) = tiny.lm().model, rows()
+    long = Row([5] * 30, [6] * 9)
+    alone = [completion_loss(model, [row], PAD).item() for row in (short, long)]
+    together = completion_loss(model, [short, long], PAD).item()
+    assert together == pytest.approx((3 * alone[0] + 9 * alone[1]) / 12, abs=1e-5)
+
+
+# --- batches --------------------------------------------------------------------------------------
+
+
+def test_every_row_is_visited_once_per_pass_and_lengths_are_sorted_into_buckets():
+    given = rows(24)
+    phase = Phase("all", 12, given)
+    batches = list(_batches(phase, CONFIG, seed=0))
+    assert len(batches) == 12 and {len(batch) for batch in batches} == {4}
+    for part in (batches[:6], batches[6:]):
+        seen = [row for batch in part for row in batch]
+        assert sorted(seen) == sorted(given)
+    assert batches[:6] != batches[6:]
+    first = sorted(batches[:2], key=lambda batch: len(batch[0].prompt_ids))  # one bucket
+    longest = max(len(row.prompt_ids) for row in first[0])
+    assert longest <= min(len(row.prompt_ids) for row in first[1])
+
+
+def test_drawn_rows_take_their_share_of_each_batch():
+    drawn = Row([3], [4])
+    phase = Phase("mixed", 3, rows(), lambda rng: drawn, drawn_share=0.5)
+    assert [batch.count(drawn) for batch in _batches(phase, CONFIG, seed=0)] == [2, 2, 2]
+    only = Phase("drawn", 2, draw=lambda rng: ([rng.randint(2, 9)], [1]))
+    assert all(len(batch) == 4 for batch in _batches(only, CONFIG, seed=0))
+    assert list(_batches(only, CONFIG, 0)) == list(_batches(only, CONFIG, 0))
+    assert list(_batches(only, CONFIG, 0)) != list(_batches(only, CONFIG, 1))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([], "phase p: expected rows, found none"),
+        ([Row([1], [2]), Row([1], [])], "phase p, row 1: completion: found no token"),
+        ([Row([], [2])], "phase p, row 0: prompt: found no token"),
+        ([Row([1], [2, 3], [1.0])], "phase p, row 0: weights: expected 2, found 1"),
+    ],
+)
+def test_rows_that_cannot_be_learned_are_refused(given, message):
+    with pytest.raises(InputError, match=message):
+        warm_start(tiny.lm().model, [Phase("p", 1, given)], CONFIG, PAD, seed=0)
+
+
+# --- training -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_training_learns_its_rows_and_a_seed_repeats_it(optimizer):
+    config = dataclasses.replace(CONFIG, optimizer=optimizer)
+    phases = [Phase("learn", 40, rows())]
+    runs = []
+    for seed in (0, 0, 1):
+        model = tiny.lm().model
+        metrics = warm_start(model, phases, config, PAD, seed)
+        runs.append((weights(model), metrics))
+    assert runs[0][1]["loss"].iloc[-1] < 0.3 * runs[0][1]["loss"].iloc[0]
+    assert equal(runs[0][0], runs[1][0])
+    pd.testing.assert_frame_equal(runs[0][1], runs[1][1])
+    assert not equal(runs[0][0], runs[2][0])
+
+
+def test_metrics_say_phase_step_loss_rate_and_tokens():
+    phases = [Phase("copy", 7, draw=lambda rng: ([5, 6], [7])), Phase("teach", 5, rows())]
+    metrics = warm_start(tiny.lm().model, phases, CONFIG, PAD, seed=0)
+    assert list(metrics.columns) == ["phase", "step", "loss", "smoothed", "rate", "tokens"]
+    assert list(zip(metrics["phase"], metrics["step"], strict=True)) == [
+        ("copy", 5),
+        ("copy", 7),
+        ("teach", 10),
+        ("teach", 12),
+    ]
+    assert metrics["tokens"].iloc[0] == 5 * 4 * 3
+    assert metrics["rate"].iloc[0] == 1.0 and metrics["rate"].iloc[-1] < 0.3
+
+
+def test_the_trained_policy_and_its_metrics_are_saved(tmp_path):
+    lm = tiny.lm()
+    phases = [Phase("learn", 2, rows())]
+    folder = train_warm_start(lm.model, lm.tokenizer, phases, CONFIG, 0, tmp_path / "warm")
+    assert folder == tmp_path / "warm" / "policy"
+    assert equal(weights(load_lm(folder).model), weights(lm.model))
+    assert list(pd.read_csv(tmp_path / "warm" / "metrics.csv")["step"]) == [2]
+
+
+def test_a_teachers_step_becomes_the_writers_prompt_and_the_calls_tokens():
+    lm = tiny.lm()
+    writer = ModelWriter(lm, tiny.MEMORY, tiny.PROTOCOL, Sampling())
+    memory = Memory(core=None, semantic=(Entry("1", "fact 3"),), next_id=2)
+    calls = (tiny.call(7), tiny.call(8))
+    (row,) = encode_steps(writer, [(memory, "fact 7\nfact 8", calls)])
+    assert row.prompt_ids == writer.prompt_ids(WriteRequest(memory, "fact 7\nfact 8"))
+    assert row.completion_ids[-1] == lm.tokenizer.eos_token_id
+    text = lm.tokenizer.decode(row.completion_ids[:-1])
+    assert [c.arguments for c in parse_reply(text, "stop", "compact")] == [
+        c.arguments for c in calls
+    ]
+
+
+# --- optimiser ------------------------------------------------------------------------------------
+
+
+def test_the_rate_rises_from_the_first_update_on_and_falls_at_the_end():
+    shares = [rate(step, 10, warm_up=2, decay_share=0.4, floor=0.1) for step in range(10)]
+    assert shares[:3] == [0.5, 1.0, 1.0]  # the release started with 0 (D47)
+    assert shares[5:] == pytest.approx([1.0, 1.0, 0.75, 0.5, 0.25])
+    assert rate(9, 10, 0, 1.0) == pytest.approx(0.1)  # linear over everything
+    assert [rate(step, 10, 0, 0.0) for step in range(10)] == [1.0] * 10  # constant
+    assert rate(99, 100, 0, 1.0, floor=0.03) == 0.03
+
+
+def test_muon_moves_hidden_matrices_and_adamw_the_rest():
+    model = tiny.lm().model
+    joint = build_optimizer(model, "muon", 1e-3, 0.02, 0.99)
+    muon, adamw = ([w for g in part.param_groups for w in g["params"]] for part in joint.parts)
+    layer = model.model.layers[0]
+    assert any(w is layer.mlp.up_proj.weight for w in muon)
+    assert any(w is model.model.embed_tokens.weight for w in adamw)
+    assert any(w is layer.self_attn.q_norm.weight for w in adamw)
+    assert len(muon) == 7 and len(muon) + len(adamw) == len(list(model.parameters()))
+
+
+def test_a_joint_optimiser_continues_from_its_saved_state():
+    def step(model, optimizer):
+        optimizer.zero_grad()
+        completion_loss(model, rows(4), PAD).backward()
+        optimizer.step()
+
+    one, other = tiny.lm().model, tiny.lm().model
+    first = build_optimizer(one, "muon", 1e-3, 0.02, 0.99)
+    step(one, first)
+    second = build_optimizer(other, "muon", 5.0, 5.0, 0.5)
+    other.load_state_dict(one.state_dict())
+    second.load_state_dict(copy.deepcopy(first.state_dict()))  # loading shares tensors
+    assert isinstance(second, Joint)
+    assert [g["lr"] for g in second.param_groups] == [0.02, 1e-3]
+    for model, optimizer in ((one, first), (other, second)):
+        optimizer.param_groups[0]["lr"] = 0.5  # as a schedule does it
+        step(model, optimizer)
+    assert equal(weights(one), weights(other))
