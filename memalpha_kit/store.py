@@ -290,6 +290,19 @@ def save_table(path: Path, table: pd.DataFrame) -> None:
     _write(Path(path), table.to_csv(index=False, lineterminator="\n").encode())
 
 
+def save_bytes(path: Path, content: bytes) -> None:
+    """Writes the bytes of a file (a figure, say), whole or not at all."""
+    _write(Path(path), content)
+
+
+def load_json(path: Path) -> Any:
+    """What `save_json` wrote. Raises InputError naming the file if it is not there or no JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: expected a JSON file, found: {error}") from error
+
+
 def append_jsonl(path: Path, record: Mapping[str, Any]) -> None:
     """Adds one line to a JSONL file and returns when it is on the disk, whole or not at all.
 

@@ -12,10 +12,10 @@ from dataclasses import replace
 
 import pytest
 
+from memalpha_kit.config import BuildConfig
 from memalpha_kit.errors import InputError
 from memalpha_kit.sources import (
     SOURCES,
-    BuildConfig,
     banking77,
     build,
     frames,

@@ -15,12 +15,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from memalpha_kit.config import BuildConfig
 from memalpha_kit.errors import InputError, closest
 from memalpha_kit.records import Instance
 from memalpha_kit.sources import banking77, longmemeval, squad, trec
-from memalpha_kit.sources.building import BuildConfig
-
-__all__ = ["SOURCES", "BuildConfig", "Source", "build", "source"]
 
 CLASSIFY = (
     "The core memory holds rules for sorting sentences into numbered classes. Work out what each "
@@ -96,6 +94,11 @@ def source(name: str) -> Source:
     if name not in SOURCES:
         raise InputError(f"source: expected a known name, found {name!r}{closest(name, SOURCES)}")
     return SOURCES[name]
+
+
+def missing_files(name: str, raw: Path) -> list[str]:
+    """Patterns of the source's raw files that nothing in folder `raw` matches."""
+    return [pattern for pattern in source(name).files if not any(Path(raw).glob(pattern))]
 
 
 def build(name: str, raw: Path, config: BuildConfig, seed: int) -> list[Instance]:

@@ -14,9 +14,10 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
+from memalpha_kit.config import BuildConfig
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import Instance
-from memalpha_kit.sources.building import BuildConfig, raw_file, read_text
+from memalpha_kit.sources.building import raw_file, read_text
 from memalpha_kit.sources.labelled import Sample, build_labelled, label_table
 
 TRAIN, TEST = FILES = ("banking77_train.csv", "banking77_test.csv")

@@ -1,4 +1,4 @@
-"""What every builder shares: its settings, its random generators, reading raw files.
+"""What every builder shares: its random generators, reading raw files.
 
 The one law: a build depends on the raw bytes, the settings and the seed alone. Each (source,
 instance, purpose) has a generator of its own, so that drawing one more lead-in does not change
@@ -13,47 +13,12 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from memalpha_kit.errors import InputError
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class BuildConfig:
-    """How raw rows become instances. The defaults suit a laptop; data.md 2.0 has the paper's."""
-
-    counter: str = "wordpunct"  # token counter of every size below (text.counter)
-    instances: int | None = None  # at most this many per source; None: all there are
-    max_questions: int = 100  # per instance; more are sampled, seeded
-    min_questions: int = 1  # documents: instances with fewer are dropped (paper: 50)
-    max_chunks: int = 10  # documents: chunks per instance
-    chunk_min_tokens: int = 100  # documents: smallest target drawn for a chunk
-    chunk_max_tokens: int = 2048  # documents: largest target; dialogues: hard limit
-    dialogue_close_tokens: int = 1800  # dialogues: a chunk this full is closed
-    dialogue_reserve_tokens: int = 150  # dialogues: kept free for the header of a split turn
-    examples: int | None = None  # classification: per instance; None: all, in one instance
-    example_chunks: int | None = None  # classification: deal into so many chunks; None: pack
-    example_chunk_tokens: int = 1024  # classification: size that chunks are packed to
-
-    def __post_init__(self) -> None:
-        """Raises InputError for a number below 1 and for sizes that contradict each other."""
-        for name, value in vars(self).items():
-            if isinstance(value, int) and value < 1:
-                raise InputError(f"{name}: expected at least 1, found {value}")
-        low, high = self.chunk_min_tokens, self.chunk_max_tokens
-        reserve = self.dialogue_reserve_tokens
-        if low > high:
-            raise InputError(
-                f"chunk_min_tokens: expected at most {high} (the maximum), found {low}"
-            )
-        if reserve > high // 2:
-            raise InputError(
-                f"dialogue_reserve_tokens: expected at most {high // 2}, found {reserve}"
-            )
 
 
 def generator(seed: int, source: str, instance: int | str, purpose: str) -> random.Random:

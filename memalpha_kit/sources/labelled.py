@@ -18,9 +18,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+from memalpha_kit.config import BuildConfig
 from memalpha_kit.errors import InputError, closest
 from memalpha_kit.records import QA, Instance, make_instance
-from memalpha_kit.sources.building import BuildConfig, draw, generator
+from memalpha_kit.sources.building import draw, generator
 from memalpha_kit.sources.frames import CLASSIFICATION_LEAD_INS, frame_all
 from memalpha_kit.text import counter, normalise, pack_paragraphs
 

@@ -17,9 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from memalpha_kit.config import BuildConfig
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, Instance, make_instance
-from memalpha_kit.sources.building import BuildConfig, raw_file, read_json, take
+from memalpha_kit.sources.building import raw_file, read_json, take
 from memalpha_kit.text import DialogueChunk, counter, pack_dialogues
 
 FILES = ("longmemeval*.json",)

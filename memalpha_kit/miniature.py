@@ -1,0 +1,324 @@
+"""The miniature experiment: the whole idea of Mem-alpha on two CPU cores, from data to figures.
+
+    build_data -> warm_start -> train -> evaluate          one seed; notebooks 01, 03 and 04
+    record                                                 several seeds; `memalpha seeds`
+
+A policy of well under a million parameters, trained from scratch, learns to write a memory chunk by
+chunk. The warm start's teacher is imperfect on purpose (it stores half of the facts, chit-chat too,
+and misses corrections), so that GRPO has something to improve; the reward's r1 asks the frozen
+reader, which is the evaluation's reader too. Names of the evaluation never occur in training.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from memalpha_kit import report, sources, store, text, world
+from memalpha_kit.config import MemoryConfig, Profile
+from memalpha_kit.episode import ask, write
+from memalpha_kit.errors import InputError
+from memalpha_kit.memory import tokens
+from memalpha_kit.models import Sampling
+from memalpha_kit.progress import bar
+from memalpha_kit.protocol import render_calls
+from memalpha_kit.readers import reader
+from memalpha_kit.records import Completion, Episode, Instance
+from memalpha_kit.writers import ModelWriter, Writer, WriteRequest
+
+if TYPE_CHECKING:
+    from memalpha_kit.training.grpo import Environment
+
+METRIC = "substring"
+READER = "best_entry"
+TRANSCRIBER = world.Habits(chat=1.0)
+"""Writes every sentence and updates every shown correction: the skills, without any choice."""
+
+TRANSCRIBER_LIFE = world.Habits(keep=0.6, chat=0.3, update=0.9, insert_hidden=0.6)
+TEACHER_LIFE = world.Habits(keep=0.75, chat=0.3, update=0.8, insert_hidden=0.7)
+"""What goes into the memories that lessons are given with (see `world.transcripts`)."""
+
+
+# --- Data -----------------------------------------------------------------------------------------
+
+
+def data_files(profile: Profile, folder: Path) -> dict[str, Path]:
+    """The files of `build_data` by name: train, test_1x, test_4x, ..."""
+    names = ["train", *(f"test_{length}x" for length in profile.evaluation.lengths)]
+    return {name: folder / f"{name}.parquet" for name in names}
+
+
+def build_data(profile: Profile, folder: Path) -> dict[str, Path]:
+    """Training instances of the profile's seed and the held-out ones, written as parquet.
+
+    Held-out instances are the same for all seeds, so that seeds can be compared pair by pair.
+    """
+    files = data_files(profile, folder)
+    store.save_instances(files["train"], training_instances(profile))
+    for name, instances in held_out(profile).items():
+        store.save_instances(files[name], instances)
+    return files
+
+
+def training_instances(profile: Profile) -> list[Instance]:
+    """One instance for every place in a GRPO batch: none is seen twice."""
+    people, _ = world.names(profile.world)
+    n = profile.grpo.steps * profile.grpo.instances
+    return world.build_world(
+        profile.world, people, n, profile.world.chunks, f"train/{profile.seed}"
+    )
+
+
+def held_out(profile: Profile) -> dict[str, list[Instance]]:
+    """The evaluation's instances by name of their file, about held-out names only."""
+    _, people = world.names(profile.world)
+    sizes = zip(profile.evaluation.lengths, profile.evaluation.instances, strict=True)
+    return {
+        f"test_{length}x": world.build_world(
+            profile.world, people, n, length * profile.world.chunks, "test"
+        )
+        for length, n in sizes
+    }
+
+
+def build_real(profile: Profile, raw: Path, out: Path) -> tuple[dict[str, Path], dict[str, str]]:
+    """Parquet files of the real sources whose raw files are in `raw`, and why others are not there.
+
+    Raises InputError for raw files that are there but broken.
+    """
+    built, absent = {}, {}
+    for name in profile.real.sources:
+        missing = sources.missing_files(name, raw)
+        if missing:
+            absent[name] = f"{raw}: no {', '.join(missing)}"
+            continue
+        instances = sources.build(name, raw, profile.data, profile.seed)[: profile.real.instances]
+        built[name] = out / f"{name}.parquet"
+        store.save_instances(built[name], instances)
+    return built, absent
+
+
+# --- Writers --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A writer that reads the world's sentences and follows its habits; no model."""
+
+    name: str
+    habits: world.Habits
+    memory_config: MemoryConfig
+    wire: str = "compact"
+
+    def write(self, requests: Sequence[WriteRequest]) -> list[Completion]:
+        """The calls of each request's chunk, decided with the request's seed."""
+        return [Completion(render_calls(self._calls(r), self.wire)) for r in requests]
+
+    def _calls(self, request: WriteRequest) -> tuple:
+        rng = random.Random(request.seed)
+        return world.teach(request.chunk, request.memory, self.memory_config, self.habits, rng)
+
+
+def references(profile: Profile) -> list[Teacher]:
+    """Writers by rule to hold a policy against: perfect, never updating, keeping everything."""
+    habits = {
+        "perfect": world.PERFECT,
+        "never updates": world.NEVER_UPDATES,
+        "keeps chit-chat too": world.KEEPS_ALL,
+        "teacher of the warm start": world.imperfect(profile.warm_start),
+    }
+    return [Teacher(name, habit, profile.memory) for name, habit in habits.items()]
+
+
+def policy_writer(profile: Profile, policy: Path) -> ModelWriter:
+    """The policy in that folder as a writer, decoding as the evaluation says."""
+    from memalpha_kit.training.policy import load_policy
+
+    sampling = Sampling(profile.evaluation.temperature, profile.protocol.max_reply_tokens)
+    return ModelWriter(load_policy(policy), profile.memory, profile.protocol, sampling)
+
+
+# --- Training -------------------------------------------------------------------------------------
+
+
+def environment(profile: Profile) -> Environment:
+    """What episodes of the miniature are played in and scored by."""
+    from memalpha_kit.training.grpo import Environment
+
+    return Environment(
+        profile.memory,
+        profile.protocol,
+        reader(READER),
+        world.judge,
+        profile.reward,
+        profile.advantage,
+        METRIC,
+    )
+
+
+def warm_start(profile: Profile, folder: Path) -> Path:
+    """The policy after supervised training from scratch, a folder; metrics.csv beside it."""
+    from memalpha_kit.models import CausalLM
+    from memalpha_kit.training import lessons
+    from memalpha_kit.training.policy import build_policy
+    from memalpha_kit.training.warm_start import Phase, train_warm_start
+
+    settings, seed = profile.warm_start, profile.seed
+    tokenizer = lessons.tokenizer()
+    model = build_policy(profile.policy, tokenizer, seed)
+    lm = CausalLM("policy", model, tokenizer, (tokenizer.eos_token_id,))
+    writer = ModelWriter(lm, profile.memory, profile.protocol, Sampling(0.0, 1))
+
+    def rows(name: str, habits: world.Habits, living: world.Habits, n: int) -> list:
+        return lessons.transcript_rows(writer, profile.world, habits, living, n, f"{seed}/{name}")
+
+    n_skill = settings.transcribe_steps * settings.batch
+    phases = [
+        Phase("copy", settings.copy_steps, draw=lessons.CopyRows(tokenizer)),
+        Phase(
+            "transcribe",
+            settings.transcribe_steps,
+            rows=rows("transcribe", TRANSCRIBER, TRANSCRIBER_LIFE, n_skill),
+        ),
+        Phase(
+            "teacher",
+            settings.steps,
+            rows=rows("teacher", world.imperfect(settings), TEACHER_LIFE, settings.rows),
+        ),
+    ]
+    return train_warm_start(model, tokenizer, phases, settings, seed, folder)
+
+
+def train(profile: Profile, policy: Path, folder: Path, resume: bool = False) -> Path:
+    """The policy after GRPO on the training instances of the profile's seed."""
+    from memalpha_kit.training.grpo import train_grpo
+
+    return train_grpo(
+        policy,
+        training_instances(profile),
+        environment(profile),
+        profile.grpo,
+        folder,
+        profile.seed,
+        resume,
+    )
+
+
+# --- Evaluation -----------------------------------------------------------------------------------
+
+
+def evaluate(
+    profile: Profile, writer: Writer, instances: Mapping[str, Sequence[Instance]], label: str = ""
+) -> pd.DataFrame:
+    """One row per held-out instance: QA of the frozen reader, memory size, what the writer did.
+
+    `instances` maps file names (test_4x) to instances. Columns: length (multiple of the training
+    number of chunks), instance, qa, memory_tokens, chunk_tokens, compression, and the counts of
+    `world.Behaviour`.
+    """
+    total = sum(len(i.chunks) for part in instances.values() for i in part)
+    frames = []
+    with bar(total, label or writer.name) as shown:
+        for name, part in instances.items():
+            episodes = write(part, writer, profile.memory, profile.protocol, progress=shown.advance)
+            asked = ask(episodes, part, reader(READER), METRIC)
+            length = int(name.removeprefix("test_").removesuffix("x"))
+            rows = [_measured(profile, e, i) for e, i in zip(asked, part, strict=True)]
+            frames.append(pd.DataFrame(rows).assign(length=length))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _measured(profile: Profile, episode: Episode, instance: Instance) -> dict:
+    counter = text.counter(profile.memory.counter)
+    kept = tokens(episode.memory, counter)
+    read = sum(counter.count(chunk) for chunk in instance.chunks)
+    scores = [answer.score for answer in episode.answers if answer.score is not None]
+    return {
+        "instance": instance.id,
+        "qa": sum(scores) / len(scores) if scores else None,
+        "missing": len(episode.answers) - len(scores),
+        "memory_tokens": kept,
+        "chunk_tokens": read,
+        "compression": 1 - kept / read,
+        **vars(world.behaviour(episode, instance)),
+    }
+
+
+def before_and_after(
+    profile: Profile,
+    policies: Mapping[str, Path],
+    instances: Mapping[str, Sequence[Instance]],
+) -> pd.DataFrame:
+    """`evaluate` for the policy of each stage (warm_start, grpo), with columns seed and stage."""
+    frames = [
+        evaluate(profile, policy_writer(profile, folder), instances, label=f"evaluating {stage}")
+        .assign(stage=stage)
+        .assign(seed=profile.seed)
+        for stage, folder in policies.items()
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+# --- Recorded seeds -------------------------------------------------------------------------------
+
+RECORDS = ("results", "grpo", "warm_start")
+
+
+def record(
+    profile: Profile,
+    seeds: Sequence[int],
+    runs: Path,
+    out: Path,
+    say: Callable[[str], None] = print,
+) -> list[Path]:
+    """Independent warm start, GRPO and evaluation for every seed, as small CSV files in `out`.
+
+    `results.csv` (a row per seed, stage, length and instance), `grpo.csv` and `warm_start.csv` (a
+    row per logged step), `references.csv` (writers by rule) and `run.json`. A seed whose results
+    are already in `runs` under the same settings is not run again, so an interrupted call resumes.
+    """
+    if len(set(seeds)) != len(seeds) or not seeds:
+        raise InputError(f"seeds: expected different numbers, found {list(seeds)}")
+    started = time.time()
+    folders = [
+        _record_one(replace(profile, seed=seed), runs / f"seed_{seed}", say) for seed in seeds
+    ]
+    paths = []
+    for name in RECORDS:
+        parts = [pd.read_csv(folder / f"{name}.csv") for folder in folders]
+        paths.append(store.save_table(out / f"{name}.csv", pd.concat(parts, ignore_index=True)))
+    instances = held_out(profile)
+    rules = [
+        evaluate(profile, teacher, instances).assign(writer=teacher.name)
+        for teacher in references(profile)
+    ]
+    rules = pd.concat(rules).groupby(["writer", "length"], sort=False)["qa"].mean().reset_index()
+    paths.append(store.save_table(out / "references.csv", rules.round(4)))
+    report.run_card(out, profile, started, paths, {"seeds": list(seeds)})
+    return paths
+
+
+def _record_one(profile: Profile, folder: Path, say: Callable[[str], None]) -> Path:
+    """The folder with one seed's CSV files, `done.json` written last."""
+    settings = report.settings_hash(profile)
+    done = folder / "done.json"
+    if done.is_file() and store.load_json(done)["settings"] == settings:
+        say(f"seed {profile.seed}: already there")
+        return folder
+    started = time.time()
+    first = warm_start(profile, folder / "warm_start")
+    second = train(profile, first, folder / "grpo", resume=True)
+    results = before_and_after(profile, {"warm_start": first, "grpo": second}, held_out(profile))
+    store.save_table(folder / "results.csv", results.round(4))
+    for name, source in (("grpo", folder / "grpo"), ("warm_start", folder / "warm_start")):
+        metrics = pd.read_csv(source / "metrics.csv").assign(seed=profile.seed)
+        store.save_table(folder / f"{name}.csv", metrics.round(5))
+    store.save_json(done, {"settings": settings, "duration_s": round(time.time() - started, 1)})
+    say(f"seed {profile.seed}: {time.time() - started:.0f} s")
+    return folder

@@ -1,0 +1,287 @@
+"""Tables and figures from saved numbers, and the card of a run. No model runs here.
+
+The one law: a figure is a function of a table that is on disk (`plot_` takes a DataFrame and
+returns a Figure, `table_` returns a DataFrame), so drawing needs neither torch nor a checkpoint.
+The miniature's tables are tidy, one row per seed, stage, length and instance:
+
+    seed  stage       length  instance       qa     facts  facts_stored  ...
+    0     warm_start  1       miniature/a1   0.400  6      3
+    0     grpo        1       miniature/a1   0.900  6      6
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+
+from memalpha_kit import store
+from memalpha_kit.config import Profile, profile_dict
+from memalpha_kit.stats import nested_interval
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+STAGES = {"warm_start": "before GRPO", "grpo": "after GRPO"}
+PARTS = {
+    "accuracy": "r1 answers",
+    "format": "r2 calls that ran",
+    "compression": "r3 compression",
+    "content": "r4 content",
+}
+PACKAGES = ("numpy", "pandas", "torch", "transformers", "trl", "rank-bm25", "papermill")
+SHARES = {
+    "facts stored": ("facts_stored", "facts"),
+    "chit-chat stored": ("chat_stored", "chat"),
+    "corrections updated": ("corrections_updated", "corrections"),
+    "calls that ran": ("calls_ok", "calls"),
+}
+"""What a writer did, as a share: label -> (columns to add up, columns to divide by)."""
+
+
+def run_card(
+    folder: Path,
+    profile: Profile,
+    started: float,
+    inputs: Sequence[Path] = (),
+    extra: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Write `run.json` into `folder` and return it: settings, seed, versions, data hash, duration.
+
+    `started` is `time.time()` at the beginning; `inputs` are the files the numbers came from.
+    """
+    card = {
+        "profile": profile.name,
+        "seed": profile.seed,
+        "settings": profile_dict(profile),
+        "versions": _versions(),
+        "python": platform.python_version(),
+        "data_sha256": store.fingerprint(list(inputs)) if inputs else None,
+        "inputs": [path.name for path in inputs],
+        "duration_s": round(time.time() - started, 1),
+        **(extra or {}),
+    }
+    store.save_json(folder / "run.json", card)
+    return card
+
+
+def settings_hash(profile: Profile) -> str:
+    """A short name for exactly these settings, seed included; the profile's own name is not."""
+    settings = {**profile_dict(profile), "name": ""}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _versions() -> dict[str, str]:
+    found = {"memalpha-kit": metadata.version("memalpha-kit")}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+
+def table_lengths(results: pd.DataFrame, seed: int = 0, resamples: int = 2000) -> pd.DataFrame:
+    """QA per length and stage, and the paired gain, each with its 95 % interval.
+
+    Intervals draw seeds first and instances inside them (two-level bootstrap), so they hold for a
+    new seed, not only for new instances. `kept` is QA divided by the QA at the shortest length.
+    """
+    wide = results.pivot(index=["length", "seed", "instance"], columns="stage", values="qa")
+    wide["gain"] = wide["grpo"] - wide["warm_start"]
+    rows = []
+    for length, part in wide.reset_index().groupby("length"):
+        row: dict[str, Any] = {"length": length, "seeds": part.seed.nunique(), "n": len(part)}
+        for name in ("warm_start", "grpo", "gain"):
+            found = nested_interval(part[name], part.seed, seed=seed, n=resamples)
+            row |= {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    table["kept"] = table["grpo"] / table["grpo"].iloc[0]
+    return table
+
+
+def table_behaviour(results: pd.DataFrame, seed: int = 0, resamples: int = 2000) -> pd.DataFrame:
+    """What the writer stored and updated, per stage and length: share with its 95 % interval.
+
+    A share is the mean over instances of the instance's own share; instances without the thing
+    (no correction, say) are left out and not counted.
+    """
+    rows = []
+    for (stage, length), part in results.groupby(["stage", "length"], sort=False):
+        for label, (count, total) in SHARES.items():
+            used = part[part[total] > 0]
+            share = used[count] / used[total]
+            found = nested_interval(share, used.seed, seed=seed, n=resamples)
+            rows.append(
+                {
+                    "stage": stage,
+                    "length": length,
+                    "what": label,
+                    "share": found.mean,
+                    "low": found.low,
+                    "high": found.high,
+                    "n": found.n,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def plot_lengths(table: pd.DataFrame, reference: Mapping[str, Sequence[float]] = {}) -> Figure:
+    """QA before and after GRPO against input length, from `table_lengths`.
+
+    `reference` draws further writers without intervals, one value per length (perfect writer, one
+    that never updates, ...).
+    """
+    _style()
+    figure, axis = plt.subplots(figsize=(6.4, 4.0))
+    colours = dict(zip(STAGES, sns.color_palette("colorblind"), strict=False))
+    places = range(len(table))
+    for (name, values), line in zip(reference.items(), ("--", ":", "-."), strict=False):
+        axis.plot(places, values, line, color="0.55", label=name, zorder=1)
+    for stage, label in STAGES.items():
+        axis.errorbar(
+            places, table[stage], _whiskers(table, stage), color=colours[stage], marker="o",
+            capsize=4, linewidth=2, label=label,
+        )  # fmt: skip
+    axis.set(xticks=list(places), xticklabels=[f"{n}x" for n in table["length"]], ylim=(0, 1.05))
+    axis.set(xlabel="input length (1x = chunks seen in training)", ylabel="held-out QA")
+    seeds, n = int(table["seeds"].iloc[0]), table["n"].tolist()
+    noun = "seed" if seeds == 1 else "seeds"
+    axis.set_title(f"Memory written by the policy, {seeds} {noun} (n = {', '.join(map(str, n))})")
+    axis.legend(loc="lower left", frameon=True)
+    return _finished(figure)
+
+
+def plot_gain(results: pd.DataFrame, table: pd.DataFrame) -> Figure:
+    """Gain of GRPO per seed (dots) and over all seeds (bar with 95 % interval), by length."""
+    _style()
+    figure, axis = plt.subplots(figsize=(6.4, 3.6))
+    wide = results.pivot(index=["length", "seed", "instance"], columns="stage", values="qa")
+    gains = (wide["grpo"] - wide["warm_start"]).groupby(["length", "seed"]).mean().reset_index()
+    labels = [f"{n}x" for n in table["length"]]
+    axis.bar(labels, table["gain"], yerr=_whiskers(table, "gain"), capsize=5, color="#8fb8de")
+    for place, length in enumerate(table["length"]):
+        dots = gains[gains.length == length][0]
+        spread = [place + 0.06 * (i - (len(dots) - 1) / 2) for i in range(len(dots))]
+        label = None if place else "one seed"
+        axis.scatter(spread, dots, color="0.2", s=18, zorder=3, label=label)
+    axis.axhline(0, color="0.3", linewidth=1)
+    axis.set(xlabel="input length", ylabel="QA after - before", title="Paired gain of GRPO")
+    axis.legend(loc="upper right", frameon=True)
+    return _finished(figure)
+
+
+def plot_behaviour(table: pd.DataFrame, length: int = 1) -> Figure:
+    """What is stored and updated before and after GRPO at one length, from `table_behaviour`."""
+    _style()
+    part = table[table.length == length]
+    figure, axis = plt.subplots(figsize=(6.8, 3.6))
+    for place, (stage, label) in enumerate(STAGES.items()):
+        rows = part[part.stage == stage].set_index("what").loc[list(SHARES)]
+        spots = [i + 0.38 * (place - 0.5) for i in range(len(rows))]
+        low, high = rows["share"] - rows["low"], rows["high"] - rows["share"]
+        errors = [low.fillna(0).clip(lower=0), high.fillna(0).clip(lower=0)]
+        colour = sns.color_palette("colorblind")[place]
+        axis.bar(spots, rows["share"], 0.36, yerr=errors, capsize=4, color=colour, label=label)
+    axis.set(xticks=range(len(SHARES)), xticklabels=list(SHARES), ylim=(0, 1.05), ylabel="share")
+    axis.set_title(f"What the policy does with a chunk ({length}x)")
+    axis.legend(frameon=True)
+    return _finished(figure)
+
+
+def plot_rewards(metrics: pd.DataFrame) -> Figure:
+    """The four reward parts against GRPO step; with several seeds, mean and 95 % band."""
+    _style()
+    figure, axes = plt.subplots(2, 2, figsize=(8.4, 5.4), sharex=True)
+    columns = [c for c in ("seed", "step", *PARTS) if c in metrics]
+    for axis, (part, label) in zip(axes.flat, PARTS.items(), strict=True):
+        data = metrics[columns].dropna(subset=[part])
+        band = ("ci", 95) if "seed" in data and data.seed.nunique() > 1 else None
+        sns.lineplot(data=data, x="step", y=part, ax=axis, errorbar=band, seed=0)
+        axis.set(title=label, xlabel="GRPO step", ylabel="")
+    return _finished(figure)
+
+
+def plot_warm_start(metrics: pd.DataFrame) -> Figure:
+    """Supervised loss against optimiser step, coloured by phase."""
+    _style()
+    figure, axis = plt.subplots(figsize=(6.4, 3.4))
+    sns.lineplot(data=metrics, x="step", y="loss", hue="phase", ax=axis, errorbar=None)
+    axis.set(xlabel="optimiser step", ylabel="loss on the reply", yscale="log")
+    axis.set_title("Warm start: copying first, then an imperfect teacher")
+    return _finished(figure)
+
+
+def plot_sources(table: pd.DataFrame) -> Figure:
+    """Scores of writers and readers on real files with 95 % intervals, one panel per source."""
+    _style()
+    sources = list(dict.fromkeys(table["source"]))
+    figure, axes = plt.subplots(1, len(sources), figsize=(3.1 * len(sources), 3.4), sharey=True)
+    for axis, source in zip([axes] if len(sources) == 1 else axes, sources, strict=True):
+        rows = table[table.source == source].reset_index(drop=True)
+        names = rows["writer"] + "\n" + rows["reader"]
+        errors = [rows["score"] - rows["low"], rows["high"] - rows["score"]]
+        errors = [e.astype(float).fillna(0).clip(lower=0) for e in errors]
+        axis.barh(names, rows["score"].astype(float), xerr=errors, capsize=3, color="#8fb8de")
+        axis.set_title(f"{source}\n(n = {int(rows['questions'].iloc[0])})")
+        axis.set(xlim=(0, 1), xlabel="score")
+        axis.tick_params(axis="y", labelsize=8)
+    return _finished(figure)
+
+
+def plot_chunks(table: pd.DataFrame) -> Figure:
+    """Distribution of chunk lengths in tokens, one panel per source (its own scale)."""
+    _style()
+    sources = list(dict.fromkeys(table["source"]))
+    figure, axes = plt.subplots(1, len(sources), figsize=(2.9 * len(sources), 3.0))
+    for axis, source in zip([axes] if len(sources) == 1 else axes, sources, strict=True):
+        tokens = table.loc[table.source == source, "tokens"]
+        axis.hist(tokens, bins=min(20, max(1, tokens.nunique())), color="#8fb8de", edgecolor="0.4")
+        axis.set(title=f"{source}\n{len(tokens)} chunks", xlabel="tokens per chunk")
+    return _finished(figure)
+
+
+def plot_memory(table: pd.DataFrame) -> Figure:
+    """Memory tokens and entries after each chunk of one episode, beside the tokens read."""
+    _style()
+    figure, axis = plt.subplots(figsize=(6.4, 3.4))
+    axis.step(table["chunk"], table["read_tokens"], where="mid", color="0.55", label="tokens read")
+    axis.step(table["chunk"], table["memory_tokens"], where="mid", label="tokens in memory")
+    axis.set(xlabel="chunk", ylabel="tokens", title="Memory grows slower than the input")
+    axis.legend(frameon=True)
+    return _finished(figure)
+
+
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write the figure as PNG, whole or not at all; the path is returned."""
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=130)
+    store.save_bytes(path, image.getvalue())
+    return path
+
+
+def _whiskers(table: pd.DataFrame, name: str) -> list[pd.Series]:
+    """Distances from the mean to both ends of the interval; 0 where there is none."""
+    low, high = table[name] - table[f"{name}_low"], table[f"{name}_high"] - table[name]
+    return [part.astype(float).fillna(0).clip(lower=0) for part in (low, high)]
+
+
+def _style() -> None:
+    sns.set_theme(style="whitegrid", palette="colorblind", context="notebook", font_scale=0.9)
+
+
+def _finished(figure: Figure) -> Figure:
+    figure.tight_layout()
+    plt.close(figure)  # the caller shows or saves it; an open one would be drawn twice
+    return figure
