@@ -18,6 +18,7 @@ from memalpha_kit.models import load_lm
 from memalpha_kit.records import TrainingRow
 from memalpha_kit.store import load_episodes
 from memalpha_kit.training import trainer as trainers
+from memalpha_kit.training.arguments import check_trl
 from memalpha_kit.training.batch import rows_to_batch, token_logprobs, trained
 from memalpha_kit.training.grpo import train_grpo, training_order
 from memalpha_kit.training.journal import latest_checkpoint
@@ -425,6 +426,18 @@ def test_a_content_weight_without_a_judge_is_refused(policy, tmp_path):
     config = dataclasses.replace(tiny.GRPO, steps=1)
     train_grpo(policy, tiny.INSTANCES, plain, config, tmp_path, 0)
     assert pd.read_csv(tmp_path / "metrics.csv")["content"].isna().all()
+
+
+def test_a_trl_without_the_methods_we_replace_is_refused():
+    from trl import GRPOTrainer
+
+    check_trl(GRPOTrainer)
+
+    class Renamed:
+        def _generate_and_score_completions(self, batch): ...
+
+    with pytest.raises(InputError, match="GRPOTrainer._generate_and_score_completions with inputs"):
+        check_trl(Renamed)
 
 
 def test_a_pad_token_that_ends_replies_is_refused(tmp_path):

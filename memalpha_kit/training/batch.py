@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+GROUP_ROWS = 16
+"""Rows of similar length that go through the model together on a CPU."""
+
 
 def trained(rows: Sequence[TrainingRow]) -> list[TrainingRow]:
     """The rows that take part in a loss: they have a reward and at least one token of their own."""
@@ -84,16 +87,46 @@ def token_logprobs(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probabilities of the completion tokens and entropies there, both (B, C); 0 where masked.
 
-    ids and mask (B, P + C). Logits are divided by the temperature that sampled them, and made for
-    unmasked tokens only. What TRL computes with a fused kernel that needs a GPU, in plain torch;
-    the entropy carries no gradient.
+    ids and mask (B, P + C), with the unmasked tokens of a row side by side. Logits are divided by
+    the temperature that sampled them. What TRL computes with a kernel that needs a GPU, in plain
+    torch; the entropy carries no gradient. Rows are read in groups of similar length, without their
+    padding, which is most of a batch: much faster on a CPU.
     """
-    hidden = model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
-    before = hidden.last_hidden_state[:, -n_completion - 1 : -1]  # (B, C, d), one place earlier
-    scored, targets = mask[:, -n_completion:].bool(), ids[:, -n_completion:]
-    logits = model.get_output_embeddings()(before[scored]).float() / temperature  # (tokens, V)
-    every = logits.log_softmax(-1)
-    chosen = every.gather(1, targets[scored][:, None])[:, 0]
-    spread = -(every.exp() * every).sum(-1).detach()
-    zeros = before.new_zeros(scored.shape, dtype=every.dtype)
-    return zeros.masked_scatter(scored, chosen), zeros.masked_scatter(scored, spread)
+    import torch
+
+    scored = mask[:, -n_completion:].bool()
+    logprobs = torch.zeros(scored.shape, device=ids.device)
+    entropies = torch.zeros_like(logprobs)
+    rows = scored.any(1).nonzero()[:, 0]
+    if not len(rows):  # fill rows only: a loss of 0 that still has a gradient
+        rows = rows.new_zeros(1)
+    rows = rows[mask[rows].sum(1).argsort(stable=True)]
+    for group in rows.split(GROUP_ROWS):
+        chosen, spread = _packed_logprobs(model, ids[group], mask[group], n_completion, temperature)
+        places = scored[group]
+        logprobs[group] = torch.zeros(places.shape).to(chosen).masked_scatter(places, chosen)
+        entropies[group] = torch.zeros(places.shape).to(spread).masked_scatter(places, spread)
+    return logprobs, entropies
+
+
+def _packed_logprobs(
+    model: PreTrainedModel,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    n_completion: int,
+    temperature: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities and entropies of all completion tokens, row after row, (tokens,) each."""
+    import torch
+
+    lengths = mask.sum(1)
+    along = torch.arange(int(lengths.max()), device=ids.device)
+    columns = mask.argmax(1)[:, None] + along  # (B, T): where each row's tokens stand
+    packed = ids.gather(1, columns.clamp(max=ids.shape[1] - 1))  # padding on the right only
+    wanted = (columns >= ids.shape[1] - n_completion) & (along < lengths[:, None])
+    hidden = model.base_model(input_ids=packed, use_cache=False).last_hidden_state  # (B, T, d)
+    before = hidden[:, :-1][wanted[:, 1:]]  # what predicts a token stands one place earlier
+    every = (model.get_output_embeddings()(before).float() / temperature).log_softmax(-1)
+    with torch.no_grad():
+        spread = -(every.exp() * every).sum(-1)
+    return every.gather(1, packed[wanted][:, None])[:, 0], spread

@@ -19,15 +19,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import random
 import shutil
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 from memalpha_kit.config import (
@@ -39,21 +36,19 @@ from memalpha_kit.config import (
 )
 from memalpha_kit.episode import ask, write
 from memalpha_kit.errors import InputError
-from memalpha_kit.memory import DELETE, INSERT, UPDATE, tokens
 from memalpha_kit.models import CausalLM, Sampling, load_lm
 from memalpha_kit.readers import Reader
 from memalpha_kit.records import Episode, Instance, Rewards, TrainingRow
 from memalpha_kit.rewards import Judge, rewards, training_rows
 from memalpha_kit.store import fingerprint, save_episodes, save_json
 from memalpha_kit.text import counter
-from memalpha_kit.training.batch import trained
+from memalpha_kit.training.arguments import check, check_lm, updates_per_step
 from memalpha_kit.training.journal import METRICS, TIMINGS, Checkpoint, Journal, latest_checkpoint
+from memalpha_kit.training.measures import measure
 from memalpha_kit.training.policy import BATCH_ROWS, quiet, save_policy
-from memalpha_kit.training.trainer import build_trainer, check, check_lm, updates_per_step
+from memalpha_kit.training.trainer import build_trainer
 from memalpha_kit.writers import ModelWriter
 
-KINDS = {INSERT: "inserts", UPDATE: "updates", DELETE: "deletes"}
-STATUSES = ("ok", "skipped", "rejected", "malformed")
 FREE = ("save_every", "keep_checkpoints", "dump_every", "dump_episodes")
 """GRPO settings that a resumed run may change: no weight depends on them."""
 
@@ -161,7 +156,7 @@ class Rollouts:
         scored = time.perf_counter()
         parts = _rewards(episodes, instances, env)
         rows = training_rows(episodes, parts, env.reward, env.advantage)
-        measures = measure(episodes, parts, rows, env)
+        measures = measure(episodes, parts, rows, env.memory.counter)
         self._dump(step, episodes)
         times = (read - started, scored - read, time.perf_counter() - scored)
         seconds = zip(("write_s", "read_s", "reward_s"), times, strict=True)
@@ -187,52 +182,6 @@ def _rewards(
     counts = counter(env.memory.counter)
     judge = env.judge if env.reward.content else None  # no calls for a term of weight 0 (D65)
     return {e.id: rewards(e, by_id[e.instance], counts, judge, env.reward) for e in episodes}
-
-
-def measure(
-    episodes: Sequence[Episode],
-    parts: Mapping[str, Rewards],
-    rows: Sequence[TrainingRow],
-    env: Environment,
-) -> dict[str, float]:
-    """What the episodes of one step were like; means leave out what is missing, NaN if all is.
-
-    accuracy and compression are means over episodes, format, content and reward over rows; calls
-    by kind and by status are per chunk; missing counts rows without a reward.
-    """
-    steps = [step for episode in episodes for step in episode.steps]
-    calls = [call for step in steps for call in step.calls]
-    kinds = Counter(KINDS.get(call.name, "other_calls") for call in calls)
-    statuses = Counter(call.status for call in calls)
-    known = [row.reward for row in rows if row.reward is not None]
-    real = trained(rows)
-    counts = counter(env.memory.counter)
-    done = list(parts.values())
-    return {
-        "reward": _mean(known),
-        "reward_std": stdev(known) if len(known) > 1 else math.nan,
-        "accuracy": _mean(part.accuracy for part in done),
-        "format": _mean(value for part in done for value in part.format),
-        "compression": _mean(part.compression for part in done),
-        "content": _mean(value for part in done for value in part.content),
-        "calls": len(calls) / len(steps),
-        **{kind: kinds[kind] / len(steps) for kind in (*KINDS.values(), "other_calls")},
-        **{f"calls_{status}": statuses[status] / len(steps) for status in STATUSES},
-        "memory_tokens": _mean(tokens(episode.memory, counts) for episode in episodes),
-        "prompt_tokens": _mean(len(step.completion.prompt_ids) for step in steps),
-        "reply_tokens": _mean(len(step.completion.completion_ids) for step in steps),
-        "cut_replies": _mean(step.completion.finish == "length" for step in steps),
-        "rows": len(rows),
-        "rows_missing": len(rows) - len(known),
-        "rows_trained": len(real),
-        "loss_tokens": sum(sum(row.loss_mask) for row in real),
-        "flat_rows": _mean(row.advantage == 0 for row in real),
-    }
-
-
-def _mean(values: Any) -> float:
-    known = [value for value in values if value is not None]
-    return fmean(known) if known else math.nan
 
 
 # --- Starting and resuming ------------------------------------------------------------------------

@@ -116,5 +116,5 @@ def _kept(path: Path, done: int) -> list[dict[str, Any]]:
     """Rows of a table up to step `done`, which end where the checkpoint was made."""
     if not path.is_file() or not done:
         return []
-    table = pd.read_csv(path)
-    return table[table["step"] <= done].to_dict("records")
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)  # as it stands, no rounding
+    return table[table["step"].astype(int) <= done].to_dict("records")

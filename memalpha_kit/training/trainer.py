@@ -5,12 +5,6 @@ TRL keeps its data order, slicing, loss, optimiser step, logging and checkpoints
 episodes, ask, reward, normalise, return one batch row per chunk. On a CPU we also replace the
 log-probabilities, for TRL's need a GPU kernel. TRL is imported when a trainer is built, so that a
 GPU backend may patch it first.
-
-How counts map (one process; trl 1.15):
-
-    per_device_train_batch_size * steps_per_generation = instances * rollouts    episodes
-    steps_per_generation = slices, gradient_accumulation_steps = slices / updates
-    optimiser steps per step of ours = iterations * updates                      `updates_per_step`
 """
 
 from __future__ import annotations
@@ -23,54 +17,23 @@ from memalpha_kit.config import GrpoConfig
 from memalpha_kit.errors import InputError
 from memalpha_kit.models import CausalLM, Sampling
 from memalpha_kit.records import Completion, TrainingRow
+from memalpha_kit.training.arguments import (
+    check,
+    check_lm,
+    check_trl,
+    trl_arguments,
+    updates_per_step,
+)
 from memalpha_kit.training.batch import rows_to_batch, token_logprobs
 from memalpha_kit.training.decode import fast
 from memalpha_kit.training.optimizer import build_optimizer, rate
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
-    from trl import GRPOConfig, GRPOTrainer
+    from trl import GRPOTrainer
 
 Collect = Callable[[int, Sequence[int], CausalLM], tuple[list[TrainingRow], Mapping[str, float]]]
 """(step, places of the instances, language model) -> rows and measures to log; NaN is missing."""
-
-
-def updates_per_step(config: GrpoConfig) -> int:
-    """Optimiser steps that one step (collect, reward, update) makes."""
-    return config.iterations * config.updates
-
-
-def check(config: GrpoConfig) -> None:
-    """Raises InputError, naming the setting, for numbers that do not go together."""
-    episodes = config.instances * config.rollouts
-    problems = (
-        (config.rollouts < 2, f"rollouts: expected at least 2, found {config.rollouts}"),
-        (
-            config.temperature == 0,
-            "temperature: expected more than 0, found 0 (nothing to explore)",
-        ),
-        (
-            config.slices % config.updates,
-            f"slices: expected a multiple of updates ({config.updates}), found {config.slices}",
-        ),
-        (
-            episodes % config.slices,
-            f"slices: expected a divisor of instances * rollouts ({episodes}), "
-            f"found {config.slices}",
-        ),
-    )
-    for wrong, message in problems:
-        if wrong:
-            raise InputError(f"grpo.{message}")
-
-
-def check_lm(lm: CausalLM) -> None:
-    """Raises InputError unless the pad token exists and ends no reply."""
-    pad = lm.tokenizer.pad_token_id
-    if pad is None or pad in lm.stop_ids:
-        raise InputError(
-            f"{lm.name}: pad token: expected one that is no end token ({lm.stop_ids}), found {pad}"
-        )
 
 
 def build_trainer(
@@ -95,10 +58,11 @@ def build_trainer(
 
     check(config)
     check_lm(lm)
+    check_trl(GRPOTrainer)
     model = lm.model.train()
     stops = lm.stop_ids[0] if len(lm.stop_ids) == 1 else list(lm.stop_ids)
     model.generation_config.update(eos_token_id=stops, pad_token_id=lm.tokenizer.pad_token_id)
-    arguments = _arguments(config, max_reply_tokens, seed, folder, model.device.type == "cpu")
+    arguments = trl_arguments(config, max_reply_tokens, seed, folder, model.device.type == "cpu")
 
     class EpisodeTrainer(GRPOTrainer):
         """One dataset row is one instance; one episode becomes one row per chunk."""
@@ -136,6 +100,8 @@ def build_trainer(
         callbacks=list(callbacks),
         optimizers=(optimizer, schedule),
     )
+    if trainer.accelerator.num_processes > 1:
+        raise InputError("GRPO: expected one process, found several (not supported yet)")
     trainer.remove_callback(PrinterCallback)
     return trainer
 
@@ -143,67 +109,6 @@ def build_trainer(
 def _never_called(**_: Any) -> list[float]:
     """TRL wants a reward function; ours are computed from episodes, in `rewards.py`."""
     raise AssertionError("TRL asked for a reward; the kit computes rewards itself")
-
-
-def _arguments(
-    config: GrpoConfig, max_reply_tokens: int, seed: int, folder: Path, on_cpu: bool
-) -> GRPOConfig:
-    """TRL's settings, with every field stated that we rely on (a GPU backend changes defaults)."""
-    from trl import GRPOConfig
-
-    updates = updates_per_step(config)
-    return GRPOConfig(
-        output_dir=str(folder),
-        seed=seed,
-        # how often
-        max_steps=config.steps * updates,
-        num_train_epochs=1,
-        per_device_train_batch_size=config.instances * config.rollouts // config.slices,
-        steps_per_generation=config.slices,
-        gradient_accumulation_steps=config.slices // config.updates,
-        num_generations=config.rollouts,
-        num_iterations=config.iterations,
-        shuffle_dataset=False,  # `order` has decided
-        dataloader_num_workers=0,
-        remove_unused_columns=False,
-        # loss
-        loss_type=config.loss,
-        epsilon=config.clip,
-        epsilon_high=config.clip_high,
-        delta=config.dual_clip,
-        beta=config.kl,
-        use_bias_correction_kl=False,  # the plain k3 term, not weighted by the ratio
-        temperature=config.temperature,
-        importance_sampling_level="token",
-        scale_rewards="none",
-        top_entropy_quantile=1.0,
-        entropy_coef=0.0,
-        off_policy_mask_threshold=None,
-        mask_truncated_completions=False,
-        disable_dropout=True,
-        max_grad_norm=config.max_gradient,
-        # generation
-        max_completion_length=max_reply_tokens,
-        top_p=1.0,
-        top_k=0,
-        min_p=None,
-        repetition_penalty=1.0,
-        use_vllm=False,
-        # records: at the ends of steps only, for TRL's position inside one is not saved
-        logging_steps=updates,
-        logging_nan_inf_filter=False,
-        log_completions=False,
-        save_strategy="steps",
-        save_steps=(config.save_every or max(1, config.steps)) * updates,
-        save_total_limit=config.keep_checkpoints,
-        report_to="none",
-        disable_tqdm=True,
-        # numbers
-        use_cpu=on_cpu,
-        bf16=not on_cpu,
-        fp16=False,
-        gradient_checkpointing=not on_cpu,
-    )
 
 
 def _generation(

@@ -1,0 +1,149 @@
+"""What a GRPO run asks of TRL: its settings, and the checks that they and TRL itself fit.
+
+How counts map (one process; trl 1.15):
+
+    per_device_train_batch_size * steps_per_generation = instances * rollouts    episodes
+    steps_per_generation = slices, gradient_accumulation_steps = slices / updates
+    optimiser steps per step of ours = iterations * updates                      `updates_per_step`
+"""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from memalpha_kit.config import GrpoConfig
+from memalpha_kit.errors import InputError
+from memalpha_kit.models import CausalLM
+
+if TYPE_CHECKING:
+    from trl import GRPOConfig
+
+METHODS = {
+    "_generate_and_score_completions": "inputs",
+    "_get_per_token_logps_and_entropies": "input_ids attention_mask logits_to_keep batch_size",
+    "_generate_single_turn": "prompt_ids images multimodal_fields num_generations",
+}
+"""Methods of GRPOTrainer that we replace or call, with the parameters that we count on."""
+
+
+def updates_per_step(config: GrpoConfig) -> int:
+    """Optimiser steps that one step (collect, reward, update) makes."""
+    return config.iterations * config.updates
+
+
+def check(config: GrpoConfig) -> None:
+    """Raises InputError, naming the setting, for numbers that do not go together."""
+    episodes = config.instances * config.rollouts
+    problems = (
+        (config.rollouts < 2, f"rollouts: expected at least 2, found {config.rollouts}"),
+        (
+            config.temperature == 0,
+            "temperature: expected more than 0, found 0 (nothing to explore)",
+        ),
+        (
+            config.slices % config.updates,
+            f"slices: expected a multiple of updates ({config.updates}), found {config.slices}",
+        ),
+        (
+            episodes % config.slices,
+            f"slices: expected a divisor of instances * rollouts ({episodes}), "
+            f"found {config.slices}",
+        ),
+    )
+    for wrong, message in problems:
+        if wrong:
+            raise InputError(f"grpo.{message}")
+
+
+def check_trl(trainer: type) -> None:
+    """Raises InputError unless TRL's trainer has the methods that we replace or call."""
+    import trl
+
+    for name, needed in METHODS.items():
+        method = getattr(trainer, name, None)
+        found = inspect.signature(method).parameters if method else {}
+        missing = [parameter for parameter in needed.split() if parameter not in found]
+        if missing:
+            raise InputError(
+                f"trl {trl.__version__}: expected GRPOTrainer.{name} with {', '.join(missing)}; "
+                "use trl >= 1.15, < 1.17"
+            )
+
+
+def check_lm(lm: CausalLM) -> None:
+    """Raises InputError unless the pad token exists and ends no reply."""
+    pad = lm.tokenizer.pad_token_id
+    if pad is None or pad in lm.stop_ids:
+        raise InputError(
+            f"{lm.name}: pad token: expected one that is no end token ({lm.stop_ids}), found {pad}"
+        )
+
+
+def trl_arguments(
+    config: GrpoConfig, max_reply_tokens: int, seed: int, folder: Path, on_cpu: bool
+) -> GRPOConfig:
+    """TRL's settings, with every field stated that we rely on: a GPU backend changes defaults.
+
+    Raises InputError if TRL or a backend put another value in the place of one of ours.
+    """
+    from trl import GRPOConfig
+
+    updates = updates_per_step(config)
+    wanted = dict(
+        output_dir=str(folder),
+        seed=seed,
+        # how often
+        max_steps=config.steps * updates,
+        num_train_epochs=1,
+        per_device_train_batch_size=config.instances * config.rollouts // config.slices,
+        steps_per_generation=config.slices,
+        gradient_accumulation_steps=config.slices // config.updates,
+        num_generations=config.rollouts,
+        num_iterations=config.iterations,
+        shuffle_dataset=False,  # `order` has decided
+        dataloader_num_workers=0,
+        remove_unused_columns=False,
+        # loss
+        loss_type=config.loss,
+        epsilon=config.clip,
+        epsilon_high=config.clip_high,
+        delta=config.dual_clip,
+        beta=config.kl,
+        use_bias_correction_kl=False,  # the plain k3 term, not weighted by the ratio
+        temperature=config.temperature,
+        importance_sampling_level="token",
+        scale_rewards="none",
+        top_entropy_quantile=1.0,
+        entropy_coef=0.0,
+        off_policy_mask_threshold=None,
+        mask_truncated_completions=False,
+        disable_dropout=True,
+        max_grad_norm=config.max_gradient,
+        # generation
+        max_completion_length=max_reply_tokens,
+        top_p=1.0,
+        top_k=0,
+        min_p=None,
+        repetition_penalty=1.0,
+        use_vllm=False,
+        # records: at the ends of steps only, for TRL's position inside one is not saved
+        logging_steps=updates,
+        logging_nan_inf_filter=False,
+        log_completions=False,
+        save_strategy="steps",
+        save_steps=(config.save_every or max(1, config.steps)) * updates,
+        save_total_limit=config.keep_checkpoints,
+        disable_tqdm=True,
+        # numbers
+        use_cpu=on_cpu,
+        bf16=not on_cpu,
+        fp16=False,
+        gradient_checkpointing=not on_cpu,
+    )
+    made = GRPOConfig(**wanted, report_to="none")
+    for name, value in wanted.items():
+        if getattr(made, name) != value:
+            raise InputError(f"trl {name}: expected {value!r}, found {getattr(made, name)!r}")
+    return made
