@@ -20,7 +20,8 @@ from memalpha_kit.store import load_episodes
 from memalpha_kit.training import trainer as trainers
 from memalpha_kit.training.arguments import check_trl
 from memalpha_kit.training.batch import rows_to_batch, token_logprobs, trained
-from memalpha_kit.training.grpo import train_grpo, training_order
+from memalpha_kit.training.decode import fast
+from memalpha_kit.training.grpo import Rollouts, train_grpo, training_order
 from memalpha_kit.training.journal import latest_checkpoint
 from memalpha_kit.training.trainer import build_trainer
 
@@ -386,6 +387,31 @@ def test_a_judge_that_fails_leaves_the_reward_missing_and_the_weights_alone(poli
     metrics = pd.read_csv(tmp_path / "metrics.csv")
     assert metrics["rows_missing"].item() > 0
     assert metrics["rows_trained"].item() == metrics["rows"].item() - metrics["rows_missing"].item()
+
+
+def test_the_policy_is_trained_on_the_probabilities_it_sampled_with(tmp_path):
+    """Decoding and training see one distribution: ids, mask, temperature and shift by one agree."""
+    lm, config = fast(tiny.lm()), dataclasses.replace(tiny.GRPO, temperature=0.7)
+    rollouts = Rollouts(tiny.INSTANCES, tiny.environment(), config, 0, tmp_path)
+    rows, _ = rollouts(0, [0, 1], lm)
+    (file,) = tmp_path.iterdir()
+    sampled = {e.id: [s.completion.logprobs for s in e.steps] for e in load_episodes(file)}
+    batch = rows_to_batch(rows, PAD)
+    ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
+    mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
+    width = batch["completion_ids"].shape[1]
+    logprobs, _ = token_logprobs(lm.model, ids, mask, width, temperature=0.7)
+    compared = [place for place, one in enumerate(rows) if one.episode in sampled]
+    assert compared
+    for place in compared:
+        expected = sampled[rows[place].episode][rows[place].step]
+        assert logprobs[place, : len(expected)].tolist() == pytest.approx(expected, abs=1e-4)
+
+
+def test_no_steps_give_the_policy_back(policy, tmp_path):
+    config = dataclasses.replace(tiny.GRPO, steps=0)
+    train_grpo(policy, tiny.INSTANCES, tiny.environment(), config, tmp_path, seed=3)
+    assert equal(weights(policy), weights(tmp_path / "policy"))
 
 
 def test_every_step_uses_different_instances_and_every_pass_all_that_fit():

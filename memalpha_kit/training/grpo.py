@@ -85,14 +85,29 @@ def train_grpo(
     _check(instances, environment, config)
     with quiet():
         lm = load_lm(policy, batch_size=BATCH_ROWS)
-    check_lm(lm)
-    settings = _settings(policy, instances, environment, config, seed)
-    start = _prepare(out, settings, resume)
+        check_lm(lm)
+        start = _prepare(out, _settings(policy, instances, environment, config, seed), resume)
+        if start.step < config.steps:
+            _train(lm, instances, environment, config, out, seed, start)
+        elif start.folder:
+            lm = load_lm(start.folder)
+    return save_policy(lm.model.eval(), lm.tokenizer, out / "policy")
+
+
+def _train(
+    lm: CausalLM,
+    instances: Sequence[Instance],
+    environment: Environment,
+    config: GrpoConfig,
+    out: Path,
+    seed: int,
+    start: Checkpoint,
+) -> None:
+    """Trains the model of `lm` in place, from `start` to the last step."""
     journal = Journal(out, config.steps, done=start.step)
-    rollouts = Rollouts(instances, environment, config, seed, out / "episodes")
     trainer = build_trainer(
         lm,
-        rollouts,
+        Rollouts(instances, environment, config, seed, out / "episodes"),
         training_order(len(instances), config, seed),
         config,
         environment.protocol.max_reply_tokens,
@@ -100,12 +115,8 @@ def train_grpo(
         out / "checkpoints",
         [journal.callback(updates_per_step(config))],
     )
-    if start.step < config.steps:
-        with quiet(), journal.bar:
-            trainer.train(resume_from_checkpoint=start.folder and str(start.folder))
-    elif start.folder:
-        lm = load_lm(start.folder)
-    return save_policy(lm.model.eval(), lm.tokenizer, out / "policy")
+    with journal.bar:
+        trainer.train(resume_from_checkpoint=start.folder and str(start.folder))
 
 
 def training_order(n: int, config: GrpoConfig, seed: int) -> list[int]:
