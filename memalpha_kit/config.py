@@ -250,7 +250,6 @@ class RealDataConfig:
 
     folder: str = "data/raw"  # raw files, seen from the repository
     sources: tuple[str, ...] = ("trec_coarse", "banking77", "longmemeval", "squad")
-    writers: tuple[str, ...] = ("keep_examples", "keep_turns", "keep_sentences", "silent")
     instances: Count = 5  # per source; fewer where the files do not give more
 
 

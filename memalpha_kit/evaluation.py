@@ -90,7 +90,7 @@ def evaluate(
         for part in _parts(run, by_id)
     ]
     shown = list(dict.fromkeys((row["source"], row["metric"]) for row in rows))
-    kept = {episode.instance for run in runs for episode in run.episodes}
+    kept = dict.fromkeys(episode.instance for run in runs for episode in run.episodes)
     rows = [
         row
         for name, metric in shown

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from memalpha_kit import report, sources, store, text, world
+from memalpha_kit import report, store, text, world
 from memalpha_kit.config import MemoryConfig, Profile
 from memalpha_kit.episode import ask, write
 from memalpha_kit.errors import InputError
@@ -85,23 +85,6 @@ def held_out(profile: Profile) -> dict[str, list[Instance]]:
         )
         for length, n in sizes
     }
-
-
-def build_real(profile: Profile, raw: Path, out: Path) -> tuple[dict[str, Path], dict[str, str]]:
-    """Parquet files of the real sources whose raw files are in `raw`, and why others are not there.
-
-    Raises InputError for raw files that are there but broken.
-    """
-    built, absent = {}, {}
-    for name in profile.real.sources:
-        missing = sources.missing_files(name, raw)
-        if missing:
-            absent[name] = f"{raw}: no {', '.join(missing)}"
-            continue
-        instances = sources.build(name, raw, profile.data, profile.seed)[: profile.real.instances]
-        built[name] = out / f"{name}.parquet"
-        store.save_instances(built[name], instances)
-    return built, absent
 
 
 # --- Writers --------------------------------------------------------------------------------------
@@ -286,26 +269,32 @@ def record(
     if len(set(seeds)) != len(seeds) or not seeds:
         raise InputError(f"seeds: expected different numbers, found {list(seeds)}")
     started = time.time()
-    folders = [
-        _record_one(replace(profile, seed=seed), runs / f"seed_{seed}", say) for seed in seeds
-    ]
-    paths = []
-    for name in RECORDS:
-        parts = [pd.read_csv(folder / f"{name}.csv") for folder in folders]
-        paths.append(store.save_table(out / f"{name}.csv", pd.concat(parts, ignore_index=True)))
-    instances = held_out(profile)
-    rules = [
-        evaluate(profile, teacher, instances).assign(writer=teacher.name)
-        for teacher in references(profile)
-    ]
-    rules = pd.concat(rules).groupby(["writer", "length"], sort=False)["qa"].mean().reset_index()
-    paths.append(store.save_table(out / "references.csv", rules.round(4)))
+    folders = [record_one(profile, seed, runs, say) for seed in seeds]
+    tables = {
+        name: pd.concat([pd.read_csv(f / f"{name}.csv") for f in folders], ignore_index=True)
+        for name in RECORDS
+    }
+    tables["references"] = table_references(profile, held_out(profile))
+    paths = [out / f"{name}.csv" for name in tables]
+    for path, table in zip(paths, tables.values(), strict=True):
+        store.save_table(path, table)
     report.run_card(out, profile, started, paths, {"seeds": list(seeds)})
     return paths
 
 
-def _record_one(profile: Profile, folder: Path, say: Callable[[str], None]) -> Path:
-    """The folder with one seed's CSV files, `done.json` written last."""
+def table_references(profile: Profile, instances: Mapping[str, Sequence[Instance]]) -> pd.DataFrame:
+    """Mean QA of the writers by rule: columns writer, length, qa."""
+    rules = [
+        evaluate(profile, teacher, instances).assign(writer=teacher.name)
+        for teacher in references(profile)
+    ]
+    means = pd.concat(rules).groupby(["writer", "length"], sort=False)["qa"].mean()
+    return means.reset_index().round(4)
+
+
+def record_one(profile: Profile, seed: int, runs: Path, say: Callable[[str], None] = print) -> Path:
+    """The folder in `runs` with one seed's CSV files, `done.json` written last."""
+    profile, folder = replace(profile, seed=seed), runs / f"seed_{seed}"
     settings = report.settings_hash(profile)
     done = folder / "done.json"
     if done.is_file() and store.load_json(done)["settings"] == settings:

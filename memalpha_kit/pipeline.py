@@ -4,7 +4,7 @@ Each notebook has one cell tagged `parameters` with exactly these names; papermi
 of the run in a cell after it:
 
     profile: str = "laptop"  # which YAML
-    overrides: list = []  # settings to change, e.g. ["grpo.steps=10"]
+    overrides: list = []  # changed settings, each a text as after --set
     root: str = ".."  # folder of data/, runs/ and reports/, seen from this notebook
 
 and goes on with

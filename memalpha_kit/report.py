@@ -137,6 +137,34 @@ def table_behaviour(results: pd.DataFrame, seed: int = 0, resamples: int = 2000)
     return pd.DataFrame(rows)
 
 
+TARGETS = {
+    "gain at the training length": 0.25,
+    "lower end of its interval": 0.0,
+    "QA after GRPO at the training length": 0.75,
+    "QA kept at the longest input": 0.90,
+    "corrections handled by a correct update": 0.50,
+}
+"""What the miniature was asked to reach, set before it was built."""
+
+
+def table_targets(lengths: pd.DataFrame, behaviour: pd.DataFrame) -> pd.DataFrame:
+    """What was asked and what was measured, from `table_lengths` and `table_behaviour`."""
+    first, last = lengths.iloc[0], lengths.iloc[-1]
+    updated = behaviour[
+        (behaviour.stage == "grpo")
+        & (behaviour.length == first.length)
+        & (behaviour.what == "corrections updated")
+    ]
+    found = (first.gain, first.gain_low, first.grpo, last.kept, updated.share.iloc[0])
+    rows = [
+        {"target": name, "at least": asked, "measured": round(float(value), 3)}
+        for (name, asked), value in zip(TARGETS.items(), found, strict=True)
+    ]
+    table = pd.DataFrame(rows)
+    table["met"] = table["measured"] >= table["at least"]
+    return table
+
+
 def plot_lengths(table: pd.DataFrame, reference: Mapping[str, Sequence[float]] = {}) -> Figure:
     """QA before and after GRPO against input length, from `table_lengths`.
 
@@ -244,11 +272,14 @@ def plot_chunks(table: pd.DataFrame) -> Figure:
     """Distribution of chunk lengths in tokens, one panel per source (its own scale)."""
     _style()
     sources = list(dict.fromkeys(table["source"]))
-    figure, axes = plt.subplots(1, len(sources), figsize=(2.9 * len(sources), 3.0))
-    for axis, source in zip([axes] if len(sources) == 1 else axes, sources, strict=True):
+    n_rows = -(-len(sources) // 4)
+    figure, axes = plt.subplots(n_rows, 4, figsize=(11, 2.6 * n_rows), squeeze=False)
+    for axis in axes.flat[len(sources) :]:
+        axis.set_visible(False)
+    for axis, source in zip(axes.flat, sources, strict=False):
         tokens = table.loc[table.source == source, "tokens"]
         axis.hist(tokens, bins=min(20, max(1, tokens.nunique())), color="#8fb8de", edgecolor="0.4")
-        axis.set(title=f"{source}\n{len(tokens)} chunks", xlabel="tokens per chunk")
+        axis.set(title=f"{source} ({len(tokens)} chunks)", xlabel="tokens per chunk")
     return _finished(figure)
 
 

@@ -21,7 +21,7 @@ FLOORS = {
     3: "writers readers rewards world",
     4: "episode evaluation",
     5: "training report",
-    6: "miniature pipeline",
+    6: "miniature pipeline real",
     7: "commands cli __main__",
 }
 SAME_FLOOR = {
