@@ -259,6 +259,7 @@ class Profile:
 
     name: str
     seed: Natural = 0
+    threads: Count = 1  # of torch on the CPU; another number may change the last digits
     data: BuildConfig = field(default_factory=BuildConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)

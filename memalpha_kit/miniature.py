@@ -123,6 +123,7 @@ def policy_writer(profile: Profile, policy: Path) -> ModelWriter:
     """The policy in that folder as a writer, decoding as the evaluation says."""
     from memalpha_kit.training.policy import load_policy
 
+    _set_threads(profile)
     sampling = Sampling(profile.evaluation.temperature, profile.protocol.max_reply_tokens)
     return ModelWriter(load_policy(policy), profile.memory, profile.protocol, sampling)
 
@@ -145,6 +146,13 @@ def environment(profile: Profile) -> Environment:
     )
 
 
+def _set_threads(profile: Profile) -> None:
+    """Torch with the profile's number of threads: sums come out the same on every machine."""
+    import torch
+
+    torch.set_num_threads(profile.threads)
+
+
 def warm_start(profile: Profile, folder: Path) -> Path:
     """The policy after supervised training from scratch, a folder; metrics.csv beside it."""
     from memalpha_kit.models import CausalLM
@@ -152,6 +160,7 @@ def warm_start(profile: Profile, folder: Path) -> Path:
     from memalpha_kit.training.policy import build_policy
     from memalpha_kit.training.warm_start import Phase, train_warm_start
 
+    _set_threads(profile)
     settings, seed = profile.warm_start, profile.seed
     tokenizer = lessons.tokenizer()
     model = build_policy(profile.policy, tokenizer, seed)
@@ -182,6 +191,7 @@ def train(profile: Profile, policy: Path, folder: Path, resume: bool = False) ->
     """The policy after GRPO on the training instances of the profile's seed."""
     from memalpha_kit.training.grpo import train_grpo
 
+    _set_threads(profile)
     return train_grpo(
         policy,
         training_instances(profile),
@@ -263,7 +273,7 @@ def record(
     """Independent warm start, GRPO and evaluation for every seed, as small CSV files in `out`.
 
     `results.csv` (a row per seed, stage, length and instance), `grpo.csv` and `warm_start.csv` (a
-    row per logged step), `references.csv` (writers by rule) and `run.json`. A seed whose results
+    row per logged step), `references.csv` (writers by rule), `run.json` and a figure. A seed whose results
     are already in `runs` under the same settings is not run again, so an interrupted call resumes.
     """
     if len(set(seeds)) != len(seeds) or not seeds:
@@ -279,7 +289,9 @@ def record(
     for path, table in zip(paths, tables.values(), strict=True):
         store.save_table(path, table)
     report.run_card(out, profile, started, paths, {"seeds": list(seeds)})
-    return paths
+    lengths = report.table_lengths(tables["results"], resamples=profile.evaluation.resamples)
+    figure = report.plot_lengths(lengths, report.reference_lines(tables["references"]))
+    return [*paths, report.save_figure(figure, out / "qa_by_length.png")]
 
 
 def table_references(profile: Profile, instances: Mapping[str, Sequence[Instance]]) -> pd.DataFrame:

@@ -98,8 +98,8 @@ class CausalLM:
         import torch
         from transformers import GenerationConfig, LogitsProcessorList
 
-        ids, mask = _left_pad(prompts, self.stop_ids[0])
-        draw = _Draw(sampling, seeds)
+        ids, mask = left_pad(prompts, self.stop_ids[0])
+        draw = SeededDraw(sampling, seeds)
         settings = GenerationConfig(
             max_new_tokens=sampling.max_new_tokens,
             do_sample=False,  # `draw` has already chosen
@@ -134,7 +134,7 @@ class CausalLM:
         )
 
 
-def _left_pad(prompts: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+def left_pad(prompts: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Ids and mask, both (B, longest); the mask comes from lengths, not from the pad id."""
     import torch
 
@@ -144,7 +144,7 @@ def _left_pad(prompts: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor,
     return ids, mask
 
 
-class _Draw:
+class SeededDraw:
     """A logits processor that chooses each row's next token with that row's own random numbers.
 
     It leaves only the chosen token possible, so transformers' greedy search follows it. That keeps
@@ -175,14 +175,14 @@ class _Draw:
         logprobs = torch.log_softmax(scores.double() / (temperature or 1.0), dim=-1)
         if temperature:
             uniform = self.uniform[:, len(self.logprobs), None].to(scores.device)
-            chosen = _inverse_cdf(logprobs.exp(), uniform, self.sampling.top_p)
+            chosen = inverse_cdf(logprobs.exp(), uniform, self.sampling.top_p)
         else:
             chosen = scores.argmax(dim=-1, keepdim=True)  # (B, 1)
         self.logprobs.append(logprobs.gather(1, chosen)[:, 0])
         return torch.full_like(scores, float("-inf")).scatter(1, chosen, 0.0)
 
 
-def _inverse_cdf(probs: torch.Tensor, uniform: torch.Tensor, top_p: float) -> torch.Tensor:
+def inverse_cdf(probs: torch.Tensor, uniform: torch.Tensor, top_p: float) -> torch.Tensor:
     """The token where the cumulated probability passes `uniform`. (B, V), (B, 1) -> (B, 1)"""
     import torch
 

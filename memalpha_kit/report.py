@@ -165,6 +165,14 @@ def table_targets(lengths: pd.DataFrame, behaviour: pd.DataFrame) -> pd.DataFram
     return table
 
 
+def reference_lines(
+    references: pd.DataFrame, writers: Sequence[str] = ("perfect", "never updates")
+) -> dict[str, list[float]]:
+    """QA of writers by rule, in order of length, for `plot_lengths`."""
+    ordered = references.sort_values("length")
+    return {name: ordered.loc[ordered.writer == name, "qa"].tolist() for name in writers}
+
+
 def plot_lengths(table: pd.DataFrame, reference: Mapping[str, Sequence[float]] = {}) -> Figure:
     """QA before and after GRPO against input length, from `table_lengths`.
 

@@ -10,13 +10,13 @@ import argparse
 from memalpha_kit.config import Profile, load_profile, profile_names
 
 
-def add_profile_arguments(parser: argparse.ArgumentParser) -> None:
+def add_profile_arguments(parser: argparse.ArgumentParser, default: str = "laptop") -> None:
     """Adds `--profile` and `--set`, which mean the same in every command."""
     parser.add_argument(
         "--profile",
-        default="laptop",
+        default=default,
         metavar="NAME",
-        help=f"{', '.join(profile_names())}, or a YAML file (default: laptop)",
+        help=f"{', '.join(profile_names())}, or a YAML file (default: {default})",
     )
     parser.add_argument(
         "--set",

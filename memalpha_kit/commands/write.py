@@ -41,8 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=8, metavar="N", help="instances at a time")
     parser.add_argument("--temperature", type=float, default=0.0, help="of --model; 0 is greedy")
     parser.add_argument("--device", default="cpu", help="of --model, e.g. cuda (default: cpu)")
-    add_profile_arguments(parser)
-    parser.set_defaults(profile="real")
+    add_profile_arguments(parser, default="real")
 
 
 def main(args: argparse.Namespace) -> int:

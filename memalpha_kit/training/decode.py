@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from memalpha_kit.models import CausalLM, Sampling, _Draw, _inverse_cdf, _left_pad
+from memalpha_kit.models import CausalLM, Sampling, SeededDraw, inverse_cdf, left_pad
 from memalpha_kit.records import Completion
 
 if TYPE_CHECKING:
@@ -68,13 +68,13 @@ def decode(
     """
     import torch
 
-    network, uniform = _Network(model), _Draw(sampling, seeds).uniform
+    network, uniform = _Network(model), SeededDraw(sampling, seeds).uniform
     stops = torch.tensor(stop_ids)
     replies: list[list[int]] = [[] for _ in prompts]
     logprobs: list[list[float]] = [[] for _ in prompts]
     rows, writing = torch.arange(len(prompts)), torch.ones(len(prompts), dtype=torch.bool)
     with torch.inference_mode():
-        ids, mask = _left_pad(prompts, stop_ids[0])
+        ids, mask = left_pad(prompts, stop_ids[0])
         logits, cache = network.start(ids, mask, sampling.max_new_tokens)
         for step in range(sampling.max_new_tokens):
             tokens, values = _drawn(logits, uniform[rows, step], sampling)
@@ -100,7 +100,7 @@ def _drawn(
 
     logprobs = torch.log_softmax(logits.double() / (sampling.temperature or 1.0), dim=-1)
     if sampling.temperature:
-        chosen = _inverse_cdf(logprobs.exp(), uniform[:, None], sampling.top_p)
+        chosen = inverse_cdf(logprobs.exp(), uniform[:, None], sampling.top_p)
     else:
         chosen = logits.argmax(dim=-1, keepdim=True)
     return chosen[:, 0], logprobs.gather(1, chosen)[:, 0]
