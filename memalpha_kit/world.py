@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from memalpha_kit.config import MemoryConfig, WarmStartConfig, WorldConfig
+from memalpha_kit.errors import InputError
 from memalpha_kit.memory import INSERT, UPDATE, apply, empty, shown
 from memalpha_kit.records import QA, Entry, Episode, Instance, Memory, ToolCall, make_instance
 
@@ -93,11 +94,17 @@ def read_chunk(chunk: str) -> tuple[Sentence, ...]:
 def names(config: WorldConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names of training and of evaluation: disjoint, always the same for the same numbers.
 
-    All syllables occur in both; a held-out name is a combination that training never saw.
+    All syllables occur in both; a held-out name is a combination that training never saw. Raises
+    InputError if there are not that many names.
     """
     pool = [first + last for first in FIRST for last in LAST]
     random.Random("names").shuffle(pool)
     train, held_out = config.training_names, config.held_out_names
+    if train + held_out > len(pool):
+        raise InputError(
+            f"world.training_names, world.held_out_names: expected at most {len(pool)} together, "
+            f"found {train} + {held_out}"
+        )
     return tuple(pool[held_out : held_out + train]), tuple(pool[:held_out])
 
 
@@ -143,13 +150,20 @@ def ask_about(key: str) -> str:
 
 
 def _news(config: WorldConfig, people: Sequence[str], latest: dict, rng: random.Random) -> Sentence:
-    """A fact or an example whose key is new: a key is told once, later changes are corrections."""
-    while True:
+    """A fact or an example whose key is new: a key is told once, later changes are corrections.
+
+    Raises InputError if there are hardly any new keys left.
+    """
+    for _ in range(10_000):
         kind = _new_example if rng.random() < config.example else _new_fact
         sentence = kind(people, rng)
         if sentence.key not in latest:
             latest[sentence.key] = (sentence.value, -1)  # taken; the chunk is filled in later
             return sentence
+    raise InputError(
+        f"world: expected more names or fewer chunks, found {len(people)} names "
+        f"after {len(latest)} facts and examples"
+    )
 
 
 def _new_fact(people: Sequence[str], rng: random.Random) -> Sentence:
@@ -255,7 +269,12 @@ def judge(call: ToolCall, chunk: str, memory: Memory) -> bool:
     if call.status != "ok" or said is None or said.kind == "chat":
         return False
     about = {entry.id for _, entry in memory.entries() if same_key(entry, said)}
-    return call.arguments.get("memory_id") in about if call.name == UPDATE else not about
+    return _target(call) in about if call.name == UPDATE else not about
+
+
+def _target(call: ToolCall) -> str:
+    """The id of the entry that an update is about; a model may write it as a number."""
+    return str(call.arguments.get("memory_id"))
 
 
 # --- What a writer did ----------------------------------------------------------------------------
@@ -263,7 +282,7 @@ def judge(call: ToolCall, chunk: str, memory: Memory) -> bool:
 
 @dataclass(frozen=True)
 class Behaviour:
-    """Counts over one episode. A sentence is *stored* if a successful call wrote it verbatim."""
+    """Counts over one episode. A sentence is *stored* if a successful insert wrote it verbatim."""
 
     calls: int = 0
     calls_ok: int = 0
@@ -296,10 +315,8 @@ def _step_behaviour(
     calls: Sequence[ToolCall], chunk: str, before: Memory, visible: Sequence[Entry]
 ) -> Behaviour:
     good = [call for call in calls if call.status == "ok"]
-    inserts = {c.arguments["content"] for c in good if c.name == INSERT}
-    updates = [
-        (c.arguments.get("memory_id"), c.arguments["new_content"]) for c in good if c.name == UPDATE
-    ]
+    inserts = [c.arguments["content"] for c in good if c.name == INSERT]
+    updates = [(_target(c), c.arguments["new_content"]) for c in good if c.name == UPDATE]
     counts = Behaviour(calls=len(calls), calls_ok=len(good), updates=len(updates))
     old = {entry.id: entry for _, entry in before.entries()}
     wrong = sum(i in old and not same_key(old[i], read_sentence(text)) for i, text in updates)
