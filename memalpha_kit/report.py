@@ -148,7 +148,11 @@ TARGETS = {
 
 
 def table_targets(lengths: pd.DataFrame, behaviour: pd.DataFrame) -> pd.DataFrame:
-    """What was asked and what was measured, from `table_lengths` and `table_behaviour`."""
+    """What was asked and what was measured, from `table_lengths` and `table_behaviour`.
+
+    A target is met by the number itself, not by the rounded one; an interval must end above 0. What
+    could not be measured (the interval of a single seed, say) is missing and not met.
+    """
     first, last = lengths.iloc[0], lengths.iloc[-1]
     updated = behaviour[
         (behaviour.stage == "grpo")
@@ -156,12 +160,10 @@ def table_targets(lengths: pd.DataFrame, behaviour: pd.DataFrame) -> pd.DataFram
         & (behaviour.what == "corrections updated")
     ]
     found = (first.gain, first.gain_low, first.grpo, last.kept, updated.share.iloc[0])
-    rows = [
-        {"target": name, "at least": asked, "measured": round(float(value), 3)}
-        for (name, asked), value in zip(TARGETS.items(), found, strict=True)
-    ]
-    table = pd.DataFrame(rows)
-    table["met"] = table["measured"] >= table["at least"]
+    table = pd.DataFrame({"target": TARGETS.keys(), "at least": TARGETS.values()})
+    measured = pd.Series(found, dtype=float)
+    table["measured"] = measured.round(3)
+    table["met"] = (measured >= table["at least"]) & (measured > 0)
     return table
 
 
