@@ -29,20 +29,20 @@ SEARCHERS = (("keep_sentences", "best_entry"), ("keep_turns", "best_entry"))
 def build_real(profile: Profile, raw: Path, out: Path) -> tuple[dict[str, Path], dict[str, str]]:
     """Parquet files of the real sources whose raw files are in `raw`, and why others are not there.
 
-    Raises InputError for raw files that are there but broken. Files of an earlier call whose raw
-    files have gone are removed, so that nobody takes them for this call's.
+    Raises InputError for raw files that are there but broken. Files of an earlier call are removed
+    first, so that nobody takes one whose raw files have gone for this call's.
     """
     built, absent = {}, {}
+    for path in out.glob("*.parquet"):
+        path.unlink()
     for name in profile.real.sources:
-        path = out / f"{name}.parquet"
         missing = sources.missing_files(name, raw)
         if missing:
             absent[name] = f"nothing called {', '.join(missing)} in {raw}"
-            path.unlink(missing_ok=True)
             continue
         instances = sources.build(name, raw, profile.data, profile.seed)
-        store.save_instances(path, instances[: profile.real.instances])
-        built[name] = path
+        built[name] = out / f"{name}.parquet"
+        store.save_instances(built[name], instances[: profile.real.instances])
     return built, absent
 
 
