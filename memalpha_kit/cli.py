@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from memalpha_kit import __version__
-from memalpha_kit.errors import InputError, closest
+from memalpha_kit.errors import DiskError, InputError, closest
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = _parser(argv).parse_args(argv)
         return args.main(args) or 0
+    except DiskError as error:
+        return _failed(1, str(error))
     except InputError as error:
         return _failed(2, str(error))
     except OSError as error:

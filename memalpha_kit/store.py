@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from memalpha_kit import memory
 from memalpha_kit.config import MemoryConfig
-from memalpha_kit.errors import InputError
+from memalpha_kit.errors import DiskError, InputError
 from memalpha_kit.records import (
     QA,
     Answer,
@@ -306,7 +306,7 @@ def load_json(path: Path) -> Any:
 def append_jsonl(path: Path, record: Mapping[str, Any]) -> None:
     """Adds one line to a JSONL file and returns when it is on the disk, whole or not at all.
 
-    Raises InputError if it cannot be written, or if the file ends in a line that was cut off.
+    Raises DiskError if it cannot be written, InputError if the file ends in a line that was cut off.
     """
     path = Path(path)
     line, size = _line(record), None
@@ -345,8 +345,8 @@ def _flush(file) -> None:
     os.fsync(file.fileno())
 
 
-def _unwritten(path: Path, content: bytes, error: OSError) -> InputError:
-    return InputError(f"{path}: expected to write {len(content)} bytes, found: {error.strerror}")
+def _unwritten(path: Path, content: bytes, error: OSError) -> DiskError:
+    return DiskError(f"{path}: expected to write {len(content)} bytes, found: {error.strerror}")
 
 
 def _line(record: Mapping[str, Any]) -> bytes:
