@@ -12,6 +12,7 @@ reader, which is the evaluation's reader too. Names of the evaluation never occu
 from __future__ import annotations
 
 import random
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -273,8 +274,9 @@ def record(
     """Independent warm start, GRPO and evaluation for every seed, as small CSV files in `out`.
 
     `results.csv` (a row per seed, stage, length and instance), `grpo.csv` and `warm_start.csv` (a
-    row per logged step), `references.csv` (writers by rule), `run.json` and a figure. A seed whose results
-    are already in `runs` under the same settings is not run again, so an interrupted call resumes.
+    row per logged step), `references.csv` (writers by rule), `run.json` and a figure. A seed whose
+    results are already in `runs` under the same settings is not run again, so an interrupted call
+    resumes.
     """
     if len(set(seeds)) != len(seeds) or not seeds:
         raise InputError(f"seeds: expected different numbers, found {list(seeds)}")
@@ -305,13 +307,20 @@ def table_references(profile: Profile, instances: Mapping[str, Sequence[Instance
 
 
 def record_one(profile: Profile, seed: int, runs: Path, say: Callable[[str], None] = print) -> Path:
-    """The folder in `runs` with one seed's CSV files, `done.json` written last."""
+    """The folder in `runs` with one seed's CSV files, `done.json` written last.
+
+    A call that was stopped goes on from GRPO's last checkpoint if the settings are still the same;
+    what was made under other settings is removed.
+    """
     profile, folder = replace(profile, seed=seed), runs / f"seed_{seed}"
     settings = report.settings_hash(profile)
-    done = folder / "done.json"
+    begun, done = folder / "begun.json", folder / "done.json"
     if done.is_file() and store.load_json(done)["settings"] == settings:
         say(f"seed {profile.seed}: already there")
         return folder
+    if not (begun.is_file() and store.load_json(begun)["settings"] == settings):
+        shutil.rmtree(folder, ignore_errors=True)  # what is there has other settings
+    store.save_json(begun, {"settings": settings})
     started = time.time()
     first = warm_start(profile, folder / "warm_start")
     second = train(profile, first, folder / "grpo", resume=True)
