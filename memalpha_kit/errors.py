@@ -4,8 +4,8 @@
   (`malformed`, `rejected`, `skipped`) and the episode goes on. Nothing here is raised for it.
 * What *we* or the user did wrong is an exception at once, in one line that names the file, the
   field, what was expected and what was found. `InputError` is the user's side (the command line
-  prints it without a traceback and exits with 2), `DiskError` a file that could not be written (exit
-  code 1); everything else is a bug and keeps its traceback.
+  prints it without a traceback and exits with 2), `DiskError` a file that could not be written
+  (exit code 1); everything else is a bug and keeps its traceback.
 * A measurement that failed is `None`, is counted, and is left out of means. It is never 0.0.
 """
 

@@ -306,7 +306,7 @@ def load_json(path: Path) -> Any:
 def append_jsonl(path: Path, record: Mapping[str, Any]) -> None:
     """Adds one line to a JSONL file and returns when it is on the disk, whole or not at all.
 
-    Raises DiskError if it cannot be written, InputError if the file ends in a line that was cut off.
+    Raises DiskError if it cannot be written, InputError if its last line was cut off.
     """
     path = Path(path)
     line, size = _line(record), None
