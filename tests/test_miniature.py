@@ -1,0 +1,189 @@
+"""The miniature at ci size, whole: data, warm start, GRPO, evaluation, and the same bytes again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from memalpha_kit import miniature, store, world
+from memalpha_kit.config import load_profile
+from memalpha_kit.episode import ask, write
+from memalpha_kit.errors import InputError
+from memalpha_kit.readers import reader
+from memalpha_kit.training.lessons import tokenizer
+from memalpha_kit.training.policy import build_policy
+
+CI = load_profile("ci")
+COLUMNS = {
+    *("seed", "stage", "length", "instance", "qa", "missing"),
+    *("memory_tokens", "chunk_tokens", "compression"),
+    *vars(world.Behaviour()),
+}
+
+
+def words_of(instances):
+    texts = [t for i in instances for t in (*i.chunks, *(q.question for q in i.questions))]
+    return {word.rstrip(".") for text in texts for word in text.split()}
+
+
+# --- Data ----------------------------------------------------------------------------------------
+
+
+def test_data_files_are_named_after_their_lengths_and_come_back_equal(tmp_path):
+    files = miniature.build_data(CI, tmp_path)
+    assert files == miniature.data_files(CI, tmp_path)
+    assert list(files) == ["train", *(f"test_{n}x" for n in CI.evaluation.lengths)]
+    assert store.load_instances(files["train"]) == miniature.training_instances(CI)
+    for name, instances in miniature.held_out(CI).items():
+        assert store.load_instances(files[name]) == instances
+
+
+def test_data_is_the_same_bytes_again_and_held_out_data_the_same_for_all_seeds(tmp_path):
+    first = miniature.build_data(CI, tmp_path / "a")
+    again = miniature.build_data(CI, tmp_path / "b")
+    other = miniature.build_data(replace(CI, seed=1), tmp_path / "c")
+    for name in first:
+        assert first[name].read_bytes() == again[name].read_bytes()
+        same = other[name].read_bytes() == first[name].read_bytes()
+        assert same == (name != "train")
+
+
+def test_training_instances_are_about_training_names_only_and_held_out_ones_about_the_others():
+    train, held_out = map(set, world.names(CI.world))
+    trained = words_of(miniature.training_instances(CI))
+    tested = words_of(i for part in miniature.held_out(CI).values() for i in part)
+    assert trained & train and not trained & held_out
+    assert tested & held_out and not tested & train
+
+
+def test_there_is_a_training_instance_for_every_place_and_chunks_are_multiples():
+    trained, tested = miniature.training_instances(CI), miniature.held_out(CI)
+    assert len({i.id for i in trained}) == CI.grpo.steps * CI.grpo.instances
+    assert {len(i.chunks) for i in trained} == {CI.world.chunks}
+    for length, n in zip(CI.evaluation.lengths, CI.evaluation.instances, strict=True):
+        part = tested[f"test_{length}x"]
+        assert [len(i.chunks) for i in part] == [length * CI.world.chunks] * n
+
+
+# --- Evaluation without a model ------------------------------------------------------------------
+
+
+def test_references_are_a_row_per_writer_and_length_and_the_perfect_one_is_never_worse():
+    table = miniature.table_references(CI, miniature.held_out(CI))
+    assert list(table.columns) == ["writer", "length", "qa"]
+    wide = table.pivot(index="writer", columns="length", values="qa")
+    assert list(wide.columns) == list(CI.evaluation.lengths)
+    assert set(wide.index) == {teacher.name for teacher in miniature.references(CI)}
+    assert (wide.loc["perfect"] == 1.0).all()
+    assert (wide.loc["never updates"] < 1.0).all()
+    assert (wide.max() == wide.loc["perfect"]).all()
+
+
+def test_a_row_of_the_evaluation_is_what_the_records_say():
+    teacher = miniature.references(CI)[0]
+    parts = miniature.held_out(CI)
+    table = miniature.evaluate(CI, teacher, parts)
+    assert set(table.columns) == COLUMNS - {"seed", "stage"}
+    first = next(iter(parts.values()))
+    episodes = write(first, teacher, CI.memory, CI.protocol)
+    asked = ask(episodes, first, reader(miniature.READER), miniature.METRIC)
+    for (_, row), episode, instance in zip(table.iterrows(), asked, first, strict=False):
+        scores = [answer.score for answer in episode.answers]
+        assert row["instance"] == instance.id
+        assert row["qa"] == pytest.approx(sum(scores) / len(scores))
+        assert row["compression"] == pytest.approx(1 - row.memory_tokens / row.chunk_tokens)
+        counts = vars(world.behaviour(episode, instance))
+        assert {name: row[name] for name in counts} == counts
+
+
+def test_a_teacher_s_episodes_follow_from_the_seed():
+    teacher = miniature.Teacher("t", world.Habits(keep=0.5, chat=0.5), CI.memory)
+    data = miniature.held_out(CI)["test_1x"]
+    one, same, other = (write(data, teacher, CI.memory, CI.protocol, seed=s) for s in (0, 0, 1))
+    assert one == same != other
+
+
+# --- The whole way -------------------------------------------------------------------------------
+
+
+def whole(profile, folder):
+    """The experiment by its functions, as notebooks 03 and 04 do it: the results."""
+    first = miniature.warm_start(profile, folder / "warm_start")
+    second = miniature.train(profile, first, folder / "grpo")
+    policies = {"warm_start": first, "grpo": second}
+    return miniature.before_and_after(profile, policies, miniature.held_out(profile))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Folder and results of one run under profile ci."""
+    folder = tmp_path_factory.mktemp("miniature")
+    return folder, whole(CI, folder)
+
+
+def test_the_results_have_a_row_per_stage_length_and_instance(run):
+    _, results = run
+    assert set(results.columns) == COLUMNS
+    keys = results.set_index(["seed", "stage", "length", "instance"]).index
+    assert keys.is_unique
+    assert len(keys) == 2 * sum(CI.evaluation.instances)
+    assert list(results.stage.unique()) == ["warm_start", "grpo"]
+    assert set(results.length) == set(CI.evaluation.lengths)
+    assert results.qa.between(0, 1).all() and (results.missing == 0).all()
+
+
+def test_training_leaves_its_metrics_row_by_row(run):
+    folder, _ = run
+    warm = pd.read_csv(folder / "warm_start" / "metrics.csv")
+    assert list(warm.columns) == ["phase", "step", "loss", "smoothed", "rate", "tokens"]
+    assert list(dict.fromkeys(warm.phase)) == ["copy", "transcribe", "teacher"]
+    settings = CI.warm_start
+    total = settings.copy_steps + settings.transcribe_steps + settings.steps
+    assert warm.step.iloc[-1] == total and warm.step.is_monotonic_increasing
+    grpo = pd.read_csv(folder / "grpo" / "metrics.csv")
+    assert list(grpo.step) == list(range(1, CI.grpo.steps + 1))
+    parts = {"reward", "accuracy", "format", "compression", "content", "calls", "loss"}
+    assert parts <= set(grpo.columns)
+
+
+def test_the_policy_is_far_smaller_than_a_million_parameters(run):
+    folder, _ = run
+    for profile in (CI, load_profile("laptop")):
+        assert build_policy(profile.policy, tokenizer(), 0).num_parameters() < 1_000_000
+    weights = folder / "grpo" / "policy" / "model.safetensors"
+    assert weights.stat().st_size < 4_000_000
+
+
+def test_grpo_and_warm_start_change_the_weights(run):
+    folder, _ = run
+    first, second = (folder / stage / "policy" for stage in ("warm_start", "grpo"))
+    name = "model.safetensors"
+    assert (first / name).read_bytes() != (second / name).read_bytes()
+
+
+SAME = (
+    *("warm_start/metrics.csv", "warm_start/policy/model.safetensors"),
+    *("warm_start/policy/tokenizer.json", "grpo/metrics.csv", "grpo/settings.json"),
+    *("grpo/policy/model.safetensors", "grpo/episodes/step_00001.jsonl"),
+)
+
+
+def test_the_same_profile_and_seed_give_the_same_bytes(run, tmp_path):
+    folder, results = run
+    pd.testing.assert_frame_equal(whole(CI, tmp_path), results, check_exact=True)
+    for name in SAME:
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes(), name
+
+
+def test_another_seed_gives_other_weights(run, tmp_path):
+    folder, _ = run
+    other = miniature.warm_start(replace(CI, seed=1), tmp_path)
+    name = "model.safetensors"
+    assert (other / name).read_bytes() != (folder / "warm_start/policy" / name).read_bytes()
+
+
+def test_a_policy_that_is_not_there_is_an_input_error(tmp_path):
+    with pytest.raises(InputError, match=r"model .*gone: expected a folder with config.json"):
+        miniature.policy_writer(CI, tmp_path / "gone")
