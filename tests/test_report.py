@@ -1,0 +1,350 @@
+"""Tables worked by hand, figures that draw whatever a small run gives, and the card of a run."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import json
+import os
+import time
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from memalpha_kit import report, store
+from memalpha_kit.config import load_profile, profile_dict
+from memalpha_kit.errors import DiskError, InputError
+
+COUNTS = {
+    **{"facts": 4, "facts_stored": 2, "chat": 2, "chat_stored": 1},
+    **{"corrections": 0, "corrections_updated": 0, "calls": 4, "calls_ok": 3},
+}
+
+
+def frame(*rows):
+    """Results from rows (seed, stage, length, instance, qa[, changed counts])."""
+    names = ("seed", "stage", "length", "instance", "qa")
+    return pd.DataFrame(
+        [dict(zip(names, row, strict=False)) | COUNTS | dict(*row[5:]) for row in rows]
+    )
+
+
+def results(seeds=(0, 1), before=0.25, after=0.75):
+    """Two lengths, two instances, every value the same."""
+    stages = {"warm_start": before, "grpo": after}
+    return frame(
+        *(
+            (seed, stage, length, f"m/{length}/{i}", qa, {"corrections": i})
+            for seed in seeds
+            for stage, qa in stages.items()
+            for length in (1, 4)
+            for i in range(2)
+        )
+    )
+
+
+# --- Tables --------------------------------------------------------------------------------------
+
+BY_HAND = frame(
+    (0, "warm_start", 1, "a", 0.0),
+    (0, "warm_start", 1, "b", 0.5),
+    (0, "grpo", 1, "b", 1.0),
+    (0, "grpo", 1, "a", 0.5),
+    (1, "warm_start", 1, "a", 0.2),
+    (1, "warm_start", 1, "b", 0.3),
+    (1, "grpo", 1, "a", 1.0),
+    (1, "grpo", 1, "b", 1.0),
+    *((seed, "warm_start", 13, "c", 0.1) for seed in (0, 1)),
+    *((seed, "grpo", 13, "c", 0.7) for seed in (0, 1)),
+)
+
+
+def test_lengths_are_means_over_seeds_of_means_over_instances():
+    table = report.table_lengths(BY_HAND, resamples=200).set_index("length")
+    assert list(table.index) == [1, 13]
+    one, last = table.loc[1], table.loc[13]
+    assert (one.seeds, one.n, last.n) == (2, 4, 2)
+    assert one.warm_start == pytest.approx((0.25 + 0.25) / 2)
+    assert one.grpo == pytest.approx((0.75 + 1.0) / 2)
+    assert one.gain == pytest.approx((0.5 + 0.75) / 2)
+    assert last.gain == pytest.approx(0.6)
+    assert (one.kept, last.kept) == (1.0, pytest.approx(0.7 / 0.875))
+    assert 0.5 <= one.gain_low <= one.gain <= one.gain_high <= 0.8
+
+
+def test_gains_are_paired_by_instance_not_by_place():
+    shuffled = BY_HAND.sample(frac=1.0, random_state=3)
+    table = report.table_lengths(shuffled, resamples=200)
+    pd.testing.assert_frame_equal(table, report.table_lengths(BY_HAND, resamples=200))
+    answers = {"a": 0.2, "b": 0.9}
+    keys = itertools.product((0, 1), report.STAGES, (1,), answers)
+    same = frame(*((*key, answers[key[-1]]) for key in keys))
+    (row,) = report.table_lengths(same, resamples=200).itertuples()
+    assert (row.gain, row.gain_low, row.gain_high) == (0.0, 0.0, 0.0)
+
+
+def test_a_missing_answer_is_left_out_of_the_gain_and_a_single_seed_has_no_interval():
+    table = report.table_lengths(
+        frame(
+            (0, "warm_start", 1, "a", 0.5),
+            (0, "warm_start", 1, "b", 0.0),
+            (0, "grpo", 1, "a", 1.0),
+            (0, "grpo", 1, "b", None),
+        )
+    )
+    (row,) = table.itertuples()
+    assert (row.gain, row.grpo, row.warm_start) == (0.5, 1.0, 0.25)
+    assert pd.isna(row.gain_low) and pd.isna(row.gain_high)
+
+
+def test_lengths_load_back_from_csv_as_they_were(tmp_path):
+    store.save_table(tmp_path / "results.csv", BY_HAND)
+    read = pd.read_csv(tmp_path / "results.csv")
+    pd.testing.assert_frame_equal(
+        report.table_lengths(read, resamples=50), report.table_lengths(BY_HAND, resamples=50)
+    )
+
+
+def test_behaviour_is_the_mean_of_the_instances_own_shares():
+    table = report.table_behaviour(
+        frame(
+            (0, "grpo", 1, "a", 1.0, {"corrections": 4, "corrections_updated": 1}),
+            (0, "grpo", 1, "b", 1.0, {"corrections": 1, "corrections_updated": 1}),
+            (1, "grpo", 1, "a", 1.0, {"corrections": 0, "calls": 0, "calls_ok": 0}),
+            (1, "grpo", 1, "b", 1.0, {"corrections": 2, "corrections_updated": 0}),
+        ),
+        resamples=100,
+    ).set_index("what")
+    assert list(table.index) == list(report.SHARES)
+    updated = table.loc["corrections updated"]
+    assert updated.share == pytest.approx(((1 / 4 + 1) / 2 + 0) / 2)
+    assert updated.n == 3  # an instance without corrections says nothing about them
+    assert table.loc["facts stored"].share == 0.5 and table.loc["facts stored"].n == 4
+    assert table.loc["calls that ran"].share == 0.75 and table.loc["calls that ran"].n == 3
+
+
+def test_behaviour_of_nothing_at_all_is_missing_and_not_zero():
+    table = report.table_behaviour(results()).set_index(["stage", "length", "what"])
+    assert table.loc["grpo", 1, "corrections updated"].n == 2
+    none = report.table_behaviour(frame((0, "grpo", 1, "a", 1.0))).set_index("what")
+    assert pd.isna(none.loc["corrections updated"].share)
+    assert none.loc["corrections updated"].n == 0
+
+
+def targets(gain=0.3, gain_low=0.1, after=0.8, kept=0.95, updated=0.6):
+    """The table of targets for these measurements."""
+    first = {"length": 1, "gain": gain, "gain_low": gain_low, "grpo": after, "kept": 1.0}
+    lengths = pd.DataFrame([first, first | {"length": 13, "kept": kept}])
+    behaviour = pd.DataFrame(
+        [
+            {"stage": stage, "length": length, "what": what, "share": share}
+            for stage, length, what, share in (
+                ("grpo", 1, "corrections updated", updated),
+                ("grpo", 1, "facts stored", 0.0),
+                ("grpo", 13, "corrections updated", 0.0),
+                ("warm_start", 1, "corrections updated", 0.0),
+            )
+        ]
+    )
+    return report.table_targets(lengths, behaviour)
+
+
+def test_targets_are_those_of_the_plan_and_all_met_by_a_good_run():
+    table = targets()
+    assert list(table.columns) == ["target", "at least", "measured", "met"]
+    assert list(table["at least"]) == [0.25, 0.0, 0.75, 0.9, 0.5]
+    assert list(table.measured) == [0.3, 0.1, 0.8, 0.95, 0.6]
+    assert table.met.all()
+
+
+@pytest.mark.parametrize(
+    ("changed", "missed"),
+    [
+        ({"gain": 0.2}, 0),
+        ({"gain_low": -0.01}, 1),
+        ({"gain_low": 0.0}, 1),  # an interval that touches zero is not clear of it
+        ({"after": 0.7}, 2),
+        ({"kept": 0.89}, 3),
+        ({"kept": 0.8996}, 3),  # rounding does not help
+        ({"updated": 0.4}, 4),
+        ({"updated": None}, 4),  # no correction in the data
+        ({"gain_low": None}, 1),  # a single seed
+    ],
+)
+def test_a_target_that_is_missed_says_so(changed, missed):
+    table = targets(**changed)
+    assert list(table.index[~table.met]) == [missed]
+
+
+def test_targets_of_a_single_seed_can_be_made_and_saved(tmp_path):
+    one = results(seeds=(0,))
+    table = report.table_targets(report.table_lengths(one), report.table_behaviour(one))
+    assert not table.met[1] and pd.isna(table.measured[1])
+    store.save_table(tmp_path / "targets.csv", table)
+    assert pd.read_csv(tmp_path / "targets.csv").met.tolist() == table.met.tolist()
+
+
+def test_reference_lines_are_in_order_of_length():
+    table = pd.DataFrame(
+        {"writer": ["perfect", "perfect", "other"], "length": [13, 1, 1], "qa": [0.5, 1.0, 0.1]}
+    )
+    assert report.reference_lines(table, ["perfect"]) == {"perfect": [1.0, 0.5]}
+
+
+# --- Figures -------------------------------------------------------------------------------------
+
+METRICS = pd.DataFrame(
+    {
+        "step": [1, 2],
+        "accuracy": [0.1, 0.2],
+        "format": [1.0, 0.5],
+        "compression": [0.5, -0.2],
+        "content": [0.0, 0.3],
+    }
+)
+SOURCES = pd.DataFrame(
+    {
+        "source": ["squad", "squad", "trec_coarse"],
+        "writer": ["keep_sentences", "(none)", "keep_examples"],
+        "reader": ["best_entry", "read_nothing", "label_vote"],
+        "questions": [2, 2, 1],
+        "score": [0.5, 0.0, 1.0],
+        "low": [0.2, 0.0, None],
+        "high": [0.9, 0.0, None],
+    }
+)
+CHUNKS = pd.DataFrame({"source": ["a", "a", "b"], "tokens": [3, 9, 100]})
+GROWTH = pd.DataFrame({"chunk": [0, 1], "read_tokens": [9, 20], "memory_tokens": [3, 30]})
+
+
+def lengths_of(table):
+    return report.plot_lengths(report.table_lengths(table, resamples=50))
+
+
+def gain_of(table):
+    return report.plot_gain(table, report.table_lengths(table, resamples=50))
+
+
+def behaviour_of(table):
+    return report.plot_behaviour(report.table_behaviour(table, resamples=50), 1)
+
+
+def unanswered(table):
+    """The same with the answers of one instance missing."""
+    return table.assign(qa=table.qa.mask(table.instance == "m/1/0"))
+
+
+NO_CALLS = results(seeds=(0,)).assign(calls=0, calls_ok=0, corrections=0)
+FIGURES = {
+    "lengths": lambda: lengths_of(results()),
+    "lengths, one seed": lambda: lengths_of(results(seeds=(0,))),
+    "lengths, nothing right": lambda: lengths_of(results(after=0.0, before=0.0)),
+    "lengths, missing": lambda: lengths_of(unanswered(results())),
+    "lengths, references": lambda: report.plot_lengths(
+        report.table_lengths(results()), {"perfect": [1.0, 1.0], "never updates": [0.6, 0.5]}
+    ),
+    "gain": lambda: gain_of(results()),
+    "gain, one seed": lambda: gain_of(results(seeds=(0,))),
+    "gain, missing": lambda: gain_of(unanswered(results())),
+    "behaviour": lambda: behaviour_of(results()),
+    "behaviour, one seed": lambda: behaviour_of(results(seeds=(0,))),
+    "behaviour, no calls": lambda: behaviour_of(NO_CALLS),
+    "rewards": lambda: report.plot_rewards(METRICS),
+    "rewards, one step": lambda: report.plot_rewards(METRICS[:1]),
+    "rewards, two seeds": lambda: report.plot_rewards(
+        pd.concat([METRICS.assign(seed=0), METRICS.assign(seed=1)])
+    ),
+    "rewards, one seed": lambda: report.plot_rewards(METRICS.assign(seed=0)),
+    "rewards, no judge": lambda: report.plot_rewards(METRICS.assign(content=None)),
+    "warm start": lambda: report.plot_warm_start(
+        pd.DataFrame({"phase": ["copy", "teacher"], "step": [5, 9], "loss": [3.0, 0.1]})
+    ),
+    "sources": lambda: report.plot_sources(SOURCES),
+    "sources, one": lambda: report.plot_sources(SOURCES[2:]),
+    "sources, no score": lambda: report.plot_sources(SOURCES.assign(score=None, low=None)),
+    "chunks": lambda: report.plot_chunks(CHUNKS),
+    "chunks, one": lambda: report.plot_chunks(CHUNKS[2:]),
+    "chunks, many sources": lambda: report.plot_chunks(
+        pd.DataFrame({"source": list("abcdefghi"), "tokens": range(9)})
+    ),
+    "memory": lambda: report.plot_memory(GROWTH),
+    "memory, one chunk": lambda: report.plot_memory(GROWTH[:1]),
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_is_drawn_without_warnings_and_left_open_nowhere(name, tmp_path):
+    figure = FIGURES[name]()
+    assert isinstance(figure, Figure) and figure.axes
+    assert plt.get_fignums() == []
+    path = report.save_figure(figure, tmp_path / "figure.png")
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def drawn_bars(figure):
+    return [round(float(bar.get_height()), 4) for bar in figure.axes[0].patches]
+
+
+def test_the_figures_show_the_numbers_of_their_tables():
+    assert drawn_bars(gain_of(results())) == [0.5, 0.5]
+    table = report.table_behaviour(results(), resamples=50)
+    assert drawn_bars(report.plot_behaviour(table, 1)) == [0.5, 0.5, 0.0, 0.75] * 2
+    (axis,) = lengths_of(results()).axes
+    lines = {group.get_label(): list(group.lines[0].get_ydata()) for group in axis.containers}
+    assert lines == {"before GRPO": [0.25, 0.25], "after GRPO": [0.75, 0.75]}
+    assert "2 seeds (n = 4, 4)" in axis.get_title()
+
+
+def full(*_, **__):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("failing", ["fsync", "replace"])
+def test_a_figure_is_saved_whole_or_not_at_all(tmp_path, monkeypatch, failing):
+    path = tmp_path / "figure.png"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(store.os, failing, full)
+    with pytest.raises(DiskError, match=r"figure.png: expected to write \d+ bytes, found: No sp"):
+        report.save_figure(report.plot_memory(GROWTH), path)
+    monkeypatch.undo()
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["figure.png"]
+    report.save_figure(report.plot_memory(GROWTH), path)
+    assert path.read_bytes().startswith(b"\x89PNG") and os.listdir(tmp_path) == ["figure.png"]
+
+
+# --- The card ------------------------------------------------------------------------------------
+
+
+def test_the_card_of_a_run_has_settings_seed_versions_data_hash_and_duration(tmp_path):
+    data = tmp_path / "data.csv"
+    data.write_text("a\n1\n")
+    profile = load_profile("ci", ["seed=3"])
+    card = report.run_card(tmp_path / "out", profile, time.time() - 2, [data], {"grpo_s": 1.5})
+    saved = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert saved == card
+    assert (saved["profile"], saved["seed"], saved["grpo_s"]) == ("ci", 3, 1.5)
+    assert saved["settings"] == json.loads(json.dumps(profile_dict(profile)))
+    assert set(report.PACKAGES) < set(saved["versions"]) and "memalpha-kit" in saved["versions"]
+    assert saved["data_sha256"] == store.fingerprint([data]) and saved["inputs"] == ["data.csv"]
+    assert 1.5 < saved["duration_s"] < 60
+    assert str(tmp_path) not in (tmp_path / "out" / "run.json").read_text()
+
+
+def test_the_card_of_a_run_without_data_says_so(tmp_path):
+    card = report.run_card(tmp_path, load_profile("ci"), time.time())
+    assert card["data_sha256"] is None and card["inputs"] == []
+
+
+def test_a_card_about_a_file_that_is_gone_is_an_input_error_and_is_not_written(tmp_path):
+    with pytest.raises(InputError, match=r"gone.csv: expected a readable file"):
+        report.run_card(tmp_path, load_profile("ci"), time.time(), [tmp_path / "gone.csv"])
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_package_that_is_absent_is_named_absent(monkeypatch, tmp_path):
+    monkeypatch.setattr(report, "PACKAGES", ("numpy", "no-such-package"))
+    versions = report.run_card(tmp_path, load_profile("ci"), time.time())["versions"]
+    assert versions["no-such-package"] == "absent" and versions["numpy"] != "absent"
