@@ -20,10 +20,16 @@ from memalpha_kit.readers import reader
 from memalpha_kit.records import Instance
 from memalpha_kit.writers import writer
 
-METHODS = {"label": (("keep_examples", "label_vote"),)}
-"""Writers and readers by metric; for all other metrics `SEARCHERS`."""
+SENTENCES = ("keep_sentences", "best_entry")
+METHODS = {
+    "label": (("keep_examples", "label_vote"),),
+    "substring": (SENTENCES, ("keep_turns", "best_entry")),
+}
+"""Writers and readers by the source's metric; for all other metrics `SENTENCES`.
 
-SEARCHERS = (("keep_sentences", "best_entry"), ("keep_turns", "best_entry"))
+`keep_turns` is for real dialogues: a document in its frame is one dated turn, and an entry that is
+the whole chunk answers whatever is asked about it.
+"""
 
 
 def build_real(profile: Profile, raw: Path, out: Path) -> tuple[dict[str, Path], dict[str, str]]:
@@ -49,7 +55,7 @@ def build_real(profile: Profile, raw: Path, out: Path) -> tuple[dict[str, Path],
 def evaluate_real(profile: Profile, folder: Path) -> pd.DataFrame:
     """The table of `evaluation.evaluate` for all files of `build_real`; empty without any.
 
-    Writers that find nothing of their kind in a source (no dated turn in SQuAD, say) are left out.
+    Writers that find nothing of their kind in a source's chunks are left out.
     """
     settings = profile.evaluation
     bootstrap = evaluation.Bootstrap(profile.seed, settings.resamples, settings.level)
@@ -64,7 +70,7 @@ def evaluate_real(profile: Profile, folder: Path) -> pd.DataFrame:
 
 
 def _methods(instances: list[Instance]) -> tuple[tuple[str, str], ...]:
-    return METHODS.get(sources.source(instances[0].source).metric, SEARCHERS)
+    return METHODS.get(sources.source(instances[0].source).metric, (SENTENCES,))
 
 
 def _run(instances: list[Instance], rule: str, reading: str) -> evaluation.Run | None:
