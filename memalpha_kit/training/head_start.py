@@ -49,12 +49,10 @@ def give_head_start(model: PreTrainedModel, config: PolicyConfig, seed: int) -> 
             heads.o_proj.weight.lerp_(heads.v_proj.weight.t(), config.start_copy)
             if number > 0:
                 heads.k_proj.weight.lerp_(heads.q_proj.weight, config.start_copy)
-        _look_back(model.model.layers[0].self_attn, config, shared, generator)
+        _look_back(model.model.layers[0].self_attn, config, shared)
 
 
-def _look_back(
-    heads: torch.nn.Module, config: PolicyConfig, shared: torch.Tensor, generator: torch.Generator
-) -> None:
+def _look_back(heads: torch.nn.Module, config: PolicyConfig, shared: torch.Tensor) -> None:
     """Makes head i answer the shared direction most strongly i + 1 tokens back.
 
     Rotary positions turn a query at distance n by n times each frequency; a key turned by the
@@ -62,14 +60,13 @@ def _look_back(
     """
     half = config.head_dim // 2
     turn = 1 / config.rope_theta ** (torch.arange(half) / half)  # radians per position
-    slow_less = turn.clamp(min=SLOWEST).sqrt().repeat(2)
+    emphasis = turn.clamp(min=SLOWEST).sqrt()
+    emphasis /= emphasis.norm()  # no random draw: heads of some seeds would be blurred
+    query = torch.cat([emphasis, torch.zeros(half)])
     for head in range(config.heads):
         rows = slice(head * config.head_dim, (head + 1) * config.head_dim)
-        query = torch.randn(config.head_dim, generator=generator) * slow_less
-        query /= query.norm()
-        cos, sin = torch.cos((head + 1) * turn), torch.sin((head + 1) * turn)
-        first, second = query.chunk(2)
-        key = torch.cat([first * cos - second * sin, second * cos + first * sin])
+        angle = (head + 1) * turn
+        key = torch.cat([emphasis * angle.cos(), emphasis * angle.sin()])
         strength = config.start_look_back * heads.q_proj.weight[rows].norm()
         heads.q_proj.weight[rows] += strength * torch.outer(query, shared)
         heads.k_proj.weight[rows] += strength * torch.outer(key, shared)
