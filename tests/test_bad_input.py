@@ -1,0 +1,366 @@
+"""Bad input from the issue's list, by the command line: one line, the right exit code, no debris.
+
+Each message names the file, the field and what was expected. What was written before a failure is
+whole or not trusted: the same command again ends as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from memalpha_kit import cli, store
+from memalpha_kit.config import MemoryConfig, ProtocolConfig
+from memalpha_kit.episode import write
+from memalpha_kit.records import QA, make_instance
+from memalpha_kit.writers import ScriptedReplies
+
+INSTANCES = [
+    make_instance(
+        "squad",
+        [f"Nora keeps {n} bees. Tom has {n} boats.", f"Ana sold {n} lamps."],
+        [QA("q0", "How many bees?", (str(n),))],
+    )
+    for n in range(3)
+]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder with data of three instances, where commands run."""
+    monkeypatch.chdir(tmp_path)
+    store.save_instances(Path("data.parquet"), INSTANCES)
+    return tmp_path
+
+
+def command(*argv: object) -> int:
+    """The exit code of `memalpha ...`."""
+    try:
+        return cli.main([str(word) for word in argv])
+    except SystemExit as stopped:
+        return stopped.code
+
+
+def refused(capsys, code: int, *argv: object) -> str:
+    """What the command says when it fails with this code: one line."""
+    assert command(*argv) == code
+    shown = capsys.readouterr().err
+    assert shown.startswith("memalpha: error: ") and shown.count("\n") == 1, shown
+    return shown
+
+
+def write_words(data="data.parquet", out="e.jsonl"):
+    return ("write", "--data", data, "--writer", "keep_sentences", "--out", out, "--batch", 1)
+
+
+# --- Models --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        (None, "found nothing"),
+        ({}, "found no config.json"),
+        ({"config.json": "{"}, "expected a folder with config.json, weights and a tokenizer"),
+        ({"config.json": '{"model_type": "qwen3"}'}, "weights and a tokenizer, found"),
+    ],
+)
+def test_a_model_folder_that_is_not_one_is_refused(here, capsys, files, found):
+    folder = here / "models" / "Qwen"
+    if files is not None:
+        folder.mkdir(parents=True)
+        for name, text in files.items():
+            (folder / name).write_text(text)
+    argv = ("write", "--data", "data.parquet", "--model", "models/Qwen", "--out", "e.jsonl")
+    shown = refused(capsys, 2, *argv)
+    assert "model models/Qwen: expected a folder with config.json" in shown and found in shown
+    assert not Path("e.jsonl").exists() and not Path("e.json").exists()
+
+
+def test_the_installed_command_answers_as_main_does(here):
+    argv = ["write", "--data", "data.parquet", "--model", "nowhere", "--out", "e.jsonl"]
+    done = subprocess.run(
+        [sys.executable, "-m", "memalpha_kit", *argv], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == (
+        "memalpha: error: model nowhere: expected a folder with config.json, weights and a "
+        "tokenizer, found nothing\n"
+    )
+
+
+# --- Data ----------------------------------------------------------------------------------------
+
+
+def changed_column(name, value):
+    """A change of the second row's cell."""
+
+    def change(table):
+        table[name] = table[name].astype(object)
+        table.loc[1, name] = value
+        return table
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.drop(columns="chunks"), "bad.parquet: expected a column 'chunks', found"),
+        (
+            lambda t: t.drop(columns="questions_and_answers"),
+            "bad.parquet: expected a column 'questions_and_answers', found",
+        ),
+        (
+            lambda t: t.drop(columns="data_source"),
+            "bad.parquet: row 0: data_source: expected a name, found none",
+        ),
+        (changed_column("chunks", "[]"), "bad.parquet: row 1: chunks: expected a list that is not"),
+        (changed_column("chunks", None), "bad.parquet: row 1: chunks: expected a list that is not"),
+        (changed_column("chunks", '["", " "]'), "chunks: expected at least one non-blank chunk"),
+        (changed_column("chunks", "[1]"), "bad.parquet: row 1: chunks[0]: expected text, found 1"),
+        (changed_column("chunks", "[" * 9), "row 1: chunks: expected a JSON list, found '[[[[[["),
+        (
+            changed_column("questions_and_answers", "[]"),
+            "bad.parquet: row 1: questions_and_answers: expected a list that is not empty",
+        ),
+        (
+            changed_column("questions_and_answers", '[{"question": "Who?"}]'),
+            "row 1: questions_and_answers[0]: answer: expected text or a list, found None",
+        ),
+        (
+            changed_column("questions_and_answers", '[{"question": "Who?", "answer": []}]'),
+            "question q0: expected an answer, found none",
+        ),
+        (
+            changed_column("questions_and_answers", '[{"question": " ", "answer": "Nora"}]'),
+            "question q0: expected text, found a blank question",
+        ),
+    ],
+)  # fmt: skip
+def test_data_that_is_not_as_it_must_be_is_refused_by_file_row_and_field(
+    here, capsys, change, message
+):
+    change(pd.read_parquet("data.parquet")).to_parquet("bad.parquet")
+    shown = refused(capsys, 2, *write_words("bad.parquet"))
+    assert message in shown and "bad.parquet" in shown
+    assert sorted(os.listdir()) == ["bad.parquet", "data.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "bad.parquet: expected parquet, found something else"),
+        (b"PAR1 and nothing else", "bad.parquet: expected parquet, found something else"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "found a Git-LFS pointer"),
+    ],
+)
+def test_a_file_that_is_no_parquet_is_refused_by_name(here, capsys, content, message):
+    Path("bad.parquet").write_bytes(content)
+    assert message in refused(capsys, 2, *write_words("bad.parquet"))
+
+
+def test_a_parquet_file_that_was_cut_off_is_refused_by_name(here, capsys):
+    Path("bad.parquet").write_bytes(Path("data.parquet").read_bytes()[:-100])
+    assert "bad.parquet: expected parquet" in refused(capsys, 2, *write_words("bad.parquet"))
+
+
+# --- Profiles, settings and notebooks ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["seeds", "run", "write"])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("extends: ci\ngrpo:\n  step: 3\n", "unknown key 'grpo.step'; did you mean 'grpo.steps'?"),
+        ("extends: ci\ngrop:\n  steps: 3\n", "unknown key 'grop'; did you mean 'grpo'?"),
+        ("extends: ci\ngrpo:\n  steps: many\n", "grpo.steps: expected a whole number, found"),
+        ("extends: ci\ngrpo:\n  clip: -1\n", "grpo.clip: expected at least 0, found -1"),
+        ("extends: ci\ngrpo:\n  loss: dapoo\n", "grpo.loss: found 'dapoo'; did you mean 'dapo'?"),
+        ("extends: cii\n", "unknown profile 'cii'; did you mean 'ci'?"),
+        ("extends: ci\n  grpo: {", "mine.yaml: expected YAML"),
+        ("- grpo\n", "mine.yaml: expected sections with settings"),
+    ],
+)
+def test_a_profile_with_a_typo_is_refused_by_file_and_key(here, capsys, name, text, message):
+    Path("mine.yaml").write_text(text)
+    argv = {"seeds": ("seeds",), "run": ("run", "--root", "."), "write": write_words()}[name]
+    shown = refused(capsys, 2, *argv, "--profile", "mine.yaml")
+    assert message in shown and ("mine.yaml" in shown or "cii" in shown)
+    assert sorted(os.listdir()) == ["data.parquet", "mine.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (("--only", "06"), "unknown notebook '06'"),
+        (("--only", "03_grop"), "unknown notebook '03_grop'; did you mean '03_grpo_training'?"),
+        (("--only", "figures"), "did you mean '05_figures'?"),
+        (("--set", "grpo.step=3"), "override: unknown key 'grpo.step'; did you mean 'grpo.steps'?"),
+        (("--set", "grpo.steps"), "override 'grpo.steps': expected section.key=value"),
+        (("--set", "grpo.steps=-1"), "grpo.steps: expected at least 0, found -1"),
+        (("--set", "grpo=3"), "grpo: expected a section with settings, found 3"),
+        (("--profile", "mine.yaml"), "mine.yaml: expected a profile (a YAML file), found no such"),
+        (("--profiel", "ci"), "unknown argument '--profiel'; did you mean '--profile'?"),
+    ],
+)
+def test_a_wrong_request_for_notebooks_is_refused_before_anything_runs(here, capsys, argv, message):
+    shown = refused(capsys, 2, "run", "--root", ".", *argv)
+    assert message in shown
+    assert os.listdir() == ["data.parquet"]
+
+
+def test_a_notebook_without_the_one_before_it_names_what_makes_the_file(here, capsys):
+    shown = refused(capsys, 1, "run", "--profile", "ci", "--root", here, "--only", "04")
+    assert "04_evaluation.ipynb: cell [" in shown and "run.json: not there yet" in shown
+    assert "03_grpo_training makes it: memalpha run --profile ci --only 03" in shown
+    report = here / "reports" / "04_evaluation" / "ci"
+    assert [path.name for path in report.iterdir()] == ["04_evaluation.failed.ipynb"]
+
+
+# --- Replies -------------------------------------------------------------------------------------
+
+GOOD = (
+    '<tool_call>{"name": "new_memory_insert", "arguments": '
+    '{"memory_type": "semantic_memory", "content": "Nora keeps bees."}}</tool_call>'
+)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "[" * 100_000,
+        "[{" * 50_000,
+        "[" * 50_000 + "]" * 50_000,
+        "<tool_call>" + "[" * 100_000,
+        "<tool_call>" + '{"arguments": ' * 8_000,
+        "<tool_call>" * 9_000,
+    ],
+    ids=["open", "mixed", "closed", "in a call", "nested", "tags"],
+)
+@pytest.mark.parametrize("wire", ["qwen", "text", "compact"])
+def test_a_reply_of_brackets_is_a_step_like_any_other(tmp_path, reply, wire):
+    protocol = ProtocolConfig(wire=wire)
+    good = GOOD if wire != "text" else ""
+    started = time.monotonic()
+    (episode,) = write([INSTANCES[0]], ScriptedReplies([reply, good]), MemoryConfig(), protocol)
+    assert time.monotonic() - started < 5
+    first, second = episode.steps
+    assert {call.status for call in first.calls} <= {"malformed"}
+    assert first.memory.entries() == ()
+    assert [call.status for call in second.calls] == (["ok"] if good else [])
+    path = tmp_path / "episodes.jsonl"
+    store.append_episode(path, episode)
+    assert store.load_episodes(path) == [episode]
+
+
+# --- A full disk ---------------------------------------------------------------------------------
+
+
+class FullDisk:
+    """Lets `room` flushes through; then every one fails, as on a full disk."""
+
+    def __init__(self, room: int) -> None:
+        self.room, self.fsync = room, os.fsync
+
+    def __call__(self, descriptor: int) -> None:
+        self.room -= 1
+        if self.room < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self.fsync(descriptor)
+
+
+def settled(folder="."):
+    """Episodes and card, the card without its seconds."""
+    card = json.loads((Path(folder) / "e.json").read_text())
+    return (Path(folder) / "e.jsonl").read_bytes(), {**card, "duration_s": 0}
+
+
+@pytest.mark.parametrize("room", range(8))
+def test_a_disk_that_fills_up_during_write_leaves_only_what_a_later_run_may_trust(
+    here, capsys, monkeypatch, room
+):
+    """Eight flushes: the card, then episode and card three times, and the finished card."""
+    assert command(*write_words(out="whole/e.jsonl")) == 0
+    monkeypatch.setattr(store.os, "fsync", FullDisk(room))
+    shown = refused(capsys, 1, *write_words())
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    assert "expected to write" in shown and "No space left on device" in shown
+    assert ("e.jsonl: " if room in (1, 3, 5) else "e.json: ") in shown
+    assert set(os.listdir()) <= {"data.parquet", "whole", "e.jsonl", "e.json"}
+    if Path("e.jsonl").exists():
+        assert len(store.load_episodes(Path("e.jsonl"))) == room // 2
+        ask = ("--reader", "best_entry", "--out", "a.jsonl")
+        said = refused(capsys, 2, "ask", "--data", "data.parquet", "--episodes", "e.jsonl", *ask)
+        assert "did not finish; run it again" in said
+    assert command(*write_words()) == 0
+    assert settled() == settled("whole")
+
+
+def test_a_write_with_enough_room_flushes_eight_times(here, monkeypatch):
+    disk = FullDisk(8)
+    monkeypatch.setattr(store.os, "fsync", disk)
+    assert command(*write_words()) == 0
+    assert disk.room == 0
+
+
+def test_a_line_that_the_kernel_cuts_half_way_is_taken_back(here):
+    """No file may grow above the limit, in the middle of the second line."""
+    assert command(*write_words(out="whole/e.jsonl")) == 0
+    whole = Path("whole/e.jsonl").read_bytes()
+    limit = len(whole) // 2
+    done = subprocess.run(
+        [sys.executable, "-B", "-m", "memalpha_kit", *map(str, write_words())],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("memalpha: error: e.jsonl: expected to write")
+    assert done.stderr.count("\n") == 1
+    assert Path("e.jsonl").read_bytes() == whole[: whole.index(b"\n") + 1]
+    assert command(*write_words()) == 0
+    assert settled() == settled("whole")
+
+
+@pytest.mark.parametrize("step", ["ask", "report", "build"])
+def test_a_disk_that_fills_up_in_another_step_leaves_nothing_of_it(here, capsys, monkeypatch, step):
+    assert command(*write_words()) == 0
+    ask = ("ask", "--data", "data.parquet", "--episodes", "e.jsonl", "--reader", "best_entry")
+    assert command(*ask, "--out", "a.jsonl") == 0
+    squad = {
+        "context": "Nora keeps bees.",
+        "qas": [{"id": "a", "question": "Who?", "answers": [{"text": "Nora"}]}],
+    }
+    Path("raw").mkdir()
+    Path("raw/squad_a.json").write_text(json.dumps({"data": [{"paragraphs": [squad]}]}))
+    argv, name = {
+        "ask": ((*ask, "--out", "new/a.jsonl"), "new/a.jsonl"),
+        "report": (
+            ("report", "--data", "data.parquet", "--answers", "a.jsonl", "--out", "new/t.csv"),
+            "new/t.csv",
+        ),
+        "build": (
+            ("data", "build", "--source", "squad", "--raw", "raw", "--out", "new"),
+            "new/instances.parquet",
+        ),
+    }[step]
+    capsys.readouterr()
+    monkeypatch.setattr(store.os, "fsync", FullDisk(0))
+    assert f"{name}: expected to write" in refused(capsys, 1, *argv)
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    assert list(Path("new").iterdir()) == []
+    assert command(*argv) == 0
+    assert Path(name).is_file()
