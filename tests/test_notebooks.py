@@ -1,0 +1,176 @@
+"""All five notebooks under profile ci, run once as by `memalpha run`, and what they leave."""
+
+from __future__ import annotations
+
+import json
+import warnings
+
+import nbformat
+import pandas as pd
+import pytest
+from test_real_path import write_raw
+
+from memalpha_kit import report, store
+from memalpha_kit.config import load_profile, profile_dict
+from memalpha_kit.pipeline import run
+
+CI = load_profile("ci")
+TABLES = {
+    "01_data_processing": {
+        "miniature.csv": "source instances chunks_mean questions_mean chunk_tokens",
+        "real.csv": "source instances chunks tokens chunk_tokens",
+    },
+    "02_memory_environment": {"rewards.csv": "chunk r1 r2 r3 r4 R"},
+    "03_grpo_training": {
+        "warm_start.csv": "phase step loss smoothed rate tokens",
+        "metrics.csv": "step reward accuracy format compression content",
+    },
+    "04_evaluation": {
+        "results.csv": "seed stage length instance qa",
+        "lengths.csv": "length n before after gain gain_low gain_high kept",
+        "behaviour.csv": "stage length what share low high n",
+        "references.csv": "writer length qa",
+        "real.csv": "source metric writer reader questions missing score low high",
+    },
+    "05_figures": {
+        "lengths.csv": "length seeds n warm_start grpo gain gain_low gain_high kept",
+        "behaviour.csv": "stage length what share low high n",
+        "targets.csv": "target,at least,measured,met",
+    },
+}
+FIGURES = {
+    "01_data_processing": ["chunk_tokens"],
+    "02_memory_environment": ["memory_growth"],
+    "03_grpo_training": ["warm_start", "rewards"],
+    "04_evaluation": ["behaviour", "real"],
+    "05_figures": ["qa_by_length", "gain_by_seed", "behaviour", "rewards"],
+}
+NOTEBOOKS = list(TABLES)
+CASES = [(name, table) for name, tables in TABLES.items() for table in tables]
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory):
+    """A root in which all notebooks have run, with tiny made-up files as the real ones."""
+    home = tmp_path_factory.mktemp("home")
+    (home / "data").mkdir()
+    write_raw(home / CI.real.folder)
+    run("ci", root=home)
+    return home
+
+
+def folder(home, notebook):
+    return home / "reports" / notebook / "ci"
+
+
+def cells(path, kind="code"):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    return [cell for cell in notebook.cells if cell.cell_type == kind]
+
+
+def test_every_notebook_is_listed_here(root):
+    assert sorted(path.stem for path in (root / "notebooks").glob("*.ipynb")) == NOTEBOOKS
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_the_executed_copy_ran_every_cell_without_error_or_warning(home, name):
+    executed = cells(folder(home, name) / f"{name}.ipynb")
+    assert all(cell.execution_count for cell in executed)
+    outputs = [output for cell in executed for output in cell.outputs]
+    assert outputs
+    assert [o.traceback for o in outputs if o.output_type == "error"] == []
+    said = [line for o in outputs if o.get("name") == "stderr" for line in o.text.splitlines()]
+    assert [line for line in said if "mtime may not be reliable" not in line] == []  # of the disk
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_the_html_shows_the_notebook_with_its_figures(home, name):
+    html = (folder(home, name) / f"{name}.html").read_text(encoding="utf-8")
+    assert f"<title>{name}</title>" in html
+    assert html.count("data:image/png;base64") >= len(FIGURES[name])
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_nothing_unfinished_is_left_beside_the_report(home, name):
+    left = {path.name for path in folder(home, name).iterdir()}
+    expected = {f"{name}.ipynb", f"{name}.html", "run.json", *TABLES[name]}
+    expected |= {f"{figure}.png" for figure in FIGURES[name]}
+    assert left - {"episode.jsonl"} == expected
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_the_card_has_settings_seed_versions_data_hash_and_duration(home, name):
+    card = json.loads((folder(home, name) / "run.json").read_text())
+    assert (card["profile"], card["seed"]) == ("ci", CI.seed)
+    assert card["settings"] == json.loads(json.dumps(profile_dict(CI)))
+    assert set(report.PACKAGES) <= set(card["versions"])
+    assert len(card["data_sha256"]) == 64 and card["inputs"]
+    assert card["duration_s"] > 0
+
+
+@pytest.mark.parametrize(("name", "table"), CASES)
+def test_a_table_parses_with_its_columns_and_has_rows(home, name, table):
+    columns = TABLES[name][table]
+    read = pd.read_csv(folder(home, name) / table)
+    assert set(columns.split("," if "," in columns else " ")) <= set(read.columns)
+    assert len(read) > 0
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_figures_are_images(home, name):
+    import matplotlib.image
+
+    for figure in FIGURES[name]:
+        image = matplotlib.image.imread(folder(home, name) / f"{figure}.png")
+        assert image.shape[0] > 200 and image.shape[1] > 200 and image.std() > 0.01, figure
+
+
+def test_the_notebooks_hand_over_through_files(home):
+    data = home / "data" / "miniature" / "ci"
+    assert {p.name for p in data.iterdir()} == {
+        *("train.parquet",),
+        *(f"test_{length}x.parquet" for length in CI.evaluation.lengths),
+    }
+    for stage in ("warm_start", "grpo"):
+        assert (home / "runs" / "ci" / stage / "policy" / "model.safetensors").is_file()
+    results = pd.read_csv(folder(home, "04_evaluation") / "results.csv")
+    assert set(results.stage) == {"warm_start", "grpo"}
+    assert len(results) == 2 * sum(CI.evaluation.instances)
+    train = store.load_instances(data / "train.parquet")
+    assert len(train) == CI.grpo.steps * CI.grpo.instances
+
+
+def test_notebook_04_measures_what_the_recorded_seeds_measure(home):
+    results = pd.read_csv(folder(home, "04_evaluation") / "results.csv")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        table = report.table_lengths(results, resamples=50)
+    own = pd.read_csv(folder(home, "04_evaluation") / "lengths.csv")
+    assert own.before.round(3).tolist() == table.warm_start.round(3).tolist()
+    assert own.gain.round(3).tolist() == table.gain.round(3).tolist()
+
+
+def test_notebook_05_draws_from_what_is_recorded_in_the_checkout(home, root):
+    recorded = root / "reports" / "recorded" / "miniature"
+    seeds = pd.read_csv(recorded / "results.csv").seed.unique()
+    table = pd.read_csv(folder(home, "05_figures") / "lengths.csv")
+    assert (table.seeds == len(seeds)).all()
+    card = json.loads((folder(home, "05_figures") / "run.json").read_text())
+    assert card["inputs"] == sorted(path.name for path in recorded.glob("*.csv"))
+    assert card["data_sha256"] == store.fingerprint(recorded.glob("*.csv"))
+    targets = pd.read_csv(folder(home, "05_figures") / "targets.csv")
+    assert list(targets.target) == list(report.TARGETS)
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_source_is_short_celled_and_tells_its_story(root, name):
+    path = root / "notebooks" / f"{name}.ipynb"
+    first, *_, last = cells(path, "markdown")
+    assert first.source.startswith(f"# {name[:2]} · ") and "**Question.**" in first.source
+    assert last.source.startswith("**What we ")
+    assert all(not cell.outputs and cell.execution_count is None for cell in cells(path))
+    for cell in cells(path):
+        lines = cell.source.splitlines()
+        assert len(lines) <= 25, f"{len(lines)} lines:\n{cell.source}"
+        assert not any(line.startswith(("def ", "class ")) for line in lines) or len(lines) < 10
