@@ -10,7 +10,7 @@ import tiny_policy as tiny
 import torch
 
 from memalpha_kit.config import PolicyConfig
-from memalpha_kit.errors import InputError
+from memalpha_kit.errors import DiskError, InputError
 from memalpha_kit.models import CausalLM, Sampling, encode_text
 from memalpha_kit.training.decode import FastLM, fast
 from memalpha_kit.training.policy import build_policy, build_tokenizer, load_policy, save_policy
@@ -128,7 +128,7 @@ def test_a_save_that_fails_leaves_the_older_policy(tmp_path, monkeypatch):
         raise OSError("No space left on device")
 
     monkeypatch.setattr(type(made.tokenizer), "save_pretrained", fail)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(DiskError, match="policy: expected to write model files.*No space left"):
         save_policy(made.model, made.tokenizer, folder)
     monkeypatch.undo()
     old = tiny.lm(seed=1)

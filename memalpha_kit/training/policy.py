@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memalpha_kit.config import PolicyConfig
+from memalpha_kit.errors import DiskError
 from memalpha_kit.models import CausalLM, load_lm
 from memalpha_kit.training.decode import fast
 from memalpha_kit.training.head_start import give_head_start
@@ -111,19 +112,34 @@ def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
     """`folder`, now a Hugging Face folder with model and tokenizer; an older one is replaced.
 
     Written beside it first and then renamed, so a crash leaves no half-written policy behind.
+    Raises DiskError if it cannot be written.
     """
     part = folder.with_name(folder.name + ".part")
     old = folder.with_name(folder.name + ".old")
     for leftover in (part, old):
         shutil.rmtree(leftover, ignore_errors=True)
-    with quiet():
+    with quiet(), writing(folder):
         model.save_pretrained(part)
         tokenizer.save_pretrained(part)
-    if folder.exists():
-        folder.replace(old)
-    part.replace(folder)
+        if folder.exists():
+            folder.replace(old)
+        part.replace(folder)
     shutil.rmtree(old, ignore_errors=True)
     return folder
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Turns what torch and safetensors raise on a full disk into a DiskError naming `folder`."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        found = str(error).partition("\n")[0]
+        raise DiskError(
+            f"{folder}: expected to write model files (is the disk full?), found: {found}"
+        ) from error
 
 
 @contextmanager
@@ -142,4 +158,5 @@ def quiet() -> Iterator[None]:
 
 def load_policy(folder: Path) -> CausalLM:
     """The policy of that folder, decoding fast where that is possible; errors as `load_lm`."""
-    return fast(load_lm(folder, batch_size=BATCH_ROWS))
+    with quiet():
+        return fast(load_lm(folder, batch_size=BATCH_ROWS))

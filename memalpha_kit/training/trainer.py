@@ -27,6 +27,7 @@ from memalpha_kit.training.arguments import (
 from memalpha_kit.training.batch import rows_to_batch, token_logprobs
 from memalpha_kit.training.decode import fast
 from memalpha_kit.training.optimizer import build_optimizer, rate
+from memalpha_kit.training.policy import writing
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -49,7 +50,8 @@ def build_trainer(
     """A GRPOTrainer over the model of `lm` whose rows come from `collect`.
 
     `order` lists the places of the instances, `config.instances` per step; checkpoints go to
-    `folder`. Raises InputError for settings or a tokenizer that do not fit.
+    `folder`. Raises InputError for settings or a tokenizer that do not fit; a checkpoint that
+    cannot be written is a DiskError, and is removed by the call that resumes.
     """
     from datasets import Dataset
     from torch.optim.lr_scheduler import LambdaLR
@@ -80,6 +82,10 @@ def build_trainer(
             return _cpu_logprobs(
                 model, input_ids, attention_mask, logits_to_keep, self.temperature, batch_size
             )
+
+        def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+            with writing(folder):
+                super()._save_checkpoint(*args, **kwargs)
 
         def create_model_card(self, *_: Any, **__: Any) -> None:
             """Leaves checkpoints without a text that says nothing about the run."""
