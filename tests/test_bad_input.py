@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from test_seeds import contents, seeds
 
 from memalpha_kit import cli, store
 from memalpha_kit.config import MemoryConfig, ProtocolConfig
@@ -332,6 +333,38 @@ def test_a_line_that_the_kernel_cuts_half_way_is_taken_back(here):
     assert Path("e.jsonl").read_bytes() == whole[: whole.index(b"\n") + 1]
     assert command(*write_words()) == 0
     assert settled() == settled("whole")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with one recorded seed, and the sizes of the largest files of a checkpoint."""
+    folder = tmp_path_factory.mktemp("trained")
+    assert seeds(folder, 0) == 0
+    checkpoint = folder / "runs" / "seed_0" / "grpo" / "checkpoints" / "checkpoint-1"
+    sizes = [(checkpoint / n).stat().st_size for n in ("model.safetensors", "optimizer.pt")]
+    return folder, sizes
+
+
+@pytest.mark.parametrize("place", ["warm_start/policy", "grpo/checkpoints"])
+def test_a_disk_that_is_full_during_training_is_one_line_and_training_goes_on_later(
+    trained, tmp_path, capsys, place
+):
+    """Half of the weights fit, or the weights and half of the optimiser's state."""
+    folder, (model, optimizer) = trained
+    limit = model // 2 if place == "warm_start/policy" else (model + optimizer) // 2
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        assert seeds(tmp_path, 0) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    shown = [li for li in capsys.readouterr().err.splitlines() if li.startswith("memalpha:")]
+    assert len(shown) == 1
+    assert f"seed_0/{place}: expected to write model files (is the disk full?), found" in shown[0]
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "runs" / "seed_0" / place / "model.safetensors").exists()
+    assert seeds(tmp_path, 0) == 0
+    assert contents(tmp_path) == contents(folder)
 
 
 @pytest.mark.parametrize("step", ["ask", "report", "build"])
