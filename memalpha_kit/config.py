@@ -161,7 +161,6 @@ class PolicyConfig:
     feed_forward: Count = 192
     rope_theta: NonNegative = 10_000.0
     init_std: NonNegative = 0.08  # larger than usual, or the model does not learn to copy
-    vocabulary: Count = 1024  # tokens, the added ones included
     max_positions: Count = 1024  # longest prompt and reply together
     tie: bool = True  # output embedding is the input embedding
     start_shared: NonNegative = 0.0  # part that all embeddings share at the start, in mean norms
@@ -234,7 +233,6 @@ class EvalConfig:
     temperature: NonNegative = 0.0  # 0: greedy
     resamples: Count = 2000  # of the bootstrap
     level: Share = 0.95  # of the intervals
-    recorded_seeds: Count = 5  # independent warm start + GRPO runs behind the recorded results
 
     def __post_init__(self) -> None:
         if len(self.lengths) != len(self.instances):

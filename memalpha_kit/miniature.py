@@ -188,14 +188,20 @@ def warm_start(profile: Profile, folder: Path) -> Path:
     return train_warm_start(model, tokenizer, phases, settings, seed, folder)
 
 
-def train(profile: Profile, policy: Path, folder: Path, resume: bool = False) -> Path:
-    """The policy after GRPO on the training instances of the profile's seed."""
+def train(
+    profile: Profile,
+    policy: Path,
+    instances: Sequence[Instance],
+    folder: Path,
+    resume: bool = False,
+) -> Path:
+    """The policy after GRPO on `instances`, a folder; metrics.csv beside it."""
     from memalpha_kit.training.grpo import train_grpo
 
     _set_threads(profile)
     return train_grpo(
         policy,
-        training_instances(profile),
+        instances,
         environment(profile),
         profile.grpo,
         folder,
@@ -323,7 +329,7 @@ def record_one(profile: Profile, seed: int, runs: Path, say: Callable[[str], Non
     store.save_json(begun, {"settings": settings})
     started = time.time()
     first = warm_start(profile, folder / "warm_start")
-    second = train(profile, first, folder / "grpo", resume=True)
+    second = train(profile, first, training_instances(profile), folder / "grpo", resume=True)
     results = before_and_after(profile, {"warm_start": first, "grpo": second}, held_out(profile))
     store.save_table(folder / "results.csv", results.round(4))
     for name, source in (("grpo", folder / "grpo"), ("warm_start", folder / "warm_start")):

@@ -299,7 +299,7 @@ def plot_memory(table: pd.DataFrame) -> Figure:
     figure, axis = plt.subplots(figsize=(6.4, 3.4))
     axis.step(table["chunk"], table["read_tokens"], where="mid", color="0.55", label="tokens read")
     axis.step(table["chunk"], table["memory_tokens"], where="mid", label="tokens in memory")
-    axis.set(xlabel="chunk", ylabel="tokens", title="Memory grows slower than the input")
+    axis.set(xlabel="chunk", ylabel="tokens", title="Tokens read and tokens kept")
     axis.legend(frameon=True)
     return _finished(figure)
 

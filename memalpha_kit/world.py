@@ -258,7 +258,7 @@ def same_key(entry: Entry, sentence: Sentence) -> bool:
 
 
 def judge(call: ToolCall, chunk: str, memory: Memory) -> bool:
-    """r4's verdict, by rule: is this write a fact of the chunk, put where it belongs?
+    """r4's verdict, by rule: is this write a fact of the chunk, beside or over the right entry?
 
     True if the call ran and its text stands in the chunk word for word and is no chit-chat; an
     update must hit an entry about the same thing, an insert must not leave a stale one beside it.
