@@ -296,7 +296,9 @@ def record(
     paths = [out / f"{name}.csv" for name in tables]
     for path, table in zip(paths, tables.values(), strict=True):
         store.save_table(path, table)
-    report.run_card(out, profile, started, paths, {"seeds": list(seeds)})
+    took = {seed: store.load_json(f / "done.json") for seed, f in zip(seeds, folders, strict=True)}
+    extra = {"seeds": list(seeds), "seed_s": {s: done["duration_s"] for s, done in took.items()}}
+    report.run_card(out, profile, started, paths, extra)
     lengths = report.table_lengths(tables["results"], resamples=profile.evaluation.resamples)
     figure = report.plot_lengths(lengths, report.reference_lines(tables["references"]))
     return [*paths, report.save_figure(figure, out / "qa_by_length.png")]
