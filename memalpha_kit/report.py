@@ -216,7 +216,7 @@ def plot_gain(results: pd.DataFrame, table: pd.DataFrame) -> Figure:
         axis.scatter(spread, dots, color="0.2", s=18, zorder=3, label=label)
     axis.axhline(0, color="0.3", linewidth=1)
     axis.set(xlabel="input length", ylabel="QA after - before", title="Paired gain of GRPO")
-    axis.legend(loc="upper right", frameon=True)
+    axis.legend(loc="lower right", frameon=True)
     return _finished(figure)
 
 
