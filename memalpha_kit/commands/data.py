@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from memalpha_kit import store
+from memalpha_kit import sources, store
 from memalpha_kit.commands.files import CARD, INSTANCES
 from memalpha_kit.config import BuildConfig
 from memalpha_kit.errors import InputError
@@ -39,7 +39,7 @@ def main(args: argparse.Namespace) -> int:
     named = source(args.source)
     names = [field.name for field in dataclasses.fields(BuildConfig)]
     config = BuildConfig(**{name: getattr(args, name) for name in names})
-    instances = named.build(args.raw, config, args.seed)
+    instances = sources.build(named.name, args.raw, config, args.seed)
     store.save_instances(args.out / INSTANCES, instances)
     card = data_card(named, args.raw, config, args.seed, instances)
     card["data_sha256"] = store.fingerprint([args.out / INSTANCES])

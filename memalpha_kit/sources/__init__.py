@@ -1,9 +1,9 @@
 """The table of sources: every raw data set the kit can turn into instances.
 
-To add one: a file here that reads its raw rows and has `build(raw, config, seed)`, and a row of
-`SOURCES`. Names are exact, and metric and question prefix are looked up by them, never guessed
-from a part of a name. These four data sets are built by us from other raw data than the
-published ones, so they have names of their own (data.md 1.6).
+To add one: a file here that reads its raw rows and has `build(raw, config, seed, skips)`, and a row
+of `SOURCES`. Names are exact, and metric and question prefix are looked up by them, never guessed
+from a part of a name. Sources with the role "ours" are built from other raw data than the published
+ones, so they have names of their own (data.md 1.6).
 
 >>> SOURCES["squad"].metric
 'contains'
@@ -14,11 +14,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from memalpha_kit.config import BuildConfig
 from memalpha_kit.errors import InputError, closest
 from memalpha_kit.records import Instance
 from memalpha_kit.sources import banking77, longmemeval, squad, trec
+from memalpha_kit.sources.building import HubFile, Skips
 
 CLASSIFY = (
     "The core memory holds rules for sorting sentences into numbered classes. Work out what each "
@@ -36,8 +38,12 @@ class Source:
     question_prefix: str | None  # put before a question, with a blank line (method.md 3.7)
     licence: str  # of the raw data, which is never part of the kit
     files: tuple[str, ...]  # name patterns of the raw files, one match each
-    build: Callable[[Path, BuildConfig, int], list[Instance]]
+    build: Callable[[Path, BuildConfig, int, Skips], list[Instance]]
     labels: Callable[[Path], tuple[str, ...]] | None = None  # names of the classes, by number
+    role: Literal["train", "eval", "ours"] = "ours"  # ours: from other raw data than the published
+    category: Literal["AR", "TTL", "LRU", "CR", ""] = ""  # as in the paper's tables
+    revision: str = "unknown"  # pinned revision of the raw data upstream
+    hub: HubFile | None = None  # where the raw data can be fetched from
 
 
 _ROWS = (
@@ -101,10 +107,13 @@ def missing_files(name: str, raw: Path) -> list[str]:
     return [pattern for pattern in source(name).files if not any(Path(raw).glob(pattern))]
 
 
-def build(name: str, raw: Path, config: BuildConfig, seed: int) -> list[Instance]:
+def build(
+    name: str, raw: Path, config: BuildConfig, seed: int, skips: Skips | None = None
+) -> list[Instance]:
     """The instances of a source from the raw files in folder `raw`.
 
     The same files, settings and seed give the same instances, with the same ids, everywhere.
-    Raises InputError naming file, line and field for everything that is not as it must be.
+    `skips` receives what was left out. Raises InputError naming file, line and field for
+    everything that is not as it must be, unless `config.on_error` says to skip it.
     """
-    return source(name).build(Path(raw), config, seed)
+    return source(name).build(Path(raw), config, seed, skips or Skips(config.on_error))

@@ -1,4 +1,4 @@
-"""What every builder shares: its random generators, reading raw files.
+"""What every builder shares: its random generators, reading raw files, what is left out.
 
 The one law: a build depends on the raw bytes, the settings and the seed alone. Each (source,
 instance, purpose) has a generator of its own, so that drawing one more lead-in does not change
@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from memalpha_kit.config import OnError
 from memalpha_kit.errors import InputError
 
 T = TypeVar("T")
@@ -31,6 +33,66 @@ def draw(items: Sequence[T], n: int, rng: random.Random) -> list[T]:
     if len(items) <= n:
         return list(items)
     return [items[i] for i in sorted(rng.sample(range(len(items)), n))]
+
+
+# --- What is left out ----------------------------------------------------------------------------
+
+
+class Skips:
+    """What a build left out, for its card: bad records, and good ones that a rule drops.
+
+    A bad record raises at once under `on_error` "stop" and is listed under "skip". What a rule
+    drops (too few questions, say) is counted under both.
+
+    >>> skips = Skips("skip")
+    >>> skips.add("squad.json: article 3", "context: expected text, found nothing")
+    >>> skips.drop("instances with too few questions")
+    >>> skips.card()["skipped"]
+    ['squad.json: article 3: context: expected text, found nothing']
+    """
+
+    def __init__(self, on_error: OnError = "stop") -> None:
+        self.on_error = on_error
+        self.skipped: list[str] = []  # one line each: where and why
+        self.dropped: dict[str, int] = {}  # how many, by rule
+
+    def add(self, where: str, reason: str) -> None:
+        """Lists a bad record. Raises InputError under "stop"."""
+        self.failed(InputError(f"{where}: {reason}"))
+
+    def failed(self, error: InputError) -> None:
+        """Lists the record whose reading raised `error`, or raises it again under "stop"."""
+        if self.on_error == "stop":
+            raise error
+        self.skipped.append(str(error))
+
+    def drop(self, rule: str, n: int = 1) -> None:
+        """Counts `n` good records that a rule drops."""
+        if n:
+            self.dropped[rule] = self.dropped.get(rule, 0) + n
+
+    def each(self, read: Callable[[Any, str], T], items: Iterable[tuple[Any, str]]) -> Iterator[T]:
+        """What `read(item, where)` gives for each (item, where); those that fail are listed."""
+        for item, where in items:
+            try:
+                value = read(item, where)
+            except InputError as error:
+                self.failed(error)
+                continue
+            yield value
+
+    def card(self) -> dict[str, Any]:
+        """Plain values for JSON: lines of what was skipped, counts of what was dropped."""
+        return {"skipped": list(self.skipped), "dropped": dict(sorted(self.dropped.items()))}
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """Raw data on the Hugging Face hub: a data set and the files of it that a source reads."""
+
+    repo: str  # "rajpurkar/squad"
+    paths: tuple[str, ...]  # name patterns inside the data set
+    revision: str = "main"  # a commit where it is pinned
 
 
 # --- Raw files -----------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from memalpha_kit.config import BuildConfig
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, Instance, make_instance
 from memalpha_kit.sources.building import (
+    Skips,
     draw,
     generator,
     raw_file,
@@ -44,7 +45,7 @@ class Paragraph:
     questions: tuple[QA, ...]
 
 
-def build(raw: Path, config: BuildConfig, seed: int) -> list[Instance]:
+def build(raw: Path, config: BuildConfig, seed: int, skips: Skips) -> list[Instance]:
     """Every `config.max_chunks` consecutive chunks as one instance.
 
     Chunks are packed to targets drawn from chunk_min_tokens..chunk_max_tokens; instances with
