@@ -48,6 +48,12 @@ Behaviour = Literal["fixed", "release"]
 OnError = Literal["stop", "skip"]
 """What a bad raw record does to a build: it ends it, or it is listed and left out."""
 
+Exclude = Literal["evaluation", "none"]
+"""What a training source leaves out: what the evaluation rows ask and show, or nothing."""
+
+Rows = Literal["published", "any"]
+"""How many rows an evaluation source must have: the published number, or any (a sample)."""
+
 Stage = Literal["none", "rules", "llm"]
 """Who does the work of a language model in a build: nobody, simple rules, or a model."""
 
@@ -134,6 +140,11 @@ class BuildConfig:
     chapter_max_chunks: int = 20  # booksum: chapters with more are dropped
     sample_min_tokens: int = 1024  # pubmed-rct: smallest target drawn; largest: chunk_max_tokens
     event_max_chunks: int = 30  # perltqa: characters with more are dropped
+    example_tokens: int = 2000  # ttl_train: tokens of an instance's sentences, if not `examples`
+    history_chunks: int = 15  # lme_train: chunks that a merged history is cut to, about
+    merged_questions: int = 4  # lme_train: questions that share a history
+    exclude: Exclude = "evaluation"  # ttl_train, lme_train: left out of training
+    rows: Rows = "published"  # evaluation sources: number of raw rows
 
     def __post_init__(self) -> None:
         """Raises InputError for a wrong word, a number below 1 and sizes that do not fit."""
