@@ -16,10 +16,10 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "memalpha_kit"
 FLOORS = {
     0: "errors config records",
-    1: "text memory stats progress loose_json",
+    1: "text memory stats progress loose_json rawgen",
     2: "metrics protocol sources store models",
-    3: "writers readers rewards world",
-    4: "episode evaluation",
+    3: "writers readers rewards world dataset",
+    4: "episode evaluation datacard",
     5: "training report",
     6: "miniature pipeline real",
     7: "commands cli __main__",
