@@ -20,7 +20,7 @@ from memalpha_kit.config import BuildConfig
 from memalpha_kit.errors import InputError, closest
 from memalpha_kit.records import Instance
 from memalpha_kit.sources import banking77, longmemeval, squad, trec
-from memalpha_kit.sources.building import HubFile, Skips
+from memalpha_kit.sources.building import HubFile, Skips, matches
 
 CLASSIFY = (
     "The core memory holds rules for sorting sentences into numbered classes. Work out what each "
@@ -104,7 +104,7 @@ def source(name: str) -> Source:
 
 def missing_files(name: str, raw: Path) -> list[str]:
     """Patterns of the source's raw files that nothing in folder `raw` matches."""
-    return [pattern for pattern in source(name).files if not any(Path(raw).glob(pattern))]
+    return [pattern for pattern in source(name).files if not matches(Path(raw), pattern)]
 
 
 def build(
