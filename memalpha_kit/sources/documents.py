@@ -10,10 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from memalpha_kit import stages
 from memalpha_kit.config import BuildConfig
 from memalpha_kit.records import QA, Instance, make_instance
 from memalpha_kit.sources.building import Skips, draw, generator
 from memalpha_kit.sources.frames import frame_all
+from memalpha_kit.stages.closed_book import closed_book
+from memalpha_kit.text import counter
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ def finish(
     Later drafts are not looked at, so that no model is asked in vain.
     """
     built: list[Instance] = []
+    complete = None if config.stage == "none" else stages.model(config)
     for index, draft in enumerate(drafts):
         if config.instances and len(built) == config.instances:
             break
@@ -46,7 +50,7 @@ def finish(
         if len(asked) < config.min_questions or not asked:
             skips.drop("instances with too few questions")
             continue
-        asked = unknown(asked, config, skips)
+        asked = _unknown(asked, config, skips, complete)
         asked = draw(asked, config.max_questions, generator(seed, source, index, "questions"))
         if len(asked) < config.min_kept_questions or not asked:
             skips.drop("instances with too few questions after the closed-book filter")
@@ -57,11 +61,15 @@ def finish(
     return built
 
 
-def unknown(asked: Sequence[QA], config: BuildConfig, skips: Skips) -> list[QA]:
-    """The questions that cannot be answered without the text, by `config.stage`."""
+def _unknown(asked: Sequence[QA], config: BuildConfig, skips: Skips, complete) -> list[QA]:
+    """The questions with a short answer that nobody knows without the text."""
     if config.stage == "none":
         return list(asked)
-    raise NotImplementedError
+    pairs = [(qa.question, qa.answers[0]) for qa in asked]
+    verdicts = closed_book(pairs, counter(config.counter).count, complete)
+    skips.drop("questions with a long answer, or answered without the text", verdicts.count(False))
+    skips.drop("questions whose closed-book check failed", verdicts.count(None))
+    return [qa for qa, keep in zip(asked, verdicts, strict=True) if keep]
 
 
 def _metadata(source: str, draft: Draft, asked: Sequence[QA]) -> dict[str, Any]:
