@@ -18,7 +18,7 @@ FLOORS = {
     0: "errors config records",
     1: "text memory stats progress loose_json rawgen",
     2: "metrics protocol sources stages store models",
-    3: "writers readers rewards world dataset",
+    3: "writers readers rewards world dataset hub",
     4: "episode evaluation leaks",
     5: "training report datacard",
     6: "miniature pipeline real",

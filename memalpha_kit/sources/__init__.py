@@ -19,7 +19,15 @@ from typing import Literal
 from memalpha_kit.config import BuildConfig
 from memalpha_kit.errors import InputError, closest
 from memalpha_kit.records import Instance
-from memalpha_kit.sources import banking77, longmemeval, squad, trec
+from memalpha_kit.sources import (
+    banking77,
+    lme_train,
+    longmemeval,
+    memory_agent_bench,
+    squad,
+    trec,
+    ttl_train,
+)
 from memalpha_kit.sources.building import HubFile, Skips, matches
 
 CLASSIFY = (
@@ -27,6 +35,11 @@ CLASSIFY = (
     "class means, decide which one the sentence belongs to, and give that one number in \\boxed{}."
 )
 CLASSIFY_BY_EXAMPLE = f"{CLASSIFY} The semantic memory is likely to hold labelled examples."
+
+BOOK_SUMMARY = (
+    "The core memory holds a summary of the whole book and the other memories hold its details. "
+    "Use them to do what is asked."
+)
 
 
 @dataclass(frozen=True)
@@ -46,7 +59,55 @@ class Source:
     hub: HubFile | None = None  # where the raw data can be fetched from
 
 
+def _benchmark(name: str) -> Source:
+    """The row of an evaluation source, all of which have one raw data set."""
+    split = memory_agent_bench.KNOWN[name].split
+    category, metric, prefix = _SPLITS[split]
+    return Source(
+        name=name,
+        metric=metric,
+        question_prefix=CLASSIFY if name.startswith("icl_trec_") else prefix,
+        licence=memory_agent_bench.LICENCE,
+        files=(f"{split}*",),
+        build=memory_agent_bench.builder(name),
+        role="eval",
+        category=category,
+        hub=HubFile(memory_agent_bench.REPOSITORY, (f"*{split}-*.parquet",)),
+    )
+
+
+_SPLITS = {  # substring of longmemeval_s*: needs no judge; published scores use one
+    memory_agent_bench.RETRIEVAL: ("AR", "substring", None),
+    memory_agent_bench.LEARNING: ("TTL", "label", CLASSIFY_BY_EXAMPLE),
+    memory_agent_bench.UNDERSTANDING: ("LRU", "keywords", BOOK_SUMMARY),
+    memory_agent_bench.CONFLICTS: ("CR", "substring", None),
+}
+_LONGMEMEVAL = HubFile("xiaowu0162/longmemeval-cleaned", ("longmemeval_s*.json",))
+
 _ROWS = (
+    Source(
+        name="ttl_train",
+        metric="label",
+        question_prefix=CLASSIFY_BY_EXAMPLE,
+        licence="TREC: none stated; intents: CC BY 4.0, cite Liu et al. (2019)",
+        files=ttl_train.FILES,
+        build=ttl_train.build,
+        role="train",
+        category="TTL",
+        hub=HubFile(memory_agent_bench.REPOSITORY, ("*Test_Time_Learning-*.parquet",)),
+    ),
+    Source(
+        name="lme_train",
+        metric="substring",  # as for longmemeval
+        question_prefix=None,
+        licence="MIT; cite Wu et al. (2025)",
+        files=lme_train.FILES,
+        build=lme_train.build,
+        role="train",
+        category="AR",
+        hub=_LONGMEMEVAL,
+    ),
+    *map(_benchmark, memory_agent_bench.KNOWN),
     Source(
         name="trec_coarse",
         metric="label",
@@ -81,6 +142,7 @@ _ROWS = (
         licence="MIT; cite Wu et al. (2025)",
         files=longmemeval.FILES,
         build=longmemeval.build,
+        hub=_LONGMEMEVAL,
     ),
     Source(
         name="squad",
