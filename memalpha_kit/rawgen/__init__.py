@@ -135,11 +135,15 @@ def _samples(kinds, n: int, rng: random.Random) -> list[tuple[str, str]]:
 
 
 def _ttl_train(rng: random.Random, factor: int) -> Files:
-    return {**_trec(rng, factor), **_nlu(rng, factor)}
+    """Both corpora and the benchmark rows whose sentences must not be trained on."""
+    """Both corpora and the benchmark rows whose sentences must not be trained on."""
+    corpora = {**_trec(rng, factor), **_nlu(rng, factor)}
+    rows = benchmark.splits(1, _records(rng, 1), rng)["Test_Time_Learning"]
+    return {**corpora, "Test_Time_Learning-00000-of-00001.parquet": _benchmark_parquet(rows)}
 
 
 def _records(rng: random.Random, factor: int) -> list[dict[str, Any]]:
-    return dialogues.longmemeval(24 * factor, 12, rng)
+    return dialogues.longmemeval(40 * factor, 10, rng)
 
 
 def _longmemeval(rng: random.Random, factor: int) -> Files:
@@ -183,7 +187,7 @@ MAKERS: dict[str, Callable[[random.Random, int], Files]] = {
         (
             *("accurate_retrieval", "test_time_learning", "long_range_understanding"),
             *("conflict_resolution", "ruler_qa1_197K", "ruler_qa2_421K", "longmemeval_s*"),
-            *(*benchmark.ICL, "infbench_sum_eng_shots2"),
+            *(*benchmark.ICL, "infbench_sum_eng_shots2", *benchmark.CONFLICTS),
         ),
         _memoryagentbench,
     ),

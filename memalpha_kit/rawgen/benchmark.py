@@ -1,4 +1,7 @@
-"""Made-up rows of MemoryAgentBench, those included that a build must leave out."""
+"""Made-up rows of MemoryAgentBench, those included that a build must leave out.
+
+There are as many rows per source as in the published files; contexts are much shorter.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,11 @@ ICL: dict[str, Mapping[str, Sequence[str]]] = {
 }
 
 
+FACTS = {"6k": 160, "32k": 200, "64k": 240, "262k": 300}  # facts by size; a third corrects others
+CONFLICTS = tuple(f"factconsolidation_{hops}_{size}" for hops in ("sh", "mh") for size in FACTS)
+QUESTIONS = 100
+
+
 def splits(factor: int, records: Sequence[Row], rng: random.Random) -> dict[str, list[Row]]:
     """Rows by split. `records` are LongMemEval's, of which the benchmark takes the first half."""
     return {
@@ -32,11 +40,11 @@ def splits(factor: int, records: Sequence[Row], rng: random.Random) -> dict[str,
             *(_icl(name, kinds, 150 * factor, rng) for name, kinds in ICL.items()),
             row("recsys_redial_full", "User: a film like The Blue Door?", ["Which film?"], [["7"]]),
         ],
-        "Long_Range_Understanding": [*_books(3 * factor, rng), _detective(rng)],
+        "Long_Range_Understanding": [*_books(100, 600 * factor, rng), _detective(rng)],
         "Conflict_Resolution": [
             _facts(f"factconsolidation_{hops}_{size}", n * factor, rng)
             for hops in ("sh", "mh")
-            for size, n in (("6k", 60), ("32k", 120))
+            for size, n in (("6k", 60), ("32k", 90), ("64k", 120), ("262k", 150))
         ],
     }
 
@@ -60,21 +68,23 @@ def row(
 
 def _ruler(factor: int, rng: random.Random) -> Iterable[Row]:
     documents, pairs = [], []
-    for article in squad(8 * factor, rng)["data"]:
+    for article in squad(18 * factor, rng)["data"]:
         for paragraph in article["paragraphs"]:
             documents.append(f"{article['title'].replace('_', ' ')}\n{paragraph['context']}")
             qa = paragraph["qas"][0]
             gold = qa["answers"][0]["text"]
             pairs.append((qa["question"], [gold, gold.upper()]))
-    yield _documents("ruler_qa1_197K", documents, pairs[: 20 * factor])
-    rows = hotpotqa(20 * factor, rng)
+    yield _documents("ruler_qa1_197K", documents, pairs[:QUESTIONS])
+    rows = hotpotqa(QUESTIONS * factor, rng)
     articles = {
         title: "".join(text)
         for r in rows
         for title, text in zip(r["context"]["title"], r["context"]["sentences"], strict=True)
     }
     documents = [f"{title}\n{text}" for title, text in articles.items()]
-    yield _documents("ruler_qa2_421K", documents, [(r["question"], [r["answer"]]) for r in rows])
+    yield _documents(
+        "ruler_qa2_421K", documents, [(r["question"], [r["answer"]]) for r in rows[:QUESTIONS]]
+    )
 
 
 def _documents(source: str, documents: Sequence[str], pairs: Sequence) -> Row:
@@ -83,10 +93,10 @@ def _documents(source: str, documents: Sequence[str], pairs: Sequence) -> Row:
 
 
 def _long(records: Sequence[Row]) -> Iterable[Row]:
-    """Two rows, each with the histories and the questions of a quarter of the records."""
-    quarter = max(1, len(records) // 4)
-    for start in (0, quarter):
-        share = records[start : start + quarter]
+    """Five rows, each with the histories and the questions of a tenth of the records."""
+    tenth = max(1, len(records) // 10)
+    for start in range(0, 5 * tenth, tenth):
+        share = records[start : start + tenth]
         history: list[Any] = []
         for record in share:
             for date, turns in zip(
@@ -120,7 +130,7 @@ def _icl(source: str, kinds: Mapping[str, Sequence[str]], n: int, rng: random.Ra
     coarse = "coarse" in source
     names = sorted({label.split(":")[0] if coarse else label for label in kinds})
     number = {label: str(names.index(label.split(":")[0] if coarse else label)) for label in kinds}
-    pairs = list(sentences(kinds, n + 20, rng))
+    pairs = list(sentences(kinds, n + QUESTIONS, rng))
     context = "".join(f"{text}\nlabel: {number[label]}\n\n" for text, label in pairs[:n])
     asked = pairs[n:]
     return row(source, context, [text for text, _ in asked], [[number[k]] for _, k in asked])
@@ -129,8 +139,8 @@ def _icl(source: str, kinds: Mapping[str, Sequence[str]], n: int, rng: random.Ra
 # --- Long-range understanding ---------------------------------------------------------------------
 
 
-def _books(n: int, rng: random.Random) -> Iterable[Row]:
-    for chapter in booksum(n, 1, 3000, rng):
+def _books(n: int, words: int, rng: random.Random) -> Iterable[Row]:
+    for chapter in booksum(n, 1, words, rng):
         summary = chapter["summary"][0]["text"]
         points = [f"{point}." for point in summary.rstrip(".").split(". ")]
         question = "What happens in this book? Give a summary."
@@ -159,7 +169,7 @@ def _facts(source: str, n: int, rng: random.Random) -> Row:
     births = {who: next(towns) for who in founders.values()}
     if "_mh_" in source:
         facts += [f"{who} was born in the town of {town}." for who, town in births.items()]
-    asked = rng.sample(sorted(founders), min(10, len(founders)))
+    asked = rng.sample(sorted(founders), min(QUESTIONS, len(founders)))
     if "_mh_" in source:
         questions = [f"In which town was the founder of {town} born?" for town in asked]
         answers = [[births[founders[town]]] for town in asked]
