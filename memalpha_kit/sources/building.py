@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -35,6 +36,7 @@ from memalpha_kit.errors import InputError
 from memalpha_kit.text import counter
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 def generator(seed: int, source: str, instance: int | str, purpose: str) -> random.Random:
@@ -49,19 +51,30 @@ def draw(items: Sequence[T], n: int, rng: random.Random) -> list[T]:
     return [items[i] for i in sorted(rng.sample(range(len(items)), n))]
 
 
-def sizes(texts: Iterable[str], config: BuildConfig) -> Iterator[int]:
-    """Tokens of each text, in order, counted by `config.workers` processes."""
+def spread(
+    work: Callable[[list[T]], Sequence[R]], items: Iterable[T], config: BuildConfig, batch: int
+) -> Iterator[R]:
+    """What `work` gives for batches of the items, in order, done by `config.workers` processes.
+
+    Reads the items a few batches ahead. `work` is a function that a process can be sent.
+    """
+    items, waiting = iter(items), deque()
     if config.workers == 1:
-        yield from map(counter(config.counter).count, texts)
+        while held := list(islice(items, batch)):
+            yield from work(held)
         return
-    texts, waiting = iter(texts), deque()
     with ProcessPoolExecutor(config.workers, mp_context=get_context("spawn")) as pool:
-        while batch := list(islice(texts, 1000)):
-            waiting.append(pool.submit(_counts, config.counter, batch))
+        while held := list(islice(items, batch)):
+            waiting.append(pool.submit(work, held))
             if len(waiting) > 2 * config.workers:
                 yield from waiting.popleft().result()
         while waiting:
             yield from waiting.popleft().result()
+
+
+def sizes(texts: Iterable[str], config: BuildConfig) -> Iterator[int]:
+    """Tokens of each text, in order."""
+    return spread(partial(_counts, config.counter), texts, config, 1000)
 
 
 def _counts(name: str, texts: Sequence[str]) -> list[int]:
