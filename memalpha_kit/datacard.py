@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow
 
-from memalpha_kit import __version__, dataset
+from memalpha_kit import __version__, dataset, store
 from memalpha_kit.config import BuildConfig
 from memalpha_kit.dataset import Dataset, Recipe
+from memalpha_kit.hub import MANIFEST
 from memalpha_kit.leaks import leaks
 from memalpha_kit.sources import SOURCES, Source
 from memalpha_kit.sources.building import Skips, matches
@@ -104,7 +105,7 @@ def build_card(
         "revision": named.revision,
         "seed": seed,
         "settings": settings,
-        "raw_sha256": {path.name: dataset.file_sha256(path) for path in files},
+        "raw_sha256": {path.name: store.sha256(path) for path in files},
         **_totals(measure(data, config.counter, config.workers)),
         "split": {
             "train_ratio": ratio,
@@ -303,32 +304,39 @@ def provenance(folders: Mapping[str, Path], datasets: Iterable[Dataset]) -> pd.D
 
     rows = []
     for data in datasets:
-        hashes = _hashes(folders[data.name])
-        recorded = data.card.get("data_sha256")
-        state = "no card" if recorded is None else "as in the card"
-        if recorded is not None and dict(recorded) != hashes:
-            state = "changed since"
+        folder = folders[data.name]
+        hashes, recorded = _hashes(folder), data.card.get("data_sha256")
+        state = "as in the card" if recorded == hashes else "changed since"
+        state = "no card" if recorded is None else state
         place = {"dataset": data.name, "files": state, "data_sha256": _short(hashes)}
-        for card in data.card.get("parts") or [data.card]:
-            known = SOURCES.get(card.get("source", ""))
-            rows.append(
-                {
-                    **place,
-                    "source": card.get("source", "unknown"),
-                    "licence": card.get("licence") or (known.licence if known else "unknown"),
-                    "revision": card.get("revision", "unknown"),
-                    "seed": card.get("seed"),
-                    "raw_sha256": _short(card.get("raw_sha256", {})),
-                }
-            )
+        cards = data.card.get("parts") or [data.card or _downloaded(folder)]
+        rows += [{**place, **_origin(card)} for card in cards]
     return pd.DataFrame(rows)
+
+
+def _origin(card: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "source": card.get("source", "unknown"),
+        "licence": card.get("licence", "unknown"),
+        "revision": card.get("revision", "unknown"),
+        "seed": card.get("seed"),
+        "raw_sha256": _short(card.get("raw_sha256", {})),
+    }
+
+
+def _downloaded(folder: Path) -> dict[str, Any]:
+    """What the manifest of a download says; empty without one."""
+    if not (folder / MANIFEST).is_file():
+        return {}
+    found = store.load_json(folder / MANIFEST)
+    return {"source": found.get("dataset", "unknown"), "revision": found.get("revision", "unknown")}
 
 
 def _hashes(path: Path) -> dict[str, str]:
     if path.is_file():
-        return {path.name: dataset.file_sha256(path)}
+        return {path.name: store.sha256(path)}
     files = [file for part in ("train", "test") for file in dataset.part_files(path, part)]
-    return {file.name: dataset.file_sha256(file) for file in files}
+    return {file.name: store.sha256(file) for file in files}
 
 
 def _short(hashes: Mapping[str, str]) -> str:
@@ -343,12 +351,8 @@ def tables(paths: Sequence[Path], counter_name: str, workers: int = 1) -> dict[s
 
     Raises InputError for a path that holds no data set.
     """
-    datasets = [dataset.read(path) for path in paths]
-    names = [data.name for data in datasets]
-    datasets = [
-        replace(data, name=str(path)) if names.count(data.name) > 1 else data
-        for path, data in zip(paths, datasets, strict=True)
-    ]
+    found = [dataset.read(path) for path in paths]
+    datasets = [replace(d, name=n) for d, n in zip(found, _names(paths, found), strict=True)]
     folders = {data.name: Path(path) for path, data in zip(paths, datasets, strict=True)}
     rows, bins = statistics(datasets, counter_name, workers)
     return {
@@ -358,6 +362,14 @@ def tables(paths: Sequence[Path], counter_name: str, workers: int = 1) -> dict[s
         "provenance": provenance(folders, datasets),
         "leaks": leaks(datasets),
     }
+
+
+def _names(paths: Sequence[Path], datasets: Sequence[Dataset]) -> list[str]:
+    """Names that tell the data sets apart: their own, else their folders', else their paths."""
+    for names in ([d.name for d in datasets], [Path(path).resolve().name for path in paths]):
+        if len(set(names)) == len(names):
+            return names
+    return list(map(str, paths))
 
 
 BARS = "▁▂▃▄▅▆▇█"

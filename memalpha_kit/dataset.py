@@ -147,27 +147,35 @@ def components(instances: Sequence[Instance]) -> list[list[int]]:
 def split(
     instances: Sequence[Instance], ratio: float, seed: int
 ) -> tuple[list[Instance], list[Instance]]:
-    """Training and test part, each in the old order, that share no group.
+    """Training and test part, each in the old order, that share no group; source by source.
 
     Whole components are drawn for the test part while they fit into its n - int(n * ratio)
     instances. If none fits, the smallest one is taken unless it is more than half of all, so a
     source that hangs together as a whole has no test part. Raises InputError for a wrong ratio.
     """
-    wanted = len(instances) - _head(len(instances), ratio)
-    drawn = components(instances)
-    random.Random(f"{seed}/split").shuffle(drawn)
-    chosen: list[int] = []
-    for component in drawn:
-        if len(chosen) + len(component) <= wanted:
-            chosen += component
-    smallest = min(drawn, key=len, default=[])
-    if wanted and not chosen and 2 * len(smallest) <= len(instances):
-        chosen = smallest
-    held_out = set(chosen)
+    by_source: dict[str, list[list[int]]] = {}
+    for component in components(instances):
+        by_source.setdefault(instances[component[0]].source, []).append(component)
+    held_out = {
+        index
+        for source, drawn in by_source.items()
+        for index in _held_out(drawn, ratio, random.Random(f"{seed}/{source}/split"))
+    }
     train = [instance for i, instance in enumerate(instances) if i not in held_out]
     test = [instances[i] for i in sorted(held_out)]
     assert not shared_groups(train, test)
     return train, test
+
+
+def _held_out(drawn: list[list[int]], ratio: float, rng: random.Random) -> list[int]:
+    n = sum(map(len, drawn))
+    wanted, chosen = n - _head(n, ratio), []
+    rng.shuffle(drawn)
+    for component in drawn:
+        if len(chosen) + len(component) <= wanted:
+            chosen += component
+    smallest = min(drawn, key=len)
+    return smallest if wanted and not chosen and 2 * len(smallest) <= n else chosen
 
 
 def split_release(
@@ -376,7 +384,7 @@ def save(folder: Path, dataset: Dataset) -> None:
     try:
         store.save_instances(temporary / TRAIN, dataset.train)
         store.save_instances(temporary / TEST, dataset.test)
-        hashes = {name: file_sha256(temporary / name) for name in (TRAIN, TEST)}
+        hashes = {name: store.sha256(temporary / name) for name in (TRAIN, TEST)}
         store.save_json(temporary / CARD, {**dataset.card, "data_sha256": hashes})
         if folder.exists():
             folder.rename(old)
@@ -400,12 +408,3 @@ def check_free(folder: Path) -> None:
             raise InputError(
                 f"{folder}: expected an empty folder or an earlier data set, found {path.name}"
             )
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes. Raises InputError if it cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"{path}: expected a readable file, found: {error.strerror}") from error

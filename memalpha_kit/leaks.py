@@ -111,9 +111,13 @@ def sides(dataset: Dataset, part: str, words: Words) -> list[Side]:
         by_source.setdefault(instance.source, []).append(instance)
     tables = dataset.card.get("labels", {})
     return [
-        _side(f"{dataset.name}/{source}", instances, tables.get(source), words)
+        _side(_name(dataset.name, source), instances, tables.get(source), words)
         for source, instances in sorted(by_source.items())
     ]
+
+
+def _name(dataset: str, source: str) -> str:
+    return source if dataset == source else f"{dataset}/{source}"
 
 
 def _side(name: str, instances: Sequence[Instance], table: Any, words: Words) -> Side:

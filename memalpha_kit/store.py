@@ -411,18 +411,19 @@ def _line(record: Mapping[str, Any]) -> bytes:
     return json.dumps(record).encode() + b"\n"
 
 
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes. Raises InputError for a file that cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: expected a readable file, found: {error.strerror}") from error
+
+
 def fingerprint(paths: Iterable[Path]) -> str:
     """SHA-256 over names and contents of the files, whatever their order and folder.
 
     Raises InputError for a file that cannot be read.
     """
-    digests = []
-    for path in map(Path, paths):
-        try:
-            with open(path, "rb") as file:
-                digests.append(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}")
-        except OSError as error:
-            raise InputError(
-                f"{path}: expected a readable file, found: {error.strerror}"
-            ) from error
-    return hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest()
+    digests = sorted(f"{path.name} {sha256(path)}" for path in map(Path, paths))
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()

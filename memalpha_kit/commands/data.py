@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_merge(_step(steps, "merge", "several data sets to one", merge))
     _add_split(_step(steps, "split", "the same instances, split anew", split))
     _add_check(_step(steps, "check", "statistics, provenance and leaks", check))
+    _add_download(_step(steps, "download", "data sets from the Hugging Face hub", download))
     _add_example(_step(steps, "example", "made-up raw files of a source", example))
 
 
@@ -274,6 +275,34 @@ def check(args: argparse.Namespace) -> int:
     print(datacard.as_text(tables))
     print(f"\n{args.out}: {', '.join(f'{name}.csv' for name in tables)}")
     return int(args.strict and any(tables["leaks"]["leak"]))
+
+
+# --- download ------------------------------------------------------------------------------------
+
+
+def _add_download(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "name", nargs="?", metavar="OWNER/NAME", help="the data set; none with --dry-run: all"
+    )
+    parser.add_argument("--revision", metavar="HEX", help="commit of the data set, 40 hex digits")
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="default: data/ and the name in small letters"
+    )
+    parser.add_argument("--any-rows", action="store_true", help="accept other numbers of rows")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
+
+
+def download(args: argparse.Namespace) -> int:
+    """Fetches and checks a data set, or says what that would be."""
+    from memalpha_kit import hub
+
+    if args.name is None and not args.dry_run:
+        raise InputError(f"download: expected a data set: {', '.join(hub.hub_sets())}")
+    for name in [args.name] if args.name else hub.hub_sets():
+        out = args.out or Path("data") / name.rpartition("/")[2].lower()
+        done = hub.download(name, args.revision, out, args.dry_run, args.any_rows)
+        print("\n".join(hub.describe(done)))
+    return 0
 
 
 # --- example -------------------------------------------------------------------------------------
