@@ -79,7 +79,7 @@ def build(raw: Path, config: BuildConfig, seed: int, skips: Skips) -> list[Insta
     """
     path = raw_file(raw, *longmemeval.FILES)
     content = read_json(path)
-    excluded = evaluation(raw, config, skips)
+    excluded = evaluation(raw, config)
     if isinstance(content, dict) and "samples" in content:
         built = _of_samples(content, path, excluded, config, skips)
     else:
@@ -90,7 +90,7 @@ def build(raw: Path, config: BuildConfig, seed: int, skips: Skips) -> list[Insta
     return built[: config.instances]
 
 
-def evaluation(raw: Path, config: BuildConfig, skips: Skips) -> Excluded:
+def evaluation(raw: Path, config: BuildConfig) -> Excluded:
     """What must not be trained on. Raises InputError if the evaluation rows are not there."""
     if config.exclude == "none":
         log.warning("lme_train: nothing is excluded: questions of evaluation may be trained on")
@@ -100,7 +100,7 @@ def evaluation(raw: Path, config: BuildConfig, skips: Skips) -> Excluded:
             f"{raw}: expected {EVALUATION}, the evaluation rows that must not be trained on, found "
             "none (exclude = none builds without them)"
         )
-    split = memory_agent_bench.read_split(raw, RETRIEVAL, skips)
+    split = memory_agent_bench.read_split(raw, RETRIEVAL)
     rows = [row for row in split if row.source == DIALOGUES]
     if not rows:
         raise InputError(f"{raw}: {EVALUATION}: expected rows of {DIALOGUES}, found none")
@@ -178,7 +178,7 @@ def read_history(raw: Any, where: str) -> tuple[list[str], list[Turns]]:
 
 def session_key(turns: Iterable[tuple[str, str]]) -> str:
     """A hash of the words of a dialogue: the same for the same dialogue in another record."""
-    words = normalise(" ".join(content for _, content in turns))
+    words = " ".join(word for _, content in turns for word in content.split())
     return hashlib.sha256(words.encode()).hexdigest()
 
 
@@ -219,11 +219,11 @@ def merge(
     room = config.history_chunks * config.chunk_max_tokens * 3 // 4
     room -= sum(_tokens(session, measure) for session in chosen.values())
     for session in fillers:
-        size = _tokens(session, measure)
-        if size <= room:
-            room -= size
-            chosen[session.key] = session
-            used.add(session.key)
+        room -= _tokens(session, measure)
+        if room < 0:
+            break
+        chosen[session.key] = session
+        used.add(session.key)
     history = sorted(chosen.values(), key=lambda session: session.date)
     chunks = _pack(history, config)
     flags = {(s, t) for s, x in enumerate(history) for t, turn in enumerate(x.turns) if turn[2]}

@@ -69,7 +69,7 @@ def build(raw: Path, config: BuildConfig, seed: int, skips: Skips) -> list[Insta
     """
     if config.compat == "release":
         return _build_release(raw, config, seed, skips)
-    excluded = evaluation_sentences(raw, config, skips)
+    excluded = evaluation_sentences(raw, config)
     built = []
     readers = ((TREC, read_trec), (NLU, read_intents))
     corpora = (((name, read), f"{raw}: {name}") for name, read in readers)
@@ -130,7 +130,7 @@ def _rows(
         ) from error
 
 
-def evaluation_sentences(raw: Path, config: BuildConfig, skips: Skips) -> set[str]:
+def evaluation_sentences(raw: Path, config: BuildConfig) -> set[str]:
     """Every sentence that an evaluation row shows or asks, normalised; empty under "none".
 
     Raises InputError if the rows are not there.
@@ -144,7 +144,7 @@ def evaluation_sentences(raw: Path, config: BuildConfig, skips: Skips) -> set[st
             "none (exclude = none builds without them)"
         )
     sentences: set[str] = set()
-    for row in memory_agent_bench.read_split(raw, LEARNING, skips):
+    for row in memory_agent_bench.read_split(raw, LEARNING):
         shown = (text for text, _ in parse_examples(row.context, row.where))
         sentences |= {normalise(text) for text in (*shown, *row.questions)}
     return sentences
