@@ -20,7 +20,7 @@ from memalpha_kit import rawgen
 from memalpha_kit.config import BuildConfig
 from memalpha_kit.errors import DiskError, InputError
 from memalpha_kit.rawgen import MAKERS, make_raw
-from memalpha_kit.sources import banking77, build, trec
+from memalpha_kit.sources import SOURCES, banking77, build, trec
 
 DOWNLOADS = (
     *("squad", "hotpotqa", "booksum", "booksum_parquet", "pubmed-rct", "perltqa", "perltqa_v2"),
@@ -173,7 +173,7 @@ def test_nlu_is_the_semicolon_file_of_its_authors(raw):
 
 def test_the_marked_turn_of_a_longmemeval_record_holds_its_answer(raw):
     records = read(raw["lme_train"], "longmemeval_s.json")
-    assert len({record["question_id"] for record in records}) == len(records) == 24
+    assert len({record["question_id"] for record in records}) == len(records) == 40
     for record in records:
         held = record["haystack_session_ids"].index(*record["answer_session_ids"])
         (turn,) = [t for t in record["haystack_sessions"][held] if t.get("has_answer")]
@@ -206,6 +206,8 @@ def test_the_benchmark_has_the_kept_and_the_refused_sources(raw):
     assert set(named["Test_Time_Learning"]) == {*rawgen.benchmark.ICL, "recsys_redial_full"}
     assert set(named["Long_Range_Understanding"]) == {"infbench_sum_eng_shots2", "detective_qa"}
     assert all(name.startswith("factconsolidation_") for name in named["Conflict_Resolution"])
+    assert named["Accurate_Retrieval"]["longmemeval_s*"] == 5
+    assert named["Long_Range_Understanding"]["infbench_sum_eng_shots2"] == 100
     for row in (row for table in rows.values() for row in table):
         assert len(row["questions"]) == len(row["answers"])
         assert all(accepted and isinstance(accepted[0], str) for accepted in row["answers"])
@@ -216,8 +218,8 @@ def test_the_benchmark_has_the_kept_and_the_refused_sources(raw):
     assert isinstance(parsed[0], str) and {"role", "content"} == set(parsed[1][0])
 
 
-def test_every_source_name_of_the_benchmark_has_raw_files():
-    assert {"ruler_qa1_197K", "longmemeval_s*", "infbench_sum_eng_shots2"} <= set(MAKERS)
+def test_every_source_has_raw_files():
+    assert set(SOURCES) <= set(MAKERS)
 
 
 @pytest.mark.parametrize("source", ["squad", "longmemeval", "trec_fine", "banking77"])

@@ -136,10 +136,8 @@ def _samples(kinds, n: int, rng: random.Random) -> list[tuple[str, str]]:
 
 def _ttl_train(rng: random.Random, factor: int) -> Files:
     """Both corpora and the benchmark rows whose sentences must not be trained on."""
-    """Both corpora and the benchmark rows whose sentences must not be trained on."""
     corpora = {**_trec(rng, factor), **_nlu(rng, factor)}
-    rows = benchmark.splits(1, _records(rng, 1), rng)["Test_Time_Learning"]
-    return {**corpora, "Test_Time_Learning-00000-of-00001.parquet": _benchmark_parquet(rows)}
+    return {**corpora, **_benchmark(["Test_Time_Learning"], 1, [], rng)}
 
 
 def _records(rng: random.Random, factor: int) -> list[dict[str, Any]]:
@@ -153,17 +151,22 @@ def _longmemeval(rng: random.Random, factor: int) -> Files:
 def _lme_train(rng: random.Random, factor: int) -> Files:
     """LongMemEval's records and the benchmark rows whose questions must not be trained on."""
     records = _records(rng, factor)
-    rows = benchmark.splits(1, records, rng)["Accurate_Retrieval"]
-    return {
-        "longmemeval_s.json": _json(records),
-        "Accurate_Retrieval-00000-of-00001.parquet": _benchmark_parquet(rows),
-    }
+    files = {"longmemeval_s.json": _json(records)}
+    return {**files, **_benchmark(["Accurate_Retrieval"], 1, records, rng)}
 
 
 def _memoryagentbench(rng: random.Random, factor: int) -> Files:
-    splits = benchmark.splits(factor, _records(rng, factor), rng)
+    return _benchmark(benchmark.SPLITS, factor, _records(rng, factor), rng)
+
+
+def _benchmark(
+    splits: Iterable[str], factor: int, records: list[dict[str, Any]], rng: random.Random
+) -> Files:
     return {
-        f"{name}-00000-of-00001.parquet": _benchmark_parquet(rows) for name, rows in splits.items()
+        f"{name}-00000-of-00001.parquet": _benchmark_parquet(
+            benchmark.split(name, factor, records, rng)
+        )
+        for name in splits
     }
 
 

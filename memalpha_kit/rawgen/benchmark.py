@@ -26,27 +26,25 @@ ICL: dict[str, Mapping[str, Sequence[str]]] = {
     "icl_trec_fine_6400shot_balance": TREC,
 }
 
-
+SPLITS = (
+    *("Accurate_Retrieval", "Test_Time_Learning", "Long_Range_Understanding"),
+    "Conflict_Resolution",
+)
 FACTS = {"6k": 160, "32k": 200, "64k": 240, "262k": 300}  # facts by size; a third corrects others
 CONFLICTS = tuple(f"factconsolidation_{hops}_{size}" for hops in ("sh", "mh") for size in FACTS)
-QUESTIONS = 100
+QUESTIONS = 100  # per row, if its text has so many
 
 
-def splits(factor: int, records: Sequence[Row], rng: random.Random) -> dict[str, list[Row]]:
-    """Rows by split. `records` are LongMemEval's, of which the benchmark takes the first half."""
-    return {
-        "Accurate_Retrieval": [*_ruler(factor, rng), *_long(records), *_refused_retrieval(rng)],
-        "Test_Time_Learning": [
-            *(_icl(name, kinds, 150 * factor, rng) for name, kinds in ICL.items()),
-            row("recsys_redial_full", "User: a film like The Blue Door?", ["Which film?"], [["7"]]),
-        ],
-        "Long_Range_Understanding": [*_books(100, 600 * factor, rng), _detective(rng)],
-        "Conflict_Resolution": [
-            _facts(f"factconsolidation_{hops}_{size}", n * factor, rng)
-            for hops in ("sh", "mh")
-            for size, n in (("6k", 60), ("32k", 90), ("64k", 120), ("262k", 150))
-        ],
-    }
+def split(name: str, factor: int, records: Sequence[Row], rng: random.Random) -> list[Row]:
+    """The rows of a split. `records` are LongMemEval's, the first half of which is asked."""
+    if name == "Accurate_Retrieval":
+        return [*_ruler(factor, rng), *_long(records), *_refused_retrieval(rng)]
+    if name == "Test_Time_Learning":
+        film = row("recsys_redial_full", "User: a film like The Blue Door?", ["Which?"], [["7"]])
+        return [*(_icl(name, kinds, 150 * factor, rng) for name, kinds in ICL.items()), film]
+    if name == "Long_Range_Understanding":
+        return [*_books(100, 600 * factor, rng), _detective(rng)]
+    return [_facts(name, FACTS[name.rpartition("_")[2]] * factor, rng) for name in CONFLICTS]
 
 
 def row(
