@@ -106,7 +106,7 @@ def build_card(
         "seed": seed,
         "settings": settings,
         "raw_sha256": {path.name: store.sha256(path) for path in files},
-        **_totals(measure(data, config.counter, config.workers)),
+        **totals(data, config.counter, config.workers),
         "split": {
             "train_ratio": ratio,
             "rule": "instances" if config.compat == "release" else "groups",
@@ -137,7 +137,7 @@ def merge_card(
         "instances_by_part": {
             name: {"found": n, "expected": expected.get(name)} for name, n in found.items()
         },
-        **_totals(measure(merged, "wordpunct")),
+        **totals(merged, _common_counter(parts)),
         "split": {"shared_groups": len(dataset.shared_groups(merged.train, merged.test))},
         "labels": {k: v for card in inner for k, v in card.get("labels", {}).items()},
         "parts": inner,
@@ -156,7 +156,7 @@ def split_card(data: Dataset, old: Dataset, settings: Mapping[str, Any]) -> dict
         **{k: v for k, v in old.card.items() if k != "data_sha256"},
         "name": data.name,
         "made_by": "split",
-        **_totals(measure(data, "wordpunct")),
+        **totals(data, _common_counter([old])),
         "split": {
             **settings,
             "components": len(dataset.components([*data.train, *data.test])),
@@ -166,8 +166,9 @@ def split_card(data: Dataset, old: Dataset, settings: Mapping[str, Any]) -> dict
     }
 
 
-def _totals(measured: Sequence[Measured]) -> dict[str, Any]:
-    """Counts of all instances, and the same for each part."""
+def totals(data: Dataset, counter_name: str, workers: int = 1) -> dict[str, Any]:
+    """Counts of all instances and of each part, and the name of the counter of their tokens."""
+    measured = measure(data, counter_name, workers)
 
     def count(chosen: Sequence[Measured]) -> dict[str, int]:
         return {
@@ -177,8 +178,14 @@ def _totals(measured: Sequence[Measured]) -> dict[str, Any]:
             "chunk_tokens": sum(sum(m.tokens) for m in chosen),
         }
 
-    parts = {part: count([m for m in measured if m.part == part]) for part in ("train", "test")}
-    return {**count(measured), "parts_counts": parts}
+    parts = {part: count([m for m in measured if m.part == part]) for part in data.parts}
+    return {"counter": counter_name, **count(measured), "parts_counts": parts}
+
+
+def _common_counter(parts: Iterable[Dataset]) -> str:
+    """The counter of all cards, or else the one that needs no download."""
+    names = {part.card.get("counter") for part in parts}
+    return names.pop() if len(names) == 1 and None not in names else "wordpunct"
 
 
 def versions() -> dict[str, str]:

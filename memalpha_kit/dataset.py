@@ -327,15 +327,18 @@ def _check_clean(parts: Sequence[Dataset], merged: Dataset) -> None:
 
 
 def read(path: Path) -> Dataset:
-    """The data set in a folder, ours or published, or in a parquet file (as its test part).
+    """The data set in a folder, ours or published, or the part of one in a parquet file.
 
     A part may be one file, several (`train-00000-of-00002.parquet`) or a sub-folder; the published
     names `validation` and `test` mean the same (data.md 1.4). The name is that of the source the
-    folder was built from, else the folder's. Raises InputError if there is no part at all.
+    folder was built from, else the folder's. A file is a training part if its name begins with
+    "train". Raises InputError if there is no part at all.
     """
     path = Path(path)
     if path.is_file():
-        return Dataset(path.stem, (), tuple(store.load_instances(path, path.parent.name)))
+        name = path.resolve().parent.name
+        held = tuple(store.load_instances(path, name))
+        return Dataset(name, *((held, ()) if path.stem.startswith("train") else ((), held)))
     files = {part: part_files(path, part) for part in ("train", "test")}
     if not any(files.values()):
         raise InputError(

@@ -255,7 +255,9 @@ def test_a_published_file_without_columns_or_names_is_read(tmp_path):
     pq.write_table(pa.table(rows), folder / "test.parquet")
     read = dataset.read(folder)
     assert read.train == () and read.test[0].source == "booksum"
-    assert dataset.read(folder / "test.parquet").test == read.test
+    assert dataset.read(folder / "test.parquet") == Dataset("booksum", (), read.test)
+    (folder / "test.parquet").rename(folder / "train-0.parquet")
+    assert dataset.read(folder / "train-0.parquet").train == read.test
 
 
 def test_what_is_no_data_set_is_named(tmp_path):

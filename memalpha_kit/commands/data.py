@@ -84,6 +84,8 @@ def build(args: argparse.Namespace) -> int:
     built, skips = dataset.build(named.name, args.raw, config, args.seed, ratio)
     card = build_card(built, named, args.raw, config, args.seed, skips, ratio)
     _save(args.out, built, card)
+    if 0 < ratio < 1 < card["instances"] and not (built.train and built.test):
+        print("all instances belong together, so one part is empty (groups in their metadata)")
     if card["skipped"]:
         print(f"{len(card['skipped'])} raw records left out, listed in {args.out / dataset.CARD}")
     return 0
@@ -94,7 +96,7 @@ def _save(out: Path, data: Dataset, card: dict[str, Any]) -> None:
     print(
         f"{out}: {len(data.train)} training and {len(data.test)} test instances, "
         f"{card['chunks']} chunks, {card['questions']} questions, {card['chunk_tokens']} "
-        f"{card['settings'].get('counter', 'wordpunct')} tokens"
+        f"{card['counter']} tokens"
     )
 
 
