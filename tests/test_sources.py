@@ -390,7 +390,7 @@ def test_the_table_is_complete():
     boxed = {name for name, row in SOURCES.items() if "boxed" in (row.question_prefix or "")}
     assert boxed == {name for name, row in SOURCES.items() if row.metric == "label"}
     named = {name for name in boxed if SOURCES[name].labels}
-    assert named == {"trec_coarse", "trec_fine", "banking77"}
+    assert named == {"trec_coarse", "trec_fine", "banking77", "pubmed-rct"}
 
 
 def test_pools_have_the_sizes_of_the_reference_and_no_repeats():
