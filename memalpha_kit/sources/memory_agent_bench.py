@@ -146,9 +146,12 @@ def _chosen(
     raw: Path, split: str, wanted: Container[str], skips: Skips
 ) -> tuple[list[str], list[tuple[Any, str]]]:
     """(the source of every row of the split, (raw row, where it stands) of the wanted ones)."""
-    rows = list(_raw_rows(raw, f"{split}*", skips))
-    names = [_source(row, where) for row, where in rows]
-    return names, [item for item, name in zip(rows, names, strict=True) if name in wanted]
+
+    def read(row: Any, where: str) -> tuple[str, tuple[Any, str]]:
+        return _source(row, where), (row, where)
+
+    rows = list(skips.each(read, _raw_rows(raw, f"{split}*", skips)))
+    return [name for name, _ in rows], [item for name, item in rows if name in wanted]
 
 
 def read_row(raw: Any, where: str) -> Row:
@@ -353,7 +356,7 @@ def groups(row: Row) -> list[str]:
 # --- Contexts ------------------------------------------------------------------------------------
 
 _LABEL = re.compile(r"label:\s*(\d+)", re.IGNORECASE)
-_NUMBER = re.compile(r"(?:^|\s)(\d+)\.\s")
+_NUMBER = re.compile(r"(?:^|(?<=\s))(\d+)\.(?=\s)")
 
 
 def parse_examples(context: str, where: str, last_line: bool = False) -> list[tuple[str, str]]:
