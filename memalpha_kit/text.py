@@ -19,11 +19,10 @@ from __future__ import annotations
 import json
 import re
 import string
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 
 from memalpha_kit.errors import InputError, closest
@@ -31,14 +30,31 @@ from memalpha_kit.errors import InputError, closest
 
 @dataclass(frozen=True)
 class Counter:
-    """Measures text in tokens of one kind, known by the position where each one ends."""
+    """Measures text in tokens of one kind, known by the position where each one ends.
+
+    `fast` counts without the positions. `adds_up`: texts joined at white space have exactly the
+    tokens of their parts; of a subword tokenizer that is true to a token or two per joint.
+    """
 
     name: str
     ends: Callable[[str], Sequence[int]]
+    fast: Callable[[str], int] | None = None
+    adds_up: bool = False
 
     def count(self, text: str) -> int:
         """Number of tokens in `text`."""
-        return len(self.ends(text))
+        return self.fast(text) if self.fast else len(self.ends(text))
+
+    def fits(self, size: int, limit: int, held: Sequence[str], more: Sequence[str]) -> bool:
+        """Whether the parts `held` and `more`, joined, have at most `limit` tokens.
+
+        `size` is the sum of the parts' tokens. They are only joined and counted where the sum
+        cannot tell, so that packing counts each part about once.
+        """
+        slack = 0 if self.adds_up else 2 * (len(held) + len(more))
+        if limit - slack < size <= limit + slack:
+            return self.count("".join(held) + "".join(more)) <= limit
+        return size <= limit
 
     def cut(self, text: str, n_tokens: int) -> str:
         """The longest prefix that ends with a token and has at most `n_tokens`, as it stands.
@@ -64,9 +80,10 @@ def counter(name: str) -> Counter:
     """
     kind, _, which = name.partition(":")
     if name in PATTERNS:
-        return Counter(name, _pattern_ends(re.compile(PATTERNS[name])))
+        pattern = re.compile(PATTERNS[name])
+        return Counter(name, _pattern_ends(pattern), lambda text: len(pattern.findall(text)), True)
     if kind == "tiktoken" and which:
-        return Counter(name, _tiktoken_ends(which))
+        return Counter(name, *_tiktoken(which))
     if kind == "hf" and which:
         return Counter(name, _hf_ends(which))
     known = (*PATTERNS, "tiktoken:o200k_base", "hf:Qwen/Qwen3-32B")
@@ -77,7 +94,8 @@ def _pattern_ends(pattern: re.Pattern[str]) -> Callable[[str], Sequence[int]]:
     return lambda text: [match.end() for match in pattern.finditer(text)]
 
 
-def _tiktoken_ends(encoding: str) -> Callable[[str], Sequence[int]]:
+def _tiktoken(encoding: str) -> tuple[Callable[[str], Sequence[int]], Callable[[str], int]]:
+    """How to find the ends of tokens, and how to count them."""
     import tiktoken
 
     try:
@@ -89,7 +107,7 @@ def _tiktoken_ends(encoding: str) -> Callable[[str], Sequence[int]]:
         tokens = loaded.encode_ordinary(text)
         return [*loaded.decode_with_offsets(tokens)[1][1:], len(text)] if tokens else []
 
-    return ends
+    return ends, lambda text: len(loaded.encode_ordinary(text))
 
 
 def _hf_ends(name: str) -> Callable[[str], Sequence[int]]:
@@ -119,43 +137,70 @@ BORDERS = tuple(map(re.compile, (r"[.!?]\s+", r"\s*\n\s*", r"\s+")))
 """Where a too long text may be split, best place first: sentence, line, word."""
 
 
-def split_long(text: str, counter: Counter, limit: int, borders=BORDERS) -> list[str]:
+def split_long(text: str, counter: Counter, limit: int) -> list[str]:
     """`text` in consecutive pieces of at most `limit` tokens; joined, they are `text` again.
 
     Splits after sentences, else lines, else words, else tokens; a single character that is more
-    than `limit` tokens is a piece of its own. Raises ValueError if limit < 1.
+    than `limit` tokens is a piece of its own. The text is tokenised once and each piece counted
+    once, so the time grows with the text's length. Raises ValueError if limit < 1.
     Differs: data.md 2.0 joins split sentences with single spaces (D6, D9, D32).
     """
     if limit < 1:
         raise ValueError(f"limit must be at least 1 token, is {limit}")
     if counter.count(text) <= limit:
         return [text] if text else []
-    if not borders:
-        return list(_token_pieces(text, counter, limit))
-    pieces, buffer = [], ""
-    for unit in _units(text, borders[0]):
-        if counter.count(buffer + unit) <= limit:
-            buffer += unit
-        elif counter.count(unit) <= limit:
-            pieces.append(buffer)
-            buffer = unit
-        else:
-            *done, buffer = split_long(buffer + unit, counter, limit, borders[1:])
-            pieces += done
-    return [*pieces, buffer]
+    places = tuple([match.end() for match in border.finditer(text)] for border in BORDERS)
+    ruler = _Ruler(counter.ends(text), places, len(text))
+    pieces, start = [], 0
+    while start < len(text):
+        pieces.append(_piece(text, start, ruler, counter, limit))
+        start += len(pieces[-1])
+    return pieces
 
 
-def _units(text: str, border: re.Pattern[str]) -> list[str]:
-    """`text` cut after every match of `border`, separators kept."""
-    cuts = [0, *(match.end() for match in border.finditer(text)), len(text)]
-    return [text[start:end] for start, end in pairwise(cuts) if start < end]
+def _piece(text: str, start: int, ruler: _Ruler, counter: Counter, limit: int) -> str:
+    """The piece that begins at `start`; one of a subword tokenizer is counted on its own."""
+    wanted = limit
+    while wanted >= 1:
+        piece = text[start : ruler.cut(start, len(text), wanted)]
+        excess = 0 if counter.adds_up else counter.count(piece) - limit
+        if excess <= 0:
+            return piece
+        wanted -= excess
+    return counter.cut(piece, limit) or piece[0]
 
 
-def _token_pieces(text: str, counter: Counter, limit: int) -> Iterator[str]:
-    while text:
-        piece = counter.cut(text, limit) or text[0]
-        yield piece
-        text = text[len(piece) :]
+@dataclass(frozen=True)
+class _Ruler:
+    """Where a text's tokens end, and where it may be cut, the best kind of place first."""
+
+    ends: Sequence[int]
+    places: tuple[Sequence[int], ...]
+    length: int
+
+    def cut(self, start: int, stop: int, limit: int, kind: int = 0) -> int:
+        """Where to end the piece that begins at `start`, at `stop` or before.
+
+        A unit that fits no piece of its own is cut at the next kind of place, after what stands
+        before it.
+        """
+        first = bisect_right(self.ends, start)
+        if first + limit >= len(self.ends) or (full := self.ends[first + limit]) > stop:
+            return stop
+        if kind == len(self.places):
+            last = bisect_left(self.ends, full) - 1
+            return self.ends[max(last, first)]
+        place = bisect_left(self.places[kind], full)
+        kept = self.places[kind][place - 1] if place else 0
+        after = self.places[kind][place] if place < len(self.places[kind]) else self.length
+        after = min(after, stop)
+        if kept > start and self.size(kept, after) <= limit:
+            return kept
+        return self.cut(start, after, limit, kind + 1)
+
+    def size(self, start: int, stop: int) -> int:
+        """Number of tokens between two places."""
+        return bisect_right(self.ends, stop) - bisect_right(self.ends, start)
 
 
 def pack_paragraphs(
@@ -267,66 +312,99 @@ def pack_dialogues(
     only if its answer fits there too; long turns are split recursively and keep their white space.
     """
     chunks: list[DialogueChunk] = []
-    held: DialogueChunk | None = None
+    held: Segment | None = None
     for segment in _all_segments(sessions, dates, counter, limit, reserve):
-        joined = _join(held, segment) if held else segment
-        size = counter.count(joined.text)
-        if held and size > limit:
-            chunks.append(held)
+        joined = held.and_then(segment, counter) if held else segment
+        if held and not joined.fits(counter, limit):
+            chunks.append(held.chunk())
             held = segment
-        elif size >= close:
-            chunks.append(joined)
+        elif not joined.fits(counter, close - 1):
+            chunks.append(joined.chunk())
             held = None
         else:
             held = joined
-    return [*chunks, held] if held else chunks
+    return [*chunks, held.chunk()] if held else chunks
 
 
-def _all_segments(sessions, dates, counter, limit, reserve) -> Iterator[DialogueChunk]:
+@dataclass(frozen=True)
+class Segment:
+    """Parts of a chunk in the making (their text joined is the chunk's) and the sum of their sizes.
+
+    `turns` are the (session, turn) indices that stand in it.
+    """
+
+    parts: tuple[str, ...]
+    size: int
+    turns: tuple[tuple[int, int], ...] = ()
+
+    def fits(self, counter: Counter, limit: int) -> bool:
+        """Whether the text has at most `limit` tokens."""
+        return counter.fits(self.size, limit, self.parts, ())
+
+    def and_then(self, other: Segment, counter: Counter) -> Segment:
+        """Both, with a blank line between them."""
+        size = self.size + counter.count("\n\n") + other.size
+        return Segment((*self.parts, "\n\n", *other.parts), size, self.turns + other.turns)
+
+    def chunk(self) -> DialogueChunk:
+        """The text and what stands in it."""
+        return DialogueChunk("".join(self.parts), self.turns)
+
+
+def _all_segments(sessions, dates, counter, limit, reserve) -> Iterator[Segment]:
     for session, (turns, date) in enumerate(zip(sessions, dates, strict=True)):
         yield from _segments(session, turns, date, counter, limit, reserve)
 
 
-def _join(first: DialogueChunk, second: DialogueChunk) -> DialogueChunk:
-    return DialogueChunk(f"{first.text}\n\n{second.text}", first.turns + second.turns)
+@dataclass(frozen=True)
+class Line:
+    """A turn's text, or a piece of it, under its role; `size` in tokens."""
+
+    turn: int
+    text: str
+    size: int
 
 
 def _segments(
     session: int, turns: Sequence[Turn], date: str, counter: Counter, limit: int, reserve: int
-) -> Iterator[DialogueChunk]:
+) -> Iterator[Segment]:
     """One dialogue in segments of at most `limit` tokens, header included."""
-    header = f"[Dialogue at timestamp {date}]\n"
-    if (size := counter.count(header)) > reserve:
+    header = f"[Dialogue at timestamp {date}]"
+    start, joint = counter.count(f"{header}\n"), counter.count("\n")
+    if start > reserve:
         raise InputError(
-            f"dialogue {session}: expected a date within {reserve} tokens, found {size}"
+            f"dialogue {session}: expected a date within {reserve} tokens, found {start}"
         )
 
-    def segment(lines: Sequence[tuple[int, str]]) -> DialogueChunk:
-        text = header + "\n".join(line for _, line in lines)
-        return DialogueChunk(text, tuple((session, turn) for turn, _ in lines))
+    def segment(lines: Sequence[Line]) -> Segment:
+        parts = (header, *(f"\n{line.text}" for line in lines))
+        size = start + sum(line.size for line in lines) + joint * (len(lines) - 1)
+        return Segment(parts, size, tuple((session, line.turn) for line in lines))
 
-    def fits(lines: Sequence[tuple[int, str]]) -> bool:
-        return counter.count(segment(lines).text) <= limit
-
-    held: list[tuple[int, str]] = []
+    held: list[Line] = []
     for line in _lines(turns, counter, limit - reserve):
-        if not held or fits([*held, line]):
+        if not held or segment([*held, line]).fits(counter, limit):
             held.append(line)
             continue
-        asks = turns[held[-1][0]][0] == "user"
-        carried = [held[-1]] if asks and len(held) > 1 and fits([held[-1], line]) else []
-        yield segment(held[: len(held) - len(carried)])
+        asks = turns[held[-1].turn][0] == "user" and len(held) > 1
+        carries = asks and segment([held[-1], line]).fits(counter, limit)
+        carried = [held.pop()] if carries else []
+        yield segment(held)
         held = [*carried, line]
     if held:
         yield segment(held)
 
 
-def _lines(turns: Sequence[Turn], counter: Counter, limit: int) -> Iterator[tuple[int, str]]:
-    """(turn index, text under its role's tag), a long turn in several lines."""
+def _lines(turns: Sequence[Turn], counter: Counter, limit: int) -> Iterator[Line]:
+    """The turns under their roles' tags, each of at most `limit` tokens: a long one in pieces."""
     for index, (role, content) in enumerate(turns):
         tag = f"<{role.capitalize()}>"
+        whole = tag + content
+        if content and (size := counter.count(whole)) <= limit:
+            yield Line(index, whole, size)
+            continue
         for piece in split_long(content, counter, limit - counter.count(tag)):
-            yield index, tag + piece
+            yield Line(index, tag + piece, counter.count(tag + piece))
 
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
