@@ -155,7 +155,7 @@ def download(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     manifest |= {"files": dict(sorted(files.items()))}
-    save_json(out / MANIFEST, manifest)
+    save_json(out / MANIFEST, {key: manifest[key] for key in manifest if key != "out"})
     return manifest
 
 
