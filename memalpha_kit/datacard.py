@@ -11,13 +11,10 @@ no download, and its name stands beside every number.
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
 import platform
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +26,7 @@ from memalpha_kit.dataset import Dataset, Recipe
 from memalpha_kit.hub import MANIFEST
 from memalpha_kit.leaks import leaks
 from memalpha_kit.sources import SOURCES, Source
-from memalpha_kit.sources.building import Skips, matches
-from memalpha_kit.text import counter
+from memalpha_kit.sources.building import Skips, matches, sizes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,25 +53,12 @@ class Measured:
 def measure(data: Dataset, counter_name: str, workers: int = 1) -> list[Measured]:
     """Sizes of all instances, training part first. Any number of processes gives the same."""
     instances = [(part, i) for part, held in data.parts.items() for i in held]
-    sizes = iter(count_tokens([c for _, i in instances for c in i.chunks], counter_name, workers))
+    config = BuildConfig(counter=counter_name, workers=workers)
+    tokens = sizes((chunk for _, i in instances for chunk in i.chunks), config)
     return [
-        Measured(part, i.source, tuple(next(sizes) for _ in i.chunks), len(i.questions))
+        Measured(part, i.source, tuple(next(tokens) for _ in i.chunks), len(i.questions))
         for part, i in instances
     ]
-
-
-def count_tokens(texts: Sequence[str], counter_name: str, workers: int = 1) -> list[int]:
-    """The number of tokens of each text, counted in so many processes."""
-    count = partial(_count, counter_name)
-    if workers == 1 or len(texts) < 2:
-        return list(map(count, texts))
-    fresh = multiprocessing.get_context("spawn")  # a tokenizer's threads do not survive a fork
-    with ProcessPoolExecutor(workers, mp_context=fresh) as pool:
-        return list(pool.map(count, texts, chunksize=max(1, len(texts) // (4 * workers))))
-
-
-def _count(counter_name: str, text: str) -> int:
-    return counter(counter_name).count(text)
 
 
 # --- Cards ---------------------------------------------------------------------------------------

@@ -21,7 +21,10 @@ from memalpha_kit.rawgen import make_raw
 from memalpha_kit.records import QA, make_instance
 
 ICL = ("icl_trec_coarse_6600shot_balance", "icl_nlu_8296shot_balance")
-SMALL = {"lme_train": ("--chunk-max-tokens", 400, "--dialogue-close-tokens", 300)}
+SMALL = {
+    "hotpotqa": ("--article-tokens", 800),
+    "lme_train": ("--chunk-max-tokens", 400, "--dialogue-close-tokens", 300),
+}
 """Settings that give several instances where the defaults give one from so little raw text."""
 
 
@@ -325,7 +328,7 @@ def test_the_check_finds_the_known_leak_and_the_default_does_not_have_it(tmp_pat
 
 
 def test_the_check_saves_what_it_prints(tmp_path, capsys):
-    folder = build(tmp_path, "hotpotqa")
+    folder = build(tmp_path, "hotpotqa", *SMALL["hotpotqa"])
     assert run("check", folder, "--out", tmp_path / "report", "--counter", "words") == 0
     shown = capsys.readouterr().out
     names = ("statistics", "histograms", "paper", "provenance", "leaks")

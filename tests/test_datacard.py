@@ -177,9 +177,12 @@ def test_a_histogram_counts_every_value_once(found):
 
 
 def test_any_number_of_processes_counts_the_same():
-    texts = [text(n, n) for n in range(40)]
-    one = datacard.count_tokens(texts, "wordpunct")
-    assert one == list(range(40)) == datacard.count_tokens(texts, "wordpunct", workers=3)
+    many = Dataset(
+        "a", tuple(plain("squad", *(text(n, n) for n in range(1, 40))) for _ in "ab"), ()
+    )
+    one = datacard.measure(many, "wordpunct")
+    assert one[1].tokens == tuple(range(1, 40))
+    assert one == datacard.measure(many, "wordpunct", workers=3)
 
 
 def test_a_part_without_instances_has_no_row():
