@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from memalpha_kit import dataset
 from memalpha_kit.config import BuildConfig
 from memalpha_kit.errors import InputError
 from memalpha_kit.rawgen import make_raw
@@ -196,15 +197,21 @@ def test_label_numbers_differ_between_instances(built):
     assert common and any(first[sentence] != second[sentence] for sentence in common)
 
 
-def test_instances_of_different_groups_share_no_sentence(corpora):
+def test_a_tenth_of_the_instances_shares_no_sentence_with_the_others(corpora):
     """D2: in the release all instances have the same questions, so that any split leaks."""
-    sizes = BuildConfig(instances=8, examples=20, example_chunks=2, max_questions=10)
     by_group = {}
-    for instance in build("ttl_train", corpora[0], sizes, seed=0):
+    for instance in build("ttl_train", corpora[0], BuildConfig(instances=20), seed=0):
         [group] = instance.metadata["groups"]
-        by_group.setdefault(group, set()).update([*dict(shown(instance)), *asked(instance)])
-    assert len(by_group) >= 10
-    assert sum(map(len, by_group.values())) == len(set().union(*by_group.values()))
+        by_group.setdefault(group, []).append({*dict(shown(instance)), *asked(instance)})
+    assert sorted(map(len, by_group.values())) == [2, 2, 18, 18]
+    sentences = [set().union(*instances) for instances in by_group.values()]
+    assert sum(map(len, sentences)) == len(set().union(*sentences))
+
+
+def test_ttl_train_is_split_as_in_the_paper_without_a_leak(corpora):
+    read, _ = dataset.build("ttl_train", corpora[0], BuildConfig(max_questions=5), 0)
+    assert Counter(i.source for i in read.train) == {TREC: 180, NLU: 180}
+    assert Counter(i.source for i in read.test) == {TREC: 20, NLU: 20}
 
 
 def test_ttl_train_needs_the_evaluation_rows_or_an_explicit_none(tmp_path, caplog):
@@ -285,7 +292,7 @@ def test_the_real_trec_gives_200_instances(real_data):
     assert len(instances) == 200 and len(skips.skipped) == 1
     assert {len(i.chunks) for i in instances} == {10}
     assert {len(i.questions) for i in instances} == {100}
-    assert len({i.metadata["groups"][0] for i in instances}) == 10
+    assert len({i.metadata["groups"][0] for i in instances}) == 2
 
 
 # --- lme_train -----------------------------------------------------------------------------------

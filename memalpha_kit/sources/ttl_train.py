@@ -57,7 +57,8 @@ EVALUATION = f"{LEARNING}*"
 FILES = (*trec.FILES, NLU_FILE, EVALUATION)
 INSTANCES = 200  # per corpus
 CHUNKS = 10  # per instance
-SHARES = 10  # parts of a corpus that share no sentence, so that a split need not leak (D2)
+SHARE = 10  # one sentence and one instance in ten is apart from the rest, so that a split need
+# not leak (D2); the paper's 180 training and 20 validation instances follow
 
 
 def build(raw: Path, config: BuildConfig, seed: int, skips: Skips) -> list[Instance]:
@@ -172,22 +173,21 @@ def build_corpus(
 ) -> list[Instance]:
     """The instances of one corpus: samples to read and other sentences to label.
 
-    The corpus is cut into as many shares, up to `SHARES`, as hold the sentences of an instance;
-    each instance draws from one share, and its group is that share. Raises InputError for a corpus
-    of which nothing is left.
+    A tenth of the sentences makes a tenth of the instances, the rest makes the others; groups say
+    which. Raises InputError for a corpus of which nothing is left.
     """
     if not pool:
         raise InputError(f"{name}: expected sentences that no evaluation row has, found none")
-    n_shown, n_asked = _size(pool, config), config.max_questions
-    shares = deal(pool, min(SHARES, len(pool) // (n_shown + n_asked)) or 1, seed, name)
+    n_shown = _size(pool, config)
+    shares = deal(pool, seed, name)
 
     def build(index: int) -> Instance:
         def rng(purpose: str) -> random.Random:
             return generator(seed, name, index, purpose)
 
-        share = list(shares[index % len(shares)])
+        share = list(shares[index % SHARE == SHARE - 1])
         rng("order").shuffle(share)
-        asked = _asked(share, min(n_asked, len(share) // 2))
+        asked = _asked(share, min(config.max_questions, len(share) // 2))
         held_out = set(asked)
         shown = [sample for sample in share if sample not in held_out]
         names = list(label_table(share))
@@ -204,12 +204,19 @@ def build_corpus(
     return [build(index) for index in range(config.instances or INSTANCES)]
 
 
-def deal(pool: Sequence[Sample], n: int, seed: int, name: str) -> list[list[Sample]]:
-    """The sentences in `n` shares, each label spread evenly."""
+def deal(pool: Sequence[Sample], seed: int, name: str) -> tuple[list[Sample], list[Sample]]:
+    """Nine tenths of the sentences and one, each label spread evenly over both.
+
+    A corpus too small for a tenth that can show a label and ask for it is given twice, whole.
+    """
     order = list(pool)
     generator(seed, name, "all", "shares").shuffle(order)
     order.sort(key=lambda sample: sample.label)
-    return [order[start::n] for start in range(n)]
+    small = order[SHARE - 1 :: SHARE]
+    if not _asked(small, 1):
+        return order, order
+    apart = set(small)
+    return [sample for sample in order if sample not in apart], small
 
 
 def _asked(share: Sequence[Sample], n: int) -> list[Sample]:
