@@ -85,7 +85,7 @@ def counter(name: str) -> Counter:
     if kind == "tiktoken" and which:
         return Counter(name, *_tiktoken(which))
     if kind == "hf" and which:
-        return Counter(name, _hf_ends(which))
+        return Counter(name, *_hf(which))
     known = (*PATTERNS, "tiktoken:o200k_base", "hf:Qwen/Qwen3-32B")
     raise InputError(f"counter: expected a known name, found {name!r}{closest(name, known)}")
 
@@ -110,7 +110,8 @@ def _tiktoken(encoding: str) -> tuple[Callable[[str], Sequence[int]], Callable[[
     return ends, lambda text: len(loaded.encode_ordinary(text))
 
 
-def _hf_ends(name: str) -> Callable[[str], Sequence[int]]:
+def _hf(name: str) -> tuple[Callable[[str], Sequence[int]], Callable[[str], int]]:
+    """How to find the ends of tokens, and how to count them without, which is a third faster."""
     from huggingface_hub import hf_hub_download
     from tokenizers import Tokenizer
 
@@ -125,7 +126,14 @@ def _hf_ends(name: str) -> Callable[[str], Sequence[int]]:
     loaded.no_truncation()
     loaded.no_padding()
     loaded.encode_special_tokens = True
-    return lambda text: [end for _, end in loaded.encode(text, add_special_tokens=False).offsets]
+
+    def ends(text: str) -> list[int]:
+        return [end for _, end in loaded.encode(text, add_special_tokens=False).offsets]
+
+    def count(text: str) -> int:
+        return len(loaded.encode_batch_fast([text], add_special_tokens=False)[0])
+
+    return ends, count
 
 
 def _unloadable(name: str, error: Exception) -> InputError:
