@@ -141,16 +141,18 @@ def _instance(
     low, high = config.sample_min_tokens, config.chunk_max_tokens
     targets = [rng.randint(min(low, high), high) for _ in range(config.max_chunks)]
     pool = _Pool()
-    arranged = None
-    while arranged is None:
+    arranged, ended = None, False
+    while arranged is None and not ended:
         abstract = next(abstracts, None)
-        if abstract is None:
-            skips.drop("sentences left over, too few for an instance", len(pool.sentences))
-            return None
-        _add(pool, *abstract, corpus, config, skips)
+        ended = abstract is None
+        if not ended:
+            _add(pool, *abstract, corpus, config, skips)
         mean = pool.tokens / max(len(pool.sentences), 1)
-        if pool.tokens >= sum(targets) + config.max_questions * mean:
+        if ended or pool.tokens >= sum(targets) + config.max_questions * mean:
             arranged = arrange(pool.sentences, targets, config.max_questions, number, seed)
+    if arranged is None:
+        skips.drop("sentences left over, too few for an instance", len(pool.sentences))
+        return None
     chunks, asked = arranged
     shown = sum(map(len, chunks))
     skips.drop("sentences of used abstracts left over", len(pool.sentences) - shown - len(asked))
