@@ -48,8 +48,8 @@ Behaviour = Literal["fixed", "release"]
 OnError = Literal["stop", "skip"]
 """What a bad raw record does to a build: it ends it, or it is listed and left out."""
 
-Exclude = Literal["evaluation", "none"]
-"""What a training source leaves out: what the evaluation rows ask and show, or nothing."""
+Exclude = Literal["evaluation", "questions", "none"]
+"""What a training source leaves out: what evaluation rows ask and show, what they ask, nothing."""
 
 Rows = Literal["published", "any"]
 """How many rows an evaluation source must have: the published number, or any (a sample)."""

@@ -176,6 +176,14 @@ def test_no_sentence_of_an_evaluation_row_is_trained_on(corpora, built):
     assert {normalise(s) for i in unsafe for s in (*dict(shown(i)), *asked(i))} & evaluated
 
 
+def test_exclude_questions_keeps_what_evaluation_only_shows(corpora):
+    """Evaluation shows all of TREC's training file; its questions are left out all the same."""
+    config = BuildConfig(instances=20, exclude="questions")
+    instances = build("ttl_train", corpora[0], config, seed=0)
+    used = {normalise(s) for i in instances for s in (*dict(shown(i)), *asked(i))}
+    assert len(used & corpora[1]) == 1
+
+
 def test_a_sentence_is_never_both_shown_and_asked(built):
     for instance in built:
         told = {normalise(sentence) for sentence, _ in shown(instance)}
@@ -401,6 +409,14 @@ def test_evaluation_questions_never_enter_lme_train(lme_raw):
         "lme_train: questions of evaluation rows": 2,
         "lme_train: questions with evidence that evaluation rows show": 1,
     }
+
+
+def test_exclude_questions_keeps_dialogues_that_evaluation_shows(lme_raw):
+    config = replace(TWO, exclude="questions")
+    instances = lme_train.build(lme_raw, config, 0, Skips())
+    assert sum(len(i.questions) for i in instances) == 4
+    text = "\n".join(chunk for i in instances for chunk in i.chunks)
+    assert text.count("I talk about two.") == 1 and "secret 0" not in text
 
 
 def test_a_dialogue_stands_in_one_instance_and_never_in_evaluation(lme_raw):

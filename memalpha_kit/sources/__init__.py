@@ -70,7 +70,7 @@ def _benchmark(name: str) -> Source:
     return Source(
         name=name,
         metric=metric,
-        question_prefix=CLASSIFY if name.startswith("icl_trec_") else prefix,
+        question_prefix=CLASSIFY if name in _BY_RULE else prefix,
         licence=memory_agent_bench.LICENCE,
         files=(f"{split}*",),
         build=memory_agent_bench.builder(name),
@@ -80,6 +80,7 @@ def _benchmark(name: str) -> Source:
     )
 
 
+_BY_RULE = (memory_agent_bench.TREC, memory_agent_bench.TREC_FINE)  # data.md 1.6
 _SPLITS = {  # substring of longmemeval_s*: needs no judge; published scores use one
     memory_agent_bench.RETRIEVAL: ("AR", "substring", None),
     memory_agent_bench.LEARNING: ("TTL", "label", CLASSIFY_BY_EXAMPLE),

@@ -91,7 +91,10 @@ def build(raw: Path, config: BuildConfig, seed: int, skips: Skips) -> list[Insta
 
 
 def evaluation(raw: Path, config: BuildConfig) -> Excluded:
-    """What must not be trained on. Raises InputError if the evaluation rows are not there."""
+    """What must not be trained on; under "questions" dialogues may be, but for their questions.
+
+    Raises InputError if the evaluation rows are not there.
+    """
     if config.exclude == "none":
         log.warning("lme_train: nothing is excluded: questions of evaluation may be trained on")
         return Excluded()
@@ -104,14 +107,15 @@ def evaluation(raw: Path, config: BuildConfig) -> Excluded:
     rows = [row for row in split if row.source == DIALOGUES]
     if not rows:
         raise InputError(f"{raw}: {EVALUATION}: expected rows of {DIALOGUES}, found none")
+    sessions = (
+        session_key(turns)
+        for row in (rows if config.exclude == "evaluation" else ())
+        for turns in read_dialogues(row.context, row.where)[1]
+    )
     return Excluded(
         frozenset(id for row in rows for id in row.ids),
         frozenset(normalise(question) for row in rows for question in row.questions),
-        frozenset(
-            session_key(turns)
-            for row in rows
-            for turns in read_dialogues(row.context, row.where)[1]
-        ),
+        frozenset(sessions),
     )
 
 

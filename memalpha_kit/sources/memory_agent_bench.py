@@ -492,7 +492,8 @@ def _unprinted(summary: str) -> list[str]:
 # --- The allow-list ------------------------------------------------------------------------------
 
 BOOKS, DIALOGUES = "infbench_sum_eng_shots2", "longmemeval_s*"
-TREC, NLU = "icl_trec_coarse_6600shot_balance", "icl_nlu_8296shot_balance"
+TREC, TREC_FINE = "icl_trec_coarse_6600shot_balance", "icl_trec_fine_6400shot_balance"
+NLU = "icl_nlu_8296shot_balance"
 KNOWN: dict[str, Known] = {
     "ruler_qa1_197K": Known(RETRIEVAL, 1, 100, make_documents),
     "ruler_qa2_421K": Known(RETRIEVAL, 1, 100, make_documents),
@@ -501,7 +502,7 @@ KNOWN: dict[str, Known] = {
     "icl_clinic150_7050shot_balance": Known(LEARNING, 1, 100, make_examples),
     NLU: Known(LEARNING, 1, 100, make_examples),
     TREC: Known(LEARNING, 1, 100, make_examples),
-    "icl_trec_fine_6400shot_balance": Known(LEARNING, 1, 100, make_examples),
+    TREC_FINE: Known(LEARNING, 1, 100, make_examples),
     BOOKS: Known(UNDERSTANDING, 100, 1, make_books),
 } | {
     f"factconsolidation_{hops}_{size}": Known(CONFLICTS, 1, 100, make_facts)

@@ -14,7 +14,7 @@ Raw files, side by side in one folder:
     - `;` between the columns `scenario`, `intent` and `answer`, as NLU-Evaluation-Data publishes
       it, other columns ignored: the sentence is `answer`, its label `scenario_intent`;
 * `Test_Time_Learning*`: the rows of MemoryAgentBench that must not be trained on; needed, unless
-  `config.exclude` is "none".
+  `config.exclude` is "none" ("questions" leaves out only what they ask).
 
 `compat` "release" reads the last one alone and does what the release did, its quirks included.
 """
@@ -134,7 +134,8 @@ def _rows(
 def evaluation_sentences(raw: Path, config: BuildConfig) -> set[str]:
     """Every sentence that an evaluation row shows or asks, normalised; empty under "none".
 
-    Raises InputError if the rows are not there.
+    Under "questions" only those it asks: evaluation shows all of TREC's training file, so that 400
+    sentences of TREC are left otherwise. Raises InputError if the rows are not there.
     """
     if config.exclude == "none":
         log.warning("ttl_train: nothing is excluded: evaluation sentences may be trained on")
@@ -146,8 +147,10 @@ def evaluation_sentences(raw: Path, config: BuildConfig) -> set[str]:
         )
     sentences: set[str] = set()
     for row in memory_agent_bench.read_split(raw, LEARNING):
-        shown = (text for text, _ in parse_examples(row.context, row.where))
-        sentences |= {normalise(text) for text in (*shown, *row.questions)}
+        sentences |= {normalise(text) for text in row.questions}
+        if config.exclude == "evaluation":
+            examples = parse_examples(row.context, row.where)
+            sentences |= {normalise(text) for text, _ in examples}
     return sentences
 
 
