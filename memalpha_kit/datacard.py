@@ -129,8 +129,9 @@ def merge_card(
 
 
 def _count_kept(part: Dataset, kept: set[str]) -> int:
-    """Instances of the part that are in the merged set: of its training part if it has one."""
-    return sum(instance.id in kept for instance in part.train or part.test)
+    """Instances of the part that are in the merged set: of its test part in evaluation."""
+    evaluation = part.card.get("role", "train" if part.train else "eval") == "eval"
+    return sum(instance.id in kept for instance in (part.test if evaluation else part.train))
 
 
 def split_card(data: Dataset, old: Dataset, settings: Mapping[str, Any]) -> dict[str, Any]:

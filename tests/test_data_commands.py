@@ -208,7 +208,8 @@ def part(root: Path, name: str, n_train: int, n_test: int = 1, compat: str = "fi
         make_instance(name, [f"{name} {i}"], [QA("q", f"{name} {i}?", ("x",))])
         for i in range(n_train + n_test)
     ]
-    card = {"name": name, "source": name, "settings": {"compat": compat}}
+    role = sources.source(name).role
+    card = {"name": name, "source": name, "role": role, "settings": {"compat": compat}}
     dataset.save(root / name, Dataset(name, tuple(rows[:n_train]), tuple(rows[n_train:]), card))
     return root / name
 
@@ -260,6 +261,12 @@ def test_missing_parts_are_errors(parts, tmp_path, capsys):
     assert run("merge", "--data", parts, "--out", tmp_path / "m") == 2
     assert "expected one data set of squad, found" in capsys.readouterr().err
     assert not (tmp_path / "m").exists()
+
+
+def test_a_part_that_is_all_test_counts_as_none_in_training(parts, tmp_path, capsys):
+    part(parts, "squad", 0, 1)
+    assert run("merge", "--data", parts, "--out", tmp_path / "m") == 0
+    assert "squad: 0 (the paper: 100)" in capsys.readouterr().out
 
 
 def test_limits_are_read_from_the_command_line(parts, tmp_path, capsys):
