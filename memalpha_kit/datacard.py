@@ -393,7 +393,7 @@ def as_text(report: Mapping[str, pd.DataFrame]) -> str:
 RANGES = ("chunks_per_instance", "tokens_per_chunk", "tokens_per_instance")
 SHOWN = (
     *("train", "test", "leak", "groups", "questions", "same_question", "repeated", "shown"),
-    *("gram_share", "shared_samples", "same_number"),
+    *("gram_share", "shared_labels", "shared_samples", "same_number"),
 )
 
 

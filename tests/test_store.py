@@ -129,8 +129,23 @@ def test_every_published_shape_of_a_row_is_read(change):
 
 
 @pytest.mark.parametrize(
+    ("answer", "read"), [(3, ("3",)), (["salt", 2.5], ("salt", "2.5")), (["x"], ("x",))]
+)
+def test_answers_that_are_numbers_become_text(answer, read):
+    """D18: the reference stops in a debugger."""
+    pairs = json.dumps([{"question": "Which?", "answer": answer}])
+    [qa] = store.read_instance(row(questions_and_answers=pairs), "here").questions
+    assert qa.answers == read
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
+        (
+            {"questions_and_answers": [PAIR | {"answer": {"a": 1}}]},
+            r"answers\[0\]: answer: expected",
+        ),
+        ({"questions_and_answers": [PAIR | {"answer": True}]}, r"answers\[0\]: answer: expected"),
         ({"data_source": None}, "row 3: data_source: expected a name, found none"),
         ({"chunks": "[]"}, r"row 3: chunks: expected a list that is not empty, found \[\]"),
         ({"chunks": None}, "row 3: chunks: expected a list"),
