@@ -145,6 +145,10 @@ BORDERS = tuple(map(re.compile, (r"[.!?]\s+", r"\s*\n\s*", r"\s+")))
 """Where a too long text may be split, best place first: sentence, line, word."""
 
 
+LIKELY_TOKEN = 3
+"""Characters; a text with fewer per token of the limit is likely to fit and is counted first."""
+
+
 def split_long(text: str, counter: Counter, limit: int) -> list[str]:
     """`text` in consecutive pieces of at most `limit` tokens; joined, they are `text` again.
 
@@ -155,27 +159,38 @@ def split_long(text: str, counter: Counter, limit: int) -> list[str]:
     """
     if limit < 1:
         raise ValueError(f"limit must be at least 1 token, is {limit}")
-    if counter.count(text) <= limit:
-        return [text] if text else []
+    return [piece for piece, _ in _sized_pieces(text, counter, limit)]
+
+
+def _sized_pieces(text: str, counter: Counter, limit: int) -> Iterator[tuple[str, int]]:
+    """The pieces of `split_long` with their tokens."""
+    if len(text) < LIKELY_TOKEN * limit and (size := counter.count(text)) <= limit:
+        yield from [(text, size)] if text else []
+        return
+    ends = counter.ends(text)
+    if len(ends) <= limit:
+        yield text, len(ends)
+        return
     places = tuple([match.end() for match in border.finditer(text)] for border in BORDERS)
-    ruler = _Ruler(counter.ends(text), places, len(text))
-    pieces, start = [], 0
+    ruler, start = _Ruler(ends, places, len(text)), 0
     while start < len(text):
-        pieces.append(_piece(text, start, ruler, counter, limit))
-        start += len(pieces[-1])
-    return pieces
+        piece, size = _piece(text, start, ruler, counter, limit)
+        yield piece, size
+        start += len(piece)
 
 
-def _piece(text: str, start: int, ruler: _Ruler, counter: Counter, limit: int) -> str:
+def _piece(text: str, start: int, ruler: _Ruler, counter: Counter, limit: int) -> tuple[str, int]:
     """The piece that begins at `start`; one of a subword tokenizer is counted on its own."""
     wanted = limit
     while wanted >= 1:
-        piece = text[start : ruler.cut(start, len(text), wanted)]
-        excess = 0 if counter.adds_up else counter.count(piece) - limit
-        if excess <= 0:
-            return piece
-        wanted -= excess
-    return counter.cut(piece, limit) or piece[0]
+        stop = ruler.cut(start, len(text), wanted)
+        piece = text[start:stop]
+        size = ruler.size(start, stop) if counter.adds_up else counter.count(piece)
+        if size <= limit:
+            return piece, size
+        wanted -= size - limit
+    piece = counter.cut(piece, limit) or piece[0]
+    return piece, counter.count(piece)
 
 
 @dataclass(frozen=True)
@@ -320,9 +335,11 @@ def pack_dialogues(
     only if its answer fits there too; long turns are split recursively and keep their white space.
     """
     chunks: list[DialogueChunk] = []
-    held: Segment | None = None
+    held, gap = None, counter.count("\n\n")
     for segment in _all_segments(sessions, dates, counter, limit, reserve):
-        joined = held.and_then(segment, counter) if held else segment
+        joined = segment
+        if held:
+            joined = held.plus(("\n\n", *segment.parts), gap + segment.size, segment.turns)
         if held and not joined.fits(counter, limit):
             chunks.append(held.chunk())
             held = segment
@@ -349,10 +366,11 @@ class Segment:
         """Whether the text has at most `limit` tokens."""
         return counter.fits(self.size, limit, self.parts, ())
 
-    def and_then(self, other: Segment, counter: Counter) -> Segment:
-        """Both, with a blank line between them."""
-        size = self.size + counter.count("\n\n") + other.size
-        return Segment((*self.parts, "\n\n", *other.parts), size, self.turns + other.turns)
+    def plus(
+        self, parts: tuple[str, ...], size: int, turns: tuple[tuple[int, int], ...]
+    ) -> Segment:
+        """With more parts, which add `size` tokens."""
+        return Segment(self.parts + parts, self.size + size, self.turns + turns)
 
     def chunk(self) -> DialogueChunk:
         """The text and what stands in it."""
@@ -384,35 +402,44 @@ def _segments(
             f"dialogue {session}: expected a date within {reserve} tokens, found {start}"
         )
 
-    def segment(lines: Sequence[Line]) -> Segment:
-        parts = (header, *(f"\n{line.text}" for line in lines))
-        size = start + sum(line.size for line in lines) + joint * (len(lines) - 1)
-        return Segment(parts, size, tuple((session, line.turn) for line in lines))
+    def plus(segment: Segment, line: Line) -> Segment:
+        return segment.plus((f"\n{line.text}",), joint + line.size, ((session, line.turn),))
 
-    held: list[Line] = []
+    empty = Segment((header,), start - joint)
+    held = before = empty  # `before` is `held` without its last line
+    last: Line | None = None
     for line in _lines(turns, counter, limit - reserve):
-        if not held or segment([*held, line]).fits(counter, limit):
-            held.append(line)
+        grown = plus(held, line)
+        if last is None or grown.fits(counter, limit):
+            before, held, last = held, grown, line
             continue
-        asks = turns[held[-1].turn][0] == "user" and len(held) > 1
-        carries = asks and segment([held[-1], line]).fits(counter, limit)
-        carried = [held.pop()] if carries else []
-        yield segment(held)
-        held = [*carried, line]
-    if held:
-        yield segment(held)
+        carried = plus(empty, last)
+        asks = turns[last.turn][0] == "user" and bool(before.turns)
+        if asks and plus(carried, line).fits(counter, limit):
+            yield before
+            before, held = carried, plus(carried, line)
+        else:
+            yield held
+            before, held = empty, plus(empty, line)
+        last = line
+    if held.turns:
+        yield held
 
 
 def _lines(turns: Sequence[Turn], counter: Counter, limit: int) -> Iterator[Line]:
     """The turns under their roles' tags, each of at most `limit` tokens: a long one in pieces."""
+    tags = {role: f"<{role.capitalize()}>" for role, _ in turns}
+    sizes = {role: counter.count(tag) for role, tag in tags.items()}
     for index, (role, content) in enumerate(turns):
-        tag = f"<{role.capitalize()}>"
-        whole = tag + content
-        if content and (size := counter.count(whole)) <= limit:
-            yield Line(index, whole, size)
-            continue
-        for piece in split_long(content, counter, limit - counter.count(tag)):
-            yield Line(index, tag + piece, counter.count(tag + piece))
+        tag, added = tags[role], sizes[role]
+        for piece, size in _sized_pieces(content, counter, limit - added):
+            if counter.adds_up:  # exactly, so the tag may not grow together with a word
+                first = _FIRST_WORD.match(piece)[0]
+                added = counter.count(tag + first) - counter.count(first)
+            yield Line(index, tag + piece, size + added)
+
+
+_FIRST_WORD = re.compile(r"\S*")
 
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
