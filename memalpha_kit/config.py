@@ -122,7 +122,7 @@ class BuildConfig:
     llm_model: str = ""  # stage llm: its model's name
     llm_key_env: str = "OPENAI_API_KEY"  # stage llm: the variable that holds the key
     llm_cache: str = "data/cache"  # stage llm: folder of replies, keyed by content
-    instances: int | None = None  # at most this many per source; None: all there are
+    instances: int | None = None  # at most this many per source; None: all (pubmed-rct: 100)
     max_questions: int = 100  # per instance; more are sampled, seeded
     min_questions: int = 1  # documents: fewer are dropped (paper: squad 50, hotpotqa 30)
     min_kept_questions: int = 1  # the same after the stage (squad 30, hotpotqa 10, perltqa 20)

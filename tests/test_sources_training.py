@@ -187,7 +187,7 @@ def facts(title, n):
 
 
 def groups_of(instances):
-    return [instance.metadata["groups"] for instance in instances]
+    return [instance.metadata.get("groups") for instance in instances]
 
 
 def test_squad_articles_do_not_straddle_instances(tmp_path):
@@ -384,6 +384,20 @@ def test_hotpotqa_reads_the_authors_layout_too(tmp_path):
     hub = hotpot(tmp_path / "hub", H1, H2)
     old = hotpot(tmp_path / "authors", *map(authors, (H1, H2)), name="hotpot_train_v1.1.json")
     assert build("hotpotqa", hub, sized(25), 0) == build("hotpotqa", old, sized(25), 0)
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_hotpotqa_reads_the_hubs_parquet_and_json_lines(tmp_path, ending):
+    for name in ("list", "other"):
+        (tmp_path / name).mkdir()
+    if ending == "parquet":
+        pq.write_table(pa.Table.from_pylist([H1, H2]), tmp_path / "other/hotpotqa.parquet")
+    else:
+        write(tmp_path / "other", "hotpotqa.jsonl", f"{json.dumps(H1)}\n{json.dumps(H2)}\n")
+    raw = hotpot(tmp_path / "list", H1, H2)
+    assert build("hotpotqa", raw, sized(25), 0) == build(
+        "hotpotqa", tmp_path / "other", sized(25), 0
+    )
 
 
 # --- booksum (7.3) -------------------------------------------------------------------------------
@@ -592,6 +606,19 @@ def test_pubmed_says_what_is_left_over_and_how_much_is_missing(tmp_path):
     assert skips.dropped["sentences left over, too few for an instance"] == 5
     with pytest.raises(InputError, match="enough sentences for 3 chunks and 4 questions, found 5"):
         build("pubmed-rct", pubmed(tmp_path, ZINC), SMALL, seed=0)
+
+
+def test_pubmed_in_release_mode_draws_sentences_and_cuts_long_ones(tmp_path):
+    rows = [*abstracts(40), ("word " * 400, 2)]
+    config = replace(SMALL, compat="release", sample_min_tokens=250, chunk_max_tokens=250)
+    config = replace(config, max_chunks=1, max_questions=1)
+    built = build("pubmed-rct", pubmed(tmp_path, rows), config, seed=0)
+    assert groups_of(built) == [None] * len(built)
+    sentences = [text for instance in built for part in used(instance) for text in part]
+    assert max(map(len, sentences)) == 1000
+    skips = Skips()
+    build("pubmed-rct", tmp_path, replace(config, compat="fixed"), 0, skips)
+    assert skips.dropped["sentences longer than a chunk"] == 1
 
 
 @pytest.mark.parametrize("label", [5, -1])

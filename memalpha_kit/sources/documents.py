@@ -16,6 +16,7 @@ from memalpha_kit.records import QA, Instance, make_instance
 from memalpha_kit.sources.building import Skips, draw, generator
 from memalpha_kit.sources.frames import frame_all
 from memalpha_kit.stages.closed_book import closed_book
+from memalpha_kit.stages.llm import Complete
 from memalpha_kit.text import counter
 
 
@@ -61,7 +62,9 @@ def finish(
     return built
 
 
-def _unknown(asked: Sequence[QA], config: BuildConfig, skips: Skips, complete) -> list[QA]:
+def _unknown(
+    asked: Sequence[QA], config: BuildConfig, skips: Skips, complete: Complete | None
+) -> list[QA]:
     """The questions with a short answer that nobody knows without the text."""
     if config.stage == "none":
         return list(asked)

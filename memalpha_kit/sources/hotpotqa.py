@@ -15,6 +15,7 @@ articles, directly or through others, are kept together where they fit into one 
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -196,7 +197,7 @@ def components(questions: Sequence[Question]) -> list[list[Question]]:
 # --- Packing -------------------------------------------------------------------------------------
 
 
-def pack(articles: Sequence[Fact], config: BuildConfig, rng) -> Packed:
+def pack(articles: Sequence[Fact], config: BuildConfig, rng: random.Random) -> Packed:
     """Articles whole in chunks to drawn targets; one above chunk_max_tokens in parts."""
     measure, limit = counter(config.counter), config.chunk_max_tokens
     parts, tokens = [], []
@@ -215,7 +216,7 @@ def pack(articles: Sequence[Fact], config: BuildConfig, rng) -> Packed:
     return Packed(tuple(tuple(parts[i] for i in group) for group in groups))
 
 
-def pack_release(articles: Sequence[Fact], config: BuildConfig, rng) -> Packed:
+def pack_release(articles: Sequence[Fact], config: BuildConfig, rng: random.Random) -> Packed:
     """As released: an article above the current target is cut by characters, or lost (D8)."""
     measure = counter(config.counter)
     space, filled = measure.count("\n\n"), 0

@@ -29,6 +29,7 @@ from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, Instance, make_instance
 from memalpha_kit.sources.building import Skips, draw, generator, raw_file, read_json, take
 from memalpha_kit.stages.answerable import answerable
+from memalpha_kit.stages.llm import Complete
 from memalpha_kit.stages.shortening import shorten
 from memalpha_kit.text import counter, pack_sentences
 
@@ -105,7 +106,7 @@ def _instance(
     user: str,
     events: Sequence[Event],
     asked: Sequence[Asked],
-    complete,
+    complete: Complete | None,
     config: BuildConfig,
     seed: int,
     skips: Skips,
@@ -153,7 +154,11 @@ def _only(references: Iterable[str], where: Mapping[str, set[int]]) -> int | Non
 
 
 def _staged(
-    chunks: Sequence[str], asked: Sequence[Asked], complete, config: BuildConfig, skips: Skips
+    chunks: Sequence[str],
+    asked: Sequence[Asked],
+    complete: Complete | None,
+    config: BuildConfig,
+    skips: Skips,
 ) -> tuple[list[Asked], set[str]]:
     """The questions that the chunks answer, answers shortened; ids of those that stayed whole."""
     if config.stage == "none":
