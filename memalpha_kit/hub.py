@@ -16,7 +16,6 @@ before: planning (`dry_run`) and verifying need neither it nor a network.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -31,7 +30,7 @@ import pyarrow.parquet as pq
 
 from memalpha_kit.errors import DiskError, InputError, closest
 from memalpha_kit.sources import SOURCES
-from memalpha_kit.store import COLUMNS, LFS_POINTER, load_json, save_json
+from memalpha_kit.store import COLUMNS, LFS_POINTER, load_json, save_json, sha256
 
 MANIFEST = "hub.json"
 PARTIAL = ".partial"
@@ -384,12 +383,3 @@ def _split(name: str) -> str:
     if len(path.parts) > 1:
         return path.parts[0]
     return re.sub(r"-\d+-of-\d+.*$", "", path.stem)
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes. Raises InputError if it cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"{path}: expected a readable file, found: {error.strerror}") from error
