@@ -45,6 +45,18 @@ NonNegative = Annotated[float, Between(low=0)]
 Behaviour = Literal["fixed", "release"]
 """`release` is what the published code does, `fixed` (default) what is right (spec method.md)."""
 
+OnError = Literal["stop", "skip"]
+"""What a bad raw record does to a build: it ends it, or it is listed and left out."""
+
+Exclude = Literal["evaluation", "questions", "none"]
+"""What a training source leaves out: what evaluation rows ask and show, what they ask, nothing."""
+
+Rows = Literal["published", "any"]
+"""How many rows an evaluation source must have: the published number, or any (a sample)."""
+
+Stage = Literal["none", "rules", "llm"]
+"""Who does the work of a language model in a build: nobody, simple rules, or a model."""
+
 
 @dataclass(frozen=True)
 class MemoryConfig:
@@ -102,10 +114,19 @@ class BuildConfig:
     """How raw rows become instances. The defaults suit a laptop; data.md 2.0 has the paper's."""
 
     counter: str = "wordpunct"  # token counter of every size below (text.counter)
-    instances: int | None = None  # at most this many per source; None: all there are
+    compat: Behaviour = "fixed"  # release: the published code's quirks, where they can be repeated
+    on_error: OnError = "stop"  # a bad raw record: an error, or listed and left out
+    workers: int = 1  # processes; any number gives the same instances
+    stage: Stage = "none"  # closed-book filter, keywords, short answers, answerability (stages/)
+    llm_url: str = ""  # stage llm: an OpenAI-compatible server
+    llm_model: str = ""  # stage llm: its model's name
+    llm_key_env: str = "OPENAI_API_KEY"  # stage llm: the variable that holds the key
+    llm_cache: str = "data/cache"  # stage llm: folder of replies, keyed by content
+    instances: int | None = None  # at most this many per source; None: all (pubmed-rct: 100)
     max_questions: int = 100  # per instance; more are sampled, seeded
-    min_questions: int = 1  # documents: instances with fewer are dropped (paper: 50)
-    max_chunks: int = 10  # documents: chunks per instance
+    min_questions: int = 1  # documents: fewer are dropped (paper: squad 50, hotpotqa 30)
+    min_kept_questions: int = 1  # the same after the stage (squad 30, hotpotqa 10, perltqa 20)
+    max_chunks: int = 10  # documents, samples: chunks per instance
     chunk_min_tokens: int = 100  # documents: smallest target drawn for a chunk
     chunk_max_tokens: int = 2048  # documents: largest target; dialogues: hard limit
     dialogue_close_tokens: int = 1800  # dialogues: a chunk this full is closed
@@ -113,9 +134,23 @@ class BuildConfig:
     examples: int | None = None  # classification: per instance; None: all, in one instance
     example_chunks: int | None = None  # classification: deal into so many chunks; None: pack
     example_chunk_tokens: int = 1024  # classification: size that chunks are packed to
+    article_tokens: int = 10_000  # hotpotqa: tokens of an instance's articles, on average
+    article_max_chunks: int = 20  # hotpotqa: instances with more are dropped
+    chapter_min_chunks: int = 5  # booksum: chapters with fewer are dropped
+    chapter_max_chunks: int = 20  # booksum: chapters with more are dropped
+    sample_min_tokens: int = 1024  # pubmed-rct: smallest target drawn; largest: chunk_max_tokens
+    event_max_chunks: int = 30  # perltqa: characters with more are dropped
+    example_tokens: int = 2000  # ttl_train: tokens of an instance's sentences, if not `examples`
+    history_chunks: int = 15  # lme_train: chunks that a merged history is cut to, about
+    merged_questions: int = 4  # lme_train: questions that share a history
+    exclude: Exclude = "evaluation"  # ttl_train, lme_train: left out of training
+    rows: Rows = "published"  # evaluation sources: number of raw rows
 
     def __post_init__(self) -> None:
-        """Raises InputError for a number below 1 and for sizes that contradict each other."""
+        """Raises InputError for a wrong word, a number below 1 and sizes that do not fit."""
+        for name, kind in get_type_hints(type(self)).items():
+            if get_origin(kind) is Literal:
+                _converted(getattr(self, name), kind, name)
         for name, value in vars(self).items():
             if isinstance(value, int) and value < 1:
                 raise InputError(f"{name}: expected at least 1, found {value}")
@@ -125,6 +160,7 @@ class BuildConfig:
             raise InputError(
                 f"chunk_min_tokens: expected at most {high} (the maximum), found {low}"
             )
+        _in_order("chapter chunks", (self.chapter_min_chunks, self.chapter_max_chunks))
         if reserve > high // 2:
             raise InputError(
                 f"dialogue_reserve_tokens: expected at most {high // 2}, found {reserve}"

@@ -39,17 +39,28 @@ class Instance:
     """A stream of chunks and the questions that are asked after the last one.
 
     `id` comes from the content, so a rebuild gives the same ids; `source` is an exact name in
-    `sources.SOURCES`. Make one with `make_instance`, which checks it.
+    `sources.SOURCES`. `prompt` says what the task is. `metadata` is where it came from, as flat
+    JSON: names to numbers, texts or lists of them; `groups` in it are the names of what must never
+    be on both sides of a split, such as "squad:Oxygen". Make one with `make_instance`, which checks
+    it.
     """
 
     id: str
     source: str
     chunks: tuple[str, ...]
     questions: tuple[QA, ...]
+    prompt: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
-def make_instance(source: str, chunks: Iterable[str], questions: Iterable[QA]) -> Instance:
-    """An `Instance` whose id is a hash of its content.
+def make_instance(
+    source: str,
+    chunks: Iterable[str],
+    questions: Iterable[QA],
+    prompt: str = "",
+    metadata: Mapping[str, Any] | None = None,
+) -> Instance:
+    """An `Instance` whose id is a hash of its source, chunks and questions.
 
     Blank chunks are dropped (method.md 4.2). Raises InputError naming the source and the field if
     no chunk or no question is left, or a question is blank or has no non-blank answer.
@@ -73,7 +84,7 @@ def make_instance(source: str, chunks: Iterable[str], questions: Iterable[QA]) -
             raise InputError(f"{name}: question {qa.id}: expected text, found a blank question")
         if not any(answer.strip() for answer in qa.answers):
             raise InputError(f"{name}: question {qa.id}: expected an answer, found none")
-    return Instance(name, source, tuple(kept), asked)
+    return Instance(name, source, tuple(kept), asked, prompt, dict(metadata or {}))
 
 
 @dataclass(frozen=True)

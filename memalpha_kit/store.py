@@ -6,7 +6,8 @@ nothing is left behind and the error names the file. Only episode files grow: a 
 be written wholly is taken back, and one that a crash cut off is dropped by `resume=True`.
 
 Instances are kept in the public layout of eight columns (data.md 1.1), so published files load
-too; ids and evidence are in `metadata`. Episodes keep their calls; memories are rebuilt.
+too; ids and evidence are in `metadata`, one flat JSON object whatever it was before, so that saving
+what was loaded changes nothing. Episodes keep their calls; memories are rebuilt.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -48,9 +50,10 @@ COLUMNS = (
     *("data_source", "metadata", "num_chunks", "num_questions"),
 )
 SCHEMA = pa.schema([(c, pa.int64() if c in NUMBERS else pa.string()) for c in COLUMNS])
-TASK = (
-    "You will be given pieces of information one after the other. Keep what later questions need."
-)
+OWN_KEYS = ("id", "question_ids", "question_chunks")
+"""Keys of `metadata` that are fields of the record and never keys of `Instance.metadata`."""
+ANSWER_TYPE = "answer_type"
+"""Key of `Instance.metadata`; "list": a single answer is written as a list too (data.md 1.6)."""
 MAX_QUESTIONS = 100
 LFS_POINTER = b"version https://git-lfs"
 
@@ -74,15 +77,16 @@ def _row(number: int, instance: Instance) -> dict[str, Any]:
     if len(questions) > MAX_QUESTIONS:
         found = f"found {len(questions)}"
         raise InputError(f"{instance.id}: expected at most {MAX_QUESTIONS} questions, {found}")
-    metadata = {
+    metadata = _checked(instance) | {
         "id": instance.id,
         "question_ids": [qa.id for qa in questions],
         "question_chunks": [qa.chunk for qa in questions],
     }
-    pairs = [{"question": qa.question, "answer": _answer(qa.answers)} for qa in questions]
+    lists = instance.metadata.get(ANSWER_TYPE) == "list"
+    pairs = [{"question": qa.question, "answer": _answer(qa.answers, lists)} for qa in questions]
     return {
         "instance_id": number,
-        "prompt": TASK,
+        "prompt": instance.prompt,
         "chunks": json.dumps(instance.chunks),
         "questions_and_answers": json.dumps(pairs),
         "data_source": instance.source,
@@ -92,8 +96,28 @@ def _row(number: int, instance: Instance) -> dict[str, Any]:
     }
 
 
-def _answer(answers: tuple[str, ...]) -> str | list[str]:
-    return answers[0] if len(answers) == 1 else list(answers)
+def _answer(answers: tuple[str, ...], lists: bool) -> str | list[str]:
+    return answers[0] if len(answers) == 1 and not lists else list(answers)
+
+
+def _checked(instance: Instance) -> dict[str, Any]:
+    """The instance's metadata. Raises InputError for a key of ours or what is not flat JSON."""
+    for key, value in instance.metadata.items():
+        expected = "text, numbers or a list of them"
+        if key in OWN_KEYS or not _is_flat(value):
+            expected = "another name" if key in OWN_KEYS else expected
+            found = f"{value!r:.40}"
+            raise InputError(f"{instance.id}: metadata {key!r}: expected {expected}, found {found}")
+    return dict(instance.metadata)
+
+
+def _is_flat(value: Any) -> bool:
+    """Whether this is a JSON value without objects, lists of lists, NaN and infinities."""
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return all(
+        math.isfinite(v) if isinstance(v, float) else v is None or isinstance(v, (str, int))
+        for v in values
+    )
 
 
 def load_instances(path: Path, source: str | None = None) -> list[Instance]:
@@ -134,17 +158,21 @@ def read_instance(row: Mapping[str, Any], where: str, source: str | None = None)
     column = f"{where}: questions_and_answers"
     pairs = _items(row["questions_and_answers"], column)
     metadata = _metadata(row.get("metadata"))
-    ids = _parallel(metadata.get("question_ids"), [f"q{i}" for i in range(len(pairs))])
-    evidence = _parallel(metadata.get("question_chunks"), [None] * len(pairs))
+    own = {key: metadata.pop(key, None) for key in OWN_KEYS}
+    ids = _parallel(own["question_ids"], [f"q{i}" for i in range(len(pairs))])
+    evidence = _parallel(own["question_chunks"], [None] * len(pairs))
     questions = [
         QA(ids[i], *_pair(pair, f"{column}[{i}]"), evidence[i]) for i, pair in enumerate(pairs)
     ]
+    if any(isinstance(_value(pair), list) and len(_value(pair)) == 1 for pair in pairs):
+        metadata[ANSWER_TYPE] = "list"
+    prompt = row.get("prompt")
     try:
-        instance = make_instance(name, chunks, questions)
+        prompt = prompt if isinstance(prompt, str) else ""
+        instance = make_instance(name, chunks, questions, prompt, metadata)
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
-    name = metadata.get("id")
-    return replace(instance, id=name) if isinstance(name, str) else instance
+    return replace(instance, id=own["id"]) if isinstance(own["id"], str) else instance
 
 
 def _items(value: Any, where: str) -> list[Any]:
@@ -166,9 +194,7 @@ def _pair(pair: Any, where: str) -> tuple[str, tuple[str, ...]]:
     question = pair.get("question") if isinstance(pair, dict) else None
     if not isinstance(question, str):
         raise InputError(f"{where}: question: expected text, found {question!r:.40}")
-    value = pair["answer"] if pair.get("answer") is not None else pair.get("answers")
-    if hasattr(value, "tolist"):
-        value = value.tolist()
+    value = _value(pair)
     answers = value if isinstance(value, (list, tuple)) else [value]
     for answer in answers:
         if not isinstance(answer, (str, int, float)) or isinstance(answer, bool):
@@ -176,13 +202,44 @@ def _pair(pair: Any, where: str) -> tuple[str, tuple[str, ...]]:
     return question, tuple(map(str, answers))
 
 
+def _value(pair: Mapping[str, Any]) -> Any:
+    """What stands under `answer`, else `answers`; an array as a list."""
+    value = pair["answer"] if pair.get("answer") is not None else pair.get("answers")
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
 def _metadata(value: Any) -> dict[str, Any]:
-    """Our own keys if they are there: no published file has them, so nothing depends on them."""
+    """The cell as one flat object; nothing may depend on a key, as no published file has ours.
+
+    JSON within JSON under the name "metadata", the mark of a merge, is unpacked, other objects get
+    dotted names, deeper lists become JSON text, NaN None, and what is no object stays under
+    "metadata" (data.md 1.3, D16).
+    """
+    value = _parsed(value)
+    if not isinstance(value, dict):
+        return {} if value is None else {"metadata": _flattened(value)}
+    flat: dict[str, Any] = {}
+    for key, inner in value.items():
+        inner = _parsed(inner) if key == "metadata" else inner
+        if isinstance(inner, dict):
+            prefix = "" if key == "metadata" else f"{key}."
+            below = {prefix + name: v for name, v in _metadata(inner).items()}
+            flat = below | flat
+        else:
+            flat[key] = _flattened(inner)
+    return flat
+
+
+def _flattened(value: Any) -> Any:
+    return value if _is_flat(value) else json.dumps(value, default=str)
+
+
+def _parsed(value: Any) -> Any:
+    """The JSON value in a text, or the value itself."""
     try:
-        value = json.loads(value) if isinstance(value, str) else value
-    except json.JSONDecodeError:
-        return {}
-    return value if isinstance(value, dict) else {}
+        return json.loads(value, parse_constant=lambda _: None) if isinstance(value, str) else value
+    except (json.JSONDecodeError, RecursionError):
+        return value
 
 
 def _parallel(value: Any, default: list[Any]) -> list[Any]:
@@ -354,18 +411,19 @@ def _line(record: Mapping[str, Any]) -> bytes:
     return json.dumps(record).encode() + b"\n"
 
 
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes. Raises InputError for a file that cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: expected a readable file, found: {error.strerror}") from error
+
+
 def fingerprint(paths: Iterable[Path]) -> str:
     """SHA-256 over names and contents of the files, whatever their order and folder.
 
     Raises InputError for a file that cannot be read.
     """
-    digests = []
-    for path in map(Path, paths):
-        try:
-            with open(path, "rb") as file:
-                digests.append(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}")
-        except OSError as error:
-            raise InputError(
-                f"{path}: expected a readable file, found: {error.strerror}"
-            ) from error
-    return hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest()
+    digests = sorted(f"{path.name} {sha256(path)}" for path in map(Path, paths))
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()

@@ -16,11 +16,11 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "memalpha_kit"
 FLOORS = {
     0: "errors config records",
-    1: "text memory stats progress loose_json",
-    2: "metrics protocol sources store models",
-    3: "writers readers rewards world",
-    4: "episode evaluation",
-    5: "training report",
+    1: "text memory stats progress loose_json rawgen",
+    2: "metrics protocol sources stages store models",
+    3: "writers readers rewards world dataset hub",
+    4: "episode evaluation leaks",
+    5: "training report datacard",
     6: "miniature pipeline real",
     7: "commands cli __main__",
 }
@@ -29,6 +29,8 @@ SAME_FLOOR = {
     ("records", "config"),
     ("records", "errors"),
     ("memory", "text"),
+    ("sources", "stages"),
+    ("stages", "metrics"),
     ("world", "writers"),
     ("cli", "commands"),
     ("__main__", "cli"),

@@ -130,7 +130,7 @@ def built(raw, tmp_path) -> Path:
     """A folder with data of three trec instances."""
     options = ("--examples", 1, "--seed", 3)
     run("data", "build", "--source", "trec_coarse", "--raw", raw, "--out", tmp_path / "d", *options)
-    assert len(store.load_instances(tmp_path / "d" / "instances.parquet")) == 3
+    assert len(store.load_instances(tmp_path / "d" / "test.parquet")) == 3
     return tmp_path
 
 

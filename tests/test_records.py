@@ -33,6 +33,13 @@ def test_the_id_of_an_instance_comes_from_its_content():
     assert len({one.id, *(other.id for other in others)}) == 5
 
 
+def test_prompt_and_metadata_are_no_part_of_the_id():
+    one = make_instance("squad", ["a"], [BEES])
+    two = make_instance("squad", ["a"], [BEES], "Read.", {"groups": ["squad:Bees"]})
+    assert (one.id, one.prompt, one.metadata) == (two.id, "", {})
+    assert one != two and len({one, two}) == 2
+
+
 def test_the_way_a_text_is_cut_into_chunks_is_part_of_the_id():
     two = make_instance("squad", ["a", "b"], [BEES])
     assert two.id != make_instance("squad", ["ab"], [BEES]).id

@@ -33,6 +33,11 @@ INSTANCES = [
         [QA("5733be", "Who keeps bees?", ("Nora",), 0), QA("x", "Who paints?", ("Otto", "O."))],
     ),
     make_instance("trec_coarse", ["Sentence: Why ?\nLabel: 0"], [QA("line-3", "Who ?", ("1",))]),
+    make_instance(
+        *("ruler_qa1_197K", ["Quill Bay trades salt."], [QA("q0", "What?", ("salt",))]),
+        prompt="Read, then answer.",
+        metadata={"groups": ["squad:Quill Bay", "é"], "revision": "a1", "answer_type": "list"},
+    ),
 ]
 
 
@@ -59,7 +64,7 @@ def test_a_file_has_the_public_columns_also_without_rows(tmp_path, instances):
 
 def test_a_row_has_the_public_shapes(tmp_path):
     store.save_instances(tmp_path / "a.parquet", INSTANCES)
-    row, other = pq.read_table(tmp_path / "a.parquet").to_pylist()
+    row, other, listed = pq.read_table(tmp_path / "a.parquet").to_pylist()
     assert (row["instance_id"], row["num_chunks"], row["num_questions"]) == (0, 2, 2)
     assert other["instance_id"] == 1 and other["data_source"] == "trec_coarse"
     assert json.loads(row["chunks"]) == list(INSTANCES[0].chunks)
@@ -73,6 +78,9 @@ def test_a_row_has_the_public_shapes(tmp_path):
         "question_ids": ["5733be", "x"],
         "question_chunks": [0, None],
     }
+    assert listed["prompt"] == "Read, then answer."
+    assert json.loads(listed["questions_and_answers"])[0]["answer"] == ["salt"]
+    assert json.loads(listed["metadata"])["groups"] == ["squad:Quill Bay", "é"]
 
 
 def test_a_file_without_columns_is_an_empty_data_set(tmp_path):
@@ -121,8 +129,23 @@ def test_every_published_shape_of_a_row_is_read(change):
 
 
 @pytest.mark.parametrize(
+    ("answer", "read"), [(3, ("3",)), (["salt", 2.5], ("salt", "2.5")), (["x"], ("x",))]
+)
+def test_answers_that_are_numbers_become_text(answer, read):
+    """D18: the reference stops in a debugger."""
+    pairs = json.dumps([{"question": "Which?", "answer": answer}])
+    [qa] = store.read_instance(row(questions_and_answers=pairs), "here").questions
+    assert qa.answers == read
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
+        (
+            {"questions_and_answers": [PAIR | {"answer": {"a": 1}}]},
+            r"answers\[0\]: answer: expected",
+        ),
+        ({"questions_and_answers": [PAIR | {"answer": True}]}, r"answers\[0\]: answer: expected"),
         ({"data_source": None}, "row 3: data_source: expected a name, found none"),
         ({"chunks": "[]"}, r"row 3: chunks: expected a list that is not empty, found \[\]"),
         ({"chunks": None}, "row 3: chunks: expected a list"),
@@ -141,6 +164,69 @@ def test_a_bad_row_is_named_with_its_column(change, message):
     with pytest.raises(InputError, match=message) as caught:
         store.read_instance(row(**change), "file.parquet: row 3")
     assert len(str(caught.value)) < 200 and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("found", "flat"),
+    [
+        ("{}", {}),
+        (None, {}),
+        ('{"sub_source": "squad"}', {"sub_source": "squad"}),
+        (
+            '{"data_source": "squad", "metadata": "{\\"sub_source\\": \\"ruler\\"}"}',
+            {"sub_source": "ruler", "data_source": "squad"},
+        ),
+        ('{"sub_source": NaN}', {"sub_source": None}),
+        (
+            '{"dates": {"start": "2024", "end": "2025"}}',
+            {"dates.start": "2024", "dates.end": "2025"},
+        ),
+        ('{"turns": [["a"], 1]}', {"turns": '[["a"], 1]'}),
+        ('{"x": NaN', {"metadata": '{"x": NaN'}),
+        ({"score": float("inf")}, {"score": "Infinity"}),
+        ("[1]", {"metadata": [1]}),
+    ],
+)
+def test_metadata_becomes_flat_valid_json_and_stays_so(tmp_path, found, flat):
+    """data.md 1.3: the reference nests JSON in JSON at every merge and writes NaN (D16)."""
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    path = tmp_path / "a.parquet"
+    read = store.read_instance(row(metadata=found), "here")
+    assert read.metadata == flat
+    store.save_instances(path, [read])
+    cell = pq.read_table(path).to_pylist()[0]["metadata"]
+    json.loads(cell, parse_constant=refuse)
+    again = store.load_instances(path)
+    assert again == [read]
+    store.save_instances(path, again)
+    assert pq.read_table(path).to_pylist()[0]["metadata"] == cell
+
+
+def test_a_published_row_is_written_as_it_was_read(tmp_path):
+    pairs = [{"question": "A?", "answer": ["x"]}, {"question": "B?", "answer": ["y", "z"]}]
+    published = row(questions_and_answers=json.dumps(pairs), prompt="Go.", metadata="{}")
+    store.save_instances(tmp_path / "a.parquet", [store.read_instance(published, "here")])
+    [written] = pq.read_table(tmp_path / "a.parquet").to_pylist()
+    assert json.loads(written["questions_and_answers"]) == pairs
+    for column in ("prompt", "chunks", "data_source"):
+        assert written[column] == published[column]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"id": "x"}, "metadata 'id': expected another name"),
+        ({"a": {"b": 1}}, "metadata 'a': expected text, numbers or a list"),
+        ({"a": float("nan")}, "metadata 'a': expected text, numbers or a list"),
+    ],
+)
+def test_metadata_that_is_not_flat_json_is_not_written(tmp_path, metadata, message):
+    instance = make_instance("squad", ["a"], INSTANCES[1].questions, metadata=metadata)
+    with pytest.raises(InputError, match=message):
+        store.save_instances(tmp_path / "a.parquet", [instance])
 
 
 def test_a_bad_file_is_named(tmp_path):

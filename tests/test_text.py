@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from memalpha_kit.errors import InputError
 from memalpha_kit.text import (
+    Counter,
     counter,
     normalise,
     pack_dialogues,
@@ -246,3 +249,88 @@ def test_tiktoken_positions_are_those_of_characters(monkeypatch):
     assert [measure.cut("a🙂b", n) for n in (0, 1, 3, 5, 6)] == ["", "a", "a", "a🙂", "a🙂b"]
     assert measure.count("") == 0
     assert measure.name == "tiktoken:bytes"
+
+
+@dataclass
+class Spy:
+    """A counter that adds up the characters it is shown."""
+
+    characters: int = 0
+
+    def counter(self, adds_up=True):
+        return Counter("spy", self.ends, None, adds_up)
+
+    def ends(self, text):
+        self.characters += len(text)
+        return WORDPUNCT.ends(text)
+
+
+@pytest.mark.parametrize("adds_up", [True, False])
+@pytest.mark.parametrize(
+    "text", ["word " * 9000, "A sentence of six words here. " * 1500, "long." * 9000]
+)
+def test_splitting_looks_at_each_character_a_few_times_only(text, adds_up):
+    spy = Spy()
+    pieces = split_long(text, spy.counter(adds_up), 500)
+    assert "".join(pieces) == text and all(WORDPUNCT.count(piece) <= 500 for piece in pieces)
+    assert spy.characters < 4 * len(text)
+
+
+@pytest.mark.parametrize("adds_up", [True, False])
+def test_packing_dialogues_looks_at_each_character_about_once(adds_up):
+    sessions = [[("user", "What now? " * 9), ("assistant", "Do it well. " * 40)] * 6] * 20
+    dates = [DATES[0]] * 20
+    spy = Spy()
+    chunks = pack_dialogues(sessions, dates, spy.counter(adds_up))
+    assert spy.characters < 1.3 * sum(len(chunk.text) for chunk in chunks)
+    assert chunks == pack_dialogues(sessions, dates, WORDPUNCT)
+
+
+def test_counting_fast_is_counting_the_ends():
+    for text in ("", "Nora keeps bees, doesn't she?", "¿Qué? 42_a\n\n x"):
+        for measure in (WORDS, WORDPUNCT):
+            assert measure.count(text) == len(measure.ends(text))
+
+
+@pytest.fixture(scope="module")
+def subwords(tmp_path_factory):
+    """A byte-level BPE with merges: sizes of parts do not add up to those of the whole."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    text = "Where is my dog? It ate the shoe.\n\nI do not know, it may be in the garden. " * 20
+    trainer = trainers.BpeTrainer(
+        vocab_size=320, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    tokenizer.train_from_iterator([text], trainer)
+    folder = tmp_path_factory.mktemp("subwords")
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return counter(f"hf:{folder}")
+
+
+SAID = st.lists(st.sampled_from(["Where is", " my dog?", " It ate.", "\n", " the-shoe", "é🙂"]))
+
+
+@given(
+    sessions=st.lists(
+        st.lists(st.tuples(st.sampled_from(["user", "assistant"]), SAID), max_size=8), max_size=4
+    ),
+    limit=st.integers(60, 120),
+)
+def test_dialogue_chunks_fit_where_sizes_do_not_add_up(subwords, sessions, limit):
+    spoken = [[(role, "".join(said)) for role, said in turns] for turns in sessions]
+    chunks = pack_dialogues(spoken, ["now"] * len(spoken), subwords, limit, limit - 10, 30)
+    assert all(subwords.count(chunk.text) <= limit for chunk in chunks)
+    said = "".join("".join(said) for turns in sessions for _, said in turns)
+    kept = "".join(chunk.text for chunk in chunks).replace("[Dialogue at timestamp now]", "")
+    for tag in ("<User>", "<Assistant>"):
+        kept = kept.replace(tag, "")
+    assert "".join(kept.split()) == "".join(said.split())
+
+
+@given(said=SAID, limit=st.integers(5, 30))
+def test_split_pieces_fit_where_sizes_do_not_add_up(subwords, said, limit):
+    text = "".join(said)
+    pieces = split_long(text, subwords, limit)
+    assert "".join(pieces) == text and all(subwords.count(piece) <= limit for piece in pieces)

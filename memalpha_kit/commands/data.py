@@ -1,82 +1,326 @@
-"""`memalpha data build`: raw files of one source to instances.parquet and card.json."""
+"""`memalpha data`: raw files to data sets, and what a reviewer wants to know about them.
+
+build     raw files of one source -> FOLDER/{train.parquet, test.parquet, card.json}
+merge     several data sets -> one, by a recipe or as given
+split     a data set -> the same instances, split anew
+check     statistics, provenance, ours beside the paper's, leaks
+download  raw files or published data sets from the Hugging Face hub
+example   small made-up raw files of a source
+"""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from memalpha_kit import store
-from memalpha_kit.commands.files import CARD, INSTANCES
+from memalpha_kit import dataset, store
 from memalpha_kit.config import BuildConfig
-from memalpha_kit.errors import InputError
-from memalpha_kit.records import Instance
-from memalpha_kit.sources import SOURCES, Source, source
-from memalpha_kit.text import counter
+from memalpha_kit.dataset import RECIPES, Dataset, Recipe
+from memalpha_kit.errors import InputError, closest
+from memalpha_kit.sources import SOURCES, source
+
+DEFAULT_RECIPE = "balanced"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the subcommand `build` and its options, one per field of `BuildConfig`."""
+    """Adds the subcommands; `build` has an option per field of `BuildConfig`."""
     steps = parser.add_subparsers(required=True, metavar="STEP")
-    build = steps.add_parser("build", help="raw files to instances", allow_abbrev=False)
-    build.set_defaults(parser=build)
-    build.add_argument("--source", required=True, metavar="NAME", help=", ".join(SOURCES))
-    build.add_argument("--raw", required=True, type=Path, metavar="FOLDER", help="the raw files")
-    build.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="what is written")
-    build.add_argument("--seed", type=int, default=0, help="starts every draw (default: 0)")
+    _add_build(_step(steps, "build", "raw files to a data set", build))
+    _add_merge(_step(steps, "merge", "several data sets to one", merge))
+    _add_split(_step(steps, "split", "the same instances, split anew", split))
+    _add_check(_step(steps, "check", "statistics, provenance and leaks", check))
+    _add_download(_step(steps, "download", "data sets from the Hugging Face hub", download))
+    _add_example(_step(steps, "example", "made-up raw files of a source", example))
+
+
+def main(args: argparse.Namespace) -> int:
+    """Runs the step. Raises InputError."""
+    return args.step(args)
+
+
+def _step(steps, name: str, about: str, step) -> argparse.ArgumentParser:
+    parser = steps.add_parser(name, help=about, description=about, allow_abbrev=False)
+    parser.set_defaults(parser=parser, step=step)
+    return parser
+
+
+def _out(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="what is written")
+
+
+# --- build ---------------------------------------------------------------------------------------
+
+
+def _add_build(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--source", required=True, metavar="NAME", help=", ".join(SOURCES))
+    parser.add_argument("--raw", required=True, type=Path, metavar="FOLDER", help="the raw files")
+    _out(parser)
+    parser.add_argument("--seed", type=int, default=0, help="starts every draw (default: 0)")
+    parser.add_argument(
+        "--train-ratio",
+        type=float,
+        metavar="X",
+        help="share of the training part (default: 0.9, or 0 for evaluation sources)",
+    )
     for field in dataclasses.fields(BuildConfig):
         kind = str if isinstance(field.default, str) else int
         option = f"--{field.name.replace('_', '-')}"
         text = "not set" if field.default is None else str(field.default)
-        build.add_argument(option, type=kind, default=field.default, help=f"default: {text}")
+        parser.add_argument(option, type=kind, default=field.default, help=f"default: {text}")
 
 
-def main(args: argparse.Namespace) -> int:
-    """Builds, saves, prints one line. Raises InputError."""
+def build(args: argparse.Namespace) -> int:
+    """Builds, splits, saves with a card, prints one line; nothing is written if anything fails."""
+    from memalpha_kit.datacard import build_card
+
     named = source(args.source)
     names = [field.name for field in dataclasses.fields(BuildConfig)]
     config = BuildConfig(**{name: getattr(args, name) for name in names})
-    instances = named.build(args.raw, config, args.seed)
-    store.save_instances(args.out / INSTANCES, instances)
-    card = data_card(named, args.raw, config, args.seed, instances)
-    card["data_sha256"] = store.fingerprint([args.out / INSTANCES])
-    store.save_json(args.out / CARD, card)
-    print(
-        f"{args.out / INSTANCES}: {card['instances']} instances, {card['chunks']} chunks, "
-        f"{card['questions']} questions, {card['chunk_tokens']} {config.counter} tokens"
-    )
+    ratio = dataset.share(named, config.compat) if args.train_ratio is None else args.train_ratio
+    dataset.check_free(args.out)
+    built, skips = dataset.build(named.name, args.raw, config, args.seed, ratio)
+    card = build_card(built, named, args.raw, config, args.seed, skips, ratio)
+    _save(args.out, built, card)
+    if 0 < ratio < 1 < card["instances"] and not (built.train and built.test):
+        print("all instances belong together, so one part is empty (groups in their metadata)")
+    if card["skipped"]:
+        print(f"{len(card['skipped'])} raw records left out, listed in {args.out / dataset.CARD}")
     return 0
 
 
-def data_card(
-    named: Source, raw: Path, config: BuildConfig, seed: int, instances: Sequence[Instance]
-) -> dict[str, Any]:
-    """What was built from what: settings, hashes of the raw files, counts."""
-    measure = counter(config.counter)
-    return {
-        "source": named.name,
-        "metric": named.metric,
-        "licence": named.licence,
-        "seed": seed,
-        "settings": dataclasses.asdict(config),
-        "raw_sha256": {
-            path.name: _sha256(path)
-            for pattern in named.files
-            for path in sorted(raw.glob(pattern))
-        },
-        "instances": len(instances),
-        "chunks": sum(len(instance.chunks) for instance in instances),
-        "questions": sum(len(instance.questions) for instance in instances),
-        "chunk_tokens": sum(measure.count(c) for instance in instances for c in instance.chunks),
+def _save(out: Path, data: Dataset, card: dict[str, Any]) -> None:
+    dataset.save(out, dataclasses.replace(data, card=card))
+    print(
+        f"{out}: {len(data.train)} training and {len(data.test)} test instances, "
+        f"{card['chunks']} chunks, {card['questions']} questions, {card['chunk_tokens']} "
+        f"{card['counter']} tokens"
+    )
+
+
+# --- merge ---------------------------------------------------------------------------------------
+
+
+def _add_merge(parser: argparse.ArgumentParser) -> None:
+    recipes = "; ".join(f"{name}: {recipe.about}" for name, recipe in RECIPES.items())
+    parser.add_argument(
+        "parts",
+        nargs="*",
+        type=Path,
+        metavar="FOLDER",
+        help=f"data sets, merged as given; without any, those in --data that {DEFAULT_RECIPE!r} or "
+        "--recipe names",
+    )
+    parser.add_argument("--recipe", metavar="NAME", help=recipes)
+    parser.add_argument(
+        "--data", type=Path, default=Path("data"), metavar="FOLDER", help="default: data"
+    )
+    parser.add_argument(
+        "--limit",
+        action="append",
+        default=[],
+        metavar="N|NAME=N",
+        help="largest training part of each, or of this one or this source; may be repeated",
+    )
+    parser.add_argument("--seed", type=int, default=dataset.RELEASE_SEED, help="default: 42")
+    parser.add_argument(
+        "--compat",
+        default="fixed",
+        choices=("fixed", "release"),
+        help="release: leaks between training and test are allowed",
+    )
+    _out(parser)
+
+
+def merge(args: argparse.Namespace) -> int:
+    """Merges, saves with a card, prints the counts beside the expected ones."""
+    from memalpha_kit.datacard import merge_card
+
+    recipe = _recipe(args)
+    limit, limits = _limits(args.limit)
+    parts = [dataset.read(path) for path in args.parts or _found(recipe, args.data)]
+    compat = args.compat
+    if recipe is not None:
+        parts = _in_order(parts, recipe)
+        limit = recipe.limit if limit is None else limit
+        compat = recipe.compat if compat == "fixed" else compat
+    dataset.check_free(args.out)
+    merged = dataset.merge(parts, args.out.resolve().name, limit, limits, args.seed, compat)
+    settings = {
+        **{"recipe": recipe and _recipe_name(args), "limit": limit, "limits": limits},
+        **{"seed": args.seed, "compat": compat},
     }
+    card = merge_card(merged, parts, settings, recipe)
+    _save(args.out, merged, card)
+    for name, n in card["instances_by_part"].items():
+        expected = "" if n["expected"] is None else f" (the paper: {n['expected']})"
+        print(f"  {name}: {n['found']}{expected}")
+    return 0
 
 
-def _sha256(path: Path) -> str:
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"{path}: expected a readable file, found: {error.strerror}") from error
+def _recipe_name(args: argparse.Namespace) -> str | None:
+    return args.recipe or (None if args.parts else DEFAULT_RECIPE)
+
+
+def _recipe(args: argparse.Namespace) -> Recipe | None:
+    name = _recipe_name(args)
+    if name is not None and name not in RECIPES:
+        raise InputError(f"recipe: expected a known name, found {name!r}{closest(name, RECIPES)}")
+    return RECIPES[name] if name else None
+
+
+def _limits(texts: Sequence[str]) -> tuple[int | None, dict[str, int]]:
+    """The limit of every part and those by name. Raises InputError for what is no number."""
+    limit, limits = None, {}
+    for text in texts:
+        name, equals, number = text.rpartition("=")
+        if not number.isdecimal():
+            raise InputError(f"--limit: expected N or NAME=N, found {text!r}")
+        if equals:
+            limits[name] = int(number)
+        else:
+            limit = int(number)
+    return limit, limits
+
+
+def _found(recipe: Recipe, root: Path) -> list[Path]:
+    """The folders in `root` that were built from the recipe's sources, one each."""
+    built: dict[str, list[Path]] = {}
+    for card in sorted(root.glob(f"*/{dataset.CARD}")):
+        built.setdefault(dataset.read_card(card.parent).get("name", ""), []).append(card.parent)
+    for name in recipe.parts:
+        if len(built.get(name, [])) > 1:
+            folders = ", ".join(str(path) for path in built[name])
+            raise InputError(f"{root}: expected one data set of {name}, found {folders}")
+    _check_complete(recipe, built.keys(), str(root))
+    return [built[name][0] for name in recipe.parts]
+
+
+def _in_order(parts: Sequence[Dataset], recipe: Recipe) -> list[Dataset]:
+    by_name = {part.name: part for part in parts}
+    _check_complete(recipe, by_name.keys(), "recipe")
+    if extra := sorted(by_name.keys() - set(recipe.parts)):
+        raise InputError(f"recipe: expected {', '.join(recipe.parts)} only, found {extra[0]} too")
+    return [by_name[name] for name in recipe.parts]
+
+
+def _check_complete(recipe: Recipe, names, where: str) -> None:
+    if missing := [name for name in recipe.parts if name not in names]:
+        raise InputError(
+            f"{where}: expected data sets of {', '.join(recipe.parts)}, found none of "
+            f"{', '.join(missing)}; `memalpha data build` makes them"
+        )
+
+
+# --- split ---------------------------------------------------------------------------------------
+
+
+def _add_split(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", type=Path, metavar="PATH", help="a data set or a parquet file")
+    parser.add_argument("--train-ratio", type=float, default=0.9, metavar="X", help="default: 0.9")
+    parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    parser.add_argument(
+        "--compat",
+        default="fixed",
+        choices=("fixed", "release"),
+        help="fixed: by groups; release: single instances, with seed 42",
+    )
+    _out(parser)
+
+
+def split(args: argparse.Namespace) -> int:
+    """Puts both parts together, splits them, saves with a card."""
+    from memalpha_kit.datacard import split_card
+
+    old = dataset.read(args.data)
+    dataset.check_free(args.out)
+    both = (*old.train, *old.test)
+    if args.compat == "release":
+        train, test = dataset.split_release(both, args.train_ratio)
+    else:
+        train, test = dataset.split(both, args.train_ratio, args.seed)
+    new = Dataset(old.name, tuple(train), tuple(test))
+    rule = "instances" if args.compat == "release" else "groups"
+    made = {"train_ratio": args.train_ratio, "rule": rule, "seed": args.seed}
+    _save(args.out, new, split_card(new, old, made))
+    return 0
+
+
+# --- check ---------------------------------------------------------------------------------------
+
+
+def _add_check(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", nargs="+", type=Path, metavar="PATH", help="data sets")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("reports/data_check"),
+        metavar="FOLDER",
+        help="where the CSV files go (default: reports/data_check)",
+    )
+    parser.add_argument("--counter", default="wordpunct", help="of the token columns")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes")
+    parser.add_argument("--strict", action="store_true", help="exit code 1 if there is a leak")
+
+
+def check(args: argparse.Namespace) -> int:
+    """Prints and saves the tables of `datacard.tables`. 1 if there is a leak under `--strict`."""
+    from memalpha_kit import datacard
+
+    if args.workers < 1:
+        raise InputError(f"--workers: expected at least 1, found {args.workers}")
+    tables = datacard.tables(args.data, args.counter, args.workers)
+    for name, table in tables.items():
+        store.save_table(args.out / f"{name}.csv", table)
+    print(datacard.as_text(tables))
+    print(f"\n{args.out}: {', '.join(f'{name}.csv' for name in tables)}")
+    return int(args.strict and any(tables["leaks"]["leak"]))
+
+
+# --- download ------------------------------------------------------------------------------------
+
+
+def _add_download(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "name", nargs="?", metavar="OWNER/NAME", help="the data set; none with --dry-run: all"
+    )
+    parser.add_argument("--revision", metavar="HEX", help="commit of the data set, 40 hex digits")
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="default: data/ and the name in small letters"
+    )
+    parser.add_argument("--any-rows", action="store_true", help="accept other numbers of rows")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
+
+
+def download(args: argparse.Namespace) -> int:
+    """Fetches and checks a data set, or says what that would be."""
+    from memalpha_kit import hub
+
+    if args.name is None and not args.dry_run:
+        raise InputError(f"download: expected a data set: {', '.join(hub.hub_sets())}")
+    for name in [args.name] if args.name else hub.hub_sets():
+        out = args.out or Path("data") / name.rpartition("/")[2].lower()
+        done = hub.download(name, args.revision, out, args.dry_run, args.any_rows)
+        print("\n".join(hub.describe(done)))
+    return 0
+
+
+# --- example -------------------------------------------------------------------------------------
+
+
+def _add_example(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--source", required=True, metavar="NAME", help="whose raw files")
+    _out(parser)
+    parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    parser.add_argument("--size", default="small", choices=("small", "medium"))
+
+
+def example(args: argparse.Namespace) -> int:
+    """Writes made-up raw files and prints their names."""
+    from memalpha_kit.rawgen import make_raw
+
+    for path in make_raw(args.out, args.source, args.seed, args.size):
+        print(path)
+    return 0

@@ -10,29 +10,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from memalpha_kit import store
+from memalpha_kit import dataset, store
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import Instance
 
-INSTANCES = "instances.parquet"
-CARD = "card.json"
-
 
 def data_file(path: Path) -> Path:
-    """The parquet file that a path means: itself, or the one of a built folder.
+    """The parquet file that a path means: itself, or the test part of a data set in a folder.
 
-    A folder may hold `instances.parquet` (ours) or `test.parquet` (published). Raises InputError.
+    Raises InputError if there is none, or if the part is in several files.
     """
     if path.is_file():
         return path
-    names = (INSTANCES, "test.parquet")
-    found = next((path / name for name in names if (path / name).is_file()), None)
-    if found is None:
+    found = dataset.part_files(path, "test")
+    if len(found) != 1:
+        names = ", ".join(file.name for file in found) or "none"
         raise InputError(
-            f"{path}: expected a parquet file or a folder with {' or '.join(names)}, found none; "
+            f"{path}: expected a parquet file or a folder with {dataset.TEST}, found {names}; "
             "`memalpha data build` makes one"
         )
-    return found
+    return found[0]
 
 
 def load_data(paths: Sequence[Path]) -> list[Instance]:

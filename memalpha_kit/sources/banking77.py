@@ -17,7 +17,7 @@ from pathlib import Path
 from memalpha_kit.config import BuildConfig
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import Instance
-from memalpha_kit.sources.building import raw_file, read_text
+from memalpha_kit.sources.building import Skips, raw_file, read_text
 from memalpha_kit.sources.labelled import Sample, build_labelled, label_table
 
 TRAIN, TEST = FILES = ("banking77_train.csv", "banking77_test.csv")
@@ -67,7 +67,7 @@ def labels(raw: Path) -> tuple[str, ...]:
     return label_table(read_samples(raw_file(raw, TRAIN)))
 
 
-def build(raw: Path, config: BuildConfig, seed: int) -> list[Instance]:
+def build(raw: Path, config: BuildConfig, seed: int, skips: Skips) -> list[Instance]:
     """Instances whose labels are the 77 intents."""
     train, test = (read_samples(raw_file(raw, name)) for name in FILES)
     return build_labelled("banking77", train, test, config, seed)

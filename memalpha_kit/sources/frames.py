@@ -5,8 +5,9 @@
     Lake Orvane lies north of Tessin and freezes every winter.
     <Assistant>Noted.
 
-The header and the tags are facts of the format (data.md 2.0); lead-ins and acknowledgements are
-our own. The day is the chunk's index counted from 2024-01-01.
+The header and the tags are facts of the format (data.md 2.0); lead-ins, acknowledgements and the
+reader's request are our own. The day is the chunk's index counted from 2024-01-01; a book is read
+on days that are one to three apart.
 """
 
 from __future__ import annotations
@@ -101,3 +102,23 @@ def frame_all(
         frame(content, day, rng.choice(lead_ins), rng.choice(ACKNOWLEDGEMENTS))
         for day, content in enumerate(contents)
     )
+
+
+BOOK_REQUEST = (
+    "Please remember what was read on {date}: keep the details, and keep a summary of the whole "
+    "book that grows with every part."
+)
+
+
+def reading_days(n: int, rng: random.Random) -> list[date]:
+    """The days on which `n` parts of a book are read: the first day, then 1 to 3 days apart."""
+    days = [FIRST_DAY]
+    while len(days) < n:
+        days.append(days[-1] + timedelta(days=rng.randint(1, 3)))
+    return days[:n]
+
+
+def book_frame(content: str, day: date) -> str:
+    """`content` as the part of a book that the user read on that day."""
+    header = f"[Event happened on {day.isoformat()} The user is reading a book]"
+    return f"{header}\n<User> {content}\n\n<System> {BOOK_REQUEST.format(date=day.isoformat())}"

@@ -20,13 +20,13 @@ from typing import Any
 from memalpha_kit.config import BuildConfig
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, Instance, make_instance
-from memalpha_kit.sources.building import raw_file, read_json, take
+from memalpha_kit.sources.building import Skips, raw_file, read_json, take
 from memalpha_kit.text import DialogueChunk, counter, pack_dialogues
 
 FILES = ("longmemeval*.json",)
 
 
-def build(raw: Path, config: BuildConfig, seed: int) -> list[Instance]:
+def build(raw: Path, config: BuildConfig, seed: int, skips: Skips) -> list[Instance]:
     """One instance per record, at most `config.instances`. Nothing is drawn: `seed` is not used.
 
     Raises InputError, naming record and field, for one that is missing or has another type.

@@ -16,7 +16,7 @@ from pathlib import Path
 from memalpha_kit.config import BuildConfig
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import Instance
-from memalpha_kit.sources.building import raw_file, read_text
+from memalpha_kit.sources.building import Skips, raw_file, read_text
 from memalpha_kit.sources.labelled import Sample, build_labelled, label_table
 
 TRAIN, TEST = FILES = ("trec_train.label", "trec_test.label")
@@ -42,12 +42,12 @@ def read_samples(path: Path, fine: bool) -> list[Sample]:
     return samples
 
 
-def build_coarse(raw: Path, config: BuildConfig, seed: int) -> list[Instance]:
+def build_coarse(raw: Path, config: BuildConfig, seed: int, skips: Skips) -> list[Instance]:
     """Instances whose labels are the 6 coarse classes."""
     return _build("trec_coarse", raw, config, seed)
 
 
-def build_fine(raw: Path, config: BuildConfig, seed: int) -> list[Instance]:
+def build_fine(raw: Path, config: BuildConfig, seed: int, skips: Skips) -> list[Instance]:
     """Instances whose labels are the 50 fine classes."""
     return _build("trec_fine", raw, config, seed)
 

@@ -1,0 +1,383 @@
+"""`memalpha data`: from raw files to a checked, merged data set, on made-up raw files."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from memalpha_kit import cli, dataset, sources, store
+from memalpha_kit.config import BuildConfig
+from memalpha_kit.dataset import RECIPES, Dataset
+from memalpha_kit.errors import InputError
+from memalpha_kit.rawgen import make_raw
+from memalpha_kit.records import QA, make_instance
+
+ICL = ("icl_trec_coarse_6600shot_balance", "icl_nlu_8296shot_balance")
+SMALL = {
+    "hotpotqa": ("--article-tokens", 800),
+    "lme_train": ("--chunk-max-tokens", 400, "--dialogue-close-tokens", 300),
+}
+"""Settings that give several instances where the defaults give one from so little raw text."""
+
+
+def run(*words) -> int:
+    try:
+        return cli.main(["data", *map(str, words)])
+    except SystemExit as stopped:
+        return stopped.code
+
+
+def raw(folder: Path, source: str) -> Path:
+    """A folder with made-up raw files of a source."""
+    make_raw(folder / source, source)
+    return folder / source
+
+
+def build(folder: Path, source: str, *options, out: str | None = None) -> Path:
+    """The folder of a data set, built from made-up raw files."""
+    target = folder / (out or source)
+    found = folder / "raw" / source
+    words = ("--source", source, "--raw", found if found.is_dir() else raw(folder / "raw", source))
+    assert run("build", *words, "--out", target, *options) == 0
+    return target
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def read_card(folder: Path) -> dict:
+    return json.loads((folder / "card.json").read_text())
+
+
+# --- build ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", ["hotpotqa", "lme_train"])
+def test_a_training_source_is_split_by_groups(tmp_path, source):
+    folder = build(tmp_path, source, *SMALL.get(source, ()))
+    data, card = dataset.read(folder), read_card(folder)
+    assert data.train and not dataset.shared_groups(data.train, data.test)
+    assert all(instance.metadata["groups"] for instance in data.train)
+    assert card["split"]["rule"] == "groups" and card["split"]["shared_groups"] == 0
+    assert sorted(content(folder)) == ["card.json", "test.parquet", "train.parquet"]
+
+
+def test_the_release_splits_instances_and_shares_groups(tmp_path):
+    folder = build(tmp_path, "ttl_train", "--compat", "release", "--instances", 20, "--rows", "any")
+    data, card = dataset.read(folder), read_card(folder)
+    assert (len(data.train), len(data.test)) == (36, 4)
+    config = BuildConfig(compat="release", instances=20, rows="any")
+    built = sources.build("ttl_train", tmp_path / "raw" / "ttl_train", config, 0)
+    train, test = dataset.split_release(built, 0.9)
+    assert [i.id for i in data.train] == [i.id for i in train]
+    assert [i.id for i in data.test] == [i.id for i in test]
+    assert card["split"]["rule"] == "instances" and card["split"]["shared_groups"] > 0
+
+
+def test_an_evaluation_source_has_an_empty_training_file_with_all_columns(tmp_path):
+    folder = build(tmp_path, ICL[0], "--rows", "any")
+    table = pq.read_table(folder / "train.parquet")
+    assert (table.num_rows, table.column_names) == (0, list(store.COLUMNS))
+    [row] = pq.read_table(folder / "test.parquet").to_pylist()
+    assert row["prompt"] and row["data_source"] == ICL[0]
+    for pair in json.loads(row["questions_and_answers"]):
+        assert set(pair) == {"question", "answer"} and isinstance(pair["answer"], list)
+
+
+def test_the_card_is_what_a_reviewer_asks_for(tmp_path):
+    folder = build(tmp_path, "trec_coarse", "--seed", 7)
+    card, files = read_card(folder), content(folder)
+    assert card["seed"] == 7 and card["settings"]["counter"] == "wordpunct"
+    assert card["labels"] == {"trec_coarse": ["ABBR", "DESC", "ENTY", "HUM", "LOC", "NUM"]}
+    for name, digest in card["raw_sha256"].items():
+        assert digest == store.sha256(tmp_path / "raw" / "trec_coarse" / name)
+    assert sorted(card["raw_sha256"]) == ["trec_test.label", "trec_train.label"]
+    for name, digest in card["data_sha256"].items():
+        assert digest == store.sha256(folder / name)
+    data = dataset.read(folder)
+    assert card["instances"] == len(data.train) + len(data.test)
+    assert card["questions"] == sum(len(i.questions) for i in (*data.train, *data.test))
+    assert card["parts_counts"]["test"]["chunks"] == sum(len(i.chunks) for i in data.test)
+    for key in ("licence", "revision", "metric", "skipped", "dropped", "versions"):
+        assert key in card
+    assert b"NaN" not in files["card.json"] and str(tmp_path).encode() not in files["card.json"]
+
+
+def test_the_same_command_gives_the_same_bytes_with_any_number_of_workers(tmp_path):
+    first = content(build(tmp_path, "hotpotqa", "--workers", 1))
+    assert first == content(build(tmp_path, "hotpotqa", "--workers", 4))
+    assert first == content(build(tmp_path, "hotpotqa", out="elsewhere"))
+    assert first != content(build(tmp_path, "hotpotqa", "--seed", 1))
+
+
+def test_a_build_does_not_depend_on_the_hash_seed(tmp_path, root):
+    folder = raw(tmp_path, "lme_train")
+    command = (sys.executable, "-m", "memalpha_kit", "data", "build", "--source", "lme_train")
+    found = []
+    for seed in "12":
+        out = tmp_path / seed / "lme_train"
+        subprocess.run(
+            [*command, "--raw", str(folder), "--out", str(out)],
+            cwd=root,
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            check=True,
+            capture_output=True,
+        )
+        found.append(content(out))
+    assert found[0] == found[1]
+
+
+def break_trec(folder):
+    with open(folder / "trec_train.label", "a") as file:
+        file.write("no label here\n")
+
+
+def test_a_build_that_fails_leaves_the_old_data_set_and_nothing_else(tmp_path, capsys):
+    folder = build(tmp_path / "x", "trec_coarse")
+    before = content(folder)
+    files = tmp_path / "x" / "raw" / "trec_coarse"
+    break_trec(files)
+    options = ("--source", "trec_coarse", "--raw", files)
+    assert run("build", *options, "--out", folder) == 2
+    assert run("build", *options, "--out", tmp_path / "y" / "new") == 2
+    shown = capsys.readouterr().err.splitlines()
+    assert len(shown) == 2 and "trec_train.label:" in shown[0]
+    assert content(folder) == before
+    assert sorted(os.listdir(tmp_path)) == ["x"]
+    assert sorted(os.listdir(tmp_path / "x")) == ["raw", "trec_coarse"]
+
+
+def test_bad_records_can_be_left_out_and_are_listed(tmp_path, capsys):
+    folder = raw(tmp_path / "raw", "hotpotqa")
+    path = folder / "hotpotqa_train.json"
+    records = json.loads(path.read_text())
+    records[3].pop("question")
+    path.write_text(json.dumps(records))
+    options = ("--source", "hotpotqa", "--raw", folder, "--out", tmp_path / "h")
+    assert run("build", *options) == 2
+    assert not (tmp_path / "h").exists()
+    assert run("build", *options, "--on-error", "skip") == 0
+    assert "1 raw records left out, listed in" in capsys.readouterr().out
+    [line] = read_card(tmp_path / "h")["skipped"]
+    assert "record 3" in line and "question" in line
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--train-ratio 2", "train ratio: expected a number from 0 to 1, found 2.0"),
+        ("--workers 0", "workers: expected at least 1"),
+        ("--compat releas", "compat: found 'releas'; did you mean 'release'"),
+        ("--on-error ignore", "on_error: found 'ignore'"),
+        ("--sed 3", "did you mean '--seed'"),
+    ],
+)
+def test_wrong_options_are_one_line(tmp_path, capsys, options, message):
+    folder = raw(tmp_path, "trec_coarse")
+    words = ("--source", "trec_coarse", "--raw", folder, "--out", tmp_path / "o")
+    assert run("build", *words, *options.split()) == 2
+    shown = capsys.readouterr().err
+    assert message in shown and shown.count("\n") == 1
+    assert not (tmp_path / "o").exists()
+
+
+def test_another_folder_is_never_replaced(tmp_path, capsys):
+    (tmp_path / "o").mkdir()
+    (tmp_path / "o" / "thesis.tex").write_text("mine")
+    folder = raw(tmp_path, "trec_coarse")
+    assert run("build", "--source", "trec_coarse", "--raw", folder, "--out", tmp_path / "o") == 2
+    assert "found thesis.tex" in capsys.readouterr().err
+    assert os.listdir(tmp_path / "o") == ["thesis.tex"]
+
+
+# --- merge ---------------------------------------------------------------------------------------
+
+
+def part(root: Path, name: str, n_train: int, n_test: int = 1, compat: str = "fixed") -> Path:
+    """A data set whose card says that it was built from a source."""
+    rows = [
+        make_instance(name, [f"{name} {i}"], [QA("q", f"{name} {i}?", ("x",))])
+        for i in range(n_train + n_test)
+    ]
+    role = sources.source(name).role
+    card = {"name": name, "source": name, "role": role, "settings": {"compat": compat}}
+    dataset.save(root / name, Dataset(name, tuple(rows[:n_train]), tuple(rows[n_train:]), card))
+    return root / name
+
+
+@pytest.fixture
+def parts(tmp_path) -> Path:
+    """All seven training sources with the paper's numbers of training instances."""
+    sizes = RECIPES["balanced"].expected | {"squad": 264, "hotpotqa": 150, "ttl_train": 360}
+    for name, n in sizes.items():
+        part(tmp_path / "data", name, n)
+    return tmp_path / "data"
+
+
+def test_the_default_recipe_is_the_balanced_set_of_562(parts, tmp_path, capsys):
+    assert run("merge", "--data", parts, "--out", tmp_path / "memalpha") == 0
+    shown = capsys.readouterr().out
+    assert "562 training and 7 test instances" in shown and "squad: 100 (the paper: 100)" in shown
+    card = read_card(tmp_path / "memalpha")
+    assert card["settings"]["recipe"] == "balanced" and len(card["parts"]) == 7
+    assert {n["found"] == n["expected"] for n in card["instances_by_part"].values()} == {True}
+    order = [i.source for i in dataset.read(tmp_path / "memalpha").test]
+    assert order == list(RECIPES["balanced"].parts)
+    named = [parts / name for name in reversed(RECIPES["balanced"].parts)]
+    assert run("merge", *named, "--recipe", "balanced", "--out", tmp_path / "again") == 0
+    assert {k: v for k, v in content(tmp_path / "again").items() if k != "card.json"} == {
+        k: v for k, v in content(tmp_path / "memalpha").items() if k != "card.json"
+    }
+
+
+def test_the_default_recipe_refuses_the_leaking_ttl_train(parts, tmp_path, capsys):
+    shutil.rmtree(parts / "ttl_train")
+    part(parts, "ttl_train", 360, compat="release")
+    assert run("merge", "--data", parts, "--out", tmp_path / "m") == 2
+    assert "ttl_train: expected a part built without --compat release" in capsys.readouterr().err
+    assert not (tmp_path / "m").exists()
+    words = ("--data", parts, "--recipe", "balanced_release", "--out", tmp_path / "m")
+    assert run("merge", *words) == 0
+
+
+def test_missing_parts_are_errors(parts, tmp_path, capsys):
+    """D17: the release warns and goes on with a smaller set."""
+    shutil.rmtree(parts / "perltqa")
+    assert run("merge", "--data", parts, "--out", tmp_path / "m") == 2
+    assert "found none of perltqa" in capsys.readouterr().err
+    assert run("merge", parts / "squad", parts / "perltqa", "--out", tmp_path / "m") == 2
+    assert "perltqa: expected a folder with train.parquet" in capsys.readouterr().err
+    shutil.copytree(parts / "squad", parts / "squad2")
+    part(parts, "perltqa", 27)
+    assert run("merge", "--data", parts, "--out", tmp_path / "m") == 2
+    assert "expected one data set of squad, found" in capsys.readouterr().err
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_part_that_is_all_test_counts_as_none_in_training(parts, tmp_path, capsys):
+    part(parts, "squad", 0, 1)
+    assert run("merge", "--data", parts, "--out", tmp_path / "m") == 0
+    assert "squad: 0 (the paper: 100)" in capsys.readouterr().out
+
+
+def test_limits_are_read_from_the_command_line(parts, tmp_path, capsys):
+    words = (parts / "squad", parts / "hotpotqa", "--out", tmp_path / "m", "--limit")
+    assert run("merge", *words, 20, "--limit", "squad=7") == 0
+    assert "27 training and 2 test instances" in capsys.readouterr().out
+    assert read_card(tmp_path / "m")["settings"]["limits"] == {"squad": 7}
+    for wrong, message in (("x", "expected N or NAME=N"), ("squat=3", "did you mean 'squad'")):
+        assert run("merge", *words, wrong) == 2
+        assert message in capsys.readouterr().err
+    assert run("merge", parts / "squad", "--recipe", "balancd", "--out", tmp_path / "m") == 2
+    assert "did you mean 'balanced'" in capsys.readouterr().err
+
+
+def test_evaluation_sets_are_merged_as_one(tmp_path, capsys):
+    for name in RECIPES["memoryagentbench"].parts:
+        part(tmp_path / "data", name, 0, 1)
+    words = ("--data", tmp_path / "data", "--recipe", "memoryagentbench")
+    assert run("merge", *words, "--out", tmp_path / "memoryagentbench") == 0
+    assert "longmemeval_s*: 1 (the paper: 5)" in capsys.readouterr().out
+    assert pq.read_table(tmp_path / "memoryagentbench" / "train.parquet").num_columns == 8
+
+
+# --- split ---------------------------------------------------------------------------------------
+
+
+def test_a_published_file_is_split_without_leaks(tmp_path, capsys):
+    path = part(tmp_path, "squad", 0, 20) / "test.parquet"
+    assert run("split", path, "--out", tmp_path / "new", "--seed", 3) == 0
+    assert "18 training and 2 test instances" in capsys.readouterr().out
+    assert read_card(tmp_path / "new")["split"]["rule"] == "groups"
+    assert run("split", tmp_path / "new", "--compat", "release", "--out", tmp_path / "old") == 0
+    card = read_card(tmp_path / "old")
+    assert card["split"]["rule"] == "instances" and card["made_by"] == "split"
+
+
+# --- check ---------------------------------------------------------------------------------------
+
+
+def test_the_check_finds_the_known_leak_and_the_default_does_not_have_it(tmp_path, capsys):
+    """D1: the release cuts ttl_train from the rows that MemoryAgentBench is scored on."""
+    evaluation = []
+    files = raw(tmp_path / "raw", "ttl_train")
+    for name in ICL:
+        words = ("--source", name, "--raw", files, "--out", tmp_path / name, "--rows", "any")
+        assert run("build", *words) == 0
+        evaluation.append(tmp_path / name)
+    leaking = build(
+        *(tmp_path, "ttl_train", "--compat", "release", "--instances", 5, "--rows", "any"),
+        out="leaking",
+    )
+    clean = build(tmp_path, "ttl_train", "--instances", 5, "--rows", "any", out="clean")
+    capsys.readouterr()
+    out = tmp_path / "report"
+    assert run("check", leaking, *evaluation, "--out", out, "--strict") == 1
+    assert "ttl_train/icl_nlu_8296shot_balance" in capsys.readouterr().out
+    table = pd.read_csv(out / "leaks.csv").set_index(["train", "test"])
+    for name in ICL:
+        row = table.loc[(f"ttl_train/{name}", name)]
+        assert row["leak"] == "groups, questions, contexts"
+        assert row["repeated"] == row["questions"] == row["same_question"]
+        assert row["same_number"] == row["shared_samples"] > 0
+    assert run("check", clean, *evaluation, "--out", out, "--strict") == 0
+    table = pd.read_csv(out / "leaks.csv")
+    assert (table[["groups", "same_question", "shown", "shared_samples"]] == 0).all(axis=None)
+
+
+def test_the_check_saves_what_it_prints(tmp_path, capsys):
+    folder = build(tmp_path, "hotpotqa", *SMALL["hotpotqa"])
+    assert run("check", folder, "--out", tmp_path / "report", "--counter", "words") == 0
+    shown = capsys.readouterr().out
+    names = ("statistics", "histograms", "paper", "provenance", "leaks")
+    assert sorted(os.listdir(tmp_path / "report")) == sorted(f"{name}.csv" for name in names)
+    rows = pd.read_csv(tmp_path / "report" / "statistics.csv")
+    assert set(rows["counter"]) == {"words"} and set(rows["category"]) == {"AR"}
+    origin = pd.read_csv(tmp_path / "report" / "provenance.csv").iloc[0]
+    assert origin["licence"] in shown and origin["data_sha256"].count(" ") == 3
+    assert "/ 1,966" in shown
+
+
+def test_what_cannot_be_checked_is_named(tmp_path, capsys):
+    assert run("check", tmp_path / "nowhere", "--out", tmp_path / "r") == 2
+    assert "nowhere: expected a folder with train.parquet" in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()
+
+
+# --- download, example ---------------------------------------------------------------------------
+
+
+def test_a_dry_run_names_everything_that_can_be_downloaded(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run("download", "--dry-run") == 0
+    shown = capsys.readouterr().out
+    for name in ("YuWangX/Memalpha:", "YuWangX/Memalpha-Memoryagentbench:", "to data/memalpha\n"):
+        assert name in shown
+    assert run("download", "YuWangX/Memalpa", "--dry-run") == 2
+    assert "did you mean 'YuWangX/Memalpha'" in capsys.readouterr().err
+    assert run("download") == 2 and "expected a data set" in capsys.readouterr().err
+    assert run("download", "YuWangX/Memalpha") == 2
+    assert "40 hex digits" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == []
+
+
+def test_example_raw_files_are_written_and_named(tmp_path, capsys):
+    assert run("example", "--source", "squad", "--out", tmp_path / "raw", "--seed", 4) == 0
+    [path] = capsys.readouterr().out.split()
+    assert Path(path).is_file()
+    assert run("example", "--source", "squat", "--out", tmp_path / "raw") == 2
+
+
+def test_every_source_says_what_to_expect_of_a_folder_without_its_files(tmp_path):
+    for name in sources.SOURCES:
+        with pytest.raises(InputError, match="expected"):
+            dataset.build(name, tmp_path, BuildConfig(), 0)

@@ -1,0 +1,315 @@
+"""Splits without leaks, the release's draws, merges and folders (data.md 4, 6.1, 7.9)."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections import Counter as Tally
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from memalpha_kit import dataset, store
+from memalpha_kit.dataset import RECIPES, Dataset, merge, shared_groups, split, split_release
+from memalpha_kit.errors import DiskError, InputError
+from memalpha_kit.records import QA, make_instance
+
+
+def instance(name, source="squad", groups=(), question=None):
+    """An instance whose only chunk is `name`, with a question of its own."""
+    asked = QA("q0", question or f"What is {name}?", ("x",))
+    metadata = {"groups": list(groups)} if groups else {}
+    return make_instance(source, [name], [asked], metadata=metadata)
+
+
+def named(instances):
+    """The names that `instance` was given."""
+    return [one.chunks[0] for one in instances]
+
+
+def many(*names, source="squad"):
+    return tuple(instance(name, source) for name in names)
+
+
+# --- The release's draws -------------------------------------------------------------------------
+
+
+def test_the_release_split_gives_the_worked_example():
+    """data.md 7.9."""
+    train, test = split_release(many(*map(str, range(10))), 0.9)
+    assert named(train) == list("732856940") and named(test) == ["1"]
+
+
+def test_sampling_gives_the_worked_example_and_is_that_of_pandas():
+    """data.md 7.9."""
+    rows = many(*map(str, range(9)))
+    assert named(dataset.sample(rows, 4, 42)) == list("7150")
+    for seed in (0, 7, 42):
+        frame = pd.DataFrame({"name": named(rows)}).sample(n=5, random_state=seed)
+        assert named(dataset.sample(rows, 5, seed)) == list(frame["name"])
+    assert dataset.sample(rows, 9, 42) == list(rows) == dataset.sample(rows, None, 42)
+
+
+def test_400_classification_instances_are_split_and_sampled_as_in_the_paper():
+    """data.md 4.3: 180/180 and 20/20 by the split, 51/49 by the limit of 100."""
+    both = [*many(*map(str, range(200)), source="trec"), *many(*map(str, range(200)), source="nlu")]
+    train, test = split_release(both, 0.9)
+    assert Tally(i.source for i in train) == {"trec": 180, "nlu": 180}
+    assert Tally(i.source for i in test) == {"trec": 20, "nlu": 20}
+    part = Dataset("ttl_train", tuple(train), tuple(test))
+    limited = merge([part], "m", limit=100, compat="release")
+    assert Tally(i.source for i in limited.train) == {"trec": 51, "nlu": 49}
+    assert len(limited.test) == 40
+
+
+A = Dataset("A", many("a0", "a1", "a2"), many("ta"))
+B = Dataset("B", many("b0", "b1"), many("tb"))
+
+
+def test_a_merge_gives_the_worked_example(tmp_path):
+    """data.md 7.9."""
+    merged = merge([A, B], "AB", limit=2)
+    assert named(merged.train) == ["b0", "a1", "b1", "a0"] and named(merged.test) == ["ta", "tb"]
+    dataset.save(tmp_path / "AB", merged)
+    ids = [row["instance_id"] for row in pq.read_table(tmp_path / "AB/train.parquet").to_pylist()]
+    assert ids == [0, 1, 2, 3]
+
+
+def test_the_counts_of_the_recipes_are_those_of_the_paper():
+    sums = {name: sum(recipe.expected.values()) for name, recipe in RECIPES.items()}
+    assert sums == {
+        **{"balanced": 562, "balanced_release": 567, "full": 4139, "memoryagentbench": 112}
+    }
+    for recipe in RECIPES.values():
+        assert set(recipe.parts) == set(recipe.expected)
+    assert [name for name, recipe in RECIPES.items() if recipe.compat == "release"] == [
+        "balanced_release"
+    ]
+
+
+def test_the_paper_counts_follow_from_nine_tenths():
+    """data.md 4.3, column "by the code's rule"."""
+    full = {"squad": 294, "hotpotqa": 2185, "perltqa": 31, "lme_train": 50, "ttl_train": 400}
+    for name, n in (full | {"booksum": 1542}).items():
+        train, _ = split_release(range(n), 0.9)
+        assert len(train) == RECIPES["full"].expected[name]
+
+
+# --- Splits that do not leak ---------------------------------------------------------------------
+
+
+def test_nothing_that_belongs_together_is_on_both_sides():
+    """D2: the release's split leaves most articles on both sides of this chain of neighbours."""
+    chain = [instance(str(i), groups=[f"a{i // 3}", f"a{(i + 1) // 3}"]) for i in range(0, 300, 3)]
+    books = [instance(f"b{i}", groups=[f"book {i // 5}"]) for i in range(200)]
+    for seed in range(5):
+        train, test = split(chain + books, 0.9, seed)
+        assert not shared_groups(train, test)
+        assert 25 <= len(test) <= 30 and len(train) + len(test) == 300
+    assert shared_groups(*split_release(chain + books, 0.9))
+
+
+def test_instances_linked_by_a_third_one_stay_together():
+    ends = [instance("a", groups=["x"]), instance("b", groups=["y"]), instance("c", groups=["z"])]
+    assert dataset.components(ends) == [[0], [1], [2]]
+    assert dataset.components([*ends, instance("d", groups=["z", "x"])]) == [[0, 2, 3], [1]]
+
+
+def test_the_side_of_an_instance_depends_on_the_seed_alone():
+    rows = many(*map(str, range(50)))
+    assert split(rows, 0.9, 3) == split(rows, 0.9, 3) != split(rows, 0.9, 4)
+    train, test = split(rows, 0.9, 3)
+    assert [i for i in rows if i in train] == train and [i for i in rows if i in test] == test
+
+
+def test_without_named_groups_the_questions_are_the_group():
+    """Published ttl_train rows: all instances of a source ask the same questions (D1, D2)."""
+    same = [instance(str(i), question="Why?") for i in range(10)]
+    train, test = split(same, 0.9, 0)
+    assert (len(train), len(test)) == (10, 0)
+    one_more = [*same, instance("other")]
+    assert named(split(one_more, 0.9, 0)[1]) == ["other"]
+
+
+def test_every_source_is_split_on_its_own():
+    """A corpus whose instances all hang together is never the test part of another one."""
+    whole = [instance(str(i), "x", groups=["one"]) for i in range(20)]
+    loose = [instance(str(i), "y") for i in range(20)]
+    train, test = split([*whole, *loose], 0.9, 0)
+    assert Tally(i.source for i in train) == {"x": 20, "y": 18}
+    assert Tally(i.source for i in test) == {"y": 2}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "held_out"),
+    [([1], 1), ([], 0), ([20], 0), ([12, 8], 8), ([10, 10], 10), ([19, 1], 1)],
+)
+def test_large_groups_leave_a_test_part_where_they_can(sizes, held_out):
+    rows = [
+        instance(f"{g}/{i}", groups=[str(g)]) for g, size in enumerate(sizes) for i in range(size)
+    ]
+    train, test = split(rows, 0.95, 0)
+    assert len(test) == held_out and len(train) + len(test) == sum(sizes)
+
+
+@pytest.mark.parametrize("ratio", [-0.1, 1.1, float("nan")])
+def test_a_ratio_outside_0_and_1_is_refused(ratio):
+    for way in (lambda: split(many("a"), ratio, 0), lambda: split_release(many("a"), ratio)):
+        with pytest.raises(InputError, match="train ratio: expected a number from 0 to 1"):
+            way()
+
+
+# --- Merges --------------------------------------------------------------------------------------
+
+
+def test_merging_evaluation_parts_leaves_a_training_file_with_all_columns(tmp_path):
+    """data.md 7.9; the release writes a file without columns (D16)."""
+    parts = [Dataset("x", (), many("a", source="x")), Dataset("y", (), many("b", source="y"))]
+    dataset.save(tmp_path / "m", merge(parts, "m"))
+    table = pq.read_table(tmp_path / "m" / "train.parquet")
+    assert (table.num_rows, table.column_names) == (0, list(store.COLUMNS))
+    assert named(dataset.read(tmp_path / "m").test) == ["a", "b"]
+
+
+def test_merging_the_merged_again_leaves_metadata_unchanged(tmp_path):
+    """data.md 7.9."""
+    part = Dataset("A", (instance("a", groups=["g"]), instance("b")), ())
+    cells = []
+    for _ in range(3):
+        dataset.save(tmp_path / "m", merge([part], "m"))
+        part = dataset.read(tmp_path / "m")
+        rows = pq.read_table(tmp_path / "m" / "train.parquet").to_pylist()
+        cells.append(sorted(row["metadata"] for row in rows))
+    assert cells[0] == cells[1] == cells[2]
+    assert any(json.loads(cell).get("groups") == ["g"] for cell in cells[0])
+
+
+def test_limits_hold_per_part_or_per_source_inside_one():
+    """D35."""
+    ttl = Dataset("ttl", many("a", "b", "c", source="x") + many("d", "e", source="y"), ())
+    count = lambda merged: Tally(i.source for i in merged.train)  # noqa: E731
+    assert count(merge([ttl, A], "m", limits={"ttl": 4}))["squad"] == 3
+    assert count(merge([ttl], "m", limits={"x": 1})) == {"x": 1, "y": 2}
+    assert count(merge([ttl], "m", limit=2, limits={"ttl": 5})) == {"x": 3, "y": 2}
+    with pytest.raises(InputError, match="limit: expected a part or source, found 'ttk'; did you"):
+        merge([ttl], "m", limits={"ttk": 1})
+    with pytest.raises(InputError, match="limit: expected at least 1, found 0"):
+        merge([ttl], "m", limit=0)
+
+
+def test_a_merge_that_leaks_is_refused_unless_the_release_is_asked_for():
+    groups = {"groups": ["squad:Oxygen"]}
+    left, right = (instance(name, groups=groups["groups"]) for name in "ab")
+    straddling = [Dataset("A", (left,), ()), Dataset("B", (), (right,))]
+    released = Dataset("ttl_train", (left,), (), {"settings": {"compat": "release"}})
+    with pytest.raises(InputError, match="without a common group, found 1, e.g. 'squad:Oxygen'"):
+        merge(straddling, "m")
+    with pytest.raises(InputError, match="ttl_train: expected a part built without --compat rel"):
+        merge([released], "m")
+    with pytest.raises(InputError, match="m: train: expected an instance once"):
+        merge([A, A], "m")
+    for parts in (straddling, [released], [A, A]):
+        assert merge(parts, "m", compat="release").name == "m"
+
+
+# --- Folders -------------------------------------------------------------------------------------
+
+WHOLE = Dataset("squad", many("a", "b"), many("c"), {"name": "squad", "seed": 0})
+
+
+def test_a_data_set_comes_back_equal(tmp_path):
+    for _ in range(2):  # also over an earlier one
+        dataset.save(tmp_path / "new" / "squad", WHOLE)
+        assert sorted(os.listdir(tmp_path / "new")) == ["squad"]
+        assert sorted(os.listdir(tmp_path / "new" / "squad")) == sorted(dataset.FILES)
+    back = dataset.read(tmp_path / "new" / "squad")
+    assert (back.name, back.train, back.test) == ("squad", WHOLE.train, WHOLE.test)
+    hashes = back.card["data_sha256"]
+    assert hashes["test.parquet"] == store.sha256(tmp_path / "new/squad/test.parquet")
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ("train.parquet", "test.parquet"),
+        ("train/0.parquet", "validation/0.parquet"),
+        ("data/train-00000-of-00001.parquet", "data/test-00000-of-00001.parquet"),
+    ],
+)
+def test_published_layouts_are_read(tmp_path, files):
+    """data.md 1.4: flat or a sub-folder per split."""
+    for name, part in zip(files, WHOLE.parts.values(), strict=True):
+        store.save_instances(tmp_path / name, part)
+    assert dataset.read(tmp_path).parts == WHOLE.parts
+
+
+def test_a_published_file_without_columns_or_names_is_read(tmp_path):
+    folder = tmp_path / "booksum"
+    folder.mkdir()
+    pq.write_table(pa.table({}), folder / "train.parquet")
+    rows = {"chunks": ['["a"]'], "questions_and_answers": ['[{"question": "Q", "answer": "x"}]']}
+    pq.write_table(pa.table(rows), folder / "test.parquet")
+    read = dataset.read(folder)
+    assert read.train == () and read.test[0].source == "booksum"
+    assert dataset.read(folder / "test.parquet") == Dataset("booksum", (), read.test)
+    (folder / "test.parquet").rename(folder / "train-0.parquet")
+    assert dataset.read(folder / "train-0.parquet").train == read.test
+
+
+def test_what_is_no_data_set_is_named(tmp_path):
+    with pytest.raises(InputError, match="expected a folder with train.parquet or test.parquet"):
+        dataset.read(tmp_path)
+    store.save_instances(tmp_path / "test.parquet", WHOLE.test)
+    (tmp_path / "card.json").write_text("[]")
+    with pytest.raises(InputError, match="card.json: expected an object, found list"):
+        dataset.read(tmp_path)
+
+
+def test_a_folder_with_anything_else_is_never_replaced(tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(InputError, match="or an earlier data set, found thesis.tex"):
+        dataset.save(tmp_path, WHOLE)
+    with pytest.raises(InputError, match="expected a folder or nothing, found a file"):
+        dataset.save(tmp_path / "thesis.tex", WHOLE)
+    assert os.listdir(tmp_path) == ["thesis.tex"]
+
+
+def test_a_write_that_fails_leaves_the_old_data_set(tmp_path, monkeypatch):
+    dataset.save(tmp_path / "squad", WHOLE)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "squad").iterdir()}
+    other = Dataset("squad", WHOLE.test, WHOLE.train)
+
+    def full(*args):
+        raise DiskError("full")
+
+    monkeypatch.setattr(store, "save_json", full)
+    with pytest.raises(DiskError, match="full"):
+        dataset.save(tmp_path / "squad", other)
+    monkeypatch.undo()
+    rename = type(tmp_path).rename
+
+    def fail_for_new(path, target):
+        if path.name.endswith(".tmp"):
+            raise OSError(28, "No space left on device")
+        return rename(path, target)
+
+    monkeypatch.setattr(type(tmp_path), "rename", fail_for_new)
+    with pytest.raises(DiskError, match="squad: expected to write a folder, found: No space"):
+        dataset.save(tmp_path / "squad", other)
+    assert os.listdir(tmp_path) == ["squad"]
+    assert {path.name: path.read_bytes() for path in (tmp_path / "squad").iterdir()} == before
+
+
+def test_the_release_draws_do_not_touch_global_generators():
+    random.seed(5)
+    np.random.seed(5)
+    before = random.random(), np.random.random()
+    random.seed(5)
+    np.random.seed(5)
+    merge([A, B], "m", limit=1)
+    split_release(WHOLE.train, 0.5)
+    assert (random.random(), np.random.random()) == before

@@ -1,0 +1,792 @@
+"""ttl_train, lme_train and MemoryAgentBench: data.md 7.6 to 7.8, and what must never leak."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import re
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from memalpha_kit import dataset
+from memalpha_kit.config import BuildConfig
+from memalpha_kit.errors import InputError
+from memalpha_kit.rawgen import make_raw
+from memalpha_kit.sources import SOURCES, build, frames, lme_train, ttl_train
+from memalpha_kit.sources import memory_agent_bench as bench
+from memalpha_kit.sources.building import Skips
+from memalpha_kit.sources.memory_agent_bench import Row
+from memalpha_kit.text import counter, normalise
+
+WORDS = BuildConfig(counter="words", rows="any")
+PAIR = re.compile(r"Sentence: (.*)\nLabel: (\d+)")
+ASKED = re.compile(r"Sentence: (.*)\n")
+TREC, NLU = bench.TREC, bench.NLU
+
+
+def framed(day, content, lead_in="Examples:"):
+    header = f"[Dialogue between User and Assistant on {day} 00:00]"
+    return f"{header}\n<User>{lead_in}\n{content}\n<Assistant>Stored."
+
+
+@pytest.fixture
+def one_line_pools(monkeypatch):
+    for module in (ttl_train, bench):
+        monkeypatch.setattr(module, "CLASSIFICATION_LEAD_INS", ("Examples:",))
+    monkeypatch.setattr(bench, "DOCUMENT_LEAD_INS", ("Notes:",))
+    monkeypatch.setattr(frames, "ACKNOWLEDGEMENTS", ("Stored.",))
+    monkeypatch.setattr(frames, "BOOK_REQUEST", "KEEP {date}")
+
+
+class Identity(random.Random):
+    """Shuffles leave the order as it is, as in data.md 7."""
+
+    def shuffle(self, items):
+        pass
+
+
+def shown(instance):
+    return [pair for chunk in instance.chunks for pair in PAIR.findall(chunk)]
+
+
+def asked(instance):
+    return [ASKED.match(qa.question)[1] for qa in instance.questions]
+
+
+def write_rows(folder, split, rows):
+    """A raw file of a split with these rows, in the columns of the real ones."""
+    table = [
+        {"context": r["context"], "questions": r["questions"], "answers": r["answers"]}
+        | {"metadata": {"source": r["source"], "question_ids": r.get("ids")}}
+        for r in rows
+    ]
+    pq.write_table(pa.Table.from_pylist(table), folder / f"{split}-00000-of-00001.parquet")
+
+
+def raw(source, context, questions=("Why?",), answers=(["x"],), **more):
+    return {
+        "source": source,
+        "context": context,
+        "questions": list(questions),
+        "answers": list(answers),
+        **more,
+    }
+
+
+# --- ttl_train -----------------------------------------------------------------------------------
+
+EXAMPLES = "where is my parcel\nlabel: 2\n\nplay some jazz\nlabel: 0\n\nstop the music\nlabel: 1\n"
+PARCEL = Row(NLU, EXAMPLES, ("track the van",), (("2",),), ("q0",), "row 0")
+TINY = BuildConfig(counter="words", example_chunks=2, example_tokens=8, instances=1)
+
+
+@pytest.fixture
+def identity_draws(monkeypatch):
+    monkeypatch.setattr(ttl_train, "generator", lambda *key: Identity(0))
+
+
+def test_a_row_gives_the_worked_example(one_line_pools, identity_draws):
+    """data.md 7.6: only the missing label is added, to chunk 0."""
+    [instance] = ttl_train.build_from_row(PARCEL, TINY, seed=0)
+    first = "Sentence: where is my parcel\nLabel: 2\n\nSentence: stop the music\nLabel: 1"
+    assert instance.chunks == (
+        framed("2024-01-01", first),
+        framed("2024-01-02", "Sentence: play some jazz\nLabel: 0"),
+    )
+    [qa] = instance.questions
+    assert qa.question.startswith("Sentence: track the van\n") and qa.answers == ("2",)
+    assert instance.source == "icl_nlu_8296shot_balance"
+
+
+def test_the_release_adds_an_example_of_every_label_to_the_first_chunk(identity_draws):
+    """D5: it looks for `label:` where chunks say `Label:`, so that every label seems missing."""
+    release = replace(TINY, compat="release")
+    [instance] = ttl_train.build_from_row(PARCEL, release, seed=0)
+    assert [label for _, label in PAIR.findall(instance.chunks[0])] == ["2", "0", "1", "2"]
+
+
+def test_the_lines_of_an_example_are_joined_and_the_release_keeps_the_last():
+    """data.md 7.6, parser case; a text that holds `label:` is no border (D7)."""
+    lines = "line one\nline two\nlabel: 4\n\nwhat does label: 3 mean\nLabel: 0"
+    assert bench.parse_examples(lines, "here") == [
+        ("line one line two", "4"),
+        ("what does label: 3 mean", "0"),
+    ]
+    assert bench.parse_examples(lines, "here", last_line=True)[0] == ("line two", "4")
+
+
+@pytest.mark.parametrize(
+    ("context", "message"),
+    [
+        ("label: 1\n", "context, line 1: expected a sentence, found 'label: 1'"),
+        ("a\nlabel: 1\nb\n", "expected a label after 'b', found none"),
+        ("a\nlabel: one\n", "expected a label after 'label: one'"),
+        ("\n", "expected examples, found none"),
+    ],
+)
+def test_an_example_without_text_or_label_is_named(context, message):
+    with pytest.raises(InputError, match=message):
+        bench.parse_examples(context, "row 0")
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory):
+    """Raw files of ttl_train, with two sentences of each corpus also in the evaluation rows."""
+    folder = tmp_path_factory.mktemp("ttl")
+    make_raw(folder, "ttl_train", seed=1)
+    trec = (folder / "trec_train.label").read_text("latin-1").splitlines()
+    nlu = (folder / "NLU-Data-Home-Domain-Annotated-All.csv").read_text().splitlines()
+    trec_text = trec[0].split(" ", 1)[1]
+    nlu_text = nlu[1].split(";")[-1].strip('"')
+    rows = [
+        raw(TREC, f"{trec_text.upper()}\nlabel: 1\n", ["Who asks ?"], [["1"]]),
+        raw(NLU, "play\nlabel: 0\n", [f"{nlu_text} !"], [["0"]]),
+    ]
+    write_rows(folder, "Test_Time_Learning", rows)
+    return folder, {normalise(trec_text), normalise(nlu_text)}
+
+
+@pytest.fixture(scope="module")
+def built(corpora):
+    return build("ttl_train", corpora[0], BuildConfig(instances=20), seed=0)
+
+
+def test_ttl_train_has_the_published_shape(corpora, built):
+    assert Counter(instance.source for instance in built) == {TREC: 20, NLU: 20}
+    assert {len(instance.chunks) for instance in built} == {10}
+    assert all(0 < len(instance.questions) <= 100 for instance in built)
+    assert len({instance.id for instance in built}) == 40
+
+
+def test_no_sentence_of_an_evaluation_row_is_trained_on(corpora, built):
+    """D1: the release takes examples and questions from those very rows."""
+    folder, evaluated = corpora
+    used = {normalise(s) for i in built for s in (*dict(shown(i)), *asked(i))}
+    assert not used & evaluated
+    open_ended = BuildConfig(instances=20, exclude="none")
+    unsafe = build("ttl_train", folder, open_ended, seed=0)
+    assert {normalise(s) for i in unsafe for s in (*dict(shown(i)), *asked(i))} & evaluated
+
+
+def test_exclude_questions_keeps_what_evaluation_only_shows(corpora):
+    """Evaluation shows all of TREC's training file; its questions are left out all the same."""
+    config = BuildConfig(instances=20, exclude="questions")
+    instances = build("ttl_train", corpora[0], config, seed=0)
+    used = {normalise(s) for i in instances for s in (*dict(shown(i)), *asked(i))}
+    assert len(used & corpora[1]) == 1
+
+
+def test_a_sentence_is_never_both_shown_and_asked(built):
+    for instance in built:
+        told = {normalise(sentence) for sentence, _ in shown(instance)}
+        assert not told & {normalise(sentence) for sentence in asked(instance)}
+
+
+def test_every_label_that_is_asked_for_is_shown_and_extra_examples_are_few(built):
+    for instance in built:
+        labels = {label for _, label in shown(instance)}
+        assert {qa.answers[0] for qa in instance.questions} <= labels
+        sentences = [sentence for sentence, _ in shown(instance)]
+        assert len(sentences) == len(set(sentences))
+
+
+def test_label_numbers_differ_between_instances(built):
+    """A label's number is learnt from the chunks, not from another instance or evaluation."""
+    first, second, *_ = (dict(shown(instance)) for instance in built if instance.source == TREC)
+    common = first.keys() & second.keys()
+    assert common and any(first[sentence] != second[sentence] for sentence in common)
+
+
+def test_a_tenth_of_the_instances_shares_no_sentence_with_the_others(corpora):
+    """D2: in the release all instances have the same questions, so that any split leaks."""
+    by_group = {}
+    for instance in build("ttl_train", corpora[0], BuildConfig(instances=20), seed=0):
+        [group] = instance.metadata["groups"]
+        by_group.setdefault(group, []).append({*dict(shown(instance)), *asked(instance)})
+    assert sorted(map(len, by_group.values())) == [2, 2, 18, 18]
+    sentences = [set().union(*instances) for instances in by_group.values()]
+    assert sum(map(len, sentences)) == len(set().union(*sentences))
+
+
+def test_ttl_train_is_split_as_in_the_paper_without_a_leak(corpora):
+    read, _ = dataset.build("ttl_train", corpora[0], BuildConfig(max_questions=5), 0)
+    assert Counter(i.source for i in read.train) == {TREC: 180, NLU: 180}
+    assert Counter(i.source for i in read.test) == {TREC: 20, NLU: 20}
+
+
+def test_ttl_train_needs_the_evaluation_rows_or_an_explicit_none(tmp_path, caplog):
+    (tmp_path / "trec_train.label").write_text("A:a one word\nA:b two words\n")
+    (tmp_path / "trec_test.label").write_text("A:a three words\n")
+    (tmp_path / "nlu.csv").write_text("text,category\nplay it,p\nstop it,p\n")
+    with pytest.raises(InputError, match=r"expected Test_Time_Learning\*, the evaluation rows"):
+        build("ttl_train", tmp_path, WORDS, seed=0)
+    assert build("ttl_train", tmp_path, replace(WORDS, exclude="none", instances=1), seed=0)
+    assert "nothing is excluded" in caplog.text
+
+
+def test_a_missing_corpus_stops_the_build_or_is_listed(tmp_path):
+    """D17: it is never just a smaller data set."""
+    (tmp_path / "NLU.csv").write_text("text,category\nplay it,p\nstop it,p\n")
+    config = replace(WORDS, exclude="none", instances=1)
+    with pytest.raises(InputError, match="expected one raw file trec_train.label, found none"):
+        build("ttl_train", tmp_path, config, seed=0)
+    skips = Skips("skip")
+    [instance] = ttl_train.build(tmp_path, config, 0, skips)
+    assert instance.source == NLU and "trec_train.label" in skips.skipped[0]
+
+
+PUBLISHED = (
+    "userid;answerid;scenario;intent;status;answer_annotation;answer_normalised;answer\n"
+    '1;1;alarm;set;;"wake me";wake me;"Wake me; at five"\n'
+    "1;2;alarm;query;;;;null\n"
+    "1;3;music;likeness;;;;\n"
+)
+
+
+def test_both_layouts_of_the_intent_corpus_are_read(tmp_path):
+    file = tmp_path / "NLU-Data.csv"
+    file.write_text(PUBLISHED, encoding="utf-8-sig")
+    [sample] = ttl_train.read_intents(tmp_path)
+    assert (sample.text, sample.label) == ("Wake me; at five", "alarm_set")
+    file.write_bytes("text,category\nplay Beyonc\xe9,music\n".encode("latin-1"))
+    [sample] = ttl_train.read_intents(tmp_path)
+    assert (sample.text, sample.label) == ("play Beyoncé", "music")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("scenario;intent;text\na;b;c\n", "NLU.csv:1: expected a column 'answer', found scenario"),
+        ("text,label\na,b\n", "NLU.csv:1: expected a column 'category'"),
+        ("text,category\na,\n", "NLU.csv:2: category: expected text, found a blank cell"),
+        ("text,category\n", "NLU.csv:2: expected at least one sentence"),
+        ('text,category\n"a,b\n', "NLU.csv: expected CSV after line 1"),
+    ],
+)
+def test_a_bad_intent_corpus_is_named_with_its_line(tmp_path, content, message):
+    (tmp_path / "NLU.csv").write_text(content)
+    with pytest.raises(InputError, match=message):
+        ttl_train.read_intents(tmp_path)
+
+
+def test_compat_release_leaks_with_a_warning(corpora, tmp_path, caplog):
+    questions = [f"ask {i}" for i in range(7)]
+    context = "".join(f"say {i}\nlabel: {i % 3}\n\n" for i in range(40))
+    rows = [raw(name, context, questions, [["1"]] * 7) for name in (TREC, NLU)]
+    write_rows(tmp_path, "Test_Time_Learning", rows)
+    config = replace(WORDS, compat="release")
+    with caplog.at_level(logging.WARNING):
+        instances = build("ttl_train", tmp_path, config, seed=0)
+    assert "trains on evaluation rows" in caplog.text
+    assert Counter(i.source for i in instances) == {TREC: 200, NLU: 200}
+    assert {len(i.chunks) for i in instances} == {10}
+    assert {tuple(asked(i)) for i in instances} == {tuple(questions)}
+    assert len({tuple(i.metadata["groups"]) for i in instances}) == 2
+    [evaluated] = build(TREC, tmp_path, WORDS, seed=0)
+    assert evaluated.metadata["groups"] == instances[0].metadata["groups"]
+
+
+def test_the_real_trec_gives_200_instances(real_data):
+    skips = Skips("skip")
+    instances = ttl_train.build(real_data, BuildConfig(exclude="none"), 0, skips)
+    assert len(instances) == 200 and len(skips.skipped) == 1
+    assert {len(i.chunks) for i in instances} == {10}
+    assert {len(i.questions) for i in instances} == {100}
+    assert len({i.metadata["groups"][0] for i in instances}) == 2
+
+
+# --- lme_train -----------------------------------------------------------------------------------
+
+SAMPLE = {
+    "sample_id": "s1",
+    "questions": ["What is my dog called?"],
+    "answers": ["Biscuit"],
+    "question_types": ["single-session-user"],
+    "haystack_dates": ["2023/05/20 (Sat) 02:21", "2023/05/21 (Sun) 09:00"],
+    "haystack_sessions": [
+        [
+            {"role": "user", "content": "I adopted a dog named Biscuit."},
+            {"role": "assistant", "content": "Congratulations on Biscuit!"},
+        ],
+        [{"role": "user", "content": "Biscuit ate my shoe."}],
+    ],
+}
+DIALOGUES = (
+    "[Dialogue at timestamp 2023/05/20 (Sat) 02:21]\n<User>I adopted a dog named Biscuit.\n"
+    "<Assistant>Congratulations on Biscuit!",
+    "[Dialogue at timestamp 2023/05/21 (Sun) 09:00]\n<User>Biscuit ate my shoe.",
+)
+
+
+def limits(limit, close):
+    sizes = {"dialogue_close_tokens": close, "dialogue_reserve_tokens": 8, "chunk_min_tokens": 1}
+    return replace(WORDS, chunk_max_tokens=limit, exclude="none", **sizes)
+
+
+@pytest.mark.parametrize(
+    ("limit", "close", "chunks"),
+    [(20, 17, DIALOGUES), (30, 24, ("\n\n".join(DIALOGUES),)), (30, 26, ("\n\n".join(DIALOGUES),))],
+)
+def test_the_unpublished_layout_gives_the_worked_example(tmp_path, limit, close, chunks):
+    """data.md 7.7."""
+    name = "longmemeval_combined_train_v2.json"
+    (tmp_path / name).write_text(json.dumps({"samples": [SAMPLE]}))
+    [instance] = build("lme_train", tmp_path, limits(limit, close), seed=0)
+    assert instance.chunks == chunks and instance.source == "lme_train"
+    [qa] = instance.questions
+    assert (qa.question, qa.answers) == ("What is my dog called?", ("Biscuit",))
+
+
+def test_surplus_answers_are_refused(tmp_path):
+    """The reference zips questions with answers, so that what is left over vanishes."""
+    surplus = SAMPLE | {"answers": ["Biscuit", "Rex"]}
+    (tmp_path / "longmemeval.json").write_text(json.dumps({"samples": [surplus]}))
+    with pytest.raises(InputError, match="sample 0: answers: expected one per question, found 2"):
+        build("lme_train", tmp_path, limits(30, 24), seed=0)
+
+
+def dialogue(name, answer=False):
+    return [{"role": "user", "content": f"I talk about {name}.", "has_answer": answer}]
+
+
+def record(i, fillers=("one", "two")):
+    """Question i about the secret of its second dialogue; the others are fillers."""
+    names = [fillers[0], f"secret {i}", *fillers[1:]]
+    return {
+        "question_id": f"r{i}",
+        "question": f"What is secret number {i}?",
+        "question_date": "2023/06/01 (Thu) 10:00",
+        "answer": f"secret {i}",
+        "haystack_dates": [f"2023/05/{10 + d:02} (Sat) 0{i}:00" for d in range(len(names))],
+        "haystack_session_ids": names,
+        "answer_session_ids": [f"secret {i}"],
+        "haystack_sessions": [dialogue(name, name.startswith("secret")) for name in names],
+    }
+
+
+def long_row(ids, questions, sessions):
+    """An evaluation row, whose context is a list as Python prints it."""
+    history = [x for s in sessions for x in ("2023/05/01 (Mon) 08:00", dialogue(s))]
+    answers = [["x"]] * len(questions)
+    return raw("longmemeval_s*", str(history), questions, answers, ids=ids)
+
+
+@pytest.fixture
+def lme_raw(tmp_path):
+    """Seven records; evaluation has r0 by id and r1 by its words, and shows `two` and secret 2."""
+    records = [record(i) for i in range(7)]
+    (tmp_path / "longmemeval_s.json").write_text(json.dumps(records))
+    row = long_row(["r0", "e1"], ["Other?", "what is secret number 1"], ["two", "secret 2"])
+    write_rows(tmp_path, "Accurate_Retrieval", [row])
+    return tmp_path
+
+
+TWO = BuildConfig(
+    counter="words",
+    merged_questions=2,
+    chunk_min_tokens=1,
+    chunk_max_tokens=60,
+    dialogue_close_tokens=50,
+    dialogue_reserve_tokens=8,
+)
+
+
+def test_evaluation_questions_never_enter_lme_train(lme_raw):
+    """D30: left out by id, by the words of the question, and by evidence that evaluation shows."""
+    skips = Skips()
+    instances = lme_train.build(lme_raw, TWO, 0, skips)
+    names = sorted(qa.id for instance in instances for qa in instance.questions)
+    assert names == ["r3", "r4", "r5", "r6"] and [len(i.questions) for i in instances] == [2, 2]
+    assert skips.dropped == {
+        "lme_train: questions of evaluation rows": 2,
+        "lme_train: questions with evidence that evaluation rows show": 1,
+    }
+
+
+def test_exclude_questions_keeps_dialogues_that_evaluation_shows(lme_raw):
+    config = replace(TWO, exclude="questions")
+    instances = lme_train.build(lme_raw, config, 0, Skips())
+    assert sum(len(i.questions) for i in instances) == 4
+    text = "\n".join(chunk for i in instances for chunk in i.chunks)
+    assert text.count("I talk about two.") == 1 and "secret 0" not in text
+
+
+def test_a_dialogue_stands_in_one_instance_and_never_in_evaluation(lme_raw):
+    text = "\n".join(c for i in lme_train.build(lme_raw, TWO, 0, Skips()) for c in i.chunks)
+    assert text.count("I talk about one.") == 1 and "I talk about two." not in text
+    assert "secret 2" not in text
+
+
+def test_evidence_is_kept_and_known_and_dialogues_are_in_the_order_of_dates(lme_raw):
+    for instance in lme_train.build(lme_raw, replace(TWO, history_chunks=1), 0, Skips()):
+        for qa in instance.questions:
+            assert qa.answers[0] in instance.chunks[qa.chunk]
+            assert f"longmemeval:{qa.id}" in instance.metadata["groups"]
+        dates = re.findall(r"timestamp (\S+ \S+ \S+)\]", "\n".join(instance.chunks))
+        assert dates == sorted(dates)
+
+
+def test_a_history_is_cut_to_about_the_wanted_chunks(tmp_path):
+    make_raw(tmp_path, "lme_train", seed=0)
+    for wanted in (4, 8):
+        config = BuildConfig(history_chunks=wanted, exclude="none")
+        for instance in build("lme_train", tmp_path, config, seed=0)[:3]:
+            assert abs(len(instance.chunks) - wanted) <= 2
+            assert max(map(counter("wordpunct").count, instance.chunks)) <= 2048
+
+
+def test_lme_train_needs_the_evaluation_rows_or_an_explicit_none(lme_raw, caplog):
+    (lme_raw / "Accurate_Retrieval-00000-of-00001.parquet").unlink()
+    with pytest.raises(InputError, match=r"expected Accurate_Retrieval\*, the evaluation rows"):
+        build("lme_train", lme_raw, TWO, seed=0)
+    built = build("lme_train", lme_raw, replace(TWO, exclude="none"), seed=0)
+    assert len(built) == 3 and "nothing is excluded" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"haystack_dates": ["a", None, "c"]}, r"record 1: haystack_dates\[1\]: expected a date"),
+        ({"haystack_dates": ["a"]}, "record 1: haystack_dates: expected one per session, found 1"),
+        ({"question_id": ""}, "record 1: question_id: expected text"),
+        ({"answer": None}, "record 1: answer: expected text"),
+    ],
+)
+def test_a_bad_record_stops_the_build_or_is_listed(tmp_path, change, message):
+    records = [record(0), record(1) | change, record(2)]
+    (tmp_path / "longmemeval.json").write_text(json.dumps(records))
+    config = replace(TWO, exclude="none")
+    with pytest.raises(InputError, match=message):
+        build("lme_train", tmp_path, config, seed=0)
+    skips = Skips("skip")
+    assert len(lme_train.build(tmp_path, config, 0, skips)) == 1
+    assert re.search(message, skips.skipped[0])
+
+
+def test_the_real_record_can_be_trained_on(real_data):
+    config = BuildConfig(exclude="none", merged_questions=1)
+    [instance] = build("lme_train", real_data, config, seed=0)
+    [qa] = instance.questions
+    assert qa.answers[0] in instance.chunks[qa.chunk]
+    assert 12 <= len(instance.chunks) <= 18
+
+
+# --- MemoryAgentBench ----------------------------------------------------------------------------
+
+QUILL = (
+    "Document 1:\nQuill Bay\nQuill Bay is a port. It trades salt.\n\n"
+    "Document 2:\nOrr\nOrr is a hill."
+)
+BISCUIT = [
+    "2024/02/01 09:00",
+    [
+        {"role": "user", "content": "I adopted a dog named Biscuit."},
+        {"role": "assistant", "content": "Congratulations!"},
+    ],
+    "2024/02/03 10:00",
+    [{"role": "user", "content": "Biscuit ate my shoe."}],
+]
+DOOR = (
+    "Nell finds a key. The key opens a blue door. Behind it sits a clock. The clock runs "
+    "backwards. Nell winds it. Morning returns."
+)
+
+
+def one(tmp_path, split, row, config=WORDS):
+    write_rows(tmp_path, split, [row])
+    [instance] = build(row["source"], tmp_path, config, seed=0)
+    return instance
+
+
+def test_documents_keep_their_borders(tmp_path, one_line_pools):
+    """data.md 7.8; the release turns the blank line before a document into a space (D32)."""
+    question = "What does Quill Bay trade?"
+    row = raw("ruler_qa1_197K", QUILL, [question], [["salt", "Salt"]])
+    instance = one(tmp_path, "Accurate_Retrieval", row)
+    assert instance.chunks == (framed("2024-01-01", QUILL, "Notes:"),)
+    [qa] = instance.questions
+    assert (qa.question, qa.answers) == (question, ("salt", "Salt"))
+
+
+def test_text_without_sentences_stays_within_the_limit(tmp_path):
+    """D6: the release's packer makes one chunk of it."""
+    words = " ".join(f"w{i}" for i in range(500))
+    config = replace(WORDS, chunk_max_tokens=50, chunk_min_tokens=1, dialogue_reserve_tokens=8)
+    instance = one(tmp_path, "Accurate_Retrieval", raw("ruler_qa2_421K", words), config)
+    contents = [chunk.split("\n")[2] for chunk in instance.chunks]
+    assert max(len(content.split()) for content in contents) <= 50
+    assert " ".join(contents) == words
+
+
+@pytest.mark.parametrize("context", [str(BISCUIT), json.dumps(BISCUIT)])
+def test_dialogues_are_read_from_the_text_of_a_list(tmp_path, context):
+    row = raw("longmemeval_s*", context, ["What is my dog called?"], [["Biscuit"]], ids=["e47"])
+    instance = one(tmp_path, "Accurate_Retrieval", row)
+    assert instance.chunks == (
+        "[Dialogue at timestamp 2024/02/01 09:00]\n<User>I adopted a dog named Biscuit.\n"
+        "<Assistant>Congratulations!\n\n"
+        "[Dialogue at timestamp 2024/02/03 10:00]\n<User>Biscuit ate my shoe.",
+    )
+    assert instance.questions[0].id == "e47"
+    assert "longmemeval:e47" in instance.metadata["groups"]
+
+
+@pytest.mark.parametrize(
+    "text", ["__import__('os').getcwd()", "[print(1)]", "{'a': 1}", "[1", "[]", "[" * 5000]
+)
+def test_a_text_is_parsed_as_a_literal_and_never_evaluated(text):
+    """D23."""
+    with pytest.raises(InputError, match="here: expected a list as text, found") as caught:
+        bench.parse_list(text, "here")
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 120
+
+
+def test_a_list_above_the_size_limit_is_not_parsed(monkeypatch):
+    monkeypatch.setattr(bench, "MAX_LITERAL", 3)
+    with pytest.raises(InputError, match="found 6 characters"):
+        bench.parse_list("[1, 2]", "here")
+
+
+@pytest.mark.parametrize(
+    ("items", "message"),
+    [
+        (BISCUIT[:3], "expected pairs of date and turns, found 3"),
+        ([BISCUIT[1], BISCUIT[0]], r"context\[0\]: expected a date"),
+        (["2024", "text"], r"context\[1\]: expected a list of turns"),
+        (["2024", [{"role": "user"}]], r"context\[1\]\[0\]: content: expected text"),
+    ],
+)
+def test_dates_and_turns_must_alternate(items, message):
+    with pytest.raises(InputError, match=f"row 0: .*{message}|{message}"):
+        bench.read_dialogues(items, "row 0")
+
+
+PARCELS = "where is my parcel ?\nlabel: 2\n\nplay some jazz .\nlabel: 0\n\n"
+BANKING = "icl_banking77_5900shot_balance"
+
+
+def test_examples_are_framed_and_questions_stay_plain(tmp_path, one_line_pools):
+    row = raw(BANKING, PARCELS, ["track my order"], [["2"]])
+    instance = one(tmp_path, "Test_Time_Learning", row)
+    content = "Sentence: where is my parcel ?\nLabel: 2\n\nSentence: play some jazz .\nLabel: 0"
+    assert instance.chunks == (framed("2024-01-01", content),)
+    [qa] = instance.questions
+    assert (qa.question, qa.answers) == ("track my order", ("2",))
+
+
+def test_no_example_is_lost_at_the_border_of_chunks(tmp_path):
+    """D6, D7: the release loses one example per border, and packs clinic150 into 3,440 tokens."""
+    context = "".join(f"say word {i} now\nlabel: {i % 9}\n\n" for i in range(100))
+    config = replace(WORDS, example_chunk_tokens=30)
+    instance = one(tmp_path, "Test_Time_Learning", raw(BANKING, context), config)
+    assert shown(instance) == [(f"say word {i} now", str(i % 9)) for i in range(100)]
+    assert len(instance.chunks) > 10
+    assert all(len(PAIR.findall(chunk)) <= 30 // 7 for chunk in instance.chunks)
+
+
+def summary_mapping(folder, entries):
+    names = map(str, range(len(entries)))
+    (folder / bench.KEYWORDS).write_text(json.dumps(dict(zip(names, entries, strict=True))))
+
+
+def entry(summary, *keywords):
+    return {"summary": summary, "keywords": list(keywords), "num_keywords": len(keywords)}
+
+
+BOOKS = bench.BOOKS
+AT_11 = replace(WORDS, chunk_max_tokens=11, chunk_min_tokens=1, dialogue_reserve_tokens=1)
+
+
+def test_a_book_is_asked_for_a_summary_of_its_days(tmp_path, one_line_pools):
+    summary_mapping(tmp_path, [entry("Nell opens a blue door.", "Nell", "blue door")])
+    row = raw(BOOKS, DOOR, ["What happens?"], [["Nell opens a blue door."]])
+    instance = one(tmp_path, "Long_Range_Understanding", row, AT_11)
+    assert len(instance.chunks) == 3
+    assert instance.chunks[0] == (
+        "[Event happened on 2024-01-01 The user is reading a book]\n"
+        "<User> Nell finds a key. The key opens a blue door.\n\n<System> KEEP 2024-01-01"
+    )
+    [qa] = instance.questions
+    last = re.findall(r"KEEP (\S+)", instance.chunks[-1])[0]
+    assert qa.answers == ("Nell", "blue door")
+    assert "summarize" in qa.question.lower() and qa.question.endswith(f"to {last}.")
+    assert "2024-01-01" in qa.question and instance.metadata["dates"] == ["2024-01-01", last]
+
+
+def test_keywords_are_found_by_their_summary_never_by_the_row_number(tmp_path):
+    """D3; the mapping's summary may be the printed form of an array (D36)."""
+    printed = "array(['A fox swims.', 'It rains.'], dtype=object)"
+    summary_mapping(tmp_path, [entry("A bear sleeps.", "bear"), entry(printed, "fox", " ", "rain")])
+    rows = [
+        raw(BOOKS, DOOR, ["?"], [["A fox swims.", "It rains."]]),
+        raw(BOOKS, DOOR, ["?"], [["A bear sleeps."]]),
+    ]
+    write_rows(tmp_path, "Long_Range_Understanding", rows)
+    fox, bear = build(BOOKS, tmp_path, AT_11, seed=0)
+    assert fox.questions[0].answers == ("fox", "rain") and bear.questions[0].answers == ("bear",)
+    assert fox.metadata["groups"] != bear.metadata["groups"]
+
+
+def test_a_summary_without_keywords_is_a_bad_row_never_an_empty_answer(tmp_path):
+    """D4: an empty list divides by zero in the release's evaluation."""
+    summary_mapping(tmp_path, [entry("It rains."), entry("A bear sleeps.", "bear")])
+    rows = [raw(BOOKS, DOOR, ["?"], [[text]]) for text in ("It rains.", "A bear sleeps.")]
+    write_rows(tmp_path, "Long_Range_Understanding", rows)
+    with pytest.raises(InputError, match="row 0: answers: expected keywords from"):
+        build(BOOKS, tmp_path, AT_11, seed=0)
+    skips = Skips("skip")
+    [instance] = SOURCES[BOOKS].build(tmp_path, AT_11, 0, skips)
+    assert instance.questions[0].answers == ("bear",) and len(skips.skipped) == 1
+
+
+def test_a_stage_gives_keywords_where_no_file_does(tmp_path):
+    row = raw(BOOKS, DOOR, ["?"], [["Nell Orr finds the Blue Door in Tessin."]])
+    instance = one(tmp_path, "Long_Range_Understanding", row, replace(AT_11, stage="rules"))
+    assert instance.questions[0].answers and all(instance.questions[0].answers)
+
+
+FACTS = "Here is a list of facts:\n0. Ann was born in 1912. 1. Bo lives in 7. Street\n2. Bo left."
+
+
+def test_facts_stand_whole_and_in_order_on_lines_of_their_own(tmp_path, one_line_pools):
+    row = raw("factconsolidation_sh_6k", FACTS, ["Where?"], [["away"]])
+    config = replace(WORDS, chunk_max_tokens=12, chunk_min_tokens=1, dialogue_reserve_tokens=1)
+    instance = one(tmp_path, "Conflict_Resolution", row, config)
+    assert instance.chunks == (
+        framed("2024-01-01", "Here is a list of facts:\n0. Ann was born in 1912.", "Notes:"),
+        framed("2024-01-02", "1. Bo lives in 7. Street\n2. Bo left.", "Notes:"),
+    )
+
+
+def test_conflict_resolution_has_eight_sources():
+    names = [name for name, row in SOURCES.items() if row.category == "CR"]
+    assert len(names) == 8 and all(name.startswith("factconsolidation_") for name in names)
+
+
+REFUSED = ("eventqa_full", "recsys_redial_full", "ruler_niah_x", "detective_qa", "longmemeval_s")
+
+
+def test_sources_outside_the_list_are_left_out(tmp_path):
+    """The release excludes by name, so that later revisions let new sources in (D29)."""
+    rows = [raw(name, "text") for name in REFUSED] + [raw("ruler_qa1_197K", "text")]
+    write_rows(tmp_path, "Accurate_Retrieval", rows)
+    assert len(build("ruler_qa1_197K", tmp_path, WORDS, seed=0)) == 1
+    assert not set(REFUSED) & set(SOURCES)
+    with pytest.raises(InputError, match="expected rows of ruler_qa2_421K, found detective_qa"):
+        build("ruler_qa2_421K", tmp_path, WORDS, seed=0)
+
+
+def test_another_number_of_rows_than_published_is_refused(tmp_path):
+    rows = [raw("ruler_qa1_197K", text) for text in ("one", "two")]
+    write_rows(tmp_path, "Accurate_Retrieval", rows)
+    with pytest.raises(InputError, match="ruler_qa1_197K: expected 1 rows as published, found 2"):
+        build("ruler_qa1_197K", tmp_path, replace(WORDS, rows="published"), seed=0)
+    assert len(build("ruler_qa1_197K", tmp_path, WORDS, seed=0)) == 2
+
+
+def test_another_number_of_questions_is_logged(tmp_path, caplog):
+    config = replace(WORDS, rows="published")
+    one(tmp_path, "Accurate_Retrieval", raw("ruler_qa1_197K", "text"), config)
+    assert "row 0: expected 100 questions, found 1" in caplog.text
+
+
+def test_the_published_counts_are_those_of_the_paper():
+    counts = Counter()
+    for known in bench.KNOWN.values():
+        counts[known.split] += known.rows
+    assert counts == {
+        "Accurate_Retrieval": 7,
+        "Test_Time_Learning": 5,
+        "Long_Range_Understanding": 100,
+        "Conflict_Resolution": 8,
+    }
+
+
+def test_parquet_json_and_json_lines_give_the_same_instances(tmp_path):
+    row = {"context": QUILL, "questions": ["Q?"], "answers": [["salt", "2"]]}
+    row["metadata"] = {"source": "ruler_qa1_197K", "question_ids": None}
+    contents = {"json": json.dumps([row]), "jsonl": json.dumps(row) + "\n"}
+    built = [
+        one(tmp_path, "Accurate_Retrieval", raw("ruler_qa1_197K", QUILL, ["Q?"], row["answers"]))
+    ]
+    for ending, content in contents.items():
+        folder = tmp_path / ending
+        folder.mkdir()
+        (folder / f"Accurate_Retrieval.{ending}").write_text(content)
+        built += build("ruler_qa1_197K", folder, WORDS, seed=0)
+    assert len(built) == 3 and built[0] == built[1] == built[2]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"context": " "}, 'record 0: context: expected text, found " "'),
+        ({"questions": []}, r"record 0: questions: expected texts, found \[\]"),
+        ({"questions": ["a", None]}, "record 0: questions: expected texts"),
+        ({"answers": []}, r"record 0: answers: expected texts, found \[\]"),
+        ({"answers": [[" "]]}, "record 0: answers: expected texts"),
+        ({"questions": ["a", "b"]}, "answers: expected one list per question, found 1 for 2"),
+        ({"metadata": {}}, "record 0: metadata: source: expected text, found nothing"),
+        ({"metadata": None}, "record 0: metadata: expected an object, found null"),
+    ],
+)
+def test_a_bad_row_is_named_with_its_field(tmp_path, change, message):
+    row = {"context": "text", "questions": ["a"], "answers": [["x"]]}
+    row |= {"metadata": {"source": "ruler_qa1_197K"}} | change
+    (tmp_path / "Accurate_Retrieval.json").write_text(json.dumps([row]))
+    with pytest.raises(InputError, match=message) as caught:
+        build("ruler_qa1_197K", tmp_path, WORDS, seed=0)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a Git-LFS pointer"),
+        (b"PAR1 cut off", "expected parquet, found: "),
+    ],
+)
+def test_a_bad_parquet_file_is_one_line(tmp_path, content, message):
+    (tmp_path / "Accurate_Retrieval.parquet").write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        build("ruler_qa1_197K", tmp_path, WORDS, seed=0)
+    assert "\n" not in str(caught.value)
+
+
+def test_another_parquet_file_under_that_name_is_refused(tmp_path):
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "Accurate_Retrieval.parquet")
+    with pytest.raises(InputError, match="expected a column 'context', found text"):
+        build("ruler_qa1_197K", tmp_path, WORDS, seed=0)
+
+
+def ids(folder, seed):
+    """Ids of a few instances of every source of this file."""
+    config = BuildConfig(stage="rules", instances=2, rows="any")
+    names = [name for name, row in SOURCES.items() if row.role == "eval"]
+    return [
+        i.id for n in (*names, "ttl_train", "lme_train") for i in build(n, folder, config, seed)
+    ]
+
+
+def test_builds_do_not_depend_on_the_process(tmp_path, root):
+    """The release iterates a set of labels, so its output changes with the hash seed (D5, D13)."""
+    for name in ("memoryagentbench", "ttl_train", "lme_train"):
+        make_raw(tmp_path, name, seed=2)
+    code = (
+        "import sys, pathlib; sys.path.insert(0, 'tests'); import test_sources_eval;"
+        "print(test_sources_eval.ids(pathlib.Path(sys.argv[1]), 7))"
+    )
+    env = os.environ | {"PYTHONHASHSEED": "12345", "PYTHONPATH": str(root)}
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, env=env, check=True)
+    found = ids(tmp_path, 7)
+    assert done.stdout.strip() == str(found)
+    assert found != ids(tmp_path, 8)

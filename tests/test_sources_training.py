@@ -1,0 +1,1061 @@
+"""The training sources: the worked examples of data.md 7.1 to 7.5, and its defects done right."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import random
+import subprocess
+import sys
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from memalpha_kit import rawgen, stages
+from memalpha_kit.config import BuildConfig
+from memalpha_kit.errors import InputError
+from memalpha_kit.sources import (
+    booksum,
+    build,
+    building,
+    frames,
+    hotpotqa,
+    pubmed_rct,
+    squad,
+)
+from memalpha_kit.sources.building import Skips
+from memalpha_kit.stages.llm import Reply
+from memalpha_kit.text import counter
+
+WORDS = BuildConfig(counter="words", dialogue_reserve_tokens=1)
+
+
+def sized(low, high=None, **more):
+    """Settings with chunk targets from `low` to `high` words."""
+    high = high or low
+    return replace(WORDS, chunk_min_tokens=low, chunk_max_tokens=high, **more)
+
+
+def framed(day, content, lead_in="Notes:"):
+    """FRAME of data.md 7, with its one-line pools."""
+    header = f"[Dialogue between User and Assistant on {day} 00:00]"
+    return f"{header}\n<User>{lead_in}\n{content}\n<Assistant>Stored."
+
+
+@pytest.fixture(autouse=True)
+def one_line_pools(monkeypatch):
+    for source in (squad, hotpotqa):
+        monkeypatch.setattr(source, "DOCUMENT_LEAD_INS", ("Notes:",))
+    monkeypatch.setattr(pubmed_rct, "CLASSIFICATION_LEAD_INS", ("Examples:",))
+    monkeypatch.setattr(frames, "ACKNOWLEDGEMENTS", ("Stored.",))
+    monkeypatch.setattr(frames, "BOOK_REQUEST", "KEEP {date}")
+
+
+@pytest.fixture
+def identity_draws(monkeypatch):
+    """Shuffles leave the order as it is; days are 2 and then 1 apart."""
+
+    class Identity(random.Random):
+        steps = iter((2, 1))
+
+        def shuffle(self, items):
+            pass
+
+    class Days(Identity):
+        def randint(self, low, high):
+            return next(self.steps)
+
+    monkeypatch.setattr(pubmed_rct, "generator", lambda *key: Identity(0))
+    monkeypatch.setattr(booksum, "generator", lambda *key: Days(0))
+
+
+def answers_from(replies):
+    """A model that answers a question with what `replies` has for it."""
+
+    def complete(requests, problem=lambda text: ""):
+        texts = [r.messages[-1][1] for r in requests]
+        return [Reply(found) if (found := replies(text)) is not None else None for text in texts]
+
+    return complete
+
+
+def write(folder, name, content):
+    """A raw file with bytes, text, or a value as JSON."""
+    if not isinstance(content, (str, bytes)):
+        content = json.dumps(content, ensure_ascii=False)
+    (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return folder
+
+
+# --- squad (7.1) ---------------------------------------------------------------------------------
+
+CONTEXTS = (
+    "Lake Orvane lies north of Tessin and freezes every winter.",
+    "The Orvane ferry was built in 1911 by Mira Holt.",
+    "Tessin grows blue barley and exports it by rail.",
+)
+ASKED = (
+    (0, "When does Lake Orvane freeze?", ["every winter"]),
+    (0, "What lies north of Tessin?", ["Lake Orvane"]),
+    (1, "Who built the Orvane ferry?", ["Mira Holt"]),
+    (2, "What does Tessin grow?", ["blue barley", "barley"]),
+    (2, "How is the barley exported?", ["it is exported by rail"]),
+)
+
+
+def article(title, contexts, asked=()):
+    """A raw SQuAD article from contexts and (context number, question, answers)."""
+    paragraphs = [
+        {
+            "context": context,
+            "qas": [
+                {"id": f"{title}-{i}-{j}", "question": q, "answers": [{"text": a} for a in golds]}
+                for j, (number, q, golds) in enumerate(asked)
+                if number == i
+            ],
+        }
+        for i, context in enumerate(contexts)
+    ]
+    return {"title": title, "paragraphs": paragraphs}
+
+
+def squad_raw(folder, *articles):
+    return write(folder, "squad.json", {"data": list(articles)})
+
+
+def summary(instance):
+    return [(qa.question, qa.answers[0], qa.chunk) for qa in instance.questions]
+
+
+def test_squad_with_its_closed_book_filter_gives_the_worked_example(tmp_path, monkeypatch):
+    """The first answer is known without the text, the last has five tokens and is not asked."""
+    asked = []
+
+    def know(question):
+        asked.append(question)
+        return "In every winter." if question.startswith("When does Lake") else "unknown"
+
+    monkeypatch.setattr(stages, "model", lambda config: answers_from(know))
+    raw = squad_raw(tmp_path, article("Orvane", CONTEXTS, ASKED))
+    skips = Skips()
+    [instance] = build("squad", raw, sized(22, stage="llm"), 0, skips)
+    assert instance.chunks == (
+        framed("2024-01-01", f"{CONTEXTS[0]}\n\n{CONTEXTS[1]}"),
+        framed("2024-01-02", CONTEXTS[2]),
+    )
+    assert summary(instance) == [
+        ("What lies north of Tessin?", "Lake Orvane", 0),
+        ("Who built the Orvane ferry?", "Mira Holt", 0),
+        ("What does Tessin grow?", "blue barley", 1),
+    ]
+    assert instance.metadata["groups"] == ["squad:Orvane"]
+    assert len(asked) == 4
+    assert sum(skips.dropped.values()) == 2
+
+
+def test_a_question_whose_check_failed_is_left_out_and_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(stages, "model", lambda config: answers_from(lambda question: None))
+    raw = squad_raw(tmp_path, article("Orvane", CONTEXTS, ASKED))
+    skips = Skips()
+    with pytest.raises(InputError, match="expected an instance with 1 questions"):
+        build("squad", raw, sized(22, stage="llm"), 0, skips)
+    assert skips.dropped["questions whose closed-book check failed"] == 4
+
+
+@pytest.mark.parametrize(("before", "after", "kept"), [(5, 1, 1), (6, 1, 0), (1, 4, 1), (1, 5, 0)])
+def test_squad_wants_enough_questions_before_and_after_the_filter(tmp_path, before, after, kept):
+    """The rules remove the long answer only, so four of five are left."""
+    raw = squad_raw(tmp_path, article("Orvane", CONTEXTS, ASKED))
+    config = sized(22, stage="rules", min_questions=before, min_kept_questions=after)
+    if kept:
+        [instance] = build("squad", raw, config, seed=0)
+        assert len(instance.questions) == 4
+    else:
+        with pytest.raises(InputError, match="expected an instance with"):
+            build("squad", raw, config, seed=0)
+
+
+def facts(title, n):
+    """An article with `n` paragraphs of four words and a question about each."""
+    contexts = [f"{title} {i} is true." for i in range(n)]
+    return article(title, contexts, [(i, f"Is {title} {i}?", ["true"]) for i in range(n)])
+
+
+def groups_of(instances):
+    return [instance.metadata.get("groups") for instance in instances]
+
+
+def test_squad_articles_do_not_straddle_instances(tmp_path):
+    """D2: an article is in one instance, unless it is too long for one."""
+    raw = squad_raw(tmp_path, facts("A", 2), facts("B", 2), facts("C", 1), facts("D", 7))
+    built = build("squad", raw, sized(4, max_chunks=3), seed=0)
+    assert groups_of(built) == [
+        ["squad:A", "squad:C"],
+        ["squad:B"],
+        ["squad:D"],
+        ["squad:D"],
+        ["squad:D"],
+    ]
+    assert [len(instance.chunks) for instance in built] == [3, 2, 3, 3, 1]
+    straddling = build("squad", raw, sized(4, max_chunks=3, compat="release"), seed=0)
+    assert groups_of(straddling)[:2] == [["squad:A", "squad:B"], ["squad:B", "squad:C", "squad:D"]]
+
+
+def test_squad_evidence_is_recorded_and_not_searched(tmp_path):
+    """D21a: a context inside another one asks its questions once, at its own place."""
+    contexts = ["Mira Holt built it.", "In 1911 Mira Holt built it.", "Rail."]
+    asked = [(0, "Who built it?", ["Mira Holt"]), (1, "When was it built?", ["1911"])]
+    raw = squad_raw(tmp_path, article("Ferry", contexts, asked))
+    [right] = build("squad", raw, sized(6), seed=0)
+    assert [(qa.question, qa.chunk) for qa in right.questions] == [
+        ("Who built it?", 0),
+        ("When was it built?", 1),
+    ]
+    [released] = build("squad", raw, sized(6, compat="release"), seed=0)
+    assert [(qa.question, qa.chunk) for qa in released.questions] == [
+        ("Who built it?", 1),
+        ("Who built it?", 1),
+        ("When was it built?", 1),
+    ]
+
+
+def test_squad_reads_the_hubs_parquet_as_the_authors_json(tmp_path):
+    rows = [
+        {
+            "id": f"Orvane-{context}-{j}",
+            "title": "Orvane",
+            "context": CONTEXTS[context],
+            "question": question,
+            "answers": {"text": golds, "answer_start": [0] * len(golds)},
+        }
+        for j, (context, question, golds) in enumerate(ASKED)
+    ]
+    (tmp_path / "hub" / "plain").mkdir(parents=True)
+    for i, part in enumerate((rows[:2], rows[2:])):
+        pq.write_table(pa.Table.from_pylist(part), tmp_path / f"hub/train-0000{i}-of-00002.parquet")
+    (tmp_path / "json").mkdir()
+    raw = squad_raw(tmp_path / "json", article("Orvane", CONTEXTS, ASKED))
+    assert build("squad", tmp_path / "hub", sized(22), 0) == build("squad", raw, sized(22), 0)
+
+
+# --- hotpotqa (7.2) ------------------------------------------------------------------------------
+
+H1 = {
+    "id": "h1",
+    "question": "Which river runs by the town founded by Ada Venn?",
+    "answer": "Lisk River",
+    "context": {
+        "title": ["Red Fox", "Ada Venn", "Port Marrow"],
+        "sentences": [
+            ["Red foxes eat berries."],
+            ["Ada Venn founded Port Marrow.", " She was a surveyor."],
+            ["Port Marrow stands on the Lisk River."],
+        ],
+    },
+    "supporting_facts": {"title": ["Ada Venn", "Port Marrow"], "sent_id": [0, 0]},
+}
+H2 = {
+    "id": "h2",
+    "question": "In which year did Ada Venn's brother die?",
+    "answer": "1893",
+    "context": {
+        "title": ["Tom Venn"],
+        "sentences": [["Tom Venn was the brother of Ada Venn.", " He died in 1893."]],
+    },
+    "supporting_facts": {"title": ["Tom Venn", "Tom Venn"], "sent_id": [0, 1]},
+}
+THREE_ARTICLES = 33  # tokens; the four articles have 11 on average
+ADA = "Title: Ada Venn\nAda Venn founded Port Marrow. She was a surveyor."
+PORT = "Title: Port Marrow\nPort Marrow stands on the Lisk River."
+TOM = "Title: Tom Venn\nTom Venn was the brother of Ada Venn. He died in 1893."
+
+
+def hotpot(folder, *rows, name="hotpotqa_train.json"):
+    return write(folder, name, list(rows))
+
+
+def evidence(instance):
+    return {
+        qa.id: json.loads(text)
+        for qa, text in zip(instance.questions, instance.metadata["evidence"], strict=True)
+    }
+
+
+def test_hotpotqa_gives_the_worked_example(tmp_path):
+    raw = hotpot(tmp_path, H1, H2)
+    [instance] = build("hotpotqa", raw, sized(25, article_tokens=THREE_ARTICLES), seed=0)
+    assert instance.chunks == (framed("2024-01-01", f"{ADA}\n\n{PORT}"), framed("2024-01-02", TOM))
+    assert summary(instance) == [
+        (H1["question"], "Lisk River", 0),
+        (H2["question"], "1893", 1),
+    ]
+    found = evidence(instance)
+    assert (found["h1"]["chunks"], found["h2"]["chunks"]) == ([0], [1])
+    assert found["h2"]["facts"] == [
+        ["Tom Venn", "Tom Venn was the brother of Ada Venn."],
+        ["Tom Venn", "He died in 1893."],
+    ]
+    assert instance.metadata["groups"] == [
+        "hotpotqa:Ada Venn",
+        "hotpotqa:Port Marrow",
+        "hotpotqa:Tom Venn",
+    ]
+
+
+def test_a_hotpotqa_article_above_its_target_keeps_its_text(tmp_path):
+    """D8: at target 12 the release shows `Title: Tom Venn` and nothing below it."""
+    raw = hotpot(tmp_path, H1, H2)
+    config = sized(12, 40, article_tokens=THREE_ARTICLES)
+    always_12 = replace(config, chunk_max_tokens=12)
+    [cut] = build("hotpotqa", raw, replace(always_12, compat="release"), seed=0)
+    assert cut.chunks[-1] == framed("2024-01-03", "Title: Tom Venn\n")
+    assert evidence(cut)["h2"]["chunks"] == [2]
+    [split] = build("hotpotqa", raw, always_12, seed=0)
+    text = " ".join(" ".join(split.chunks).split())
+    assert "Tom Venn was the brother of Ada Venn." in text and "He died in 1893." in text
+    assert all(counter("words").count(chunk) <= 12 + 10 for chunk in split.chunks)
+    assert evidence(split)["h2"]["chunks"] == [2, 3]
+
+
+def test_a_hotpotqa_question_without_its_evidence_is_dropped_and_counted(tmp_path):
+    """D8: its title is not in the context, or the article was first seen with another text."""
+    lost = H2 | {"id": "lost", "supporting_facts": {"title": ["Tim Venn"], "sent_id": [0]}}
+    other = {"title": ["Tom Venn"], "sentences": [["Tom Venn had no brother."]]}
+    changed = H2 | {
+        "id": "changed",
+        "context": other,
+        "supporting_facts": {"title": ["Tom Venn"], "sent_id": [0]},
+    }
+    skips = Skips()
+    [instance] = build("hotpotqa", hotpot(tmp_path, H1, H2, lost, changed), sized(25), 0, skips)
+    assert [qa.id for qa in instance.questions] == ["h1", "h2"]
+    assert skips.dropped["questions whose evidence is not in their context"] == 1
+    assert skips.dropped["questions whose evidence is not in the chunks"] == 1
+
+
+def chain(name, first, second):
+    """A question that needs two articles of four words each."""
+    titles = [first, second]
+    return {
+        "id": name,
+        "question": f"What joins {first} and {second}?",
+        "answer": "rope",
+        "context": {"title": titles, "sentences": [[f"{t} has rope."] for t in titles]},
+        "supporting_facts": {"title": titles, "sent_id": [0, 0]},
+    }
+
+
+def test_hotpotqa_questions_that_share_articles_stand_in_one_batch(tmp_path):
+    """D2: in the order of the file, A and B would be on both sides of a split."""
+    rows = [chain("1", "A", "B"), chain("2", "C", "D"), chain("3", "B", "E"), chain("4", "F", "G")]
+    raw, config = hotpot(tmp_path, *rows), sized(40, article_tokens=20)
+    fixed = build("hotpotqa", raw, config, seed=0)
+    assert [[qa.id for qa in instance.questions] for instance in fixed] == [["1", "3"], ["2", "4"]]
+    titles = [set(instance.metadata["groups"]) for instance in fixed]
+    assert not titles[0] & titles[1]
+    released = build("hotpotqa", raw, replace(config, compat="release"), seed=0)
+    assert [[qa.id for qa in i.questions] for i in released] == [["1", "2"], ["3", "4"]]
+
+
+def test_a_hotpotqa_component_that_is_too_large_has_batches_of_its_own(tmp_path):
+    rows = [chain("1", "A", "B"), chain("2", "X", "Y"), chain("3", "B", "C"), chain("4", "C", "D")]
+    built = build("hotpotqa", hotpot(tmp_path, *rows), sized(40, article_tokens=15), seed=0)
+    assert [[qa.id for qa in i.questions] for i in built] == [["1", "3"], ["2"], ["4"]]
+
+
+def test_hotpotqa_reads_the_authors_layout_too(tmp_path):
+    def authors(row):
+        context, named = row["context"], row["supporting_facts"]
+        return {
+            "_id": row["id"],
+            "question": row["question"],
+            "answer": row["answer"],
+            "context": list(zip(context["title"], context["sentences"], strict=True)),
+            "supporting_facts": list(zip(named["title"], named["sent_id"], strict=True)),
+        }
+
+    for name in ("hub", "authors"):
+        (tmp_path / name).mkdir()
+    hub = hotpot(tmp_path / "hub", H1, H2)
+    old = hotpot(tmp_path / "authors", *map(authors, (H1, H2)), name="hotpot_train_v1.1.json")
+    assert build("hotpotqa", hub, sized(25), 0) == build("hotpotqa", old, sized(25), 0)
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_hotpotqa_reads_the_hubs_parquet_and_json_lines(tmp_path, ending):
+    for name in ("list", "other"):
+        (tmp_path / name).mkdir()
+    if ending == "parquet":
+        pq.write_table(pa.Table.from_pylist([H1, H2]), tmp_path / "other/hotpotqa.parquet")
+    else:
+        write(tmp_path / "other", "hotpotqa.jsonl", f"{json.dumps(H1)}\n{json.dumps(H2)}\n")
+    raw = hotpot(tmp_path / "list", H1, H2)
+    assert build("hotpotqa", raw, sized(25), 0) == build(
+        "hotpotqa", tmp_path / "other", sized(25), 0
+    )
+
+
+# --- booksum (7.3) -------------------------------------------------------------------------------
+
+DOOR = {
+    "book_title": "The Blue Door",
+    "chapter_id": "c1",
+    "text": (
+        "Nell finds a key. The key opens a blue door. Behind it sits a clock. "
+        "The clock runs backwards. Nell winds it. Morning returns."
+    ),
+    "summary": [{"text": "Nell opens a blue door and winds a backwards clock."}],
+}
+AT_11 = sized(11, chapter_min_chunks=2)
+
+
+def books(folder, *rows, name="booksum_train.jsonl"):
+    return write(folder, name, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_booksum_gives_the_worked_example(tmp_path, monkeypatch, identity_draws):
+    reply = "Nell, blue door, nell, , backwards clock"
+    monkeypatch.setattr(stages, "model", lambda config: answers_from(lambda text: reply))
+    [instance] = build("booksum", books(tmp_path, DOOR), replace(AT_11, stage="llm"), seed=0)
+    parts = (
+        "Nell finds a key. The key opens a blue door.",
+        "Behind it sits a clock. The clock runs backwards.",
+        "Nell winds it. Morning returns.",
+    )
+    days = ("2024-01-01", "2024-01-03", "2024-01-04")
+    assert instance.chunks == tuple(
+        f"[Event happened on {day} The user is reading a book]\n"
+        f"<User> {part}\n\n<System> KEEP {day}"
+        for day, part in zip(days, parts, strict=True)
+    )
+    [qa] = instance.questions
+    assert "summarize" in qa.question.lower() and not qa.question.endswith(".")
+    assert days[0] in qa.question and days[-1] in qa.question
+    assert qa.answers == ("Nell, blue door, backwards clock",)
+    assert instance.metadata["groups"] == ["booksum:The Blue Door"]
+    assert instance.metadata["dates"] == list(days)
+
+
+def test_a_chapter_whose_keywords_failed_is_dropped_and_never_has_an_empty_answer(
+    tmp_path, monkeypatch
+):
+    """D4: in the release an empty answer is a full hit in training."""
+    replies = {"s1": None, "s2": " , ", "s3": "a key"}
+    monkeypatch.setattr(stages, "model", lambda config: answers_from(replies.get))
+    rows = [DOOR | {"summary": [{"text": name}], "chapter_id": name} for name in replies]
+    skips = Skips()
+    config = replace(AT_11, stage="llm")
+    [instance] = build("booksum", books(tmp_path, *rows), config, 0, skips)
+    assert instance.metadata["chapter_id"] == "s3" and instance.questions[0].answers == ("a key",)
+    assert skips.dropped == {"chapters whose keywords failed": 2}
+
+
+@pytest.mark.parametrize(
+    ("summaries", "answer", "name"),
+    [
+        ([], None, None),
+        ([{"text": " "}], None, None),
+        ([{"text": None}, {"text": "Second.", "source": "guide"}], "Second.", "1:guide"),
+        ([{"text": "First."}, {"text": "Second."}], "First.", "0"),
+    ],
+)
+def test_booksum_skips_a_chapter_without_summary_and_names_the_one_it_uses(
+    tmp_path, summaries, answer, name
+):
+    """D33: the release fails on an empty array."""
+    skips = Skips()
+    raw = books(tmp_path, DOOR | {"summary": summaries}, DOOR)
+    first, *rest = build("booksum", raw, AT_11, 0, skips)
+    if answer is None:
+        assert not rest and skips.dropped == {"chapters without a summary": 1}
+    else:
+        assert first.questions[0].answers == (answer,)
+        assert first.metadata["summary_id"] == name
+
+
+def test_booksum_keeps_paragraphs_and_splits_a_sentence_without_end(tmp_path):
+    """D32 and D6: the release joins all with one space and has no hard limit."""
+    text = "One two.\n\nThree four five.  Six." + " word" * 40
+    raw = books(tmp_path, DOOR | {"text": text})
+    [instance] = build("booksum", raw, AT_11, seed=0)
+    contents = [c.partition("<User> ")[2].partition("\n\n<System>")[0] for c in instance.chunks]
+    assert contents[0].startswith("One two.\n\nThree four five.  Six.")
+    assert " ".join(contents).split() == text.split()
+    assert all(counter("words").count(content) <= 11 for content in contents)
+
+
+def test_booksums_test_file_is_read_in_release_mode_only(tmp_path):
+    """D2: the release trains on BookSum's own test chapters."""
+    raw = books(books(tmp_path, DOOR), DOOR | {"book_title": "Test"}, name="booksum_test.jsonl")
+    assert groups_of(build("booksum", raw, AT_11, 0)) == [["booksum:The Blue Door"]]
+    both = build("booksum", raw, replace(AT_11, compat="release"), 0)
+    assert groups_of(both) == [["booksum:The Blue Door"], ["booksum:Test"]]
+
+
+def test_booksum_chapters_have_a_fitting_number_of_chunks(tmp_path):
+    skips = Skips()
+    rows = [DOOR, DOOR | {"text": "Short."}, DOOR | {"text": DOOR["text"] * 4}]
+    config = replace(AT_11, chapter_max_chunks=5)
+    assert len(build("booksum", books(tmp_path, *rows), config, 0, skips)) == 1
+    assert skips.dropped == {"chapters with too few chunks": 1, "chapters with too many chunks": 1}
+
+
+# --- pubmed-rct (7.4) ----------------------------------------------------------------------------
+
+ZINC = (
+    ("Aim was to test zinc.", 3),
+    ("Forty adults took zinc.", 2),
+    ("Colds got shorter.", 4),
+    ("Zinc may help.", 1),
+    ("Zinc is common.", 0),
+)
+AT_15 = sized(15, sample_min_tokens=15, max_chunks=2, max_questions=1)
+
+
+def pubmed(folder, rows, name="pubmed_train.parquet"):
+    texts, labels = zip(*rows, strict=True)
+    pq.write_table(pa.table({"text": texts, "labels": labels}), folder / name)
+    return folder
+
+
+def test_pubmed_gives_the_worked_example(tmp_path, identity_draws):
+    [instance] = build("pubmed-rct", pubmed(tmp_path, ZINC), AT_15, seed=0)
+    items = [f"Sample: {text}\nLabels: {label}" for text, label in ZINC]
+    assert instance.chunks == (
+        framed("2024-01-01", f"\n{items[0]}\n\n{items[1]}", "Examples:"),
+        framed("2024-01-02", f"\n{items[2]}\n\n{items[3]}", "Examples:"),
+    )
+    [qa] = instance.questions
+    assert qa.question.startswith("Sentence: Zinc is common.\n") and "\\boxed{}" in qa.question
+    assert qa.answers == ("0",)
+
+
+def abstracts(n, seed=0):
+    """Rows of `n` abstracts of five sentences, every sentence its own."""
+    labels = (0, 2, 4, 4, 1)
+    return [(f"w{a} is {i} of {seed} .", label) for a in range(n) for i, label in enumerate(labels)]
+
+
+SMALL = replace(AT_15, max_chunks=3, max_questions=4, instances=10_000)
+
+
+def used(instance):
+    """(sentences shown, sentences asked for)."""
+    shown = [
+        line.removeprefix("Sample: ")
+        for chunk in instance.chunks
+        for line in chunk.splitlines()
+        if line.startswith("Sample: ")
+    ]
+    return shown, [
+        qa.question.splitlines()[0].removeprefix("Sentence: ") for qa in instance.questions
+    ]
+
+
+def test_pubmed_sentences_are_used_once_and_abstracts_stay_together(tmp_path):
+    """D2 and D21b: no group is in two instances, no sentence is shown or asked for twice."""
+    rows = abstracts(60)
+    built = build("pubmed-rct", pubmed(tmp_path, rows), SMALL, seed=0)
+    assert len(built) > 10
+    sentences = [s for instance in built for part in used(instance) for s in part]
+    assert len(sentences) == len(set(sentences)) and set(sentences) <= {text for text, _ in rows}
+    groups = [name for instance in built for name in instance.metadata["groups"]]
+    assert len(groups) == len(set(groups))
+    for instance in built:
+        named = {int(name.rpartition("-")[2]) // 5 for name in instance.metadata["groups"]}
+        shown, asked = used(instance)
+        assert {int(text.split()[0][1:]) for text in shown + asked} <= named
+
+
+def test_pubmed_reads_every_sentence_only_as_often_as_it_is_needed(tmp_path, monkeypatch):
+    """D21b: the release lists all unused sentences for every chunk and scans for each used one."""
+    counted: list[str] = []
+    sizes = building.sizes
+    monkeypatch.setattr(pubmed_rct, "sizes", lambda texts, c: sizes(_noted(texts, counted), c))
+    raw = pubmed(tmp_path, abstracts(60))
+    build("pubmed-rct", raw, SMALL, seed=0)
+    assert len(counted) <= 300
+
+
+def _noted(texts, counted):
+    for text in texts:
+        counted.append(text)
+        yield text
+
+
+def test_pubmed_never_asks_for_a_sentence_that_it_shows(tmp_path):
+    rows = [("Trial is registered .", 2)] * 40 + abstracts(30)
+    skips = Skips()
+    for instance in build("pubmed-rct", pubmed(tmp_path, rows), SMALL, 0, skips):
+        shown, asked = used(instance)
+        assert not {text.lower() for text in shown} & {text.lower() for text in asked}
+    assert skips.dropped["sentences that repeat another"] > 0
+
+
+def test_pubmed_says_what_is_left_over_and_how_much_is_missing(tmp_path):
+    """D21d: the release ends in silence when it cannot fill a chunk."""
+    skips = Skips()
+    built = build("pubmed-rct", pubmed(tmp_path, abstracts(31)), SMALL, 0, skips)
+    n_used = sum(len(shown) + len(asked) for shown, asked in map(used, built))
+    assert n_used + sum(skips.dropped.values()) == 155
+    assert skips.dropped["sentences left over, too few for an instance"] == 5
+    with pytest.raises(InputError, match="enough sentences for 3 chunks and 4 questions, found 5"):
+        build("pubmed-rct", pubmed(tmp_path, ZINC), SMALL, seed=0)
+
+
+def test_pubmed_in_release_mode_draws_sentences_and_cuts_long_ones(tmp_path):
+    rows = [*abstracts(40), ("word " * 400, 2)]
+    config = replace(SMALL, compat="release", sample_min_tokens=250, chunk_max_tokens=250)
+    config = replace(config, max_chunks=1, max_questions=1)
+    built = build("pubmed-rct", pubmed(tmp_path, rows), config, seed=0)
+    assert groups_of(built) == [None] * len(built)
+    sentences = [text for instance in built for part in used(instance) for text in part]
+    assert max(map(len, sentences)) == 1000
+    skips = Skips()
+    build("pubmed-rct", tmp_path, replace(config, compat="fixed"), 0, skips)
+    assert skips.dropped["sentences longer than a chunk"] == 1
+
+
+@pytest.mark.parametrize("label", [5, -1])
+def test_pubmed_refuses_a_label_outside_its_five(tmp_path, label):
+    """D21d."""
+    raw = pubmed(tmp_path, [*ZINC, ("Odd.", label)])
+    with pytest.raises(InputError, match=rf"row 5: labels: expected one of 0 BACK.*found {label}"):
+        build("pubmed-rct", raw, AT_15, seed=0)
+    skips = Skips("skip")
+    assert len(build("pubmed-rct", raw, AT_15, 0, skips)) == 1
+    assert len(skips.skipped) == 1
+
+
+def test_pubmed_labels_may_be_names_and_lists_of_one(tmp_path, identity_draws):
+    """D21d: the sibling data set has names, which would break the contract of numbers."""
+    right = build("pubmed-rct", pubmed(tmp_path, ZINC), AT_15, seed=0)
+    for change in (lambda n: pubmed_rct.LABELS[n], lambda n: [n]):
+        raw = pubmed(tmp_path, [(text, change(label)) for text, label in ZINC])
+        assert build("pubmed-rct", raw, AT_15, seed=0) == right
+
+
+def test_pubmed_reads_the_authors_file_with_its_abstracts(tmp_path):
+    lines = "###7\n" + "".join(f"{pubmed_rct.LABELS[n]}\t{text}\n" for text, n in ZINC[:3])
+    lines += "\n###8\n" + "".join(f"{pubmed_rct.LABELS[n]}\t{text}\n" for text, n in ZINC[3:])
+    with zipfile.ZipFile(tmp_path / "train.zip", "w") as archive:
+        archive.writestr("train.txt", lines)
+    [instance] = build("pubmed-rct", tmp_path, AT_15, seed=0)
+    assert sorted(instance.metadata["groups"]) == ["pubmed-rct:7", "pubmed-rct:8"]
+
+
+# --- perltqa (7.5) -------------------------------------------------------------------------------
+
+ILA = {
+    "profile": {"Protagonist": "Ila Brandt"},
+    "events": {
+        "7_0_0": {
+            "content": "Ila planted forty lemon trees with Oskar.",
+            "summary": "Planting lemons",
+            "Creation Time": "March 3, 2023",
+        },
+        "7_0_1": {
+            "content": "Ila sold her old van.",
+            "summary": "Van sale",
+            "Creation Time": "June 2023",
+        },
+    },
+    "dialogues": {
+        "7_0_0#0": {
+            "events": "7_0_0",
+            "contents": {
+                "2023-03-03 10:00": [
+                    "Ila Brandt: The soil is dry.",
+                    "Oskar: Note: water twice a day.",
+                ]
+            },
+        },
+        "7_0_1#1": {
+            "events": "7_0_1",
+            "contents": {
+                "2023-06-09 18:30": [
+                    "Ila Brandt: The buyer paid 900 crowns.",
+                    "AI Assistant: Good price.",
+                ]
+            },
+        },
+    },
+}
+
+
+def gold(question, answer, reference):
+    return {"Question": question, "Answer": answer, "Reference Memory": reference}
+
+
+TREES = gold("How many trees did Ila plant?", "Forty", "['7_0_0']")
+ILA_ASKED = {
+    "profile": [gold("How old is Ila?", "31", "Age")],
+    "social_relationship": [{"7_0": [gold("Who is Oskar?", "Neighbour", "['7_0']")]}],
+    "events": [{"7_0_0": [TREES]}],
+    "dialogues": [{"7_0_1#1": [gold("What did the buyer pay?", "900 crowns", "['7_0_1#1']")]}],
+}
+
+
+def perl(folder, memory=ILA, asked=ILA_ASKED):
+    write(folder, "perltmem_en.json", [memory])
+    return write(folder, "perltqa_en.json", [{"Ila Brandt": asked}])
+
+
+def test_perltqa_gives_the_worked_example(tmp_path):
+    skips = Skips()
+    [instance] = build("perltqa", perl(tmp_path), WORDS, 0, skips)
+    first, second = instance.chunks
+    assert "Ila Brandt" in first and "March 3, 2023" in first.splitlines()[0]
+    assert "Summary: Planting lemons" in first.splitlines()
+    assert "Content: Ila planted forty lemon trees with Oskar." in first.splitlines()
+    assert first.endswith(
+        "\n2023-03-03 10:00\n<Ila Brandt> The soil is dry.\n<Oskar> Note: water twice a day."
+    )
+    assert second.endswith("<Ila Brandt> The buyer paid 900 crowns.\n<AI Assistant> Good price.")
+    assert summary(instance) == [
+        ("How many trees did Ila plant?", "Forty", 0),
+        ("What did the buyer pay?", "900 crowns", 1),
+    ]
+    assert instance.metadata["memory_types"] == ["events", "dialogues"]
+    assert instance.metadata["groups"] == ["perltqa:Ila Brandt"]
+    assert skips.dropped == {"questions about memories that are not shown": 1}
+
+
+def test_perltqa_in_release_mode_loses_messages_and_asks_what_is_not_shown(tmp_path):
+    """D10a and D10d."""
+    [instance] = build("perltqa", perl(tmp_path), replace(WORDS, compat="release"), seed=0)
+    assert "twice a day" not in instance.chunks[0]
+    assert [qa.question for qa in instance.questions] == [
+        "Who is Oskar?",
+        "How many trees did Ila plant?",
+        "What did the buyer pay?",
+    ]
+
+
+def test_a_perltqa_dialogue_belongs_to_its_own_event_only(tmp_path):
+    """D10b: event 7_0_1 also takes the dialogues of 7_0_10."""
+    ten = {"events": "7_0_10", "contents": {"2023": ["Oskar: It is cold."]}}
+    memory = ILA | {
+        "events": ILA["events"] | {"7_0_10": ILA["events"]["7_0_1"]},
+        "dialogues": ILA["dialogues"] | {"7_0_10#2": ten},
+    }
+    [right] = build("perltqa", perl(tmp_path, memory), WORDS, seed=0)
+    assert ["It is cold." in chunk for chunk in right.chunks] == [False, False, True]
+    [released] = build("perltqa", perl(tmp_path, memory), replace(WORDS, compat="release"), seed=0)
+    assert ["It is cold." in chunk for chunk in released.chunks] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    "dialogue",
+    [
+        {"events": "7_0_0", "contents": {"2023": "Oskar: It is cold."}},
+        {"events": "7_0_0", "contents": {"2023": [["Oskar: It is cold."], []]}},
+        {"events": ["7_0_0"], "contents": {"2022": [], "2023": ["Oskar: It is cold."]}},
+        {"contents": ["Oskar: It is cold."]},
+        {"events": "gone", "contents": "Oskar: It is cold."},
+    ],
+)
+def test_perltqa_reads_messages_in_every_shape(tmp_path, dialogue):
+    """D10c; without a usable field `events` the id says which event it is."""
+    memory = ILA | {"dialogues": {"7_0_0#0": dialogue}}
+    [instance] = build("perltqa", perl(tmp_path, memory), WORDS, seed=0)
+    assert instance.chunks[0].endswith("<Oskar> It is cold.")
+
+
+def test_perltqa_drops_a_character_without_events_and_counts_it(tmp_path):
+    """D10c: in the release it breaks the whole build."""
+    skips = Skips()
+    bare = {"profile": {"Protagonist": "Oskar"}, "events": {}, "dialogues": {}}
+    write(tmp_path, "perltmem_en.json", [ILA, bare])
+    asked = [{"Oskar": ILA_ASKED}, {"Nobody": ILA_ASKED}, {"Ila Brandt": ILA_ASKED}]
+    write(tmp_path, "perltqa_en.json", asked)
+    assert len(build("perltqa", tmp_path, WORDS, 0, skips)) == 1
+    assert skips.dropped["characters without events"] == 1
+    assert skips.dropped["characters without memories"] == 1
+
+
+def test_perltqa_reads_the_object_layout_of_version_2(tmp_path):
+    """D10c."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    write(tmp_path / "two", "perltmem_en_v2.json", {"Ila Brandt": ILA})
+    write(tmp_path / "two", "perltqa_en_v2.json", {"Ila Brandt": ILA_ASKED})
+    old, new = (build("perltqa", f, WORDS, 0) for f in (perl(tmp_path / "one"), tmp_path / "two"))
+    assert old == new
+
+
+def test_a_null_answer_is_dropped_before_anybody_is_asked(tmp_path):
+    """D10e: the release pays for a call, or stops in a debugger."""
+    skips = Skips()
+    asked = ILA_ASKED | {"events": [{"7_0_0": [TREES | {"Answer": None}, TREES]}]}
+    [instance] = build("perltqa", perl(tmp_path, asked=asked), WORDS, 0, skips)
+    assert len(instance.questions) == 2
+    assert skips.dropped["questions with a null answer"] == 1
+
+
+def test_perltqa_decodes_entities_and_keeps_to_the_limit(tmp_path):
+    """D10f."""
+    events = dict(ILA["events"])
+    events["7_0_0"] = events["7_0_0"] | {"content": "Ila&#39;s trees grow. " * 30}
+    [instance] = build("perltqa", perl(tmp_path, ILA | {"events": events}), sized(40), seed=0)
+    assert "Ila's trees grow." in instance.chunks[0] and "&#39;" not in "".join(instance.chunks)
+    assert len(instance.chunks) > 3
+    assert all(counter("words").count(chunk) <= 40 for chunk in instance.chunks)
+    assert all("March 3, 2023" in chunk for chunk in instance.chunks[:3])
+    assert instance.questions[0].chunk is None
+
+
+def test_perltqa_shortens_checks_and_flags(tmp_path, monkeypatch):
+    """D10e: an answer that cannot be shortened stays and is flagged; golds are narrowed."""
+
+    def reply(text):
+        if text.startswith("Question: How many"):
+            return "Part-time van dealer in town"  # five words: refused three times
+        if text.startswith("Question: What did"):
+            return "900 crowns; olive trees"
+        return "900 crowns" if "What did the buyer" in text else "It was forty."
+
+    def complete(requests, problem=lambda text: ""):
+        texts = [reply(r.messages[-1][1]) for r in requests]
+        return [Reply(text, problem(text)) for text in texts]
+
+    monkeypatch.setattr(stages, "model", lambda config: complete)
+    [instance] = build("perltqa", perl(tmp_path), replace(WORDS, stage="llm"), seed=0)
+    assert [(qa.id, qa.answers[0]) for qa in instance.questions] == [
+        ("events-0", "Forty"),
+        ("dialogues-0", "900 crowns"),
+    ]
+    assert instance.metadata["kept_whole"] == ["events-0"]
+
+
+def test_perltqa_characters_with_too_much_or_too_little_are_dropped(tmp_path):
+    raw = perl(tmp_path)
+    for config in (replace(WORDS, event_max_chunks=1), replace(WORDS, min_kept_questions=3)):
+        with pytest.raises(InputError, match="expected a character with events and questions"):
+            build("perltqa", raw, config, seed=0)
+
+
+# --- All of them ---------------------------------------------------------------------------------
+
+MADE = ("squad", "hotpotqa", "booksum", "pubmed-rct", "perltqa")
+QUICK = BuildConfig(stage="rules", max_questions=20)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Folders with made-up raw files, by source."""
+    folders = {name: tmp_path_factory.mktemp(name) for name in MADE}
+    for name, folder in folders.items():
+        rawgen.make_raw(folder, name)
+    return folders
+
+
+def ids(folders, config, seed):
+    return {name: [i.id for i in build(name, Path(folders[name]), config, seed)] for name in MADE}
+
+
+def test_builds_are_the_same_in_every_process_and_for_any_number_of_them(made, root, monkeypatch):
+    """D13: neither the hash seed nor the workers matter; the seed does."""
+    monkeypatch.undo()
+    code = (
+        "import sys, json; sys.path.insert(0, 'tests'); import test_sources_training as t;"
+        "print(json.dumps(t.ids(json.loads(sys.argv[1]), t.QUICK, 7)))"
+    )
+    folders = json.dumps({name: str(folder) for name, folder in made.items()})
+    env = os.environ | {"PYTHONHASHSEED": "12345", "PYTHONPATH": str(root)}
+    command = [sys.executable, "-c", code, folders]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, env=env, check=True)
+    here = ids(made, QUICK, 7)
+    assert json.loads(done.stdout) == here
+    assert ids(made, replace(QUICK, workers=2), 7) == here
+    other = ids(made, QUICK, 8)
+    assert all(other[name] != here[name] for name in MADE)
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_metadata_is_flat_and_knows_where_the_instance_came_from(made, name):
+    """D16: strict JSON, with groups."""
+    for instance in build(name, made[name], QUICK, seed=0):
+        assert json.loads(json.dumps(instance.metadata, allow_nan=False)) == instance.metadata
+        assert all(group.startswith(f"{name}:") for group in instance.metadata["groups"])
+        values = [v if isinstance(v, list) else [v] for v in instance.metadata.values()]
+        assert all(isinstance(v, (str, int)) for value in values for v in value)
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_the_limit_on_instances_takes_the_first_ones(made, name):
+    built = build(name, made[name], QUICK, seed=0)
+    assert build(name, made[name], replace(QUICK, instances=1), seed=0) == built[:1]
+
+
+# --- Bad raw files -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "message"),
+    [
+        ("hotpotqa", {}, r"expected one raw file hotpot\*.json, found none; also read: hotpot"),
+        ("hotpotqa", {"hotpot.json": '{"data": []}'}, "expected a JSON list of records, found '{"),
+        ("hotpotqa", {"hotpot.json": json.dumps([H1, H2])[:-60]}, "hotpot.json:1: expected JSON"),
+        ("hotpotqa", {"hotpot.json": "[]"}, "expected an instance with 1 questions, found 0"),
+        ("hotpotqa", {"hotpot.json": [H1 | {"answer": " "}]}, "record 0: answer: expected text, f"),
+        ("hotpotqa", {"hotpot.json": [DOOR]}, "record 0: question: expected text, found nothing"),
+        (
+            "hotpotqa",
+            {"hotpot.json": [H1 | {"context": {"title": ["A"], "sentences": []}}]},
+            "context: expected title and sentences of one length, found 1 and 0",
+        ),
+        (
+            "hotpotqa",
+            {"hotpot.json": [H2 | {"context": {"title": ["Tom Venn"], "sentences": [[" "]]}}]},
+            "record 0: context: expected text in 'Tom Venn', found none",
+        ),
+        (
+            "hotpotqa",
+            {"hotpot.parquet": b"PAR1 cut off"},
+            "hotpot.parquet: expected parquet, found",
+        ),
+        ("hotpotqa", {"hotpot.jsonl": "\xff"}, "record|jsonl:1: expected JSON"),
+        ("booksum", {"booksum_train.jsonl": '{"text": '}, "jsonl:1: expected JSON, found"),
+        (
+            "booksum",
+            {"booksum_train.jsonl": b'{"text": "\xe9"}'},
+            "expected UTF-8 text, found byte",
+        ),
+        ("booksum", {"booksum_train.json": [H1]}, "record 0: text: expected text, found nothing"),
+        ("booksum", {"booksum_train.json": [DOOR | {"text": ""}]}, 'text: expected text, found ""'),
+        ("booksum", {"booksum_train.json": [DOOR | {"summary": ["x"]}]}, r"summary\[0\]: expected"),
+        ("booksum", {"booksum_train.jsonl.gz": b"\x1f\x8b\x08\0"}, "expected a readable file, fou"),
+        (
+            "booksum",
+            {"booksum_train.jsonl": "version https://git-lfs.github.com/spec/v1\noid sha256:1\n"},
+            "expected data, found a Git-LFS pointer",
+        ),
+        (
+            "pubmed-rct",
+            {"train.txt": "###1\nMETHOD\tx\n"},
+            "train.txt:2: labels: expected one of 0",
+        ),
+        ("pubmed-rct", {"train.txt": "###1\nMETHODS x\n"}, "train.txt:2: expected LABEL, a tab"),
+        ("pubmed-rct", {"train.txt": b"###1\nMETHODS\t\xe9\n"}, "train.txt:2: expected UTF-8 text"),
+        ("pubmed-rct", {"train.zip": b"PK"}, "train.zip: expected a readable file, found"),
+        (
+            "perltqa",
+            {"perltmem_en.json": "[]"},
+            r"expected one raw file perltqa_en\*.json, found n",
+        ),
+        (
+            "perltqa",
+            {"perltmem_en.json": "[3]", "perltqa_en.json": "[]"},
+            "perltmem_en.json: record 0: expected an object, found 3",
+        ),
+        (
+            "perltqa",
+            {
+                "perltmem_en.json": [ILA | {"events": {"7_0_0": {"content": "x"}}}],
+                "perltqa_en.json": [{"Ila Brandt": ILA_ASKED}],
+            },
+            "7_0_0: summary: expected text, found nothing",
+        ),
+    ],
+)
+def test_a_bad_raw_file_is_one_line_with_file_and_place(tmp_path, name, files, message):
+    for file, content in files.items():
+        write(tmp_path, file, content)
+    with pytest.raises(InputError, match=message) as caught:
+        build(name, tmp_path, BuildConfig(), seed=0)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_parquet_file_under_the_wrong_name_is_told_by_its_columns(tmp_path):
+    rawgen.make_raw(tmp_path, "booksum_parquet")
+    (tmp_path / "booksum_train.parquet").rename(tmp_path / "hotpotqa.parquet")
+    with pytest.raises(InputError, match="hotpotqa.parquet: expected a column 'id', found bid, b"):
+        build("hotpotqa", tmp_path, BuildConfig(), seed=0)
+
+
+def test_bad_records_are_skipped_and_listed_when_the_user_says_so(tmp_path):
+    rows = [H1, H2 | {"answer": None}, 3, H1 | {"id": "last"}]
+    text = json.dumps(rows)[:-40]  # cut off in the last record
+    skips = Skips("skip")
+    config = sized(25, on_error="skip")
+    [instance] = build("hotpotqa", write(tmp_path, "hotpot.json", text), config, 0, skips)
+    assert [qa.id for qa in instance.questions] == ["h1"]
+    path = tmp_path / "hotpot.json"
+    assert [line.partition(" found")[0] for line in skips.card()["skipped"]] == [
+        f"{path}: record 1: answer: expected text,",
+        f"{path}: record 2: expected an object with question,",
+        f"{path}:1: expected JSON,",
+    ]
+
+
+def test_lines_that_are_no_text_are_skipped_and_the_rest_is_read(tmp_path):
+    """Latin-1 bytes in one line of many, and a byte order mark before the first."""
+    lines = [
+        json.dumps(DOOR).encode(),
+        b'{"text": "caf\xe9"}',
+        b"",
+        b"{",
+        json.dumps(DOOR).encode(),
+    ]
+    write(tmp_path, "booksum_train.jsonl", b"\xef\xbb\xbf" + b"\r\n".join(lines))
+    skips = Skips("skip")
+    built = build("booksum", tmp_path, replace(AT_11, on_error="skip"), 0, skips)
+    assert len(built) == 2
+    assert [line.split(":")[1] for line in skips.skipped] == ["2", "4"]
+
+
+@pytest.mark.parametrize("ending", [".gz", ".zip"])
+def test_packed_raw_files_are_read_as_plain_ones(tmp_path, ending):
+    for name in ("plain", "packed"):
+        (tmp_path / name).mkdir()
+    plain = squad_raw(tmp_path / "plain", article("Orvane", CONTEXTS, ASKED))
+    content = (plain / "squad.json").read_bytes()
+    packed = tmp_path / "packed" / f"squad.json{ending}"
+    if ending == ".gz":
+        packed.write_bytes(gzip.compress(content))
+    else:
+        with zipfile.ZipFile(packed, "w") as archive:
+            archive.writestr("squad.json", content)
+    assert build("squad", packed.parent, sized(22), 0) == build("squad", plain, sized(22), 0)
+    packed.write_bytes(packed.read_bytes()[:-30])
+    with pytest.raises(InputError, match="expected a readable file, found"):
+        build("squad", packed.parent, sized(22), 0)
+
+
+def test_an_archive_of_several_files_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "squad.json.zip", "w") as archive:
+        archive.writestr("a.json", "{}")
+        archive.writestr("b.json", "{}")
+    with pytest.raises(InputError, match="expected an archive of one file, found a.json, b.json"):
+        build("squad", tmp_path, BuildConfig(), 0)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"compat": "old"}, "compat: found 'old'"),
+        ({"stage": "model"}, "stage: found 'model'"),
+        ({"on_error": "go"}, "on_error: found 'go'"),
+        ({"workers": 0}, "workers: expected at least 1, found 0"),
+        ({"chapter_min_chunks": 30}, "chapter chunks: expected the smaller number first"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(setting, message):
+    with pytest.raises(InputError, match=message):
+        BuildConfig(**setting)
+
+
+def test_skips_count_what_a_rule_drops_and_raise_for_what_is_bad():
+    skips = Skips()
+    skips.drop("short", 2)
+    skips.drop("short")
+    skips.drop("long", 0)
+    assert skips.card() == {"skipped": [], "dropped": {"short": 3}}
+    with pytest.raises(InputError, match="here: expected x"):
+        skips.add("here", "expected x")
