@@ -53,11 +53,11 @@ def make_raw(
 
 
 def _squad(rng: random.Random, factor: int) -> Files:
-    return {"squad_train-v1.1.json": _json(documents.squad(24 * factor, rng))}
+    return {"squad_train-v1.1.json": _json(documents.squad(100 * factor, rng))}
 
 
 def _hotpotqa(rng: random.Random, factor: int) -> Files:
-    return {"hotpotqa_train.json": _json(documents.hotpotqa(120 * factor, rng))}
+    return {"hotpotqa_train.json": _json(documents.hotpotqa(400 * factor, rng))}
 
 
 def _booksum(rng: random.Random, factor: int) -> Files:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -201,20 +202,32 @@ FOLLOW_UPS = (
     "Could you shorten this to one line?",
     "Is there anything similar in {near}?",
 )
-LONG_ANSWER = 160  # sentences of the rare answer that is longer than a chunk
+LONG_ANSWER = 160  # sentences of a huge answer
 
 
-def longmemeval(n_records: int, n_sessions: int, rng: random.Random) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Answers:
+    """How long the assistant's answers are: sentences, fewest and most, and how many are huge."""
+
+    fewest: int = 3
+    most: int = 12
+    huge: float = 0.01  # share of answers that are longer than a chunk
+
+
+def longmemeval(
+    n_records: int, n_sessions: int, rng: random.Random, answers: Answers | None = None
+) -> list[dict[str, Any]]:
     """Records of LongMemEval, each with its own history of dated sessions."""
-    return [_record(index, n_sessions, rng) for index in range(n_records)]
+    kind = answers or Answers()
+    return [_record(index, n_sessions, rng, kind) for index in range(n_records)]
 
 
-def _record(index: int, n_sessions: int, rng: random.Random) -> dict[str, Any]:
+def _record(index: int, n_sessions: int, rng: random.Random, kind: Answers) -> dict[str, Any]:
     values = draw_words(rng)
     values["name"] = str(values["other"]).split()[0]
     fact, question, answer = (fill(text, values) for text in rng.choice(FACTS))
     held = rng.randrange(n_sessions)
-    sessions = [_session(rng, fact if i == held else None) for i in range(n_sessions)]
+    sessions = [_session(rng, fact if i == held else None, kind) for i in range(n_sessions)]
     day, dates = datetime(2023, 4, 3, 8, 0), []
     for _ in range(n_sessions + 1):
         day += timedelta(hours=rng.randint(5, 60), minutes=rng.randint(0, 59))
@@ -234,7 +247,7 @@ def _record(index: int, n_sessions: int, rng: random.Random) -> dict[str, Any]:
     }
 
 
-def _session(rng: random.Random, fact: str | None) -> list[dict[str, Any]]:
+def _session(rng: random.Random, fact: str | None, kind: Answers) -> list[dict[str, Any]]:
     """Turns of one chat; where there is a fact, its turn is marked as in the real records."""
     turns: list[dict[str, Any]] = []
     n_exchanges = rng.randint(2, 6)
@@ -245,7 +258,8 @@ def _session(rng: random.Random, fact: str | None) -> list[dict[str, Any]]:
             turns.append({"role": "user", "content": f"{says} {fact}", "has_answer": True})
         else:
             turns.append({"role": "user", "content": says})
-        n_sentences = LONG_ANSWER if rng.random() < 0.01 else rng.randint(3, 12)
+        huge = rng.random() < kind.huge
+        n_sentences = LONG_ANSWER if huge else rng.randint(kind.fewest, kind.most)
         answer = [fill(rng.choice(TELLING), draw_words(rng)) for _ in range(n_sentences)]
         turns.append({"role": "assistant", "content": "\n".join(_lines(answer))})
     return turns
