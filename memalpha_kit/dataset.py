@@ -392,6 +392,8 @@ def save(folder: Path, dataset: Dataset) -> None:
         if folder.exists():
             folder.rename(old)
         temporary.rename(folder)
+    except DiskError as error:  # the user knows the folder by its final name
+        raise DiskError(str(error).replace(str(temporary), str(folder))) from error
     except OSError as error:
         raise DiskError(f"{folder}: expected to write a folder, found: {error.strerror}") from error
     finally:

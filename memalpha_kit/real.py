@@ -44,7 +44,8 @@ def build_real(profile: Profile, raw: Path, out: Path) -> tuple[dict[str, Path],
     for name in profile.real.sources:
         missing = sources.missing_files(name, raw)
         if missing:
-            absent[name] = f"nothing called {', '.join(missing)} in {raw}"
+            patterns = ", ".join(pattern.replace("|", " or ") for pattern in missing)
+            absent[name] = f"nothing called {patterns} in {raw}"
             continue
         instances = sources.build(name, raw, profile.data, profile.seed)
         built[name] = out / f"{name}.parquet"

@@ -293,6 +293,59 @@ def plot_chunks(table: pd.DataFrame) -> Figure:
     return _finished(figure)
 
 
+def plot_sizes(statistics: pd.DataFrame) -> Figure:
+    """Tokens per chunk and chunks per instance of every source: mean, smallest and largest."""
+    _style()
+    rows = statistics.drop_duplicates(["dataset", "source"]).iloc[::-1]
+    names = [d if d == s else f"{d}: {s}" for d, s in zip(rows.dataset, rows.source, strict=True)]
+    figure, axes = plt.subplots(1, 2, figsize=(10, 0.27 * len(rows) + 1.2), sharey=True)
+    titles = {"tokens_per_chunk": "tokens per chunk", "chunks_per_instance": "chunks per instance"}
+    for axis, (name, title) in zip(axes, titles.items(), strict=True):
+        reach = [rows[name] - rows[f"{name}_min"], rows[f"{name}_max"] - rows[name]]
+        axis.errorbar(rows[name], names, xerr=reach, fmt="o", color="#2b6ca3", markersize=4)
+        axis.set(title=title, xscale="log")
+        axis.tick_params(axis="y", labelsize=7)
+    return _finished(figure)
+
+
+def plot_categories(statistics: pd.DataFrame) -> Figure:
+    """Share of each category (AR, TTL, LRU, CR) in instances and in tokens, by part."""
+    _style()
+    table = statistics.assign(tokens=statistics.instances * statistics.tokens_per_instance)
+    sums = table.groupby(["part", "category"])[["instances", "tokens"]].sum()
+    shares = sums / sums.groupby("part").transform("sum")
+    figure, axes = plt.subplots(1, 2, figsize=(8, 3), sharey=True)
+    for axis, name in zip(axes, ("instances", "tokens"), strict=True):
+        shares[name].unstack("category").plot.bar(stacked=True, ax=axis, legend=False, rot=0)
+        axis.set(title=f"share of {name}", xlabel="", ylim=(0, 1))
+    axes[1].legend(bbox_to_anchor=(1, 1), loc="upper left", frameon=False)
+    return _finished(figure)
+
+
+def plot_leaks(leaks: pd.DataFrame) -> Figure:
+    """Share of each test set's questions that training gives away, as a matrix.
+
+    That is: training asks it with a common answer, or shows its sentence with a label.
+    """
+    _style()
+    found = leaks.assign(
+        share=leaks[["repeated", "shown"]].max(axis=1) / leaks["questions"].clip(lower=1)
+    )
+    matrix = found.pivot(index="train", columns="test", values="share")
+    figure, axis = plt.subplots(figsize=(0.42 * matrix.shape[1] + 3.4, 0.34 * len(matrix) + 3.0))
+    sns.heatmap(
+        matrix.astype(float), ax=axis, cmap="OrRd", vmin=0, vmax=1, linewidths=0.4, annot=True,
+        fmt=".2f", annot_kws={"size": 6}, cbar=False,
+    )  # fmt: skip
+    axis.set(
+        title="Test questions that training gives away (share)",
+        xlabel="test set",
+        ylabel="training",
+    )
+    axis.tick_params(labelsize=7)
+    return _finished(figure)
+
+
 def plot_memory(table: pd.DataFrame) -> Figure:
     """Memory tokens and entries after each chunk of one episode, beside the tokens read."""
     _style()

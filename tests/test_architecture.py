@@ -21,7 +21,7 @@ FLOORS = {
     3: "writers readers rewards world dataset hub",
     4: "episode evaluation leaks",
     5: "training report datacard",
-    6: "miniature pipeline real",
+    6: "examples miniature pipeline real",
     7: "commands cli __main__",
 }
 SAME_FLOOR = {

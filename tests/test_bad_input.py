@@ -386,7 +386,7 @@ def test_a_disk_that_fills_up_in_another_step_leaves_nothing_of_it(here, capsys,
         ),
         "build": (
             ("data", "build", "--source", "squad", "--raw", "raw", "--out", "new"),
-            "new/instances.parquet",
+            "new/train.parquet",
         ),
     }[step]
     capsys.readouterr()
