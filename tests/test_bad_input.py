@@ -394,6 +394,6 @@ def test_a_disk_that_fills_up_in_another_step_leaves_nothing_of_it(here, capsys,
     assert f"{name}: expected to write" in refused(capsys, 1, *argv)
     monkeypatch.undo()
     monkeypatch.chdir(here)
-    assert list(Path("new").iterdir()) == []
+    assert not Path("new").exists() or list(Path("new").iterdir()) == []
     assert command(*argv) == 0
     assert Path(name).is_file()

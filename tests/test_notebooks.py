@@ -19,6 +19,11 @@ TABLES = {
     "01_data_processing": {
         "miniature.csv": "source instances chunks_mean questions_mean chunk_tokens",
         "real.csv": "source instances chunks tokens chunk_tokens",
+        "sources_statistics.csv": "dataset part source category instances questions",
+        "sources_paper.csv": "dataset part source table instances instances_paper",
+        "sources_provenance.csv": "dataset licence revision raw_sha256 data_sha256",
+        "sources_histograms.csv": "dataset part source quantity low high count",
+        "sources_leaks.csv": "train test groups questions repeated shown leak",
     },
     "02_memory_environment": {"rewards.csv": "chunk r1 r2 r3 r4 R"},
     "03_grpo_training": {
@@ -39,7 +44,12 @@ TABLES = {
     },
 }
 FIGURES = {
-    "01_data_processing": ["chunk_tokens"],
+    "01_data_processing": [
+        "chunk_tokens",
+        "sources_sizes",
+        "sources_categories",
+        "sources_leaks",
+    ],
     "02_memory_environment": ["memory_growth"],
     "03_grpo_training": ["warm_start", "rewards"],
     "04_evaluation": ["behaviour", "real"],
