@@ -9,15 +9,12 @@ Raw files are CSV with the columns `text` and `category`:
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterator
 from pathlib import Path
 
 from memalpha_kit.config import BuildConfig
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import Instance
-from memalpha_kit.sources.building import Skips, raw_file, read_text
+from memalpha_kit.sources.building import Skips, csv_rows, raw_file, read_text
 from memalpha_kit.sources.labelled import Sample, build_labelled, label_table
 
 TRAIN, TEST = FILES = ("banking77_train.csv", "banking77_test.csv")
@@ -30,27 +27,12 @@ def read_samples(path: Path) -> list[Sample]:
     Raises InputError, naming line and column, for a missing column, a row of another length, a
     blank cell, or no row at all.
     """
-    samples = [_sample(row, f"{path}:{line}") for line, row in _rows(path)]
+    samples = [
+        _sample(row, f"{path}:{line}") for line, row in csv_rows(path, read_text(path), COLUMNS)
+    ]
     if not samples:
         raise InputError(f"{path}:2: expected at least one row, found none")
     return samples
-
-
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """(number of the row's last line, row)."""
-    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
-    try:
-        columns = reader.fieldnames or []
-        for column in COLUMNS:
-            if column not in columns:
-                found = ", ".join(columns)
-                raise InputError(f"{path}:1: expected a column {column!r}, found {found}")
-        for row in reader:
-            yield reader.line_num, row
-    except csv.Error as error:
-        raise InputError(
-            f"{path}: expected CSV after line {reader.line_num}, found: {error}"
-        ) from error
 
 
 def _sample(row: dict[str, str], where: str) -> Sample:

@@ -10,6 +10,7 @@ True
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
 import json
@@ -248,6 +249,28 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path}:{error.lineno}: expected JSON, found: {error.msg}") from error
     except RecursionError as error:
         raise InputError(f"{path}: expected JSON, found one that is nested too deeply") from error
+
+
+def csv_rows(
+    path: Path, text: str, columns: Sequence[str], delimiter: str = ","
+) -> Iterator[tuple[int, dict[str, str | None]]]:
+    """(number of the row's last line, row) of a CSV text; `path` is for messages.
+
+    Raises InputError for a missing column and for text that is no CSV.
+    """
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        found = reader.fieldnames or []
+        for column in columns:
+            if column not in found:
+                names = ", ".join(found)
+                raise InputError(f"{path}:1: expected a column {column!r}, found {names}")
+        for row in reader:
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise InputError(
+            f"{path}: expected CSV after line {reader.line_num}, found: {error}"
+        ) from error
 
 
 def raw_lines(path: Path, skips: Skips) -> Iterator[tuple[str, str]]:

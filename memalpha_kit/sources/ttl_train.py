@@ -21,14 +21,12 @@ Raw files, side by side in one folder:
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import logging
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,7 +34,14 @@ from memalpha_kit.config import BuildConfig
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, Instance, make_instance
 from memalpha_kit.sources import memory_agent_bench, trec
-from memalpha_kit.sources.building import Skips, generator, matches, raw_file, read_text
+from memalpha_kit.sources.building import (
+    Skips,
+    csv_rows,
+    generator,
+    matches,
+    raw_file,
+    read_text,
+)
 from memalpha_kit.sources.frames import CLASSIFICATION_LEAD_INS, frame_all
 from memalpha_kit.sources.labelled import (
     INSTRUCTION,
@@ -99,7 +104,7 @@ def read_intents(raw: Path) -> list[Sample]:
     columns = ("scenario", "intent", "answer") if ";" in text.partition("\n")[0] else None
     label, sentence = (columns[:2], columns[2]) if columns else (("category",), "text")
     samples = []
-    for line, row in _rows(path, text, ";" if columns else ",", (*label, sentence)):
+    for line, row in csv_rows(path, text, (*label, sentence), ";" if columns else ","):
         content = (row[sentence] or "").strip()
         names = [(row[column] or "").strip() for column in label]
         if content and content != "null":
@@ -110,25 +115,6 @@ def read_intents(raw: Path) -> list[Sample]:
     if not samples:
         raise InputError(f"{path}:2: expected at least one sentence, found none")
     return samples
-
-
-def _rows(
-    path: Path, text: str, delimiter: str, columns: Sequence[str]
-) -> Iterator[tuple[int, dict[str, str | None]]]:
-    """(number of the row's last line, row)."""
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    try:
-        found = reader.fieldnames or []
-        for column in columns:
-            if column not in found:
-                names = ", ".join(found)
-                raise InputError(f"{path}:1: expected a column {column!r}, found {names}")
-        for row in reader:
-            yield reader.line_num, row
-    except csv.Error as error:
-        raise InputError(
-            f"{path}: expected CSV after line {reader.line_num}, found: {error}"
-        ) from error
 
 
 def evaluation_sentences(raw: Path, config: BuildConfig) -> set[str]:
