@@ -197,7 +197,8 @@ def _pair(pair: Any, where: str) -> tuple[str, tuple[str, ...]]:
     value = _value(pair)
     answers = value if isinstance(value, (list, tuple)) else [value]
     for answer in answers:
-        if not isinstance(answer, (str, int, float)) or isinstance(answer, bool):
+        odd = isinstance(answer, bool) or (isinstance(answer, float) and not math.isfinite(answer))
+        if odd or not isinstance(answer, (str, int, float)):
             raise InputError(f"{where}: answer: expected text or a list, found {value!r:.40}")
     return question, tuple(map(str, answers))
 
