@@ -1,0 +1,638 @@
+"""The defects that the published data code is known for, and what shows that they are not ours.
+
+`COVERED` names the tests of every defect (data.md 6). What no other file shows is tested here.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from memalpha_kit import cli, datacard, dataset, sources, store
+from memalpha_kit.config import BuildConfig
+from memalpha_kit.errors import InputError
+from memalpha_kit.memory import DELETE, INSERT, UPDATE
+from memalpha_kit.metrics import score
+from memalpha_kit.rawgen import make_raw
+from memalpha_kit.records import QA, make_instance
+from memalpha_kit.sources import SOURCES, lme_train, longmemeval, memory_agent_bench, perltqa
+from memalpha_kit.sources.building import Skips
+from memalpha_kit.stages import keywords
+from memalpha_kit.stages.closed_book import closed_book
+from memalpha_kit.stages.llm import Client
+from memalpha_kit.text import counter, pack_dialogues
+
+WORDS = counter("words")
+TTL = "icl_trec_coarse_6600shot_balance"
+
+
+def run(*words) -> int:
+    """The exit code of `memalpha data ...`."""
+    try:
+        return cli.main(["data", *map(str, words)])
+    except SystemExit as stopped:
+        return stopped.code
+
+
+def row(**change) -> dict:
+    """A published row."""
+    pairs = [{"question": "Which?", "answer": "two"}]
+    return {
+        "chunks": '["one", "two"]',
+        "questions_and_answers": json.dumps(pairs),
+        "data_source": "squad",
+    } | change
+
+
+def published(path: Path, *rows: dict) -> Path:
+    """A parquet file with these rows."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(list(rows)), path)
+    return path
+
+
+def modules(root: Path) -> list[tuple[Path, ast.Module]]:
+    """The files of the kit with their syntax trees."""
+    paths = sorted((root / "memalpha_kit").rglob("*.py"))
+    return [(path, ast.parse(path.read_text(encoding="utf-8"))) for path in paths]
+
+
+# --- Chunks --------------------------------------------------------------------------------------
+
+
+def test_a_split_turn_keeps_its_white_space_and_the_limit():
+    """D9: the release joins the sentences of a long turn with single spaces."""
+    said = "First line.\n\n  Second   line,\tindented.\n" * 30
+    chunks = pack_dialogues([[("user", said)]], ["now"], WORDS, limit=40, close=30, reserve=10)
+    kept = [chunk.text.removeprefix("[Dialogue at timestamp now]\n<User>") for chunk in chunks]
+    assert "".join(text.replace("\n<User>", "") for text in kept) == said
+    assert len(chunks) > 3 and all(WORDS.count(chunk.text) <= 40 for chunk in chunks)
+
+
+def test_all_builders_share_one_dialogue_packer():
+    """D9: the release has two copies."""
+    users = (lme_train, longmemeval, memory_agent_bench)
+    assert {module.pack_dialogues for module in users} == {pack_dialogues}
+
+
+def test_splitting_needs_no_nltk(tmp_path, monkeypatch, root):
+    """D37: neither the package nor a download of its sentence models."""
+    monkeypatch.setitem(sys.modules, "nltk", None)
+    make_raw(tmp_path, "booksum")
+    [instance] = sources.build("booksum", tmp_path, BuildConfig(stage="rules", instances=1), 0)
+    assert len(instance.chunks) >= BuildConfig().chapter_min_chunks
+    for path, tree in modules(root):
+        names = [
+            alias.name for n in ast.walk(tree) if isinstance(n, ast.Import) for alias in n.names
+        ]
+        names += [n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
+        assert not any(name.split(".")[0] == "nltk" for name in names), path
+
+
+# --- Names of sources ----------------------------------------------------------------------------
+
+
+def test_a_row_is_named_by_its_own_file_and_never_by_a_position(tmp_path):
+    """D19: without the squad file, the release calls the rows of hotpotqa `squad`."""
+    published(tmp_path / "squad" / "train.parquet", row(data_source="hotpotqa"))
+    published(tmp_path / "other" / "train.parquet", row(data_source="perltqa", chunks='["x"]'))
+    parts = (tmp_path / "squad", tmp_path / "other")
+    for order in (parts, parts[::-1]):
+        assert run("merge", *order, "--out", tmp_path / "merged") == 0
+        found = {i.chunks[0]: i.source for i in dataset.read(tmp_path / "merged").train}
+        assert found == {"one": "hotpotqa", "x": "perltqa"}
+
+
+def test_classification_is_called_test_time_learning(tmp_path):
+    """D27: the release calls it accurate retrieval."""
+    published_ones = [s for s in SOURCES.values() if s.role != "ours" and s.metric == "label"]
+    assert len(published_ones) == 7 and {s.category for s in published_ones} == {"TTL"}
+    make_raw(tmp_path, TTL)
+    built, _ = dataset.build(TTL, tmp_path, BuildConfig(rows="any"), 0)
+    [instance] = built.test
+    assert instance.metadata["split"] == "Test_Time_Learning"
+    assert instance.prompt == dataset.TASKS["TTL"]
+    rows, _ = datacard.statistics([built], "words")
+    assert set(rows["category"]) == {"TTL"}
+
+
+# --- What is offered -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "known"),
+    [
+        ("split-train-test", "'split'"),  # D19
+        ("split-single-dataset", "'split'"),
+        ("convert-to-parquet", "'build'"),  # D24: it does nothing
+        ("status", "'check'"),  # D24: the same
+        ("filter-dataset", "'check'"),  # D34: nobody reads what it writes
+        ("difficulty", "'check'"),  # D20: its bins overlap
+        ("build --source squad --raw x --out y --status", "'--stage'"),
+        ("build --source squad --raw x --out y --force", "'--source'"),  # D14: no inner caches
+        ("build --source squad_test --raw x --out y", "'squad'"),
+        ("build --source arxiv-classification --raw x --out y", "trec_coarse"),
+        *((f"build --source {n} --raw x --out y", "squad") for n in ("friends", "wos46985")),
+        *((f"build --source {n} --raw x --out y", "") for n in ("eurlex", "lamp4", "cr_train")),
+        *((f"build --source {n} --raw x --out y", "") for n in ("narrativeqa", "detectiveqa")),
+    ],
+)
+def test_what_did_nothing_is_not_offered(tmp_path, monkeypatch, capsys, words, known):
+    """D20, D24, D34: one line that names what there is, and nothing is written."""
+    monkeypatch.chdir(tmp_path)
+    assert run(*words.split()) == 2
+    shown = capsys.readouterr().err
+    assert shown.count("\n") == 1 and known in shown
+    assert "did you mean" in shown or "known: " in shown or "choose from" in shown
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_setting_of_a_build_is_read_somewhere(root):
+    """D24: the release has parameters that nothing reads."""
+    read = {
+        node.attr
+        for path, tree in modules(root)
+        if path.name != "config.py"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "config"
+    }
+    assert set(BuildConfig.__dataclass_fields__) <= read
+
+
+def test_task_texts_name_no_tool(tmp_path):
+    """D25: the release's name tools that do not exist."""
+    tools = (INSERT, UPDATE, DELETE, "memory_insert", "memory_type")
+    for text in (*dataset.TASKS.values(), *(s.question_prefix or "" for s in SOURCES.values())):
+        assert not any(tool in text for tool in tools)
+    for name in ("hotpotqa", "perltqa", TTL):
+        make_raw(tmp_path / name, name)
+        built, _ = dataset.build(name, tmp_path / name, BuildConfig(rows="any"), 0)
+        for instance in (*built.train, *built.test):
+            assert instance.prompt == dataset.TASKS[SOURCES[name].category]
+
+
+# --- Answers -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("answer", [None, True, {"a": 1}, [["x"]], [None], float("nan")])
+def test_an_answer_that_is_no_text_is_refused_with_its_row(tmp_path, capsys, answer):
+    """D18: the release stops in a debugger."""
+    pairs = json.dumps([{"question": "Which?", "answer": answer}])
+    path = published(tmp_path / "test.parquet", row(), row(questions_and_answers=pairs))
+    assert run("split", path, "--out", tmp_path / "out") == 2
+    shown = capsys.readouterr().err
+    assert shown.count("\n") == 1 and not (tmp_path / "out").exists()
+    assert "test.parquet: row 1: questions_and_answers[0]: answer: expected text" in shown
+
+
+def test_more_than_100_questions_are_sampled_or_refused_by_name(tmp_path, capsys):
+    """D18: the release's split aborts by an assertion."""
+    asked = [
+        {"id": str(i), "question": f"Is it {i}?", "answers": [{"text": "salt"}]} for i in range(130)
+    ]
+    paragraphs = [{"context": "It is salt.", "qas": asked}]
+    content = json.dumps({"data": [{"title": "Salt", "paragraphs": paragraphs}]})
+    (tmp_path / "squad.json").write_text(content)
+    [one], [again] = (sources.build("squad", tmp_path, BuildConfig(), 0) for _ in range(2))
+    kept = [int(qa.question[6:-1]) for qa in one.questions]
+    assert one == again and len(kept) == 100 and kept == sorted(kept)
+
+    pairs = json.dumps([{"question": q["question"], "answer": "salt"} for q in asked])
+    path = published(tmp_path / "p" / "test.parquet", row(questions_and_answers=pairs))
+    [instance] = store.load_instances(path)
+    assert run("split", path, "--out", tmp_path / "out") == 2
+    message = f"{instance.id}: expected at most 100 questions, found 130"
+    assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("metric", "answer", "reply"),
+    [
+        ("contains", "Mira Holt", "It was mira holt."),
+        ("substring", "Mira Holt", "Answer: Mira Holt"),
+        ("label", "3", r"\boxed{3}"),
+        ("keywords", "Nell, blue door,clock", "NELL opens the Blue Door of the clock"),
+        ("perltqa", "Lemon trees; Forty", "FORTY lemon trees"),
+    ],
+)
+def test_text_and_list_of_one_are_scored_alike_by_one_scorer(metric, answer, reply):
+    """D28: in the release the scorer depends on the file that a row comes from."""
+    found = [
+        store.read_instance(
+            row(questions_and_answers=[{"question": "Q?", "answer": shape}]), "here"
+        ).questions[0]
+        for shape in (answer, [answer])
+    ]
+    assert {qa.answers for qa in found} == {(answer,)}
+    assert [score(metric, reply, qa.answers) for qa in found] == [1.0, 1.0]
+    assert score(metric, "nothing of it", found[0].answers) == 0.0
+
+
+def test_lists_are_alternatives_or_keywords_by_the_metric_of_their_source():
+    """D28: one metric per source says which; every accepted answer of RULER counts."""
+    golds = ("Paris", "City of Light")
+    assert score(SOURCES["ruler_qa1_197K"].metric, "the city of light", golds) == 1.0
+    assert score(SOURCES["infbench_sum_eng_shots2"].metric, "the city of light", golds) == 0.5
+    labels = {s.metric for s in SOURCES.values() if s.name.startswith("icl_")}
+    assert labels == {SOURCES["ttl_train"].metric} == {"label"}
+
+
+# --- Caches --------------------------------------------------------------------------------------
+
+
+class Echo(Client):
+    """A client whose server says the question's last word; no request leaves the process."""
+
+    def _post(self, request):
+        said = request.messages[-1][1].split()[-1]
+        return json.dumps({"choices": [{"message": {"content": said}}]}).encode()
+
+
+def echo(folder: Path, model: str = "tiny") -> Echo:
+    return Echo("http://nowhere.invalid/v1", model, cache=folder)
+
+
+def test_only_what_is_new_is_asked_and_nothing_stale_is_used(tmp_path):
+    """D14: with older scores squad drops questions in silence and hotpotqa raises a key error."""
+    pairs = [("Is it salt", "salt"), ("Is it rain", "snow")]
+    assert closed_book(pairs, WORDS.count, first := echo(tmp_path)) == [False, True]
+    changed = [("Is it fog", "fog"), *pairs[::-1]]
+    assert closed_book(changed, WORDS.count, second := echo(tmp_path)) == [False, True, False]
+    closed_book(pairs, WORDS.count, other := echo(tmp_path, "another"))
+    assert (first.asked, second.asked, second.cached, other.asked) == (2, 1, 2, 2)
+
+
+def test_another_instruction_is_asked_again(tmp_path, monkeypatch):
+    """D14: so is another version of the code that reads the reply."""
+    keywords.extract(["Nell opens doors"], first := echo(tmp_path))
+    monkeypatch.setattr(keywords, "INSTRUCTION", "List less.")
+    keywords.extract(["Nell opens doors"], second := echo(tmp_path))
+    monkeypatch.setattr(keywords, "VERSION", "keywords/next")
+    keywords.extract(["Nell opens doors"], third := echo(tmp_path))
+    assert (first.asked, second.asked, third.asked) == (1, 1, 1)
+
+
+def test_a_rebuild_is_made_of_its_raw_files_alone(tmp_path):
+    """D14: there is nothing to force, as no intermediate file is ever read."""
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    words = ("build", "--source", "hotpotqa", "--raw", raw, "--out", out, "--stage", "rules")
+    found = []
+    for seed in (0, 1, 0):
+        make_raw(raw, "hotpotqa", seed)
+        assert run(*words) == 0
+        found.append({path.name: path.read_bytes() for path in out.iterdir()})
+    assert found[0] == found[2] != found[1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "raw"]
+
+
+def test_a_stored_reply_is_a_file_of_its_own_without_the_text(tmp_path):
+    """D21c: the release writes all book texts anew after each call."""
+    keywords.extract(["A long book about Nell"], echo(tmp_path))
+    [path] = tmp_path.rglob("*.json")
+    before = path.stat().st_mtime_ns, path.read_bytes()
+    keywords.extract(["A long book about Nell", "Another of Tom"], echo(tmp_path))
+    assert (path.stat().st_mtime_ns, path.read_bytes()) == before
+    assert b"long book" not in before[1] and len(list(tmp_path.rglob("*.json"))) == 2
+
+
+# --- Safety --------------------------------------------------------------------------------------
+
+
+def test_text_is_never_evaluated(tmp_path):
+    """D23: a cell that is Python code is refused as a list and kept as a text."""
+    trap = tmp_path / "sprung"
+    code = f"[__import__('pathlib').Path({str(trap)!r}).touch()]"
+    for column in ("chunks", "questions_and_answers"):
+        with pytest.raises(InputError, match=rf"row 0: {column}: expected a JSON list, found"):
+            store.load_instances(published(tmp_path / "a.parquet", row(**{column: code})))
+    with pytest.raises(InputError, match="expected a list as text, found"):
+        memory_agent_bench.read_dialogues(code, "here")
+    pairs = [{"question": code, "answer": code}]
+    [kept] = store.load_instances(
+        published(
+            tmp_path / "b.parquet",
+            row(questions_and_answers=json.dumps(pairs), chunks=json.dumps([code]), metadata=code),
+        )
+    )
+    assert kept.chunks == (code,) and kept.questions[0].answers == (code,)
+    assert kept.metadata == {"metadata": code}
+    gold = {"Question": "Who?", "Answer": "Oskar", "Reference Memory": code}
+    assert perltqa.read_questions({"events": [{"1": [gold]}]}, "here", Skips())
+    assert not trap.exists()
+
+
+ALONE = """
+import sys
+
+def refuse(event, args):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname"):
+        raise RuntimeError(f"{event} {args}")
+
+sys.addaudithook(refuse)
+from memalpha_kit import cli, datacard, hub, stages  # noqa
+
+for source in sys.argv[1:]:
+    for words in (["example"], ["build", "--raw", f"{source}/raw", "--stage", "rules"]):
+        out = f"{source}/raw" if words == ["example"] else f"{source}/out"
+        assert cli.main(["data", *words, "--source", source, "--out", out]) == 0
+"""
+
+
+def test_data_are_built_without_network_key_or_home(tmp_path, root):
+    """D22: a fresh process with an empty environment, in an empty folder, that may not connect."""
+    home, work = tmp_path / "home", tmp_path / "work"
+    home.mkdir()
+    work.mkdir()
+    environment = {"HOME": str(home), "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, "perltqa", "trec_coarse"],
+        cwd=work,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert list(home.iterdir()) == []
+    assert sorted(path.name for path in work.iterdir()) == ["perltqa", "trec_coarse"]
+
+
+def test_the_code_names_no_absolute_path_and_trusts_no_remote_code(root):
+    """D22: defaults are relative; a tokenizer is loaded without code of its own."""
+    for path, tree in modules(root):
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found = [p for p in ("/home/", "/Users/", "/root/", "/mnt/") if p in node.value]
+                assert not found, f"{path}:{node.lineno}: {found}"
+            if isinstance(node, ast.keyword) and node.arg == "trust_remote_code":
+                assert ast.literal_eval(node.value) is False, path
+    assert not Path(BuildConfig().llm_cache).is_absolute() and BuildConfig().llm_url == ""
+
+
+def test_an_instance_without_questions_divides_nothing():
+    """D34: it cannot be made, so that no share of it is ever taken."""
+    with pytest.raises(InputError, match="questions: expected at least one question, found none"):
+        make_instance("squad", ["text"], [])
+    with pytest.raises(InputError, match="expected an answer, found none"):
+        make_instance("squad", ["text"], [QA("q0", "Which?", ())])
+
+
+# --- All defects ---------------------------------------------------------------------------------
+
+HERE, TEXT, STAGES = "test_data_defects", "test_text", "test_stages"
+BENCH, TRAINING = "test_sources_eval", "test_sources_training"
+
+
+def named(file: str, *names: str) -> tuple[str, ...]:
+    """`file::test_name` of each name."""
+    return tuple(f"{file}.py::test_{name}" for name in names)
+
+
+COVERED: dict[str, tuple[str, ...]] = {
+    "D1": (
+        *named(BENCH, "no_sentence_of_an_evaluation_row_is_trained_on"),
+        *named(BENCH, "compat_release_leaks_with_a_warning"),
+        *named(
+            "test_data_commands",
+            "the_check_finds_the_known_leak_and_the_default_does_not_have_it",
+        ),
+    ),
+    "D2": (
+        *named("test_dataset", "nothing_that_belongs_together_is_on_both_sides"),
+        *named(BENCH, "ttl_train_is_split_as_in_the_paper_without_a_leak"),
+        *named(
+            TRAINING,
+            "squad_articles_do_not_straddle_instances",
+            "hotpotqa_questions_that_share_articles_stand_in_one_batch",
+            "booksums_test_file_is_read_in_release_mode_only",
+            "pubmed_sentences_are_used_once_and_abstracts_stay_together",
+        ),
+    ),
+    "D3": (
+        *named(STAGES, "keywords_follow_their_summary_wherever_it_stands"),
+        *named(BENCH, "keywords_are_found_by_their_summary_never_by_the_row_number"),
+    ),
+    "D4": (
+        *named(
+            STAGES,
+            "a_failed_extraction_is_none_and_never_an_empty_list",
+            "a_failed_extraction_is_not_stored",
+        ),
+        *named(
+            TRAINING, "a_chapter_whose_keywords_failed_is_dropped_and_never_has_an_empty_answer"
+        ),
+        *named(BENCH, "a_summary_without_keywords_is_a_bad_row_never_an_empty_answer"),
+        *named("test_metrics", "a_blank_gold_answer_is_an_error_not_a_score"),
+    ),
+    "D5": (
+        *named(
+            BENCH,
+            "a_row_gives_the_worked_example",
+            "every_label_that_is_asked_for_is_shown_and_extra_examples_are_few",
+            "builds_do_not_depend_on_the_process",
+        ),
+    ),
+    "D6": (
+        *named(TEXT, "split_pieces_fit_and_join_to_the_text"),
+        *named(
+            BENCH,
+            "text_without_sentences_stays_within_the_limit",
+            "no_example_is_lost_at_the_border_of_chunks",
+        ),
+    ),
+    "D7": named(
+        BENCH,
+        "no_example_is_lost_at_the_border_of_chunks",
+        "the_lines_of_an_example_are_joined_and_the_release_keeps_the_last",
+    ),
+    "D8": named(
+        TRAINING,
+        "a_hotpotqa_article_above_its_target_keeps_its_text",
+        "a_hotpotqa_question_without_its_evidence_is_dropped_and_counted",
+    ),
+    "D9": (
+        *named(
+            TEXT,
+            "a_question_is_carried_on_only_if_its_answer_fits_there_too",
+            "a_long_sentence_after_a_short_one_is_split",
+            "dialogue_chunks_fit_and_keep_every_word_in_order",
+        ),
+        *named(
+            HERE,
+            "a_split_turn_keeps_its_white_space_and_the_limit",
+            "all_builders_share_one_dialogue_packer",
+        ),
+    ),
+    "D10a": named(
+        TRAINING,
+        "perltqa_gives_the_worked_example",
+        "perltqa_in_release_mode_loses_messages_and_asks_what_is_not_shown",
+    ),
+    "D10b": named(TRAINING, "a_perltqa_dialogue_belongs_to_its_own_event_only"),
+    "D10c": named(
+        TRAINING,
+        "perltqa_reads_messages_in_every_shape",
+        "perltqa_drops_a_character_without_events_and_counts_it",
+        "perltqa_reads_the_object_layout_of_version_2",
+    ),
+    "D10d": named(TRAINING, "perltqa_gives_the_worked_example"),
+    "D10e": named(
+        TRAINING,
+        "a_null_answer_is_dropped_before_anybody_is_asked",
+        "perltqa_shortens_checks_and_flags",
+    ),
+    "D10f": named(TRAINING, "perltqa_decodes_entities_and_keeps_to_the_limit"),
+    "D11": named(
+        STAGES,
+        "a_stored_reply_narrows_as_a_new_one_does",
+        "the_cache_knows_model_version_and_text_apart",
+    ),
+    "D12a": named(
+        STAGES,
+        "what_is_sent_has_temperature_0_and_the_key_in_its_header",
+        "reasoning_is_stripped_and_unfinished_reasoning_is_no_answer",
+    ),
+    "D12b": named(STAGES, "the_closed_book_filter_decides_as_the_specification_says"),
+    "D12c": named(STAGES, "equal_questions_keep_their_own_verdicts"),
+    "D12d": named(
+        STAGES,
+        "a_passing_trouble_is_tried_again",
+        "a_server_that_is_gone_ends_the_run_and_the_next_run_goes_on",
+        "a_second_run_asks_nothing",
+    ),
+    "D13": (
+        *named(TRAINING, "builds_are_the_same_in_every_process_and_for_any_number_of_them"),
+        *named(BENCH, "builds_do_not_depend_on_the_process"),
+        *named("test_dataset", "the_release_draws_do_not_touch_global_generators"),
+    ),
+    "D14": (
+        *named(
+            HERE,
+            "only_what_is_new_is_asked_and_nothing_stale_is_used",
+            "another_instruction_is_asked_again",
+            "a_rebuild_is_made_of_its_raw_files_alone",
+        ),
+        *named(STAGES, "a_cache_file_that_is_not_whole_or_of_another_request_is_not_believed"),
+    ),
+    "D16": (
+        *named(
+            "test_store",
+            "metadata_becomes_flat_valid_json_and_stays_so",
+            "a_file_has_the_public_columns_also_without_rows",
+        ),
+        *named("test_dataset", "merging_the_merged_again_leaves_metadata_unchanged"),
+        *named(TRAINING, "metadata_is_flat_and_knows_where_the_instance_came_from"),
+    ),
+    "D17": (
+        *named("test_data_commands", "missing_parts_are_errors"),
+        *named(BENCH, "a_missing_corpus_stops_the_build_or_is_listed"),
+        *named("test_store", "a_bad_row_is_named_with_its_column"),
+    ),
+    "D18": (
+        *named("test_store", "answers_that_are_numbers_become_text"),
+        *named(
+            HERE,
+            "an_answer_that_is_no_text_is_refused_with_its_row",
+            "more_than_100_questions_are_sampled_or_refused_by_name",
+        ),
+    ),
+    "D19": named(HERE, "a_row_is_named_by_its_own_file_and_never_by_a_position"),
+    "D20": (
+        *named(HERE, "what_did_nothing_is_not_offered"),
+        *named(
+            "test_datacard",
+            "a_histogram_counts_every_value_once",
+            "a_part_without_instances_has_no_row",
+        ),
+    ),
+    "D21a": named(TRAINING, "squad_evidence_is_recorded_and_not_searched"),
+    "D21b": named(
+        TRAINING,
+        "pubmed_sentences_are_used_once_and_abstracts_stay_together",
+        "pubmed_reads_every_sentence_only_as_often_as_it_is_needed",
+    ),
+    "D21c": named(HERE, "a_stored_reply_is_a_file_of_its_own_without_the_text"),
+    "D21d": named(
+        TRAINING,
+        "pubmed_says_what_is_left_over_and_how_much_is_missing",
+        "pubmed_refuses_a_label_outside_its_five",
+        "pubmed_labels_may_be_names_and_lists_of_one",
+    ),
+    "D22": named(
+        HERE,
+        "data_are_built_without_network_key_or_home",
+        "the_code_names_no_absolute_path_and_trusts_no_remote_code",
+    ),
+    "D23": (
+        *named(HERE, "text_is_never_evaluated"),
+        *named(BENCH, "a_text_is_parsed_as_a_literal_and_never_evaluated"),
+        *named("test_architecture", "no_module_imports_a_notebook_or_evaluates_text"),
+    ),
+    "D24": named(
+        HERE, "what_did_nothing_is_not_offered", "every_setting_of_a_build_is_read_somewhere"
+    ),
+    "D25": named(HERE, "task_texts_name_no_tool"),
+    "D26": (
+        *named(STAGES, "equal_questions_keep_their_own_verdicts"),
+        *named("test_datacard", "the_same_words_for_another_question_are_no_leak"),
+    ),
+    "D27": named(HERE, "classification_is_called_test_time_learning"),
+    "D28": (
+        *named(
+            HERE,
+            "text_and_list_of_one_are_scored_alike_by_one_scorer",
+            "lists_are_alternatives_or_keywords_by_the_metric_of_their_source",
+        ),
+        *named("test_metrics", "contains", "label", "keywords", "perltqa"),
+    ),
+    "D29": (
+        *named(
+            BENCH,
+            "sources_outside_the_list_are_left_out",
+            "another_number_of_rows_than_published_is_refused",
+        ),
+        *named("test_hub", "only_a_whole_commit_is_a_revision"),
+    ),
+    "D30": named(BENCH, "evaluation_questions_never_enter_lme_train"),
+    "D32": (
+        *named(BENCH, "documents_keep_their_borders"),
+        *named(TRAINING, "booksum_keeps_paragraphs_and_splits_a_sentence_without_end"),
+    ),
+    "D33": named(TRAINING, "booksum_skips_a_chapter_without_summary_and_names_the_one_it_uses"),
+    "D34": (
+        *named(
+            HERE, "what_did_nothing_is_not_offered", "an_instance_without_questions_divides_nothing"
+        ),
+        *named(TRAINING, "a_question_whose_check_failed_is_left_out_and_counted"),
+    ),
+    "D35": named("test_dataset", "limits_hold_per_part_or_per_source_inside_one"),
+    "D36": (
+        *named(STAGES, "several_answers_of_one_row_are_joined_as_text"),
+        *named(BENCH, "keywords_are_found_by_their_summary_never_by_the_row_number"),
+    ),
+    "D37": named(HERE, "splitting_needs_no_nltk"),
+}
+"""Tests by defect, each named as pytest names it. There is no D15 and no D31."""
+
+DEFECTS = """
+    D1 D2 D3 D4 D5 D26 D29 D30 D6 D7 D8 D9 D32 D33 D37 D10a D10b D10c D10d D10e D10f D11
+    D12a D12b D12c D12d D34 D36 D13 D14 D16 D17 D18 D19 D20 D27 D28 D35 D21a D21b D21c D21d
+    D22 D23 D24 D25
+""".split()  # noqa: SIM905
+
+
+def test_every_defect_has_tests_and_every_test_exists(root):
+    assert sorted(COVERED) == sorted(DEFECTS) and len(set(DEFECTS)) == 46
+    assert all(COVERED.values())
+    for file in {test.partition("::")[0] for tests in COVERED.values() for test in tests}:
+        tree = ast.parse((root / "tests" / file).read_text(encoding="utf-8"))
+        known = {f"{file}::{n.name}" for n in tree.body if isinstance(n, ast.FunctionDef)}
+        wanted = {t for tests in COVERED.values() for t in tests if t.startswith(f"{file}::")}
+        assert wanted <= known, sorted(wanted - known)
