@@ -25,6 +25,7 @@ from memalpha_kit.config import BuildConfig
 from memalpha_kit.dataset import Dataset, Recipe
 from memalpha_kit.hub import MANIFEST
 from memalpha_kit.leaks import leaks
+from memalpha_kit.records import Instance
 from memalpha_kit.sources import SOURCES, Source
 from memalpha_kit.sources.building import Skips, matches, sizes
 
@@ -89,7 +90,7 @@ def build_card(
         "seed": seed,
         "settings": settings,
         "raw_sha256": {path.name: store.sha256(path) for path in files},
-        **totals(data, config.counter, config.workers),
+        **totals(data),
         "split": {
             "train_ratio": ratio,
             "rule": "instances" if config.compat == "release" else "groups",
@@ -120,7 +121,7 @@ def merge_card(
         "instances_by_part": {
             name: {"found": n, "expected": expected.get(name)} for name, n in found.items()
         },
-        **totals(merged, _common_counter(parts)),
+        **totals(merged),
         "split": {"shared_groups": len(dataset.shared_groups(merged.train, merged.test))},
         "labels": {k: v for card in inner for k, v in card.get("labels", {}).items()},
         "parts": inner,
@@ -140,7 +141,7 @@ def split_card(data: Dataset, old: Dataset, settings: Mapping[str, Any]) -> dict
         **{k: v for k, v in old.card.items() if k != "data_sha256"},
         "name": data.name,
         "made_by": "split",
-        **totals(data, _common_counter([old])),
+        **totals(data),
         "split": {
             **settings,
             "components": len(dataset.components([*data.train, *data.test])),
@@ -150,26 +151,23 @@ def split_card(data: Dataset, old: Dataset, settings: Mapping[str, Any]) -> dict
     }
 
 
-def totals(data: Dataset, counter_name: str, workers: int = 1) -> dict[str, Any]:
-    """Counts of all instances and of each part, and the name of the counter of their tokens."""
-    measured = measure(data, counter_name, workers)
+def totals(data: Dataset) -> dict[str, Any]:
+    """Counts of all instances and of each part.
 
-    def count(chosen: Sequence[Measured]) -> dict[str, int]:
+    Characters, not tokens: those would cost a build as much again as its packing, and `data check`
+    prints them, with a counter of one's choice.
+    """
+
+    def count(chosen: Sequence[Instance]) -> dict[str, int]:
         return {
             "instances": len(chosen),
-            "chunks": sum(len(m.tokens) for m in chosen),
-            "questions": sum(m.questions for m in chosen),
-            "chunk_tokens": sum(sum(m.tokens) for m in chosen),
+            "chunks": sum(len(i.chunks) for i in chosen),
+            "questions": sum(len(i.questions) for i in chosen),
+            "characters": sum(len(chunk) for i in chosen for chunk in i.chunks),
         }
 
-    parts = {part: count([m for m in measured if m.part == part]) for part in data.parts}
-    return {"counter": counter_name, **count(measured), "parts_counts": parts}
-
-
-def _common_counter(parts: Iterable[Dataset]) -> str:
-    """The counter of all cards, or else the one that needs no download."""
-    names = {part.card.get("counter") for part in parts}
-    return names.pop() if len(names) == 1 and None not in names else "wordpunct"
+    parts = {part: count(held) for part, held in data.parts.items()}
+    return {**count([*data.train, *data.test]), "parts_counts": parts}
 
 
 def versions() -> dict[str, str]:

@@ -95,8 +95,7 @@ def _save(out: Path, data: Dataset, card: dict[str, Any]) -> None:
     dataset.save(out, dataclasses.replace(data, card=card))
     print(
         f"{out}: {len(data.train)} training and {len(data.test)} test instances, "
-        f"{card['chunks']} chunks, {card['questions']} questions, {card['chunk_tokens']} "
-        f"{card['counter']} tokens"
+        f"{card['chunks']} chunks, {card['questions']} questions, {card['characters']} characters"
     )
 
 
