@@ -174,11 +174,6 @@ def raw_file(folder: Path, pattern: str) -> Path:
     return found[0]
 
 
-def open_raw(folder: Path, pattern: str, encodings: Sequence[str] = ("utf-8-sig",)) -> str:
-    """The text of the one raw file that matches, unpacked. Raises InputError as its parts do."""
-    return read_text(raw_file(folder, pattern), encodings)
-
-
 def read_bytes(path: Path) -> bytes:
     """The content of a raw file, unpacked. Raises InputError, naming the file, as `raw_stream`."""
     with raw_stream(path) as file:

@@ -28,7 +28,7 @@ from memalpha_kit.config import BuildConfig
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, Instance, make_instance
 from memalpha_kit.sources import longmemeval, memory_agent_bench
-from memalpha_kit.sources.building import Skips, generator, matches, raw_file, read_json, take
+from memalpha_kit.sources.building import Skips, generator, raw_file, read_json, take
 from memalpha_kit.sources.memory_agent_bench import DIALOGUES, RETRIEVAL, read_dialogues
 from memalpha_kit.text import Counter, DialogueChunk, counter, normalise, pack_dialogues
 
@@ -98,11 +98,7 @@ def evaluation(raw: Path, config: BuildConfig) -> Excluded:
     if config.exclude == "none":
         log.warning("lme_train: nothing is excluded: questions of evaluation may be trained on")
         return Excluded()
-    if not matches(raw, EVALUATION):
-        raise InputError(
-            f"{raw}: expected {EVALUATION}, the evaluation rows that must not be trained on, found "
-            "none (exclude = none builds without them)"
-        )
+    memory_agent_bench.check_present(raw, EVALUATION)
     split = memory_agent_bench.read_split(raw, RETRIEVAL)
     rows = [row for row in split if row.source == DIALOGUES]
     if not rows:

@@ -489,6 +489,15 @@ def _unprinted(summary: str) -> list[str]:
     return [text for text in texts if isinstance(text, str)] or [summary]
 
 
+def check_present(raw: Path, pattern: str) -> None:
+    """Nothing; raises InputError if the rows that training must leave out are not in `raw`."""
+    if not matches(raw, pattern):
+        raise InputError(
+            f"{raw}: expected {pattern}, the evaluation rows that must not be trained on, found "
+            "none (exclude = none builds without them)"
+        )
+
+
 # --- The allow-list ------------------------------------------------------------------------------
 
 BOOKS, DIALOGUES = "infbench_sum_eng_shots2", "longmemeval_s*"

@@ -38,7 +38,6 @@ from memalpha_kit.sources.building import (
     Skips,
     csv_rows,
     generator,
-    matches,
     raw_file,
     read_text,
 )
@@ -126,11 +125,7 @@ def evaluation_sentences(raw: Path, config: BuildConfig) -> set[str]:
     if config.exclude == "none":
         log.warning("ttl_train: nothing is excluded: evaluation sentences may be trained on")
         return set()
-    if not matches(raw, EVALUATION):
-        raise InputError(
-            f"{raw}: expected {EVALUATION}, the evaluation rows that must not be trained on, found "
-            "none (exclude = none builds without them)"
-        )
+    memory_agent_bench.check_present(raw, EVALUATION)
     sentences: set[str] = set()
     for row in memory_agent_bench.read_split(raw, LEARNING):
         sentences |= {normalise(text) for text in row.questions}
