@@ -7,6 +7,14 @@ from pathlib import Path
 
 import pytest
 
+# Before torch is imported by any test: one thread a process, and no pools of helper threads, so
+# that nothing can wait for a thread that is not scheduled (a test once hung in CI).
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_DEACTIVATE_ASYNC_LOAD", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
