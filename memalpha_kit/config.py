@@ -103,7 +103,8 @@ class RewardConfig:
 class AdvantageConfig:
     """Who is compared with whom (method.md 6.1, 6.2)."""
 
-    grouping: Literal["instance", "chunk", "rollout"] = "instance"  # instance: as released
+    # instance: as released; see rewards.group and rewards.episode_advantages
+    grouping: Literal["instance", "chunk", "rollout", "leave_one_out"] = "instance"
     scale: Literal["std", "none"] = "std"  # divide by the group's unbiased standard deviation
     epsilon: NonNegative = 1e-6  # added to the standard deviation
     single: Literal["zero", "raw"] = "zero"  # group of one row: 0; release: its reward (D40)

@@ -230,7 +230,8 @@ def group(instance: str, step: int, grouping: str) -> str:
     """Name of the group that a step's reward is compared in.
 
     `instance`: all steps of all rollouts of the instance (as released). `chunk`: the same chunk
-    across rollouts. `rollout`: rollouts as wholes, see `episode_advantages`. Source: method.md 6.1.
+    across rollouts. `rollout` and `leave_one_out` compare rollouts of the instance, see
+    `episode_advantages`. Source: method.md 6.1.
     """
     return f"{instance}#{step}" if grouping == "chunk" else instance
 
@@ -242,7 +243,9 @@ def episode_advantages(
 
     With grouping `rollout` a rollout's reward is the mean over its steps; rollouts of an instance
     are compared, and each step of a rollout carries its advantage (what TRL calls an advantage).
-    A step without reward has advantage 0 under every grouping.
+    With `leave_one_out` a step is compared with all steps of the instance's *other* rollouts, so
+    its baseline does not depend on what its own rollout did; the standard deviation is the
+    instance's. A step without reward has advantage 0 under every grouping.
     """
     if config.grouping == "rollout":
         means = advantages([_mean(rewards) for rewards in steps], instances, config)
@@ -250,6 +253,8 @@ def episode_advantages(
             tuple(0.0 if reward is None else mean for reward in rewards)
             for rewards, mean in zip(steps, means, strict=True)
         ]
+    if config.grouping == "leave_one_out":
+        return _left_out(steps, instances, config)
     flat = [reward for rewards in steps for reward in rewards]
     names = [
         group(instance, step, config.grouping)
@@ -258,6 +263,27 @@ def episode_advantages(
     ]
     values = iter(advantages(flat, names, config))
     return [tuple(next(values) for _ in rewards) for rewards in steps]
+
+
+def _left_out(
+    steps: Sequence[Sequence[float | None]], instances: Sequence[str], config: AdvantageConfig
+) -> list[tuple[float, ...]]:
+    """Each step's reward minus the mean over the steps of the instance's other rollouts."""
+    pooled: dict[str, list[float]] = {}
+    for rewards, instance in zip(steps, instances, strict=True):
+        pooled.setdefault(instance, []).extend(r for r in rewards if r is not None)
+    result = []
+    for rewards, instance in zip(steps, instances, strict=True):
+        own, everyone = [r for r in rewards if r is not None], pooled[instance]
+        n_others = len(everyone) - len(own)
+        if not own or not n_others or min(everyone) == max(everyone):
+            result.append((0.0,) * len(rewards))
+            continue
+        baseline = (sum(everyone) - sum(own)) / n_others
+        scaled = config.scale == "std"
+        scale = float(np.std(everyone, ddof=1)) + config.epsilon if scaled else 1.0
+        result.append(tuple(0.0 if r is None else (r - baseline) / scale for r in rewards))
+    return result
 
 
 def training_rows(

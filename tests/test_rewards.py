@@ -329,3 +329,25 @@ def test_rows_and_groups_have_the_shape_of_the_worked_step():
     assert groups.count(long.id) == 6 and groups.count(short.id) == 2
     by_chunk = training_rows(episodes, parts, RewardConfig(), AdvantageConfig(grouping="chunk"))
     assert len({row.group for row in by_chunk}) == 4
+
+
+# --- Leave one out --------------------------------------------------------------------------------
+
+
+def test_leave_one_out_compares_a_step_with_the_other_rollouts_only():
+    config = AdvantageConfig(grouping="leave_one_out", scale="none")
+    steps = [(1.0, 0.0), (0.5, None), (0.0, 0.0), (3.0,)]
+    found = episode_advantages(steps, ["a", "a", "a", "b"], config)
+    others = (0.5 + 0.0 + 0.0) / 3  # what rollouts 2 and 3 of instance a earned
+    assert found[0] == pytest.approx((1.0 - others, 0.0 - others))
+    assert found[1] == pytest.approx((0.5 - 0.25, 0.0)) and found[1][1] == 0.0
+    assert found[2] == pytest.approx((-0.5, -0.5))
+    assert found[3] == (0.0,)  # nobody to compare with
+
+
+def test_leave_one_out_divides_by_the_instance_s_deviation_and_equal_rewards_give_exactly_zero():
+    config = AdvantageConfig(grouping="leave_one_out", epsilon=0.0)
+    first, second = episode_advantages([(1.0,), (0.0,)], ["a", "a"], config)
+    assert first == pytest.approx((1 / 0.5**0.5,)) and second == pytest.approx((-1 / 0.5**0.5,))
+    equal = episode_advantages([(0.1, 0.1), (0.1,)], ["a", "a"], config)
+    assert equal == [(0.0, 0.0), (0.0,)]
