@@ -259,6 +259,43 @@ class GrpoConfig:
     keep_checkpoints: Annotated[int, Between(low=2)] = 2  # newest; 2: a crash while saving is safe
     dump_every: Natural = 10  # steps between dumps of sampled episodes; 0: none
     dump_episodes: Count = 2  # episodes per dump
+    validate_every: Natural = 0  # steps between looks at held-out instances; 0: none, no best/
+    validate_instances: Count = 32  # held-out instances, written greedily
+    skip_limit: Count = 5  # updates in a row with NaN or infinite gradients; then the run stops
+    missing_limit: Share = 0.2  # share of answers or verdicts that may fail; above: an outage
+    outage_retries: Natural = 5  # times that a step's answers are asked for again in an outage
+    outage_pause_s: NonNegative = 30.0  # before the first of them; doubles every time
+    overlap: bool = False  # ask about finished episodes while the others are still written
+    report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()  # beside metrics.csv
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The language model that GRPO trains: who loads it, what of it moves, and who else is asked.
+
+    Without effect on the miniature, whose policy is the section `policy`. Source of the rules:
+    trl_unsloth_vllm.md.
+    """
+
+    name: str = ""  # folder or hub id of the base model; "": the miniature's own policy
+    revision: str = ""  # commit of the hub; "": the newest that is there
+    backend: Literal["transformers", "unsloth"] = "transformers"  # who loads the model
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the base weights; auto: as saved
+    load_in_4bit: bool = False  # QLoRA: the base's weights are held in 4 bits
+    lora_rank: Natural = 0  # 0: all weights are trained; else an adapter of this rank
+    lora_alpha: Count = 32  # the adapter counts alpha / rank times
+    lora_targets: tuple[str, ...] = (  # layers that get an adapter; never lm_head
+        *("q_proj", "k_proj", "v_proj", "o_proj"),
+        *("gate_proj", "up_proj", "down_proj"),
+    )
+    max_seq_length: Count = 8192  # longest prompt and reply together
+    gradient_checkpointing: bool = True  # on a GPU: compute activations again, to save memory
+    vllm: Literal["none", "colocate", "server"] = "none"  # who generates: transformers, or vLLM
+    vllm_server_url: str = ""  # server: where `vllm serve` listens
+    gpu_memory_utilization: Share = 0.5  # colocate: vLLM's share of the card's memory
+    reader: Literal["rule", "base", "endpoint"] = "rule"  # who answers and judges; base: this model
+    reader_url: str = ""  # endpoint: an OpenAI-compatible server
+    reader_model: str = ""  # endpoint: its model's name
 
 
 @dataclass(frozen=True)
@@ -303,6 +340,7 @@ class Profile:
     world: WorldConfig = field(default_factory=WorldConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
     grpo: GrpoConfig = field(default_factory=GrpoConfig)
     evaluation: EvalConfig = field(default_factory=EvalConfig)
     real: RealDataConfig = field(default_factory=RealDataConfig)
