@@ -357,6 +357,32 @@ def plot_memory(table: pd.DataFrame) -> Figure:
     return _finished(figure)
 
 
+def plot_sweep(table: pd.DataFrame, base: str, title: str) -> Figure:
+    """QA of every point of a sweep and its paired difference to `base`, with 95 % intervals.
+
+    `table` is from `sweep.table_sweep`; one colour per length, points from top to bottom.
+    """
+    _style()
+    points, lengths = list(dict.fromkeys(table["point"])), sorted(table["length"].unique())
+    figure, axes = plt.subplots(1, 2, figsize=(9.4, 0.5 * len(points) + 1.6), sharey=True)
+    for place, length in enumerate(lengths):
+        rows = table[table.length == length].set_index("point").loc[points]
+        spots = [i + 0.16 * (place - (len(lengths) - 1) / 2) for i in range(len(points))]
+        for axis, name in zip(axes, ("qa", "gap"), strict=True):
+            axis.errorbar(
+                rows[name], spots, xerr=_whiskers(rows, name), fmt="o", capsize=3, markersize=5,
+                color=sns.color_palette("colorblind")[place], label=f"{length}x",
+            )  # fmt: skip
+    seeds = int(table["seeds"].iloc[0])
+    axes[0].set(yticks=range(len(points)), yticklabels=points, xlabel="held-out QA after GRPO")
+    axes[0].invert_yaxis()
+    axes[0].set_title(f"{title} ({seeds} {'seed' if seeds == 1 else 'seeds'})")
+    axes[1].axvline(0, color="0.4", linewidth=1)
+    axes[1].set(xlabel="difference to the base, paired", title=f"base: {base}")
+    axes[1].legend(title="length", frameon=True)
+    return _finished(figure)
+
+
 def save_figure(figure: Figure, path: Path) -> Path:
     """Write the figure as PNG, whole or not at all; the path is returned."""
     image = io.BytesIO()

@@ -16,13 +16,14 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "memalpha_kit"
 FLOORS = {
     0: "errors config records",
-    1: "text memory stats progress loose_json rawgen",
-    2: "metrics protocol sources stages store models",
+    1: "text memory stats progress loose_json rawgen models",
+    2: "metrics protocol sources stages store chat",
     3: "writers readers rewards world dataset hub",
     4: "episode evaluation leaks",
     5: "training report datacard",
     6: "examples miniature pipeline real",
-    7: "commands cli __main__",
+    7: "sweep",
+    8: "commands cli __main__",
 }
 SAME_FLOOR = {
     ("config", "errors"),
