@@ -262,7 +262,7 @@ def encode_chat(
     tokenizer: PreTrainedTokenizerBase,
     messages: Sequence[Mapping[str, str]],
     tools: Sequence[Mapping[str, Any]] | None = None,
-    thinking: bool = False,
+    thinking: bool | None = False,
 ) -> list[int]:
     """Prompt ids of a chat, generation prefix included; contents cannot become control tokens.
 
@@ -282,7 +282,7 @@ def encode_chat(
     return ids
 
 
-def _render_chat(tokenizer, messages, tools, thinking: bool) -> str:
+def _render_chat(tokenizer, messages, tools, thinking: bool | None) -> str:
     from jinja2 import TemplateError
 
     if not tokenizer.chat_template:
