@@ -20,7 +20,7 @@ from memalpha_kit import dataset
 from memalpha_kit.config import BuildConfig
 from memalpha_kit.errors import InputError
 from memalpha_kit.rawgen import make_raw
-from memalpha_kit.sources import SOURCES, build, frames, lme_train, ttl_train
+from memalpha_kit.sources import SOURCES, build, frames, lme_train, longmemeval, ttl_train
 from memalpha_kit.sources import memory_agent_bench as bench
 from memalpha_kit.sources.building import Skips
 from memalpha_kit.sources.memory_agent_bench import Row
@@ -790,3 +790,35 @@ def test_builds_do_not_depend_on_the_process(tmp_path, root):
     found = ids(tmp_path, 7)
     assert done.stdout.strip() == str(found)
     assert found != ids(tmp_path, 8)
+
+
+# --- Types of LongMemEval's questions, for its judge ----------------------------------------------
+
+
+def test_longmemeval_questions_keep_their_type_and_their_id(tmp_path):
+    """M-14: types and abstention were lost, so nobody could judge by type."""
+    for name, n in (("longmemeval_s*", 1), ("lme_train", 2), ("longmemeval", 1)):
+        made = tmp_path / name.strip("*")
+        make_raw(made, name, seed=0)
+        config = replace(WORDS, exclude="none", merged_questions=n, max_questions=3)
+        instances = build(name, made, config, seed=0)
+        for instance in instances:
+            types = instance.metadata["question_types"]
+            assert types == ["single-session-user"] * len(instance.questions)
+    types = ["multi-session", "knowledge-update", "temporal-reasoning"]
+    row = raw("longmemeval_s*", str(BISCUIT), ["A?", "B?", "C?"], [["1"], ["2"], ["3"]])
+    rows = [row | {"metadata": {"source": row["source"], "question_types": types}}]
+    read = bench.read_row(rows[0], "here")
+    assert read.types == tuple(types)
+    drawn = bench.make_dialogues(read, 0, replace(WORDS, max_questions=2), seed=1)
+    kept = [types["ABC".index(qa.question[0])] for qa in drawn.questions]
+    assert drawn.metadata["question_types"] == kept and len(kept) == 2
+
+
+def test_types_that_are_missing_or_do_not_fit_are_left_out():
+    sample = SAMPLE | {"question_types": ["single-session-user", "one too many"]}
+    instance = lme_train.read_sample(sample, "here", lme_train.Excluded(), WORDS, Skips())
+    assert "question_types" not in instance.metadata
+    instance = lme_train.read_sample(SAMPLE, "here", lme_train.Excluded(), WORDS, Skips())
+    assert instance.metadata["question_types"] == ["single-session-user"]
+    assert longmemeval.question_types([None, "multi-session"]) == {}

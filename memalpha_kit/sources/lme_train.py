@@ -60,6 +60,7 @@ class Record:
     date: str
     sessions: tuple[Session, ...]
     evidence: frozenset[int]
+    kind: str | None = None  # the question's type
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,7 @@ def read_record(raw: Any, where: str) -> Record:
             for date, turns in zip(dates, sessions, strict=True)
         ),
         evidence=frozenset(longmemeval.answer_sessions(raw)),
+        kind=raw.get("question_type"),
     )
 
 
@@ -237,6 +239,7 @@ def merge(
     metadata = {
         "groups": [*(f"longmemeval:{r.id}" for r in group), *(f"dialogue:{k[:16]}" for k in keys)],
         "question_dates": [r.date for r in group],
+        **longmemeval.question_types([r.kind for r in group]),
     }
     texts = [chunk.text for chunk in chunks]
     return make_instance("lme_train", texts, questions, metadata=metadata)
@@ -281,7 +284,10 @@ def read_sample(
     if len(questions) != len(answers):
         found = f"{len(answers)} for {len(questions)} questions"
         raise InputError(f"{where}: answers: expected one per question, found {found}")
-    asked = []
+    types = raw.get("question_types")
+    if not (isinstance(types, list) and len(types) == len(questions)):
+        types = [None] * len(questions)
+    asked, kinds = [], []
     for i, (question, answer) in enumerate(zip(questions, answers, strict=True)):
         here = f"{where}: question {i}"
         pair = {"question": question, "answer": answer}
@@ -290,9 +296,11 @@ def read_sample(
             skips.drop("lme_train: questions of evaluation rows")
             continue
         asked.append(QA(f"{name}-{i}", text, (longmemeval.answer_text(pair, here),)))
+        kinds.append(types[i])
     if not asked:
         return None
     dates, sessions = read_history(raw, where)
     history = [Session("", date, turns) for date, turns in zip(dates, sessions, strict=True)]
     texts = [chunk.text for chunk in _pack(history, config)]
-    return make_instance("lme_train", texts, asked, metadata={"groups": [f"lme_train:{name}"]})
+    metadata = {"groups": [f"lme_train:{name}"], **longmemeval.question_types(kinds)}
+    return make_instance("lme_train", texts, asked, metadata=metadata)

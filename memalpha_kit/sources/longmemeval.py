@@ -2,7 +2,8 @@
 
 A raw record has `question_id`, `question`, `answer`, `haystack_dates` and, parallel to them,
 `haystack_sessions` (lists of turns with `role` and `content`); `haystack_session_ids` and
-`answer_session_ids` say which sessions hold the evidence, `has_answer` marks turns:
+`answer_session_ids` say which sessions hold the evidence, `has_answer` marks turns; the
+`question_type` goes into the instance's `question_types`, which a judge may ask for:
 
     {"question_id": "e47becba", "question": "What degree did I graduate with?",
      "answer": "Business Administration", "haystack_dates": ["2023/05/20 (Sat) 02:21", ...], ...}
@@ -64,7 +65,18 @@ def instance(record: Any, config: BuildConfig, where: str) -> Instance:
     evidence = evidence_chunk(chunks, answer_sessions(record), flags)
     name = str(record.get("question_id", "q0"))
     qa = QA(name, question, (answer_text(record, where),), evidence)
-    return make_instance("longmemeval", [chunk.text for chunk in chunks], [qa])
+    types = question_types([record.get("question_type")])
+    return make_instance("longmemeval", [chunk.text for chunk in chunks], [qa], metadata=types)
+
+
+def question_types(found: Sequence[Any]) -> dict[str, list[str]]:
+    """What an instance's metadata says of its questions' types, one each; {} if one is unknown.
+
+    Judges need them (evaluation.md M-14). That a question cannot be answered from the history is
+    in its id, which ends in `_abs`.
+    """
+    known = all(isinstance(kind, str) and kind.strip() for kind in found)
+    return {"question_types": list(found)} if known and found else {}
 
 
 def read_turns(session: Any, where: str) -> list[tuple[str, str, bool]]:

@@ -55,7 +55,7 @@ from memalpha_kit.sources.frames import (
     reading_days,
 )
 from memalpha_kit.sources.labelled import arrange
-from memalpha_kit.sources.longmemeval import read_turns
+from memalpha_kit.sources.longmemeval import question_types, read_turns
 from memalpha_kit.stages import keywords
 from memalpha_kit.text import (
     Turn,
@@ -73,7 +73,10 @@ LICENCE = "MIT; cite Hu et al. (2025) and the data sets inside"
 RETRIEVAL, LEARNING = "Accurate_Retrieval", "Test_Time_Learning"
 UNDERSTANDING, CONFLICTS = "Long_Range_Understanding", "Conflict_Resolution"
 COLUMNS = ("context", "questions", "answers")
-DETAILS = ("source", "question_ids", "qa_pair_ids", "keypoints")  # the rest may be 60 MB of turns
+DETAILS = (  # the rest may be 60 MB of turns
+    *("source", "question_ids", "qa_pair_ids"),
+    *("question_types", "keypoints"),
+)
 MAX_LITERAL = 50_000_000  # characters of a textual list that is parsed
 
 
@@ -88,6 +91,7 @@ class Row:
     ids: tuple[str, ...]
     where: str
     keypoints: tuple[str, ...] = ()
+    types: tuple[Any, ...] = ()  # of LongMemEval's questions, one each, where the row has them
 
 
 @dataclass(frozen=True)
@@ -179,6 +183,7 @@ def read_row(raw: Any, where: str) -> Row:
         answers=tuple(_texts(answer, where) for answer in answers),
         ids=_ids(details, len(questions)),
         where=where,
+        types=_types(details, len(questions)),
         keypoints=tuple(text for text in details.get("keypoints") or () if isinstance(text, str)),
     )
 
@@ -197,6 +202,11 @@ def _ids(details: dict[str, Any], n: int) -> tuple[str, ...]:
         if isinstance(value, list) and len(value) == n == len(set(map(str, value))) and all(value):
             return tuple(map(str, value))
     return tuple(f"q{i}" for i in range(n))
+
+
+def _types(details: dict[str, Any], n: int) -> tuple[Any, ...]:
+    value = details.get("question_types")
+    return tuple(value) if isinstance(value, list) and len(value) == n else ()
 
 
 def _source(raw: Any, where: str) -> str:
@@ -337,8 +347,11 @@ def _instance(
 ) -> Instance:
     """The instance that asks the row's questions, in order, at most `config.max_questions`."""
     questions = [QA(*qa) for qa in zip(row.ids, row.questions, row.answers, strict=True)]
+    types = row.types or (None,) * len(questions)
     rng = generator(seed, row.source, index, "questions")
-    asked = draw(questions, config.max_questions, rng)
+    drawn = draw(list(zip(questions, types, strict=True)), config.max_questions, rng)
+    asked = [qa for qa, _ in drawn]
+    metadata |= question_types([kind for _, kind in drawn])
     metadata |= {"groups": groups(row), "split": KNOWN[row.source].split}
     if row.keypoints:
         metadata["keypoints"] = list(row.keypoints)
