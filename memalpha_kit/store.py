@@ -252,12 +252,12 @@ def _parallel(value: Any, default: list[Any]) -> list[Any]:
 
 def save_episodes(path: Path, episodes: Iterable[Episode]) -> None:
     """Writes one line of JSON per episode in place of what the file held."""
-    _write(Path(path), b"".join(_line(_episode_fields(episode)) for episode in episodes))
+    _write(Path(path), b"".join(_line(episode_fields(episode)) for episode in episodes))
 
 
 def append_episode(path: Path, episode: Episode) -> None:
     """Adds one episode to the file, whole or not at all."""
-    append_jsonl(path, _episode_fields(episode))
+    append_jsonl(path, episode_fields(episode))
 
 
 def load_episodes(path: Path, resume: bool = False) -> list[Episode]:
@@ -280,11 +280,11 @@ def load_episodes(path: Path, resume: bool = False) -> list[Episode]:
     if tail:
         log.warning("%s: line %d was cut off and is dropped", path, len(lines) + 1)
         os.truncate(path, len(content) - len(tail))
-    return [_read_episode(line, f"{path}:{i}") for i, line in enumerate(lines, start=1)]
+    return [_parse_episode(line, f"{path}:{i}") for i, line in enumerate(lines, start=1)]
 
 
-def _episode_fields(episode: Episode) -> dict[str, Any]:
-    """Plain values; memories are left out, as `calls` and `memory_config` rebuild them."""
+def episode_fields(episode: Episode) -> dict[str, Any]:
+    """The episode as JSON; memories are left out: `calls` and `memory_config` rebuild them."""
     return vars(episode) | {
         "memory_config": vars(episode.memory_config),
         "steps": [
@@ -299,15 +299,21 @@ def _episode_fields(episode: Episode) -> dict[str, Any]:
     }
 
 
-def _read_episode(line: bytes, where: str) -> Episode:
+def _parse_episode(line: bytes, where: str) -> Episode:
     try:
         raw = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where}: expected JSON, found: {error.msg}") from error
+    return read_episode(raw, where)
+
+
+def read_episode(raw: Mapping[str, Any], where: str) -> Episode:
+    """What `episode_fields` gave, every memory rebuilt. Raises InputError starting with `where`."""
+    try:
         config = MemoryConfig(**raw["memory_config"])
         answers = tuple(Answer(**_tuples(answer, "retrieved")) for answer in raw["answers"])
         steps = _read_steps(raw["steps"], config, where)
         return Episode(**raw | {"memory_config": config, "steps": steps, "answers": answers})
-    except json.JSONDecodeError as error:
-        raise InputError(f"{where}: expected JSON, found: {error.msg}") from error
     except KeyError as error:
         raise InputError(f"{where}: expected a field {error}, found none") from error
     except (TypeError, AttributeError) as error:  # a field too many, or of another shape
