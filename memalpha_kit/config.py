@@ -20,7 +20,7 @@ import types
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -362,6 +362,22 @@ def load_profile(
     return _built(Profile, settings)
 
 
+T = TypeVar("T")
+
+
+def settings_from(cls: type[T], options: Mapping[str, Any], where: str) -> T:
+    """The settings dataclass `cls` with these options, whose names may be dotted (`memory.shown`).
+
+    Raises InputError starting with `where` for an unknown name, a wrong type or a wrong range.
+    """
+    values: dict[str, Any] = {}
+    for key, value in options.items():
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        values = _merged(values, value)
+    return _built(cls, _checked(cls, values, where, ""))
+
+
 def profile_names() -> list[str]:
     """Names of the profiles that come with the kit, in alphabetical order."""
     return sorted(path.stem for path in PROFILES.glob("*.yaml"))
@@ -443,7 +459,7 @@ def _checked(cls: type, content: Any, where: str, key: str) -> dict[str, Any]:
         raise InputError(f"{where}: {key}: expected a section with settings, found {content!r}")
     kinds = get_type_hints(cls, include_extras=True)
     if not key:
-        kinds.pop("name")
+        kinds.pop("name", None)
     checked = {}
     inside = f"{key}." if key else ""
     for name, value in content.items():

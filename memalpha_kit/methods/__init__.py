@@ -1,0 +1,55 @@
+"""Methods: the memory and every baseline, behind one interface and with one kind of answer.
+
+A method is a class with its settings, a frozen dataclass, and one line of `METHODS`; nothing else
+in the kit knows any of them by name. Options are checked by the settings' types: an unknown one is
+an error that names the closest.
+
+    method = build_method(MethodSpec("bm25", {"top_k": 2}), Backends(answer=model))
+    method.prepare(instances, keep)
+    method.answer(instances, prepared, {(instances[0].id, 0)}, print)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from memalpha_kit.config import settings_from
+from memalpha_kit.errors import InputError, closest
+from memalpha_kit.methods.base import Answered, Backends, Method, Prepared, Settings
+
+__all__ = [
+    "METHODS",
+    "Answered",
+    "Backends",
+    "Method",
+    "MethodSpec",
+    "Prepared",
+    "Settings",
+    "build_method",
+]
+
+METHODS: dict[str, type[Method]] = {}
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """A method's name and its options, plain values by (dotted) name; the rest is its defaults."""
+
+    method: str
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+
+def build_method(spec: MethodSpec, backends: Backends | None = None) -> Method:
+    """The method, ready to use; nothing is loaded yet.
+
+    Raises InputError for an unknown method or option, naming the closest, for a value of the wrong
+    type or range, and for a model that is needed and not given.
+    """
+    if spec.method not in METHODS:
+        known = closest(spec.method, METHODS)
+        raise InputError(f"method: expected a known name, found {spec.method!r}{known}")
+    made = METHODS[spec.method]
+    settings = settings_from(made.Settings, spec.options, f"method {spec.method}")
+    return made(spec.method, settings, backends or Backends())

@@ -1,0 +1,234 @@
+"""What every method gives back, and the two things every method does.
+
+The one law: `prepare` reads an instance's chunks and never its questions; `answer` puts questions
+and never changes what was prepared. Both call `done` as soon as one result is known, so that a run
+can put it on disk; both can be asked for a part of the work, so that a run can be resumed.
+
+What failed says so: a `Prepared` or `Answered` with an `error` is to be made again, and its
+prediction is None. What can never be asked (a question without evidence label, for the gold chunk)
+is `skipped` with its reason, which is final. Neither is ever an answer text or a zero (spec
+evaluation.md M-3, R-9).
+
+>>> Answered.from_plain(Answered("squad/0a", 0, "q0", "Nora").to_plain()).prediction
+'Nora'
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from memalpha_kit import store
+from memalpha_kit.chat import ChatModel
+from memalpha_kit.errors import InputError
+from memalpha_kit.records import Entry, Episode, Instance, Memory
+from memalpha_kit.text import counter
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a method holds of one instance before any question is put.
+
+    `memory_tokens` is what spec evaluation.md 4.9 calls the method's memory; None where each
+    question has a memory of its own (then it is in the answers). `input_tokens` are those of all
+    chunks, by the same counter, so that memory / input is the compression.
+    """
+
+    instance: str
+    memory: Memory | None = None  # of three parts, or
+    text: str | None = None  # one text
+    memory_tokens: int | None = None
+    input_tokens: int = 0
+    calls: int = 0  # memory operations that the writer tried
+    calls_ok: int = 0  # those that changed the memory
+    requests: int = 0  # model calls
+    prompt_tokens: int | None = None  # of all model calls; None: unknown, or no model
+    completion_tokens: int | None = None
+    errors: int = 0  # steps without a usable reply, after which the old memory was kept
+    error: str = ""  # why there is nothing to answer from; such a record is made again
+    truncated: bool = False  # a part of the input was left out
+    steps: tuple[str, ...] = ()  # states of a text memory, one per step
+    episode: Episode | None = None  # how a memory of three parts was written
+
+    def to_plain(self) -> dict[str, Any]:
+        """JSON values; fields at their default are left out, as is the memory of an episode."""
+        values = _changed(self)
+        if self.episode is not None:
+            values["episode"] = store.episode_fields(self.episode)
+            if self.memory == self.episode.memory:
+                del values["memory"]
+        if "memory" in values:
+            values["memory"] = vars(self.memory) | {
+                part: None if entries is None else [[entry.id, entry.text] for entry in entries]
+                for part, entries in _stores(self.memory).items()
+            }
+        return values
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any], where: str = "prepared") -> Self:
+        """What `to_plain` gave. Raises InputError starting with `where` for anything else."""
+        try:
+            values = dict(plain)
+            if "episode" in values:
+                values["episode"] = store.read_episode(values["episode"], where)
+                values.setdefault("memory", values["episode"].memory)
+            if isinstance(values.get("memory"), dict):
+                raw = values["memory"]
+                values["memory"] = Memory(**raw | {p: _entries(raw[p]) for p in _stores(raw)})
+            if "steps" in values:
+                values["steps"] = tuple(values["steps"])
+            return cls(**values)
+        except (TypeError, ValueError, KeyError) as error:
+            raise InputError(f"{where}: expected what was prepared, found: {error}") from error
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One question's outcome, unique by (instance, index). Scores are made elsewhere.
+
+    `prediction` is the raw reply, reasoning included. It is None if the question failed (`error`;
+    it is asked again) or cannot be asked by this method at all (`skipped`; final).
+    """
+
+    instance: str
+    index: int  # of the question in its instance
+    qa: str  # the question's id
+    prediction: str | None
+    finish: str = "stop"  # stop, length or error
+    error: str = ""
+    skipped: str = ""
+    requests: int = 0  # model calls behind the answer
+    prompt_tokens: int | None = None  # of all of them; None if unknown or no model
+    completion_tokens: int | None = None
+    latency_s: float | None = None
+    memory_tokens: int | None = None  # see Prepared
+    input_tokens: int = 0  # see Prepared
+    truncated: bool = False  # the question was put with a cut context
+    retrieved: tuple[str, ...] = ()  # entry ids, or "chunk:3", best first
+    memory: str = ""  # of this question alone, where it has one
+
+    @property
+    def final(self) -> bool:
+        """Whether asking again is pointless: there is a prediction, or there can be none."""
+        return self.prediction is not None or bool(self.skipped)
+
+    def to_plain(self) -> dict[str, Any]:
+        """JSON values; fields at their default are left out."""
+        return _changed(self)
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any], where: str = "answer") -> Self:
+        """What `to_plain` gave. Raises InputError starting with `where` for anything else."""
+        try:
+            return cls(**dict(plain) | {"retrieved": tuple(plain.get("retrieved", ()))})
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{where}: expected an answer, found: {error}") from error
+
+
+def _changed(record: Any) -> dict[str, Any]:
+    """The fields that are not at their default, tuples as lists."""
+    values = {f.name: getattr(record, f.name) for f in dataclasses.fields(record)}
+    defaults = {f.name: f.default for f in dataclasses.fields(record)}
+    kept = {k: v for k, v in values.items() if v != defaults[k] or type(v) is not type(defaults[k])}
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in kept.items()}
+
+
+def _stores(memory: Memory | Mapping[str, Any]) -> dict[str, Any]:
+    get = memory.__getitem__ if isinstance(memory, Mapping) else memory.__getattribute__
+    return {part: get(part) for part in ("semantic", "episodic")}
+
+
+def _entries(raw: Any) -> tuple[Entry, ...] | None:
+    return None if raw is None else tuple(Entry(*pair) for pair in raw)
+
+
+@dataclass(frozen=True)
+class Backends:
+    """What a method may use that is no setting: it changes no result, only who computes it where.
+
+    `rows` are the ids of all instances of the data file, in order; rollout files of others name
+    instances by their place there. `journal` is a folder in which replies are kept while memories
+    are built, so that a run that was killed goes on at the next chunk.
+    """
+
+    answer: ChatModel | None = None
+    write: ChatModel | None = None  # None: the answering model
+    embed: Callable[[Sequence[str]], Sequence[Sequence[float]]] | None = None
+    device: str = "cpu"  # of a policy that is loaded from a folder
+    rows: tuple[str, ...] = ()
+    journal: Path | None = None
+    group: int = 64  # instances or questions in work at a time
+
+    def answering(self, who: str) -> ChatModel:
+        """The answering model. Raises InputError if there is none."""
+        if self.answer is None:
+            raise InputError(f"method {who}: expected a model that answers, found none")
+        return self.answer
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all methods share. A method's own settings extend it."""
+
+    counter: str = "wordpunct"  # of memory, input and windows (text.counter)
+
+
+PreparedDone = Callable[[Prepared], None]
+AnsweredDone = Callable[[Answered], None]
+Wanted = Collection[tuple[str, int]]
+"""Questions as (instance, index)."""
+
+
+class Method:
+    """One way to get from chunks to answers. A new one is a class and a line of `METHODS`."""
+
+    Settings: ClassVar[type[Settings]] = Settings
+    summary: ClassVar[str] = ""  # one line for the command line
+
+    def __init__(self, name: str, settings: Settings, backends: Backends) -> None:
+        """Cheap: models are loaded on use. Raises InputError for settings that do not fit."""
+        self.name, self.options, self.backends = name, settings, backends
+        self.counter = counter(settings.counter)
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that the results depend on, as plain values: the key of a run."""
+        values = dataclasses.asdict(self.options)
+        model = self.backends.answer.name if self.backends.answer else None
+        return {"method": self.name, "model": model, **_plain(values)}
+
+    def prepare(self, instances: Sequence[Instance], done: PreparedDone) -> None:
+        """Calls `done` once per instance, as soon as it is ready or has failed.
+
+        Raises ModelGone if no model answers any more; what was ready before was handed over.
+        """
+        for instance in instances:
+            done(Prepared(instance.id, memory_tokens=0, input_tokens=self.input_tokens(instance)))
+
+    def answer(
+        self,
+        instances: Sequence[Instance],
+        prepared: Mapping[str, Prepared],
+        wanted: Wanted,
+        done: AnsweredDone,
+    ) -> None:
+        """Calls `done` once per wanted question, as soon as its answer is known or has failed.
+
+        Questions of an instance that is not in `prepared`, or failed there, fail with its reason.
+        Raises ModelGone as `prepare` does.
+        """
+        raise NotImplementedError
+
+    def input_tokens(self, instance: Instance) -> int:
+        """Tokens of all chunks."""
+        return sum(map(self.counter.count, instance.chunks))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(inner) for inner in value]
+    return str(value) if isinstance(value, Path) else value
