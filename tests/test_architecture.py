@@ -20,7 +20,7 @@ FLOORS = {
     2: "metrics protocol sources stages store chat",
     3: "writers readers rewards world dataset hub",
     4: "episode evaluation leaks",
-    5: "training report datacard methods",
+    5: "training report datacard methods comparison",
     6: "examples miniature pipeline real",
     7: "sweep",
     8: "commands cli __main__",

@@ -1,0 +1,290 @@
+"""Tables of runs: averages recomputed, paired tests, verdicts beside the paper."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from memalpha_kit import comparison
+from memalpha_kit.comparison import AVERAGE, Claim, verdict
+from memalpha_kit.errors import InputError
+from memalpha_kit.evaluation import Bootstrap
+from memalpha_kit.stats import detectable, sign_flip, stratified_interval
+
+QUICK = Bootstrap(resamples=200)
+
+
+def answers(scores, method="ours", source="squad", profile="fixed", **columns) -> pd.DataFrame:
+    """Rows from {instance: [score of each question]}."""
+    rows = [
+        {
+            **{"method": method, "source": source, "instance": instance, "index": index},
+            **{"metric": "contains", "profile": profile, "score": score},
+            "status": "infra_error" if score is None else "ok",
+            **{"finish": "stop", "truncated": False, "memory_tokens": 20, "chunk_tokens": 100},
+            **{"prompt_tokens": 50, "completion_tokens": 5, "cost_usd": 0.5},
+            **columns,
+        }
+        for instance, found in scores.items()
+        for index, score in enumerate(found)
+    ]
+    return pd.DataFrame(rows)
+
+
+def built(table: pd.DataFrame, **columns) -> pd.DataFrame:
+    made = table[["method", "source", "instance"]].drop_duplicates()
+    return made.assign(
+        **{"calls": 4, "calls_ok": 3, "prompt_tokens": 10, "completion_tokens": 1, "cost_usd": 1.0}
+        | columns
+    )
+
+
+def both(*parts: pd.DataFrame) -> pd.DataFrame:
+    return pd.concat(parts, ignore_index=True)
+
+
+# ---- table_sources ------------------------------------------------------------------------------
+
+
+def test_an_average_is_the_mean_of_its_columns_as_in_the_spec():
+    """evaluation.md 7.13: S_d1 = 0.75 (not 0.6), S_d2 = 0.5, Avg = 0.625."""
+    table = both(
+        answers({"i1": [1, 1, 0, 0], "i2": [1]}, source="d1"),
+        answers({"i3": [0.5]}, source="d2"),
+    )
+    shown = comparison.table_sources(table, built(table), QUICK).set_index("source")
+    assert shown.score.tolist() == [0.75, 0.5, 0.625]
+    assert shown.interval.tolist() == ["instances", "questions", "within columns"]
+    assert shown.questions[AVERAGE] == 6 and shown.instances[AVERAGE] == 3
+    assert pd.isna(shown.low["d2"]) and pd.isna(shown.low[AVERAGE])  # one question: no spread
+
+
+def test_a_missing_score_is_counted_and_never_0():
+    table = answers({"a": [1, None], "b": [1, 1]})
+    row = comparison.table_sources(table, built(table), QUICK).iloc[0]
+    assert (row.score, row.missing, row.error_rate) == (1.0, 1, 0.25)
+
+
+def test_an_average_over_other_columns_is_not_given():
+    table = both(answers({"a": [1]}), answers({"b": [None]}, source="hotpotqa"))
+    shown = comparison.table_sources(table, built(table), QUICK).set_index("source")
+    assert shown.score["squad"] == 1.0 and pd.isna(shown.score[AVERAGE])
+
+
+def test_tokens_are_means_over_instances_and_costs_are_sums():
+    table = both(
+        answers({"a": [1, 0, 1]}, memory_tokens=10, chunk_tokens=100),
+        answers({"b": [1]}, memory_tokens=90, chunk_tokens=100),
+    )
+    row = comparison.table_sources(table, built(table), QUICK).iloc[0]
+    assert (row.memory_tokens, row.chunk_tokens, row.compression) == (50, 100, 0.5)
+    assert (row.prompt_tokens, row.completion_tokens, row.cost_usd) == (220, 22, 4.0)
+    assert (row.calls, row.call_success) == (8, 0.75)
+
+
+def test_a_cost_that_is_unknown_is_not_0():
+    table = answers({"a": [1, 0]}, cost_usd=None)
+    row = comparison.table_sources(table, built(table), QUICK).iloc[0]
+    assert row.cost_usd is None and row.prompt_tokens == 110
+
+
+def test_a_failed_question_has_no_tokens_and_does_not_hide_the_others():
+    table = answers({"a": [1, None]})
+    table["prompt_tokens"] = table["prompt_tokens"].astype(float).where(table.score.notna())
+    row = comparison.table_sources(table, built(table), QUICK).iloc[0]
+    assert row.prompt_tokens == 60
+
+
+def test_two_profiles_in_one_table_are_refused():
+    table = both(answers({"a": [1]}), answers({"a": [1]}, "b", profile="release-agent"))
+    with pytest.raises(InputError, match="expected one profile for all runs, found fixed, release"):
+        comparison.table_sources(table, built(table))
+
+
+# ---- intervals and tests ------------------------------------------------------------------------
+
+
+def test_the_interval_of_an_average_is_that_of_independent_columns():
+    rng = np.random.default_rng(0)
+    one, two = rng.normal(0, 1, 200), rng.normal(2, 1, 50)
+    values, strata = [*one, *two], ["a"] * 200 + ["b"] * 50
+    found = stratified_interval(values, strata, list(range(250)), 0)
+    error = 0.5 * (one.var(ddof=1) / 200 + two.var(ddof=1) / 50) ** 0.5
+    assert found.mean == pytest.approx((one.mean() + two.mean()) / 2)
+    assert (found.high - found.low) / 2 == pytest.approx(1.96 * error, rel=0.1)
+
+
+def test_p_counts_all_sign_flips_of_few_units():
+    """Three equal gains: 2 of the 8 flips are as far from 0 as what was seen."""
+    gains, units = [0.5, 0.5, 0.5], list("abc")
+    assert sign_flip(gains, ["s"] * 3, units, 0) == 2 / 8
+    assert sign_flip([0, 0, 0], ["s"] * 3, units, 0) == 1.0
+    assert sign_flip([0.5], ["s"], ["a"], 0) is None
+
+
+def test_p_flips_whole_clusters():
+    """Ten questions about one memory are one piece of evidence, not ten."""
+    gains, units = [1.0] * 20, ["a"] * 10 + ["b"] * 10
+    assert sign_flip(gains, ["s"] * 20, units, 0) == 0.5
+
+
+def test_p_of_many_units_is_small_where_there_is_a_difference_and_never_0():
+    rng = np.random.default_rng(1)
+    gains = rng.normal(0.5, 1, 100)
+    p = sign_flip(gains, ["s"] * 100, list(range(100)), 0)
+    assert 0 < p < 0.01
+    same = [sign_flip(rng.normal(0, 1, 30), ["s"] * 30, range(30), 0, n=500) for _ in range(60)]
+    assert sum(p < 0.05 for p in same) <= 8  # expected 3
+
+
+def test_the_detectable_difference_is_found_in_80_per_cent_of_the_cases():
+    rng = np.random.default_rng(2)
+    n = 40
+    effect = detectable(rng.normal(0, 1, 4000), ["s"] * 4000, range(4000)) * (4000 / n) ** 0.5
+    trials = [
+        sign_flip(rng.normal(effect, 1, n), ["s"] * n, range(n), 0, n=400) for _ in range(200)
+    ]
+    assert 0.7 < np.mean([p < 0.05 for p in trials]) < 0.9
+
+
+def test_nothing_is_detectable_without_spread():
+    assert detectable([0.0] * 9, ["s"] * 9, range(9)) is None
+    assert detectable([0.1, 0.2], ["s"] * 2, range(2)) is None
+
+
+# ---- pairs --------------------------------------------------------------------------------------
+
+
+def test_methods_are_compared_on_the_questions_that_both_answered():
+    table = both(
+        answers({"a": [1, 1, None], "b": [0, 1]}, "first"),
+        answers({"a": [1, None, 1], "b": [0, 0]}, "second"),
+    )
+    (row,) = comparison.paired(table, "second", "first", QUICK).to_dict("records")
+    assert (row["questions"], row["units"]) == (3, 2)
+    assert (row["score_against"], row["score"], row["difference"]) == (0.75, 0.5, -0.25)
+
+
+def test_several_sources_get_an_average_row_in_which_each_weighs_the_same():
+    right, wrong = {"a": [1] * 8}, {"a": [0] * 8}
+    parts = [
+        answers(wrong, "first", source="squad"),
+        answers(right, "second", source="squad"),
+        answers(wrong, "first", source="hotpotqa"),
+        answers(wrong, "second", source="hotpotqa"),
+    ]
+    table = comparison.table_pairs(both(*parts), QUICK)
+    assert table.source.tolist() == ["squad", "hotpotqa", AVERAGE]
+    assert table.difference.tolist() == [1.0, 0.0, 0.5]
+    assert table.units.tolist() == [8, 8, 16]
+    assert table.p[0] == 2 / 2**8 and table.p_holm[0] == 3 * table.p[0]
+
+
+def test_methods_without_a_common_question_are_refused():
+    table = both(answers({"a": [1]}, "first"), answers({"b": [1]}, "second"))
+    with pytest.raises(InputError, match="second and first: expected questions that both answered"):
+        comparison.table_pairs(table)
+
+
+def test_one_method_has_no_pairs():
+    assert comparison.table_pairs(answers({"a": [1]})).empty
+
+
+def test_holm_by_hand():
+    """Sorted 0.01, 0.03, 0.04 times 3, 2, 1 and never decreasing."""
+    assert comparison.holm([0.04, None, 0.01, 0.03]) == [0.06, None, 0.03, 0.06]
+
+
+# ---- the paper ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ours", "low", "high", "printed", "n", "expected"),
+    [
+        (0.60, 0.55, 0.65, 0.62, 100, "reproduced"),
+        (0.60, 0.55, 0.65, 0.6504, 100, "reproduced"),  # rounding
+        (0.60, 0.55, 0.65, 0.66, 100, "cannot tell"),  # outside, but the paper's is uncertain too
+        (0.60, 0.55, 0.65, 0.68, 100, "not reproduced"),
+        (0.60, 0.55, 0.65, 0.52, 100, "not reproduced"),
+        (0.60, 0.45, 0.75, 0.62, 100, "cannot tell"),  # too wide
+        (0.60, 0.45, 0.75, 0.10, 100, "not reproduced"),
+        (0.60, 0.55, 0.65, 0.62, 4, "cannot tell"),
+        (0.60, None, None, 0.62, 1, "cannot tell"),
+        (None, None, None, 0.62, 100, "cannot tell"),
+        (0.60, 0.55, 0.65, None, 100, "cannot tell"),
+    ],
+)
+def test_verdicts(ours, low, high, printed, n, expected):
+    found = verdict(ours, low, high, printed, n)
+    assert found.verdict == expected and found.why
+
+
+def test_no_verdict_with_failures_or_another_model():
+    assert verdict(0.6, 0.55, 0.65, 0.6, 100, missing=1).why == "1 questions have no score"
+    assert verdict(0.6, 0.55, 0.65, 0.6, 100, doubt="another model").verdict == "cannot tell"
+
+
+def test_the_papers_averages_that_its_columns_do_not_give():
+    """The rows of paper.md and evaluation.md 5, and one without a printed average of memory."""
+    found = comparison.paper_averages(comparison.paper_results())
+    differ = found[found.differs].astype(object).fillna("")
+    assert {
+        (row.table, row.method, row.beta, row.gamma, row.score_printed, row.score_recomputed)
+        for row in differ.itertuples()
+    } == {
+        (1, "Mem-alpha", 0.05, 0.1, 0.642, 0.619),
+        (3, "Mem-alpha", 0.05, 0.1, 0.642, 0.619),
+        (4, "Mem-alpha", 0.05, 0.1, 0.642, 0.619),
+        (1, "MemAgent", "", "", 0.236, 0.226),
+        (2, "Long-Context", "", "", 0.461, 0.48),
+        (2, "RAG-Top2", "", "", 0.502, 0.532),
+        (3, "Qwen3-4B", "", "", 0.389, 0.391),
+        (4, "Mem-alpha", 0.0, 0.1, 0.63, 0.62),
+        (4, "Mem-alpha", 0.2, 0.1, 0.525, 0.515),
+        (9, "Mem-alpha", 0.05, 0.0, 0.445, 0.443),
+        (9, "Mem-alpha", 0.2, 0.1, 0.351, 0.382),
+    }
+
+
+def test_ours_beside_the_papers():
+    paper = comparison.paper_results("table1")
+    columns = paper[(paper.method == "RAG-Top2") & (paper.dataset != AVERAGE)]
+    table = both(
+        *(
+            answers({f"i{i}": [s] for i in range(10)}, "bm25", source=source, memory_tokens=9000)
+            for source, s in zip(columns.source, columns.score, strict=True)
+        )
+    )
+    ours = comparison.table_sources(table, built(table), QUICK)
+    shown = comparison.table_paper(
+        ours, paper, {"bm25": Claim("RAG-Top2")}, {("bm25", "squad"): "another metric"}
+    ).set_index("dataset")
+    assert shown.verdict["HotpotQA"] == "reproduced"
+    assert shown.why["SQuAD"] == "another metric"
+    assert (shown.printed[AVERAGE], shown.compared_with[AVERAGE]) == (0.567, 0.5666)
+    assert shown.verdict[AVERAGE] == "reproduced" and shown.memory_ktok["SQuAD"] == 9.0
+
+
+def test_an_average_over_fewer_columns_is_not_compared():
+    table = answers({f"i{i}": [0.762] for i in range(10)}, "bm25")
+    ours = comparison.table_sources(table, built(table), QUICK)
+    claims = {"bm25": Claim("RAG-Top2")}
+    shown = comparison.table_paper(ours, comparison.paper_results(1), claims).set_index("dataset")
+    assert shown.verdict["SQuAD"] == "reproduced"
+    assert shown.why[AVERAGE] == "not all columns of the paper were run"
+    assert shown.why["PubMed"] == "no score of ours"
+
+
+def test_an_unknown_table_of_the_paper_is_refused():
+    with pytest.raises(InputError, match="'table5'"):
+        comparison.paper_results("table5")
+
+
+def test_markdown_shows_unknown_cells_blank():
+    table = pd.DataFrame([{"name": "a|b", "score": 0.5, "tokens": 12345, "cost": None}])
+    assert comparison.markdown(table) == (
+        "| name | score | tokens | cost |\n"
+        "| --- | --- | --- | --- |\n"
+        "| a\\|b | 0.500 | 12345 |  |\n"
+    )
