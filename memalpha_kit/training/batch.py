@@ -124,7 +124,8 @@ def _packed_logprobs(
     columns = mask.argmax(1)[:, None] + along  # (B, T): where each row's tokens stand
     packed = ids.gather(1, columns.clamp(max=ids.shape[1] - 1))  # padding on the right only
     wanted = (columns >= ids.shape[1] - n_completion) & (along < lengths[:, None])
-    hidden = model.base_model(input_ids=packed, use_cache=False).last_hidden_state  # (B, T, d)
+    inner = getattr(model, "get_base_model", lambda: model)()  # of an adapter's wrapper
+    hidden = inner.base_model(input_ids=packed, use_cache=False).last_hidden_state  # (B, T, d)
     before = hidden[:, :-1][wanted[:, 1:]]  # what predicts a token stands one place earlier
     every = (model.get_output_embeddings()(before).float() / temperature).log_softmax(-1)
     with torch.no_grad():

@@ -33,6 +33,11 @@ if TYPE_CHECKING:
     from transformers import TrainerCallback
     from trl import GRPOTrainer
 
+ROW_MEANS = ("grpo", "dr_grpo")
+"""Losses whose mean counts fill rows; advantages and the weight of the divergence make up for it.
+
+Scaling both by rows / real rows scales the loss exactly, clipped or not, under every backend."""
+
 Collect = Callable[[int, Sequence[int], CausalLM], tuple[list[TrainingRow], Mapping[str, float]]]
 """(step, places of the instances, language model) -> rows and measures to log; NaN is missing."""
 
@@ -136,6 +141,10 @@ def _generation(
     ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
     mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
     n_completion, n_rows = batch["completion_ids"].shape[1], len(ids) // config.slices
+    if config.loss in ROW_MEANS:
+        weight = len(ids) / max(1.0, measures["rows_trained"])
+        batch["advantages"] *= weight
+        trainer.beta = config.kl * weight
     models = {"ref": trainer.ref_model} if config.kl else {}
     if updates_per_step(config) > 1:  # else the policy is its own old policy
         models["old"] = trainer.model
