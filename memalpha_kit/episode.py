@@ -14,8 +14,9 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 from memalpha_kit import memory as memories
 from memalpha_kit import metrics
@@ -156,32 +157,65 @@ def ask(
     reader: Reader,
     metric: str | None = None,
     progress: Callable[[int], None] | None = None,
+    together: bool = False,
 ) -> list[Episode]:
     """The episodes with one scored answer per question of their instance, in order.
 
     `metric` is a name in `metrics.METRICS`, by default the source's own. A reader that failed
     (prediction None) and a question that cannot be scored give a score of None, which is logged.
-    `progress` is called with 1 per episode. Raises InputError if an episode's instance is missing.
+    `progress` is called with 1 per episode. `together` hands the questions of all episodes to one
+    call of the reader, so that a model behind a network is asked many at once; the answers are the
+    same. Raises InputError, before anything is asked, if an episode's instance is missing.
     """
     by_id = {instance.id: instance for instance in instances}
-    asked = []
-    for episode in episodes:
-        if episode.instance not in by_id:
-            raise InputError(f"episode {episode.id}: its instance is not in the data")
-        instance = by_id[episode.instance]
-        named = metrics.metric(metric or source(instance.source).metric)
-        answers = _answers(episode.memory, instance, reader, named.name)
-        asked.append(replace(episode, answers=answers))
-        if progress:
+    rows = [(episode, *_instance(episode, by_id, metric)) for episode in episodes]
+    asked: list[Episode] = []
+    for group in [rows] if together else [[row] for row in rows]:
+        requests = [_questions(episode, instance) for episode, instance, _ in group]
+        flat = list(chain.from_iterable(requests))
+        tick = _ticker([len(part) for part in requests], progress)
+        answers = reader.read(flat, tick) if together else reader.read(flat)
+        if len(answers) != len(flat):
+            raise ValueError(f"{reader.name}: {len(flat)} questions, {len(answers)} answers")
+        left = iter(answers)
+        for episode, instance, name in group:
+            scored = (
+                _scored(next(left), qa.answers, name, instance.id) for qa in instance.questions
+            )
+            asked.append(replace(episode, answers=tuple(scored)))
+        if progress and not together:
             progress(1)
     return asked
 
 
-def _answers(memory: Memory, instance: Instance, reader: Reader, metric: str) -> tuple[Answer, ...]:
-    requests = [ReadRequest(memory, q.id, q.question, instance.source) for q in instance.questions]
-    answers = reader.read(requests)
-    pairs = zip(instance.questions, answers, strict=True)
-    return tuple(_scored(answer, qa.answers, metric, instance.id) for qa, answer in pairs)
+def _instance(
+    episode: Episode, by_id: Mapping[str, Instance], metric: str | None
+) -> tuple[Instance, str]:
+    """The episode's instance and the name of its metric."""
+    if episode.instance not in by_id:
+        raise InputError(f"episode {episode.id}: its instance is not in the data")
+    instance = by_id[episode.instance]
+    return instance, metrics.metric(metric or source(instance.source).metric).name
+
+
+def _questions(episode: Episode, instance: Instance) -> list[ReadRequest]:
+    memory, name = episode.memory, instance.source
+    return [ReadRequest(memory, qa.id, qa.question, name) for qa in instance.questions]
+
+
+def _ticker(
+    sizes: Sequence[int], progress: Callable[[int], None] | None
+) -> Callable[[int, Answer], None]:
+    """Called with every answer's place; tells `progress` when an episode has its last one."""
+    owner = [number for number, size in enumerate(sizes) for _ in range(size)]
+    missing = Counter(owner)
+
+    def tick(place: int, _: Answer) -> None:
+        missing[owner[place]] -= 1
+        if progress and not missing[owner[place]]:
+            progress(1)
+
+    return tick
 
 
 def _scored(answer: Answer, gold: Sequence[str], metric: str, where: str) -> Answer:

@@ -1,4 +1,5 @@
-"""Readers: what answers a question from a finished memory. Those here need no model.
+"""Readers: what answers a question from a finished memory. Those here need no model, those in
+`answering.py` ask one.
 
 The one law: a reader sees the memory and the bare question, never the gold answers, and retrieves
 with the bare question (the source's prompt prefix would pollute the ranking, D41). A reader that
@@ -16,7 +17,7 @@ nearest-neighbour classification; it answers as the paper's classifiers do.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
@@ -36,14 +37,28 @@ class ReadRequest:
     source: str = ""
 
 
+Done = Callable[[int, Answer], None]
+"""Called in the caller's thread with a request's place and its answer, as soon as it is known."""
+
+
 class Reader(Protocol):
     """Answers read requests; `name` goes into the tables."""
 
     name: str
 
-    def read(self, requests: Sequence[ReadRequest]) -> list[Answer]:
+    def read(self, requests: Sequence[ReadRequest], done: Done | None = None) -> list[Answer]:
         """One answer per request, in order, not scored yet."""
         ...
+
+
+def _told(answers: Iterable[Answer], done: Done | None) -> list[Answer]:
+    """The answers as a list, each handed to `done` when it is made."""
+    found = []
+    for place, answer in enumerate(answers):
+        found.append(answer)
+        if done:
+            done(place, answer)
+    return found
 
 
 @dataclass(frozen=True)
@@ -62,9 +77,9 @@ class BestEntry:
         """`best_entry`, with k if it is not 1."""
         return "best_entry" if self.k == 1 else f"best_entry(k={self.k})"
 
-    def read(self, requests: Sequence[ReadRequest]) -> list[Answer]:
+    def read(self, requests: Sequence[ReadRequest], done: Done | None = None) -> list[Answer]:
         """The texts of the best entries; `retrieved` are their ids."""
-        return [self._answer(request) for request in requests]
+        return _told(map(self._answer, requests), done)
 
     def _answer(self, request: ReadRequest) -> Answer:
         found = _ranked(request.memory, request.question, self.k)
@@ -84,9 +99,9 @@ class LabelVote:
     k: int = 5
     name: str = "label_vote"
 
-    def read(self, requests: Sequence[ReadRequest]) -> list[Answer]:
+    def read(self, requests: Sequence[ReadRequest], done: Done | None = None) -> list[Answer]:
         """The winning label; `retrieved` are the ids of the samples that voted."""
-        return [self._answer(request) for request in requests]
+        return _told(map(self._answer, requests), done)
 
     def _answer(self, request: ReadRequest) -> Answer:
         found = _ranked(request.memory, sentence(request.question), self.k, labelled=True)
@@ -104,9 +119,9 @@ class ReadNothing:
 
     name: str = "read_nothing"
 
-    def read(self, requests: Sequence[ReadRequest]) -> list[Answer]:
+    def read(self, requests: Sequence[ReadRequest], done: Done | None = None) -> list[Answer]:
         """Empty answers."""
-        return [Answer(request.qa, "") for request in requests]
+        return _told((Answer(request.qa, "") for request in requests), done)
 
 
 READERS: dict[str, Callable[..., Reader]] = {

@@ -162,14 +162,20 @@ class Step:
 class Answer:
     """One question's outcome. `score` is None until a metric has seen it, or if scoring failed.
 
-    `prediction` is None when the reader failed (that is never an answer); `retrieved` are the ids
-    of the entries the reader was given, best first.
+    `prediction` is None when the reader failed (that is never an answer) and `error` says why;
+    `retrieved` are the ids of the entries the reader was given, best first. The rest is what a chat
+    model told of its calls, unknown (None, "") for readers without one.
     """
 
     qa: str
     prediction: str | None
     score: float | None = None
     retrieved: tuple[str, ...] = ()
+    finish: str = ""  # stop, length, tool_calls or error
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    latency_s: float | None = None
+    error: str = ""
 
 
 @dataclass(frozen=True)

@@ -295,8 +295,15 @@ def episode_fields(episode: Episode) -> dict[str, Any]:
             }
             for step in episode.steps
         ],
-        "answers": [vars(answer) for answer in episode.answers],
+        "answers": [_answer_fields(answer) for answer in episode.answers],
     }
+
+
+def _answer_fields(answer: Answer) -> dict[str, Any]:
+    """Plain values; what is unknown of the model's call is left out, so old files look the same."""
+    first = ("qa", "prediction", "score", "retrieved")
+    default = vars(Answer("", None))
+    return {k: v for k, v in vars(answer).items() if k in first or v != default[k]}
 
 
 def _parse_episode(line: bytes, where: str) -> Episode:

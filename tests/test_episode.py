@@ -147,6 +147,46 @@ class Failing:
         return [Answer(request.qa, None) for request in requests]
 
 
+@dataclasses.dataclass
+class Backwards:
+    """Knows the last answer first, as a network may."""
+
+    name: str = "backwards"
+    sizes: list[int] = dataclasses.field(default_factory=list)
+
+    def read(self, requests: list[ReadRequest], done=None) -> list[Answer]:
+        self.sizes.append(len(requests))
+        answers = BestEntry().read(requests)
+        for place in reversed(range(len(requests))):
+            if done:
+                done(place, answers[place])
+        return answers
+
+
+def test_all_episodes_can_be_asked_in_one_call_with_the_same_outcome():
+    episodes = write([INSTANCE, SHORT], writer("keep_sentences"), *SETTINGS, rollouts=2)
+    one_by_one, at_once, done = Backwards(), Backwards(), []
+    expected = ask(episodes, [INSTANCE, SHORT], one_by_one)
+    found = ask(episodes, [INSTANCE, SHORT], at_once, progress=done.append, together=True)
+    assert found == expected and done == [1, 1, 1, 1]
+    assert (one_by_one.sizes, at_once.sizes) == ([2, 2, 1, 1], [6])
+    assert ask(episodes, [INSTANCE, SHORT], BestEntry(), together=True) == expected
+    assert ask([], [], BestEntry(), together=True) == []
+
+
+def test_a_reader_that_loses_an_answer_is_a_bug():
+    @dataclasses.dataclass(frozen=True)
+    class Losing:
+        name: str = "losing"
+
+        def read(self, requests, done=None):
+            return [Answer(request.qa, "") for request in requests[1:]]
+
+    episodes = write([INSTANCE], writer("silent"), *SETTINGS)
+    with pytest.raises(ValueError, match="2 questions, 1 answers"):
+        ask(episodes, [INSTANCE], Losing())
+
+
 def test_a_reader_that_failed_has_no_score():
     [asked] = ask(write([INSTANCE], writer("silent"), *SETTINGS), [INSTANCE], Failing())
     assert [answer.score for answer in asked.answers] == [None, None]

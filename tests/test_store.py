@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -289,6 +290,16 @@ def test_episodes_come_back_equal_with_every_memory_rebuilt(tmp_path):
     store.append_episode(path, saved[0])
     assert store.load_episodes(path) == [*saved, saved[0]]
     assert b'"memory":' not in path.read_bytes()
+
+
+def test_what_a_model_told_of_its_call_is_kept_and_unknown_parts_are_not_written(tmp_path):
+    path, old = tmp_path / "episodes.jsonl", episode()
+    told = Answer("q0", None, finish="error", prompt_tokens=9, latency_s=0.5, error="timeout")
+    store.save_episodes(path, [old, dataclasses.replace(old, answers=(told,))])
+    assert store.load_episodes(path)[1].answers == (told,)
+    first, second = (json.loads(line)["answers"] for line in path.read_text().splitlines())
+    assert set(first[0]) == {"qa", "prediction", "score", "retrieved"}
+    assert "completion_tokens" not in second[0]
 
 
 def test_a_last_line_cut_off_is_an_error_and_dropped_only_to_resume(tmp_path, caplog):
