@@ -17,12 +17,12 @@ PACKAGE = Path(__file__).resolve().parent.parent / "memalpha_kit"
 FLOORS = {
     0: "errors config records",
     1: "text memory stats progress loose_json rawgen models",
-    2: "metrics protocol sources stages store chat",
-    3: "writers readers rewards world dataset hub",
+    2: "metrics prompts protocol sources stages store chat endpoint",
+    3: "writers readers rewards scoring judges world dataset hub answering",
     4: "episode evaluation leaks",
     5: "training report datacard methods comparison",
     6: "examples miniature pipeline real",
-    7: "sweep",
+    7: "plan sweep",
     8: "commands cli __main__",
 }
 SAME_FLOOR = {
@@ -32,7 +32,13 @@ SAME_FLOOR = {
     ("memory", "text"),
     ("sources", "stages"),
     ("stages", "metrics"),
+    ("stages", "chat"),
+    ("stages", "endpoint"),
+    ("endpoint", "chat"),
+    ("prompts", "sources"),
+    ("answering", "readers"),
     ("world", "writers"),
+    ("judges", "rewards"),
     ("cli", "commands"),
     ("__main__", "cli"),
 }

@@ -1,0 +1,423 @@
+"""Judges: how replies are read, what is asked again, and what a missing judgement does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from memalpha_kit.chat import ChatReply, ModelGone
+from memalpha_kit.config import MemoryConfig
+from memalpha_kit.errors import InputError
+from memalpha_kit.judges import (
+    CRITERIA,
+    QUESTION_TYPES,
+    RUBRICS,
+    ContentJudge,
+    CorrectWrongJudge,
+    JudgeItem,
+    LongMemEvalJudge,
+    Verdict,
+    bounds,
+    content_judge,
+    judge_item,
+    judge_steps,
+    read_content,
+    read_content_release,
+    read_label,
+    read_label_release,
+    read_yes_no,
+    read_yes_no_release,
+    tally,
+)
+from memalpha_kit.records import (
+    QA,
+    Answer,
+    Completion,
+    Episode,
+    Memory,
+    Step,
+    ToolCall,
+    make_instance,
+)
+from memalpha_kit.rewards import rewards
+from memalpha_kit.text import counter
+
+
+@dataclass
+class Scripted:
+    """A chat model that says what `say` makes of the last message; None is a failed call."""
+
+    say: object
+    name: str = "scripted"
+    requests: list = field(default_factory=list)
+    batches: int = 0
+
+    def chat(self, requests, done=None):
+        self.batches += 1
+        self.requests += requests
+        texts = [self.say(asked.plain()[-1]["content"]) for asked in requests]
+        return [
+            ChatReply(None, "error", error="HTTP 500") if text is None else ChatReply(text)
+            for text in texts
+        ]
+
+
+def turns(*texts):
+    """Says one text after the other, whatever is asked."""
+    left = list(texts)
+    return lambda content: left.pop(0)
+
+
+def block(valid, issues="[]", explanation='"Fine."'):
+    return f'```json\n{{"VALID": {valid}, "ISSUES": {issues}, "EXPLANATION": {explanation}}}\n```'
+
+
+ITEM = JudgeItem("What is my dog called?", ("Biscuit",), "It is called Biscuit.")
+
+
+# ---- reading replies -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("reply", "release", "fixed"),
+    [
+        ("yes", True, True),
+        ("Yes.", True, True),
+        ("No", False, False),
+        ("Yes, the response acknowledges the preference.", False, True),
+        ("The answer is correct", False, None),
+        ("**Yes**", True, True),
+        ("<think>no, hm</think>\n\nYes", False, True),
+        ("<think>yes yes", True, None),
+        ("Yesterday it was right", True, None),
+        ("", False, None),
+    ],
+)
+def test_a_yes_or_no_is_the_first_word(reply, release, fixed):
+    """evaluation.md 7.7, the first five, and thinking."""
+    assert read_yes_no_release(reply) is release
+    assert read_yes_no(reply) is fixed
+
+
+FENCED = block("true")
+BARE = '{"VALID": false, "ISSUES": ["no time"], "EXPLANATION": "No day is named."}'
+
+
+@pytest.mark.parametrize(
+    ("reply", "release", "fixed"),
+    [
+        (FENCED, True, True),
+        (f"Here you are:\n{FENCED}\nI hope it helps.", True, True),
+        (BARE, None, False),  # release: the fence is required
+        (f"```\n{BARE}\n```", None, False),
+        (f"<think>It is {{fine}}</think>{BARE}", None, False),
+        (f"<think>{FENCED}", True, None),  # an open thought is no reply
+        (f"{BARE}\n{FENCED}", True, None),  # two that differ
+        (f"{FENCED}\n{FENCED}", True, True),
+        (f'An example is {{"a": 1}}.\n{BARE}', None, False),
+        (FENCED[:-20], None, None),  # cut by the token limit
+        (block('"true"'), None, None),
+        (block("1"), None, None),
+        (block("True"), None, None),  # Python, not JSON
+        (block("true", issues='"none"'), None, None),
+        (block("true", explanation="null"), None, None),
+        ('```json\n{"VALID": true}\n```', None, None),
+        ('"VALID": true', None, None),
+        ("__import__('os').getcwd()", None, None),
+        ("{" * 5000, None, None),
+        ("", None, None),
+    ],
+)
+def test_a_content_verdict_is_a_whole_object_with_three_typed_fields(reply, release, fixed):
+    as_released, ours = read_content_release(reply), read_content(reply)
+    assert (as_released and as_released.valid) is release
+    assert (ours and ours.valid) is fixed
+
+
+def test_a_content_verdict_keeps_issues_and_explanation():
+    assert read_content(BARE) == Verdict(False, ("no time",), "No day is named.")
+
+
+@pytest.mark.parametrize(
+    ("reply", "release", "fixed"),
+    [
+        ("Same place. <label>CORRECT</label>", True, True),
+        ("Another year. <label>WRONG</label>", False, False),
+        ("<label>CORRECT</label> or <label>WRONG</label>", False, None),  # evaluation.md 7.9
+        ("It is correct.", False, None),
+        ("<label> correct </label>", False, True),
+        ("<think><label>WRONG</label></think><label>CORRECT</label>", False, True),
+        ("<think><label>CORRECT</label>", True, None),
+    ],
+)
+def test_exactly_one_label_is_a_verdict(reply, release, fixed):
+    assert read_label_release(reply) is release
+    assert read_label(reply) is fixed
+
+
+# ---- asking again, and what is missing -----------------------------------------------------------
+
+
+def test_an_unreadable_reply_is_asked_for_again_with_a_reminder():
+    model = Scripted(turns("Looks fine to me!", FENCED))
+    [verdict] = ContentJudge(model).judge([("core", "Ana, 34, a nurse.")])
+    assert verdict == Verdict(True, (), "Fine.", FENCED, asked=2)
+    first, second = model.requests
+    assert second.plain()[-1]["content"].startswith(first.plain()[-1]["content"])
+    assert "JSON block only" in second.plain()[-1]["content"]
+    assert first.version != second.version, "a cache must not answer the second with the first"
+    assert first.messages[0] == second.messages[0]
+
+
+def test_a_judgement_that_stays_unreadable_is_missing_and_says_why():
+    model = Scripted(lambda content: "Looks fine to me!")
+    verdicts = ContentJudge(model).judge([("core", "Ana."), ("episodic", "Rain.")])
+    assert [v.valid for v in verdicts] == [None, None]
+    assert verdicts[0].error == "invalid format" and verdicts[0].reply == "Looks fine to me!"
+    assert len(model.requests) == 2 * 3 and len(set(model.requests)) == 2 * 3
+    assert [v.asked for v in verdicts] == [3, 3]
+
+
+def test_a_failed_call_is_asked_again_as_it_was():
+    model = Scripted(turns(None, "yes"))
+    assert LongMemEvalJudge(model).judge([ITEM]) == [Verdict(True, reply="yes", asked=2)]
+    assert model.requests[0] == model.requests[1]
+    model = Scripted(lambda content: None)
+    [verdict] = LongMemEvalJudge(model).judge([ITEM])
+    assert verdict == Verdict(None, error="HTTP 500", asked=2), "yes or no: one more attempt"
+
+
+def test_only_what_has_no_verdict_is_asked_again():
+    model = Scripted(lambda content: "no" if "must begin" in content or "Rex" in content else "hm")
+    rex = JudgeItem("What is my dog called?", ("Biscuit",), "Rex")
+    verdicts = LongMemEvalJudge(model).judge([ITEM, rex, ITEM])
+    assert [(v.valid, v.asked) for v in verdicts] == [(False, 2), (False, 1), (False, 2)]
+    assert len(model.requests) == 3 and model.batches == 2, "equal items are asked once"
+
+
+def test_release_asks_once_and_counts_failures_as_wrong():
+    """S-8, D32: shown so that nobody takes these zeros for judgements."""
+    model = Scripted(turns("Looks fine", None, BARE, FENCED))
+    judge = ContentJudge(model, behaviour="release")
+    verdicts = judge.judge([("core", text) for text in "abcd"])
+    assert [v.valid for v in verdicts] == [False, False, False, True]
+    assert [v.error for v in verdicts] == ["invalid format", "HTTP 500", "invalid format", ""]
+    assert model.batches == 1
+    counted = tally(verdicts)
+    assert (counted.missing, counted.failed, counted.mean) == (0, 3, 0.25)
+
+
+def test_a_reply_that_was_cut_off_says_so():
+    class Cut(Scripted):
+        def chat(self, requests, done=None):
+            return [ChatReply(FENCED[:-20], "length") for _ in requests]
+
+    [verdict] = ContentJudge(Cut(None)).judge([("core", "Ana.")])
+    assert verdict.valid is None and "token limit" in verdict.error
+
+
+def test_a_model_that_is_gone_stops_the_judge():
+    class Gone(Scripted):
+        def chat(self, requests, done=None):
+            raise ModelGone("http://127.0.0.1:9: no answer to 8 requests in a row")
+
+    with pytest.raises(ModelGone):
+        LongMemEvalJudge(Gone(None)).judge([ITEM])
+
+
+def test_nothing_to_judge_asks_nobody():
+    model = Scripted(lambda content: FENCED)
+    assert ContentJudge(model).judge([]) == [] and model.batches == 0
+
+
+def test_every_mean_has_bounds():
+    verdicts = [Verdict(True), Verdict(True), Verdict(False), Verdict(None)]
+    counted = tally(verdicts)
+    assert (counted.n, counted.valid, counted.missing) == (4, 2, 1)
+    assert counted.mean == pytest.approx(2 / 3)
+    assert bounds(verdicts) == (0.5, 0.75)
+    assert bounds([Verdict(None)]) == (0.0, 1.0) and tally([Verdict(None)]).mean is None
+    assert bounds([]) == (None, None) and tally([]).mean is None
+
+
+# ---- what is asked -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["core", "semantic", "episodic"])
+def test_a_content_judge_gives_the_criteria_of_the_type(kind):
+    model = Scripted(lambda content: FENCED)
+    ContentJudge(model).judge([(f"{kind}_memory", "A text with {braces}.")])
+    [asked] = model.requests
+    system, user = (m["content"] for m in asked.plain())
+    assert CRITERIA[kind] in system and "```json" in system and "{kind}" not in system
+    assert kind in user and "A text with {braces}." in user
+    assert (asked.temperature, asked.max_tokens, asked.thinking) == (0.0, 512, False)
+
+
+def test_an_unknown_memory_type_is_refused_with_the_closest_one():
+    with pytest.raises(InputError, match="'episodic'"):
+        ContentJudge(Scripted(None)).judge([("episodical", "x")])
+
+
+def test_release_samples_content_verdicts_at_a_tenth():
+    model = Scripted(lambda content: FENCED)
+    ContentJudge(model, behaviour="release").judge([("core", "x")])
+    ContentJudge(model, behaviour="release", temperature=0.0, seed=3).judge([("core", "x")])
+    assert [(a.temperature, a.seed) for a in model.requests] == [(0.1, None), (0.0, 3)]
+
+
+def test_one_rubric_for_all_or_one_by_type():
+    model = Scripted(lambda content: "yes")
+    items = [JudgeItem("Q?", "G", "A", kind) for kind in QUESTION_TYPES]
+    items.append(JudgeItem("Q?", "G", "A", "multi-session", abstention=True))
+    LongMemEvalJudge(model).judge(items)
+    assert len(set(model.requests)) == 1, "published: the type is not looked at"
+    assert RUBRICS["published"] in model.requests[0].plain()[0]["content"]
+    model.requests.clear()
+    LongMemEvalJudge(model, rubric="by_type").judge(items)
+    texts = [asked.plain()[0]["content"] for asked in model.requests]
+    assert len(texts) == 5, "three types share one rubric"
+    assert "off by one" in next(t for t in texts if RUBRICS["temporal-reasoning"] in t)
+    assert RUBRICS["abstention"] in texts[-1]
+    assert all(asked.max_tokens == 8 for asked in model.requests)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"), [("", "expected a question type"), ("multi-sesion", "'multi-session'")]
+)
+def test_judging_by_type_needs_a_known_type_before_anything_is_asked(kind, said):
+    model, good = Scripted(lambda content: "yes"), JudgeItem("Q?", "G", "A", QUESTION_TYPES[0])
+    with pytest.raises(InputError, match=said):
+        LongMemEvalJudge(model, rubric="by_type").judge([good, JudgeItem("Q?", "G", "A", kind)])
+    assert not model.requests
+
+
+def test_several_gold_answers_are_shown_as_alternatives_or_as_released():
+    model = Scripted(lambda content: "yes")
+    item = JudgeItem("Q?", ("6 days", "7 days"), "A week")
+    for behaviour in ("fixed", "release"):
+        LongMemEvalJudge(model, behaviour=behaviour).judge([item])
+    fixed, release = (asked.plain()[0]["content"] for asked in model.requests)
+    assert "6 days | 7 days" in fixed and "['6 days', '7 days']" in release
+
+
+def test_types_and_abstention_come_from_the_instance():
+    questions = [QA("e1", "Q1?", ("a",)), QA("e2_abs", "Q2?", ("You did not say.",))]
+    types = {"question_types": ["multi-session", "knowledge-update"]}
+    instance = make_instance("longmemeval", ["chunk"], questions, metadata=types)
+    assert judge_item(instance, 0, "A") == JudgeItem("Q1?", ("a",), "A", "multi-session", False)
+    assert judge_item(instance, 1, "A").abstention
+    plain = make_instance("longmemeval", ["chunk"], questions)
+    assert judge_item(plain, 0, "A").question_type == ""
+    odd = make_instance("longmemeval", ["c"], questions, metadata={"question_types": ["x"]})
+    with pytest.raises(InputError, match="question_types: expected 2, found 1"):
+        judge_item(odd, 0, "A")
+
+
+def test_the_correct_wrong_judge_asks_with_all_gold_answers():
+    model = Scripted(lambda content: "The same city. <label>CORRECT</label>")
+    [verdict] = CorrectWrongJudge(model).judge(
+        [JudgeItem("Where?", ("Oslo", "Kristiania"), "Oslo")]
+    )
+    assert verdict.valid is True and "Oslo | Kristiania" in model.requests[0].plain()[-1]["content"]
+
+
+# ---- groups of calls: /analyze_function ----------------------------------------------------------
+
+
+def write(text, name="new_memory_insert", kind="semantic", **more):
+    key = "new_content" if name == "memory_update" else "content"
+    return {"name": name, "arguments": {"memory_type": kind, key: text}, **more}
+
+
+DELETE = {"name": "memory_delete", "arguments": {"memory_type": "semantic", "memory_id": "1"}}
+
+
+def content_model(content):
+    if "<text>\ncut" in content:
+        return FENCED[:-20]
+    return block("true" if "<text>\ngood" in content else "false")
+
+
+@pytest.mark.parametrize(
+    ("calls", "release", "fixed"),
+    [
+        ([write("good"), write("bad", "memory_update"), DELETE], 1 / 3, (0.5, 0.5, 0.5)),
+        ([write("good"), write("cut")], 0.5, (1.0, 0.5, 1.0)),
+        ([], 0.0, (None, None, None)),
+        ([DELETE], 0.0, (None, None, None)),
+        ([write("cut")], 0.0, (None, 0.0, 1.0)),
+        ([write("good"), write("bad", success=False)], 0.5, (1.0, 1.0, 1.0)),
+        ([write("good"), write("  "), write("bad", kind="procedural")], 1 / 3, (1.0, 1.0, 1.0)),
+        ([write("good"), {"name": None}, {"arguments": {}}], 1 / 3, (1.0, 1.0, 1.0)),
+        ([write("good", kind="core_memory", name="memory_update")], 1.0, (1.0, 1.0, 1.0)),
+    ],
+)
+def test_a_step_scores_what_was_written_and_judged(calls, release, fixed):
+    """evaluation.md 7.11: the first three rows."""
+    for behaviour, expected in (("release", release), ("fixed", fixed[0])):
+        [step] = judge_steps([calls], ContentJudge(Scripted(content_model), behaviour))
+        assert step.score == (expected if expected is None else pytest.approx(expected))
+        assert len(step.verdicts) == len(calls)
+    assert (step.low, step.high) == fixed[1:]
+
+
+def test_all_steps_are_judged_in_one_batch():
+    model = Scripted(content_model)
+    steps = judge_steps([[write("good")], [], [write("bad"), DELETE]], ContentJudge(model))
+    assert [step.score for step in steps] == [1.0, None, 0.0] and model.batches == 1
+    assert steps[2].verdicts[1] is None
+
+
+# ---- as the judge of the reward ------------------------------------------------------------------
+
+
+def call(text, name="new_memory_insert", kind="semantic_memory"):
+    key = "new_content" if name == "memory_update" else "content"
+    return ToolCall(name, {"memory_type": kind, key: text}, status="ok")
+
+
+INSTANCE = make_instance("squad", ["one", "two"], [QA("q", "Who?", ("Ana",))])
+
+
+def episode(calls_per_step, rollout=0):
+    steps = tuple(
+        Step(t, Completion(""), tuple(calls), Memory()) for t, calls in enumerate(calls_per_step)
+    )
+    return Episode(
+        f"e/{rollout}", INSTANCE.id, "squad", rollout, 0, "w", "qwen3", MemoryConfig(), steps,
+        (Answer("q", "Ana", 1.0),),
+    )  # fmt: skip
+
+
+def test_the_calls_of_many_episodes_are_judged_in_one_batch():
+    episodes = [
+        episode([[call("good"), call("bad")], [call("good"), ToolCall("memory_delete")]]),
+        episode([[call("good core", "memory_update", "core_memory")], [call("cut")]], rollout=1),
+    ]
+    model = Scripted(content_model)
+    judge = content_judge(model)
+    judge.prepare(episodes, [INSTANCE])
+    asked = len(model.requests)
+    assert asked == 4 + 2, "four different texts, and two reminders for the one that is cut off"
+    contents = [rewards(e, INSTANCE, counter("words"), judge).content for e in episodes]
+    assert contents == [(0.5, 0.5), (1.0, None)] and len(model.requests) == asked
+    assert tally(judge.verdicts.values()).missing == 1
+
+
+def test_what_is_missing_is_asked_again_by_the_next_preparation():
+    model = Scripted(turns("hm", "hm", "hm", FENCED))
+    judge = content_judge(model)
+    judge.prepare([episode([[call("good")], []])])
+    assert judge(call("good"), "one", Memory()) is None and len(model.requests) == 3
+    judge.prepare([episode([[call("good")], []])])
+    assert judge(call("good"), "one", Memory()) is True
+
+
+def test_a_call_that_was_not_prepared_is_judged_when_asked_for():
+    model = Scripted(content_model)
+    judge = content_judge(model, seed=7)
+    assert judge(call("bad"), "one", Memory()) is False
+    assert judge(call("bad"), "two", Memory()) is False and len(model.requests) == 1
+    assert model.requests[0].seed == 7
