@@ -25,7 +25,7 @@ from memalpha_kit.errors import InputError
 from memalpha_kit.protocol import parse_reply
 from memalpha_kit.readers import Reader, ReadRequest
 from memalpha_kit.records import Answer, Completion, Episode, Instance, Memory, Step, ToolCall
-from memalpha_kit.sources import source
+from memalpha_kit.scoring import metric_of
 from memalpha_kit.writers import Writer, WriteRequest
 
 log = logging.getLogger(__name__)
@@ -161,8 +161,9 @@ def ask(
 ) -> list[Episode]:
     """The episodes with one scored answer per question of their instance, in order.
 
-    `metric` is a name in `metrics.METRICS`, by default the source's own. A reader that failed
-    (prediction None) and a question that cannot be scored give a score of None, which is logged.
+    `metric` is a name in `metrics.METRICS`, by default the one of the source that needs no judge
+    (`scoring.metric_of`). A reader that failed (prediction None) and a question that cannot be
+    scored give a score of None, which is logged.
     `progress` is called with 1 per episode. `together` hands the questions of all episodes to one
     call of the reader, so that a model behind a network is asked many at once; the answers are the
     same. Raises InputError, before anything is asked, if an episode's instance is missing.
@@ -195,7 +196,7 @@ def _instance(
     if episode.instance not in by_id:
         raise InputError(f"episode {episode.id}: its instance is not in the data")
     instance = by_id[episode.instance]
-    return instance, metrics.metric(metric or source(instance.source).metric).name
+    return instance, metrics.metric(metric or metric_of(instance.source, judged=False)).name
 
 
 def _questions(episode: Episode, instance: Instance) -> list[ReadRequest]:

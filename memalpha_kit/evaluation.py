@@ -33,7 +33,7 @@ from memalpha_kit import metrics
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import Answer, Episode, Instance
 from memalpha_kit.rewards import reward_compression
-from memalpha_kit.sources import source
+from memalpha_kit.scoring import metric_of
 from memalpha_kit.stats import mean_interval
 from memalpha_kit.text import Counter, counter
 
@@ -124,7 +124,7 @@ def _method_row(
 ) -> Row:
     """One row: these episodes are of one source and one writer."""
     first = episodes[0]
-    metric = run.metric or source(first.source).metric
+    metric = run.metric or metric_of(first.source, judged=False)
     pairs = [(episode.instance, answer) for episode in episodes for answer in episode.answers]
     whole = len(episodes) == len(run.episodes)
     return {
