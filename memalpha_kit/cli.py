@@ -30,6 +30,8 @@ COMMANDS = (
     Command("run", "run the notebooks and write reports/", "memalpha_kit.commands.run"),
     Command("seeds", "the miniature with several seeds", "memalpha_kit.commands.seeds"),
     Command("sweep", "a grid of settings of the miniature", "memalpha_kit.commands.sweep"),
+    Command("audit", "what scripted exploits earn", "memalpha_kit.commands.audit"),
+    Command("plan", "what a profile will cost", "memalpha_kit.commands.plan"),
     Command("data", "raw files to instances", "memalpha_kit.commands.data"),
     Command("write", "instances to episodes", "memalpha_kit.commands.write"),
     Command("ask", "episodes to scored answers", "memalpha_kit.commands.ask"),

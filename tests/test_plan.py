@@ -1,0 +1,132 @@
+"""`memalpha plan`: what runs will cost, what cannot fit, and how a probe changes it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from memalpha_kit import cli, miniature
+from memalpha_kit.config import load_profile, profile_names
+from memalpha_kit.errors import InputError
+from memalpha_kit.plan import (
+    REFERENCE,
+    SHAPES,
+    Assumptions,
+    miniature_parameters,
+    paper_data,
+    plan,
+    refuse,
+)
+from memalpha_kit.store import load_json
+from memalpha_kit.training.lessons import tokenizer
+from memalpha_kit.training.policy import build_policy
+
+LAPTOP = load_profile("laptop")
+
+
+def big(name):
+    return Assumptions(cards=32, vllm_cards=8, reader_cards=8) if "paper" in name else Assumptions()
+
+
+@pytest.mark.parametrize("name", profile_names())
+def test_every_profile_has_a_plan_whose_numbers_are_not_negative(name):
+    made = plan(load_profile(name), big(name))
+    table = made.table()
+    assert (table.value.dropna() >= 0).all() and not made.problems
+    assert {"episodes", "generations", "reader calls", "judge calls"} <= set(table.what)
+    assert {"work", "memory", "time", "disk"} <= set(table.part)
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [("Qwen/Qwen3-0.6B", 0.6), ("Qwen/Qwen3-4B", 4.0), ("Qwen/Qwen3-8B", 8.2),
+     ("Qwen/Qwen3-32B", 32.8)],
+)  # fmt: skip
+def test_shapes_have_the_published_numbers_of_parameters(name, billions):
+    assert SHAPES[name].parameters / 1e9 == pytest.approx(billions, rel=0.02)
+
+
+def test_the_miniature_s_parameters_are_those_of_the_policy():
+    words = tokenizer()
+    counted = build_policy(LAPTOP.policy, words, 0).num_parameters()
+    assert miniature_parameters(LAPTOP.policy, len(words)) == pytest.approx(counted, rel=0.01)
+
+
+def test_the_data_is_table_7_weighted_by_instances():
+    data = paper_data()
+    assert data.chunks == pytest.approx(10.65, abs=0.01)  # of 567 printed instances
+    assert 50 < data.questions < 70 and 1000 < data.tokens < 1400
+
+
+def test_work_of_the_published_run_by_hand():
+    made, data = plan(load_profile("paper"), big("paper")), paper_data()
+    episodes = 205 * 32 * 8
+    looks = -(-205 // 50) * 463
+    assert made.value("episodes") == episodes
+    assert made.value("generations") == pytest.approx((episodes + looks) * data.chunks)
+    assert made.value("reader calls") == pytest.approx((episodes + looks) * data.questions)
+
+
+def test_what_cannot_fit_is_refused_with_the_sum(capsys):
+    with pytest.raises(InputError, match=r"GB per card needed, rtx4090 has 24 .*model.lora_rank"):
+        refuse(plan(load_profile("paper"), Assumptions(card="rtx4090")))
+    argv = ["plan", "--profile", "gpu", "--card", "rtx4090", "--set", "model.name=Qwen/Qwen3-8B"]
+    assert cli.main(argv) == 2
+    assert "load_in_4bit" in capsys.readouterr().err
+    smaller = ["--set", "model.load_in_4bit=true", "--set", "model.gpu_memory_utilization=0.45"]
+    assert cli.main([*argv, *smaller]) == 0
+
+
+def test_no_room_for_one_sequence_in_the_engine_is_a_problem():
+    profile = load_profile("gpu", ["model.gpu_memory_utilization=0.12"])
+    assert "one sequence of 8192 tokens needs" in plan(profile).problems[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"card": "h1000"}, "card 'h1000' is not in the tables of the plan; did you mean 'h100'"),
+        ({}, "model.name 'Qwen/Qwen3-4b' is not in the tables"),
+    ],
+)
+def test_an_unknown_card_or_model_is_refused(given, message):
+    profile = load_profile("gpu", [] if given else ["model.name=Qwen/Qwen3-4b"])
+    with pytest.raises(InputError, match=message):
+        plan(profile, Assumptions(**given))
+
+
+def test_prices_are_only_there_when_they_are_given():
+    profile = load_profile("paper")
+    assert "cost" not in set(plan(profile, big("paper")).table().part)
+    priced = replace(
+        big("paper"), usd_per_card_hour=2.0, usd_per_million_in=0.1, usd_per_million_out=0.3
+    )
+    made = plan(profile, priced)
+    assert made.value("cards") == pytest.approx(2.0 * made.value("GPU hours"))
+    tokens_in = made.value("reader tokens in") + made.value("judge tokens in")
+    tokens_out = made.value("reader tokens out") + made.value("judge tokens out")
+    usd = (0.1 * tokens_in + 0.3 * tokens_out) / 1e6
+    assert made.value("reader and judge") == pytest.approx(usd)
+
+
+def test_the_laptop_s_work_is_what_the_experiment_does():
+    made = plan(LAPTOP)
+    instances = miniature.training_instances(LAPTOP)
+    assert made.value("episodes") == len(instances) * LAPTOP.grpo.rollouts
+    chunks = sum(len(i.chunks) for i in instances) * LAPTOP.grpo.rollouts
+    assert made.value("generations") == chunks
+
+
+def test_times_scale_with_steps_and_with_the_probe():
+    base, reference = plan(LAPTOP), load_json(REFERENCE)
+    half = replace(LAPTOP, grpo=replace(LAPTOP.grpo, steps=LAPTOP.grpo.steps // 2))
+    assert plan(half).value("GRPO") == pytest.approx(base.value("GRPO") / 2)
+    slow = plan(LAPTOP, speed=2 * reference["probe_s"])
+    assert slow.value("total") == pytest.approx(2 * base.value("total"))
+
+
+def test_the_reference_is_of_a_whole_recorded_run():
+    reference = load_json(REFERENCE)
+    parts = sum(reference[part]["seconds"] for part in ("warm_start", "grpo", "evaluation"))
+    assert plan(LAPTOP).value("total") == pytest.approx(parts + reference["other_s"])
