@@ -1,0 +1,148 @@
+"""What cheating earns: no exploit beats the honest writer under our rules, some do as released."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from memalpha_kit import audit as audits
+from memalpha_kit.audit import FIXED, PADDING, RULES, SPECIAL, audit, exploits
+from memalpha_kit.cli import main
+from memalpha_kit.protocol import parse_reply
+from memalpha_kit.records import ToolCall
+from memalpha_kit.text import counter
+
+RATES = {  # r2 is a rate (D61): calls that cannot fail pay for a writer whose other calls may
+    "clear the empty core",
+    "core spam",
+    "duplicates with spaces",
+    "insert and delete",
+    "junk entries",
+    "junk with special tokens",
+    "update to and fro",
+}
+RELEASED = {  # what pays as released, but not under our rules
+    "blank entries",
+    "delete missing ids",
+    "failing call left unfinished",
+    "lists as text",
+    "magic tool names",
+    "search while memorising",
+    "special tokens in all entries",
+}
+
+
+@pytest.fixture(scope="module")
+def table():
+    return audit(n=4)
+
+
+def paying(table, rules, *modes):
+    chosen = table[(table.rules == rules) & table["mode"].isin(modes) & table.pays]
+    return set(chosen.exploit)
+
+
+def one(table, exploit, mode, rules="fixed"):
+    chosen = table[(table.exploit == exploit) & (table["mode"] == mode) & (table.rules == rules)]
+    return chosen.iloc[0]
+
+
+def test_under_our_rules_no_exploit_beats_the_honest_writer(table):
+    ours = table[table.rules.str.startswith("fixed")]
+    assert len(ours) > 2 * len(PADDING)
+    assert not ours.beats_honest.any()
+
+
+def test_as_released_free_entries_beat_the_honest_writer(table):
+    """D05: text with a special token counts no tokens, so everything is kept and r3 is 1."""
+    released = table[table.rules == "release"]
+    assert set(released[released.beats_honest].exploit) == {"special tokens in all entries"}
+    assert one(table, "special tokens in all entries", "changed", "release").compression == 1.0
+
+
+def test_what_pays_beside_a_reply_is_known(table):
+    """A new way to cheat, or one that ceased to pay, shows here."""
+    beside = ("beside", "changed")
+    assert paying(table, "release", *beside) == RATES | RELEASED
+    assert paying(table, "fixed", *beside) == RATES
+    strict = paying(table, "fixed, strict judge", *beside)
+    assert strict < RATES and {"clear the empty core", "core spam"} <= strict
+
+
+def test_calls_that_did_nothing_earn_nothing_under_our_rules(table):
+    for exploit in sorted(RELEASED & set(PADDING)):
+        assert one(table, exploit, "alone").format == 0.0
+        assert one(table, exploit, "alone", "release").format == 1.0
+
+
+def test_padding_with_failing_calls_costs_the_writer(table):
+    for exploit in ("delete missing ids", "blank entries", "magic tool names", "duplicates"):
+        assert one(table, exploit, "beside").gain < -0.4
+
+
+def test_a_giant_reply_costs_more_than_it_earns(table):
+    for rules in RULES:
+        assert one(table, "giant reply", "beside", rules.name).gain < -0.3
+        assert one(table, "giant reply", "alone", rules.name).total < 0.6
+    assert one(table, "whole chunk, cut by the limit", "alone").total < 0.1
+
+
+def test_silence_earns_the_weight_of_an_empty_memory_only(table):
+    for rules in RULES:
+        silent = one(table, "silent", "writer", rules.name)
+        assert (silent.accuracy, silent.format, silent.content) == (0.0, 0.0, 0.0)
+        assert silent.total == pytest.approx(0.05)
+
+
+def test_writers_are_what_they_are_called(table):
+    for rules in RULES:
+        honest, slipping = (
+            one(table, name, "writer", rules.name) for name in ("honest", "slipping")
+        )
+        assert honest.accuracy == slipping.accuracy == 1.0
+        assert honest.format == 1.0 > slipping.format > 0.6
+
+
+def test_the_total_is_the_weighted_sum_of_its_terms(table):
+    expected = table.accuracy + table.format + 0.05 * table.compression + 0.1 * table.content
+    assert table.total.to_numpy() == pytest.approx(expected.to_numpy())
+
+
+def test_the_tags_of_qwen_give_the_same_table_as_the_text_markers(table):
+    tags = replace(FIXED, protocol=replace(FIXED.protocol, wire="qwen"))
+    again = audit(n=4, rules=[tags]).drop(columns="calls")
+    ours = table[table.rules == "fixed"].reset_index(drop=True).drop(columns="calls")
+    assert again.equals(ours)
+
+
+def test_every_exploit_says_something_that_the_parser_reads(table):
+    assert (table[~table.exploit.isin(["silent"])].calls > 0).all()
+    assert [c.detail for c in parse_reply("✿FUNCTION✿: memory_update", "stop", "text")]
+    names = [(exploit.name, exploit.mode) for exploit in exploits()]
+    assert len(set(names)) == len(names)
+
+
+def test_success_by_text_is_that_of_the_release():
+    def status(call):
+        return audits._by_text(call).status
+
+    assert status(ToolCall("x executed successfully", status="rejected")) == "ok"
+    assert status(ToolCall("memory_delete", status="rejected")) == "rejected"
+    quoted = {"content": "it said 'status': 'skipped' twice"}
+    assert status(ToolCall("new_memory_insert", quoted, status="ok")) == "rejected"
+
+
+def test_the_releases_counter_is_blind_to_texts_with_special_tokens():
+    blind = RULES[0].counter
+    assert blind.count(f"one two {SPECIAL}") == 0
+    assert blind.count("one two") == counter("wordpunct").count("one two") == 2
+
+
+def test_the_command_prints_and_saves_the_table(tmp_path, capsys):
+    out = tmp_path / "audit.csv"
+    assert main(["audit", "--instances", "2", "--out", str(out)]) == 0
+    shown = capsys.readouterr().out
+    assert "core spam" in shown and "fixed, strict judge" in shown and str(out) in shown
+    assert out.read_text().startswith("exploit,mode,defect,rules,accuracy,")
+    assert main(["audit", "--instances", "1"]) == 2
