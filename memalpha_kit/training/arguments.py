@@ -1,8 +1,8 @@
 """What a GRPO run asks of TRL: its settings, and the checks that they and TRL itself fit.
 
-How counts map (one process; trl 1.15):
+How counts map (trl 1.15; W processes):
 
-    per_device_train_batch_size * steps_per_generation = instances * rollouts    episodes
+    per_device_train_batch_size * steps_per_generation = instances * rollouts / W    episodes
     steps_per_generation = slices, gradient_accumulation_steps = slices / updates
     optimiser steps per step of ours = iterations * updates                      `updates_per_step`
 """
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from memalpha_kit.config import GrpoConfig
 from memalpha_kit.errors import InputError
 from memalpha_kit.models import CausalLM
+from memalpha_kit.training import processes
 
 if TYPE_CHECKING:
     from trl import GRPOConfig
@@ -33,9 +34,12 @@ def updates_per_step(config: GrpoConfig) -> int:
     return config.iterations * config.updates
 
 
-def check(config: GrpoConfig) -> None:
-    """Raises InputError, naming the setting, for numbers that do not go together."""
-    episodes = config.instances * config.rollouts
+def check(config: GrpoConfig, n_processes: int = 1) -> None:
+    """Raises InputError, naming the setting, for numbers that do not go together.
+
+    Every one of `n_processes` takes the same number of instances: whole groups, never parts.
+    """
+    episodes = config.instances * config.rollouts // n_processes
     problems = (
         (config.rollouts < 2, f"rollouts: expected at least 2, found {config.rollouts}"),
         (
@@ -45,6 +49,16 @@ def check(config: GrpoConfig) -> None:
         (
             config.slices % config.updates,
             f"slices: expected a multiple of updates ({config.updates}), found {config.slices}",
+        ),
+        (
+            config.instances % n_processes,
+            f"instances: expected a multiple of the number of processes ({n_processes}), "
+            f"found {config.instances}",
+        ),
+        (
+            config.loss == "bnpo" and n_processes > 1,
+            "loss: expected another than bnpo with several processes (a mean of the processes' "
+            "means would depend on their number)",
         ),
         (
             episodes % config.slices,
@@ -82,22 +96,28 @@ def check_lm(lm: CausalLM) -> None:
 
 
 def trl_arguments(
-    config: GrpoConfig, max_reply_tokens: int, seed: int, folder: Path, on_cpu: bool
+    config: GrpoConfig,
+    max_reply_tokens: int,
+    seed: int,
+    folder: Path,
+    on_cpu: bool,
 ) -> GRPOConfig:
     """TRL's settings, with every field stated that we rely on: a GPU backend changes defaults.
 
     Raises InputError if TRL or a backend put another value in the place of one of ours.
     """
+    import torch
     from trl import GRPOConfig
 
     updates = updates_per_step(config)
+    episodes = config.instances * config.rollouts // processes.count()
     wanted = dict(
         output_dir=str(folder),
         seed=seed,
         # how often
         max_steps=config.steps * updates,
         num_train_epochs=1,
-        per_device_train_batch_size=config.instances * config.rollouts // config.slices,
+        per_device_train_batch_size=episodes // config.slices,
         steps_per_generation=config.slices,
         gradient_accumulation_steps=config.slices // config.updates,
         num_generations=config.rollouts,
@@ -105,6 +125,7 @@ def trl_arguments(
         shuffle_dataset=False,  # `order` has decided
         dataloader_num_workers=0,
         remove_unused_columns=False,
+        ddp_find_unused_parameters=False,
         # loss
         loss_type=config.loss,
         epsilon=config.clip,
@@ -143,6 +164,8 @@ def trl_arguments(
         gradient_checkpointing=not on_cpu,
     )
     made = GRPOConfig(**wanted, report_to="none")
+    if on_cpu:  # with several processes it is cpu:0, which torch.load refuses on resuming
+        vars(made)["_setup_devices"] = torch.device("cpu")
     for name, value in wanted.items():
         if getattr(made, name) != value:
             raise InputError(f"trl {name}: expected {value!r}, found {getattr(made, name)!r}")

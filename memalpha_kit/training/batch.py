@@ -28,9 +28,15 @@ def trained(rows: Sequence[TrainingRow]) -> list[TrainingRow]:
 
 
 def rows_to_batch(
-    rows: Sequence[TrainingRow], pad_id: int, multiple: int = 1, device: str = "cpu"
+    rows: Sequence[TrainingRow],
+    pad_id: int,
+    multiple: int = 1,
+    device: str = "cpu",
+    at_least: int = 0,
 ) -> dict[str, torch.Tensor]:
     """The dict that TRL's and Unsloth's losses read, with B a multiple of `multiple`.
+
+    B is also not below `at_least`: several processes must bring equally many rows.
 
     prompt_ids, prompt_mask (B, P), padded on the left; completion_ids, completion_mask, tool_mask
     (B, C), padded on the right; advantages (B,); num_items_in_batch, a number. Rows without a
@@ -47,7 +53,8 @@ def rows_to_batch(
         if pad_id in row.prompt_ids:
             raise InputError(f"{row.episode}: step {row.step}: the prompt contains the pad token")
     real = trained(rows)
-    n_fill = -len(real) % multiple or (0 if real else multiple)
+    wanted = max(len(real), at_least, 1)
+    n_fill = wanted - len(real) + -wanted % multiple
     shortest = min((row.prompt_ids for row in rows), key=len)
     prompts = [row.prompt_ids for row in real] + [shortest] * n_fill
     width = max((len(row.completion_ids) for row in real), default=1)

@@ -42,14 +42,19 @@ from memalpha_kit.records import Episode, Instance, Rewards, TrainingRow
 from memalpha_kit.rewards import Judge, rewards, training_rows
 from memalpha_kit.store import fingerprint, save_episodes, save_json
 from memalpha_kit.text import counter
+from memalpha_kit.training import processes
 from memalpha_kit.training.arguments import check, check_lm, updates_per_step
 from memalpha_kit.training.journal import METRICS, TIMINGS, Checkpoint, Journal, latest_checkpoint
-from memalpha_kit.training.measures import measure
+from memalpha_kit.training.measures import joined, observe, summarise
 from memalpha_kit.training.policy import BATCH_ROWS, quiet, save_policy
 from memalpha_kit.training.trainer import build_trainer
 from memalpha_kit.writers import ModelWriter
 
-FREE = ("save_every", "keep_checkpoints", "dump_every", "dump_episodes")
+FREE = (
+    *("save_every", "keep_checkpoints", "dump_every", "dump_episodes", "report_to"),
+    *("validate_every", "validate_instances", "skip_limit", "overlap"),
+    *("missing_limit", "outage_retries", "outage_pause_s"),
+)
 """GRPO settings that a resumed run may change: no weight depends on them."""
 
 
@@ -79,19 +84,26 @@ def train_grpo(
 
     `policy` is a Hugging Face folder. `resume` goes on from the last complete checkpoint in `out`,
     or starts afresh where there is none; without it, what an earlier run left in `out` is removed.
-    Raises InputError for settings that do not fit together, or not to the run that is resumed.
+    Under `accelerate launch` each process plays its share of a step's instances, all take the same
+    update, and the first one writes the files. Raises InputError for settings that do not fit
+    together, or not to the run that is resumed.
     """
-    check(config)
+    processes.start(on_cpu=True)
+    check(config, processes.count())
     _check(instances, environment, config)
     with quiet():
         lm = load_lm(policy, batch_size=BATCH_ROWS)
         check_lm(lm)
-        start = _prepare(out, _settings(policy, instances, environment, config, seed), resume)
+        settings = _settings(policy, instances, environment, config, seed)
+        start = _begun(out, settings, resume)
         if start.step < config.steps:
             _train(lm, instances, environment, config, out, seed, start)
         elif start.folder:
             lm = load_lm(start.folder)
-    return save_policy(lm.model.eval(), lm.tokenizer, out / "policy")
+    if processes.is_main():
+        save_policy(lm.model.eval(), lm.tokenizer, out / "policy")
+    processes.wait()
+    return out / "policy"
 
 
 def _train(
@@ -137,7 +149,10 @@ def training_order(n: int, config: GrpoConfig, seed: int) -> list[int]:
 
 
 class Rollouts:
-    """Plays one step's episodes and turns them into rows and measures."""
+    """Plays one step's episodes and turns them into rows and measures.
+
+    With several processes the rows are this one's, the measures everybody's.
+    """
 
     def __init__(
         self,
@@ -167,15 +182,17 @@ class Rollouts:
         scored = time.perf_counter()
         parts = _rewards(episodes, instances, env)
         rows = training_rows(episodes, parts, env.reward, env.advantage)
-        measures = measure(episodes, parts, rows, env.memory.counter)
+        seen = observe(episodes, parts, rows, env.memory.counter)
         self._dump(step, episodes)
         times = (read - started, scored - read, time.perf_counter() - scored)
-        seconds = zip(("write_s", "read_s", "reward_s"), times, strict=True)
-        return rows, measures | dict(seconds)
+        every = processes.gathered((seen, times))
+        longest = map(max, zip(*(times for _, times in every), strict=True))
+        seconds = zip(("write_s", "read_s", "reward_s"), longest, strict=True)
+        return rows, summarise(joined(seen for seen, _ in every)) | dict(seconds)
 
     def _dump(self, step: int, episodes: Sequence[Episode]) -> None:
         every, n = self.config.dump_every, self.config.dump_episodes
-        if every and step % every == 0:
+        if processes.is_main() and every and step % every == 0:
             sampled = episodes[:: max(1, len(episodes) // n)][:n]
             self.dumps.mkdir(parents=True, exist_ok=True)
             save_episodes(self.dumps / f"step_{step + 1:05d}.jsonl", sampled)
@@ -229,7 +246,22 @@ def _settings(
         "reader": repr(env.reader),
         "judge": getattr(env.judge, "__qualname__", type(env.judge).__name__),
         "metric": env.metric,
+        **({"processes": processes.count()} if processes.count() > 1 else {}),
     }
+
+
+def _begun(out: Path, settings: Mapping[str, Any], resume: bool) -> Checkpoint:
+    """`_prepare` by the main process; what it found, or why it did not start, is everybody's."""
+    problem, start = None, None
+    if processes.is_main():
+        try:
+            start = _prepare(out, settings, resume)
+        except InputError as error:
+            problem = error
+    start, problem = processes.from_main((start, problem))
+    if problem:
+        raise problem
+    return start
 
 
 def _prepare(out: Path, settings: Mapping[str, Any], resume: bool) -> Checkpoint:

@@ -10,6 +10,7 @@ import json
 import shutil
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ import pandas as pd
 
 from memalpha_kit.progress import bar
 from memalpha_kit.store import save_json, save_table
+from memalpha_kit.training import processes
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -71,7 +73,7 @@ class Journal:
     def __init__(self, folder: Path, steps: int, done: int = 0) -> None:
         self.folder = folder
         self.tables = {name: _kept(folder / name, done) for name in (METRICS, TIMINGS)}
-        self.bar = bar(steps - done, "GRPO")
+        self.bar = bar(steps - done, "GRPO") if processes.is_main() else nullcontext()
         self.started = time.perf_counter()
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
@@ -102,12 +104,14 @@ class Journal:
                 journal.started = time.perf_counter()
 
             def on_log(self, args, state, control, logs=None, **_):
-                if logs and "loss" in logs:  # not the summary at the end
+                if processes.is_main() and logs and "loss" in logs:  # not the last summary
                     journal.log(state.global_step // updates, logs)
 
             def on_save(self, args, state, control, **_):
-                folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-                mark_complete(folder, state.global_step // updates)
+                processes.wait()  # each has written its random state
+                if processes.is_main():
+                    folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+                    mark_complete(folder, state.global_step // updates)
 
         return Reporter()
 

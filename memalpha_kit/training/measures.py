@@ -1,4 +1,10 @@
-"""Numbers that describe the episodes of one GRPO step: a row of `metrics.csv`."""
+"""Numbers that describe the episodes of one GRPO step: a row of `metrics.csv`.
+
+    observe -> joined (over processes) -> summarise
+
+The one law: means are taken over everybody's episodes, never over processes' means. So several
+processes report what one would.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +21,12 @@ from memalpha_kit.training.batch import trained
 KINDS = {INSERT: "inserts", UPDATE: "updates", DELETE: "deletes"}
 STATUSES = ("ok", "skipped", "rejected", "malformed")
 
+LAST = ("loss_tokens", "flat_rows")
+"""Measures of the rows that are trained on; they stand at the end."""
+
+Observed = dict[str, list[float | None]]
+"""What was seen, by name of the measure; one number per episode, per step or per row."""
+
 
 def measure(
     episodes: Sequence[Episode],
@@ -27,33 +39,59 @@ def measure(
     accuracy and compression are means over episodes, format, content and reward over rows; calls
     by kind and by status are per chunk; missing counts rows without a reward.
     """
+    return summarise(observe(episodes, parts, rows, counter_name))
+
+
+def observe(
+    episodes: Sequence[Episode],
+    parts: Mapping[str, Rewards],
+    rows: Sequence[TrainingRow],
+    counter_name: str,
+) -> Observed:
+    """The numbers behind `measure`, which other processes' can be put beside."""
     steps = [step for episode in episodes for step in episode.steps]
-    calls = [call for step in steps for call in step.calls]
-    kinds = Counter(KINDS.get(call.name, "other_calls") for call in calls)
-    statuses = Counter(call.status for call in calls)
-    known = [row.reward for row in rows if row.reward is not None]
-    real = trained(rows)
-    counts = counter(counter_name)
-    done = list(parts.values())
+    kinds = [Counter(KINDS.get(call.name, "other_calls") for call in s.calls) for s in steps]
+    statuses = [Counter(call.status for call in step.calls) for step in steps]
+    real, counts, done = trained(rows), counter(counter_name), list(parts.values())
     return {
-        "reward": _mean(known),
-        "reward_std": stdev(known) if len(known) > 1 else math.nan,
-        "accuracy": _mean(part.accuracy for part in done),
-        "format": _mean(value for part in done for value in part.format),
-        "compression": _mean(part.compression for part in done),
-        "content": _mean(value for part in done for value in part.content),
-        "calls": len(calls) / len(steps),
-        **{kind: kinds[kind] / len(steps) for kind in (*KINDS.values(), "other_calls")},
-        **{f"calls_{status}": statuses[status] / len(steps) for status in STATUSES},
-        "memory_tokens": _mean(tokens(episode.memory, counts) for episode in episodes),
-        "prompt_tokens": _mean(len(step.completion.prompt_ids) for step in steps),
-        "reply_tokens": _mean(len(step.completion.completion_ids) for step in steps),
-        "cut_replies": _mean(step.completion.finish == "length" for step in steps),
-        "rows": len(rows),
-        "rows_missing": len(rows) - len(known),
+        "reward": [row.reward for row in rows],
+        "accuracy": [part.accuracy for part in done],
+        "format": [value for part in done for value in part.format],
+        "compression": [part.compression for part in done],
+        "content": [value for part in done for value in part.content],
+        "calls": [len(step.calls) for step in steps],
+        **{kind: [seen[kind] for seen in kinds] for kind in (*KINDS.values(), "other_calls")},
+        **{f"calls_{status}": [seen[status] for seen in statuses] for status in STATUSES},
+        "memory_tokens": [tokens(episode.memory, counts) for episode in episodes],
+        "prompt_tokens": [len(step.completion.prompt_ids) for step in steps],
+        "reply_tokens": [len(step.completion.completion_ids) for step in steps],
+        "cut_replies": [step.completion.finish == "length" for step in steps],
+        "loss_tokens": [sum(row.loss_mask) for row in real],
+        "flat_rows": [row.advantage == 0 for row in real],
+    }
+
+
+def joined(parts: Iterable[Observed]) -> Observed:
+    """What several processes saw, as if one had."""
+    every = list(parts)
+    return {name: [value for part in every for value in part[name]] for name in every[0]}
+
+
+def summarise(observed: Observed) -> dict[str, float]:
+    """The measures of what was seen, as `measure` describes them."""
+    rewards, real = observed["reward"], observed["loss_tokens"]
+    known = [reward for reward in rewards if reward is not None]
+    spread = stdev(known) if len(known) > 1 else math.nan
+    means = {name: _mean(values) for name, values in observed.items() if name not in LAST}
+    return {
+        "reward": means.pop("reward"),
+        "reward_std": spread,
+        **means,
+        "rows": len(rewards),
+        "rows_missing": len(rewards) - len(known),
         "rows_trained": len(real),
-        "loss_tokens": sum(sum(row.loss_mask) for row in real),
-        "flat_rows": _mean(row.advantage == 0 for row in real),
+        "loss_tokens": sum(real),
+        "flat_rows": _mean(observed["flat_rows"]),
     }
 
 

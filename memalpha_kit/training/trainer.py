@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memalpha_kit.config import GrpoConfig
-from memalpha_kit.errors import InputError
 from memalpha_kit.models import CausalLM, Sampling
 from memalpha_kit.records import Completion, TrainingRow
+from memalpha_kit.training import processes
 from memalpha_kit.training.arguments import (
     check,
     check_lm,
@@ -24,12 +24,13 @@ from memalpha_kit.training.arguments import (
     trl_arguments,
     updates_per_step,
 )
-from memalpha_kit.training.batch import rows_to_batch, token_logprobs
+from memalpha_kit.training.batch import rows_to_batch, token_logprobs, trained
 from memalpha_kit.training.decode import fast
 from memalpha_kit.training.optimizer import build_optimizer, rate
 from memalpha_kit.training.policy import writing
 
 if TYPE_CHECKING:
+    from torch.nn.parallel import DistributedDataParallel
     from transformers import TrainerCallback
     from trl import GRPOTrainer
 
@@ -63,7 +64,7 @@ def build_trainer(
     from transformers import PrinterCallback
     from trl import GRPOTrainer
 
-    check(config)
+    check(config, processes.count())
     check_lm(lm)
     check_trl(GRPOTrainer)
     model = lm.model.train()
@@ -111,8 +112,6 @@ def build_trainer(
         callbacks=list(callbacks),
         optimizers=(optimizer, schedule),
     )
-    if trainer.accelerator.num_processes > 1:
-        raise InputError("GRPO: expected one process, found several (not supported yet)")
     trainer.remove_callback(PrinterCallback)
     return trainer
 
@@ -135,16 +134,10 @@ def _generation(
     step = trainer.state.global_step // updates_per_step(config)
     places = [row["instance"] for row in inputs[:: config.rollouts]]  # copies are adjacent
     rows, measures = collect(step, places, writer_lm(lm, trainer))
-    batch = rows_to_batch(
-        rows, lm.tokenizer.pad_token_id, config.slices, trainer.accelerator.device
-    )
+    batch = _joint_batch(trainer, rows, lm.tokenizer.pad_token_id, config)
     ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
     mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
     n_completion, n_rows = batch["completion_ids"].shape[1], len(ids) // config.slices
-    if config.loss in ROW_MEANS:
-        weight = len(ids) / max(1.0, measures["rows_trained"])
-        batch["advantages"] *= weight
-        trainer.beta = config.kl * weight
     models = {"ref": trainer.ref_model} if config.kl else {}
     if updates_per_step(config) > 1:  # else the policy is its own old policy
         models["old"] = trainer.model
@@ -155,22 +148,62 @@ def _generation(
             )[0]
     for name, value in measures.items():
         trainer._metrics["train"][name].append(value)
-    trainer._metrics["train"]["fill_rows"].append(len(ids) - measures["rows_trained"])
-    trainer.state.num_input_tokens_seen += int(mask.sum())
+    n_fill = sum(processes.gathered(len(ids) - len(trained(rows))))
+    trainer._metrics["train"]["fill_rows"].append(n_fill)
+    trainer.state.num_input_tokens_seen += sum(processes.gathered(int(mask.sum())))
+    return batch
+
+
+def _joint_batch(
+    trainer: GRPOTrainer, rows: Sequence[TrainingRow], pad_id: int, config: GrpoConfig
+) -> dict[str, Any]:
+    """This process's rows as a batch whose loss, averaged over processes, is that of all rows.
+
+    Every process brings equally many rows (TRL gathers one number per row); the count of loss
+    tokens is everybody's. Losses that divide by the number of rows would be weakened by fill rows:
+    advantages and KL weight are raised by as much, which is exact unless `updates` > 1.
+    Source: trl_unsloth_vllm.md 1.4, 1.8.
+    """
+    import torch
+
+    shares = processes.gathered(len(trained(rows)))
+    batch = rows_to_batch(rows, pad_id, config.slices, trainer.accelerator.device, max(shares))
+    n_tokens = sum(processes.gathered(int(batch["num_items_in_batch"])))
+    batch["num_items_in_batch"] = torch.tensor(n_tokens, device=trainer.accelerator.device)
+    raised = len(batch["prompt_ids"]) * len(shares) / max(1, sum(shares))
+    if config.loss in ROW_MEANS:
+        batch["advantages"] *= raised
+        trainer.beta = config.kl * raised
     return batch
 
 
 def _cpu_logprobs(model, ids, mask, n_completion, temperature, batch_size):
     """TRL's three results, `batch_size` rows at a time; there is no auxiliary loss."""
     import torch
+    from torch.nn.parallel import DistributedDataParallel
 
-    size = batch_size or len(ids)
-    parts = [
-        token_logprobs(model, ids[i : i + size], mask[i : i + size], n_completion, temperature)
-        for i in range(0, len(ids), size)
-    ]
-    logprobs, entropies = (torch.cat(values) for values in zip(*parts, strict=True))
+    def computed(module):
+        size = batch_size or len(ids)
+        parts = [
+            token_logprobs(module, ids[i : i + size], mask[i : i + size], n_completion, temperature)
+            for i in range(0, len(ids), size)
+        ]
+        return tuple(torch.cat(values) for values in zip(*parts, strict=True))
+
+    joint = isinstance(model, DistributedDataParallel)
+    logprobs, entropies = _as_forward(model, computed) if joint else computed(model)
     return logprobs, entropies, None
+
+
+def _as_forward(wrapper: DistributedDataParallel, computed: Callable[[Any], Any]) -> Any:
+    """`computed(module)`, run as the wrapper's forward pass, so that gradients are averaged."""
+    module = wrapper.module
+    plain = module.forward
+    module.forward = lambda: computed(module)
+    try:
+        return wrapper()
+    finally:
+        module.forward = plain
 
 
 # --- Who generates --------------------------------------------------------------------------------
