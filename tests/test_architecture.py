@@ -21,7 +21,7 @@ FLOORS = {
     3: "writers readers rewards scoring judges world dataset hub answering",
     4: "episode evaluation leaks",
     5: "audit training report datacard methods comparison",
-    6: "examples miniature pipeline real",
+    6: "examples miniature pipeline real runs",
     7: "plan sweep",
     8: "commands cli __main__",
 }

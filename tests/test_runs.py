@@ -1,0 +1,378 @@
+"""Runs on disk: killed anywhere and resumed, nothing twice and nothing lost."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+
+import pytest
+
+from memalpha_kit import runs, store
+from memalpha_kit.chat import ModelGone
+from memalpha_kit.errors import DiskError, InputError
+from memalpha_kit.judges import Verdict
+from memalpha_kit.methods import Answered, Backends, Method, Prepared, Settings
+from memalpha_kit.records import QA, make_instance
+
+
+def world(n: int = 3, questions: int = 4, source: str = "squad"):
+    """Instances whose answers stand in their chunk."""
+    return [
+        make_instance(
+            source,
+            [f"Chunk of {i}: " + " ".join(f"a{i}-{j}" for j in range(questions))],
+            [QA(f"q{j}", f"What is {i}-{j}?", (f"a{i}-{j}",)) for j in range(questions)],
+        )
+        for i in range(n)
+    ]
+
+
+class Copying(Method):
+    """Answers with the gold, or fails where `fails` says so; `gone_after` answers no model is left.
+
+    Every call is counted, so a test can see what was asked again.
+    """
+
+    def __init__(self, fails=(), gone_after=None, unprepared=()):
+        super().__init__("copying", Settings(), Backends())
+        self.fails, self.gone_after, self.unprepared = set(fails), gone_after, set(unprepared)
+        self.made, self.asked = [], []
+
+    def prepare(self, instances, done):
+        for instance in instances:
+            self.made.append(instance.id)
+            failed = "no reply" if instance.id in self.unprepared else ""
+            done(Prepared(instance.id, text="held", memory_tokens=2, input_tokens=8, error=failed))
+
+    def answer(self, instances, prepared, wanted, done):
+        for instance in instances:
+            for index, qa in enumerate(instance.questions):
+                key = (instance.id, index)
+                if key not in wanted:
+                    continue
+                if self.gone_after is not None and len(self.asked) >= self.gone_after:
+                    raise ModelGone("no model at http://127.0.0.1:1")
+                self.asked.append(key)
+                bad = key in self.fails or prepared[instance.id].error
+                text = None if bad else qa.answers[0]
+                done(Answered(*key, qa.id, text, error="500" if bad else "", prompt_tokens=10,
+                              completion_tokens=2, latency_s=len(self.asked)))  # fmt: skip
+
+
+def begin(folder, instances, method=None):
+    return runs.open_run(folder, instances, runs.run_settings(method or Copying(), instances))
+
+
+def go(folder, instances, method=None):
+    method = method or Copying()
+    return runs.complete(begin(folder, instances, method), method, instances)
+
+
+def results(run) -> dict:
+    """What must be the same however often a run was stopped."""
+    return {key: (a.qa, a.prediction) for key, a in sorted(run.answers.items())}
+
+
+# ---- resuming ---
+
+
+def test_a_run_is_what_was_asked(tmp_path):
+    instances = world()
+    run = go(tmp_path / "run", instances)
+    assert run.complete and len(run.answers) == 12 and len(run.prepared) == 3
+    assert runs.load_run(tmp_path / "run") == run
+
+
+@pytest.mark.parametrize("cut", range(0, 2000, 37))
+def test_a_run_that_was_cut_anywhere_ends_the_same(tmp_path, cut):
+    instances = world(2, 3)
+    whole = go(tmp_path / "whole", instances)
+    folder = tmp_path / "cut"
+    go(folder, instances)
+    size = (folder / runs.ANSWERS).stat().st_size
+    os.truncate(folder / runs.ANSWERS, min(cut, size))
+    resumed = go(folder, instances)
+    assert results(resumed) == results(whole)
+    lines = runs.read_lines(folder / runs.ANSWERS)
+    assert len(lines) == 2 + 6  # nothing twice
+    assert runs.load_run(folder).complete
+
+
+def test_resuming_asks_only_what_is_open(tmp_path):
+    instances = world(2, 3)
+    with pytest.raises(ModelGone):
+        go(tmp_path / "run", instances, Copying(gone_after=4))
+    assert len(runs.load_run(tmp_path / "run").answers) == 4
+    second = Copying()
+    assert go(tmp_path / "run", instances, second).complete
+    assert len(second.asked) == 2 and second.made == []
+    third = Copying()
+    go(tmp_path / "run", instances, third)
+    assert third.asked == [] and third.made == []
+
+
+def test_a_torn_line_is_dropped_and_its_question_asked_again(tmp_path, caplog):
+    instances = world(1, 2)
+    go(tmp_path / "run", instances)
+    file = tmp_path / "run" / runs.ANSWERS
+    os.truncate(file, file.stat().st_size - 5)
+    assert len(runs.load_run(tmp_path / "run").answers) == 1  # reading changes nothing
+    method = Copying()
+    assert go(tmp_path / "run", instances, method).complete
+    assert len(method.asked) == 1 and "torn" in caplog.text
+
+
+def test_a_later_line_about_the_same_question_is_ignored(tmp_path):
+    instances = world(1, 1)
+    run = go(tmp_path / "run", instances)
+    (line,) = [x for x in runs.read_lines(run.folder / runs.ANSWERS) if x["kind"] == "answer"]
+    with runs.Log(run.folder / runs.ANSWERS) as log:
+        log.append(line | {"prediction": "another"})
+    assert results(runs.load_run(run.folder)) == results(run)
+
+
+def test_one_run_is_one_process_at_a_time(tmp_path):
+    instances = world(1, 1)
+    run = begin(tmp_path / "run", instances)
+    with (
+        runs.Log(run.folder / runs.ANSWERS),
+        pytest.raises(InputError, match="another process is at work on this run"),
+    ):
+        runs.complete(run, Copying(), instances)
+
+
+def test_a_full_disk_takes_the_line_back(tmp_path, monkeypatch):
+    write = os.write
+    with runs.Log(tmp_path / "a.jsonl") as log:
+        log.append({"a": 1})
+
+        def full(file, data):
+            if len(data) > 3:
+                return write(file, data[:3])
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(runs.os, "write", full)
+        with pytest.raises(DiskError, match="No space left"):
+            log.append({"b": 22222})
+        monkeypatch.undo()
+        log.append({"c": 3})
+    assert runs.read_lines(tmp_path / "a.jsonl") == [{"a": 1}, {"c": 3}]
+
+
+# ---- failures ---
+
+
+def test_a_failure_is_no_answer_and_is_asked_again(tmp_path):
+    instances = world(2, 3)
+    failing = {(instances[0].id, 1), (instances[1].id, 2)}
+    run = go(tmp_path / "run", instances, Copying(fails=failing))
+    assert not run.complete and set(run.open) == failing
+    rows = runs.score_run(run)
+    failed = [row for row in rows if row["score"] is None]
+    assert {(row["instance"], row["index"]) for row in failed} == failing
+    assert {(row["status"], row["error"]) for row in failed} == {("infra_error", "500")}
+    assert [row["score"] for row in rows if row not in failed] == [1.0] * 4
+
+    again = Copying()
+    run = go(tmp_path / "run", instances, again)
+    assert set(again.asked) == failing and run.complete
+    assert [row["score"] for row in runs.scores_of(run)] == [1.0] * 6
+
+
+def test_what_could_not_be_prepared_is_made_again(tmp_path):
+    instances = world(2, 2)
+    run = go(tmp_path / "run", instances, Copying(unprepared={instances[0].id}))
+    assert len(run.open) == 2 and list(run.prepared) == [instances[1].id]
+    method = Copying()
+    assert go(tmp_path / "run", instances, method).complete
+    assert method.made == [instances[0].id]
+
+
+# ---- settings ---
+
+
+def test_other_settings_are_refused(tmp_path):
+    instances = world(1, 1)
+    run = go(tmp_path / "run", instances)
+    other = dict(run.settings) | {"method": {**run.settings["method"], "model": "gpt"}}
+    with pytest.raises(InputError, match="begun with method.model = None, now it is 'gpt'"):
+        runs.open_run(run.folder, instances, other)
+    with pytest.raises(InputError, match="begun with data_sha256"):
+        begin(run.folder, world(1, 1, "hotpotqa"))
+
+
+def test_the_fingerprint_sees_every_part_of_the_data():
+    (instance,) = world(1, 1)
+    changed = [
+        instance.__class__(**vars(instance) | {"prompt": "Read."}),
+        instance.__class__(**vars(instance) | {"chunks": ("x",)}),
+        instance.__class__(**vars(instance) | {"questions": (QA("q0", "?", ("b",)),)}),
+    ]
+    prints = {runs.fingerprint([i]) for i in (instance, *changed)}
+    assert len(prints) == 4
+
+
+def test_addresses_and_prices_are_no_settings(tmp_path):
+    instances = world(1, 1)
+    go(tmp_path / "run", instances)
+    settings = runs.run_settings(Copying(), instances)
+    run = runs.open_run(tmp_path / "run", instances, settings, {"url": "http://b/v1"})
+    assert run.info == {"url": "http://b/v1"} and run.complete
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(InputError, match="expected a run with run.json"):
+        runs.load_run(tmp_path)
+    (tmp_path / runs.ANSWERS).write_text("{}\n")
+    with pytest.raises(InputError, match="has answers but no run.json"):
+        begin(tmp_path, world(1, 1))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("nonsense", "expected JSON"),
+        ("[1]", "expected an object"),
+        ('{"kind": "note"}', "expected prepared or answer"),
+        ('{"kind": "answer", "instance": "i"}', "expected an answer"),
+    ],
+)
+def test_a_broken_line_is_named(tmp_path, line, message):
+    run = go(tmp_path / "run", world(1, 1))
+    with open(run.folder / runs.ANSWERS, "a") as file:
+        file.write(line + "\n")
+    with pytest.raises(InputError, match=rf"answers.jsonl:3: .*{message}"):
+        runs.load_run(run.folder)
+
+
+# ---- what is asked ---
+
+
+def test_a_limit_draws_the_same_instances_of_each_source_in_their_order():
+    data = [i for pair in zip(world(6), world(6, source="hotpotqa"), strict=True) for i in pair]
+    chosen = runs.select(data, 2, seed=1)
+    assert [i.source for i in chosen].count("squad") == 2 and len(chosen) == 4
+    assert chosen == runs.select(data, 2, seed=1) == [i for i in data if i in chosen]
+    assert runs.select(data, 2, seed=2) != chosen
+    assert runs.select(data, sources=["hotpotqa"]) == [i for i in data if i.source == "hotpotqa"]
+    assert runs.select(data) == data
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"limit": 0}, "expected at least 1, found 0"),
+        ({"sources": ["booksum"]}, "not in the data, which has squad"),
+    ],
+)
+def test_a_choice_that_cannot_be_is_refused(change, message):
+    with pytest.raises(InputError, match=message):
+        runs.select(world(2), **change)
+
+
+def test_an_instance_that_comes_twice_is_refused():
+    with pytest.raises(InputError, match="expected each instance once"):
+        runs.select([*world(1), *world(1)])
+
+
+def test_questions_keep_what_a_judge_and_the_release_need():
+    instance = make_instance(
+        "longmemeval_s*",
+        ["text"],
+        [QA("q0_abs", "?", ("a",)), QA("q1", "??", ("b", "c"))],
+        metadata={"question_types": ["multi-session", "knowledge-update"]},
+    )
+    first, second = runs.questions_of([instance])
+    assert (first.gold, first.kind) == ("a", "multi-session")
+    assert (second.gold, second.kind) == (("b", "c"), "knowledge-update")
+    listed = make_instance("squad", ["t"], [QA("q", "?", ("a",))], "", {store.ANSWER_TYPE: "list"})
+    assert runs.questions_of([listed])[0].gold == ("a",)
+
+
+# ---- scores ---
+
+
+class Yes:
+    """A judge that says yes and remembers what it saw."""
+
+    def __init__(self):
+        self.seen = []
+
+    def judge(self, items):
+        self.seen += items
+        return [Verdict(True, reply="yes") for _ in items]
+
+
+def longmemeval():
+    return [
+        make_instance(
+            "longmemeval_s*",
+            ["text"],
+            [QA("q0", "Where?", ("Rome",)), QA("q1_abs", "When?", ("never told",))],
+            metadata={"question_types": ["multi-session"] * 2},
+        )
+    ]
+
+
+def test_scoring_asks_no_model_and_each_profile_has_its_file(tmp_path):
+    run = go(tmp_path / "run", world(1, 2))
+    for profile in ("fixed", "release-agent"):
+        assert [row["score"] for row in runs.score_run(run, profile)] == [1.0, 1.0]
+    names = {file.name for file in (run.folder / "scores").iterdir()}
+    assert names == {"fixed.jsonl", "release-agent.jsonl"}
+    row = runs.scores_of(run)[0]
+    asked = {"run_key", "instance", "index", "source", "question", "gold", "prediction", "status"}
+    assert asked | {"finish", "latency_s", "memory_tokens", "input_tokens", "profile"} <= set(row)
+
+
+def test_scores_are_made_anew_when_answers_were_added(tmp_path):
+    instances = world(1, 2)
+    run = go(tmp_path / "run", instances, Copying(fails={(instances[0].id, 0)}))
+    assert [row["score"] for row in runs.score_run(run)] == [None, 1.0]
+    run = go(tmp_path / "run", instances)
+    assert [row["score"] for row in runs.scores_of(run)] == [1.0, 1.0]
+
+
+def test_a_judge_sees_types_and_its_old_scores_are_not_mixed_with_others(tmp_path):
+    instances = longmemeval()
+    run = go(tmp_path / "run", instances, Copying(fails={(instances[0].id, 1)}))
+    judge = Yes()
+    rows = runs.score_run(run, judge=runs.judgement(run, judge), judge_name="stub")
+    assert [(row["metric"], row["score"], row["judge_reply"]) for row in rows] == [
+        ("judge", 1.0, "yes"),
+        ("judge", None, ""),
+    ]
+    assert [(item.question_type, item.abstention) for item in judge.seen] == [
+        ("multi-session", False)
+    ]
+    assert runs.judge_of(run) == "stub"
+    run = go(tmp_path / "run", instances)
+    with pytest.raises(InputError, match="made by a judge; score the run again"):
+        runs.scores_of(run)
+
+
+# ---- tables ---
+
+
+def test_frames_count_what_was_spent_and_what_failed(tmp_path):
+    instances = world(2, 2)
+    method = Copying(fails={(instances[0].id, 1)})
+    settings = runs.run_settings(method, instances)
+    prices = {"answer": {"price_in": 1.0, "price_out": 10.0}}
+    run = runs.open_run(tmp_path / "run", instances, settings, prices)
+    run = runs.complete(run, method, instances)
+    answers, built = runs.frames({"ours": run})
+    assert answers.score.isna().sum() == 1 and len(answers) == 4
+    assert answers.cost_usd.dropna().tolist() == pytest.approx([3e-5] * 3)
+    assert answers.memory_tokens.tolist() == [2] * 4 and answers.chunk_tokens.tolist() == [8] * 4
+    assert built.cost_usd.tolist() == [0.0, 0.0] and len(built) == 2
+
+
+def test_an_open_run_can_be_read_while_it_grows(tmp_path):
+    instances = world(1, 2)
+    run = begin(tmp_path / "run", instances)
+    with runs.Log(run.folder / runs.ANSWERS) as log:
+        log.append({"kind": "answer", **Answered(instances[0].id, 0, "q0", "a0-0").to_plain()})
+        assert len(runs.load_run(run.folder).answers) == 1
+    assert json.loads((run.folder / runs.CARD).read_text())["key"] == run.key
