@@ -325,7 +325,7 @@ class ModelReader:
                     asked.memory, asked.question, self.retrieval, embed, asked.source
                 )
             except Unanswerable as error:
-                answers.add(place, Answer(asked.qa, None, error=str(error)))
+                answers.add(place, _unanswerable(asked, error))
         places = list(shown)
 
         def take(i: int, reply: ChatReply) -> None:
@@ -374,6 +374,11 @@ def _answer(qa: str, ids: Iterable[str], replies: Sequence[ChatReply]) -> Answer
     )
 
 
+def _unanswerable(asked: ReadRequest, error: Unanswerable) -> Answer:
+    """No prediction, and asking again would not help."""
+    return Answer(asked.qa, None, finish="unanswerable", error=str(error))
+
+
 def _sum(numbers: Iterable[float | None]) -> Any:
     """The sum, None if any is unknown."""
     known = list(numbers)
@@ -389,9 +394,13 @@ def _options(reader: ModelReader | AgenticReader) -> dict[str, Any]:
 def _settings(reader: ModelReader | AgenticReader) -> dict[str, Any]:
     """Every setting as a plain value; the model by its name, texts by their version."""
     values = {f.name: getattr(reader, f.name) for f in dataclasses.fields(reader) if f.compare}
-    plain = {"model": reader.model.name, "retrieval": dataclasses.asdict(reader.retrieval)}
-    del values["embed"]
-    return values | plain | {"prompts": prompts.VERSION}
+    owner = getattr(reader.embed, "__self__", reader.embed)  # of a method, such as Client.embed
+    return values | {
+        "model": reader.model.name,
+        "retrieval": dataclasses.asdict(reader.retrieval),
+        "embed": getattr(owner, "name", None) or getattr(owner, "__qualname__", None),
+        "prompts": prompts.VERSION,
+    }
 
 
 def _warmed(
@@ -470,7 +479,7 @@ class AgenticReader:
                 self._open(talk, embed)
             except Unanswerable as error:
                 talk.log(0, action="error", message=str(error))
-                answers.add(talk.place, Answer(talk.asked.qa, None, error=str(error)))
+                answers.add(talk.place, _unanswerable(talk.asked, error))
         for iteration in range(1, self.max_iterations + 2):
             if live := [talk for talk in talks if talk.place not in answers.known]:
                 self._round(live, iteration, answers, embed)

@@ -171,7 +171,7 @@ class Answer:
     prediction: str | None
     score: float | None = None
     retrieved: tuple[str, ...] = ()
-    finish: str = ""  # stop, length, tool_calls or error
+    finish: str = ""  # stop, length, tool_calls, error, or unanswerable: it cannot be asked
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     latency_s: float | None = None
