@@ -18,6 +18,11 @@ from typing import Any
 from memalpha_kit.config import settings_from
 from memalpha_kit.errors import InputError, closest
 from memalpha_kit.methods.base import Answered, Backends, Method, Prepared, Settings
+from memalpha_kit.methods.contexts import Bm25Chunks, ClosedBook, GoldChunk, LongContext
+from memalpha_kit.methods.floors import MajorityLabel, Nothing
+from memalpha_kit.methods.mem1 import Mem1
+from memalpha_kit.methods.memagent import MemAgent
+from memalpha_kit.methods.memories import RandomMemory, WrittenMemory
 
 __all__ = [
     "METHODS",
@@ -30,7 +35,18 @@ __all__ = [
     "build_method",
 ]
 
-METHODS: dict[str, type[Method]] = {}
+METHODS: dict[str, type[Method]] = {
+    "memory": WrittenMemory,
+    "long-context": LongContext,
+    "bm25": Bm25Chunks,
+    "memagent": MemAgent,
+    "mem1": Mem1,
+    "closed-book": ClosedBook,
+    "gold-chunk": GoldChunk,
+    "random-memory": RandomMemory,
+    "nothing": Nothing,
+    "majority-label": MajorityLabel,
+}
 
 
 @dataclass(frozen=True)

@@ -17,15 +17,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 from memalpha_kit import store
-from memalpha_kit.chat import ChatModel
+from memalpha_kit.chat import ChatModel, ChatReply
 from memalpha_kit.errors import InputError
-from memalpha_kit.records import Entry, Episode, Instance, Memory
+from memalpha_kit.methods.journal import Journal, JournalledChat
+from memalpha_kit.readers import Reader
+from memalpha_kit.records import QA, Entry, Episode, Instance, Memory
 from memalpha_kit.text import counter
+from memalpha_kit.writers import Writer
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -97,7 +103,7 @@ class Answered:
     index: int  # of the question in its instance
     qa: str  # the question's id
     prediction: str | None
-    finish: str = "stop"  # stop, length or error
+    finish: str = ""  # stop, length, tool_calls or error; "" without a model
     error: str = ""
     skipped: str = ""
     requests: int = 0  # model calls behind the answer
@@ -147,26 +153,24 @@ def _entries(raw: Any) -> tuple[Entry, ...] | None:
 
 @dataclass(frozen=True)
 class Backends:
-    """What a method may use that is no setting: it changes no result, only who computes it where.
+    """What a method may use and that is no setting of it: who computes, and where.
 
-    `rows` are the ids of all instances of the data file, in order; rollout files of others name
-    instances by their place there. `journal` is a folder in which replies are kept while memories
-    are built, so that a run that was killed goes on at the next chunk.
+    `answer` answers questions; `write` builds memories, by default the same model. `writers` and
+    `readers` are further ones by name, such as a policy that is in memory already. `rows` are the
+    ids of all instances of the data file, in order; rollout files of others name instances by their
+    place there. `journal` is a folder of this run alone, where replies are kept while memories are
+    built, so that a run that was killed goes on at the next chunk.
     """
 
     answer: ChatModel | None = None
-    write: ChatModel | None = None  # None: the answering model
+    write: ChatModel | None = None
+    writers: Mapping[str, Writer] = field(default_factory=dict)
+    readers: Mapping[str, Reader] = field(default_factory=dict)
     embed: Callable[[Sequence[str]], Sequence[Sequence[float]]] | None = None
     device: str = "cpu"  # of a policy that is loaded from a folder
-    rows: tuple[str, ...] = ()
+    rows: Sequence[str] = ()
     journal: Path | None = None
     group: int = 64  # instances or questions in work at a time
-
-    def answering(self, who: str) -> ChatModel:
-        """The answering model. Raises InputError if there is none."""
-        if self.answer is None:
-            raise InputError(f"method {who}: expected a model that answers, found none")
-        return self.answer
 
 
 @dataclass(frozen=True)
@@ -182,22 +186,79 @@ Wanted = Collection[tuple[str, int]]
 """Questions as (instance, index)."""
 
 
+@dataclass(frozen=True)
+class Question:
+    """A question that is to be put, with all that its answer may depend on."""
+
+    instance: Instance
+    index: int
+    prepared: Prepared
+
+    @property
+    def qa(self) -> QA:
+        """The question itself."""
+        return self.instance.questions[self.index]
+
+    def answered(self, prediction: str | None, **values: Any) -> Answered:
+        """An answer to it; what is not said comes from what was prepared."""
+        ready = self.prepared
+        defaults = {"memory_tokens": ready.memory_tokens, "input_tokens": ready.input_tokens}
+        values = defaults | {"truncated": ready.truncated} | values
+        return Answered(self.instance.id, self.index, self.qa.id, prediction, **values)
+
+    def failed(self, error: str, **values: Any) -> Answered:
+        """No answer, to be asked again."""
+        return self.answered(None, finish="error", error=error, **values)
+
+    def replied(self, reply: ChatReply, **values: Any) -> Answered:
+        """What a model replied; a call that failed is no answer."""
+        values = {
+            "requests": 1,
+            "prompt_tokens": reply.prompt_tokens,
+            "completion_tokens": reply.completion_tokens,
+            "latency_s": reply.latency_s,
+        } | values
+        if reply.error or reply.text is None:
+            return self.failed(reply.error or "the reply has no text", **values)
+        return self.answered(reply.text, finish=reply.finish, **values)
+
+
 class Method:
     """One way to get from chunks to answers. A new one is a class and a line of `METHODS`."""
 
     Settings: ClassVar[type[Settings]] = Settings
     summary: ClassVar[str] = ""  # one line for the command line
+    needs_model: ClassVar[bool] = False  # to answer
 
     def __init__(self, name: str, settings: Settings, backends: Backends) -> None:
         """Cheap: models are loaded on use. Raises InputError for settings that do not fit."""
         self.name, self.options, self.backends = name, settings, backends
         self.counter = counter(settings.counter)
+        if self.needs_model:
+            self.model  # noqa: B018  a missing model is said before any work
+
+    @property
+    def model(self) -> ChatModel:
+        """The answering model. Raises InputError if there is none."""
+        if self.backends.answer is None:
+            raise InputError(f"method {self.name}: expected a model that answers, found none")
+        return self.backends.answer
+
+    @cached_property
+    def journal(self) -> Journal | None:
+        """Where replies are kept while memories are built, if anywhere."""
+        folder = self.backends.journal
+        return Journal(folder / "replies.jsonl") if folder else None
+
+    def kept(self, model: ChatModel) -> ChatModel:
+        """The model, its replies kept if there is a journal."""
+        return JournalledChat(model, self.journal) if self.journal else model
 
     def settings(self) -> dict[str, Any]:
         """Everything that the results depend on, as plain values: the key of a run."""
-        values = dataclasses.asdict(self.options)
-        model = self.backends.answer.name if self.backends.answer else None
-        return {"method": self.name, "model": model, **_plain(values)}
+        models = {"model": self.backends.answer, "write_model": self.backends.write}
+        names = {key: model.name for key, model in models.items() if model}
+        return {"method": self.name, **names, **_plain(dataclasses.asdict(self.options))}
 
     def prepare(self, instances: Sequence[Instance], done: PreparedDone) -> None:
         """Calls `done` once per instance, as soon as it is ready or has failed.
@@ -205,7 +266,12 @@ class Method:
         Raises ModelGone if no model answers any more; what was ready before was handed over.
         """
         for instance in instances:
-            done(Prepared(instance.id, memory_tokens=0, input_tokens=self.input_tokens(instance)))
+            done(self.measured(instance))
+
+    def measured(self, instance: Instance, **values: Any) -> Prepared:
+        """A record of the instance with its input counted, and without a memory unless given."""
+        size = sum(map(self.counter.count, instance.chunks))
+        return Prepared(instance.id, **{"memory_tokens": 0, "input_tokens": size} | values)
 
     def answer(
         self,
@@ -219,16 +285,30 @@ class Method:
         Questions of an instance that is not in `prepared`, or failed there, fail with its reason.
         Raises ModelGone as `prepare` does.
         """
+        questions = []
+        for instance in instances:
+            ready = prepared.get(instance.id, Prepared(instance.id, error="was not prepared"))
+            for index in range(len(instance.questions)):
+                if (instance.id, index) in wanted:
+                    question = Question(instance, index, ready)
+                    if ready.error:
+                        done(question.failed(f"instance: {ready.error}"))
+                    else:
+                        questions.append(question)
+        for group in groups(questions, self.backends.group):
+            self.answer_group(group, done)
+
+    def answer_group(self, questions: Sequence[Question], done: AnsweredDone) -> None:
+        """As `answer`, for a few questions whose instances are ready."""
         raise NotImplementedError
 
-    def input_tokens(self, instance: Instance) -> int:
-        """Tokens of all chunks."""
-        return sum(map(self.counter.count, instance.chunks))
+
+def groups(items: Sequence[T], size: int) -> list[Sequence[T]]:
+    """Consecutive groups of at most `size` items."""
+    return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, (tuple, list)):
-        return [_plain(inner) for inner in value]
-    return str(value) if isinstance(value, Path) else value
+    return [_plain(inner) for inner in value] if isinstance(value, (tuple, list)) else value
