@@ -26,7 +26,6 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -196,24 +195,20 @@ def _unit(vector: Sequence[float], text: str) -> np.ndarray:
 
 def _fit(memory: Memory, ranked: Ranked, user: str, retrieval: Retrieval) -> Retrieved:
     """As many of the best entries as fit beside system text, question and template."""
-    best = _by_rank(ranked)
-    counts, limit = counter(retrieval.counter), retrieval.budget_tokens
-    fixed = TEMPLATE_TOKENS + counts.count(user)
-
-    def show(n: int) -> Retrieved:
-        return _shown(memory, best[:n])
+    best, counts = _by_rank(ranked), counter(retrieval.counter)
+    around = TEMPLATE_TOKENS + counts.count(user)
+    room = retrieval.budget_tokens - around
 
     def size(n: int) -> int:
-        return fixed + counts.count(prompts.system_prompt(show(n)))
+        return counts.count(prompts.system_prompt(_shown(memory, best[:n])))
 
-    n = _most(len(best), size, limit)
+    n = _most(len(best), size, room)
     if n < 0:
-        raise Unanswerable(
-            f"prompt: expected at most {limit} tokens, found {size(0)} without an entry"
-        )
+        found = f"found {around + size(0)} without an entry"
+        raise Unanswerable(f"prompt: expected at most {retrieval.budget_tokens} tokens, {found}")
     if n == 0 and best:
-        return _shown(memory, _cut(best[0], counts, limit, fixed, partial(_shown, memory)))
-    return show(n)
+        return _shown(memory, _cut(memory, best[0], counts, room))
+    return _shown(memory, best[:n])
 
 
 def _by_rank(ranked: Ranked) -> list[tuple[str, Entry]]:
@@ -233,13 +228,9 @@ def _shown(memory: Memory, best: Sequence[tuple[str, Entry]]) -> Retrieved:
 
 
 def _cut(
-    last: tuple[str, Entry],
-    counts: Counter,
-    limit: int,
-    fixed: int,
-    shown: Callable[[list[tuple[str, Entry]]], Retrieved],
+    memory: Memory, last: tuple[str, Entry], counts: Counter, room: int
 ) -> list[tuple[str, Entry]]:
-    """The only entry left, cut at a token so that the prompt fits; nothing if no token of it does.
+    """The only entry left, cut so that the system text has at most `room` tokens; or nothing.
 
     D42: an oversized entry must not cost the question its answer.
     """
@@ -249,9 +240,9 @@ def _cut(
         return [(store, replace(entry, text=counts.cut(entry.text, n)))]
 
     def size(n: int) -> int:
-        return fixed + counts.count(prompts.system_prompt(shown(cut(n))))
+        return counts.count(prompts.system_prompt(_shown(memory, cut(n))))
 
-    n = _most(counts.count(entry.text), size, limit)
+    n = _most(counts.count(entry.text), size, room)
     return cut(n) if n > 0 else []
 
 
@@ -367,6 +358,7 @@ def _answer(qa: str, ids: Iterable[str], replies: Sequence[ChatReply]) -> Answer
         last.text,
         retrieved=tuple(ids),
         finish=last.finish,
+        requests=len(replies),
         prompt_tokens=_sum(reply.prompt_tokens for reply in replies),
         completion_tokens=_sum(reply.completion_tokens for reply in replies),
         latency_s=_sum(reply.latency_s for reply in replies),

@@ -172,6 +172,7 @@ class Answer:
     score: float | None = None
     retrieved: tuple[str, ...] = ()
     finish: str = ""  # stop, length, tool_calls, error, or unanswerable: it cannot be asked
+    requests: int = 0  # model calls; tokens and seconds are of all of them
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     latency_s: float | None = None

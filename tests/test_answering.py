@@ -372,7 +372,7 @@ def test_the_model_sees_the_memory_and_the_question_and_its_raw_reply_is_the_pre
     assert (asked.max_tokens, asked.temperature, asked.thinking, asked.seed) == (64, 0.7, True, 3)
     assert asked.version == VERSION and asked.tools == ""
     ids = retrieve(BOATS, "Who sold a boat?").ids
-    assert answer == Answer("q0", reply.text, None, ids, "stop", 90, 7, 0.25)
+    assert answer == Answer("q0", reply.text, None, ids, "stop", 1, 90, 7, 0.25)
 
 
 def test_by_default_answers_are_greedy_and_do_not_think():
@@ -521,6 +521,7 @@ def test_a_search_brings_the_best_entries_that_were_not_shown_yet():
     assert nothing["content"] == "Nothing new was found."
     assert answer.prediction == "Tom" and answer.retrieved == (*first.ids, "3", "4")
     assert (answer.prompt_tokens, answer.completion_tokens, answer.latency_s) == (15, 3, 1.0)
+    assert answer.requests == 2
     assert history == [
         {
             "iteration": 1,
