@@ -432,9 +432,7 @@ class Client:
         if parts:
             await self._all(lambda http: [fill(http, part) for part in parts])
         if why:
-            raise InputError(
-                f"{self.endpoint.url}: expected an embedding of each text, found {why}"
-            )
+            raise InputError(f"{self.endpoint.url}: expected a vector for each text, found: {why}")
         return [vectors[text] for text in texts]
 
     # --- The cache ------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ class Faults:
     broken: float = 0.0  # 500
     malformed: float = 0.0  # 200 with a body that is no completion
     cut: float = 0.0  # the connection ends in the middle of the body
-    hang: float = 0.0  # no answer within `hang_s`
+    hang: float = 0.0  # no answer within `hang_s`, then the connection is closed
     seed: int = 0
     hang_s: float = 5.0
     retry_after: str = ""  # header of 429, "" for none
@@ -165,12 +165,12 @@ class StubServer:
         self.in_flight += 1
         self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
         try:
-            return await self._answer(writer, path, headers, raw)
+            return await self._answer(reader, writer, path, headers, raw)
         finally:
             self.in_flight -= 1
             self.last_s = time.monotonic()
 
-    async def _answer(self, writer, path: str, headers: dict[str, str], raw: bytes) -> bool:
+    async def _answer(self, reader, writer, path: str, headers: dict, raw: bytes) -> bool:
         body = json.loads(raw)
         self.requests.append(body)
         self.headers.append(headers)
@@ -185,10 +185,14 @@ class StubServer:
         named = {"busy": 429, "broken": 500, "malformed": b'{"choices": ['}
         if step:
             self.faulty[str(step)] += 1
-        return await self._react(writer, path, body, named.get(step, step))
+        return await self._react(reader, writer, path, body, named.get(step, step))
 
-    async def _react(self, writer, path: str, body: dict, step: int | bytes | str) -> bool:
-        await asyncio.sleep(self.faults.hang_s if step == "hang" else self.latency_s)
+    async def _react(self, reader, writer, path: str, body: dict, step: int | bytes | str) -> bool:
+        if step == "hang":
+            with contextlib.suppress(TimeoutError):  # until then, or until the client has gone
+                await asyncio.wait_for(reader.read(1), self.faults.hang_s)
+            return False
+        await asyncio.sleep(self.latency_s)
         if step == "cut":
             writer.write(b'HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{"choices": ')
             await writer.drain()

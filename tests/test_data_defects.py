@@ -14,9 +14,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from stub_server import StubServer
 
 from memalpha_kit import cli, datacard, dataset, sources, store
 from memalpha_kit.config import BuildConfig
+from memalpha_kit.endpoint import Client, Endpoint
 from memalpha_kit.errors import InputError
 from memalpha_kit.memory import DELETE, INSERT, UPDATE
 from memalpha_kit.metrics import score
@@ -26,7 +28,7 @@ from memalpha_kit.sources import SOURCES, lme_train, longmemeval, memory_agent_b
 from memalpha_kit.sources.building import Skips
 from memalpha_kit.stages import keywords
 from memalpha_kit.stages.closed_book import closed_book
-from memalpha_kit.stages.llm import Client
+from memalpha_kit.stages.llm import Asker
 from memalpha_kit.text import counter, pack_dialogues
 
 WORDS = counter("words")
@@ -247,36 +249,39 @@ def test_lists_are_alternatives_or_keywords_by_the_metric_of_their_source():
 # --- Caches --------------------------------------------------------------------------------------
 
 
-class Echo(Client):
-    """A client whose server says the question's last word; no request leaves the process."""
-
-    def _post(self, request):
-        said = request.messages[-1][1].split()[-1]
-        return json.dumps({"choices": [{"message": {"content": said}}]}).encode()
-
-
-def echo(folder: Path, model: str = "tiny") -> Echo:
-    return Echo("http://nowhere.invalid/v1", model, cache=folder)
+@pytest.fixture
+def stub():
+    """A server that says the question's last word."""
+    with StubServer(lambda body: body["messages"][-1]["content"].split()[-1]) as running:
+        yield running
 
 
-def test_only_what_is_new_is_asked_and_nothing_stale_is_used(tmp_path):
+def asker(stub: StubServer, folder: Path, model: str = "tiny") -> Asker:
+    return Asker(Client(Endpoint(stub.url, model, cache=folder)))
+
+
+def asked(*askers: Asker) -> list[int]:
+    return [one.client.usage.asked for one in askers]
+
+
+def test_only_what_is_new_is_asked_and_nothing_stale_is_used(stub, tmp_path):
     """D14: with older scores squad drops questions in silence and hotpotqa raises a key error."""
     pairs = [("Is it salt", "salt"), ("Is it rain", "snow")]
-    assert closed_book(pairs, WORDS.count, first := echo(tmp_path)) == [False, True]
-    changed = [("Is it fog", "fog"), *pairs[::-1]]
-    assert closed_book(changed, WORDS.count, second := echo(tmp_path)) == [False, True, False]
-    closed_book(pairs, WORDS.count, other := echo(tmp_path, "another"))
-    assert (first.asked, second.asked, second.cached, other.asked) == (2, 1, 2, 2)
+    assert closed_book(pairs, WORDS.count, first := asker(stub, tmp_path)) == [False, True]
+    changed, second = [("Is it fog", "fog"), *pairs[::-1]], asker(stub, tmp_path)
+    assert closed_book(changed, WORDS.count, second) == [False, True, False]
+    closed_book(pairs, WORDS.count, other := asker(stub, tmp_path, "another"))
+    assert asked(first, second, other) == [2, 1, 2] and second.client.usage.cached == 2
 
 
-def test_another_instruction_is_asked_again(tmp_path, monkeypatch):
+def test_another_instruction_is_asked_again(stub, tmp_path, monkeypatch):
     """D14: so is another version of the code that reads the reply."""
-    keywords.extract(["Nell opens doors"], first := echo(tmp_path))
+    keywords.extract(["Nell opens doors"], first := asker(stub, tmp_path))
     monkeypatch.setattr(keywords, "INSTRUCTION", "List less.")
-    keywords.extract(["Nell opens doors"], second := echo(tmp_path))
+    keywords.extract(["Nell opens doors"], second := asker(stub, tmp_path))
     monkeypatch.setattr(keywords, "VERSION", "keywords/next")
-    keywords.extract(["Nell opens doors"], third := echo(tmp_path))
-    assert (first.asked, second.asked, third.asked) == (1, 1, 1)
+    keywords.extract(["Nell opens doors"], third := asker(stub, tmp_path))
+    assert asked(first, second, third) == [1, 1, 1]
 
 
 def test_a_rebuild_is_made_of_its_raw_files_alone(tmp_path):
@@ -292,12 +297,12 @@ def test_a_rebuild_is_made_of_its_raw_files_alone(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "raw"]
 
 
-def test_a_stored_reply_is_a_file_of_its_own_without_the_text(tmp_path):
+def test_a_stored_reply_is_a_file_of_its_own_without_the_text(stub, tmp_path):
     """D21c: the release writes all book texts anew after each call."""
-    keywords.extract(["A long book about Nell"], echo(tmp_path))
+    keywords.extract(["A long book about Nell"], asker(stub, tmp_path))
     [path] = tmp_path.rglob("*.json")
     before = path.stat().st_mtime_ns, path.read_bytes()
-    keywords.extract(["A long book about Nell", "Another of Tom"], echo(tmp_path))
+    keywords.extract(["A long book about Nell", "Another of Tom"], asker(stub, tmp_path))
     assert (path.stat().st_mtime_ns, path.read_bytes()) == before
     assert b"long book" not in before[1] and len(list(tmp_path.rglob("*.json"))) == 2
 
@@ -387,7 +392,7 @@ def test_an_instance_without_questions_divides_nothing():
 # --- All defects ---------------------------------------------------------------------------------
 
 HERE, TEXT, STAGES = "test_data_defects", "test_text", "test_stages"
-BENCH, TRAINING = "test_sources_eval", "test_sources_training"
+BENCH, TRAINING, CLIENT = "test_sources_eval", "test_sources_training", "test_endpoint"
 
 
 def named(file: str, *names: str) -> tuple[str, ...]:
@@ -489,20 +494,19 @@ COVERED: dict[str, tuple[str, ...]] = {
         "perltqa_shortens_checks_and_flags",
     ),
     "D10f": named(TRAINING, "perltqa_decodes_entities_and_keeps_to_the_limit"),
-    "D11": named(
-        STAGES,
-        "a_stored_reply_narrows_as_a_new_one_does",
-        "the_cache_knows_model_version_and_text_apart",
+    "D11": (
+        *named(STAGES, "a_stored_reply_narrows_as_a_new_one_does"),
+        *named(CLIENT, "the_cache_knows_model_version_and_text_apart"),
     ),
     "D12a": named(
         STAGES,
-        "what_is_sent_has_temperature_0_and_the_key_in_its_header",
+        "what_is_sent_has_temperature_0_and_nothing_about_reasoning",
         "reasoning_is_stripped_and_unfinished_reasoning_is_no_answer",
     ),
     "D12b": named(STAGES, "the_closed_book_filter_decides_as_the_specification_says"),
     "D12c": named(STAGES, "equal_questions_keep_their_own_verdicts"),
     "D12d": named(
-        STAGES,
+        CLIENT,
         "a_passing_trouble_is_tried_again",
         "a_server_that_is_gone_ends_the_run_and_the_next_run_goes_on",
         "a_second_run_asks_nothing",
@@ -519,7 +523,7 @@ COVERED: dict[str, tuple[str, ...]] = {
             "another_instruction_is_asked_again",
             "a_rebuild_is_made_of_its_raw_files_alone",
         ),
-        *named(STAGES, "a_cache_file_that_is_not_whole_or_of_another_request_is_not_believed"),
+        *named(CLIENT, "a_cache_file_that_is_not_whole_or_of_another_request_is_not_believed"),
     ),
     "D16": (
         *named(

@@ -20,7 +20,9 @@ import os
 from pathlib import Path
 
 from memalpha_kit.config import BuildConfig
-from memalpha_kit.stages.llm import Client, Complete
+from memalpha_kit.endpoint import Client, Endpoint
+from memalpha_kit.errors import InputError
+from memalpha_kit.stages.llm import Asker, Complete
 
 
 def model(config: BuildConfig) -> Complete | None:
@@ -35,4 +37,9 @@ def model(config: BuildConfig) -> Complete | None:
         return None
     url = config.llm_url or os.environ.get("OPENAI_BASE_URL", "")
     name = config.llm_model or os.environ.get("OPENAI_MODEL", "")
-    return Client(url, name, config.llm_key_env, Path(config.llm_cache))
+    if not url:
+        raise InputError("llm_url: expected http(s)://host/v1, found none")
+    if not name:
+        raise InputError("llm_model: expected the name of the server's model, found none")
+    settings = {"key_env": config.llm_key_env, "cache": Path(config.llm_cache)}
+    return Asker(Client(Endpoint(url, name, **settings)))
