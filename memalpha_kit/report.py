@@ -383,6 +383,38 @@ def plot_sweep(table: pd.DataFrame, base: str, title: str) -> Figure:
     return _finished(figure)
 
 
+WATERFALL = {
+    "correct": "#55a868",
+    "never_written": "#c44e52",
+    "overwritten_or_deleted": "#dd8452",
+    "not_retrieved": "#e8b94c",
+    "not_used": "#8172b3",
+    "metric_too_strict": "#64b5cd",
+    "unknown": "0.8",
+}
+"""Colours of the stages, in the order in which evidence can be lost."""
+
+
+def plot_waterfall(table: pd.DataFrame) -> Figure:
+    """Share of answers by the stage at which they failed, from `waterfall.table_waterfall`."""
+    _style()
+    one_source = table["source"].nunique() == 1
+    columns = ["writer", "reader"] if one_source else ["source", "writer", "reader"]
+    names = table[columns].agg(lambda row: "\n".join(filter(None, row)), axis=1)
+    wide = table.assign(name=names, stage=table["stage"].astype(str))
+    wide = wide.pivot(index="name", columns="stage", values="share").loc[names.unique()[::-1]]
+    figure, axis = plt.subplots(figsize=(8.4, 0.62 * len(wide) + 1.8))
+    left = pd.Series(0.0, wide.index)
+    for stage, colour in WATERFALL.items():
+        axis.barh(wide.index, wide[stage], left=left, color=colour, label=stage.replace("_", " "))
+        left += wide[stage]
+    title = f"Where answers are lost{f': {table.source.iloc[0]}' if one_source else ''}"
+    axis.set(xlim=(0, 1), xlabel="share of answers", title=title)
+    axis.tick_params(axis="y", labelsize=8)
+    axis.legend(bbox_to_anchor=(1, 1), loc="upper left", frameon=False, fontsize=8)
+    return _finished(figure)
+
+
 def save_figure(figure: Figure, path: Path) -> Path:
     """Write the figure as PNG, whole or not at all; the path is returned."""
     image = io.BytesIO()

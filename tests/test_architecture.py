@@ -20,7 +20,7 @@ FLOORS = {
     2: "metrics prompts protocol sources stages store chat endpoint",
     3: "writers readers rewards scoring judges world dataset hub answering",
     4: "episode evaluation leaks",
-    5: "audit training report datacard methods comparison",
+    5: "audit training report datacard methods comparison waterfall",
     6: "examples miniature pipeline real runs",
     7: "plan sweep",
     8: "commands cli __main__",
