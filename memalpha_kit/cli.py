@@ -36,6 +36,7 @@ COMMANDS = (
     Command("write", "instances to episodes", "memalpha_kit.commands.write"),
     Command("ask", "episodes to scored answers", "memalpha_kit.commands.ask"),
     Command("report", "answers to a table with intervals", "memalpha_kit.commands.report"),
+    Command("calibrate", "a judge over labelled cases", "memalpha_kit.commands.calibrate"),
 )
 
 

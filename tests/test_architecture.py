@@ -19,7 +19,7 @@ FLOORS = {
     1: "text memory stats progress loose_json rawgen models",
     2: "metrics prompts protocol sources stages store chat endpoint",
     3: "writers readers rewards scoring judges world dataset hub answering",
-    4: "episode evaluation leaks",
+    4: "episode evaluation calibration leaks",
     5: "audit training report datacard methods comparison waterfall",
     6: "examples miniature pipeline real runs",
     7: "plan sweep",
