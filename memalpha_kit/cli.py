@@ -30,12 +30,16 @@ COMMANDS = (
     Command("run", "run the notebooks and write reports/", "memalpha_kit.commands.run"),
     Command("seeds", "the miniature with several seeds", "memalpha_kit.commands.seeds"),
     Command("sweep", "a grid of settings of the miniature", "memalpha_kit.commands.sweep"),
+    Command("grouping", "one set of rollouts, every grouping", "memalpha_kit.commands.grouping"),
     Command("audit", "what scripted exploits earn", "memalpha_kit.commands.audit"),
+    Command("export", "a checkpoint as a Hugging Face folder", "memalpha_kit.commands.export"),
     Command("plan", "what a profile will cost", "memalpha_kit.commands.plan"),
     Command("data", "raw files to instances", "memalpha_kit.commands.data"),
     Command("write", "instances to episodes", "memalpha_kit.commands.write"),
     Command("ask", "episodes to scored answers", "memalpha_kit.commands.ask"),
-    Command("report", "answers to a table with intervals", "memalpha_kit.commands.report"),
+    Command("evaluate", "a method on a data set, resumable", "memalpha_kit.commands.evaluate"),
+    Command("score", "score a run again, without a model", "memalpha_kit.commands.score"),
+    Command("report", "runs side by side, beside the paper", "memalpha_kit.commands.report"),
     Command("calibrate", "a judge over labelled cases", "memalpha_kit.commands.calibrate"),
 )
 
