@@ -20,8 +20,8 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -204,9 +204,8 @@ class LocalChat:
         self, prompts: list[list[int]], sampling: Sampling, seeds: list[int]
     ) -> list[ChatReply]:
         start = time.perf_counter()
-        adapter = self.lm.model.disable_adapter() if self.adapter_off else nullcontext()
         try:
-            with adapter:
+            with self._answering():
                 completions = self.lm.generate(prompts, sampling, seeds)
         except InputError as error:  # a prompt without tokens or above the window
             if len(prompts) == 1:
@@ -215,6 +214,20 @@ class LocalChat:
             return [self._generate([ids], sampling, [seed])[0] for ids, seed in pairs]
         elapsed_s = time.perf_counter() - start
         return [_reply(completion, elapsed_s) for completion in completions]
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        """No dropout, also in the middle of training, and no adapter if that is wanted."""
+        model = getattr(self.lm, "model", None)  # vLLM keeps its own
+        training = model is not None and model.training
+        try:
+            if training:
+                model.eval()
+            with model.disable_adapter() if self.adapter_off else nullcontext():
+                yield
+        finally:
+            if training:
+                model.train()
 
 
 def vllm_chat(llm: Any, name: str = "vllm", batch_size: int = 256) -> LocalChat:

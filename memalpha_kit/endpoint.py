@@ -46,6 +46,7 @@ T = TypeVar("T")
 Accept = Callable[[ChatReply], bool]
 BUSY = (408, 409, 425, 429)  # worth another try, as is every 5xx
 REFUSED = (401, 402, 403, 404, 405)  # no other request would do better
+CONNECT_S = 10.0  # a server that takes longer to take a connection is not there
 LONGEST_PAUSE_S = 60.0
 LONGEST_WISH_S = 600.0  # of a server's Retry-After
 RETRIES_OF_NOTHING = 2  # of a finished reply without text: mostly the server's fault, not always
@@ -106,9 +107,14 @@ class Endpoint:
 
 def _base_url(url: str) -> str:
     """The address up to and with its version: what `/chat/completions` is appended to."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InputError(f"url: expected http(s)://host/v1, found {url!r}")
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # a port that is no number, half a pair of brackets
+        good = False
+    if not good:
+        shown = re.sub("[^/]*@", "***@", url.partition("?")[0])
+        raise InputError(f"url: expected http(s)://host/v1, found {shown!r}")
     if parts.username or parts.password or parts.query:
         raise InputError(
             f"url: expected no user name, password or query in the address of {parts.hostname}; "
@@ -184,12 +190,14 @@ class Failed(Exception):
         pause_s: float = 0.0,
         fatal: bool = False,
         reply: ChatReply | None = None,
+        status: int | None = None,  # of HTTP
     ) -> None:
         super().__init__(why)
-        self.retry, self.pause_s, self.fatal, self.reply = retry, pause_s, fatal, reply
+        self.retry, self.pause_s, self.fatal = retry, pause_s, fatal
+        self.reply, self.status = reply, status
 
 
-@dataclass
+@dataclass(eq=False)
 class Client:
     """A `ChatModel` over HTTP. All its callers, in any thread, share `endpoint.concurrency`.
 
@@ -263,6 +271,22 @@ class Client:
         """
         return asyncio.run_coroutine_threadsafe(self._embed(texts), _loop()).result()
 
+    def ready(self, timeout_s: float = 5.0) -> str:
+        """Why the server would not answer now, or "". One free call (its list of models), no retry.
+
+        A server that keeps no such list is ready too.
+        """
+
+        async def look() -> str:
+            async with self._http() as http:
+                try:
+                    await self._send(http, "/models", None, timeout_s)
+                except Failed as error:
+                    return "" if error.status in (404, 405) else str(error)
+            return ""
+
+        return asyncio.run_coroutine_threadsafe(look(), _loop()).result()
+
     def key(self, asked: ChatRequest) -> str:
         """The request's name: a hash of everything that the reply depends on."""
         return _name(self.body(asked), asked.version)
@@ -322,7 +346,7 @@ class Client:
         return httpx.AsyncClient(
             verify=_tls() if self.endpoint.url.startswith("https:") else False,
             trust_env=self.endpoint.host not in LOOPBACK,  # no proxy on the way to this machine
-            timeout=None,  # the whole attempt has one, see _post
+            timeout=httpx.Timeout(None, connect=CONNECT_S),  # and one for the whole, see _send
             limits=httpx.Limits(max_connections=None),
             follow_redirects=False,
         )
@@ -369,7 +393,7 @@ class Client:
                 self.usage.retried += attempt > 0
                 try:
                     start = time.perf_counter()
-                    answer = await self._post(http, path, body)
+                    answer = await self._send(http, path, body, self.endpoint.timeout_s)
                     return read(answer, time.perf_counter() - start)
                 except Failed as error:
                     if error.reply and attempt >= min(RETRIES_OF_NOTHING, self.endpoint.retries):
@@ -381,20 +405,21 @@ class Client:
                     await self.sleep(error.pause_s + pause_s * chance.uniform(0.5, 1.0))
         raise AssertionError("unreachable")
 
-    async def _post(self, http: Any, path: str, body: dict) -> bytes:
+    async def _send(self, http: Any, path: str, body: dict | None, timeout_s: float) -> bytes:
         """The body of a good answer. Raises Failed, without the key in its text."""
         import httpx
 
         key = _key(self.endpoint.key_env)
         headers = {"Content-Type": "application/json"}
         headers |= {"Authorization": f"Bearer {key}"} if key else {}
-        raw = json.dumps(body).encode()  # ASCII, so that any text can be sent
+        raw = None if body is None else json.dumps(body).encode()  # ASCII: any text can be sent
+        method, url = "GET" if body is None else "POST", f"{self.endpoint.url}{path}"
         try:
-            async with asyncio.timeout(self.endpoint.timeout_s):
-                answer = await http.post(f"{self.endpoint.url}{path}", content=raw, headers=headers)
+            async with asyncio.timeout(timeout_s):
+                answer = await http.request(method, url, content=raw, headers=headers)
         except TimeoutError:
-            raise Failed(f"no answer within {self.endpoint.timeout_s:g} s") from None
-        except httpx.TransportError as error:
+            raise Failed(f"no answer within {timeout_s:g} s") from None
+        except httpx.RequestError as error:
             raise Failed(_without(key, f"{type(error).__name__}: {error}")) from None
         if answer.status_code != 200:
             raise _refused(answer, key, self.endpoint.key_env)
@@ -484,9 +509,17 @@ class _Streak:
             )
 
 
-@cache
 def _loop() -> asyncio.AbstractEventLoop:
     """The loop that all clients' requests run on, in a thread of its own."""
+    with _ONE_LOOP:
+        return _started_loop()
+
+
+_ONE_LOOP = threading.Lock()
+
+
+@cache
+def _started_loop() -> asyncio.AbstractEventLoop:
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="model requests", daemon=True).start()
     return loop
@@ -530,7 +563,8 @@ def _refused(answer: Any, key: str, key_env: str) -> Failed:
         why += f": {_without(key, said)}"
     retry = status in BUSY or status >= 500
     wish_s = _retry_after_s(answer.headers.get("Retry-After", "")) if retry else 0.0
-    return Failed(why, retry, wish_s, fatal=status in REFUSED or 200 < status < 400)
+    fatal = status in REFUSED or 200 < status < 400
+    return Failed(why, retry, wish_s, fatal, status=status)
 
 
 def _said(body: bytes) -> str:

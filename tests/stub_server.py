@@ -47,6 +47,9 @@ class Faults:
         return ""
 
 
+WRONG_KEY = 401, {"error": {"message": "Incorrect API key provided"}}
+
+
 def echo(body: dict[str, Any]) -> str:
     """The last message in capitals, as a default answer."""
     return str(body["messages"][-1]["content"]).upper()
@@ -159,7 +162,8 @@ class StubServer:
         headers = {name.strip().lower(): value.strip() for name, value in pairs}
         raw = await reader.readexactly(int(headers.get("content-length", 0)))
         if method == "GET":
-            await self._send(writer, *self._models(path))
+            allowed = not self.key or headers.get("authorization") == f"Bearer {self.key}"
+            await self._send(writer, *(self._models(path) if allowed else WRONG_KEY))
             return True
         self.first_s = self.first_s or time.monotonic()
         self.in_flight += 1
@@ -178,7 +182,7 @@ class StubServer:
         if self.die_after is not None and self.n_requests > self.die_after:
             return False
         if self.key and headers.get("authorization") != f"Bearer {self.key}":
-            await self._send(writer, 401, {"error": {"message": "Incorrect API key provided"}})
+            await self._send(writer, *WRONG_KEY)
             return True
         self._attempts[raw] += 1
         step = self.script.pop(0) if self.script else self.faults.draw(raw, self._attempts[raw])
@@ -219,7 +223,7 @@ class StubServer:
     # --- The protocol ---------------------------------------------------------------------------
 
     def _models(self, path: str) -> tuple[int, dict]:
-        if path != "/v1/models":
+        if path != "/v1/models" or not self.models:
             return 404, {"error": {"message": f"no such path: {path}"}}
         data = [{"id": name, "object": "model"} for name in self.models]
         return 200, {"object": "list", "data": data}

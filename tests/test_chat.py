@@ -156,7 +156,8 @@ def test_with_the_adapter_off_the_base_model_answers_and_the_adapter_comes_back(
     before = [reply.text for reply in LocalChat(lm).chat(asked)]
     with pytest.raises(ModelGone, match="expected a model with an adapter"):
         LocalChat(lm, adapter_off=True).chat(asked)
-    peft = get_peft_model(lm.model, LoraConfig(r=4, target_modules=["q_proj", "up_proj"]))
+    lora = LoraConfig(r=4, target_modules=["q_proj", "up_proj"], lora_dropout=0.5)
+    peft = get_peft_model(lm.model, lora)
     torch.manual_seed(0)
     for name, weight in peft.named_parameters():
         if "lora_B" in name:
@@ -165,7 +166,9 @@ def test_with_the_adapter_off_the_base_model_answers_and_the_adapter_comes_back(
     base = LocalChat(policy, adapter_off=True)
     trained = [reply.text for reply in LocalChat(policy).chat(asked)]
     assert [reply.text for reply in base.chat(asked)] == before != trained
+    peft.train()  # in the middle of training
     assert [reply.text for reply in LocalChat(policy).chat(asked)] == trained
+    assert [reply.text for reply in base.chat(asked)] == before and peft.training
     assert base.name == "base of policy"
 
 

@@ -414,6 +414,21 @@ def test_a_cache_that_cannot_be_written_is_a_disk_error(connect, tmp_path):
         connect(cache=tmp_path / "file").chat([ask("a")])
 
 
+# --- Readiness ----------------------------------------------------------------------------------
+
+
+def test_a_server_is_ready_if_it_answers_and_takes_the_key(stub, connect):
+    client = connect()
+    assert client.ready() == "" and stub.n_requests == 0
+    stub.key = KEY
+    assert client.ready() == ""
+    stub.key = "another"
+    assert "HTTP 401" in client.ready() and "STUB_KEY" in client.ready()
+    stub.key, stub.models = "", ()  # keeps no list
+    assert client.ready() == ""
+    assert "ConnectError" in Client(Endpoint("http://127.0.0.1:9", "tiny")).ready()
+
+
 # --- Keys ---------------------------------------------------------------------------------------
 
 
@@ -480,6 +495,9 @@ def test_an_address_is_taken_with_or_without_its_end(given, url):
     [
         ({"url": "localhost:8000"}, "url: expected http"),
         ({"url": ""}, "url: expected http"),
+        ({"url": "http://host:port/v1"}, "url: expected http"),
+        ({"url": "http://[::1/v1"}, "url: expected http"),
+        ({"url": "http://me:secret@host:port/v1?key=secret"}, "url: expected http"),
         ({"url": "https://me:secret@host/v1"}, "no user name, password or query in .* of host;"),
         ({"url": "https://host/v1?key=secret"}, "no user name, password or query"),
         ({"model": ""}, "model: expected"),
