@@ -44,7 +44,7 @@ from memalpha_kit.rewards import judged
 
 Rubric = Literal["published", "by_type"]
 VERSION = "judge-1"
-"""Of the instructions on this page; a part of the name of cached replies, so a new one asks anew."""
+"""Of the instructions here; part of the name of cached replies, so that another one asks anew."""
 
 
 @dataclass(frozen=True)
