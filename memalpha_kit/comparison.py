@@ -23,7 +23,7 @@ Columns of `built`, one row per instance: `method`, `source`, `instance`, `calls
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,11 @@ import pandas as pd
 
 from memalpha_kit.errors import InputError, closest
 from memalpha_kit.evaluation import Bootstrap
+from memalpha_kit.scoring import metric_of
 from memalpha_kit.stats import detectable, mean_interval, sign_flip, stratified_interval
 
 PAPER = Path(__file__).parent / "paper_tables" / "results.csv"
+STATISTICS = PAPER.with_name("statistics.csv")
 AVERAGE = "Avg."
 """What stands for a source in the rows of averages, as in the paper's tables."""
 
@@ -261,6 +263,79 @@ class Claim:
     gamma: float | None = None
 
 
+BASELINES = {
+    "long-context": ("Long-Context", "qwen3-32b"),
+    "bm25": ("RAG-Top2", "qwen3-32b"),
+    "memagent": ("MemAgent", "rl-memoryagent-14b"),
+    "mem1": ("MEM1", "qwen3-32b"),
+}
+"""Our methods: the paper's name for them, and the model that answered there (evaluation.md 4.2)."""
+WRITERS = {
+    "memalpha-4b": "Mem-alpha",
+    "qwen3-4b": "Qwen3-4B",
+    "gpt-4.1-mini": "gpt-4.1-mini",
+}
+"""The writers of a memory: the paper's name for each. Qwen3-32B answers."""
+
+
+def claim(settings: Mapping[str, Any], writer: str = "") -> Claim | None:
+    """Which row of the paper a run with these settings (`Run.settings`) stands beside, if any.
+
+    `writer` is the model that wrote the memory; names are compared without owner and capitals. A
+    run with another model stands beside the row with a doubt, so it gets no verdict.
+    """
+    method, model = settings["method"]["method"], _bare(settings["method"].get("model") or "")
+    if method == "memory":
+        known = WRITERS.get(_bare(writer))
+        doubt = "" if known else f"memory written by {writer or 'a rule'}"
+        found, wanted = Claim(known or "Mem-alpha", doubt), "qwen3-32b"
+        found = found if found.method != "Mem-alpha" else replace(found, beta=0.05, gamma=0.1)
+    elif method in BASELINES:
+        name, wanted = BASELINES[method]
+        found = Claim(name)
+    else:
+        return None
+    if model != wanted and not found.doubt:
+        found = replace(found, doubt=f"answered by {model or 'no model'}, the paper's by {wanted}")
+    return found
+
+
+def _bare(model: str) -> str:
+    return model.rstrip("/").rpartition("/")[2].lower()
+
+
+def paper_profile(found: Claim) -> str:
+    """The scorer behind the paper's row: it has one for agents and another for baselines (M-1)."""
+    baseline = found.method in (name for name, _ in BASELINES.values())
+    return "release-baseline" if baseline else "release-agent"
+
+
+def doubts(
+    answers: pd.DataFrame, claims: Mapping[str, Claim], table: int
+) -> dict[tuple[str, str], str]:
+    """What keeps (method, source) of `answers` from being what the paper's table measured.
+
+    Another metric than the paper's own scorer used, or another number of instances than its
+    statistics say (10 % more or less is accepted, as a rebuild may differ).
+    """
+    statistics = pd.read_csv(STATISTICS, comment="#")
+    counted = statistics[
+        (statistics.split == "test") & (statistics.table == (8 if table in (2, 9) else 6))
+    ]
+    instances = dict(zip(counted["source"], counted["instances"], strict=True))
+    found = {}
+    for (method, source), part in answers.groupby(["method", "source"], sort=False):
+        if method not in claims or source not in instances:
+            continue
+        ours, theirs = part["metric"].iloc[0], metric_of(source, paper_profile(claims[method]))
+        n, expected = part["instance"].nunique(), instances[source]
+        if ours != theirs:
+            found[method, source] = f"scored by {ours}, the paper by {theirs}"
+        elif abs(n - expected) > 0.1 * expected:
+            found[method, source] = f"{n} instances, the paper had {expected}"
+    return found
+
+
 @dataclass(frozen=True)
 class Verdict:
     """`reproduced`, `not reproduced` or `cannot tell`, and the reason."""
@@ -378,6 +453,8 @@ def table_paper(
             columns = theirs[theirs.dataset != AVERAGE]
             compared = round(columns["score"].mean(), 4) if average else cell["score"]
             doubt = claim.doubt or doubts.get((method, cell["source"]), "")
+            if average and not doubt and any(name == method for name, _ in doubts):
+                doubt = "some columns are not alike"
             if average and not doubt and not here[theirs.dataset != AVERAGE].all():
                 doubt = "not all columns of the paper were run"
             if average and not doubt and (ours.index != AVERAGE).sum() != len(columns):
@@ -437,5 +514,7 @@ def _cell(value: Any) -> str:
     if value is None or value != value:
         return ""
     if isinstance(value, float):
+        if 0 < abs(value) < 0.0005:
+            return f"{value:.1g}"
         return f"{value:,.0f}" if value.is_integer() and abs(value) > 1 else f"{value:.3f}"
     return str(value).replace("|", "\\|").replace("\n", " ")

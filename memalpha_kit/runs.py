@@ -176,11 +176,13 @@ def fingerprint(instances: Sequence[Instance]) -> str:
 
 def run_settings(method: Method, instances: Sequence[Instance]) -> dict[str, Any]:
     """What the answers of a run depend on, as plain JSON values."""
+    writing = method.backends.write
     settings = {
         "kit": __version__,
         "data_sha256": fingerprint(instances),
         "instances": len(instances),
         "method": method.settings(),
+        "write_model": writing.name if writing else None,
     }
     return json.loads(json.dumps(settings))  # as they come back from disk
 

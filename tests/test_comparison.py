@@ -263,7 +263,51 @@ def test_ours_beside_the_papers():
     assert shown.verdict["HotpotQA"] == "reproduced"
     assert shown.why["SQuAD"] == "another metric"
     assert (shown.printed[AVERAGE], shown.compared_with[AVERAGE]) == (0.567, 0.5666)
-    assert shown.verdict[AVERAGE] == "reproduced" and shown.memory_ktok["SQuAD"] == 9.0
+    assert shown.why[AVERAGE] == "some columns are not alike"
+    assert shown.memory_ktok["SQuAD"] == 9.0
+    alike = comparison.table_paper(ours, paper, {"bm25": Claim("RAG-Top2")})
+    assert alike.verdict.unique().tolist() == ["reproduced"] and len(alike) == 8
+
+
+def settings(method, model) -> dict:
+    return {"method": {"method": method, "model": model}}
+
+
+@pytest.mark.parametrize(
+    ("method", "model", "writer", "row", "doubt"),
+    [
+        ("bm25", "qwen/qwen3-32b", "", "RAG-Top2", ""),
+        ("long-context", "Qwen/Qwen3-32B", "", "Long-Context", ""),
+        ("long-context", "gpt-4o-mini", "", "Long-Context", "answered by gpt-4o-mini"),
+        ("memagent", "BytedTsinghua-SIA/RL-MemoryAgent-14B", "", "MemAgent", ""),
+        ("memory", "qwen3-32b", "YuWangX/Memalpha-4B", "Mem-alpha", ""),
+        ("memory", "qwen3-32b", "Qwen/Qwen3-4B", "Qwen3-4B", ""),
+        ("memory", "qwen3-32b", "keep_sentences", "Mem-alpha", "memory written by keep_sentences"),
+        ("memory", None, "gpt-4.1-mini", "gpt-4.1-mini", "answered by no model"),
+    ],
+)
+def test_a_run_stands_beside_a_row_of_the_paper(method, model, writer, row, doubt):
+    found = comparison.claim(settings(method, model), writer)
+    assert found.method == row and found.doubt.startswith(doubt)
+    assert bool(found.doubt) == bool(doubt)
+
+
+def test_floors_stand_beside_no_row():
+    assert comparison.claim(settings("closed-book", "qwen3-32b")) is None
+
+
+def test_other_metrics_and_other_data_are_doubts():
+    table = both(
+        answers({f"i{i}": [1] for i in range(30)}, "bm25", metric="contains@release"),
+        answers({f"i{i}": [1] for i in range(3)}, "bm25", source="hotpotqa",
+                metric="contains@release"),
+        answers({"i0": [1]}, "bm25", source="booksum", metric="keywords"),
+    )  # fmt: skip
+    found = comparison.doubts(table, {"bm25": Claim("RAG-Top2")}, 1)
+    assert found == {
+        ("bm25", "hotpotqa"): "3 instances, the paper had 219",
+        ("bm25", "booksum"): "scored by keywords, the paper by keywords@release",
+    }
 
 
 def test_an_average_over_fewer_columns_is_not_compared():

@@ -1,0 +1,221 @@
+"""`memalpha evaluate`: a method answers a data set's questions; answers, scores and a table.
+
+The same command again goes on where it stopped: what was answered stays, what failed is asked
+again. Exit code 0: every question has an answer; 1: some failed, and the table says how many; 2: it
+could not be done, e.g. no model answers, and what was answered before is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from memalpha_kit.commands.endpoints import (
+    add_endpoint_arguments,
+    add_request_arguments,
+    client_of,
+)
+from memalpha_kit.commands.files import load_data
+from memalpha_kit.errors import InputError
+from memalpha_kit.scoring import PROFILES
+
+if TYPE_CHECKING:
+    from memalpha_kit.chat import ChatModel
+    from memalpha_kit.methods import Backends, Method
+    from memalpha_kit.records import Instance
+    from memalpha_kit.runs import Run
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `memalpha evaluate`."""
+    from memalpha_kit.methods import METHODS
+
+    parser.add_argument("--method", required=True, metavar="NAME", help=", ".join(METHODS))
+    parser.add_argument(
+        "--data", required=True, type=Path, metavar="PATH", help="a data set, or a parquet file"
+    )
+    parser.add_argument(
+        "--source", action="append", default=[], metavar="NAME",
+        help="only instances of this source; may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--limit", type=int, metavar="N", help="instances of each source, drawn")
+    parser.add_argument("--seed", type=int, default=0, help="of that draw (default: 0)")
+    parser.add_argument(
+        "--set", dest="options", action="append", default=[], metavar="KEY=VALUE",
+        help="a setting of the method, e.g. top_k=2; may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--writer", metavar="NAME", help="--set writer=NAME: a rule, api, a folder")
+    parser.add_argument("--reader", metavar="NAME", help="--set reader=NAME")
+    parser.add_argument(
+        "--model", type=Path, metavar="FOLDER", help="a local model that answers, instead of --url"
+    )
+    parser.add_argument("--device", default="cpu", help="of local models (default: cpu)")
+    parser.add_argument("--profile", default="fixed", metavar="NAME", help=", ".join(PROFILES))
+    parser.add_argument(
+        "--rubric", default="published", choices=("published", "by_type"), help="of the judge"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/evaluate"), metavar="FOLDER",
+        help="where runs lie (default: runs/evaluate)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--name", metavar="NAME", help="of the run (default: method, data, hash of the settings)"
+    )
+    add_endpoint_arguments(parser, "", "answers")
+    add_endpoint_arguments(parser, "writer", "writes memories, if it is another one")
+    add_endpoint_arguments(parser, "judge", "judges answers, where a source needs one")
+    add_endpoint_arguments(parser, "embed", "embeds, for the retrieval that needs it")
+    add_request_arguments(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Answers, scores, prints the table. 1 if questions are left without an answer."""
+    from memalpha_kit import runs
+    from memalpha_kit.scoring import metric_of
+
+    metric_of("squad", args.profile)  # a wrong name is said before any work
+    every = load_data([args.data])
+    instances = runs.select(every, args.limit, args.seed, args.source)
+    backends = _backends(args, [instance.id for instance in every])
+    method = _method(args, backends)
+    settings = runs.run_settings(method, instances)
+    name = args.name or f"{method.name}-{_stem(args.data)}-{runs.settings_key(settings)}"
+    run = runs.open_run(args.out / name, instances, settings, _info(args, backends))
+    method = _method(args, replace(backends, journal=run.folder / "journal"))
+    run = _answer(run, method, instances)
+    return finish(run, args)
+
+
+def finish(run: Run, args: argparse.Namespace) -> int:
+    """Scores a run, prints its table; 1 and a line if questions have no answer."""
+    from memalpha_kit import comparison, runs
+
+    score(run, args)
+    table = comparison.table_sources(
+        *runs.frames({run.settings["method"]["method"]: run}, args.profile)
+    )
+    print(comparison.markdown(table[list(SHOWN)]))
+    print(run.folder)
+    if run.complete:
+        return 0
+    reasons = [run.failed[key] for key in run.open if key in run.failed]
+    why = f", e.g. {reasons[0]}" if reasons else ""
+    print(
+        f"memalpha: incomplete: {len(run.open)} of {len(run.questions)} questions have no answer"
+        f"{why}; run `memalpha evaluate` again to ask them",
+        file=sys.stderr,
+    )
+    return 1
+
+
+SHOWN = (
+    *("source", "metric", "instances", "questions", "error_rate", "score", "low", "high"),
+    *("memory_tokens", "compression", "prompt_tokens", "completion_tokens", "cost_usd"),
+)
+
+
+def score(run: Run, args: argparse.Namespace) -> None:
+    """Scores a run under the profile, with the judge that the options name, if any."""
+    from memalpha_kit import runs
+    from memalpha_kit.judges import LongMemEvalJudge
+
+    model = client_of(args, "judge", cache=run.folder / "judged")
+    if model is None:
+        if not runs.judge_of(run, args.profile):
+            runs.score_run(run, args.profile)
+        runs.scores_of(run, args.profile)  # keeps a judge's scores, says if they are too old
+        return
+    behaviour = "release" if args.profile.startswith("release") else "fixed"
+    judge = LongMemEvalJudge(model, args.rubric, behaviour)
+    judgement = runs.judgement(run, judge)
+    runs.score_run(run, args.profile, judgement, f"{model.name}, rubric {args.rubric}")
+
+
+def _backends(args: argparse.Namespace, rows: Sequence[str]) -> Backends:
+    from memalpha_kit.methods import Backends
+
+    embedding = client_of(args, "embed")
+    return Backends(
+        answer=_answering(args),
+        write=client_of(args, "writer"),
+        embed=embedding.embed if embedding else None,
+        device=args.device,
+        rows=tuple(rows),
+    )
+
+
+def _answering(args: argparse.Namespace) -> ChatModel | None:
+    """A local model, a served one, or none where nothing names one."""
+    if args.model is None:
+        return client_of(args)
+    if args.url or args.model_name:
+        raise InputError("--model: expected a local folder or --url with --model-name, found both")
+    from memalpha_kit.chat import LocalChat
+    from memalpha_kit.models import load_lm
+
+    return LocalChat(load_lm(args.model, args.device))
+
+
+def _method(args: argparse.Namespace, backends: Backends) -> Method:
+    from memalpha_kit.methods import MethodSpec, build_method
+
+    options: dict[str, Any] = {}
+    for text in args.options:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"--set: expected KEY=VALUE, found {text!r}")
+        try:
+            options[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise InputError(f"--set {key}: expected a value, found {value!r}") from error
+    named = {"writer": args.writer, "reader": args.reader}
+    options |= {key: value for key, value in named.items() if value is not None}
+    return build_method(MethodSpec(args.method, options), backends)
+
+
+def _stem(path: Path) -> str:
+    """The data's own name: a file without ending, or a folder."""
+    name = path.resolve().stem
+    return path.resolve().parent.name if name in ("test", "train") else name
+
+
+def _info(args: argparse.Namespace, backends: Backends) -> dict[str, Any]:
+    """What changes no answer but belongs to the run: where the data and the models are, prices."""
+    models = {
+        role: {
+            "model": model.name,
+            **({"url": ends.url, "price_in": ends.price_in, "price_out": ends.price_out}
+               if (ends := getattr(model, "endpoint", None)) else {}),
+        }
+        for role, model in (("answer", backends.answer), ("write", backends.write))
+        if model
+    }  # fmt: skip
+    writer = args.writer or ""
+    if writer == "api":
+        writer = (backends.write or backends.answer).name if backends.answer else ""
+    return {"data": str(args.data), "writer": writer, **models}
+
+
+def _answer(run: Run, method: Method, instances: Sequence[Instance]) -> Run:
+    """The run after all open questions were asked. Raises ModelGone, saying what is kept."""
+    from memalpha_kit import runs
+    from memalpha_kit.chat import ModelGone
+    from memalpha_kit.progress import bar
+
+    left = {instance for instance, _ in run.open}
+    work = len(left - run.prepared.keys()) + len(run.open)
+    if not work:
+        return run
+    try:
+        with bar(work, f"evaluate {method.name}") as shown:
+            return runs.complete(run, method, instances, shown.advance)
+    except ModelGone as error:
+        kept = runs.load_run(run.folder)
+        done = f"{len(kept.answers)} of {len(kept.questions)} answers are in {run.folder}"
+        raise ModelGone(f"{error}; {done}") from error
