@@ -5,18 +5,53 @@ from __future__ import annotations
 import json
 
 import pytest
+from fake_chat import FakeChat
+from stub_server import Faults, StubServer
 
+from memalpha_kit.chat import ModelGone
 from memalpha_kit.config import MemoryConfig, ProtocolConfig
+from memalpha_kit.endpoint import Client, Endpoint
 from memalpha_kit.episode import write
 from memalpha_kit.errors import InputError
-from memalpha_kit.methods import Answered, MethodSpec, Prepared, build_method
+from memalpha_kit.methods import METHODS, Answered, Backends, MethodSpec, Prepared, build_method
 from memalpha_kit.records import QA, Entry, Memory, make_instance
 from memalpha_kit.writers import ScriptedReplies, writer
 
-INSTANCE = make_instance(
-    "squad", ["Nora keeps bees. Tom rows."], [QA("q0", "Who keeps bees?", ("Nora",), 0)]
-)
 KEEP = writer("keep_sentences")
+INSTANCE = make_instance(
+    "squad",
+    ["Nora keeps bees. Tom rows.", "Ada paints boats. It rains."],
+    [QA("q0", "Who keeps bees?", ("Nora",), 0), QA("q1", "Who paints?", ("Ada",), 1)],
+    "Read the articles.",
+)
+LABELLED = make_instance(
+    "trec_coarse",
+    ["Sentence: Where is Oslo?\nLabel: 3\n\nSentence: Who is Ada?\nLabel: 1\n\n"
+     "Sentence: Where is Rome?\nLabel: 3"],
+    [QA("q0", "Sentence: Where is Lund?\nWhich label?", ("3",), None)],
+)  # fmt: skip
+INSTANCES = [INSTANCE, LABELLED]
+WANTED = {(i.id, n) for i in INSTANCES for n in range(len(i.questions))}
+
+
+def run(method, wanted=WANTED, instances=INSTANCES):
+    """What the method prepares and answers, each by its key, and checks that each came once."""
+    prepared, answered = {}, {}
+
+    def keep(record):
+        assert record.instance not in prepared
+        prepared[record.instance] = record
+
+    def take(record):
+        assert (record.instance, record.index) not in answered
+        answered[record.instance, record.index] = record
+
+    method.prepare(instances, keep)
+    method.answer(instances, prepared, wanted, take)
+    return prepared, answered
+
+
+# ---- records ----------------------------------------------------------------------------------
 
 
 def episode(made=KEEP):
@@ -32,7 +67,8 @@ PREPARED = [
     Prepared("i", error="chunk 2: HTTP 500", truncated=True),
     Prepared("i", memory=episode().memory, episode=episode()),
     Prepared("i", memory=MEMORY, episode=episode()),
-    Prepared("i", memory=Memory(), episode=episode(ScriptedReplies(["\ud800"]))),
+    Prepared("i", episode=episode()),
+    Prepared("i", memory=Memory(), episode=episode(ScriptedReplies(["\ud800", ""]))),
 ]
 
 
@@ -66,6 +102,141 @@ def test_other_records_are_refused(plain):
         Prepared.from_plain(plain | {"memory": {"core": 1}}, "line 3")
 
 
-def test_an_unknown_method_is_named_with_the_closest():
-    with pytest.raises(InputError, match="found 'bm52'"):
-        build_method(MethodSpec("bm52"))
+# ---- the table --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (MethodSpec("bm52"), "found 'bm52'; did you mean 'bm25'"),
+        (MethodSpec("bm25", {"topk": 2}), "method bm25: unknown key 'topk'; did you mean 'top_k'"),
+        (MethodSpec("bm25", {"top_k": 0}), "top_k: expected at least 1, found 0"),
+        (MethodSpec("bm25", {"top_k": "two"}), "top_k: expected a whole number"),
+        (MethodSpec("bm25", {"name": "x"}), "unknown key 'name'"),
+        (MethodSpec("long-context", {"cut": "middle"}), "cut: found 'middle'"),
+        (MethodSpec("memory", {"writer": "keep_sentences", "memory.shwon": 3}), "'memory.shown'"),
+        (MethodSpec("nothing", {"temperature": 0.5}), "unknown key 'temperature'"),
+        (MethodSpec("closed-book", {"counter": "word"}), "counter: expected a known name"),
+    ],
+)
+def test_a_wrong_name_or_option_is_refused_with_the_closest(spec, message):
+    with pytest.raises(InputError) as error:
+        build_method(spec, Backends(answer=FakeChat()))
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("name", [name for name, made in METHODS.items() if made.needs_model])
+def test_a_missing_model_is_said_before_any_work(name):
+    with pytest.raises(InputError, match="expected a model that answers"):
+        build_method(MethodSpec(name))
+
+
+# ---- every method -----------------------------------------------------------------------------
+
+OPTIONS = {"memory": {"writer": "keep_sentences"}, "mem1": {"unusable": 1.0}}
+SPECS = [MethodSpec(name, OPTIONS.get(name, {})) for name in METHODS] + [
+    MethodSpec("memory", {"writer": "api"}),
+    MethodSpec("memory", {"writer": "keep_sentences", "reader": "best_entry"}),
+    MethodSpec("memory", {"writer": "keep_sentences", "reader": "agentic"}),
+    MethodSpec("memagent", {"mode": "per_question", "piece_tokens": 6}),
+]
+EACH = pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.method} {spec.options}")
+
+
+@EACH
+def test_every_question_is_answered_once_with_the_same_records(spec):
+    method = build_method(spec, Backends(answer=FakeChat()))
+    prepared, answered = run(method)
+    assert prepared.keys() == {i.id for i in INSTANCES} and answered.keys() == WANTED
+    inputs = {i.id: sum(map(method.counter.count, i.chunks)) for i in INSTANCES}
+    for (instance, _), one in answered.items():
+        assert one.final and not one.error and one.input_tokens == inputs[instance]
+        assert one.memory_tokens is not None
+        assert Answered.from_plain(json.loads(json.dumps(one.to_plain()))) == one
+    for one in prepared.values():
+        assert not one.error and one.input_tokens == inputs[one.instance]
+        assert Prepared.from_plain(json.loads(json.dumps(one.to_plain()))) == one
+
+
+@EACH
+def test_settings_are_plain_and_name_the_method(spec):
+    settings = build_method(spec, Backends(answer=FakeChat())).settings()
+    assert json.loads(json.dumps(settings)) == settings and settings["method"] == spec.method
+    assert settings["model"] == "fake"
+
+
+@EACH
+def test_only_the_wanted_questions_are_asked(spec):
+    method = build_method(spec, Backends(answer=FakeChat()))
+    _, answered = run(method, {(INSTANCE.id, 1)})
+    assert list(answered) == [(INSTANCE.id, 1)]
+
+
+@EACH
+def test_a_failed_call_is_an_error_and_never_an_answer(spec):
+    method = build_method(spec, Backends(answer=FakeChat(lambda asked: None)))
+    _, answered = run(method)
+    for one in answered.values():
+        asks = method.needs_model or getattr(method, "reader", None) == "model"
+        assert one.prediction != "HTTP 500 six times"
+        if asks and not one.skipped:
+            assert one.prediction is None and "HTTP 500" in one.error and not one.final
+
+
+@EACH
+def test_a_dead_model_stops_the_run_and_what_was_known_is_kept(spec):
+    model = FakeChat()
+    run(build_method(spec, Backends(answer=model)))
+    needed, known = len(model.asked), []
+    method = build_method(spec, Backends(answer=FakeChat(dies_after=needed - 1)))
+    if needed:
+        prepared = {}
+        with pytest.raises(ModelGone):
+            method.prepare(INSTANCES, lambda one: prepared.setdefault(one.instance, one))
+            method.answer(INSTANCES, prepared, WANTED, known.append)
+        assert len(known) < len(WANTED)
+        assert all(one.prediction is not None or one.skipped for one in known)
+
+
+def test_questions_of_an_instance_that_failed_fail_with_its_reason():
+    method = build_method(MethodSpec("nothing"))
+    answered = []
+    failed = Prepared(INSTANCE.id, error="chunk 1: HTTP 500")
+    method.answer(INSTANCES, {INSTANCE.id: failed}, WANTED, answered.append)
+    assert {one.error for one in answered} == {
+        "instance: chunk 1: HTTP 500",
+        "instance: was not prepared",
+    }
+    assert all(one.prediction is None for one in answered)
+
+
+def test_work_is_done_in_groups():
+    model = FakeChat()
+    run(build_method(MethodSpec("long-context"), Backends(answer=model, group=2)))
+    assert model.batches == [2, 1]
+
+
+@pytest.mark.parametrize("spec", [s for s in SPECS if s.method in ("bm25", "memagent", "mem1")])
+def test_over_http_with_faults_the_answers_are_those_without(spec):
+    def answer(body):
+        said = body["messages"][-1]["content"]
+        return f"<think>{len(said)}</think> read {len(said)} characters"
+
+    found = []
+    for faults in (Faults(), Faults(busy=0.1, broken=0.1, cut=0.05, malformed=0.05)):
+        with StubServer(answer, faults=faults) as stub:
+            client = Client(Endpoint(stub.url, "stub", pause_s=0.001, concurrency=8))
+            _, answered = run(build_method(spec, Backends(answer=client)))
+        found.append({key: one.prediction for key, one in answered.items()})
+    assert found[0] == found[1] and None not in found[0].values()
+
+
+# ---- floors -----------------------------------------------------------------------------------
+
+
+def test_floors_need_no_model():
+    _, nothing = run(build_method(MethodSpec("nothing")))
+    assert {one.prediction for one in nothing.values()} == {""}
+    _, labels = run(build_method(MethodSpec("majority-label")))
+    assert labels[LABELLED.id, 0].prediction == "\\boxed{3}"
+    assert labels[INSTANCE.id, 0].prediction == ""

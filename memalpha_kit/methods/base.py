@@ -27,7 +27,7 @@ from memalpha_kit.chat import ChatModel, ChatReply
 from memalpha_kit.errors import InputError
 from memalpha_kit.methods.journal import Journal, JournalledChat
 from memalpha_kit.readers import Reader
-from memalpha_kit.records import QA, Entry, Episode, Instance, Memory
+from memalpha_kit.records import QA, STORES, Entry, Episode, Instance, Memory
 from memalpha_kit.text import counter
 from memalpha_kit.writers import Writer
 
@@ -61,16 +61,13 @@ class Prepared:
 
     def to_plain(self) -> dict[str, Any]:
         """JSON values; fields at their default are left out, as is the memory of an episode."""
-        values = _changed(self)
-        if self.episode is not None:
-            values["episode"] = store.episode_fields(self.episode)
-            if self.memory == self.episode.memory:
+        values, episode = _changed(self), self.episode
+        if "memory" in values or episode is not None:
+            values["memory"] = _memory_plain(self.memory)
+        if episode is not None:
+            values["episode"] = store.episode_fields(episode)
+            if self.memory == episode.memory:
                 del values["memory"]
-        if "memory" in values:
-            values["memory"] = vars(self.memory) | {
-                part: None if entries is None else [[entry.id, entry.text] for entry in entries]
-                for part, entries in _stores(self.memory).items()
-            }
         return values
 
     @classmethod
@@ -82,8 +79,7 @@ class Prepared:
                 values["episode"] = store.read_episode(values["episode"], where)
                 values.setdefault("memory", values["episode"].memory)
             if isinstance(values.get("memory"), dict):
-                raw = values["memory"]
-                values["memory"] = Memory(**raw | {p: _entries(raw[p]) for p in _stores(raw)})
+                values["memory"] = _memory(values["memory"])
             if "steps" in values:
                 values["steps"] = tuple(values["steps"])
             return cls(**values)
@@ -142,13 +138,18 @@ def _changed(record: Any) -> dict[str, Any]:
     return {k: list(v) if isinstance(v, tuple) else v for k, v in kept.items()}
 
 
-def _stores(memory: Memory | Mapping[str, Any]) -> dict[str, Any]:
-    get = memory.__getitem__ if isinstance(memory, Mapping) else memory.__getattribute__
-    return {part: get(part) for part in ("semantic", "episodic")}
+def _memory_plain(memory: Memory | None) -> dict[str, Any] | None:
+    if memory is None:
+        return None
+    lists = {name: getattr(memory, name) for name in STORES}
+    return vars(memory) | {k: v and [[e.id, e.text] for e in v] for k, v in lists.items()}
 
 
-def _entries(raw: Any) -> tuple[Entry, ...] | None:
-    return None if raw is None else tuple(Entry(*pair) for pair in raw)
+def _memory(raw: Mapping[str, Any]) -> Memory:
+    lists = {name: raw[name] for name in STORES}
+    return Memory(
+        **{**raw, **{k: v if v is None else tuple(Entry(*e) for e in v) for k, v in lists.items()}}
+    )
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ folder, a chat model with tools, one that the caller made) can be asked through 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 from collections.abc import Iterator, Sequence
@@ -168,13 +169,13 @@ class WrittenMemory(FromMemory):
     options: MemorySettings
 
     def __init__(self, name: str, settings: MemorySettings, backends: Backends) -> None:
-        super().__init__(name, settings, backends)
         wanted, known = settings.writer, (*RULES, "api", *backends.writers)
-        if wanted == "api":
-            self._write_model()
-        elif wanted not in known and not (Path(wanted) / "config.json").is_file():
+        if wanted not in known and not (Path(wanted) / "config.json").is_file():
             tail = closest(wanted, known)
             raise InputError(f"writer: expected a name or a model's folder, found {wanted!r}{tail}")
+        super().__init__(name, settings, backends)
+        if wanted == "api":
+            self._write_model()  # a missing model is said before any work
 
     def settings(self) -> dict[str, Any]:
         """With the content of a policy's folder: tomorrow its path may hold another one (A-2)."""
@@ -267,7 +268,10 @@ class RandomMemory(FromMemory):
 
     def settings(self) -> dict[str, Any]:
         """With the sizes of the other run in place of its path."""
-        return super().settings() | ({"like": self._sizes} if self._sizes else {})
+        if self._sizes is None:
+            return super().settings()
+        sizes = json.dumps(self._sizes, sort_keys=True).encode()
+        return super().settings() | {"like": f"sha256:{hashlib.sha256(sizes).hexdigest()}"}
 
     def measured(self, instance: Instance, **values: Any) -> Prepared:
         """With the drawn memory. Raises InputError if the other run has not this instance."""

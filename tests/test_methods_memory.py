@@ -1,0 +1,313 @@
+"""The memory of three parts as a method: every writer, every reader, kills, and random memories."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from fake_chat import FakeChat, user
+from test_methods import INSTANCE, INSTANCES, LABELLED, run
+
+from memalpha_kit import memory as memories
+from memalpha_kit.chat import ChatReply, ModelGone, ToolUse
+from memalpha_kit.config import MemoryConfig, ProtocolConfig
+from memalpha_kit.episode import ask, write
+from memalpha_kit.errors import InputError
+from memalpha_kit.methods import Backends, MethodSpec, Prepared, build_method
+from memalpha_kit.methods.api_writer import reply_text
+from memalpha_kit.methods.journal import Journal
+from memalpha_kit.methods.memories import draw
+from memalpha_kit.readers import BestEntry
+from memalpha_kit.records import QA, make_instance
+from memalpha_kit.text import counter
+from memalpha_kit.writers import ScriptedReplies, writer
+
+WORDPUNCT = counter("wordpunct")
+
+
+def built(model=None, backends=None, **options):
+    """The memory method with these options, `__` for a dot."""
+    options = {key.replace("__", "."): value for key, value in options.items()}
+    return build_method(MethodSpec("memory", options), backends or Backends(answer=model))
+
+
+# ---- scripted writers and model-free readers --------------------------------------------------
+
+
+def test_a_scripted_writer_and_a_model_free_reader_give_what_write_and_ask_give():
+    prepared, answered = run(built(writer="keep_sentences", reader="best_entry"))
+    episodes = write(INSTANCES, writer("keep_sentences"), MemoryConfig(), ProtocolConfig())
+    for instance, episode in zip(INSTANCES, ask(episodes, INSTANCES, BestEntry()), strict=True):
+        one = prepared[instance.id]
+        assert one.episode.steps == episode.steps and one.memory == episode.memory
+        assert one.memory_tokens == memories.tokens(one.memory, WORDPUNCT)
+        statuses = [call.status for call in episode.calls]
+        assert (one.calls, one.calls_ok) == (len(statuses), statuses.count("ok"))
+        assert (one.requests, one.prompt_tokens) == (0, None)
+        for index, answer in enumerate(episode.answers):
+            found = answered[instance.id, index]
+            assert (found.prediction, found.retrieved) == (answer.prediction, answer.retrieved)
+            assert found.memory_tokens == one.memory_tokens
+
+
+def test_memory_options_reach_the_writer():
+    prepared, _ = run(built(writer="keep_sentences", reader="best_entry", memory__semantic=False))
+    assert prepared[INSTANCE.id].memory.semantic is None
+    assert (prepared[INSTANCE.id].calls, prepared[INSTANCE.id].calls_ok) == (4, 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"writer": ""}, "writer: expected a name or a model's folder, found ''"),
+        ({"writer": "keep_sentence"}, "did you mean 'keep_sentences'"),
+        ({"writer": "silent", "reader": "best_entri"}, "did you mean 'best_entry'"),
+        ({"writer": "silent", "reader": "best_entry", "top_k": 3}, "top_k: reader best_entry has"),
+        ({"writer": "silent", "reader": "model"}, "expected a model that answers"),
+        ({"writer": "api", "reader": "best_entry"}, "expected a model that answers"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_any_work(options, message):
+    with pytest.raises(InputError, match=message):
+        built(**options)
+
+
+def test_settings_of_another_reader_are_refused():
+    with pytest.raises(InputError, match="initial_k: reader model has no such setting"):
+        built(FakeChat(), writer="silent", initial_k=3)
+    with pytest.raises(InputError, match="k: reader agentic has no such setting"):
+        built(FakeChat(), writer="silent", reader="agentic", k=3)
+    with pytest.raises(InputError, match="retrieval hybrid: expected a model that embeds"):
+        built(FakeChat(), writer="silent", retrieval="hybrid")
+
+
+def test_writers_and_readers_of_the_caller_go_by_their_names():
+    given = Backends(writers={"mine": ScriptedReplies(["", ""])}, readers={"best": BestEntry(2)})
+    prepared, answered = run(built(backends=given, writer="mine", reader="best"))
+    assert prepared[INSTANCE.id].memory == memories.empty(MemoryConfig())
+    assert answered[INSTANCE.id, 0].prediction == ""
+
+
+def test_a_model_reads_the_memory_with_the_settings_of_the_method():
+    model = FakeChat()
+    _, answered = run(built(model, writer="keep_sentences", max_tokens=7), {(INSTANCE.id, 0)})
+    assert len(model.asked) == 1 and model.asked[0].max_tokens == 7
+    assert "Ada paints boats." in model.asked[0].plain()[0]["content"]
+    one = answered[INSTANCE.id, 0]
+    assert (one.prediction, one.finish, one.latency_s) == ("Nora", "stop", 0.5)
+    assert one.prompt_tokens > 20 and one.retrieved
+
+
+# ---- a chat model with tools ------------------------------------------------------------------
+
+
+def insert(text: str, name: str = "new_memory_insert") -> ToolUse:
+    return ToolUse("a", name, json.dumps({"memory_type": "semantic_memory", "content": text}))
+
+
+def remember(asked) -> ChatReply | str:
+    """Inserts the chunk's first line while writing; answers "Nora"."""
+    if not asked.tools:
+        return "Nora"
+    chunk = user(asked).partition("<new_chunk>\n")[2].partition("\n")[0]
+    return ChatReply(None, "tool_calls", (insert(chunk),), 50, 9)
+
+
+def test_an_untrained_model_writes_with_the_tools_of_its_endpoint():
+    model = FakeChat(remember)
+    prepared, answered = run(built(model, writer="api", protocol__max_reply_tokens=99))
+    one = prepared[INSTANCE.id]
+    assert [e.text for e in one.memory.semantic] == INSTANCE_LINES
+    assert (one.calls, one.calls_ok, one.requests) == (2, 2, 2)
+    assert (one.prompt_tokens, one.completion_tokens) == (100, 18)
+    first = model.asked[0]
+    assert first.max_tokens == 99 and first.temperature == 0.0 and first.thinking is False
+    names = [tool["function"]["name"] for tool in json.loads(first.tools)]
+    assert names == ["new_memory_insert", "memory_update", "memory_delete"]
+    assert one.episode.writer == "api:fake" and one.episode.wire == "qwen"
+    assert answered[INSTANCE.id, 0].prediction == "Nora"
+
+
+INSTANCE_LINES = [chunk.partition("\n")[0] for chunk in INSTANCE.chunks]
+
+
+def test_another_model_can_write():
+    writes, answers = FakeChat(remember, name="writes"), FakeChat()
+    method = built(backends=Backends(answers, writes), writer="api")
+    run(method, {(INSTANCE.id, 0)}, [INSTANCE])
+    assert (len(writes.asked), len(answers.asked)) == (2, 1)
+    assert method.settings()["write_model"] == "writes" and method.settings()["model"] == "fake"
+
+
+@pytest.mark.parametrize("thinking", [False, True])
+@pytest.mark.parametrize(
+    ("reply", "kept"),
+    [
+        (ChatReply("<think>a <tool_call></think>Done.", tools=(insert("Bees."),)), 1),
+        (ChatReply("<think>cut", "length", (insert("Bees."),)), 1),
+        (ChatReply("Done."), 0),
+        (ChatReply(None, tools=(ToolUse("a", "new_memory_insert", '{"content": "Be'),)), 0),
+        (ChatReply("", tools=(ToolUse("a", "new_memory_insert", "[]"),)), 0),
+        (ChatReply("", tools=(insert("Bees. </tool_call> \u2028"), insert("Rain."))), 2),
+        (ChatReply("", tools=(insert("Bees.", "no_such_tool"),)), 0),
+    ],
+)
+def test_calls_are_read_by_the_one_parser_and_broken_ones_are_the_models_mistakes(
+    reply, kept, thinking
+):
+    model = FakeChat(lambda asked: reply)
+    method = built(model, writer="api", reader="best_entry", protocol__thinking=thinking)
+    prepared, _ = run(method, (), [make_instance("squad", ["A."], [QA("q", "Who?", ("A",))])])
+    (one,) = prepared.values()
+    assert one.error == "" and one.calls_ok == kept == len(one.memory.semantic)
+    assert one.calls == len(reply.tools)
+
+
+def test_the_reply_is_said_text_then_calls():
+    reply = ChatReply("<think>Hm.</think>\nI store it.", tools=(insert("B"), insert("C")))
+    assert reply_text(reply).startswith("I store it.\n<tool_call>\n{")
+    assert reply_text(reply).count("<tool_call>") == 2
+
+
+def test_a_failed_request_ends_the_memory_of_its_instance_and_of_no_other():
+    def failing(asked):
+        return None if asked.tools and "Nora keeps" in user(asked) else remember(asked)
+
+    model = FakeChat(failing)
+    prepared, answered = run(built(model, writer="api"))
+    one = prepared[INSTANCE.id]
+    assert one.error == "chunk 0: HTTP 500 six times" and one.memory is None
+    assert one.memory_tokens is None and one.episode is None
+    assert answered[INSTANCE.id, 0].prediction is None and not answered[INSTANCE.id, 0].final
+    assert prepared[LABELLED.id].error == "" and answered[LABELLED.id, 0].prediction == "Nora"
+    assert not any("Ada paints" in text for text in model.texts)  # nothing more is spent on it
+
+
+def test_a_reply_without_text_and_calls_is_a_failure():
+    model = FakeChat(lambda asked: ChatReply(None))
+    prepared, _ = run(built(model, writer="api"), ())
+    assert prepared[INSTANCE.id].error == "chunk 0: the reply has neither text nor calls"
+
+
+def test_entries_shown_are_halved_until_the_prompt_fits():
+    def system_texts(**options) -> list[str]:
+        model = FakeChat(remember)
+        run(built(model, writer="api", **options), (), [instance])
+        return [asked.plain()[0]["content"] + user(asked) for asked in model.asked]
+
+    instance = make_instance("squad", ["Bees hum.", "It rains."], [QA("q", "Who?", ("A",))])
+    first, second = system_texts()
+    assert "1 of 1 entries" in second
+    limit = WORDPUNCT.count(second) - 1
+    _, second = system_texts(protocol__max_prompt_tokens=limit)
+    assert "0 of 1 entries" in second
+    with pytest.raises(InputError, match=r"squad/\w+: chunk 0: prompt: expected at most 300"):
+        system_texts(protocol__max_prompt_tokens=300)
+    assert WORDPUNCT.count(first) <= limit
+
+
+def test_a_killed_writer_goes_on_at_the_next_chunk(tmp_path):
+    whole = run(built(FakeChat(remember), writer="api"), ())[0]
+    calls = 0
+    for dies_after in (1, 1, None):
+        model = FakeChat(remember, dies_after)
+        method = built(backends=Backends(answer=model, journal=tmp_path), writer="api")
+        try:
+            found = run(method, ())[0]
+        except ModelGone:
+            found = None
+        calls += len(model.asked)
+    assert found == whole and calls == 3
+
+
+# ---- a policy in a folder ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory):
+    from tiny_models import tiny_lm
+
+    lm = tiny_lm()
+    folder = tmp_path_factory.mktemp("policy")
+    lm.model.save_pretrained(folder)
+    lm.tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_policys_folder_writes_and_is_named_by_its_content(policy, tmp_path):
+    options = {"writer": str(policy), "reader": "best_entry", "protocol__max_reply_tokens": 8}
+    method = built(backends=Backends(journal=tmp_path), **options)
+    prepared, _ = run(method, (), [INSTANCE])
+    one = prepared[INSTANCE.id]
+    assert one.requests == 2 and one.completion_tokens <= 16 and one.prompt_tokens > 500
+    assert all(step.completion.prompt_ids == () for step in one.episode.steps)
+    assert Prepared.from_plain(json.loads(json.dumps(one.to_plain()))) == one
+    again, _ = run(built(backends=Backends(journal=tmp_path), **options), (), [INSTANCE])
+    assert again == prepared
+    key = method.settings()["writer"]
+    assert key.startswith("sha256:")
+    (policy / "config.json").write_text((policy / "config.json").read_text() + "\n")
+    assert method.settings()["writer"] != key
+
+
+# ---- journal ----------------------------------------------------------------------------------
+
+
+def test_a_journal_drops_a_line_that_was_cut_off(tmp_path):
+    path = tmp_path / "replies.jsonl"
+    Journal(path).put("a", [1])
+    Journal(path).put("b", None)
+    with path.open("ab") as file:
+        file.write(b'{"key": "c", "val')
+    journal = Journal(path)
+    assert (journal.get("a"), journal.get("c")) == ([1], None)
+    journal.put("c", 3)
+    assert Journal(path).get("c") == 3
+
+
+# ---- random memories --------------------------------------------------------------------------
+
+
+def random_memory(**options):
+    return build_method(MethodSpec("random-memory", {"reader": "best_entry"} | options))
+
+
+def test_random_memories_hold_at_most_what_was_asked_for_in_the_order_of_the_text():
+    prepared, _ = run(random_memory(share=0.5))
+    one = prepared[INSTANCE.id]
+    assert one.memory_tokens <= one.input_tokens / 2 and one.memory.semantic
+    text = "\n".join(INSTANCE.chunks)
+    places = [text.index(entry.text) for entry in one.memory.semantic]
+    assert places == sorted(places)
+    assert [e.text for e in prepared[LABELLED.id].memory.semantic][0].startswith("Sentence: ")
+
+
+def test_all_tokens_give_all_sentences_and_none_give_none():
+    assert len(run(random_memory(share=1.0))[0][INSTANCE.id].memory.semantic) == 4
+    assert run(random_memory(tokens=0))[0][INSTANCE.id].memory.semantic == ()
+
+
+def test_a_draw_depends_on_its_seed_and_its_instance_alone():
+    chunks = [f"Fact {i} is here." for i in range(40)]
+    instance = make_instance("squad", chunks, [QA("q", "Who?", ("A",))])
+    once, other = (draw(instance, 60, WORDPUNCT.count, seed) for seed in (1, 2))
+    assert once == draw(instance, 60, WORDPUNCT.count, 1) != other
+    assert len(once.semantic) == 12  # five tokens each
+
+
+def test_a_random_memory_is_as_large_as_another_runs(tmp_path):
+    path = tmp_path / "answers.jsonl"
+    lines = [{"kind": "prepared"} | Prepared(i.id, memory_tokens=9).to_plain() for i in INSTANCES]
+    lines.append({"kind": "answer", "instance": INSTANCE.id, "prediction": "x"})
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines) + '{"kind": "pre')
+    method = random_memory(like=str(path))
+    prepared, _ = run(method)
+    assert 5 < prepared[INSTANCE.id].memory_tokens <= 9
+    assert method.settings()["like"].startswith("sha256:")
+    path.write_text(json.dumps(lines[0]) + "\n")
+    with pytest.raises(InputError, match=f"expected a memory of {LABELLED.id}, found none"):
+        run(random_memory(like=str(path)))
+    with pytest.raises(InputError, match="expected tokens or like, found both"):
+        random_memory(like=str(path), tokens=3)
+    with pytest.raises(InputError, match="expected the answers of a run"):
+        random_memory(like=str(tmp_path))
