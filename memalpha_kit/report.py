@@ -261,6 +261,77 @@ def plot_warm_start(metrics: pd.DataFrame) -> Figure:
     return _finished(figure)
 
 
+def plot_grouping(advantages: pd.DataFrame, cosine: pd.DataFrame) -> Figure:
+    """What groupings do to the same rollouts, from the tables of `grouping.py`.
+
+    Left: what each setting's advantages are made of (first stage). Middle: cosines between the
+    settings' gradients on the same rollouts, as Adam sees them (first stage). Right: cosine of one
+    batch's gradient with the unbiased direction, estimated from other rollouts, by stage.
+    """
+    _style()
+    figure, axes = plt.subplots(1, 3, figsize=(15, 4.4), width_ratios=(1.0, 1.15, 1.1))
+    first = advantages["stage"].iloc[0]
+    seen = cosine[cosine["view"] == "as Adam sees it"]
+    order = list(dict.fromkeys(_setting(advantages)))
+    _draw_advantages(axes[0], advantages[advantages.stage == first])
+    _draw_same(axes[1], seen[(seen.stage == first) & (seen.kind == "same rollouts")], order)
+    _draw_direction(axes[2], seen[seen.kind == "unbiased direction"], order)
+    axes[0].set_title(f"Advantages, {first}")
+    axes[1].set_title(f"Cosine of gradients, same rollouts, {first}")
+    axes[2].set_title("Cosine with the unbiased direction")
+    return _finished(figure)
+
+
+def _setting(table: pd.DataFrame, prefix: str = "") -> pd.Series:
+    """Names such as `chunk / std`."""
+    return table[f"{prefix}grouping"].str.replace("_", " ") + " / " + table[f"{prefix}scale"]
+
+
+def _draw_advantages(axis: plt.Axes, table: pd.DataFrame) -> None:
+    labels = {
+        "by_chunk": "explained by chunk index",
+        "by_rollout": "explained by rollout",
+        "sign_flips": "sign differs from released",
+        "zero_rows": "zero",
+    }
+    rows = table[(table.scale == "std") & table.measure.isin(labels)]
+    wide = rows.pivot(index="grouping", columns="measure", values="mean")
+    wide = wide.loc[list(dict.fromkeys(rows.grouping)), list(labels)].rename(columns=labels)
+    wide = wide.astype(float)
+    wide.index = wide.index.str.replace("_", " ")
+    wide.plot.bar(ax=axis, rot=0, width=0.75)
+    axis.set(xlabel="", ylabel="share (divided by std)", ylim=(0, 1.05))
+    axis.legend(fontsize=8, frameon=True)
+
+
+def _draw_same(axis: plt.Axes, table: pd.DataFrame, order: Sequence[str]) -> None:
+    pairs = pd.DataFrame({"a": _setting(table), "b": _setting(table, "other_"), "c": table["mean"]})
+    matrix = pairs.pivot(index="a", columns="b", values="c").reindex(index=order[1:])
+    sns.heatmap(
+        matrix[order[:-1]].astype(float), ax=axis, vmin=0, vmax=1, cmap="Blues", annot=True,
+        fmt=".2f", annot_kws={"size": 8}, cbar=False,
+    )  # fmt: skip
+    axis.set(xlabel="", ylabel="")
+    axis.grid(False)
+    axis.tick_params(labelsize=8)
+    plt.setp(axis.get_xticklabels(), rotation=35, ha="right")
+
+
+def _draw_direction(axis: plt.Axes, table: pd.DataFrame, order: Sequence[str]) -> None:
+    colours = sns.color_palette("colorblind")
+    table = table.astype(dict.fromkeys(("mean", "low", "high"), float))
+    for place, (stage, part) in enumerate(table.groupby("stage", sort=False)):
+        spots = [order.index(name) + 0.16 * place for name in _setting(part)]
+        errors = [part["mean"] - part["low"], part["high"] - part["mean"]]
+        axis.errorbar(
+            part["mean"], spots, xerr=errors, fmt="o", capsize=3, color=colours[place], label=stage
+        )
+    axis.set(yticks=range(len(order)), yticklabels=order, xlabel="one step's gradient, 95 %")
+    axis.invert_yaxis()
+    axis.tick_params(axis="y", labelsize=8)
+    axis.legend(fontsize=8, frameon=True, loc="lower right")
+
+
 def plot_sources(table: pd.DataFrame) -> Figure:
     """Scores of writers and readers on real files with 95 % intervals, one panel per source."""
     _style()
