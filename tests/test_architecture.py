@@ -22,7 +22,7 @@ FLOORS = {
     4: "episode evaluation calibration leaks",
     5: "audit training report datacard methods comparison waterfall",
     6: "examples miniature pipeline real runs",
-    7: "plan sweep",
+    7: "grouping plan sweep",
     8: "commands cli __main__",
 }
 SAME_FLOOR = {
