@@ -26,8 +26,9 @@ import random
 import re
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, fields
 from email.utils import parsedate_to_datetime
 from functools import cache
@@ -278,7 +279,7 @@ class Client:
         """
 
         async def look() -> str:
-            async with self._http() as http:
+            async with _Lines(self.endpoint) as lines, lines.one() as http:
                 try:
                     await self._send(http, "/models", None, timeout_s)
                 except Failed as error:
@@ -322,46 +323,35 @@ class Client:
             places.setdefault(self.key(asked), []).append(place)
         failed_before, streak = self.usage.failed, _Streak(self.endpoint)
 
-        async def answer(http: Any, key: str, at: list[int]) -> None:
-            reply = await self._reply(http, key, requests[at[0]], streak, accept)
+        async def answer(lines: _Lines, key: str, at: list[int]) -> None:
+            reply = await self._reply(lines, key, requests[at[0]], streak, accept)
             for place in at:
                 put((place, reply))
 
-        await self._all(lambda http: [answer(http, *item) for item in places.items()])
+        await self._all(lambda lines: [answer(lines, *item) for item in places.items()])
         if missing := self.usage.failed - failed_before:
             log.warning("%s: %d of %d replies missing", self.name, missing, len(places))
 
-    async def _all(self, work: Callable[[Any], list[Awaitable]]) -> None:
+    async def _all(self, work: Callable[[_Lines], list[Coroutine]]) -> None:
         """Does everything at once; the first error stops the rest and is raised."""
         try:
-            async with self._http() as http, asyncio.TaskGroup() as tasks:
-                for one in work(http):
+            async with _Lines(self.endpoint) as lines, asyncio.TaskGroup() as tasks:
+                for one in work(lines):
                     tasks.create_task(one)
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from None
 
-    def _http(self) -> Any:
-        import httpx
-
-        return httpx.AsyncClient(
-            verify=_tls() if self.endpoint.url.startswith("https:") else False,
-            trust_env=self.endpoint.host not in LOOPBACK,  # no proxy on the way to this machine
-            timeout=httpx.Timeout(None, connect=CONNECT_S),  # and one for the whole, see _send
-            limits=httpx.Limits(max_connections=None),
-            follow_redirects=False,
-        )
-
     # --- One request ----------------------------------------------------------------------------
 
     async def _reply(
-        self, http: Any, key: str, asked: ChatRequest, streak: _Streak, accept: Accept | None
+        self, lines: _Lines, key: str, asked: ChatRequest, streak: _Streak, accept: Accept | None
     ) -> ChatReply:
         stored = _stored_reply(self._load(key))
         if stored is not None and (accept is None or accept(stored)):
             self.usage.cached += 1
             return stored
         try:
-            reply = await self._ask(http, "/chat/completions", key, self.body(asked), read_reply)
+            reply = await self._ask(lines, "/chat/completions", key, self.body(asked), read_reply)
         except Failed as error:
             self.usage.failed += 1
             streak.note(error)
@@ -380,14 +370,14 @@ class Client:
         self.usage.uncounted += prompt_tokens is None or completion_tokens is None
 
     async def _ask(
-        self, http: Any, path: str, key: str, body: dict, read: Callable[[bytes, float], T]
+        self, lines: _Lines, path: str, key: str, body: dict, read: Callable[[bytes, float], T]
     ) -> T:
         """What `read` makes of the server's answer and its seconds. Raises Failed in the end.
 
         The slot is kept during pauses: a server in trouble gets fewer requests.
         """
         chance = random.Random(key)
-        async with self._slots:
+        async with self._slots, lines.one() as http:
             for attempt in range(self.endpoint.retries + 1):
                 self.usage.asked += 1
                 self.usage.retried += attempt > 0
@@ -434,13 +424,13 @@ class Client:
         self.usage.cached += len(vectors) - len(missing)
         streak, why = _Streak(self.endpoint), ""
 
-        async def fill(http: Any, part: list[str]) -> None:
+        async def fill(lines: _Lines, part: list[str]) -> None:
             nonlocal why
             body = {"model": self.name, "input": part}
             key = _name(body, "embeddings")
             try:
                 found, tokens = await self._ask(
-                    http, "/embeddings", key, body, lambda raw, _: read_vectors(raw, len(part))
+                    lines, "/embeddings", key, body, lambda raw, _: read_vectors(raw, len(part))
                 )
             except Failed as error:
                 self.usage.failed += 1
@@ -455,7 +445,7 @@ class Client:
         starts = range(0, len(missing), TEXTS_PER_CALL)
         parts = [missing[start : start + TEXTS_PER_CALL] for start in starts]
         if parts:
-            await self._all(lambda http: [fill(http, part) for part in parts])
+            await self._all(lambda lines: [fill(lines, part) for part in parts])
         if why:
             raise InputError(f"{self.endpoint.url}: expected a vector for each text, found: {why}")
         return [vectors[text] for text in texts]
@@ -490,6 +480,46 @@ class Client:
                 temporary.unlink(missing_ok=True)
         except OSError as error:
             raise DiskError(f"{path}: expected to write it, found: {error.strerror}") from error
+
+
+@dataclass
+class _Lines:
+    """The HTTP connections of one batch, each lent to one request at a time.
+
+    A pool of httpx for all of them takes twice the time: for every request it looks at every one.
+    """
+
+    endpoint: Endpoint
+    made: list[Any] = field(default_factory=list)
+    free: list[Any] = field(default_factory=list)
+
+    async def __aenter__(self) -> _Lines:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        for line in self.made:
+            await line.aclose()
+
+    @asynccontextmanager
+    async def one(self) -> AsyncIterator[Any]:
+        """A connection that nobody else uses, kept open for the next one to ask."""
+        line = self.free.pop() if self.free else self._new()
+        try:
+            yield line
+        finally:
+            self.free.append(line)
+
+    def _new(self) -> Any:
+        import httpx
+
+        line = httpx.AsyncClient(
+            verify=_tls() if self.endpoint.url.startswith("https:") else False,
+            trust_env=self.endpoint.host not in LOOPBACK,  # no proxy on the way to this machine
+            timeout=httpx.Timeout(None, connect=CONNECT_S),  # and one for the whole, see _send
+            follow_redirects=False,
+        )
+        self.made.append(line)
+        return line
 
 
 @dataclass

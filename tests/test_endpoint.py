@@ -73,7 +73,7 @@ def test_many_at_once_are_8_times_faster_than_one_by_one_and_never_too_many(stub
     """Issue 4, shown 2. One by one, 200 requests of 100 ms take 20 s at least."""
     stub.latency_s, faster = 0.1, 0.0
     asked = [ask(f"question {n}") for n in range(200)]
-    for _ in range(3):  # a busy machine may spoil one run
+    for _ in range(5):  # a busy machine may spoil some
         stub.forget()
         replies = connect(cache=None, concurrency=32).chat(asked)
         assert texts(replies) == [f"QUESTION {n}" for n in range(200)]
