@@ -380,8 +380,14 @@ def _rouge_scorer():  # noqa: ANN202 - the type lives in the optional import
 
 def boxed_release(text: str) -> str:
     """The first box, cut at its first closing brace, else the whole text; trimmed."""
-    match = re.search(r"\\boxed\{([^}]+)\}", text)
-    return (match[1] if match else text).strip()
+    mark, start = "\\boxed{", -1
+    while (start := text.find(mark, start + 1)) >= 0:
+        end = text.find("}", start)
+        if end < 0:
+            break
+        if inner := text[start + len(mark) : end]:
+            return inner.strip()
+    return text.strip()
 
 
 def label_release(prediction: str, answers: Answers) -> float:
@@ -446,8 +452,8 @@ def mem1_em(prediction: str, golds: Sequence[Sequence[str]]) -> float:
     The last `<answer>` is split at `;`; another number of parts than objectives scores 0. Equal is
     equal once normalised. Source: evaluation.md 4.6.
     """
-    found = re.findall(r"<answer>(.*?)</answer>", prediction, re.DOTALL)
-    parts = [normalise(part) for part in found[-1].split(";")] if found else []
+    _, opened, inner = prediction.rpartition("</answer>")[0].rpartition("<answer>")
+    parts = [normalise(part) for part in inner.split(";")] if opened else []
     if len(parts) != len(golds):
         return 0.0
     pairs = zip(parts, golds, strict=True)

@@ -31,8 +31,8 @@ import re
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TYPE_CHECKING
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Self
 
 from memalpha_kit.errors import InputError
 from memalpha_kit.metrics import answer_text
@@ -70,35 +70,73 @@ class Finding:
     why: str = ""
 
 
+@dataclass(frozen=True)
+class Version:
+    """One text that an id had, as its words, from `step` on."""
+
+    name: str
+    text: str
+    words: frozenset[str]
+    step: int
+
+
+class History:
+    """What a memory held after each step; made once per episode and asked for every question.
+
+    `chunks` are the chunks read before each state, by default 0, 1, 2 and so on. A method without
+    a memory has one state, its chunks: `History([{"chunk:0": "...", ...}], [])`.
+    """
+
+    def __init__(self, states: Sequence[State], chunks: Sequence[int] | None = None):
+        self.states = states
+        self.chunks = range(len(states)) if chunks is None else chunks
+
+    @classmethod
+    def of(cls, episode: Episode) -> Self:
+        """The history of an episode's memory."""
+        states = [state(step.memory) for step in episode.steps]
+        return cls(states, [step.chunk for step in episode.steps])
+
+    @cached_property
+    def versions(self) -> dict[str, list[Version]]:
+        """The texts of each id in turn."""
+        versions: dict[str, list[Version]] = {}
+        for step, held in enumerate(self.states):
+            for name, text in held.items():
+                past = versions.setdefault(name, [])
+                if not past or past[-1].text != text:
+                    past.append(Version(name, text, frozenset(_plain(text)), step))
+        return versions
+
+    def holds(self, step: int, version: Version) -> bool:
+        """Whether this very text is in memory after a step."""
+        return self.states[step].get(version.name) == version.text
+
+
 # ---- one answer ------------------------------------------------------------------------------
 
 
 def classify(
     episode: Episode, instance: Instance, answer: Answer, core_read: bool = True
 ) -> Finding:
-    """The stage of one scored answer of an episode.
+    """The stage of one scored answer of an episode; see `waterfall` for many.
 
     `core_read`: the reader is given the core memory with every question, as models are; readers
     without a model look at it only if no entry fits. Raises InputError if the question is not the
     instance's.
     """
-    states = [state(step.memory) for step in episode.steps]
-    shown = set(answer.retrieved) | ({CORE} if core_read or not answer.retrieved else set())
-    return classify_states(states, shown, instance, answer, [step.chunk for step in episode.steps])
+    return stage(History.of(episode), instance, answer, _shown(answer, core_read))
 
 
-def classify_states(
-    states: Sequence[State],
-    shown: Collection[str],
-    instance: Instance,
-    answer: Answer,
-    chunks: Sequence[int] | None = None,
-) -> Finding:
-    """As `classify` for any memory: `states` in time, `shown` the ids that the reader was given.
+def _shown(answer: Answer, core_read: bool) -> set[str]:
+    core = {CORE} if core_read or not answer.retrieved else set()
+    return core | set(answer.retrieved)
 
-    `chunks` are the chunks read before each state, by default 0, 1, 2 and so on. A method without
-    a memory has one state, its chunks: `{"chunk:0": "...", ...}`, and `chunks` []. Raises
-    InputError if the question is not the instance's.
+
+def stage(history: History, instance: Instance, answer: Answer, shown: Collection[str]) -> Finding:
+    """The stage of one scored answer from any memory; `shown` are the ids the reader was given.
+
+    Raises InputError if the question is not the instance's.
     """
     qa = next((qa for qa in instance.questions if qa.id == answer.qa), None)
     if qa is None:
@@ -113,14 +151,12 @@ def classify_states(
     wanted = _wanted(qa, instance, metric)
     if isinstance(wanted, str):
         return Finding("unknown", why=wanted)
-    read_at = range(len(states)) if chunks is None else chunks
-    versions = _versions(states)
     traces = [
-        _trace([_held(part, qa, instance, versions, read_at) for part in parts], states, shown)
+        _trace([_held(part, qa, instance, history) for part in parts], history, shown)
         for parts in wanted
     ]
-    stage, written, lost = max(traces, key=lambda trace: STAGES.index(trace[0]))
-    return Finding(stage, _label(qa), written, lost)
+    reached, written, lost = max(traces, key=lambda trace: STAGES.index(trace[0]))
+    return Finding(reached, _label(qa), written, lost)
 
 
 RIGHT = 1.0 - 1e-6
@@ -145,11 +181,11 @@ def lenient(prediction: str, answers: Sequence[str]) -> bool:
 def _says(said: Sequence[str], gold: Sequence[str]) -> bool:
     if not said or not gold:
         return False
+    if set(said) <= set(gold):
+        return 2 * len(set(said)) > len(set(gold))
     n, wanted = len(gold), sorted(gold)
     runs = (said[i : i + n] for i in range(len(said) - n + 1))
-    if any(sorted(run) == wanted for run in runs):
-        return True
-    return 2 * len(set(said)) > len(set(gold)) and set(said) <= set(gold)
+    return set(gold) <= set(said) and any(sorted(run) == wanted for run in runs)
 
 
 _NAMES = "zero one two three four five six seven eight nine ten eleven twelve"
@@ -203,57 +239,45 @@ def _stands(part: Sequence[str], texts: Iterable[str]) -> bool:
     return any(wanted.search(text) for text in texts)
 
 
-def _versions(states: Sequence[State]) -> dict[str, list[tuple[int, str]]]:
-    """The texts that each id had in turn, with the steps at which it got them."""
-    versions: dict[str, list[tuple[int, str]]] = {}
-    for step, held in enumerate(states):
-        for name, text in held.items():
-            past = versions.setdefault(name, [])
-            if not past or past[-1][1] != text:
-                past.append((step, text))
-    return versions
-
-
-def _held(
-    part: tuple[str, ...],
-    qa: QA,
-    instance: Instance,
-    versions: Mapping[str, list[tuple[int, str]]],
-    read_at: Sequence[int],
-) -> set[tuple[str, str, int]]:
-    """(id, text, step at which it came) of all versions that hold this part of the evidence."""
+def _held(part: tuple[str, ...], qa: QA, instance: Instance, history: History) -> list[Version]:
+    """All versions that hold this part of the evidence."""
     asked = {word for word in _plain(qa.question) if word not in _FUNCTION_WORDS} - set(part)
-    found = set()
-    for name, past in versions.items():
+    found = []
+    for past in history.versions.values():
         held = False
-        for step, text in past:
-            words = set(_plain(text))
-            there = words.issuperset(part)
+        for version in past:
+            there = version.words.issuperset(part)
             if instance.source == MINIATURE:
-                held = there and asked <= words
+                held = there and version.words.issuperset(asked)
+            elif there and not held:
+                read = history.chunks[version.step : version.step + 1]
+                told = qa.chunk is not None and qa.chunk in read
+                held = told or not asked or not version.words.isdisjoint(asked)
             else:
-                told = qa.chunk is not None and qa.chunk in read_at[step : step + 1]
-                held = there and (held or told or not asked or bool(asked & words))
+                held = there
             if held:
-                found.add((name, text, step))
+                found.append(version)
     return found
 
 
 def _trace(
-    parts: Sequence[set[tuple[str, str, int]]], states: Sequence[State], shown: Collection[str]
+    parts: Sequence[Sequence[Version]], history: History, shown: Collection[str]
 ) -> tuple[str, int | None, int | None]:
     """(stage, step written, step lost) of an answer, of each part of which these versions tell."""
     if not all(parts):
         return WRITTEN, None, None
-    written = max(min(step for _, _, step in part) for part in parts)
-    pairs = [{(name, text) for name, text, _ in part} for part in parts]
-    held = [all(part & set(now.items()) for part in pairs) for now in states]
-    if not held[-1]:
-        last = max((i for i, there in enumerate(held) if there), default=written)
+    written = max(min(version.step for version in part) for part in parts)
+    last = len(history.states) - 1
+    while last >= written and not _all_held(parts, history, last):
+        last -= 1
+    if last < len(history.states) - 1:
         return KEPT, written, last + 1
-    final = set(states[-1].items())
-    given = all(any(name in shown for name, _ in part & final) for part in pairs)
+    given = all(any(v.name in shown and history.holds(last, v) for v in part) for part in parts)
     return (USED if given else RETRIEVED), written, None
+
+
+def _all_held(parts: Sequence[Sequence[Version]], history: History, step: int) -> bool:
+    return all(any(history.holds(step, version) for version in part) for part in parts)
 
 
 # ---- tables ----------------------------------------------------------------------------------
@@ -281,8 +305,9 @@ def waterfall(
     for episode in episodes:
         if episode.instance not in by_id:
             raise InputError(f"episode {episode.id}: its instance is not in the data")
+        history = History.of(episode)
         for answer in episode.answers:
-            found = classify(episode, by_id[episode.instance], answer, core_read)
+            found = stage(history, by_id[episode.instance], answer, _shown(answer, core_read))
             rows.append(
                 {
                     **{"source": episode.source, "writer": episode.writer, "reader": reader},

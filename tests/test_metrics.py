@@ -11,6 +11,7 @@ from memalpha_kit.metrics import (
     answer_text_release,
     answer_text_training,
     boxed,
+    boxed_release,
     compare,
     concepts,
     infbench_f1,
@@ -303,6 +304,17 @@ def test_the_last_balanced_box_counts_and_brackets_without_end_cost_no_time():
     start = time.perf_counter()
     assert boxed(r"\boxed{" * 50_000) is None
     assert time.perf_counter() - start < 2
+
+
+@pytest.mark.parametrize("text", [r"\boxed{", "<answer>", "</think>", "[", "answer: ", "1. a\n"])
+def test_no_metric_hangs_or_fails_on_a_repeated_mark(text):
+    for name in set(METRICS) - {"rouge_l", "rouge_l@release"}:  # those are quadratic in words
+        assert 0.0 <= score(name, text * 20_000, ["7"]) <= 1.0
+
+
+def test_the_first_box_of_the_release_is_the_first_that_is_not_empty():
+    assert boxed_release(r"\boxed{} then \boxed{ 7 } and \boxed{8}") == "7"
+    assert boxed_release(r" \boxed{ ") == r"\boxed{"
 
 
 def test_scores_are_floats():

@@ -17,9 +17,10 @@ from memalpha_kit.records import QA, Answer, Entry, Memory, make_instance
 from memalpha_kit.waterfall import (
     ROWS,
     STAGES,
+    History,
     classify,
-    classify_states,
     lenient,
+    stage,
     state,
     table_waterfall,
     waterfall,
@@ -96,9 +97,9 @@ STAGES_BY_HAND = [
 ]
 
 
-@pytest.mark.parametrize(("stage", "replies", "given", "written", "lost"), STAGES_BY_HAND)
-def test_every_stage_by_hand(stage, replies, given, written, lost):
-    assert found(episode(*replies), given) == (stage, written, lost)
+@pytest.mark.parametrize(("expected", "replies", "given", "written", "lost"), STAGES_BY_HAND)
+def test_every_stage_by_hand(expected, replies, given, written, lost):
+    assert found(episode(*replies), given) == (expected, written, lost)
 
 
 def test_the_word_of_the_answer_about_somebody_else_is_no_evidence():
@@ -170,12 +171,12 @@ def test_a_question_of_another_instance_is_refused():
 def test_methods_without_entries_are_one_text_or_the_chunks():
     """A growing text (MemAgent) and retrieved chunks (BM25) go through the same stages."""
     texts = [{"text": "Nora is from Oslo."}, {"text": "Tom works."}]
-    kept = classify_states(texts, {"text"}, INSTANCE, answer())
+    kept = stage(History(texts), INSTANCE, answer(), {"text"})
     assert (kept.stage, kept.lost) == ("overwritten_or_deleted", 1)
     chunks = [{f"chunk:{i}": text for i, text in enumerate(INSTANCE.chunks)}]
     by_shown = {"chunk:0": "not_used", "chunk:2": "not_retrieved"}
-    for shown, stage in by_shown.items():
-        assert classify_states(chunks, {shown}, INSTANCE, answer(), []).stage == stage
+    for shown, expected in by_shown.items():
+        assert stage(History(chunks, []), INSTANCE, answer(), {shown}).stage == expected
 
 
 def test_a_state_has_the_core_and_all_entries():
