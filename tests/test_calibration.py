@@ -359,6 +359,9 @@ def test_a_refusing_server_and_wrong_options_are_one_line(tmp_path, capsys, monk
     with StubServer(right, key="sesame") as stub:
         code, _, error = run(capsys, "--url", stub.url, "--model-name", "m", "--out", out)
     assert code == 2 and "401" in error and not out.exists()
+    gone = ["--url", stub.url, "--model-name", "m", "--retries", 0, "--give-up", 2]
+    code, _, error = run(capsys, *gone, "--out", out)
+    assert code == 2 and stub.url in error and not out.exists(), "nobody listens there any more"
     code, _, error = run(capsys, "--out", out)
     assert code == 2 and "QWEN_URL" in error
     code, _, error = run(capsys, "--out", out, "--model", tmp_path, "--url", "http://x/v1")

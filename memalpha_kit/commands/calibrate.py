@@ -20,7 +20,11 @@ from memalpha_kit.calibration import (
     table_calibration,
 )
 from memalpha_kit.chat import ChatModel, LocalChat
-from memalpha_kit.endpoint import Client, endpoint_from_env
+from memalpha_kit.commands.endpoints import (
+    add_endpoint_arguments,
+    add_request_arguments,
+    client_of,
+)
 from memalpha_kit.errors import InputError
 from memalpha_kit.judges import Verdict
 from memalpha_kit.models import load_lm
@@ -50,13 +54,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--temperature", type=float, help="default: each judge's own")
     parser.add_argument("--max-tokens", type=int, metavar="N", help="default: each judge's own")
     parser.add_argument("--thinking", action="store_true", help="let the model reason first")
-    parser.add_argument("--url", help="of an OpenAI-compatible server (default: QWEN_URL)")
-    parser.add_argument("--model-name", help="at the server (default: QWEN_MODEL_NAME)")
-    parser.add_argument("--key-env", help="environment variable with the server's key")
-    parser.add_argument("--concurrency", type=int, metavar="N", help="requests under way at most")
-    parser.add_argument("--cache", type=Path, metavar="FOLDER", help="of replies")
     parser.add_argument("--model", type=Path, metavar="FOLDER", help="a local model, no server")
     parser.add_argument("--device", default="cpu", help="of --model, e.g. cuda (default: cpu)")
+    add_endpoint_arguments(parser, "", "judges")
+    add_request_arguments(parser)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -107,15 +108,13 @@ def _parts(
 
 def _model(args: argparse.Namespace) -> ChatModel:
     if args.model is None:
-        return Client(
-            endpoint_from_env(
-                url=args.url,
-                model=args.model_name,
-                key_env=args.key_env,
-                concurrency=args.concurrency,
-                cache=args.cache,
+        client = client_of(args)
+        if client is None:
+            raise InputError(
+                "the judge: expected --url and --model-name, QWEN_URL, --model or --judge rules, "
+                "found none of them"
             )
-        )
+        return client
     if args.url or args.model_name:
         raise InputError("--model: expected no --url and no --model-name beside it")
     return LocalChat(load_lm(args.model, args.device))
