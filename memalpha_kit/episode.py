@@ -53,11 +53,13 @@ def write(
     rollouts: int = 1,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
+    finished: Callable[[list[Episode]], None] | None = None,
 ) -> list[Episode]:
     """One episode per instance and rollout, instance by instance; nothing is asked yet.
 
     Failed calls stay on their step and the episode goes on; there is no second turn. `progress` is
-    called with the number of chunks just written. Raises InputError if two instances share an id.
+    called with the number of chunks just written, `finished` with the episodes that just had their
+    last one, while others go on. Raises InputError if two instances share an id.
     """
     _check_unique(instance.id for instance in instances)
     live = [
@@ -72,6 +74,9 @@ def write(
             _take_step(rollout, step, completion, memory_config, protocol_config)
         if progress:
             progress(len(active))
+        ended = [r for r in active if step + 1 == len(r.instance.chunks)]
+        if finished and ended:
+            finished([_episode(r, writer.name, memory_config, protocol_config) for r in ended])
     return [_episode(r, writer.name, memory_config, protocol_config) for r in live]
 
 

@@ -381,7 +381,7 @@ def test_sampled_episodes_are_dumped_and_can_be_loaded(finished):
 
 
 def test_a_judge_that_fails_leaves_the_reward_missing_and_the_weights_alone(policy, tmp_path):
-    config = dataclasses.replace(tiny.GRPO, steps=1)
+    config = dataclasses.replace(tiny.GRPO, steps=1, missing_limit=1.0)
     silent = tiny.environment(lambda *_: None)
     train_grpo(policy, tiny.INSTANCES, silent, config, tmp_path, seed=3)
     metrics = pd.read_csv(tmp_path / "metrics.csv")

@@ -21,34 +21,23 @@ import hashlib
 import json
 import random
 import shutil
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memalpha_kit.config import (
-    AdvantageConfig,
-    GrpoConfig,
-    MemoryConfig,
-    ProtocolConfig,
-    RewardConfig,
-)
-from memalpha_kit.episode import ask, write
+from memalpha_kit.config import GrpoConfig
 from memalpha_kit.errors import InputError
-from memalpha_kit.models import CausalLM, Sampling, load_lm
-from memalpha_kit.readers import Reader
-from memalpha_kit.records import Episode, Instance, Rewards, TrainingRow
-from memalpha_kit.rewards import Judge, rewards, training_rows
-from memalpha_kit.store import fingerprint, save_episodes, save_json
-from memalpha_kit.text import counter
+from memalpha_kit.models import CausalLM, load_lm
+from memalpha_kit.records import Instance
+from memalpha_kit.store import fingerprint, save_json
 from memalpha_kit.training import processes
 from memalpha_kit.training.arguments import check, check_lm, updates_per_step
 from memalpha_kit.training.journal import METRICS, TIMINGS, Checkpoint, Journal, latest_checkpoint
-from memalpha_kit.training.measures import joined, observe, summarise
 from memalpha_kit.training.policy import BATCH_ROWS, quiet, save_policy
+from memalpha_kit.training.rollouts import Environment, Rollouts
 from memalpha_kit.training.trainer import build_trainer
-from memalpha_kit.writers import ModelWriter
+
+__all__ = ["Environment", "Rollouts", "train_grpo", "training_order"]
 
 FREE = (
     *("save_every", "keep_checkpoints", "dump_every", "dump_episodes", "report_to"),
@@ -56,19 +45,6 @@ FREE = (
     *("missing_limit", "outage_retries", "outage_pause_s"),
 )
 """GRPO settings that a resumed run may change: no weight depends on them."""
-
-
-@dataclass(frozen=True)
-class Environment:
-    """What an episode is played in and scored by. `metric` None is the source's own."""
-
-    memory: MemoryConfig
-    protocol: ProtocolConfig
-    reader: Reader
-    judge: Judge | None
-    reward: RewardConfig
-    advantage: AdvantageConfig
-    metric: str | None = None
 
 
 def train_grpo(
@@ -145,73 +121,6 @@ def training_order(n: int, config: GrpoConfig, seed: int) -> list[int]:
     return places[: config.steps * config.instances]
 
 
-# --- One step's rows ------------------------------------------------------------------------------
-
-
-class Rollouts:
-    """Plays one step's episodes and turns them into rows and measures.
-
-    With several processes the rows are this one's, the measures everybody's.
-    """
-
-    def __init__(
-        self,
-        instances: Sequence[Instance],
-        environment: Environment,
-        config: GrpoConfig,
-        seed: int,
-        dumps: Path,
-    ) -> None:
-        self.instances, self.environment, self.config = instances, environment, config
-        self.seed, self.dumps = seed, dumps
-
-    def __call__(
-        self, step: int, places: Sequence[int], lm: CausalLM
-    ) -> tuple[list[TrainingRow], dict[str, float]]:
-        """Rows of step `step` (from 0), and what to log about it; NaN is missing."""
-        env, config = self.environment, self.config
-        instances = [self.instances[place] for place in places]
-        sampling = Sampling(config.temperature, env.protocol.max_reply_tokens)
-        writer = ModelWriter(lm, env.memory, env.protocol, sampling)
-        started = time.perf_counter()
-        written = write(
-            instances, writer, env.memory, env.protocol, config.rollouts, step_seed(self.seed, step)
-        )
-        read = time.perf_counter()
-        episodes = ask(written, instances, env.reader, env.metric)
-        scored = time.perf_counter()
-        parts = _rewards(episodes, instances, env)
-        rows = training_rows(episodes, parts, env.reward, env.advantage)
-        seen = observe(episodes, parts, rows, env.memory.counter)
-        self._dump(step, episodes)
-        times = (read - started, scored - read, time.perf_counter() - scored)
-        every = processes.gathered((seen, times))
-        longest = map(max, zip(*(times for _, times in every), strict=True))
-        seconds = zip(("write_s", "read_s", "reward_s"), longest, strict=True)
-        return rows, summarise(joined(seen for seen, _ in every)) | dict(seconds)
-
-    def _dump(self, step: int, episodes: Sequence[Episode]) -> None:
-        every, n = self.config.dump_every, self.config.dump_episodes
-        if processes.is_main() and every and step % every == 0:
-            sampled = episodes[:: max(1, len(episodes) // n)][:n]
-            self.dumps.mkdir(parents=True, exist_ok=True)
-            save_episodes(self.dumps / f"step_{step + 1:05d}.jsonl", sampled)
-
-
-def step_seed(seed: int, step: int) -> int:
-    """The seed of a step's rollouts: a function of both numbers only."""
-    return random.Random(f"{seed}/rollouts/{step}").getrandbits(31)
-
-
-def _rewards(
-    episodes: Sequence[Episode], instances: Sequence[Instance], env: Environment
-) -> dict[str, Rewards]:
-    by_id = {instance.id: instance for instance in instances}
-    counts = counter(env.memory.counter)
-    judge = env.judge if env.reward.content else None  # no calls for a term of weight 0 (D65)
-    return {e.id: rewards(e, by_id[e.instance], counts, judge, env.reward) for e in episodes}
-
-
 # --- Starting and resuming ------------------------------------------------------------------------
 
 
@@ -274,7 +183,6 @@ def _prepare(out: Path, settings: Mapping[str, Any], resume: bool) -> Checkpoint
             shutil.rmtree(out / name, ignore_errors=True)
         for name in (METRICS, TIMINGS):
             (out / name).unlink(missing_ok=True)
-    out.mkdir(parents=True, exist_ok=True)
     save_json(file, settings)
     return latest_checkpoint(out / "checkpoints")
 
