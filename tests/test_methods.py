@@ -13,7 +13,15 @@ from memalpha_kit.config import MemoryConfig, ProtocolConfig
 from memalpha_kit.endpoint import Client, Endpoint
 from memalpha_kit.episode import write
 from memalpha_kit.errors import InputError
-from memalpha_kit.methods import METHODS, Answered, Backends, MethodSpec, Prepared, build_method
+from memalpha_kit.methods import (
+    METHODS,
+    RELEASED,
+    Answered,
+    Backends,
+    MethodSpec,
+    Prepared,
+    build_method,
+)
 from memalpha_kit.records import QA, Entry, Memory, make_instance
 from memalpha_kit.writers import ScriptedReplies, writer
 
@@ -34,9 +42,11 @@ INSTANCES = [INSTANCE, LABELLED]
 WANTED = {(i.id, n) for i in INSTANCES for n in range(len(i.questions))}
 
 
-def run(method, wanted=WANTED, instances=INSTANCES):
+def run(method, wanted=None, instances=INSTANCES):
     """What the method prepares and answers, each by its key, and checks that each came once."""
     prepared, answered = {}, {}
+    if wanted is None:
+        wanted = {(i.id, n) for i in instances for n in range(len(i.questions))}
 
     def keep(record):
         assert record.instance not in prepared
@@ -129,6 +139,35 @@ def test_a_wrong_name_or_option_is_refused_with_the_closest(spec, message):
 def test_a_missing_model_is_said_before_any_work(name):
     with pytest.raises(InputError, match="expected a model that answers"):
         build_method(MethodSpec(name))
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_a_published_run_is_a_method_with_its_settings_and_options_on_top(name):
+    options = {"writer": "keep_turns"} if name.startswith("release:agent") else {}
+    method = build_method(MethodSpec(name, options | {"max_tokens": 9}), Backends(FakeChat()))
+    assert method.settings()["method"] == name and method.options.max_tokens == 9
+    assert isinstance(method, METHODS[RELEASED[name][0]])
+    _, answered = run(method, {(LABELLED.id, 0)}, [LABELLED])
+    assert answered[LABELLED.id, 0].error == "" or name == "release:mem1"
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("memagent", {"piece_tokens": 9}, "piece_tokens has no effect: the chunks are those"),
+        ("mem1", {"rollouts": "x", "unusable": 0.1}, "unusable has no effect: memories come from"),
+        ("random-memory", {"tokens": 3, "share": 0.1}, "share has no effect: the number"),
+        ("memory", {"writer": "silent", "write_temperature": 0.6}, "no effect: writer silent"),
+    ],
+)
+def test_a_setting_without_effect_is_refused(method, options, message):
+    with pytest.raises(InputError, match=message):
+        build_method(MethodSpec(method, options), Backends(answer=FakeChat()))
+
+
+def test_a_question_that_is_not_in_the_data_is_refused():
+    with pytest.raises(InputError, match=r"question \('squad/\w+', 7\) is not in the data"):
+        run(build_method(MethodSpec("nothing")), {(INSTANCE.id, 7)})
 
 
 # ---- every method -----------------------------------------------------------------------------

@@ -126,7 +126,8 @@ def test_per_question_a_failed_piece_is_an_error_of_its_question_alone():
 
 @pytest.mark.parametrize("mode", ["agnostic", "per_question"])
 def test_a_walk_that_was_killed_goes_on_where_it_was(mode, tmp_path):
-    spec = MethodSpec("memagent", {"mode": mode, "piece_tokens": 5})
+    anew = {"piece_tokens": 5} if mode == "per_question" else {}
+    spec = MethodSpec("memagent", {"mode": mode} | anew)
     whole = FakeChat(say)
     expected = run(build_method(spec, Backends(answer=whole)))
     calls, lost = 0, []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 from fake_chat import FakeChat, user
@@ -62,7 +63,10 @@ def test_memory_options_reach_the_writer():
         ({"writer": ""}, "writer: expected a name or a model's folder, found ''"),
         ({"writer": "keep_sentence"}, "did you mean 'keep_sentences'"),
         ({"writer": "silent", "reader": "best_entri"}, "did you mean 'best_entry'"),
-        ({"writer": "silent", "reader": "best_entry", "top_k": 3}, "top_k: reader best_entry has"),
+        (
+            {"writer": "silent", "reader": "best_entry", "top_k": 3},
+            "top_k has no effect: reader best_entry",
+        ),
         ({"writer": "silent", "reader": "model"}, "expected a model that answers"),
         ({"writer": "api", "reader": "best_entry"}, "expected a model that answers"),
     ],
@@ -73,9 +77,9 @@ def test_what_does_not_fit_is_refused_before_any_work(options, message):
 
 
 def test_settings_of_another_reader_are_refused():
-    with pytest.raises(InputError, match="initial_k: reader model has no such setting"):
+    with pytest.raises(InputError, match="initial_k has no effect: reader model"):
         built(FakeChat(), writer="silent", initial_k=3)
-    with pytest.raises(InputError, match="k: reader agentic has no such setting"):
+    with pytest.raises(InputError, match="k has no effect: reader agentic"):
         built(FakeChat(), writer="silent", reader="agentic", k=3)
     with pytest.raises(InputError, match="retrieval hybrid: expected a model that embeds"):
         built(FakeChat(), writer="silent", retrieval="hybrid")
@@ -246,8 +250,10 @@ def test_a_policys_folder_writes_and_is_named_by_its_content(policy, tmp_path):
     assert again == prepared
     key = method.settings()["writer"]
     assert key.startswith("sha256:")
-    (policy / "config.json").write_text((policy / "config.json").read_text() + "\n")
-    assert method.settings()["writer"] != key
+    same, other = (shutil.copytree(policy, tmp_path / name) for name in ("same", "other"))
+    (other / "config.json").write_text((policy / "config.json").read_text() + "\n")
+    keys = [built(reader="best_entry", writer=str(f)).settings()["writer"] for f in (same, other)]
+    assert keys[0] == key != keys[1]
 
 
 # ---- journal ----------------------------------------------------------------------------------

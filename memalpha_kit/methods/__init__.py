@@ -23,9 +23,11 @@ from memalpha_kit.methods.floors import MajorityLabel, Nothing
 from memalpha_kit.methods.mem1 import Mem1
 from memalpha_kit.methods.memagent import MemAgent
 from memalpha_kit.methods.memories import RandomMemory, WrittenMemory
+from memalpha_kit.methods.released import RELEASED
 
 __all__ = [
     "METHODS",
+    "RELEASED",
     "Answered",
     "Backends",
     "Method",
@@ -51,7 +53,10 @@ METHODS: dict[str, type[Method]] = {
 
 @dataclass(frozen=True)
 class MethodSpec:
-    """A method's name and its options, plain values by (dotted) name; the rest is its defaults."""
+    """A method's name and its options, plain values by (dotted) name; the rest is its defaults.
+
+    The name may be one of `RELEASED`, a method with other defaults.
+    """
 
     method: str
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
@@ -63,9 +68,10 @@ def build_method(spec: MethodSpec, backends: Backends | None = None) -> Method:
     Raises InputError for an unknown method or option, naming the closest, for a value of the wrong
     type or range, and for a model that is needed and not given.
     """
-    if spec.method not in METHODS:
-        known = closest(spec.method, METHODS)
+    name, defaults = RELEASED.get(spec.method, (spec.method, {}))
+    if name not in METHODS:
+        known = closest(spec.method, [*METHODS, *RELEASED])
         raise InputError(f"method: expected a known name, found {spec.method!r}{known}")
-    made = METHODS[spec.method]
-    settings = settings_from(made.Settings, spec.options, f"method {spec.method}")
+    made, options = METHODS[name], {**defaults, **spec.options}
+    settings = settings_from(made.Settings, options, f"method {spec.method}")
     return made(spec.method, settings, backends or Backends())

@@ -18,7 +18,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -102,7 +102,7 @@ class Answered:
     finish: str = ""  # stop, length, tool_calls or error; "" without a model
     error: str = ""
     skipped: str = ""
-    requests: int = 0  # model calls behind the answer
+    requests: int | None = 0  # model calls behind the answer; None: unknown
     prompt_tokens: int | None = None  # of all of them; None if unknown or no model
     completion_tokens: int | None = None
     latency_s: float | None = None
@@ -171,7 +171,7 @@ class Backends:
     device: str = "cpu"  # of a policy that is loaded from a folder
     rows: Sequence[str] = ()
     journal: Path | None = None
-    group: int = 64  # instances or questions in work at a time
+    group: int = 128  # instances or questions in work at a time
 
 
 @dataclass(frozen=True)
@@ -258,7 +258,7 @@ class Method:
     def settings(self) -> dict[str, Any]:
         """Everything that the results depend on, as plain values: the key of a run."""
         models = {"model": self.backends.answer, "write_model": self.backends.write}
-        names = {key: model.name for key, model in models.items() if model}
+        names = {key: identity(model) for key, model in models.items() if model}
         return {"method": self.name, **names, **_plain(dataclasses.asdict(self.options))}
 
     def prepare(self, instances: Sequence[Instance], done: PreparedDone) -> None:
@@ -268,6 +268,13 @@ class Method:
         """
         for instance in instances:
             done(self.measured(instance))
+
+    def check_unused(self, names: Sequence[str], why: str) -> None:
+        """Raises InputError if one of these settings was changed: it would do nothing (B-13)."""
+        defaults = type(self.options)()
+        for name in names:
+            if getattr(self.options, name) != getattr(defaults, name):
+                raise InputError(f"method {self.name}: {name} has no effect: {why}")
 
     def measured(self, instance: Instance, **values: Any) -> Prepared:
         """A record of the instance with its input counted, and without a memory unless given."""
@@ -286,6 +293,9 @@ class Method:
         Questions of an instance that is not in `prepared`, or failed there, fail with its reason.
         Raises ModelGone as `prepare` does.
         """
+        known = {(i.id, index) for i in instances for index in range(len(i.questions))}
+        if unknown := set(wanted) - known:
+            raise InputError(f"method {self.name}: question {min(unknown)} is not in the data")
         questions = []
         for instance in instances:
             ready = prepared.get(instance.id, Prepared(instance.id, error="was not prepared"))
@@ -307,6 +317,25 @@ class Method:
 def groups(items: Sequence[T], size: int) -> list[Sequence[T]]:
     """Consecutive groups of at most `size` items."""
     return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+WEIGHTS = (".json", ".safetensors", ".bin", ".txt", ".model", ".jinja")
+"""Files that decide what a model's folder says."""
+
+
+@cache
+def folder_hash(folder: Path) -> str:
+    """SHA-256 of a model's folder: tomorrow its path may hold another one (A-2)."""
+    files = [file for file in folder.iterdir() if file.suffix in WEIGHTS]
+    return f"sha256:{store.fingerprint(files)}"
+
+
+def identity(who: Any) -> str:
+    """The name of a model, writer or reader, with the hash of its folder if it has one."""
+    folder = getattr(getattr(who, "lm", None), "name", "")
+    if folder and (Path(folder) / "config.json").is_file():
+        return f"{who.name} {folder_hash(Path(folder))}"
+    return who.name
 
 
 def _plain(value: Any) -> Any:

@@ -25,7 +25,13 @@ from memalpha_kit.chat import ChatRequest, message, request
 from memalpha_kit.config import Behaviour, Count, NonNegative, Share
 from memalpha_kit.errors import InputError
 from memalpha_kit.loose_json import repaired_object
-from memalpha_kit.methods.base import Prepared, PreparedDone, Question, groups
+from memalpha_kit.methods.base import (
+    Backends,
+    Prepared,
+    PreparedDone,
+    Question,
+    groups,
+)
 from memalpha_kit.methods.chains import Chain, walk
 from memalpha_kit.methods.contexts import Context, ContextMethod, ContextSettings
 from memalpha_kit.prompts import VERSION
@@ -63,6 +69,12 @@ class Mem1(ContextMethod):
     Settings = Mem1Settings
     summary = "one running summary in think tags (or MEM1's rollout file); another model answers"
     options: Mem1Settings
+
+    def __init__(self, name: str, settings: Mem1Settings, backends: Backends) -> None:
+        super().__init__(name, settings, backends)
+        if settings.rollouts:
+            walking = ("state_tokens", "state_temperature", "state_top_p", "unusable")
+            self.check_unused(walking, "memories come from a rollout file")
 
     def settings(self) -> dict[str, Any]:
         """With the version of the wording and the rollout file's hash."""

@@ -20,6 +20,7 @@ from memalpha_kit.chat import ChatReply, ChatRequest, request
 from memalpha_kit.config import Behaviour, Count
 from memalpha_kit.methods.base import (
     AnsweredDone,
+    Backends,
     Method,
     Prepared,
     PreparedDone,
@@ -68,6 +69,11 @@ class MemAgent(Method):
     summary = "a model rewrites one short memory, chunk by chunk, and answers from it"
     needs_model: ClassVar[bool] = True
     options: MemAgentSettings
+
+    def __init__(self, name: str, settings: MemAgentSettings, backends: Backends) -> None:
+        super().__init__(name, settings, backends)
+        if settings.mode == "agnostic":
+            self.check_unused(("piece_tokens", "text_tokens"), "the chunks are those of the data")
 
     def settings(self) -> dict[str, Any]:
         """With the versions of the wording."""

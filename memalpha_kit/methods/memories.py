@@ -15,12 +15,11 @@ import hashlib
 import json
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from memalpha_kit import memory as memories
-from memalpha_kit import store
 from memalpha_kit.answering import NAMES, Retrieval, build_reader
 from memalpha_kit.config import (
     Behaviour,
@@ -35,6 +34,7 @@ from memalpha_kit.episode import write
 from memalpha_kit.errors import InputError, closest
 from memalpha_kit.methods.api_writer import ApiWriter
 from memalpha_kit.methods.base import (
+    Answered,
     AnsweredDone,
     Backends,
     Method,
@@ -42,9 +42,12 @@ from memalpha_kit.methods.base import (
     PreparedDone,
     Question,
     Settings,
+    folder_hash,
     groups,
+    identity,
 )
 from memalpha_kit.methods.journal import MeteredWriter, Spent
+from memalpha_kit.prompts import VERSION
 from memalpha_kit.readers import READERS, Reader, ReadRequest
 from memalpha_kit.records import Answer, Entry, Episode, Instance, Memory
 from memalpha_kit.writers import RULES, SAMPLE, ModelWriter, Writer, content, sentences, writer
@@ -84,18 +87,25 @@ class FromMemory(Method):
         super().__init__(name, settings, backends)
         self.reader = self._reader()
 
+    def settings(self) -> dict[str, Any]:
+        """With the version of the answering texts, or the reader that the caller made."""
+        name, given = self.options.reader, self.backends.readers
+        if name in given:
+            return super().settings() | {"reader": identity(given[name])}
+        return super().settings() | ({} if name in READERS else {"prompts": VERSION})
+
     def _reader(self) -> Reader:
         name, given = self.options.reader, self.backends.readers
         if name in given:
-            self._check_unused((*_RETRIEVAL, *_ASKING, *_SEARCHING, "k"), f"reader {name}")
+            self.check_unused((*_RETRIEVAL, *_ASKING, *_SEARCHING, "k"), f"reader {name}")
             return given[name]
         if name not in NAMES:
             raise InputError(f"reader {name!r} is unknown{closest(name, [*NAMES, *given])}")
         if name in READERS:
-            self._check_unused((*_RETRIEVAL, *_ASKING, *_SEARCHING), f"reader {name}")
+            self.check_unused((*_RETRIEVAL, *_ASKING, *_SEARCHING), f"reader {name}")
             k = {} if self.options.k is None else {"k": self.options.k}
             return build_reader(name, **k)
-        self._check_unused(("k",) if name == "agentic" else ("k", *_SEARCHING), f"reader {name}")
+        self.check_unused(("k",) if name == "agentic" else ("k", *_SEARCHING), f"reader {name}")
         said = {key: getattr(self.options, key) for key in _ASKING}
         if name == "agentic":
             said |= {key: getattr(self.options, key) for key in _SEARCHING}
@@ -107,18 +117,14 @@ class FromMemory(Method):
         made = build_reader(name, self.model, retrieval=found, **said)
         return replace(made, embed=embed) if embed else made
 
-    def _check_unused(self, names: Sequence[str], who: str) -> None:
-        """Raises InputError if one of these settings was changed: it would do nothing."""
-        defaults = {f.name: f.default for f in fields(self.options)}
-        for name in names:
-            if getattr(self.options, name) != defaults[name]:
-                raise InputError(f"method {self.name}: {name}: {who} has no such setting")
-
     def answer_group(self, questions: Sequence[Question], done: AnsweredDone) -> None:
         """All at once; the reader says each as soon as it is known."""
 
+        searches = self.options.reader == "agentic"
+
         def take(place: int, answer: Answer) -> None:
-            done(_answered(questions[place], answer))
+            requests = (None if searches else 1) if answer.finish else 0  # "": nobody was asked
+            done(_answered(questions[place], answer, requests))
 
         self.reader.read([_request(question) for question in questions], take)
 
@@ -131,16 +137,15 @@ def _request(question: Question) -> ReadRequest:
     return ReadRequest(held, qa.id, qa.question, question.instance.source)
 
 
-def _answered(question: Question, answer: Answer) -> Any:
+def _answered(question: Question, answer: Answer, requests: int | None) -> Answered:
+    """With the reader's words; failing is never an answer."""
     values = {
         name: getattr(answer, name)
-        for name in ("finish", "prompt_tokens", "completion_tokens", "latency_s", "retrieved")
-    }
-    values["requests"] = int(answer.prompt_tokens is not None)
+        for name in ("prompt_tokens", "completion_tokens", "latency_s", "retrieved")
+    } | {"requests": requests}
     if answer.error or answer.prediction is None:
-        failed = values | {"finish": "error"}
-        return question.answered(None, error=answer.error or "the reader has no answer", **failed)
-    return question.answered(answer.prediction, **values)
+        return question.failed(answer.error or "the reader has no answer", **values)
+    return question.answered(answer.prediction, finish=answer.finish, **values)
 
 
 # ---- written ----------------------------------------------------------------------------------
@@ -176,13 +181,16 @@ class WrittenMemory(FromMemory):
         super().__init__(name, settings, backends)
         if wanted == "api":
             self._write_model()  # a missing model is said before any work
+        elif wanted in known:
+            self.check_unused(("write_temperature",), f"writer {wanted}")
 
     def settings(self) -> dict[str, Any]:
-        """With the content of a policy's folder: tomorrow its path may hold another one (A-2)."""
+        """With the content of a policy's folder in place of its path."""
         found, wanted = super().settings(), self.options.writer
-        if wanted not in (*RULES, "api", *self.backends.writers):
-            files = [f for f in Path(wanted).iterdir() if f.suffix in (".json", ".safetensors")]
-            found["writer"] = f"sha256:{store.fingerprint(files)}"
+        if wanted in self.backends.writers:
+            return found | {"writer": identity(self.backends.writers[wanted])}
+        if wanted not in (*RULES, "api"):
+            return found | {"writer": folder_hash(Path(wanted))}
         return found
 
     def prepare(self, instances: Sequence[Instance], done: PreparedDone) -> None:
@@ -264,6 +272,8 @@ class RandomMemory(FromMemory):
         super().__init__(name, settings, backends)
         if settings.like and settings.tokens is not None:
             raise InputError(f"method {name}: expected tokens or like, found both")
+        if settings.like or settings.tokens is not None:
+            self.check_unused(("share",), "the number of tokens is given")
         self._sizes = _sizes(Path(settings.like)) if settings.like else None
 
     def settings(self) -> dict[str, Any]:
