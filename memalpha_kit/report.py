@@ -486,6 +486,24 @@ def plot_waterfall(table: pd.DataFrame) -> Figure:
     return _finished(figure)
 
 
+def plot_sweep_curves(curves: pd.DataFrame, measure: str = "reward", window: int = 10) -> Figure:
+    """A measure of training against the GRPO step, one line per point: mean over seeds, smoothed.
+
+    `curves` has a row per point, seed and step; `window` steps are averaged.
+    """
+    _style()
+    figure, axis = plt.subplots(figsize=(7.2, 4.0))
+    points = list(dict.fromkeys(curves["point"]))
+    means = curves.pivot_table(index="step", columns="point", values=measure)[points]
+    colours = sns.color_palette("tab10", len(points))
+    for colour, point in zip(colours, points, strict=True):
+        smooth = means[point].rolling(window, min_periods=1).mean()
+        axis.plot(smooth.index, smooth, color=colour, label=point)
+    axis.set(xlabel="GRPO step", ylabel=f"{measure} (mean of {window} steps)")
+    axis.legend(fontsize=8, frameon=True, bbox_to_anchor=(1.01, 1), loc="upper left")
+    return _finished(figure)
+
+
 def save_figure(figure: Figure, path: Path) -> Path:
     """Write the figure as PNG, whole or not at all; the path is returned."""
     image = io.BytesIO()
