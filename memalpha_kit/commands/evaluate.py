@@ -79,7 +79,8 @@ def main(args: argparse.Namespace) -> int:
     from memalpha_kit import runs
     from memalpha_kit.scoring import metric_of
 
-    metric_of("squad", args.profile)  # a wrong name is said before any work
+    metric_of("squad", args.profile)  # what is wrong with the scoring is said before any work
+    client_of(args, "judge")
     every = load_data([args.data])
     instances = runs.select(every, args.limit, args.seed, args.source)
     backends = _backends(args, [instance.id for instance in every])

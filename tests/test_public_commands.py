@@ -1,0 +1,464 @@
+"""Every command of the public repository's README as ours, against a server that often fails.
+
+The server speaks the OpenAI protocol over real HTTP (`stub_server`): it delays, answers 429 and
+500, sends bodies that are no reply and cuts connections. Addresses in the commands below are
+replaced by the stub's; everything else runs as it stands here and in our README.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from little_world import BENCHMARK, MEMALPHA, little_model, save_data
+from stub_server import Faults, StubServer
+
+from memalpha_kit import cli, runs
+
+# (command of the public repository, ours, models that must have been asked)
+COMMANDS = (
+    (
+        "python main.py --agent_config config/memalpha-qwen3-4b_agent_0.05-0.1.yaml "
+        "--dataset memalpha",
+        "memalpha evaluate --method memory --writer models/Memalpha-4B --set protocol.wire=text "
+        "--data data/memalpha --url http://localhost:8001/v1 --model-name qwen3-32b",
+        {"qwen3-32b"},
+    ),
+    (
+        "python main.py --agent_config config/memalpha-qwen3-4b_agent_0.05-0.1.yaml "
+        "--dataset memoryagentbench",
+        "memalpha evaluate --method memory --writer api --writer-url http://localhost:8002/v1 "
+        "--writer-model-name YuWangX/Memalpha-4B --data data/memoryagentbench "
+        "--url http://localhost:8001/v1 --model-name qwen3-32b",
+        {"qwen3-32b", "YuWangX/Memalpha-4B"},
+    ),
+    (
+        "python main.py --agent_config config/qwen3-4B_agent_32B.yaml --dataset memalpha",
+        "memalpha evaluate --method memory --writer api --writer-url http://localhost:8002/v1 "
+        "--writer-model-name Qwen/Qwen3-4B --data data/memalpha "
+        "--url http://localhost:8001/v1 --model-name qwen3-32b",
+        {"qwen3-32b", "Qwen/Qwen3-4B"},
+    ),
+    (
+        "python main.py --agent_config config/gpt-4.1-mini_agent_32B.yaml --dataset memalpha",
+        "memalpha evaluate --method memory --writer api --writer-url https://api.openai.com/v1 "
+        "--writer-model-name gpt-4.1-mini --data data/memalpha "
+        "--url http://localhost:8001/v1 --model-name qwen3-32b",
+        {"qwen3-32b", "gpt-4.1-mini"},
+    ),
+    (
+        "python main.py ... --agentic_search",
+        "memalpha evaluate --method memory --writer api --reader agentic --data data/memalpha "
+        "--url http://localhost:8001/v1 --model-name qwen3-32b",
+        {"qwen3-32b"},
+    ),
+    (
+        "python main.py ... --exclude_memory core episodic",
+        "memalpha evaluate --method memory --writer api --set memory.core=false "
+        "--set memory.episodic=false --data data/memalpha "
+        "--url http://localhost:8001/v1 --model-name qwen3-32b",
+        {"qwen3-32b"},
+    ),
+    (
+        "python main.py ... --dataset accurate_retrieval",
+        "memalpha evaluate --method memory --writer api --data data/memoryagentbench "
+        "--source ruler_qa1_197K --source ruler_qa2_421K --source 'longmemeval_s*' "
+        "--url http://localhost:8001/v1 --model-name qwen3-32b",
+        {"qwen3-32b"},
+    ),
+    (
+        "python evaluate_agent_results.py --base_dir agents/...",
+        "memalpha score runs/evaluate/memory-*",
+        set(),
+    ),
+    (
+        "python long_context_eval.py --model qwen3-32b --dataset memalpha",
+        "memalpha evaluate --method long-context --data data/memalpha "
+        "--url http://localhost:8001/v1 --model-name qwen3-32b",
+        {"qwen3-32b"},
+    ),
+    (
+        "python long_context_eval.py --model qwen3-32b --dataset memoryagentbench",
+        "memalpha evaluate --method long-context --data data/memoryagentbench "
+        "--url http://localhost:8001/v1 --model-name qwen3-32b "
+        "--judge-url http://localhost:8001/v1 --judge-model-name qwen3-32b",
+        {"qwen3-32b"},
+    ),
+    (
+        "python long_context_eval.py --model qwen3-32b-bm25 --dataset memalpha",
+        "memalpha evaluate --method bm25 --set top_k=2 --data data/memalpha "
+        "--url http://localhost:8001/v1 --model-name qwen3-32b",
+        {"qwen3-32b"},
+    ),
+    (
+        "python long_context_eval.py --model gpt-4o-mini --dataset memalpha",
+        "memalpha evaluate --method long-context --set window=126000 --data data/memalpha "
+        "--url https://api.openai.com/v1 --model-name gpt-4o-mini --price-in 0.15 --price-out 0.6",
+        {"gpt-4o-mini"},
+    ),
+    (
+        "python long_context_eval.py --model gpt-4o-mini-bm25 --dataset memalpha",
+        "memalpha evaluate --method bm25 --set top_k=2 --set window=126000 --data data/memalpha "
+        "--url https://api.openai.com/v1 --model-name gpt-4o-mini",
+        {"gpt-4o-mini"},
+    ),
+    (
+        "python long_context_eval.py --model memagent-14b --dataset memalpha",
+        "memalpha evaluate --method memagent --data data/memalpha --url http://localhost:8000/v1 "
+        "--model-name BytedTsinghua-SIA/RL-MemoryAgent-14B",
+        {"BytedTsinghua-SIA/RL-MemoryAgent-14B"},
+    ),
+    (
+        "python generate_rollout.py --use_mem1 --data_file data/memalpha/test.parquet",
+        "memalpha evaluate --method mem1 --writer-url http://localhost:8014/v1 "
+        "--writer-model-name Mem-Lab/Qwen2.5-7B-RL-RAG-Q2-EM-Release --data data/memalpha "
+        "--url http://localhost:8001/v1 --model-name qwen3-32b",
+        {"qwen3-32b", "Mem-Lab/Qwen2.5-7B-RL-RAG-Q2-EM-Release"},
+    ),
+    (
+        "python long_context_eval.py --model mem1 --dataset memalpha",
+        "memalpha evaluate --method mem1 --set rollouts=memalpha_results.json "
+        "--data data/memalpha --url http://localhost:8001/v1 --model-name qwen3-32b",
+        {"qwen3-32b"},
+    ),
+    (
+        "python long_context_eval.py --model qwen3-32b --without_chunks",
+        "memalpha evaluate --method closed-book --data data/memalpha "
+        "--url http://localhost:8001/v1 --model-name qwen3-32b",
+        {"qwen3-32b"},
+    ),
+    (
+        "python long_context_eval.py --model qwen3-32b --test_samples 1",
+        "memalpha evaluate --method long-context --limit 1 --seed 0 --data data/memalpha "
+        "--url http://localhost:8001/v1 --model-name qwen3-32b",
+        {"qwen3-32b"},
+    ),
+    (
+        "python long_context_eval.py ... --force_rescore",
+        "memalpha score runs/evaluate/long-context-*",
+        set(),
+    ),
+    (
+        "QWEN_URL=https://openrouter.ai/api/v1 QWEN_MODEL_NAME=qwen/qwen3-32b "
+        "OPENROUTER_API_KEY=... python long_context_eval.py --model qwen3-32b-bm25",
+        "QWEN_URL=https://openrouter.ai/api/v1 QWEN_MODEL_NAME=qwen/qwen3-32b "
+        "OPENROUTER_API_KEY=... memalpha evaluate --method bm25 --data data/memalpha",
+        {"qwen/qwen3-32b"},
+    ),
+    (
+        "(tables of the paper)",
+        "memalpha report runs/evaluate/long-context-* runs/evaluate/bm25-* --paper table1 "
+        "--out reports/table1",
+        set(),
+    ),
+)
+FAULTS = Faults(busy=0.04, broken=0.04, malformed=0.04, cut=0.03)
+QUICK = ("--pause", "0.001")
+KEYS = ("QWEN_URL", "QWEN_MODEL_NAME", "OPENROUTER_API_KEY", "OPENAI_API_KEY", "OPENAI_BASE_URL")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A working folder with the data, a policy and a MEM1 rollout file where the commands look."""
+    folder = tmp_path_factory.mktemp("public")
+    save_data(folder / "data" / "memalpha", MEMALPHA, 2)
+    save_data(folder / "data" / "memoryagentbench", BENCHMARK)
+    lines = [{"index": i, "memory": "<think>nothing</think>"} for i in range(2 * len(MEMALPHA))]
+    text = "".join(f"{json.dumps(line)}\n" for line in lines)
+    (folder / "memalpha_results.json").write_text(text)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def policy(place):
+    """A tiny random model in the place of Memalpha-4B."""
+    from tiny_models import tiny_lm
+
+    lm = tiny_lm()
+    lm.model.save_pretrained(place / "models" / "Memalpha-4B")
+    lm.tokenizer.save_pretrained(place / "models" / "Memalpha-4B")
+
+
+@pytest.fixture
+def here(place, monkeypatch) -> Path:
+    monkeypatch.chdir(place)
+    for name in KEYS:
+        monkeypatch.delenv(name, raising=False)
+    return place
+
+
+def ours(command: str, stub_url: str, monkeypatch) -> list[str]:
+    """Our command's arguments with the stub's address; variables in front go to the environment."""
+    words = shlex.split(re.sub(r"https?://[\w.:]+(/api)?/v1", stub_url, command))
+    while "=" in words[0]:
+        name, _, value = words.pop(0).partition("=")
+        monkeypatch.setenv(name, value)
+    assert words.pop(0) == "memalpha"
+    found = [[str(p) for p in sorted(Path().glob(w))] if "evaluate/" in w else [w] for w in words]
+    argv = [word for part in found for word in part]
+    if "models/Memalpha-4B" in argv:
+        argv += ["--set", "protocol.max_reply_tokens=4", "--source", "squad", "--limit", "1"]
+    return [*argv, *QUICK] if argv[0] != "report" else argv
+
+
+@pytest.mark.parametrize(
+    ("public", "command", "models"), COMMANDS, ids=[public[:60] for public, _, _ in COMMANDS]
+)
+def test_public_commands_have_ours(public, command, models, here, request, monkeypatch, capsys):
+    if "models/Memalpha-4B" in command:
+        request.getfixturevalue("policy")
+    with StubServer(little_model, latency_s=0.002, faults=FAULTS) as stub:
+        assert cli.main(ours(command, stub.url, monkeypatch)) == 0
+    assert {body["model"] for body in stub.requests} == models
+    assert "| source |" in capsys.readouterr().out.replace("| method ", "")
+    if "openrouter" in command:
+        assert {headers["authorization"] for headers in stub.headers} == {"Bearer ..."}
+
+
+def test_the_runs_of_all_commands_are_complete_and_their_scores_are_as_expected(here):
+    """After the commands above: what a method was shown decides what the little model knows."""
+    found = [runs.load_run(folder) for folder in sorted(Path("runs/evaluate").iterdir())]
+    assert len(found) == sum("evaluate --method" in command for _, command, _ in COMMANDS)
+    for run in found:
+        assert run.complete
+        scores = {row["score"] for row in runs.scores_of(run)}
+        method = run.settings["method"]
+        blind = (
+            method["method"] == "closed-book"
+            or method.get("rollouts")
+            or "sha256" in str(method.get("writer"))
+        )
+        assert scores == ({0.0} if blind else {1.0}), run.folder
+    table = pd.read_csv("reports/table1/table_paper.csv")
+    assert set(table.verdict) == {"cannot tell"}
+    assert table.why.str.contains("2 instances, the paper had 30").any()
+
+
+def test_single_source_runs_ask_the_same_questions_as_the_whole_set(here):
+    """The release puts an instruction before questions that are selected by source (A-17)."""
+    with StubServer(little_model) as stub:
+        base = ["evaluate", "--method", "closed-book", "--data", "data/memalpha", "--out", "one"]
+        base += ["--url", stub.url, "--model-name", "m"]
+        assert cli.main([*base, "--name", "all"]) == 0
+        whole = [json.dumps(body["messages"]) for body in stub.requests]
+        stub.forget()
+        assert cli.main([*base, "--name", "squad", "--source", "squad"]) == 0
+    part = [json.dumps(body["messages"]) for body in stub.requests]
+    assert part and set(part) < set(whole)
+
+
+def test_the_readme_shows_the_commands_that_are_tested(root):
+    shown = (root / "README.md").read_text(encoding="utf-8")
+    if "| public command |" not in shown:
+        pytest.skip("the README has no table of public commands yet")
+    assert [row for row in readme_rows() if row not in shown] == []
+
+
+def readme_rows() -> list[str]:
+    """The table of our README, a row per command."""
+    return [f"| `{public}` | `{command}` |" for public, command, _ in COMMANDS]
+
+
+# ---- faults ---
+
+
+def evaluate(url: str, method: str, out: Path, data: str = "data/memalpha", *more: str) -> int:
+    argv = ["evaluate", "--method", method, "--data", data, "--url", url, "--model-name", "m"]
+    return cli.main([*argv, "--out", str(out.parent), "--name", out.name, *QUICK, *more])
+
+
+def outcome(folder: Path) -> dict:
+    """Everything about a run that may not depend on faults, kills and time."""
+    run = runs.load_run(folder)
+    rows = {(row["instance"], row["index"]): row for row in runs.scores_of(run)}
+    asked = {key: (row["prediction"], row["score"], row["status"]) for key, row in rows.items()}
+    made = {i: (p.memory, p.text, p.memory_tokens) for i, p in run.prepared.items()}
+    return {"questions": asked, "prepared": made}
+
+
+@pytest.fixture(scope="module")
+def peaceful(place):
+    """Fault-free runs of two methods."""
+    with pytest.MonkeyPatch.context() as patch, StubServer(little_model) as stub:
+        patch.chdir(place)
+        for method, more in (("bm25", ()), ("memory", ("--writer", "api"))):
+            assert evaluate(stub.url, method, Path("calm") / method, "data/memalpha", *more) == 0
+    return {method: outcome(place / "calm" / method) for method in ("bm25", "memory")}
+
+
+@pytest.mark.parametrize(("method", "more"), [("bm25", ()), ("memory", ("--writer", "api"))])
+def test_with_20_per_cent_of_calls_failing_the_scores_are_those_of_a_run_without(
+    method, more, here, peaceful
+):
+    faults = Faults(busy=0.05, broken=0.05, malformed=0.05, cut=0.04, hang=0.01, seed=3)
+    with StubServer(little_model, faults=faults) as stub:
+        out = here / "faulty" / method
+        assert evaluate(stub.url, method, out, "data/memalpha", *more, "--timeout", "1") == 0
+    share = sum(stub.faulty.values()) / stub.n_requests
+    assert 0.1 < share < 0.3
+    assert outcome(out) == peaceful[method]
+    assert runs.read_lines(out / runs.FAILURES) == []
+
+
+@pytest.mark.parametrize(("method", "more"), [("bm25", ()), ("memory", ("--writer", "api"))])
+def test_without_retries_failures_stay_open_and_later_runs_ask_them_again(
+    method, more, here, peaceful, capsys
+):
+    out = here / "stubborn" / method
+    calm = peaceful[method]["questions"]
+    with StubServer(little_model, faults=Faults(busy=0.1, broken=0.1, seed=1)) as stub:
+        for attempt in range(20):
+            code = evaluate(stub.url, method, out, "data/memalpha", *more, "--retries", "0")
+            found = outcome(out)["questions"]
+            failed = {key for key, row in found.items() if row[1] is None}
+            assert {found[key][2] for key in failed} <= {"infra_error"}
+            assert all(found[key] == calm[key] for key in found.keys() - failed)  # no made-up 0
+            assert code == (1 if failed else 0)
+            if attempt == 0:
+                assert failed and "questions have no answer" in capsys.readouterr().err
+            if code == 0:
+                break
+    assert outcome(out) == peaceful[method]
+
+
+def test_a_server_that_dies_stops_the_run_and_what_was_answered_is_kept(here, peaceful, capsys):
+    out = here / "dying" / "bm25"
+    with StubServer(little_model, die_after=20) as stub:
+        few = ("--retries", "1", "--give-up", "2", "--concurrency", "4")
+        assert evaluate(stub.url, "bm25", out, "data/memalpha", *few) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("memalpha: error:") and said.count("\n") == 1
+    assert f"answers are in {out}" in said
+    kept = runs.load_run(out)
+    assert 15 <= len(kept.answers) <= 20
+    assert evaluate("http://127.0.0.1:9/v1", "bm25", out, "data/memalpha", *few) == 2  # no server
+    assert runs.load_run(out).answers == kept.answers
+    with StubServer(little_model) as stub:  # another address is no other setting
+        assert evaluate(stub.url, "bm25", out) == 0
+    assert stub.n_requests == 42 - len(kept.answers)
+    assert outcome(out) == peaceful["bm25"]
+
+
+def test_a_wrong_key_is_said_at_once(here, capsys):
+    with StubServer(little_model, key="right") as stub:
+        assert evaluate(stub.url, "bm25", here / "locked" / "bm25") == 2
+    said = capsys.readouterr().err
+    assert "401" in said and "the key is read from OPENAI_API_KEY" in said
+    assert stub.n_requests <= 33  # nothing was tried again
+
+
+def test_scoring_and_reporting_ask_nobody(here, peaceful, monkeypatch):
+    monkeypatch.setenv("QWEN_URL", "http://127.0.0.1:9/v1")  # would be dead
+    monkeypatch.setenv("QWEN_MODEL_NAME", "m")
+    folders = [str(here / "calm" / method) for method in peaceful]
+    assert cli.main(["score", *folders, "--profile", "release-baseline"]) == 0
+    assert cli.main(["report", *folders, "--profile", "release-baseline", "--out", "both"]) == 0
+    pairs = pd.read_csv("both/table_pairs.csv")
+    assert pairs.source.iloc[-1] == "Avg." and (pairs.questions > 0).all()
+
+
+def test_a_judge_is_asked_once_and_its_failures_are_no_zeros(here):
+    out = here / "judged" / "long"
+    with StubServer(little_model) as stub:
+        judge = ("--judge-url", stub.url, "--judge-model-name", "j")
+        only = ("--source", "longmemeval_s*")
+        assert evaluate(stub.url, "long-context", out, "data/memoryagentbench", *only, *judge) == 0
+        assert [row["metric"] for row in runs.scores_of(runs.load_run(out))] == ["judge"] * 3
+        n = stub.n_requests
+        assert cli.main(["score", str(out), *judge]) == 0
+        assert stub.n_requests == n  # what the judge said is kept with the run
+    with StubServer(lambda body: "perhaps") as stub:
+        other = ("--judge-url", stub.url, "--judge-model-name", "k")
+        assert cli.main(["score", str(out), *other]) == 0
+    rows = runs.scores_of(runs.load_run(out))
+    assert {(row["score"], row["status"]) for row in rows} == {(None, "judge_error")}
+
+
+def test_other_settings_do_not_go_on_in_the_same_folder(here, peaceful, capsys):
+    with StubServer(little_model) as stub:
+        more = ("--set", "top_k=1")
+        assert evaluate(stub.url, "bm25", here / "calm" / "bm25", "data/memalpha", *more) == 2
+    assert "was begun with method.top_k = 2, now it is 1" in capsys.readouterr().err
+    assert stub.n_requests == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--method", "bm52"), "did you mean 'bm25'?"),
+        (("--method", "bm25", "--set", "topk=2"), "did you mean 'top_k'?"),
+        (("--method", "bm25", "--set", "top_k"), "expected KEY=VALUE, found 'top_k'"),
+        (("--method", "bm25", "--profile", "release"), "did you mean 'release-"),
+        (("--method", "bm25", "--source", "squat"), "not in the data"),
+        (("--method", "bm25", "--judge-price-in", "1"), "expected --judge-model-name too"),
+        (("--method", "bm25", "--model-name", "m"), "expected an address in QWEN_URL or --url"),
+        (("--method", "bm25"), "expected a model that answers, found none"),
+    ],
+)
+def test_a_wrong_request_is_one_line(more, message, here, capsys):
+    assert cli.main(["evaluate", "--data", "data/memalpha", *more]) == 2
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == 1
+
+
+# ---- kills ---
+
+N_KILLS = 20
+
+
+def test_twenty_kills_at_random_moments_lose_nothing_and_repeat_nothing(tmp_path):
+    """Each kill comes after a random number of further requests, or during the start.
+
+    The run writes memories (a journal) and then answers; both are hit.
+    """
+    data = save_data(tmp_path / "data", ("squad", "booksum"), 4, questions=24, chunks=6)
+    chance = random.Random(0)
+
+    def start(url: str, name: str) -> subprocess.Popen:
+        argv = ["evaluate", "--method", "memory", "--writer", "api", "--data", str(data)]
+        argv += ["--url", url, "--model-name", "m", "--concurrency", "4"]
+        argv += ["--out", str(tmp_path), "--name", name, *QUICK]
+        return subprocess.Popen(
+            [sys.executable, "-m", "memalpha_kit", *argv],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+
+    with StubServer(little_model, latency_s=0.01) as stub:
+        assert start(stub.url, "whole").wait(120) == 0
+        asked_whole = stub.n_requests
+        stub.forget()
+        killed = during_start = 0
+        while killed < N_KILLS:
+            running = start(stub.url, "killed")
+            before, wait_for = stub.n_requests, chance.randrange(0, 16)
+            limit_s = time.monotonic() + (chance.uniform(0, 0.3) if wait_for == 0 else 60)
+            while running.poll() is None and time.monotonic() < limit_s:
+                if wait_for and stub.n_requests - before >= wait_for:
+                    break
+                time.sleep(0.002)
+            time.sleep(chance.uniform(0, 0.02))
+            if running.poll() is not None:
+                pytest.fail(f"ended before kill {killed}: {running.stderr.read().decode()}")
+            during_start += stub.n_requests == before
+            running.kill()
+            assert running.wait(60) == -9
+            killed += 1
+        kept = len(runs.load_run(tmp_path / "killed").answers)
+        last = start(stub.url, "killed")
+        assert last.wait(120) == 0, last.stderr.read().decode()
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+    lines = runs.read_lines(tmp_path / "killed" / runs.ANSWERS)
+    keys = [(line["kind"], line["instance"], line.get("index")) for line in lines]
+    assert len(keys) == len(set(keys)) == 8 + 8 * 24
+    assert 0 < kept < 8 * 24 and during_start < N_KILLS
+    # what a kill costs: at most the requests that were under way
+    assert stub.n_requests <= asked_whole + 4 * N_KILLS
