@@ -143,12 +143,12 @@ def test_a_missing_model_is_said_before_any_work(name):
 
 @pytest.mark.parametrize("name", RELEASED)
 def test_a_published_run_is_a_method_with_its_settings_and_options_on_top(name):
-    options = {"writer": "keep_turns"} if name.startswith("release:agent") else {}
+    options = {"writer": "keep_turns"} if name.startswith("release-agent") else {}
     method = build_method(MethodSpec(name, options | {"max_tokens": 9}), Backends(FakeChat()))
     assert method.settings()["method"] == name and method.options.max_tokens == 9
     assert isinstance(method, METHODS[RELEASED[name][0]])
     _, answered = run(method, {(LABELLED.id, 0)}, [LABELLED])
-    assert answered[LABELLED.id, 0].error == "" or name == "release:mem1"
+    assert answered[LABELLED.id, 0].error == "" or name == "release-mem1"
 
 
 @pytest.mark.parametrize(
@@ -268,6 +268,18 @@ def test_over_http_with_faults_the_answers_are_those_without(spec):
             _, answered = run(build_method(spec, Backends(answer=client)))
         found.append({key: one.prediction for key, one in answered.items()})
     assert found[0] == found[1] and None not in found[0].values()
+
+
+def test_equal_questions_of_two_instances_have_an_answer_each_over_http():
+    """The client sends equal requests once (TREC-C asks the same 100 questions 20 times, B-1)."""
+    twins = [
+        make_instance("squad", [chunk], [QA("q0", "Who?", ("Nora",))]) for chunk in ("A.", "B.")
+    ]
+    with StubServer() as stub:
+        client = Client(Endpoint(stub.url, "stub"))
+        _, answered = run(build_method(MethodSpec("closed-book"), Backends(client)), None, twins)
+        assert stub.n_requests == 1
+    assert [one.prediction for one in answered.values()] == ["WHO?", "WHO?"]
 
 
 # ---- floors -----------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from memalpha_kit.methods.windows import (
     prompt_tokens,
     without_middle,
 )
-from memalpha_kit.text import counter
+from memalpha_kit.text import Counter, counter
 
 WORDS, PUNCT = counter("words"), counter("wordpunct")
 
@@ -79,11 +79,18 @@ def test_without_room_for_the_question_there_is_no_prompt():
         cut_context(around, Tail("a b", PUNCT), fixed - 1, PUNCT)
 
 
-@given(st.text(max_size=60), st.integers(0, 60))
-def test_whatever_the_text_the_prompt_fits_and_ends_with_the_end_of_the_context(text, more):
-    window = prompt_tokens(around(""), PUNCT) + more
-    (_, user), cut = cut_context(around, Tail(text, PUNCT), window, PUNCT)
-    assert prompt_tokens(around("")[:1] + (user,), PUNCT) <= window
+BYTES = Counter("bytes", lambda text: [i for i, c in enumerate(text, 1) for _ in c.encode()])
+"""As a subword tokenizer may: a character of several tokens."""
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])), st.integers(0, 60), st.booleans())
+def test_whatever_the_text_the_prompt_fits_and_ends_with_the_end_of_the_context(
+    text, more, subword
+):
+    counts = BYTES if subword else PUNCT
+    window = prompt_tokens(around(""), counts) + more
+    (_, user), cut = cut_context(around, Tail(text, counts), window, counts)
+    assert prompt_tokens(around("")[:1] + (user,), counts) <= window
     kept = user.removeprefix("Read.\n\n").removesuffix("\n\nWho keeps bees?")
     assert cut or user == around(text)[1]
     assert not cut or text.endswith(kept) or user == around("")[1]

@@ -146,10 +146,9 @@ def _memory_plain(memory: Memory | None) -> dict[str, Any] | None:
 
 
 def _memory(raw: Mapping[str, Any]) -> Memory:
-    lists = {name: raw[name] for name in STORES}
-    return Memory(
-        **{**raw, **{k: v if v is None else tuple(Entry(*e) for e in v) for k, v in lists.items()}}
-    )
+    lists = [raw[name] for name in STORES]
+    stores = (None if pairs is None else tuple(Entry(*pair) for pair in pairs) for pairs in lists)
+    return Memory(raw["core"], *stores, raw["next_id"])
 
 
 @dataclass(frozen=True)
@@ -293,8 +292,9 @@ class Method:
         Questions of an instance that is not in `prepared`, or failed there, fail with its reason.
         Raises ModelGone as `prepare` does.
         """
+        wanted = set(wanted)
         known = {(i.id, index) for i in instances for index in range(len(i.questions))}
-        if unknown := set(wanted) - known:
+        if unknown := wanted - known:
             raise InputError(f"method {self.name}: question {min(unknown)} is not in the data")
         questions = []
         for instance in instances:

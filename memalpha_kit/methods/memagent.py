@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
 from memalpha_kit.chat import ChatReply, ChatRequest, request
@@ -34,6 +35,7 @@ from memalpha_kit.methods.windows import pieces, without_middle
 from memalpha_kit.metrics import answer_text
 from memalpha_kit.prompts import VERSION, asked
 from memalpha_kit.records import Instance
+from memalpha_kit.text import counter
 
 NOTHING = "Nothing has been kept yet."
 WORDING = "memagent-1"
@@ -126,10 +128,8 @@ class MemAgent(Method):
         self._ask(ready, done)
 
     def _own_chain(self, question: Question) -> Chain[tuple[Question, bool]]:
-        text = "\n\n".join(question.instance.chunks)
-        text, cut = without_middle(text, self.options.text_tokens, self.counter)
         problem = asked(question.qa.question, question.instance.source, "context")
-        parts = pieces(text, self.options.piece_tokens, self.counter)
+        parts, cut = _cut_anew(question.instance.chunks, self.options)
         return self._chain((question, cut), problem, parts)
 
     def _chain(self, of: Any, problem: str, parts: Sequence[str]) -> Chain:
@@ -161,6 +161,14 @@ class MemAgent(Method):
 
         if requests:
             self.model.chat(requests, take)
+
+
+@lru_cache(maxsize=8)
+def _cut_anew(chunks: tuple[str, ...], options: MemAgentSettings) -> tuple[list[str], bool]:
+    """The pieces of an instance's text, and whether its middle was left out."""
+    counts = counter(options.counter)
+    text, cut = without_middle("\n\n".join(chunks), options.text_tokens, counts)
+    return pieces(text, options.piece_tokens, counts), cut
 
 
 @dataclass(frozen=True)
