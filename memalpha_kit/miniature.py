@@ -17,23 +17,26 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from memalpha_kit import report, store, text, world
-from memalpha_kit.config import MemoryConfig, Profile
+from memalpha_kit import report, runs, store, text, world
+from memalpha_kit.config import MemoryConfig, Profile, profile_dict
 from memalpha_kit.episode import ask, write
 from memalpha_kit.errors import InputError
 from memalpha_kit.memory import tokens
+from memalpha_kit.methods import Backends, MethodSpec
 from memalpha_kit.models import Sampling
 from memalpha_kit.progress import bar
 from memalpha_kit.protocol import render_calls
 from memalpha_kit.readers import reader
 from memalpha_kit.records import Completion, Episode, Instance
+from memalpha_kit.runs import Run
 from memalpha_kit.writers import ModelWriter, Writer, WriteRequest
 
 if TYPE_CHECKING:
+    from memalpha_kit.chat import ChatModel
     from memalpha_kit.training.grpo import Environment
 
 METRIC = "substring"
@@ -74,6 +77,13 @@ def training_instances(profile: Profile) -> list[Instance]:
     return world.build_world(
         profile.world, people, n, profile.world.chunks, f"train/{profile.seed}"
     )
+
+
+def validation_instances(profile: Profile) -> list[Instance]:
+    """What `grpo.validate_every` looks at: training's names in worlds that it does not see."""
+    people, _ = world.names(profile.world)
+    n = profile.grpo.validate_instances
+    return world.build_world(profile.world, people, n, profile.world.chunks, "validation")
 
 
 def held_out(profile: Profile) -> dict[str, list[Instance]]:
@@ -207,6 +217,7 @@ def train(
         folder,
         profile.seed,
         resume,
+        validation_instances(profile) if profile.grpo.validate_every else (),
     )
 
 
@@ -263,6 +274,75 @@ def before_and_after(
         for stage, folder in policies.items()
     ]
     return pd.concat(frames, ignore_index=True)
+
+
+def answer_methods(
+    profile: Profile, policies: Mapping[str, Path], instances: Sequence[Instance], out: Path
+) -> dict[str, Run]:
+    """Finished runs below `out` by name of the method, the policy after GRPO first.
+
+    Both policies, two writers by rule, as many tokens as the first of them keeps but drawn at
+    random, and nothing. None needs a model to answer. What is in `out` already is not asked again.
+    """
+    teachers = {teacher.name: teacher for teacher in references(profile)}
+    trained = {stage: policy_writer(profile, folder) for stage, folder in policies.items()}
+    backends = Backends(writers=trained | teachers)
+    found: dict[str, Run] = {}
+    for name, writer in METHODS.items():
+        spec = memory_spec(profile, writer, reader=READER)
+        found[name] = _answered(name, spec, backends, instances, out)
+    like = str(found[next(iter(METHODS))].folder / runs.ANSWERS)
+    random_memory = MethodSpec("random-memory", {"like": like, "reader": READER})
+    for name, spec in {RANDOM: random_memory, "nothing": MethodSpec("nothing")}.items():
+        found[name] = _answered(name, spec, backends, instances, out)
+    return found
+
+
+def ask_endpoint(
+    profile: Profile, policy: Path, model: ChatModel, instances: Sequence[Instance], out: Path
+) -> dict[str, Run]:
+    """Runs in which this model answers, by name: from the policy's memory and without one.
+
+    Questions that failed stay open and are asked in the next call. Raises ModelGone if the model
+    does not answer any more; what it answered is kept.
+    """
+    backends = Backends(answer=model, writers={"grpo": policy_writer(profile, policy)})
+    specs = {"memory": memory_spec(profile, "grpo", reader="model")}
+    specs |= {name: MethodSpec(name) for name in ASKED}
+    return {
+        name: _answered(name, spec, backends, instances, out / model.name.replace("/", "_"))
+        for name, spec in specs.items()
+    }
+
+
+METHODS = {
+    "memory, after GRPO": "grpo",
+    "memory, before GRPO": "warm_start",
+    "memory, perfect rule": "perfect",
+    "memory, never updates": "never updates",
+}
+"""Names of memories and who writes them."""
+RANDOM = "as many tokens, at random"
+ASKED = ("gold-chunk", "long-context", "bm25", "closed-book")
+"""Methods without a memory that a model answers."""
+
+
+def memory_spec(profile: Profile, writer: str, **options: Any) -> MethodSpec:
+    """The memory of the miniature's writers: its own limits, what writers are shown and say."""
+    plain = profile_dict(profile)
+    own = {"memory": plain["memory"], "protocol": plain["protocol"], "writer": writer}
+    return MethodSpec("memory", own | options)
+
+
+def _answered(
+    name: str, spec: MethodSpec, backends: Backends, instances: Sequence[Instance], out: Path
+) -> Run:
+    run, method = runs.begin(spec, backends, instances, out, "miniature")
+    left = len({instance for instance, _ in run.open} - run.prepared.keys()) + len(run.open)
+    if not left:
+        return run
+    with bar(left, name) as shown:
+        return runs.complete(run, method, instances, shown.advance)
 
 
 # --- Recorded seeds -------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ How counts map (trl 1.15; W processes):
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,6 +70,16 @@ def check(config: GrpoConfig, n_processes: int = 1) -> None:
     for wrong, message in problems:
         if wrong:
             raise InputError(f"grpo.{message}")
+
+
+def check_trackers(config: GrpoConfig) -> None:
+    """Raises InputError for a tracker in `grpo.report_to` that is not installed."""
+    for name in config.report_to:
+        if importlib.util.find_spec(name) is None:
+            raise InputError(
+                f"grpo.report_to: expected {name} to be installed (pip install {name}), "
+                "found no such package"
+            )
 
 
 def check_trl(trainer: type) -> None:
@@ -163,7 +174,8 @@ def trl_arguments(
         fp16=False,
         gradient_checkpointing=not on_cpu,
     )
-    made = GRPOConfig(**wanted, report_to="none")
+    check_trackers(config)
+    made = GRPOConfig(**wanted, report_to=list(config.report_to), run_name=folder.parent.name)
     if on_cpu:  # with several processes it is cpu:0, which torch.load refuses on resuming
         vars(made)["_setup_devices"] = torch.device("cpu")
     for name, value in wanted.items():

@@ -11,6 +11,8 @@ A run folder holds:
     timings.csv       a row per step: seconds per phase (these differ from run to run)
     episodes/         sampled episodes, a JSONL file every few steps
     checkpoints/      TRL's checkpoints; `complete.json` is written last
+    validation.csv    a row per look at held-out instances, if `grpo.validate_every` asks for some
+    best/             the policy that was best on them (`validation.py`)
     policy/           the trained policy, a Hugging Face folder, written last of all
 """
 
@@ -32,10 +34,11 @@ from memalpha_kit.records import Instance
 from memalpha_kit.store import fingerprint, save_json
 from memalpha_kit.training import processes
 from memalpha_kit.training.arguments import check, check_lm, updates_per_step
-from memalpha_kit.training.journal import METRICS, TIMINGS, Checkpoint, Journal, latest_checkpoint
+from memalpha_kit.training.journal import TABLES, Checkpoint, Journal, latest_checkpoint
 from memalpha_kit.training.policy import BATCH_ROWS, quiet, save_policy
 from memalpha_kit.training.rollouts import Environment, Rollouts
-from memalpha_kit.training.trainer import build_trainer
+from memalpha_kit.training.trainer import build_trainer, writer_lm
+from memalpha_kit.training.validation import BEST, Validation, check_validation
 
 __all__ = ["Environment", "Rollouts", "train_grpo", "training_order"]
 
@@ -55,11 +58,15 @@ def train_grpo(
     out: Path,
     seed: int,
     resume: bool = False,
+    validation: Sequence[Instance] = (),
 ) -> Path:
     """The folder of the trained policy, `out/policy`.
 
     `policy` is a Hugging Face folder. `resume` goes on from the last complete checkpoint in `out`,
     or starts afresh where there is none; without it, what an earlier run left in `out` is removed.
+    `validation` are the held-out instances of `grpo.validate_every`; the best policy on them is
+    kept in `out/best`.
+
     Under `accelerate launch` each process plays its share of a step's instances, all take the same
     update, and the first one writes the files. Raises InputError for settings that do not fit
     together, or not to the run that is resumed.
@@ -67,13 +74,14 @@ def train_grpo(
     processes.start(on_cpu=True)
     check(config, processes.count())
     _check(instances, environment, config)
+    check_validation(validation, config)
     with quiet():
         lm = load_lm(policy, batch_size=BATCH_ROWS)
         check_lm(lm)
         settings = _settings(policy, instances, environment, config, seed)
         start = _begun(out, settings, resume)
         if start.step < config.steps:
-            _train(lm, instances, environment, config, out, seed, start)
+            _train(lm, instances, environment, config, out, seed, start, validation)
         elif start.folder:
             lm = load_lm(start.folder)
     if processes.is_main():
@@ -90,6 +98,7 @@ def _train(
     out: Path,
     seed: int,
     start: Checkpoint,
+    validation: Sequence[Instance],
 ) -> None:
     """Trains the model of `lm` in place, from `start` to the last step."""
     journal = Journal(out, config.steps, done=start.step)
@@ -101,7 +110,18 @@ def _train(
         environment.protocol.max_reply_tokens,
         seed,
         out / "checkpoints",
-        [journal.callback(updates_per_step(config))],
+    )
+
+    def save(folder: Path) -> None:
+        if processes.is_main():
+            save_policy(lm.model, lm.tokenizer, folder)
+
+    look = Validation(validation, environment, config, out, save)
+    trainer.add_callback(
+        journal.callback(
+            updates_per_step(config),
+            lambda step: look(step, writer_lm(lm, trainer)) if look.due(step) else None,
+        )
     )
     with journal.bar:
         trainer.train(resume_from_checkpoint=start.folder and str(start.folder))
@@ -179,9 +199,9 @@ def _prepare(out: Path, settings: Mapping[str, Any], resume: bool) -> Checkpoint
     if resume and file.is_file():
         _compare(file, settings)
     else:
-        for name in ("checkpoints", "episodes", "policy"):
+        for name in ("checkpoints", "episodes", "policy", BEST):
             shutil.rmtree(out / name, ignore_errors=True)
-        for name in (METRICS, TIMINGS):
+        for name in TABLES:
             (out / name).unlink(missing_ok=True)
     save_json(file, settings)
     return latest_checkpoint(out / "checkpoints")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,8 @@ from memalpha_kit.training import processes
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
-MARK, METRICS, TIMINGS = "complete.json", "metrics.csv", "timings.csv"
+MARK = "complete.json"
+TABLES = METRICS, TIMINGS, VALIDATION = ("metrics.csv", "timings.csv", "validation.csv")
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,10 @@ def _complete(folder: Path) -> int | None:
     return mark["step"] if sizes == mark["files"] else None
 
 
+Look = Callable[[int], Mapping[str, Any] | None]
+"""step (from 1) -> measures of the policy after it; None for most steps."""
+
+
 class Journal:
     """Writes a row of metrics and one of timings per step, and marks checkpoints.
 
@@ -72,7 +77,7 @@ class Journal:
 
     def __init__(self, folder: Path, steps: int, done: int = 0) -> None:
         self.folder = folder
-        self.tables = {name: _kept(folder / name, done) for name in (METRICS, TIMINGS)}
+        self.tables = {name: _kept(folder / name, done) for name in TABLES}
         self.bar = bar(steps - done, "GRPO") if processes.is_main() else nullcontext()
         self.started = time.perf_counter()
 
@@ -93,8 +98,11 @@ class Journal:
         self.tables[name].append(row)
         save_table(self.folder / name, pd.DataFrame(self.tables[name]))
 
-    def callback(self, updates: int) -> TrainerCallback:
-        """What tells the journal about a trainer's logs and checkpoints, `updates` per step."""
+    def callback(self, updates: int, look: Look | None = None) -> TrainerCallback:
+        """What tells the journal about a trainer's logs and checkpoints, `updates` per step.
+
+        `look` is called after every step, in all processes, before logs and checkpoints.
+        """
         from transformers import TrainerCallback
 
         journal = self
@@ -102,6 +110,12 @@ class Journal:
         class Reporter(TrainerCallback):
             def on_train_begin(self, args, state, control, **_):
                 journal.started = time.perf_counter()
+
+            def on_step_end(self, args, state, control, **_):
+                step, inside = divmod(state.global_step, updates)
+                found = look(step) if look and not inside else None
+                if found and processes.is_main():
+                    journal._add(VALIDATION, {"step": step, **found})
 
             def on_log(self, args, state, control, logs=None, **_):
                 if processes.is_main() and logs and "loss" in logs:  # not the last summary

@@ -18,6 +18,7 @@ from memalpha_kit.config import GrpoConfig
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import Episode, Memory, ToolCall
 from memalpha_kit.rewards import Judge
+from memalpha_kit.training import processes
 
 T = TypeVar("T")
 
@@ -41,9 +42,26 @@ def patiently(
 ) -> T:
     """What `asked` returns, once the share `missing` in it is within `grpo.missing_limit`.
 
-    Called again after a pause that doubles each time. Raises TrainingStopped after
-    `grpo.outage_retries` more calls in vain.
+    Called again after a pause that doubles each time. Raises TrainingStopped, in all processes,
+    after `grpo.outage_retries` more calls in vain in one of them.
     """
+    result, problem = None, None
+    try:
+        result = _asked_again(asked, missing, config, sleep)
+    except TrainingStopped as error:
+        problem = error
+    for found in processes.gathered(problem):
+        if found:
+            raise found
+    return result
+
+
+def _asked_again(
+    asked: Callable[[], T],
+    missing: Callable[[T], float],
+    config: GrpoConfig,
+    sleep: Callable[[float], None],
+) -> T:
     tries = config.outage_retries + 1
     for number in range(tries):
         try:

@@ -119,6 +119,7 @@ def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
     for leftover in (part, old):
         shutil.rmtree(leftover, ignore_errors=True)
     with quiet(), writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
         model.save_pretrained(part)
         tokenizer.save_pretrained(part)
         if folder.exists():

@@ -31,7 +31,7 @@ from memalpha_kit.store import save_episodes
 from memalpha_kit.text import counter
 from memalpha_kit.training import processes
 from memalpha_kit.training.measures import joined, observe, summarise
-from memalpha_kit.training.outage import Counted, TrainingStopped, patiently, unanswered
+from memalpha_kit.training.outage import Counted, patiently, unanswered
 from memalpha_kit.writers import ModelWriter
 
 
@@ -77,7 +77,7 @@ class Rollouts:
         sampling = Sampling(config.temperature, env.protocol.max_reply_tokens)
         writer = ModelWriter(lm, env.memory, env.protocol, sampling)
         started = time.perf_counter()
-        with scoring(env, instances, config.overlap) as (score, early):
+        with scoring(env, instances, config.overlap) as (scored, early):
             written = write(
                 instances,
                 writer,
@@ -88,7 +88,7 @@ class Rollouts:
                 finished=early,
             )
             wrote = time.perf_counter()
-            done = _together(lambda: patiently(lambda: score(written), Scored.missing, config))
+            done = patiently(lambda: scored(written), Scored.missing, config)
         rows = training_rows(done.episodes, done.parts, env.reward, env.advantage)
         seen = observe(done.episodes, done.parts, rows, env.memory.counter)
         self._dump(step, done.episodes)
@@ -108,19 +108,6 @@ class Rollouts:
 def step_seed(seed: int, step: int) -> int:
     """The seed of a step's rollouts: a function of both numbers only."""
     return random.Random(f"{seed}/rollouts/{step}").getrandbits(31)
-
-
-def _together(scored: Callable[[], Scored]) -> Scored:
-    """What `scored` returns; if it stops training in one process, it does so in all."""
-    done, problem = None, None
-    try:
-        done = scored()
-    except TrainingStopped as error:
-        problem = error
-    for found in processes.gathered(problem):
-        if found:
-            raise found
-    return done
 
 
 # --- Scores ---------------------------------------------------------------------------------------

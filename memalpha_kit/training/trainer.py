@@ -9,6 +9,8 @@ GPU backend may patch it first.
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,12 +29,15 @@ from memalpha_kit.training.arguments import (
 from memalpha_kit.training.batch import rows_to_batch, token_logprobs, trained
 from memalpha_kit.training.decode import fast
 from memalpha_kit.training.optimizer import build_optimizer, rate
+from memalpha_kit.training.outage import GO_ON, TrainingStopped
 from memalpha_kit.training.policy import writing
 
 if TYPE_CHECKING:
     from torch.nn.parallel import DistributedDataParallel
     from transformers import TrainerCallback
     from trl import GRPOTrainer
+
+log = logging.getLogger(__name__)
 
 ROW_MEANS = ("grpo", "dr_grpo")
 """Losses whose mean counts fill rows; advantages and the weight of the divergence make up for it.
@@ -70,6 +75,7 @@ def build_trainer(
     model = lm.model.train()
     stops = lm.stop_ids[0] if len(lm.stop_ids) == 1 else list(lm.stop_ids)
     model.generation_config.update(eos_token_id=stops, pad_token_id=lm.tokenizer.pad_token_id)
+    guard = Guard(config.skip_limit)
     arguments = trl_arguments(config, max_reply_tokens, seed, folder, model.device.type == "cpu")
 
     class EpisodeTrainer(GRPOTrainer):
@@ -88,6 +94,17 @@ def build_trainer(
             return _cpu_logprobs(
                 model, input_ids, attention_mask, logits_to_keep, self.temperature, batch_size
             )
+
+        def _get_grad_norm(self, model, grad_norm=None):
+            norm = super()._get_grad_norm(model, grad_norm)
+            guard.check(model, norm)
+            return norm
+
+        def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+            if "loss" in logs:
+                self._tr_loss.zero_()  # it was just reset as x - x, which of a NaN is a NaN
+                logs |= guard.counts()
+            super().log(logs, start_time)
 
         def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
             with writing(folder):
@@ -114,6 +131,36 @@ def build_trainer(
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+class Guard:
+    """Skips updates whose gradient is NaN or infinite, and stops training after some in a row.
+
+    Without gradients the optimisers leave weights and moments alone; the schedule goes on.
+    Source: method.md 6.4.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.in_a_row, self.skipped = limit, 0, 0
+
+    def check(self, model: Any, norm: Any) -> None:
+        """Removes the gradients of `model` if their `norm` is not finite."""
+        if norm is None or math.isfinite(float(norm)):  # DeepSpeed may keep it for itself
+            self.in_a_row = 0
+            return
+        self.in_a_row, self.skipped = self.in_a_row + 1, self.skipped + 1
+        model.zero_grad(set_to_none=True)
+        log.warning("GRPO: an update with gradient norm %s is skipped", float(norm))
+        if self.in_a_row >= self.limit:
+            raise TrainingStopped(
+                f"GRPO: expected finite gradients, found {float(norm)} in {self.in_a_row} updates "
+                f"in a row (grpo.skip_limit); {GO_ON}"
+            )
+
+    def counts(self) -> dict[str, int]:
+        """Updates skipped since the last call, for the log; nothing if there were none."""
+        skipped, self.skipped = self.skipped, 0
+        return {"skipped_updates": skipped} if skipped else {}
 
 
 def _never_called(**_: Any) -> list[float]:
@@ -219,12 +266,12 @@ class TrainerLM:
     """The shape of a `CausalLM` over TRL's own generation (transformers or vLLM).
 
     TRL samples with the settings it was built with and its own random state, which checkpoints
-    keep; `sampling` and `seeds` are not used.
+    keep; of `sampling` only a temperature of 0 counts (validation), and `seeds` do not.
     """
 
     def __init__(self, lm: CausalLM, trainer: GRPOTrainer) -> None:
         self.name, self.tokenizer, self.stop_ids = lm.name, lm.tokenizer, lm.stop_ids
-        self.trainer = trainer
+        self.lm, self.trainer = lm, trainer
 
     def generate(
         self,
@@ -233,6 +280,8 @@ class TrainerLM:
         seeds: Sequence[int] | None = None,
     ) -> list[Completion]:
         """One completion per prompt, in order."""
+        if not sampling.temperature:
+            return self.lm.generate(prompt_ids, sampling, seeds)
         prompts = [list(ids) for ids in prompt_ids]
         replies, _ = self.trainer._generate_single_turn(prompts, None, {}, 1)
         return [self._completion(*pair) for pair in zip(prompts, replies, strict=True)]

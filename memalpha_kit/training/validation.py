@@ -1,0 +1,94 @@
+"""How good the policy is on held-out instances while it trains, and the best one so far.
+
+    validation.csv        a row every `grpo.validate_every` steps, and at the last
+    best/policy/          the policy of the step with the highest accuracy, the earliest of equals
+    best/best.json        that step and its measures, written after the policy
+
+The one law: looking changes nothing. Replies are greedy, no global random number is drawn, and a
+run with validation ends with the weights of one without. Source: method.md 6.5 (validation is
+greedy, its score is r1 alone); differs: means over instances, not over chunks (D48).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from memalpha_kit.config import GrpoConfig
+from memalpha_kit.episode import write
+from memalpha_kit.errors import InputError
+from memalpha_kit.models import CausalLM, Sampling
+from memalpha_kit.records import Instance
+from memalpha_kit.store import load_json, save_json
+from memalpha_kit.training import processes
+from memalpha_kit.training.measures import joined, observe, summarise
+from memalpha_kit.training.outage import patiently
+from memalpha_kit.training.rollouts import Environment, Scored, score
+from memalpha_kit.writers import ModelWriter
+
+BEST = "best"
+MEASURES = (
+    *("accuracy", "format", "compression", "content"),
+    *("calls", "memory_tokens", "reply_tokens", "cut_replies"),
+)
+
+
+class Validation:
+    """Looks at the policy after some of the steps; `save(folder)` writes the policy as it is."""
+
+    def __init__(
+        self,
+        instances: Sequence[Instance],
+        environment: Environment,
+        config: GrpoConfig,
+        out: Path,
+        save: Callable[[Path], object],
+    ) -> None:
+        self.instances = instances[: config.validate_instances]
+        self.environment, self.config = environment, config
+        self.folder, self.save = out / BEST, save
+        file = self.folder / "best.json"
+        self.best: float | None = load_json(file)["accuracy"] if file.is_file() else None
+
+    def due(self, step: int) -> bool:
+        """Whether to look after step `step` (from 1)."""
+        every = self.config.validate_every
+        return bool(every) and (step % every == 0 or step == self.config.steps)
+
+    def __call__(self, step: int, lm: CausalLM) -> dict[str, float]:
+        """The measures of the policy after step `step`, by everybody; keeps it if it is the best.
+
+        After a crash the best may be of a step behind the checkpoint: the resumed run gets there
+        again, and equals are not better.
+        """
+        env = self.environment
+        mine = self.instances[processes.place() :: processes.count()]
+        writer = ModelWriter(
+            lm, env.memory, env.protocol, Sampling(0.0, env.protocol.max_reply_tokens)
+        )
+        written = write(mine, writer, env.memory, env.protocol)
+        done = patiently(lambda: score(written, mine, env), Scored.missing, self.config)
+        seen = observe(done.episodes, done.parts, (), env.memory.counter)
+        every = summarise(joined(processes.gathered(seen)))
+        values = {name: every[name] for name in MEASURES}
+        self._keep(step, values)
+        return values
+
+    def _keep(self, step: int, values: dict[str, float]) -> None:
+        found = values["accuracy"]
+        if found != found or (self.best is not None and found <= self.best):  # NaN: nobody knows
+            return
+        self.best = found
+        self.save(self.folder / "policy")
+        if processes.is_main():
+            known = {name: value if value == value else None for name, value in values.items()}
+            save_json(self.folder / "best.json", {"step": step, **known})
+
+
+def check_validation(instances: Sequence[Instance], config: GrpoConfig) -> None:
+    """Raises InputError if there is nothing to look at."""
+    if config.validate_every and not instances:
+        raise InputError(
+            f"grpo.validate_every: expected 0 without held-out instances, "
+            f"found {config.validate_every}"
+        )
