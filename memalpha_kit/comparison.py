@@ -53,8 +53,10 @@ def table_sources(
     """One row per method and source, in the order they come in, then one `Avg.` row per method.
 
     `low` and `high` are the ends of the interval: whole instances are drawn, or questions where
-    there is one instance (`interval` says which). `missing` questions have no score, `error_rate`
-    is their share; `unfinished` replies were cut off at their limit. Tokens of memory and chunks
+    there is one instance (`interval` says which). `skipped` questions cannot be asked by the
+    method; `missing` ones have no score though they can, `error_rate` is their share of the asked
+    and `if_all_0`, `if_all_1` are the score if all of them were wrong or right. `unfinished`
+    replies were cut off at their limit. Tokens of memory and chunks
     are means over instances; prompt and completion tokens, calls and cost are sums, None if
     unknown. The average of a method without a score in some column is None: it would be the
     average of other columns. Raises InputError if two profiles are mixed.
@@ -79,17 +81,21 @@ def _source_row(part: pd.DataFrame, made: pd.DataFrame, bootstrap: Bootstrap) ->
         part["score"].tolist(), bootstrap.seed, bootstrap.resamples, bootstrap.level, units(part)
     )
     sizes = part.groupby("instance")[["memory_tokens", "chunk_tokens"]].mean()
-    calls = _total(made["calls"])
+    calls, skipped = _total(made["calls"]), int((part["status"] == "skipped").sum())
+    missing = found.missing - skipped
     return {
         "method": first["method"],
         "source": first["source"],
         "metric": first["metric"],
         "instances": len(sizes),
         "questions": len(part),
-        "missing": found.missing,
-        "error_rate": found.missing / len(part),
+        "skipped": skipped,
+        "missing": missing,
+        "error_rate": missing / (len(part) - skipped) if len(part) > skipped else None,
         "unfinished": int((part["finish"] == "length").sum()),
         "score": found.mean,
+        "if_all_0": _bound(part, 0.0),
+        "if_all_1": _bound(part, 1.0),
         "low": found.low,
         "high": found.high,
         "interval": "instances" if len(sizes) > 1 else "questions",
@@ -104,6 +110,13 @@ def _source_row(part: pd.DataFrame, made: pd.DataFrame, bootstrap: Bootstrap) ->
 
 
 SPENT = ("prompt_tokens", "completion_tokens", "cost_usd")
+
+
+def _bound(part: pd.DataFrame, value: float) -> float | None:
+    """The score if every question that was asked and has none had this one."""
+    asked = part[part["status"] != "skipped"]
+    filled = asked["score"].astype(float).fillna(value).tolist()
+    return mean_interval(filled, seed=0, n=1, clusters=units(asked)).mean
 
 
 def _average_row(mine: pd.DataFrame, sources: list[Row], bootstrap: Bootstrap) -> Row:
@@ -122,15 +135,23 @@ def _average_row(mine: pd.DataFrame, sources: list[Row], bootstrap: Bootstrap) -
         "source": AVERAGE,
         "metric": f"{len(sources)} columns",
         "interval": "within columns",
-        "error_rate": found.missing / len(mine),
     }
     if whole:
         row |= {"score": found.mean, "low": found.low, "high": found.high}
     for name in ("memory_tokens", "chunk_tokens", "compression"):
         row[name] = _mean(pd.Series([source[name] for source in sources], dtype=float))
-    for name in ("instances", "questions", "missing", "unfinished", "truncated", "calls", *SPENT):
+    for name in ("if_all_0", "if_all_1"):
+        row[name] = _mean(pd.Series([source[name] for source in sources], dtype=float))
+    for name in (*COUNTS, *SPENT):
         row[name] = _total(pd.Series([source[name] for source in sources], dtype=float))
-    return row
+    asked = row["questions"] - row["skipped"]
+    return row | {"error_rate": row["missing"] / asked if asked else None}
+
+
+COUNTS = (
+    *("instances", "questions", "skipped", "missing"),
+    *("unfinished", "truncated", "calls"),
+)
 
 
 def units(part: pd.DataFrame) -> list[str]:
@@ -157,7 +178,7 @@ def _total(values: pd.Series) -> int | float | None:
 
 def _spent(part: pd.DataFrame, made: pd.DataFrame, name: str) -> int | float | None:
     """What answering and making the memories took; questions without an answer do not count."""
-    answered = part.loc[part["status"] != "infra_error", name]
+    answered = part.loc[~part["status"].isin(["infra_error", "skipped"]), name]
     return _total(pd.concat([answered, made[name]]).astype(float))
 
 

@@ -66,6 +66,21 @@ def test_a_missing_score_is_counted_and_never_0():
     assert (row.score, row.missing, row.error_rate) == (1.0, 1, 0.25)
 
 
+def test_a_missing_score_has_bounds():
+    table = both(answers({"a": [1, None], "b": [1, 1]}), answers({"c": [0, 1]}, source="booksum"))
+    shown = comparison.table_sources(table, built(table), QUICK).set_index("source")
+    assert (shown.if_all_0["squad"], shown.if_all_1["squad"]) == (0.75, 1.0)
+    assert (shown.if_all_0[AVERAGE], shown.if_all_1[AVERAGE]) == (0.625, 0.75)
+
+
+def test_a_question_that_a_method_cannot_be_asked_is_no_error():
+    table = answers({"a": [1, None], "b": [1, 1]}, "gold-chunk")
+    table.loc[table.score.isna(), ["status", "prompt_tokens"]] = ["skipped", None]
+    row = comparison.table_sources(table, built(table), QUICK).iloc[0]
+    assert (row.skipped, row.missing, row.error_rate, row.score) == (1, 0, 0.0, 1.0)
+    assert row.if_all_0 == 1.0 and row.prompt_tokens == 170
+
+
 def test_an_average_over_other_columns_is_not_given():
     table = both(answers({"a": [1]}), answers({"b": [None]}, source="hotpotqa"))
     shown = comparison.table_sources(table, built(table), QUICK).set_index("source")
