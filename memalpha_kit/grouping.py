@@ -13,7 +13,7 @@ one batch's gradient and the mean of the other batches'. `leave_one_out` without
 baseline that does not depend on the row, so its mean over the other batches is an independent
 estimate of the unbiased direction, the same for all settings. Cosines are taken of the gradient as
 it is, of which a few rows of the embedding may be nearly all, and as Adam sees it, each weight
-divided by its root mean square.
+divided by its root mean square over batches and settings.
 Source: method.md 6.1, 6.2; the settings are `config.AdvantageConfig`'s.
 """
 
@@ -216,12 +216,13 @@ def table_cosine(gradients: np.ndarray, seed: int = 0) -> pd.DataFrame:
     mean of the other batches under the same setting; `unbiased direction`, of a batch and the mean
     of the other batches under `UNBIASED`. Columns: view, kind, grouping, scale, other_grouping,
     other_scale, mean, low, high, batches, and gain, gain_low, gain_high, the difference to the
-    released setting on the same batches (the last two kinds). Raises InputError for one batch.
+    released setting on the same batches (the last two kinds). Batches of these kinds share most of
+    what they are compared with, so their intervals are a little too narrow. Raises InputError for
+    one batch.
     """
     if len(gradients) < 2:
         raise InputError(f"grouping: expected at least 2 batches, found {len(gradients)}")
-    released = gradients[:, SETTINGS.index(RELEASED)]
-    size = np.sqrt((released**2).mean(axis=0))  # (weights,)
+    size = np.sqrt(np.nanmean(_unit(gradients) ** 2, axis=(0, 1)))  # (weights,), no one's favour
     scaled = np.divide(gradients, size, out=np.zeros_like(gradients), where=size > 0)
     return pd.DataFrame(
         {"view": view, **record}

@@ -329,7 +329,7 @@ def _draw_direction(axis: plt.Axes, table: pd.DataFrame, order: Sequence[str]) -
     axis.set(yticks=range(len(order)), yticklabels=order, xlabel="one step's gradient, 95 %")
     axis.invert_yaxis()
     axis.tick_params(axis="y", labelsize=8)
-    axis.legend(fontsize=8, frameon=True, loc="lower right")
+    axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncol=2)
 
 
 def plot_sources(table: pd.DataFrame) -> Figure:
