@@ -90,7 +90,7 @@ def check_trl(trainer: type) -> None:
         method = getattr(trainer, name, None)
         found = inspect.signature(method).parameters if method else {}
         missing = [parameter for parameter in needed.split() if parameter not in found]
-        if missing:
+        if missing and "args" not in found:  # Unsloth wraps one of them: (*args, **kwargs)
             raise InputError(
                 f"trl {trl.__version__}: expected GRPOTrainer.{name} with {', '.join(missing)}; "
                 "use trl >= 1.15, < 1.17"
