@@ -41,6 +41,7 @@ COMMANDS = (
     Command("score", "score a run again, without a model", "memalpha_kit.commands.score"),
     Command("report", "runs side by side, beside the paper", "memalpha_kit.commands.report"),
     Command("calibrate", "a judge over labelled cases", "memalpha_kit.commands.calibrate"),
+    Command("serve", "the memory server", "memalpha_kit.commands.serve"),
 )
 
 

@@ -21,7 +21,7 @@ FLOORS = {
     3: "writers readers rewards scoring judges world dataset hub answering",
     4: "episode evaluation calibration leaks",
     5: "audit training report datacard methods comparison waterfall",
-    6: "examples miniature pipeline real runs",
+    6: "examples miniature pipeline real runs server",
     7: "grouping plan sweep",
     8: "commands cli __main__",
 }
@@ -39,6 +39,8 @@ SAME_FLOOR = {
     ("answering", "readers"),
     ("world", "writers"),
     ("judges", "rewards"),
+    ("real", "runs"),
+    ("miniature", "runs"),
     ("cli", "commands"),
     ("__main__", "cli"),
 }
