@@ -217,6 +217,8 @@ def _joint_batch(
     batch = rows_to_batch(rows, pad_id, config.slices, trainer.accelerator.device, max(shares))
     n_tokens = sum(processes.gathered(int(batch["num_items_in_batch"])))
     batch["num_items_in_batch"] = torch.tensor(n_tokens, device=trainer.accelerator.device)
+    if config.loss == "bnpo":  # TRL does not read it; Unsloth would divide by it, as in dapo
+        del batch["num_items_in_batch"]
     raised = len(batch["prompt_ids"]) * len(shares) / max(1, sum(shares))
     if config.loss in ROW_MEANS:
         batch["advantages"] *= raised
