@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import logging
@@ -20,7 +21,9 @@ import uvicorn
 from stub_server import Faults, StubServer
 
 from memalpha_kit import cli
-from memalpha_kit.chat import LocalChat
+from memalpha_kit.answering import Retrieval
+from memalpha_kit.chat import ChatReply, LocalChat
+from memalpha_kit.commands.serve import _models, add_arguments
 from memalpha_kit.endpoint import Client, Endpoint
 from memalpha_kit.errors import InputError
 from memalpha_kit.prompts import query_prompt
@@ -151,7 +154,7 @@ def test_with_sources_the_server_adds_the_request_and_retrieves_with_the_questio
     decoy = {"1": prefix}  # shares every word with the query prompt (S-2)
     memory = {"semantic": [decoy, {"2": "Sentence: Frogs were dosed daily.\nLabel: 3"}]}
     question = "Sentence: Mice were dosed daily."
-    with serving(stub, top_k=1) as server:
+    with serving(stub, retrieval=Retrieval(top_k=1)) as server:
         old = {"memories": [memory], "questions": [[f"{prefix}\n\n{question}"]]}
         new = {"memories": [memory], "questions": [[question]], "sources": ["pubmed-rct"]}
         for body in (old, new):
@@ -244,13 +247,26 @@ def test_answers_from_before_the_model_died_are_kept(stub):
 
 
 def test_a_memory_that_does_not_fit_fails_its_own_questions_only(stub):
-    with serving(stub, budget_tokens=400) as server:
+    with serving(stub, retrieval=Retrieval(budget_tokens=400)) as server:
         body = {"memories": [MEMORY, {"core": "word " * 500}], "questions": [["bees?"]] * 2}
         found = server.post("/process", body).json()
         assert found["result"] == [["Nora"], [None]]
         assert [e["kind"] for e in found["errors"]] == ["unanswerable"]
         only = {"memories": body["memories"][1:], "questions": [["bees?"]]}
         assert server.post("/process", only).status_code == 200  # the model did not fail
+
+
+def test_with_a_model_that_often_fails_every_answer_is_the_same_as_without_faults(stub):
+    memories = [{"semantic": [{"1": f"Person {i} keeps bees."}]} for i in range(4)]
+    body = {"memories": memories, "questions": [[f"{j}: who?" for j in range(10)]] * 4}
+    stub.answer = lambda sent: sent["messages"][0]["content"].partition("Person ")[2][0]
+    stub.faults = Faults(busy=0.05, broken=0.05, malformed=0.05, cut=0.05)
+    with serving(stub, endpoint={"retries": 8, "pause_s": 0.001, "concurrency": 8}) as server:
+        waiting = [in_background(server.post, "/process", body) for _ in range(2)]
+        answers = [wait().json() for wait in waiting]
+    assert sum(stub.faulty.values()) > 5 and stub.peak_in_flight <= 8
+    for found in answers:
+        assert found["result"] == [[str(i)] * 10 for i in range(4)] and found["errors"] == []
 
 
 # --- The judge -----------------------------------------------------------------------------------
@@ -312,7 +328,7 @@ def test_both_spellings_of_a_call_are_read(server):
 
 @pytest.fixture(scope="module")
 def released(stub):
-    with serving(stub, behaviour="release") as running:
+    with serving(stub, retrieval=Retrieval(behaviour="release")) as running:
         yield running
 
 
@@ -584,8 +600,6 @@ class Slow:
         self.go = threading.Event()
 
     def chat(self, requests, done=None):
-        from memalpha_kit.chat import ChatReply
-
         self.inside += 1
         self.peak = max(self.peak, self.inside)
         self.go.wait(20)
@@ -605,8 +619,7 @@ def test_a_local_model_is_asked_by_one_request_at_a_time_and_what_is_given_up_ke
         refused(server.post("/process", ASKED), 503)  # both are still at it
         model.go.set()
         until(lambda: server.post("/process", ASKED).status_code == 200)
-    assert model.peak == 1
-    assert hasattr(LocalChat, "chat") and not hasattr(LocalChat, "achat")
+    assert model.peak == 1 and not hasattr(LocalChat, "achat")
 
 
 # --- The token -----------------------------------------------------------------------------------
@@ -771,12 +784,30 @@ def test_memalpha_serve_answers_over_http_and_ends_when_told(stub):
     assert "Nora" not in log and KEY not in log and "Traceback" not in log
 
 
+def test_a_folder_is_a_local_model_and_anything_else_a_name_at_the_server(monkeypatch, tmp_path):
+    made = []
+    monkeypatch.setattr("memalpha_kit.models.load_lm", lambda *args: made.append(args) or args[0])
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    url = ["--url", "http://127.0.0.1:9/v1"]
+    model, probe = _models(parser.parse_args(["--model", str(tmp_path), "--device", "cuda"]))
+    assert isinstance(model, LocalChat) and probe is model and made == [(str(tmp_path), "cuda")]
+    for names in (["--model", "qwen3-32b"], ["--model_name", "qwen3-32b"]):
+        model, probe = _models(parser.parse_args([*url, *names, "--cache", str(tmp_path)]))
+        assert model.name == "qwen3-32b" and model.endpoint.cache == tmp_path
+        assert probe.endpoint.cache is None and probe.endpoint.retries == 0
+    with pytest.raises(InputError, match="beside a folder"):
+        _models(parser.parse_args([*url, "--model", str(tmp_path)]))
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
         (("--host", "0.0.0.0"), TOKEN_ENV),
         (("--port", "99999"), "port: expected 0 to 65535"),
         (("--max-request-mb", "0"), "max_request_mb: expected more than 0"),
+        (("--time-limit", "inf"), "time_limit_s: expected more than 0"),
+        (("--top-k", "0"), "retrieval.top_k: expected >= 1"),
         (("--compat", "old"), "invalid choice"),
         (("--counter", "wordpinct"), "did you mean 'wordpunct'?"),
         (("--model", "/nowhere", "--model-name", "x"), "expected a folder beside --model-name"),

@@ -76,20 +76,18 @@ def main(args: argparse.Namespace) -> int:
     """Serves until it is interrupted. Raises InputError for what it must not or cannot do."""
     import uvicorn
 
+    from memalpha_kit.answering import Retrieval
     from memalpha_kit.server.app import create_app
     from memalpha_kit.server.logs import log_config
     from memalpha_kit.server.settings import TOKEN_ENV, ServerSettings, address, listen
 
     settings = ServerSettings(
-        behaviour=args.compat,
+        Retrieval("bm25", args.top_k, args.budget_tokens, args.compat, args.counter),
         token=os.environ.get(TOKEN_ENV, ""),
         max_request_mb=args.max_request_mb,
         time_limit_s=args.time_limit,
         max_at_work=args.at_work,
         max_items=args.max_items,
-        top_k=args.top_k,
-        budget_tokens=args.budget_tokens,
-        counter=args.counter,
         log_content=args.log_content,
     )
     place = address(args.host, args.port, settings.token)
@@ -100,7 +98,7 @@ def main(args: argparse.Namespace) -> int:
     locked = ", token needed" if settings.token else ""
     print(
         f"memory server on http://{host}:{socket.getsockname()[1]}, model {model.name}, "
-        f"{settings.behaviour}{locked}",
+        f"{args.compat}{locked}",
         flush=True,
     )
     config = uvicorn.Config(
@@ -108,6 +106,7 @@ def main(args: argparse.Namespace) -> int:
         log_config=log_config(args.log_content),
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         timeout_graceful_shutdown=10,
     )
     uvicorn.Server(config).run(sockets=[socket])

@@ -6,9 +6,8 @@ import asyncio
 import json
 import threading
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -65,15 +64,14 @@ def create_app(
 
     Raises InputError for a counter that cannot be loaded.
     """
-    counter(settings.counter)
-    judge = judge or ContentJudge(model, settings.behaviour)
+    counter(settings.retrieval.counter)
+    judge = judge or ContentJudge(model, settings.retrieval.behaviour)
     bench = _Bench(settings.max_at_work)
     app = FastAPI(
         title="Mem-alpha memory server",
         version=__version__,
         description=DESCRIPTION,
         redoc_url=None,
-        lifespan=bench.lifespan,
     )
     _add_endpoints(app, settings, model, judge, probe or model, bench)
     app.add_exception_handler(RequestValidationError, _mistyped)
@@ -89,12 +87,6 @@ class _Bench:
     def __init__(self, n_threads: int) -> None:
         self._pool = ThreadPoolExecutor(n_threads, thread_name_prefix="memalpha-serve")
         self._turn = threading.Lock()
-
-    @asynccontextmanager
-    async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
-        """Lets no thread begin anything after the end."""
-        yield
-        self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def do(self, request: Request, model: ChatModel, job: Callable[[Upstream], Any]) -> Any:
         """What `job` returns. Stops it if the client leaves or the time is over."""
@@ -137,7 +129,7 @@ def _add_endpoints(
         status: {"model": wire.Refusal, "description": text} for status, text in REFUSALS.items()
     }
     router = APIRouter(route_class=guard.route(), dependencies=secured, responses=responses)
-    release = settings.behaviour == "release"
+    release = settings.release
 
     @app.get("/health", response_model=wire.Health)
     async def health() -> AsciiJSON:

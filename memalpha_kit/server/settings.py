@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import socket
 from dataclasses import dataclass, field
 
 from memalpha_kit.answering import Retrieval
-from memalpha_kit.config import Behaviour
 from memalpha_kit.errors import InputError
 
 TOKEN_ENV = "MEMALPHA_SERVER_TOKEN"
@@ -15,35 +15,34 @@ TOKEN_ENV = "MEMALPHA_SERVER_TOKEN"
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """Limits and manners of a server. Raises InputError for a number that cannot be.
+    """Limits and manners of a server. Raises InputError for what cannot be.
 
-    `behaviour` "release" answers in the published shapes: `Error: ...` texts in place of failed
-    answers, 0 for failed judgements, temperature 0.7 unless the request says otherwise, the
+    `retrieval.behaviour` "release" answers in the published shapes: `Error: ...` texts in place of
+    failed answers, 0 for failed judgements, temperature 0.7 unless the request names one, and the
     published retrieval. `token` "" asks for none, which `address` allows on loopback only.
     """
 
-    behaviour: Behaviour = "fixed"
+    retrieval: Retrieval = Retrieval()
     token: str = field(default="", repr=False)
     max_request_mb: float = 64.0  # of a body, 2**20 bytes
     time_limit_s: float = 1800.0  # of a request, reading its body included
     max_at_work: int = 8  # requests at the same time; one more is refused with 503
     max_items: int = 10_000  # memories, questions or judged calls in one request
-    top_k: int = 20  # entries of each store shown with a question
-    budget_tokens: int = 30_000  # of a prompt
-    counter: str = "wordpunct"  # token counter of the budget
     log_content: bool = False  # requests, answers and error texts into the log
 
     def __post_init__(self) -> None:
+        if self.retrieval.method != "bm25":
+            raise InputError(f"retrieval.method: expected bm25, found {self.retrieval.method}")
         for name in ("max_request_mb", "time_limit_s", "max_at_work", "max_items"):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"{name}: expected more than 0, found {getattr(self, name)}")
         if not (self.token.isascii() and self.token.isprintable() and " " not in self.token):
             raise InputError(f"{TOKEN_ENV}: expected plain characters without a space")
 
     @property
-    def retrieval(self) -> Retrieval:
-        """Which entries a question brings with it."""
-        return Retrieval("bm25", self.top_k, self.budget_tokens, self.behaviour, self.counter)
+    def release(self) -> bool:
+        """Whether the published behaviour is wanted."""
+        return self.retrieval.behaviour == "release"
 
     @property
     def max_request_bytes(self) -> int:
@@ -53,7 +52,7 @@ class ServerSettings:
     @property
     def temperature(self) -> float:
         """Of an answer whose request does not name one (A-20)."""
-        return 0.7 if self.behaviour == "release" else 0.0
+        return 0.7 if self.release else 0.0
 
 
 def address(host: str, port: int, token: str) -> tuple[socket.AddressFamily, tuple]:

@@ -57,10 +57,6 @@ class _In(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
 
-class _Out(BaseModel):
-    pass
-
-
 # ---- requests ---------------------------------------------------------------------------------
 
 
@@ -85,8 +81,17 @@ class MemoryIn(_In):
         return Memory(self.core, stores.get("semantic"), stores.get("episodic"), next_id)
 
 
+EXAMPLE = {
+    "memories": [{"core": "Nora is a vet.", "semantic": [{"1": "Nora keeps bees."}]}],
+    "questions": [["Who keeps bees?"]],
+    "sources": ["squad"],
+}
+
+
 class Questions(_In):
     """Memories and the questions to each of them."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
 
     memories: Annotated[Many[MemoryIn], Field(min_length=1)]
     questions: Annotated[
@@ -127,8 +132,17 @@ class CallIn(_In):
         return {"name": self.name, "arguments": self.arguments, **said}
 
 
+JUDGED = {
+    "name": "new_memory_insert",
+    "arguments": {"memory_type": "semantic_memory", "content": "Nora keeps bees."},
+    "success": True,
+}
+
+
 class Calls(_In):
     """Groups of calls to be judged, one group per step."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"batch": [[JUDGED]]}]})
 
     batch: Annotated[Many[Many[CallIn]], Field(min_length=1)]
     qwen_batch_size: int | None = Field(None, ge=1, description="accepted, without effect")
@@ -138,7 +152,7 @@ class Calls(_In):
 # ---- answers ----------------------------------------------------------------------------------
 
 
-class AnswerError(_Out):
+class AnswerError(BaseModel):
     """Why `result[memory][question]` is null."""
 
     memory: int
@@ -149,7 +163,7 @@ class AnswerError(_Out):
     message: str
 
 
-class ReleasedAnswers(_Out):
+class ReleasedAnswers(BaseModel):
     """Answers as published."""
 
     result: list[list[str | None]]
@@ -175,7 +189,7 @@ class AgenticAnswers(Answers):
     search_iterations: list[list[list[dict[str, Any]]]]
 
 
-class Analysis(_Out):
+class Analysis(BaseModel):
     """One call's judgement; all null if it is not to be judged or the judge failed (`error`)."""
 
     is_valid: bool | None
@@ -185,7 +199,7 @@ class Analysis(_Out):
     error: str | None = None
 
 
-class JudgeError(_Out):
+class JudgeError(BaseModel):
     """A call whose judgement failed; it is left out of its group's score."""
 
     group: int
@@ -194,7 +208,7 @@ class JudgeError(_Out):
     message: str
 
 
-class ReleasedJudgements(_Out):
+class ReleasedJudgements(BaseModel):
     """Judgements as published. `scores[g]` is the mean over group g."""
 
     scores: list[float | None]
@@ -212,7 +226,7 @@ class Judgements(ReleasedJudgements):
     errors: list[JudgeError]
 
 
-class Health(_Out):
+class Health(BaseModel):
     """The process is alive; nothing is said about the model."""
 
     status: Literal["healthy"]
@@ -222,14 +236,14 @@ class Health(_Out):
     analysis_mode: Literal["llm-based"]
 
 
-class Ready(_Out):
+class Ready(BaseModel):
     """The model answered a short request just now."""
 
     status: Literal["ready"]
     model: str
 
 
-class Detail(_Out):
+class Detail(BaseModel):
     """One thing that is wrong, and where."""
 
     loc: list[str | int]
@@ -237,7 +251,7 @@ class Detail(_Out):
     type: str
 
 
-class Refusal(_Out):
+class Refusal(BaseModel):
     """Why there is no answer."""
 
     error: str

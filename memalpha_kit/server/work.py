@@ -33,7 +33,7 @@ def check_questions(asked: Questions, settings: ServerSettings) -> None:
             raise wrong([name], f"expected one per memory, {n}, found {len(rows)}", "length")
     if max(n, items) > settings.max_items:
         raise _too_many("questions", settings.max_items, max(n, items))
-    if settings.behaviour == "release":
+    if settings.release:
         return
     blank = [
         [i, j] for i, row in enumerate(asked.questions) for j, q in enumerate(row) if not q.strip()
@@ -52,7 +52,7 @@ def answer(asked: Questions, settings: ServerSettings, model: Upstream) -> dict[
     errors = [_error(a) for a in answers if a.prediction is None]
     if len(errors) == len(answers) and any(error["kind"] == "no_reply" for error in errors):
         raise Refused(502, "the model answered nothing", map(_detail, errors[:MOST_DETAILS]))
-    release = settings.behaviour == "release"
+    release = settings.release
     said = [f"Error: {a.error}" if release and a.prediction is None else a.prediction
             for a in answers]  # fmt: skip
     body = {
@@ -130,7 +130,7 @@ def analyse(asked: Calls, settings: ServerSettings, judge: ContentJudge) -> dict
 
     Under release nothing is refused: a failed judgement is 0 there. Source: evaluation.md 2.7.
     """
-    release = settings.behaviour == "release"
+    release = settings.release
     calls = [[call.plain() for call in group] for group in asked.batch]
     steps = judge_steps(calls, judge)
     verdicts = [v for step in steps for v in step.verdicts if v is not None and v.asked]
