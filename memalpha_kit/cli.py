@@ -33,6 +33,7 @@ COMMANDS = (
     Command("grouping", "one set of rollouts, every grouping", "memalpha_kit.commands.grouping"),
     Command("audit", "what scripted exploits earn", "memalpha_kit.commands.audit"),
     Command("export", "a checkpoint as a Hugging Face folder", "memalpha_kit.commands.export"),
+    Command("train", "GRPO on a real model", "memalpha_kit.commands.train"),
     Command("plan", "what a profile will cost", "memalpha_kit.commands.plan"),
     Command("data", "raw files to instances", "memalpha_kit.commands.data"),
     Command("write", "instances to episodes", "memalpha_kit.commands.write"),

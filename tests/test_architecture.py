@@ -22,7 +22,7 @@ FLOORS = {
     4: "episode evaluation calibration leaks",
     5: "audit training report datacard methods comparison waterfall",
     6: "examples miniature pipeline real runs server",
-    7: "grouping plan sweep",
+    7: "grouping plan real_training sweep",
     8: "commands cli __main__",
 }
 SAME_FLOOR = {
@@ -41,6 +41,7 @@ SAME_FLOOR = {
     ("judges", "rewards"),
     ("real", "runs"),
     ("miniature", "runs"),
+    ("real_training", "plan"),
     ("cli", "commands"),
     ("__main__", "cli"),
 }
