@@ -15,6 +15,7 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from memalpha_kit import __version__, chat
@@ -153,16 +154,18 @@ def _add_endpoints(
             raise Refused(503, f"the model does not answer: {reply.error}")
         return AsciiJSON({"status": "ready", "model": model.name})
 
-    async def answer(request: Request, asked: wire.Questions, named: str) -> AsciiJSON:
+    def note(request: Request, asked: BaseModel, body: dict[str, Any], answered: str) -> None:
+        """What the log says of an answer."""
+        request.state.facts["answered"] = body[answered]
+        if settings.log_content:
+            request.state.facts["content"] = {"asked": asked.model_dump(), "answered": body}
+
+    async def answer(request: Request, asked: wire.Questions) -> dict[str, Any]:
         request.state.facts.update(_counts(asked))
         work.check_questions(asked, settings)
         body = await bench.do(request, model, lambda up: work.answer(asked, settings, up))
-        request.state.facts["answered"] = body["processed_count"]
-        if settings.log_content:
-            request.state.facts["content"] = {"asked": asked.model_dump(), "answered": body}
-        if release and named == "/process":
-            body["processed_count"] = len(asked.memories)
-        return AsciiJSON(body)
+        note(request, asked, body, "processed_count")
+        return body
 
     answers = wire.ReleasedAnswers if release else wire.Answers
     agentic = wire.ReleasedAgenticAnswers if release else wire.AgenticAnswers
@@ -171,17 +174,20 @@ def _add_endpoints(
     @router.post("/batch_process", response_model=answers)
     async def batch_process(request: Request, asked: wire.Questions) -> AsciiJSON:
         """Answers each question from what its memory has retrieved for it."""
-        return await answer(request, asked, "/batch_process")
+        return AsciiJSON(await answer(request, asked))
 
     @router.post("/process", response_model=answers)
     async def process(request: Request, asked: wire.Questions) -> AsciiJSON:
         """The same as `/batch_process` (S-12)."""
-        return await answer(request, asked, "/process")
+        body = await answer(request, asked)
+        if release:  # which counts memories here (S-19)
+            body["processed_count"] = len(asked.memories)
+        return AsciiJSON(body)
 
     @router.post("/agentic_process", response_model=agentic)
     async def agentic_process(request: Request, asked: wire.AgenticQuestions) -> AsciiJSON:
         """Answers each question; the model may search its memory before."""
-        return await answer(request, asked, "/agentic_process")
+        return AsciiJSON(await answer(request, asked))
 
     @router.post("/analyze_function", response_model=judgements)
     async def analyze_function(request: Request, asked: wire.Calls) -> AsciiJSON:
@@ -193,9 +199,7 @@ def _add_endpoints(
             judge.model,
             lambda up: work.analyse(asked, settings, replace(judge, model=up)),
         )
-        request.state.facts["answered"] = body["total_processed"]
-        if settings.log_content:
-            request.state.facts["content"] = {"asked": asked.model_dump(), "answered": body}
+        note(request, asked, body, "total_processed")
         return AsciiJSON(body)
 
     app.include_router(router)
