@@ -28,7 +28,7 @@ from memalpha_kit.errors import InputError
 from memalpha_kit.memory import tokens
 from memalpha_kit.methods import Backends, MethodSpec
 from memalpha_kit.models import Sampling
-from memalpha_kit.progress import bar
+from memalpha_kit.progress import bar, progress
 from memalpha_kit.protocol import render_calls
 from memalpha_kit.readers import reader
 from memalpha_kit.records import Completion, Episode, Instance
@@ -276,6 +276,18 @@ def before_and_after(
     return pd.concat(frames, ignore_index=True)
 
 
+METHODS = {
+    "memory, after GRPO": "grpo",
+    "memory, before GRPO": "warm_start",
+    "memory, perfect rule": "perfect",
+    "memory, never updates": "never updates",
+}
+"""Names of memories and who writes them."""
+RANDOM, NOTHING = "as many tokens, at random", "nothing"
+ASKED = ("gold-chunk", "long-context", "bm25", "closed-book")
+"""Methods without a memory that a model answers."""
+
+
 def answer_methods(
     profile: Profile, policies: Mapping[str, Path], instances: Sequence[Instance], out: Path
 ) -> dict[str, Run]:
@@ -288,13 +300,15 @@ def answer_methods(
     trained = {stage: policy_writer(profile, folder) for stage, folder in policies.items()}
     backends = Backends(writers=trained | teachers)
     found: dict[str, Run] = {}
-    for name, writer in METHODS.items():
-        spec = memory_spec(profile, writer, reader=READER)
-        found[name] = _answered(name, spec, backends, instances, out)
-    like = str(found[next(iter(METHODS))].folder / runs.ANSWERS)
-    random_memory = MethodSpec("random-memory", {"like": like, "reader": READER})
-    for name, spec in {RANDOM: random_memory, "nothing": MethodSpec("nothing")}.items():
-        found[name] = _answered(name, spec, backends, instances, out)
+    for name in progress([*METHODS, RANDOM, NOTHING], label="methods"):
+        if name in METHODS:
+            spec = memory_spec(profile, METHODS[name], reader=READER)
+        elif name == RANDOM:
+            like = str(found[next(iter(METHODS))].folder / runs.ANSWERS)
+            spec = MethodSpec("random-memory", {"like": like, "reader": READER})
+        else:
+            spec = MethodSpec("nothing")
+        found[name] = _answered(spec, backends, instances, out)
     return found
 
 
@@ -310,21 +324,9 @@ def ask_endpoint(
     specs = {"memory": memory_spec(profile, "grpo", reader="model")}
     specs |= {name: MethodSpec(name) for name in ASKED}
     return {
-        name: _answered(name, spec, backends, instances, out / model.name.replace("/", "_"))
-        for name, spec in specs.items()
+        name: _answered(specs[name], backends, instances, out)
+        for name in progress(list(specs), label="methods")
     }
-
-
-METHODS = {
-    "memory, after GRPO": "grpo",
-    "memory, before GRPO": "warm_start",
-    "memory, perfect rule": "perfect",
-    "memory, never updates": "never updates",
-}
-"""Names of memories and who writes them."""
-RANDOM = "as many tokens, at random"
-ASKED = ("gold-chunk", "long-context", "bm25", "closed-book")
-"""Methods without a memory that a model answers."""
 
 
 def memory_spec(profile: Profile, writer: str, **options: Any) -> MethodSpec:
@@ -335,14 +337,10 @@ def memory_spec(profile: Profile, writer: str, **options: Any) -> MethodSpec:
 
 
 def _answered(
-    name: str, spec: MethodSpec, backends: Backends, instances: Sequence[Instance], out: Path
+    spec: MethodSpec, backends: Backends, instances: Sequence[Instance], out: Path
 ) -> Run:
     run, method = runs.begin(spec, backends, instances, out, "miniature")
-    left = len({instance for instance, _ in run.open} - run.prepared.keys()) + len(run.open)
-    if not left:
-        return run
-    with bar(left, name) as shown:
-        return runs.complete(run, method, instances, shown.advance)
+    return runs.complete(run, method, instances)
 
 
 # --- Recorded seeds -------------------------------------------------------------------------------

@@ -2,34 +2,27 @@
 
 These are floors, not a method: a rule keeps everything of one kind and a reader looks it up. What a
 trained writer claims on the same files must be held against them. The notebooks use this; the
-command line does the same one step at a time (`memalpha data build`, `write`, `ask`, `report`).
+command line does the same one run at a time (`memalpha data build`, `evaluate`, `report`).
 """
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
-import pandas as pd
-
-from memalpha_kit import evaluation, sources, store
-from memalpha_kit.config import MemoryConfig, Profile, ProtocolConfig
-from memalpha_kit.episode import ask, write
+from memalpha_kit import runs, sources, store
+from memalpha_kit.config import Profile
+from memalpha_kit.methods import Backends, MethodSpec
 from memalpha_kit.progress import progress
-from memalpha_kit.readers import reader
-from memalpha_kit.records import Instance
-from memalpha_kit.writers import writer
+from memalpha_kit.runs import Run
+from memalpha_kit.scoring import metric_of
 
-SENTENCES = ("keep_sentences", "best_entry")
-METHODS = {
-    "label": (("keep_examples", "label_vote"),),
-    "substring": (SENTENCES, ("keep_turns", "best_entry")),
-}
-"""Writers and readers by the source's metric; for all other metrics `SENTENCES`.
-
-`keep_turns` is for real dialogues: a document in its frame is one dated turn, and an entry that is
-the whole chunk answers whatever is asked about it.
-"""
+BY_RULE, TURNS, HALF = "memory by rule", "memory of whole turns", "half of it, at random"
+MAJORITY, NOTHING = "majority label", "nothing"
+ORDER = (BY_RULE, TURNS, HALF, MAJORITY, NOTHING)
+RULES = {"label": ("keep_examples", "label_vote")}
+"""Writer and reader by the source's metric; for all others sentences and the best of them."""
+SHARE = 0.5
+"""How much the random memory keeps of the chunks' tokens."""
 
 
 def build_real(profile: Profile, raw: Path, out: Path) -> tuple[dict[str, Path], dict[str, str]]:
@@ -53,32 +46,33 @@ def build_real(profile: Profile, raw: Path, out: Path) -> tuple[dict[str, Path],
     return built, absent
 
 
-def evaluate_real(profile: Profile, folder: Path) -> pd.DataFrame:
-    """The table of `evaluation.evaluate` for all files of `build_real`; empty without any.
+def answer_real(profile: Profile, folder: Path, out: Path) -> dict[str, list[Run]]:
+    """Finished runs below `out` by name of the method, one per file of `build_real` that it suits.
 
-    Writers that find nothing of their kind in a source's chunks are left out.
+    What is in `out` already is not asked again. Empty without any file.
     """
-    settings = profile.evaluation
-    bootstrap = evaluation.Bootstrap(profile.seed, settings.resamples, settings.level)
-    tables = []
+    found: dict[str, list[Run]] = {}
     for path in progress(sorted(folder.glob("*.parquet")), label="real files"):
         instances = store.load_instances(path)
-        runs = [run for pair in _methods(instances) if (run := _run(instances, *pair))]
-        tables.append(evaluation.evaluate(instances, runs, profile.data.counter, bootstrap))
-    if not tables:
-        return pd.DataFrame(columns=list(evaluation.COLUMNS))
-    return pd.concat(tables, ignore_index=True)
+        for name, spec in methods(instances[0].source).items():
+            run, method = runs.begin(spec, Backends(), instances, out, path.stem)
+            found.setdefault(name, []).append(runs.complete(run, method, instances))
+    return {name: found[name] for name in ORDER if name in found}
 
 
-def _methods(instances: list[Instance]) -> tuple[tuple[str, str], ...]:
-    return METHODS.get(sources.source(instances[0].source).metric, (SENTENCES,))
+def methods(source: str) -> dict[str, MethodSpec]:
+    """What can be asked about a source without a model, by name.
 
-
-def _run(instances: list[Instance], rule: str, reading: str) -> evaluation.Run | None:
-    """The answered episodes of one writer and reader; None if the writer made no call."""
-    started = time.monotonic()
-    episodes = write(instances, writer(rule), MemoryConfig(), ProtocolConfig())
-    if not any(episode.calls for episode in episodes):
-        return None
-    asked = ask(episodes, instances, reader(reading))
-    return evaluation.Run(asked, reading, duration_s=round(time.monotonic() - started, 2))
+    Classes are voted for by labelled samples; else the answer is the best entry, of sentences or,
+    in real dialogues, of whole turns. A document in its frame is one dated turn, and an entry that
+    is the whole chunk would answer whatever is asked about it.
+    """
+    metric = metric_of(source, judged=False)
+    rule, reader = RULES.get(metric, ("keep_sentences", "best_entry"))
+    found = {BY_RULE: MethodSpec("memory", {"writer": rule, "reader": reader})}
+    if metric == "substring":
+        found[TURNS] = MethodSpec("memory", {"writer": "keep_turns", "reader": reader})
+    found[HALF] = MethodSpec("random-memory", {"share": SHARE, "reader": reader})
+    if metric == "label":
+        found[MAJORITY] = MethodSpec("majority-label")
+    return found | {NOTHING: MethodSpec("nothing")}

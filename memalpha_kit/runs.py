@@ -27,7 +27,7 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -35,8 +35,15 @@ from typing import TYPE_CHECKING, Any, Self
 from memalpha_kit import __version__, store
 from memalpha_kit.errors import DiskError, InputError
 from memalpha_kit.judges import JudgeItem
-from memalpha_kit.methods import Answered, Method, Prepared
-from memalpha_kit.records import Instance
+from memalpha_kit.methods import (
+    Answered,
+    Backends,
+    Method,
+    MethodSpec,
+    Prepared,
+    build_method,
+)
+from memalpha_kit.records import Answer, Episode, Instance
 from memalpha_kit.scoring import Item, Judgement, Scored, score_all
 
 if TYPE_CHECKING:
@@ -270,6 +277,27 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return records
 
 
+def begin(
+    spec: MethodSpec,
+    backends: Backends,
+    instances: Sequence[Instance],
+    out: Path,
+    data: str,
+    name: str | None = None,
+    info: Mapping[str, Any] | None = None,
+) -> tuple[Run, Method]:
+    """A method's run in `out`, new or as it is there, and the method that goes on with it.
+
+    `data` is what the data is called in the folder's name, beside the method and the hash of all
+    settings; `name` is another name for the folder. `info` and errors as in `open_run`.
+    """
+    method = build_method(spec, backends)
+    settings = run_settings(method, instances)
+    folder = Path(out) / (name or f"{method.name}-{data}-{settings_key(settings)}")
+    run = open_run(folder, instances, settings, info)
+    return run, build_method(spec, replace(backends, journal=folder / "journal"))
+
+
 def open_run(
     folder: Path,
     instances: Sequence[Instance],
@@ -373,6 +401,8 @@ def complete(
     is called with 1 per prepared instance and per answer. What fails is logged and stays open.
     Raises ModelGone if no model answers any more, and DiskError; what was known is kept.
     """
+    if run.complete:
+        return run
     needed = {instance for instance, _ in run.open}
     asked = [instance for instance in instances if instance.id in needed]
     with Log(run.folder / ANSWERS) as answers, Log(run.folder / FAILURES) as failures:
@@ -430,7 +460,7 @@ def score_run(
     evaluation.md 3.10. Questions without an answer have `infra_error`, those that the method cannot
     be asked `skipped`; neither has a score.
     """
-    found = score_all([_item(q, run.answers.get(q.key)) for q in run.questions], profile, judge)
+    found = score_all(items(run), profile, judge)
     rows = [
         _score_row(run, question, scored, profile)
         for question, scored in zip(run.questions, found, strict=True)
@@ -445,15 +475,34 @@ def _scores_file(run: Run, profile: str) -> Path:
     return run.folder / "scores" / f"{profile}.jsonl"
 
 
-def _item(question: Question, answered: Answered | None) -> Item:
-    return Item(
-        question.source,
-        answered.prediction if answered else None,
-        question.gold,
-        question.question,
-        question.instance,
-        question.qa,
-    )
+def items(run: Run) -> list[Item]:
+    """Every question of a run with its answer, as scorers want it."""
+    return [
+        Item(q.source, run.answers[q.key].prediction if q.key in run.answers else None,
+             q.gold, q.question, q.instance, q.qa)
+        for q in run.questions
+    ]  # fmt: skip
+
+
+def episodes(run: Run, profile: str = "fixed") -> list[Episode]:
+    """How each memory of a run was written, with its scored answers, e.g. for `waterfall`.
+
+    Instances that are not prepared are left out, questions without an answer have none. Raises
+    InputError for a method that writes no memory.
+    """
+    answers: dict[str, list[Answer]] = {}
+    for question, row in zip(run.questions, scores_of(run, profile), strict=True):
+        found = run.answers.get(question.key)
+        ids = found.retrieved if found else ()
+        answer = Answer(question.qa, row["prediction"], row["score"], ids)
+        answers.setdefault(question.instance, []).append(answer)
+    written = []
+    for instance in (i for i in answers if i in run.prepared):
+        episode = run.prepared[instance].episode
+        if episode is None:
+            raise InputError(f"{run.folder}: expected a run that writes memories, found none")
+        written.append(replace(episode, answers=tuple(answers[instance])))
+    return written
 
 
 _FROM_ANSWER = (
@@ -525,12 +574,18 @@ _OTHER_JUDGE = ("infbench_sum_eng_shots2",)
 # ---- tables ------------------------------------------------------------------------------------
 
 
-def frames(runs: Mapping[str, Run], profile: str = "fixed") -> tuple[pd.DataFrame, pd.DataFrame]:
-    """`answers` and `built` of `comparison`, all runs together; the mapping names the methods."""
+def frames(
+    runs: Mapping[str, Run | Sequence[Run]], profile: str = "fixed"
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """`answers` and `built` of `comparison`, all runs together; the mapping names the methods.
+
+    A method may be several runs, e.g. one per source.
+    """
     import pandas as pd
 
     answers, built = [], []
-    for name, run in runs.items():
+    named = {name: [found] if isinstance(found, Run) else found for name, found in runs.items()}
+    for name, run in ((name, run) for name, found in named.items() for run in found):
         for row in scores_of(run, profile):
             cost = _cost(row, run.info.get("answer"))
             answers.append(row | {"method": name, "chunk_tokens": row["input_tokens"]} | cost)

@@ -8,20 +8,26 @@ import shutil
 import pytest
 from test_real_path import write_raw
 
-from memalpha_kit import evaluation, store
+from memalpha_kit import comparison, runs, store
 from memalpha_kit.config import load_profile
 from memalpha_kit.errors import InputError
-from memalpha_kit.real import build_real, evaluate_real
+from memalpha_kit.real import BY_RULE, HALF, MAJORITY, NOTHING, TURNS, answer_real, build_real
 from memalpha_kit.records import QA, make_instance
 
 CI = load_profile("ci", ["real.instances=2"])
 SOURCES = ["trec_coarse", "banking77", "longmemeval", "squad"]
+EVERY = {BY_RULE, HALF, NOTHING}
 METHODS = {
-    "trec_coarse": {"keep_examples"},
-    "banking77": {"keep_examples"},
-    "longmemeval": {"keep_sentences", "keep_turns"},
-    "squad": {"keep_sentences"},
+    "trec_coarse": EVERY | {MAJORITY},
+    "banking77": EVERY | {MAJORITY},
+    "longmemeval": EVERY | {TURNS},
+    "squad": EVERY,
 }
+
+
+def table_of(profile, built, out):
+    """The table of what `answer_real` finds."""
+    return comparison.table_sources(*runs.frames(answer_real(profile, built, out)))
 
 
 @pytest.fixture
@@ -66,8 +72,7 @@ def test_a_source_without_raw_files_is_skipped_with_the_reason(raw, tmp_path):
 def test_a_folder_that_does_not_exist_skips_everything(tmp_path):
     built, absent = build_real(CI, tmp_path / "nowhere", tmp_path / "out")
     assert (built, list(absent)) == ({}, SOURCES)
-    table = evaluate_real(CI, tmp_path / "out")
-    assert table.empty and list(table.columns) == list(evaluation.COLUMNS)
+    assert answer_real(CI, tmp_path / "out", tmp_path / "runs") == {}
 
 
 def test_what_an_earlier_call_built_is_removed_when_its_raw_files_are_gone(raw, tmp_path):
@@ -87,7 +92,8 @@ def test_what_an_earlier_call_built_is_removed_when_it_is_not_asked_for_any_more
     build_real(CI, raw, out)
     build_real(load_profile("ci", ["real.sources=[squad]"]), raw, out)
     assert parquets(out) == ["squad.parquet"]
-    assert set(evaluate_real(CI, out).source) == {"squad"}
+    found = answer_real(CI, out, tmp_path / "runs")
+    assert {name: len(several) for name, several in found.items()} == dict.fromkeys(EVERY, 1)
 
 
 def test_raw_files_that_are_broken_are_an_error_and_not_a_skip(raw, tmp_path):
@@ -102,32 +108,34 @@ def test_a_source_that_nobody_knows_is_refused_with_the_closest(raw, tmp_path):
         build_real(profile, raw, tmp_path / "out")
 
 
-def test_tiny_files_are_evaluated_with_floors_and_methods_of_their_kind(raw, tmp_path):
+def test_tiny_files_are_answered_by_floors_and_methods_of_their_kind(raw, tmp_path):
     build_real(CI, raw, tmp_path / "out")
-    table = evaluate_real(CI, tmp_path / "out")
-    assert list(table.columns) == list(evaluation.COLUMNS)
-    for name, part in table.groupby("source"):
-        assert set(part.writer) - {"(none)"} == METHODS[name], name
-        assert (part.metric == part.metric.iloc[0]).all() and (part.missing == 0).all()
-        floors = set(part.reader[part.writer == "(none)"])
-        assert floors == {"read_nothing"} | (
-            {"majority_label"} if part.metric.iloc[0] == "label" else set()
-        )
-    best = table[table.writer != "(none)"].groupby("source").score.max()
-    assert (best == 1.0).all()
+    table = table_of(CI, tmp_path / "out", tmp_path / "runs")
+    assert list(dict.fromkeys(table.method)) == [BY_RULE, TURNS, HALF, MAJORITY, NOTHING]
+    for name, part in table[table.source != comparison.AVERAGE].groupby("source"):
+        assert set(part.method) == METHODS[name], name
+        assert part.metric.nunique() == 1 and (part.missing == 0).all()
+        assert part.score[part.method == NOTHING].tolist() == [0.0]
+        assert part.score.max() == 1.0
+    average = table[table.source == comparison.AVERAGE].set_index("method")
+    assert average.score[BY_RULE] == 1.0 and average.metric[BY_RULE] == "4 columns"
 
 
-def test_the_table_is_the_same_again_but_for_the_seconds(raw, tmp_path):
+def test_what_is_answered_already_is_not_asked_again(raw, tmp_path):
     build_real(CI, raw, tmp_path / "out")
-    one, two = (evaluate_real(CI, tmp_path / "out") for _ in range(2))
-    assert one.drop(columns="duration_s").equals(two.drop(columns="duration_s"))
+    found = [answer_real(CI, tmp_path / "out", tmp_path / "runs") for _ in range(2)]
+    assert runs.frames(found[0])[0].equals(runs.frames(found[1])[0])
+    lines = [len(runs.read_lines(path)) for path in tmp_path.glob("runs/*/answers.jsonl")]
+    assert sum(lines) == sum(
+        len(run.prepared) + len(run.answers) for several in found[0].values() for run in several
+    )
 
 
 def test_a_parquet_file_of_a_source_that_nobody_knows_is_an_input_error(tmp_path):
     instance = make_instance("squid", ["Nora keeps bees."], [QA("q0", "Who?", ("Nora",))])
     store.save_instances(tmp_path / "squid.parquet", [instance])
     with pytest.raises(InputError, match="did you mean 'squad'"):
-        evaluate_real(CI, tmp_path)
+        answer_real(CI, tmp_path, tmp_path / "runs")
 
 
 @pytest.mark.filterwarnings("error::FutureWarning")
@@ -139,14 +147,12 @@ def test_real_files_give_scores_above_their_floors(real_data, tmp_path):
     built, absent = build_real(profile, real_data, tmp_path)
     assert (list(built), absent) == (names, {})
     assert sorted(os.listdir(real_data)) == before
-    table = evaluate_real(profile, tmp_path).set_index(["source", "writer", "reader"])
-    vote = table.loc[("trec_coarse", "keep_examples", "label_vote")]
-    floor = table.loc[("trec_coarse", "(none)", "majority_label")]
+    table = table_of(profile, tmp_path, tmp_path / "runs").set_index(["source", "method"])
+    vote, floor = table.loc["trec_coarse", BY_RULE], table.loc["trec_coarse", MAJORITY]
     assert vote.low > floor.high and vote.questions == floor.questions > 50
-    assert table.loc[("squad", "keep_sentences", "best_entry")].score > 0.5
-    assert set(table.loc["longmemeval"].index.get_level_values("writer")) >= {"keep_turns"}
-    scored = table[table.index.get_level_values("writer") != "(none)"]
-    assert (scored.missing == 0).all() and (scored.call_success > 0.5).all()
-    assert ("squad", "keep_turns", "best_entry") not in table.index
-    several = scored[scored.questions > 1]
+    assert table.loc["squad", BY_RULE].score > 0.5
+    written = table[table.calls > 0]
+    assert (written.missing == 0).all() and ("longmemeval", TURNS) in written.index
+    assert (written.call_success.dropna() > 0.5).all()
+    several = written[(written.questions > 1) & written.low.notna()]
     assert several.low.le(several.score).all() and several.score.le(several.high).all()

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from memalpha_kit import report, store
+from memalpha_kit import comparison, report, store
 from memalpha_kit.config import load_profile, profile_dict
 from memalpha_kit.errors import DiskError, InputError
 
@@ -207,8 +207,7 @@ METRICS = pd.DataFrame(
 SOURCES = pd.DataFrame(
     {
         "source": ["squad", "squad", "trec_coarse"],
-        "writer": ["keep_sentences", "(none)", "keep_examples"],
-        "reader": ["best_entry", "read_nothing", "label_vote"],
+        "method": ["memory by rule", "nothing", "memory by rule"],
         "questions": [2, 2, 1],
         "score": [0.5, 0.0, 1.0],
         "low": [0.2, 0.0, None],
@@ -216,6 +215,7 @@ SOURCES = pd.DataFrame(
     }
 )
 CHUNKS = pd.DataFrame({"source": ["a", "a", "b"], "tokens": [3, 9, 100]})
+AVERAGES = comparison.paper_averages(comparison.paper_results())
 GROWTH = pd.DataFrame({"chunk": [0, 1], "read_tokens": [9, 20], "memory_tokens": [3, 30]})
 
 
@@ -234,6 +234,17 @@ def behaviour_of(table):
 def unanswered(table):
     """The same with the answers of one instance missing."""
     return table.assign(qa=table.qa.mask(table.instance == "m/1/0"))
+
+
+def ablation():
+    """The miniature's sweep at two lengths, of which the first counts."""
+    points = {
+        f"beta={beta} gamma={gamma}": {"reward.compression": beta, "reward.content": gamma}
+        for beta, gamma in ((0.05, 0.1), (0.05, 0.0), (0.2, 0.1))
+    }
+    columns = {"qa": 0.8, "qa_low": 0.7, "qa_high": None, "compression": 0.75}
+    rows = [{"point": p, "length": length} | columns for length in (4, 1) for p in points]
+    return report.table_ablation(pd.DataFrame(rows), points)
 
 
 NO_CALLS = results(seeds=(0,)).assign(calls=0, calls_ok=0, corrections=0)
@@ -264,6 +275,9 @@ FIGURES = {
     "sources": lambda: report.plot_sources(SOURCES),
     "sources, one": lambda: report.plot_sources(SOURCES[2:]),
     "sources, no score": lambda: report.plot_sources(SOURCES.assign(score=None, low=None)),
+    "paper, memory": lambda: report.plot_paper_memory(AVERAGES, results().assign(memory_tokens=9)),
+    "paper, ablation": lambda: report.plot_paper_ablation(AVERAGES),
+    "paper, ablation and ours": lambda: report.plot_paper_ablation(AVERAGES, ablation()),
     "chunks": lambda: report.plot_chunks(CHUNKS),
     "chunks, one": lambda: report.plot_chunks(CHUNKS[2:]),
     "chunks, many sources": lambda: report.plot_chunks(
@@ -313,6 +327,54 @@ def test_a_figure_is_saved_whole_or_not_at_all(tmp_path, monkeypatch, failing):
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["figure.png"]
     report.save_figure(report.plot_memory(GROWTH), path)
     assert path.read_bytes().startswith(b"\x89PNG") and os.listdir(tmp_path) == ["figure.png"]
+
+
+# --- The paper's tables --------------------------------------------------------------------------
+
+
+def test_averages_stand_beside_the_printed_ones_and_say_how_much_they_are_off():
+    """Spec paper.md: what a careful reader finds."""
+    found = {}
+    for number in (1, 2, 3, 4, 9):
+        table = report.table_printed(comparison.paper_results(number), AVERAGES)
+        off = table[table["off by"].abs() > 0.005]
+        found |= {(number, row["method"]): round(row["off by"], 3) for _, row in off.iterrows()}
+    assert found == {
+        **{(number, "Mem-alpha (0.05, 0.1)"): -0.023 for number in (1, 3, 4)},
+        (1, "MemAgent"): -0.010,
+        (2, "Long-Context"): 0.019,
+        (2, "RAG-Top2"): 0.030,
+        (4, "Mem-alpha (0, 0.1)"): -0.010,
+        (4, "Mem-alpha (0.2, 0.1)"): -0.010,
+        (9, "Mem-alpha (0.2, 0.1)"): 0.031,
+    }
+
+
+def test_a_printed_table_keeps_its_columns_and_its_order():
+    table = report.table_printed(comparison.paper_results(1), AVERAGES)
+    assert table["method"].tolist()[::4] == ["Long-Context", "Mem-alpha (0.05, 0.1)"]
+    assert table.columns[1:8].tolist() == [
+        *("SQuAD", "HotpotQA", "PerLTQA", "TREC-C", "NLU", "PubMed", "BookSum")
+    ]
+    row = table.iloc[2]
+    assert (row["SQuAD"], row["Avg. printed"], row["Avg. recomputed"]) == (0.091, 0.236, 0.226)
+    html = report.show_printed(table).to_html()
+    assert html.count("-0.023") == 1 and "nan" not in html and "Mem-alpha (0.05, 0.1)" in html
+
+
+def test_the_lead_of_the_main_setting_by_both_averages():
+    margins = report.table_margins(AVERAGES).set_index("table")
+    assert margins.lead_printed.to_dict() == {1: 0.054, 2: 0.09, 3: 0.125, 4: 0.012, 9: 0.012}
+    assert margins.lead_recomputed.to_dict() == {1: 0.031, 2: 0.06, 3: 0.103, 4: -0.001, 9: 0.012}
+    assert margins.best_other[[1, 2, 4]].tolist() == [
+        *("Long-Context", "RAG-Top2", "Mem-alpha (0, 0.1)")
+    ]
+
+
+def test_the_ablation_of_the_miniature_is_that_of_its_training_length():
+    table = ablation()
+    assert table.beta.tolist() == [0.05, 0.05, 0.2] and table.gamma.tolist() == [0.1, 0.0, 0.1]
+    assert set(table.length) == {1} and set(table.memory) == {0.25}
 
 
 # --- The card ------------------------------------------------------------------------------------

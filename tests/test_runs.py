@@ -12,7 +12,7 @@ from memalpha_kit import runs, store
 from memalpha_kit.chat import ModelGone
 from memalpha_kit.errors import DiskError, InputError
 from memalpha_kit.judges import Verdict
-from memalpha_kit.methods import Answered, Backends, Method, Prepared, Settings
+from memalpha_kit.methods import Answered, Backends, Method, MethodSpec, Prepared, Settings
 from memalpha_kit.records import QA, make_instance
 
 
@@ -367,6 +367,65 @@ def test_frames_count_what_was_spent_and_what_failed(tmp_path):
     assert answers.cost_usd.dropna().tolist() == pytest.approx([3e-5] * 3)
     assert answers.memory_tokens.tolist() == [2] * 4 and answers.chunk_tokens.tolist() == [8] * 4
     assert built.cost_usd.tolist() == [0.0, 0.0] and len(built) == 2
+
+
+def test_a_method_may_be_several_runs_one_per_source(tmp_path):
+    parts = [world(2, 2), world(1, 3, "hotpotqa")]
+    found = [runs.complete(*begun, part) for part in parts if (begun := kept(tmp_path, part))]
+    answers, built = runs.frames({"ours": found})
+    assert answers.source.tolist() == ["squad"] * 4 + ["hotpotqa"] * 3
+    assert set(answers.method) == {"ours"} and len(built) == 3
+
+
+# ---- a method by its name ---
+
+
+def kept(out, instances):
+    """A run of the writer that keeps every sentence, and its method."""
+    spec = MethodSpec("memory", {"writer": "keep_sentences", "reader": "best_entry"})
+    return runs.begin(spec, Backends(), instances, out, "world")
+
+
+def test_a_run_is_named_by_method_data_and_settings_and_found_again(tmp_path):
+    instances = world(2, 2)
+    run, method = kept(tmp_path, instances)
+    assert run.folder.name == f"memory-world-{run.key}"
+    assert method.backends.journal == run.folder / "journal"
+    run = runs.complete(run, method, instances)
+    again, method = kept(tmp_path, instances)
+    assert again.complete and again.folder == run.folder and again.answers == run.answers
+    assert runs.complete(again, method, instances) is again
+    other, _ = kept(tmp_path, world(3, 2))
+    assert other.folder != run.folder
+    named, _ = runs.begin(
+        MethodSpec("nothing"), Backends(), instances, tmp_path, "world", name="floor"
+    )
+    assert named.folder == tmp_path / "floor" and named.open
+
+
+def test_items_and_episodes_of_a_run_are_what_it_answered(tmp_path):
+    instances = world(2, 2)
+    run, method = kept(tmp_path, instances)
+    assert [item.prediction for item in runs.items(run)] == [None] * 4
+    assert runs.episodes(run) == []
+    run = runs.complete(run, method, instances)
+    assert [item.gold for item in runs.items(run)] == [
+        qa.answers[0] for instance in instances for qa in instance.questions
+    ]
+    episodes = runs.episodes(run)
+    assert [episode.instance for episode in episodes] == [i.id for i in instances]
+    for episode, instance in zip(episodes, instances, strict=True):
+        assert [answer.qa for answer in episode.answers] == [qa.id for qa in instance.questions]
+        assert episode.memory == run.prepared[instance.id].memory and episode.calls
+        for answer in episode.answers:
+            assert answer.score == 1.0 and answer.retrieved == ("1",)
+
+
+def test_a_method_without_a_memory_has_no_episodes(tmp_path):
+    instances = world(1, 1)
+    begun = runs.begin(MethodSpec("nothing"), Backends(), instances, tmp_path, "world")
+    with pytest.raises(InputError, match="expected a run that writes memories"):
+        runs.episodes(runs.complete(*begun, instances))
 
 
 def test_an_open_run_can_be_read_while_it_grows(tmp_path):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +26,7 @@ from memalpha_kit.scoring import PROFILES
 
 if TYPE_CHECKING:
     from memalpha_kit.chat import ChatModel
-    from memalpha_kit.methods import Backends, Method
+    from memalpha_kit.methods import Backends, Method, MethodSpec
     from memalpha_kit.records import Instance
     from memalpha_kit.runs import Run
 
@@ -84,11 +83,10 @@ def main(args: argparse.Namespace) -> int:
     every = load_data([args.data])
     instances = runs.select(every, args.limit, args.seed, args.source)
     backends = _backends(args, [instance.id for instance in every])
-    method = _method(args, backends)
-    settings = runs.run_settings(method, instances)
-    name = args.name or f"{method.name}-{_stem(args.data)}-{runs.settings_key(settings)}"
-    run = runs.open_run(args.out / name, instances, settings, _info(args, backends))
-    method = _method(args, replace(backends, journal=run.folder / "journal"))
+    run, method = runs.begin(
+        _spec(args), backends, instances, args.out, _stem(args.data), args.name,
+        _info(args, backends),
+    )  # fmt: skip
     run = _answer(run, method, instances)
     return finish(run, args)
 
@@ -163,8 +161,8 @@ def _answering(args: argparse.Namespace) -> ChatModel | None:
     return LocalChat(load_lm(args.model, args.device))
 
 
-def _method(args: argparse.Namespace, backends: Backends) -> Method:
-    from memalpha_kit.methods import MethodSpec, build_method
+def _spec(args: argparse.Namespace) -> MethodSpec:
+    from memalpha_kit.methods import MethodSpec
 
     options: dict[str, Any] = {}
     for text in args.options:
@@ -177,7 +175,7 @@ def _method(args: argparse.Namespace, backends: Backends) -> Method:
             raise InputError(f"--set {key}: expected a value, found {value!r}") from error
     named = {"writer": args.writer, "reader": args.reader}
     options |= {key: value for key, value in named.items() if value is not None}
-    return build_method(MethodSpec(args.method, options), backends)
+    return MethodSpec(args.method, options)
 
 
 def _stem(path: Path) -> str:
