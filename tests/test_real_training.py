@@ -1,23 +1,28 @@
-"""`memalpha train` on a CPU: a tiny model in a folder, tiny data, every reader, killed and resumed."""
+"""`memalpha train` on a CPU: a tiny model, tiny data, every reader, killed and resumed."""
 
 from __future__ import annotations
 
 import json
+import re
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 import tiny_policy as tiny
 import torch
 from stub_server import StubServer
-from tiny_models import TEMPLATE
+from tiny_models import TEMPLATE, tiny_qwen3, tiny_tokenizer
 
 from memalpha_kit import cli, real_training, store
 from memalpha_kit.answering import ModelReader
-from memalpha_kit.config import PolicyConfig, load_profile
+from memalpha_kit.chat import LocalChat, request
+from memalpha_kit.config import ModelConfig, PolicyConfig, load_profile
+from memalpha_kit.endpoint import Client
 from memalpha_kit.errors import InputError
 from memalpha_kit.models import load_lm
-from memalpha_kit.records import QA, make_instance
-from memalpha_kit.training import rollouts
+from memalpha_kit.readers import ReadRequest
+from memalpha_kit.records import QA, Entry, Memory, make_instance
+from memalpha_kit.training import backends, rollouts
 from memalpha_kit.training.policy import build_policy, save_policy
 
 SOURCES = ("squad", "trec_coarse")
@@ -124,3 +129,186 @@ def test_a_killed_run_resumes_to_what_an_uninterrupted_one_exports(
     assert not equal(weights(base), weights(whole / "export"))
     card = json.loads((whole / "run.json").read_text())
     assert card["finished"] and card["device"] == "cpu" and card["instances"] == 4
+
+
+# --- A served reader and judge --------------------------------------------------------------------
+
+
+def served(body):
+    """A judge that likes even facts, and a reader that finds a fact in what it is shown."""
+    said = "\n".join(str(message["content"]) for message in body["messages"])
+    written = re.search(r"<text>\s*fact (\d+)\s*</text>", said)
+    if written:
+        valid = json.dumps(int(written[1]) % 2 == 0)
+        return f'```json\n{{"VALID": {valid}, "ISSUES": [], "EXPLANATION": ""}}\n```'
+    asked = re.search(r"which fact is (\d+)", said)
+    return asked[1] if asked and f"fact {asked[1]}" in said else "I do not know."
+
+
+@pytest.fixture
+def stub(monkeypatch):
+    """A served model that asks for a key; the environment names it."""
+
+    async def at_once(_):
+        """Nobody waits here."""
+
+    monkeypatch.setattr(real_training, "Client", lambda asked: Client(asked, sleep=at_once))
+    with StubServer(served, key="sesame-42", models=("stub",)) as server:
+        for name in ("OPENAI_BASE_URL", "OPENAI_MODEL", "OPENROUTER_API_KEY"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("QWEN_URL", server.url)
+        monkeypatch.setenv("QWEN_MODEL_NAME", "stub")
+        monkeypatch.setenv("OPENAI_API_KEY", "sesame-42")
+        yield server
+
+
+def test_a_dead_server_stops_the_run_and_a_live_one_lets_it_go_on(
+    base, data, tmp_path, monkeypatch, capsys, stub
+):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    endpoint = {"model.reader": "endpoint"}
+    assert train(base, data, whole, **endpoint) == 0
+    metrics = pd.read_csv(whole / "metrics.csv")
+    assert metrics["content"].between(0.01, 0.99).all() and metrics["rows_missing"].eq(0).all()
+
+    def dies(seed, step, draw=rollouts.step_seed):
+        if step == 1:
+            stub.die_after = stub.n_requests
+        return draw(seed, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rollouts, "step_seed", dies)
+        assert train(base, data, cut, **endpoint) == 2
+    assert "resume the run" in capsys.readouterr().err
+    assert train(base, data, cut, "--resume", **endpoint) == 2
+    assert "expected an answer of 'stub'" in capsys.readouterr().err  # before anything is loaded
+    stub.die_after = None
+    assert train(base, data, cut, "--resume", **endpoint) == 0
+    assert equal(weights(whole / "export"), weights(cut / "export"))
+    assert (whole / "metrics.csv").read_bytes() == (cut / "metrics.csv").read_bytes()
+    files = [path for path in whole.rglob("*") if path.is_file()]
+    assert not any(b"sesame-42" in path.read_bytes() for path in files)
+
+
+# --- What is refused ------------------------------------------------------------------------------
+
+WRONG = {
+    "no name": ({"model.name": '""'}, "model.name: expected a folder or the hub's name"),
+    "no such name": ({"model.name": "nobody/nothing", **RULE}, "model.name nobody/nothing"),
+    "no address": ({"model.reader": "endpoint"}, "settings: model.reader_url, model.reader_model"),
+    "no judge": ({"model.reader": "rule"}, "reward.content: expected 0 with model.reader rule"),
+    "no adapter": ({"model.lora_rank": 0}, "model.reader: base: expected a lora_rank above 0"),
+    "one use": ({"grpo.overlap": "true"}, "grpo.overlap: expected false with model.reader base"),
+    "no card": ({"model.backend": "unsloth"}, "expected a CUDA card for model.backend=unsloth"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_cannot_work_is_one_line_before_anything_is_loaded(
+    base, data, tmp_path, monkeypatch, capsys, name
+):
+    def never(*_, **__):
+        raise AssertionError("loaded")
+
+    for variable in ("QWEN_URL", "OPENAI_BASE_URL", "OPENAI_API_KEY", "OPENROUTER_API_KEY"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(backends, "load_lm", never)
+    settings, message = WRONG[name]
+    assert train(base, data, tmp_path / "run", **settings) == 2
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a card")
+def test_the_profile_as_it_is_says_in_one_line_that_it_needs_a_card(data, tmp_path, capsys):
+    command = ["train", "--profile", "gpu", "--data", str(data[0]), "--out", str(tmp_path / "run")]
+    assert cli.main(command) == 2
+    said = capsys.readouterr().err
+    assert "CUDA card for model.backend=unsloth and model.vllm=colocate, found none" in said
+    assert said.count("\n") == 1
+
+
+def test_data_needs_a_training_part_once_and_nothing_of_it_held_out(data, tmp_path):
+    profile = load_profile("gpu")
+    train, held_out = real_training.load_data(profile, data)
+    assert (len(train), len(held_out)) == (4, 2)
+    assert real_training.load_data(profile, data[:1], data[1:])[1] == [*store.load_instances(
+        data[1] / "test.parquet"
+    )]  # fmt: skip
+    with pytest.raises(InputError, match="expected each instance once"):
+        real_training.load_data(profile, [data[0], data[0]])
+    with pytest.raises(InputError, match="nothing that is trained on"):
+        real_training.load_data(profile, data, [data[0] / "train.parquet"])
+    with pytest.raises(InputError, match="expected a training part"):
+        store.save_instances(tmp_path / "test.parquet", [instance("squad", 50)])
+        real_training.load_data(profile, [tmp_path])
+    with pytest.raises(InputError, match="validate_every"):
+        real_training.load_data(profile, [data[0] / "train.parquet"])
+
+
+def test_a_card_that_is_too_small_is_refused_with_the_sum(tmp_path):
+    profile = load_profile("gpu")
+    assert real_training.fitting(profile, 1, None) is None  # no card, no plan
+    assert real_training.fitting(profile, 1, 85.0).value("total") > 0
+    with pytest.raises(InputError, match="does not fit"):
+        real_training.fitting(load_profile("gpu", ["model.lora_rank=0"]), 1, 25.3)
+    named = {"num_hidden_layers": 36, "hidden_size": 2560, "num_attention_heads": 32}
+    named |= {"num_key_value_heads": 8, "head_dim": 128, "intermediate_size": 9728}
+    store.save_json(
+        tmp_path / "config.json", named | {"tie_word_embeddings": True, "vocab_size": 151936}
+    )
+    here = load_profile("gpu", [f"model.name={tmp_path}"])
+    pd.testing.assert_frame_equal(
+        real_training.planned(here).table(), real_training.planned(profile).table()
+    )
+    store.save_json(tmp_path / "config.json", named)
+    assert real_training.planned(here) is None
+
+
+# --- Who answers ----------------------------------------------------------------------------------
+
+
+def test_the_base_model_answers_whatever_the_adapter_has_learned(base):
+    model = ModelConfig(name=str(base), lora_rank=4, dtype="float32", reader="base")
+    lm = backends.load_model(model, base, seed=0)
+    asked = real_training.AskedModel("base")
+    asked.meet(lm, model)
+    question = [request("", "which fact is 7", max_tokens=6)]
+    before = asked.chat(question)[0].text
+    with torch.no_grad():
+        for name, weight in lm.model.named_parameters():
+            weight += 0.5 if "lora_B" in name else 0
+    assert asked.chat(question)[0].text == before == LocalChat(load_lm(base)).chat(question)[0].text
+    assert LocalChat(lm).chat(question)[0].text != before
+    assert repr(asked) == "AskedModel('base')"
+
+
+def test_the_base_is_asked_in_the_engine_that_shares_its_weights():
+    engine = SimpleNamespace()
+    lm = SimpleNamespace(name="tiny", model=SimpleNamespace(vllm_engine=engine))
+    unsloth = ModelConfig(backend="unsloth", vllm="colocate", lora_rank=4)
+    assert real_training.base_chat(lm, unsloth).lm.llm is engine
+
+
+def test_the_rule_reader_votes_where_classes_are_asked_for():
+    memory = Memory(semantic=(Entry("1", "Sentence: Where is Oslo?\nLabel: 3"),))
+    asked = [
+        ReadRequest(memory, "q", "Sentence: Where is Lund?", source)
+        for source in ("trec_coarse", "squad")
+    ]
+    label, entry = real_training.RuleReader().read(asked)
+    assert (label.prediction, entry.prediction) == ("\\boxed{3}", memory.semantic[0].text)
+
+
+def test_a_chat_model_trains_under_the_prompts_of_the_profile(data, tmp_path):
+    tokenizer = tiny_tokenizer()
+    model = save_policy(tiny_qwen3(tokenizer), tokenizer, tmp_path / "model")
+    paper = {"protocol.wire": "qwen", "protocol.prompt": "paper", "memory.core": "true"}
+    paper |= {"protocol.max_prompt_tokens": 8192, "model.max_seq_length": 8200}
+    paper |= {"grpo.steps": 1, "grpo.instances": 1, "grpo.validate_every": 0}
+    assert train(model, data[:1], tmp_path / "run", **RULE, **paper) == 0
+    card = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert card["best"] is None and card["finished"]
+    [episode] = set(real_training.first_and_last(tmp_path / "run").values())
+    assert len(episode.steps) == 2
