@@ -30,8 +30,8 @@ RUNS = {
     "kl": dict(kl=0.1),
     "kl grpo": dict(kl=0.1, loss="grpo"),
     "kl lora": dict(kl=0.1),
-    "updates": dict(slices=4, updates=2, iterations=2, steps=3),
-    "dual clip": dict(iterations=3, learning_rate=0.05, dual_clip=1.5, steps=3),
+    "updates": dict(slices=4, updates=2, iterations=2, steps=3, learning_rate=5e-4),
+    "dual clip": dict(iterations=3, dual_clip=1.1, steps=3, learning_rate=5e-4),
 }
 """Run -> what differs from `BASE`. A name that ends in " lora" trains an adapter."""
 SEEN = ("from_pretrained", "get_peft_model", "for_training", "for_inference")
