@@ -1,6 +1,6 @@
 """GRPO on a real model, from data folders to an exported model.
 
-    made = train(load_profile("gpu"), [Path("data/balanced")], Path("runs/gpu/grpo"))
+    made = train(load_profile("gpu"), [Path("data/memalpha")], Path("runs/gpu/grpo"))
     made.folder                                   a Hugging Face folder, loaded again and compared
 
 Who answers and judges is `model.reader`:
@@ -64,6 +64,10 @@ class Trained:
     difference: float
     best_step: int | None
 
+    def __str__(self) -> str:
+        which = "last policy" if self.best_step is None else f"policy of step {self.best_step}"
+        return f"{self.folder}: {which}, difference of a log-probability {self.difference:.2g}"
+
 
 def train(
     profile: Profile,
@@ -90,16 +94,7 @@ def train(
     if cost and processes.is_main():
         say(f"plan: {cost.value('total per card'):.0f} GB per card, {cost.value('total'):.1f} h")
     base = model_folder(profile.model)
-    facts = {
-        "data": [str(path) for path in data],
-        "instances": len(instances),
-        "held_out": len(held_out),
-        "base": str(base),
-        "reader": client.name if client else profile.model.reader,
-        "processes": processes.count(),
-        "device": _device(),
-        "packages": _packages(),
-    }
+    facts = _facts(data, base, client) | {"instances": len(instances), "held_out": len(held_out)}
     files = [file for path in data for file in _files(path)]
 
     def card(**found: Any) -> None:
@@ -111,7 +106,23 @@ def train(
     _train(profile, base, client, instances, held_out, out, resume)
     made = _exported(out, base if profile.model.lora_rank else None)
     card(finished=True, export=str(made.folder), difference=made.difference, best=made.best_step)
+    if processes.is_main():
+        say(str(made))
     return made
+
+
+def _facts(data: Sequence[Path], base: Path, client: Client | None) -> dict[str, Any]:
+    """What a run's card tells beside the settings."""
+    from memalpha_kit.training import processes
+
+    return {
+        "data": [str(path) for path in data],
+        "base": str(base),
+        "served_reader": client.name if client else None,
+        "processes": processes.count(),
+        "device": _device(),
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
 
 
 def _train(
@@ -149,7 +160,7 @@ def _exported(out: Path, base: Path | None) -> Trained:
     difference = 0.0
     if processes.is_main():
         difference = export(out, out / EXPORT, base).difference
-    processes.wait()
+    difference = processes.from_main(difference)
     best = out / "best" / "best.json"
     step = load_json(best)["step"] if best.is_file() else None
     return Trained(out, out / EXPORT, difference, step)
@@ -282,6 +293,8 @@ def _memory_gb() -> float | None:
 
 def _device() -> str:
     """Where this process computes: its own card, or the CPU."""
+    if not _cards():
+        return "cpu"
     from accelerate import PartialState
 
     return str(PartialState().device)
@@ -462,18 +475,16 @@ def _told(meet: Callable[[CausalLM], object]) -> Iterator[None]:
 # --- Reading a run --------------------------------------------------------------------------------
 
 
-def first_and_last(run: Path) -> dict[str, Episode]:
-    """A sampled episode of the first and of the last step that kept some."""
+def first_and_last(run: Path, instances: Sequence[Instance]) -> dict[str, tuple[Instance, Episode]]:
+    """A sampled episode of the first and of the last step that kept some, with its instance."""
+    by_id = {instance.id: instance for instance in instances}
     files = sorted((run / "episodes").glob("step_*.jsonl"))
-    return {file.stem: load_episodes(file)[0] for file in dict.fromkeys(files[:1] + files[-1:])}
+    found = {file.stem: load_episodes(file)[0] for file in dict.fromkeys(files[:1] + files[-1:])}
+    return {step: (by_id[episode.instance], episode) for step, episode in found.items()}
 
 
-def _packages() -> dict[str, str]:
-    """Versions of what the card does not know of by itself."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "absent"
-    return found
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "absent"

@@ -310,5 +310,6 @@ def test_a_chat_model_trains_under_the_prompts_of_the_profile(data, tmp_path):
     assert train(model, data[:1], tmp_path / "run", **RULE, **paper) == 0
     card = json.loads((tmp_path / "run" / "run.json").read_text())
     assert card["best"] is None and card["finished"]
-    [episode] = set(real_training.first_and_last(tmp_path / "run").values())
-    assert len(episode.steps) == 2
+    trained, _ = real_training.load_data(load_profile("gpu"), data[:1])
+    [(read, episode)] = real_training.first_and_last(tmp_path / "run", trained).values()
+    assert episode.instance == read.id and len(episode.steps) == len(read.chunks)

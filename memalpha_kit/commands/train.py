@@ -1,9 +1,9 @@
 """`memalpha train`: GRPO on a real model, from built data to an exported folder.
 
-    memalpha data merge balanced ...            data/balanced, by `memalpha data build` and `merge`
+    memalpha data merge --recipe balanced --out data/memalpha
     memalpha plan --profile gpu
-    memalpha train --profile gpu --data data/balanced --out runs/gpu/grpo
-    memalpha train --profile gpu --data data/balanced --out runs/gpu/grpo --resume
+    memalpha train --profile gpu --data data/memalpha --out runs/gpu/grpo
+    memalpha train --profile gpu --data data/memalpha --out runs/gpu/grpo --resume
 
 Several nodes, the published run (written from the libraries' sources; not run on GPUs). One server
 generates; its weights come from the trainers, over a port (51216) that they must reach:
@@ -19,7 +19,7 @@ QWEN_MODEL_NAME set:
         --main_process_ip FIRST_NODE --main_process_port 29500 --mixed_precision bf16 \\
         --use_fsdp --fsdp_version 2 --fsdp_auto_wrap_policy TRANSFORMER_BASED_WRAP \\
         --fsdp_state_dict_type FULL_STATE_DICT \\
-        --module memalpha_kit train --profile paper --data data/balanced --out runs/paper/grpo \\
+        --module memalpha_kit train --profile paper --data data/memalpha --out runs/paper/grpo \\
         --set model.vllm_server_url=http://SERVER:8000
 """
 
@@ -62,7 +62,5 @@ def main(args: argparse.Namespace) -> int:
     """0 after the export was loaded again and compared."""
     from memalpha_kit.real_training import train
 
-    made = train(profile_of(args), args.data, args.out, args.validation, args.resume)
-    which = "last policy" if made.best_step is None else f"policy of step {made.best_step}"
-    print(f"{made.folder}: {which}, difference of a log-probability {made.difference:.2g}")
+    train(profile_of(args), args.data, args.out, args.validation, args.resume)
     return 0

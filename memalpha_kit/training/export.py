@@ -81,7 +81,8 @@ def _policy_folder(folder: Path) -> Path:
 def _whole(folder: Path, out: Path, dtype: str) -> Exported:
     from memalpha_kit.models import load_lm
 
-    lm = load_lm(folder)
+    with quiet():
+        lm = load_lm(folder)
     return _saved(_converted(lm.model, dtype), lm.tokenizer, out, "Hugging Face folder")
 
 
@@ -92,8 +93,8 @@ def _adapter(folder: Path, out: Path, base: Path | None, dtype: str) -> Exported
     from memalpha_kit.models import load_lm
 
     settings = json.loads((folder / "adapter_config.json").read_text())
-    lm = load_lm(base or Path(settings["base_model_name_or_path"]))
     with quiet():
+        lm = load_lm(base or Path(settings["base_model_name_or_path"]))
         adapted = PeftModel.from_pretrained(lm.model, str(folder), is_trainable=False)
         before = _logprobs(adapted)
         merged = _converted(adapted.merge_and_unload(), dtype)
