@@ -35,7 +35,7 @@ WRAPPED = (
 )
 RUNS = (
     *("dapo", "dapo lora", "grpo", "grpo lora", "dr_grpo", "dr_grpo lora", "bnpo", "bnpo lora"),
-    *("kl", "kl grpo", "kl lora", "updates", "dual clip"),
+    *("kl", "kl grpo", "kl lora", "updates", "engine", "dual clip"),
 )
 QLORA = ModelConfig(
     name="m", backend="unsloth", load_in_4bit=True, lora_rank=8, vllm="colocate", reader="base"

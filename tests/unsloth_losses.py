@@ -20,6 +20,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from memalpha_kit.config import ModelConfig
+
 BASE = dict(steps=5, slices=2, save_every=0)
 RUNS = {
     **{
@@ -31,9 +33,12 @@ RUNS = {
     "kl grpo": dict(kl=0.1, loss="grpo"),
     "kl lora": dict(kl=0.1),
     "updates": dict(slices=4, updates=2, iterations=2, steps=3, learning_rate=5e-4),
+    "engine": dict(learning_rate=1e-3),
     "dual clip": dict(iterations=3, dual_clip=1.1, steps=3, learning_rate=5e-4),
 }
-"""Run -> what differs from `BASE`. A name that ends in " lora" trains an adapter."""
+"""Run -> what differs from `BASE`. A name that ends in " lora" trains an adapter; in "engine" vLLM
+is said to have sampled the rows, with probabilities other than the trainer's."""
+COLOCATED = ModelConfig(lora_rank=8, vllm="colocate")
 SEEN = ("from_pretrained", "get_peft_model", "for_training", "for_inference")
 
 
@@ -92,10 +97,9 @@ def rewritten_settings(folder: Path) -> dict[str, list[str]]:
     """Settings of vLLM that TRL's, or Unsloth's, GRPOConfig turned into others: wanted, found."""
     from trl import GRPOConfig
 
-    from memalpha_kit.config import ModelConfig
     from memalpha_kit.training.backends import vllm_arguments
 
-    wanted = vllm_arguments(ModelConfig(lora_rank=8, vllm="colocate"))
+    wanted = vllm_arguments(COLOCATED)
     made = GRPOConfig(output_dir=str(folder), use_cpu=True, bf16=False, **wanted)
     found = {name: getattr(made, name) for name in wanted}
     return {n: [str(wanted[n]), str(found[n])] for n in wanted if wanted[n] != found[n]}
@@ -117,8 +121,8 @@ def rows(step: int) -> list[Any]:
     for place in range(rng.randint(3, 9)):
         prompt, completion = ids(9), ids(6)
         mask = (1, *(rng.randrange(2) for _ in completion[1:]))
-        advantage = rng.gauss(0, 1)
-        made.append(TrainingRow(prompt, completion, mask, 1.0, advantage, "g", "e", place))
+        advantage, known = rng.gauss(0, 1), tuple(rng.gauss(-5.5, 1) for _ in completion)
+        made.append(TrainingRow(prompt, completion, mask, 1.0, advantage, "g", "e", place, known))
     return made
 
 
@@ -126,8 +130,7 @@ def run(name: str, policy: Path, folder: Path) -> dict[str, list[float]]:
     """Losses and gradient norms, one of each per optimiser step."""
     import tiny_policy as tiny
 
-    from memalpha_kit.config import ModelConfig
-    from memalpha_kit.training.backends import load_model
+    from memalpha_kit.training.backends import load_model, vllm_arguments
     from memalpha_kit.training.trainer import build_trainer
 
     model = ModelConfig(lora_rank=4 if name.endswith(" lora") else 0, lora_alpha=8)
@@ -137,6 +140,10 @@ def run(name: str, policy: Path, folder: Path) -> dict[str, list[float]]:
     order = [0] * config.instances * config.steps
     trainer = build_trainer(lm, lambda step, *_: (rows(step), {}), order, config, 6, 0, folder)
     trainer.args.logging_steps = trainer.state.logging_steps = 1
+    if name == "engine":  # the settings that a colocated vLLM gets, without one
+        for key, value in vllm_arguments(COLOCATED).items():
+            setattr(trainer, key, value)
+            setattr(trainer.args, key, value)
     if "unsloth" in sys.modules:  # the kit replaces them on a CPU only: be as on a card
         del type(trainer)._get_per_token_logps_and_entropies
     trainer.train()
