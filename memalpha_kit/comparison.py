@@ -195,7 +195,8 @@ def table_pairs(answers: pd.DataFrame, bootstrap: Bootstrap = BOOTSTRAP) -> pd.D
     if not parts:
         return pd.DataFrame(columns=[*PAIR, "p_holm"])
     table = pd.concat(parts, ignore_index=True)
-    return table.assign(p_holm=holm(table["p"].tolist()))
+    table = table.assign(p_holm=holm(table["p"].tolist()))
+    return table.astype(dict.fromkeys((*PAIR[PAIR.index("score") :], "p_holm"), float))
 
 
 PAIR = (

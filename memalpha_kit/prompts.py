@@ -51,8 +51,10 @@ GROUPS: dict[str, str | None] = {
     "test_time_learning": CLASSIFY_BY_EXAMPLE,
     "long_range_understanding": BOOK_SUMMARY,
     "infbench_qa_eng_shots2": BOOK_ANSWER,
+    "miniature": None,
 }
-"""Names that published rows may carry and that we do not build, with their query prompts."""
+"""Names that are in no table of sources, with their query prompts: of published rows that we do not
+build, and of the made-up world."""
 
 _LEARN = (
     "The text shows sentences and the numbers of their classes. Work out what each class means, "

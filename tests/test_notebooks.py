@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
+from contextlib import contextmanager
 
 import nbformat
 import pandas as pd
 import pytest
+from stub_server import StubServer
 from test_real_path import write_raw
 
 from memalpha_kit import report, store
@@ -15,6 +18,7 @@ from memalpha_kit.config import load_profile, profile_dict
 from memalpha_kit.pipeline import run
 
 CI = load_profile("ci")
+PRINTED = "method,Avg. printed,Avg. recomputed,off by,k tokens printed,k tokens recomputed"
 TABLES = {
     "01_data_processing": {
         "miniature.csv": "source instances chunks_mean questions_mean chunk_tokens",
@@ -35,12 +39,19 @@ TABLES = {
         "lengths.csv": "length n before after gain gain_low gain_high kept",
         "behaviour.csv": "stage length what share low high n",
         "references.csv": "writer length qa",
-        "real.csv": "source metric writer reader questions missing score low high",
+        "methods.csv": "method metric questions missing score low high memory_tokens",
+        "pairs.csv": "method against source difference low high p detectable p_holm",
+        "waterfall.csv": "source writer reader stage n answers share",
+        "real.csv": "method source metric questions missing score low high",
+        "real_pairs.csv": "method against source difference p detectable p_holm",
+        "parity.csv": "source profile metric questions score above below",
     },
     "05_figures": {
         "lengths.csv": "length seeds n warm_start grpo gain gain_low gain_high kept",
         "behaviour.csv": "stage length what share low high n",
         "targets.csv": "target,at least,measured,met",
+        **{f"table{n}_paper.csv": PRINTED for n in (1, 2, 3, 4, 9)},
+        "margins_paper.csv": "table best_other lead_printed lead_recomputed",
     },
 }
 FIGURES = {
@@ -52,8 +63,11 @@ FIGURES = {
     ],
     "02_memory_environment": ["memory_growth"],
     "03_grpo_training": ["warm_start", "rewards"],
-    "04_evaluation": ["behaviour", "real"],
-    "05_figures": ["qa_by_length", "gain_by_seed", "behaviour", "rewards"],
+    "04_evaluation": ["behaviour", "waterfall", "real"],
+    "05_figures": [
+        *("qa_by_length", "gain_by_seed", "behaviour", "rewards"),
+        *("performance_memory", "ablation"),
+    ],
 }
 NOTEBOOKS = list(TABLES)
 CASES = [(name, table) for name, tables in TABLES.items() for table in tables]
@@ -65,8 +79,26 @@ def home(tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
     (home / "data").mkdir()
     write_raw(home / CI.real.folder)
-    run("ci", root=home)
+    with endpoint({}):
+        run("ci", root=home)
     return home
+
+
+MODEL_SETTINGS = (
+    *("QWEN_URL", "QWEN_MODEL_NAME", "OPENAI_BASE_URL", "OPENAI_MODEL"),
+    *("OPENROUTER_API_KEY", "OPENAI_API_KEY"),
+)
+
+
+@contextmanager
+def endpoint(settings):
+    """Exactly these settings of a model server in the environment, whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in MODEL_SETTINGS:
+            patch.delenv(name, raising=False)
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        yield
 
 
 def folder(home, notebook):
@@ -159,6 +191,40 @@ def test_notebook_04_measures_what_the_recorded_seeds_measure(home):
     own = pd.read_csv(folder(home, "04_evaluation") / "lengths.csv")
     assert own.before.round(3).tolist() == table.warm_start.round(3).tolist()
     assert own.gain.round(3).tolist() == table.gain.round(3).tolist()
+
+
+def test_notebook_04_runs_give_the_same_scores_as_the_evaluation_before_them(home):
+    results = pd.read_csv(folder(home, "04_evaluation") / "results.csv")
+    means = results[results.length == 1].groupby("stage").qa.mean()
+    methods = pd.read_csv(folder(home, "04_evaluation") / "methods.csv").set_index("method")
+    assert methods.score["memory, after GRPO"] == pytest.approx(means["grpo"], abs=1e-4)
+    assert methods.score["memory, before GRPO"] == pytest.approx(means["warm_start"], abs=1e-4)
+    assert methods.score["memory, perfect rule"] == 1.0 and methods.score["nothing"] == 0.0
+    kept = methods.memory_tokens
+    assert kept["as many tokens, at random"] <= kept["memory, after GRPO"]
+    stages = pd.read_csv(folder(home, "04_evaluation") / "waterfall.csv")
+    assert (stages.groupby("writer").n.sum() == methods.questions.iloc[0]).all()
+
+
+def test_notebook_04_asks_a_model_where_a_server_is_configured(home, tmp_path):
+    """A server that repeats its prompt: right with the evidence in it, wrong without."""
+    for name in ("data", "runs", "reports"):
+        shutil.copytree(home / name, tmp_path / name)
+    with (
+        StubServer() as stub,
+        endpoint({"QWEN_URL": stub.url, "QWEN_MODEL_NAME": "stub", "OPENAI_API_KEY": "secret"}),
+    ):
+        run("ci", only=["04"], root=tmp_path)
+    made = folder(tmp_path, "04_evaluation")
+    table = pd.read_csv(made / "endpoint.csv").set_index("method")
+    assert list(table.index) == ["memory", "gold-chunk", "long-context", "bm25", "closed-book"]
+    assert (table.missing == 0).all() and (table.prompt_tokens > 0).all()
+    assert table.score["long-context"] == table.score["gold-chunk"] == 1.0
+    assert table.score["closed-book"] == 0.0
+    assert stub.n_requests == table.questions.sum()
+    assert len(pd.read_csv(made / "endpoint_pairs.csv")) == 4
+    for path in tmp_path.rglob("*"):
+        assert path.suffix == ".png" or not path.is_file() or b"secret" not in path.read_bytes()
 
 
 def test_notebook_05_draws_from_what_is_recorded_in_the_checkout(home, root):

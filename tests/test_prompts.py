@@ -19,6 +19,7 @@ from memalpha_kit.prompts import (
 )
 from memalpha_kit.records import Entry
 from memalpha_kit.sources import SOURCES
+from memalpha_kit.world import SOURCE
 
 BEES, BOATS = Entry("17", "Nora keeps bees."), Entry("18", "2024-05-02: Tom bought a boat.")
 FULL = Retrieved("Nora is a vet.", (BEES,), (BOATS,))
@@ -55,6 +56,11 @@ def test_baselines_get_no_word_about_a_memory_and_the_same_output_format(name):
 def test_the_query_prompt_stands_before_the_question():
     assert asked("Who?", "squad") == "Who?"
     assert asked("Sum it up.", "booksum") == query_prompt("booksum") + "\n\nSum it up."
+
+
+def test_a_model_can_be_asked_about_the_made_up_world():
+    assert asked("what is the box of Nora", SOURCE) == "what is the box of Nora"
+    assert system_prompt_baseline(SOURCE) == system_prompt_baseline("squad")
 
 
 def test_an_unknown_source_is_an_error_that_names_the_closest():
