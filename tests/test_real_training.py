@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from types import SimpleNamespace
 
+import nbformat
 import pandas as pd
 import pytest
 import tiny_policy as tiny
@@ -313,3 +315,23 @@ def test_a_chat_model_trains_under_the_prompts_of_the_profile(data, tmp_path):
     trained, _ = real_training.load_data(load_profile("gpu"), data[:1])
     [(read, episode)] = real_training.first_and_last(tmp_path / "run", trained).values()
     assert episode.instance == read.id and len(episode.steps) == len(read.chunks)
+
+
+def test_notebook_03_trains_a_model_that_the_profile_names(base, data, tmp_path, root, capsys):
+    """Its code in this process; the miniature's way through it runs in test_notebooks.py."""
+    shutil.copytree(data[0], tmp_path / "data" / "memalpha")
+    settings = {"model.name": base} | SETTINGS | RULE | {"grpo.dump_every": 1}
+    namespace = {
+        "profile": "gpu",
+        "overrides": [f"{name}={value}" for name, value in settings.items()],
+        "root": str(tmp_path),
+    }
+    cells = nbformat.read(root / "notebooks" / "03_grpo_training.ipynb", as_version=4).cells
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    for cell in [cell for cell in code if "parameters" not in cell.metadata.get("tags", ())]:
+        exec(compile(cell.source, cell.id, "exec"), namespace)
+    assert "=== step_00001" in capsys.readouterr().out
+    made = namespace["exported"]
+    assert made.kind == "adapter, merged" and load_lm(made.folder)
+    reports = {path.name for path in (tmp_path / "reports" / "03_grpo_training" / "gpu").iterdir()}
+    assert reports == {"metrics.csv", "rewards.png", "run.json"}
