@@ -197,10 +197,13 @@ def inverse_cdf(probs: torch.Tensor, uniform: torch.Tensor, top_p: float) -> tor
     return place if order is None else order.gather(1, place)
 
 
-def load_lm(folder: str | Path, device: str = "cpu", batch_size: int = 8) -> CausalLM:
+def load_lm(
+    folder: str | Path, device: str = "cpu", batch_size: int = 8, **options: Any
+) -> CausalLM:
     """The causal language model saved in a local folder, ready to generate.
 
-    Nothing is downloaded and no code of the folder is run. Raises InputError, naming the folder
+    Nothing is downloaded and no code of the folder is run. `options` go to transformers beside the
+    folder (dtype, quantization_config). Raises InputError, naming the folder
     and what was expected, if it does not exist, is not a model or cannot be read.
     """
     folder = Path(folder)
@@ -219,15 +222,16 @@ def load_lm(folder: str | Path, device: str = "cpu", batch_size: int = 8) -> Cau
     known = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **local)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", **local)
+        model = AutoModelForCausalLM.from_pretrained(folder, **{"dtype": "auto"} | options | local)
     except known as error:  # what transformers raises for files that are missing or broken
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"model {folder}: {expected}, found {reason}") from error
-    stops = _stop_ids(model.generation_config.eos_token_id, tokenizer.eos_token_id)
+    stops = stop_ids(model.generation_config.eos_token_id, tokenizer.eos_token_id)
     if not stops:
         raise InputError(f"model {folder}: expected an end-of-text token, found none")
     model.generation_config = GenerationConfig()  # the folder's sampling habits are not ours
-    return CausalLM(str(folder), model.eval().to(placed), tokenizer, stops, batch_size)
+    moved = model if "device_map" in options else model.to(placed)
+    return CausalLM(str(folder), moved.eval(), tokenizer, stops, batch_size)
 
 
 def _device(name: str) -> torch.device:
@@ -242,7 +246,7 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _stop_ids(*named: int | Sequence[int] | None) -> tuple[int, ...]:
+def stop_ids(*named: int | Sequence[int] | None) -> tuple[int, ...]:
     """All end tokens, the tokenizer's and the generation config's, each once."""
     found: dict[int, None] = {}
     for value in named:

@@ -228,7 +228,8 @@ class TrainingRow:
     """One chunk of one rollout, ready for a trainer.
 
     `group` names who is compared with whom. `reward` None is a row without a score: it has
-    advantage 0 and must not enter a mean. `loss_mask` is as long as `completion_ids`.
+    advantage 0 and must not enter a mean. `loss_mask` is as long as `completion_ids`, and so is
+    `logprobs` (of the sampled ids, where the writer knows them) or it is empty.
     """
 
     prompt_ids: tuple[int, ...]
@@ -239,3 +240,4 @@ class TrainingRow:
     group: str
     episode: str
     step: int
+    logprobs: tuple[float, ...] = ()

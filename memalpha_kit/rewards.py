@@ -313,6 +313,7 @@ def training_rows(
                     group=group(episode.instance, index, advantage_config.grouping),
                     episode=episode.id,
                     step=index,
+                    logprobs=done.logprobs or (),
                 )
             )
     return rows

@@ -2,8 +2,8 @@
 
 How counts map (trl 1.15; W processes):
 
-    per_device_train_batch_size * steps_per_generation = instances * rollouts / W    episodes
-    steps_per_generation = slices, gradient_accumulation_steps = slices / updates
+    per_device_train_batch_size * steps_per_generation = instances * copies / W   `dataset_copies`
+    steps_per_generation = slices, gradient_accumulation_steps = slices / updates   of a process
     optimiser steps per step of ours = iterations * updates                      `updates_per_step`
 """
 
@@ -14,10 +14,11 @@ import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memalpha_kit.config import GrpoConfig
+from memalpha_kit.config import GrpoConfig, ModelConfig
 from memalpha_kit.errors import InputError
 from memalpha_kit.models import CausalLM
 from memalpha_kit.training import processes
+from memalpha_kit.training.backends import vllm_arguments
 
 if TYPE_CHECKING:
     from trl import GRPOConfig
@@ -35,12 +36,19 @@ def updates_per_step(config: GrpoConfig) -> int:
     return config.iterations * config.updates
 
 
+def dataset_copies(config: GrpoConfig) -> int:
+    """How often TRL repeats an instance: `rollouts`, or more to be a multiple of the slices.
+
+    Only TRL's bookkeeping knows the number: a row of its dataset is not a row of the loss.
+    """
+    return config.slices * -(-config.rollouts // config.slices)
+
+
 def check(config: GrpoConfig, n_processes: int = 1) -> None:
     """Raises InputError, naming the setting, for numbers that do not go together.
 
     Every one of `n_processes` takes the same number of instances: whole groups, never parts.
     """
-    episodes = config.instances * config.rollouts // n_processes
     problems = (
         (config.rollouts < 2, f"rollouts: expected at least 2, found {config.rollouts}"),
         (
@@ -60,11 +68,6 @@ def check(config: GrpoConfig, n_processes: int = 1) -> None:
             config.loss == "bnpo" and n_processes > 1,
             "loss: expected another than bnpo with several processes (a mean of the processes' "
             "means would depend on their number)",
-        ),
-        (
-            episodes % config.slices,
-            f"slices: expected a divisor of instances * rollouts ({episodes}), "
-            f"found {config.slices}",
         ),
     )
     for wrong, message in problems:
@@ -112,6 +115,7 @@ def trl_arguments(
     seed: int,
     folder: Path,
     on_cpu: bool,
+    model: ModelConfig = ModelConfig(),  # noqa: B008 (frozen)
 ) -> GRPOConfig:
     """TRL's settings, with every field stated that we rely on: a GPU backend changes defaults.
 
@@ -121,17 +125,17 @@ def trl_arguments(
     from trl import GRPOConfig
 
     updates = updates_per_step(config)
-    episodes = config.instances * config.rollouts // processes.count()
+    copies = dataset_copies(config)
     wanted = dict(
         output_dir=str(folder),
         seed=seed,
         # how often
         max_steps=config.steps * updates,
         num_train_epochs=1,
-        per_device_train_batch_size=episodes // config.slices,
+        per_device_train_batch_size=config.instances * copies // processes.count() // config.slices,
         steps_per_generation=config.slices,
         gradient_accumulation_steps=config.slices // config.updates,
-        num_generations=config.rollouts,
+        num_generations=copies,
         num_iterations=config.iterations,
         shuffle_dataset=False,  # `order` has decided
         dataloader_num_workers=0,
@@ -159,7 +163,7 @@ def trl_arguments(
         top_k=0,
         min_p=None,
         repetition_penalty=1.0,
-        use_vllm=False,
+        **vllm_arguments(model),
         # records: at the ends of steps only, for TRL's position inside one is not saved
         logging_steps=updates,
         logging_nan_inf_filter=False,
@@ -172,7 +176,7 @@ def trl_arguments(
         use_cpu=on_cpu,
         bf16=not on_cpu,
         fp16=False,
-        gradient_checkpointing=not on_cpu,
+        gradient_checkpointing=model.gradient_checkpointing and not on_cpu,
     )
     check_trackers(config)
     made = GRPOConfig(**wanted, report_to=list(config.report_to), run_name=folder.parent.name)

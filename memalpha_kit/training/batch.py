@@ -8,6 +8,7 @@ Shapes: B rows, P and C the widest prompt and completion, V tokens in the vocabu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -33,10 +34,12 @@ def rows_to_batch(
     multiple: int = 1,
     device: str = "cpu",
     at_least: int = 0,
+    sampled: bool = False,
 ) -> dict[str, torch.Tensor]:
     """The dict that TRL's and Unsloth's losses read, with B a multiple of `multiple`.
 
-    B is also not below `at_least`: several processes must bring equally many rows.
+    B is also not below `at_least`: several processes must bring equally many rows. `sampled` adds
+    sampling_per_token_logps (B, C), what the writer knew of its tokens: NaN where it did not.
 
     prompt_ids, prompt_mask (B, P), padded on the left; completion_ids, completion_mask, tool_mask
     (B, C), padded on the right; advantages (B,); num_items_in_batch, a number. Rows without a
@@ -70,6 +73,10 @@ def rows_to_batch(
         "advantages": torch.tensor([row.advantage for row in real] + [0.0] * n_fill),
         "num_items_in_batch": torch.tensor(sum(map(sum, learned))),
     }
+    if sampled:
+        known = [row.logprobs or (math.nan,) * len(row.completion_ids) for row in real]
+        known += [()] * n_fill
+        batch["sampling_per_token_logps"] = _padded(known, 0.0, "right", width)
     return {name: value.to(device) for name, value in batch.items()}
 
 
@@ -83,6 +90,20 @@ def _padded(
     spare = [[value] * (width - len(row)) for row in rows]
     pairs = zip(spare, map(list, rows), strict=True)
     return torch.tensor([gap + row if side == "left" else row + gap for gap, row in pairs])
+
+
+def importance_ratio(
+    old: torch.Tensor, sampling: torch.Tensor, mask: torch.Tensor, highest: float
+) -> torch.Tensor:
+    """How much likelier the trainer finds each token than the engine that sampled it. (B, C)
+
+    exp(old - sampling), not above `highest`; 1 where masked or where the engine said nothing (NaN).
+    Source: trl_unsloth_vllm.md 1.6, mode token_truncate.
+    """
+    import torch
+
+    difference = torch.nan_to_num((old - sampling) * mask, nan=0.0)
+    return difference.exp().clamp(max=highest)
 
 
 def token_logprobs(

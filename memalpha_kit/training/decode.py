@@ -45,6 +45,7 @@ def fast(lm: CausalLM) -> CausalLM:
     config, weight = lm.model.config, next(lm.model.parameters())
     known = (
         config.model_type == "qwen3"
+        and not hasattr(lm.model, "peft_config")  # `_fused` would leave the adapter out
         and weight.device.type == "cpu"
         and weight.dtype == torch.float32
         and config.rope_parameters.get("rope_type", "default") == "default"

@@ -27,13 +27,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from memalpha_kit.config import GrpoConfig
+from memalpha_kit.config import GrpoConfig, ModelConfig
 from memalpha_kit.errors import InputError
-from memalpha_kit.models import CausalLM, load_lm
+from memalpha_kit.models import CausalLM
 from memalpha_kit.records import Instance
 from memalpha_kit.store import fingerprint, save_json
 from memalpha_kit.training import processes
 from memalpha_kit.training.arguments import check, check_lm, updates_per_step
+from memalpha_kit.training.backends import check_model, checkpointed, load_model
 from memalpha_kit.training.journal import TABLES, Checkpoint, Journal, latest_checkpoint
 from memalpha_kit.training.policy import BATCH_ROWS, quiet, save_policy
 from memalpha_kit.training.rollouts import Environment, Rollouts
@@ -59,31 +60,35 @@ def train_grpo(
     seed: int,
     resume: bool = False,
     validation: Sequence[Instance] = (),
+    model: ModelConfig = ModelConfig(),  # noqa: B008 (frozen)
+    device: str = "cpu",
 ) -> Path:
     """The folder of the trained policy, `out/policy`.
 
-    `policy` is a Hugging Face folder. `resume` goes on from the last complete checkpoint in `out`,
-    or starts afresh where there is none; without it, what an earlier run left in `out` is removed.
-    `validation` are the held-out instances of `grpo.validate_every`; the best policy on them is
-    kept in `out/best`.
+    `policy` is a Hugging Face folder, which `model` says how to load and train; with an adapter
+    the trained policy is the adapter alone. `resume` goes on from the last complete checkpoint in
+    `out`, or starts afresh where there is none; without it, what an earlier run left in `out` is
+    removed. `validation` are the held-out instances of `grpo.validate_every`; the best policy on
+    them is kept in `out/best`.
 
     Under `accelerate launch` each process plays its share of a step's instances, all take the same
     update, and the first one writes the files. Raises InputError for settings that do not fit
     together, or not to the run that is resumed.
     """
-    processes.start(on_cpu=True)
+    processes.start(on_cpu=device == "cpu")
     check(config, processes.count())
+    check_model(model, environment.protocol if model.name else None)
     _check(instances, environment, config)
     check_validation(validation, config)
     with quiet():
-        lm = load_lm(policy, batch_size=BATCH_ROWS)
+        lm = load_model(model, policy, seed, device, BATCH_ROWS)
         check_lm(lm)
-        settings = _settings(policy, instances, environment, config, seed)
+        settings = _settings(policy, instances, environment, config, seed, model)
         start = _begun(out, settings, resume)
         if start.step < config.steps:
-            _train(lm, instances, environment, config, out, seed, start, validation)
+            _train(lm, instances, environment, config, out, seed, start, validation, model)
         elif start.folder:
-            lm = load_lm(start.folder)
+            lm = checkpointed(lm, start.folder)
     if processes.is_main():
         save_policy(lm.model.eval(), lm.tokenizer, out / "policy")
     processes.wait()
@@ -99,6 +104,7 @@ def _train(
     seed: int,
     start: Checkpoint,
     validation: Sequence[Instance],
+    model: ModelConfig,
 ) -> None:
     """Trains the model of `lm` in place, from `start` to the last step."""
     journal = Journal(out, config.steps, done=start.step)
@@ -110,6 +116,7 @@ def _train(
         environment.protocol.max_reply_tokens,
         seed,
         out / "checkpoints",
+        model_config=model,
     )
 
     def save(folder: Path) -> None:
@@ -160,6 +167,7 @@ def _settings(
     env: Environment,
     config: GrpoConfig,
     seed: int,
+    model: ModelConfig,
 ) -> dict[str, Any]:
     """Everything the weights depend on, as plain values."""
     grpo = {k: v for k, v in dataclasses.asdict(config).items() if k not in FREE}
@@ -175,6 +183,7 @@ def _settings(
         "reader": repr(env.reader),
         "judge": getattr(env.judge, "__qualname__", type(env.judge).__name__),
         "metric": env.metric,
+        **({"model": dataclasses.asdict(model)} if model != ModelConfig() else {}),
         **({"processes": processes.count()} if processes.count() > 1 else {}),
     }
 

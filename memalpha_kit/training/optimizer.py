@@ -38,22 +38,26 @@ def build_optimizer(
     muon_rate: float,
     beta2: float,
 ) -> torch.optim.Optimizer:
-    """An optimiser over all weights, without weight decay.
+    """An optimiser over all weights that are trained, without weight decay.
 
     `muon` orthogonalises the updates of the hidden matrices (at `muon_rate`); embeddings, output
     layer and norms keep AdamW (at `learning_rate`).
     """
     matrices, rest = [], []
     for key, weight in model.named_parameters():
+        if not weight.requires_grad:  # the base below an adapter
+            continue
         hidden = weight.ndim == 2 and "embed" not in key and "lm_head" not in key
         (matrices if hidden and name == "muon" else rest).append(weight)
-    on_cpu = rest[0].device.type == "cpu"
-    adamw = torch.optim.AdamW(
-        rest, lr=learning_rate, betas=(BETA1, beta2), weight_decay=0.0, fused=on_cpu
-    )
-    if not matrices:
-        return adamw
-    return Joint([torch.optim.Muon(matrices, lr=muon_rate, weight_decay=0.0), adamw])
+    parts: list[torch.optim.Optimizer] = []
+    if matrices:
+        parts.append(torch.optim.Muon(matrices, lr=muon_rate, weight_decay=0.0))
+    if rest:
+        on_cpu, betas = rest[0].device.type == "cpu", (BETA1, beta2)
+        parts.append(
+            torch.optim.AdamW(rest, lr=learning_rate, betas=betas, weight_decay=0.0, fused=on_cpu)
+        )
+    return parts[0] if len(parts) == 1 else Joint(parts)
 
 
 class Joint(torch.optim.Optimizer):

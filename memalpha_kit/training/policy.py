@@ -111,6 +111,8 @@ def build_policy(
 def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> Path:
     """`folder`, now a Hugging Face folder with model and tokenizer; an older one is replaced.
 
+    Of a model with an adapter it holds the adapter, whose configuration names the base.
+
     Written beside it first and then renamed, so a crash leaves no half-written policy behind.
     Raises DiskError if it cannot be written.
     """
@@ -120,7 +122,8 @@ def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
         shutil.rmtree(leftover, ignore_errors=True)
     with quiet(), writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        model.save_pretrained(part)
+        adapter = {"selected_adapters": ["default"]} if hasattr(model, "peft_config") else {}
+        model.save_pretrained(part, **adapter)
         tokenizer.save_pretrained(part)
         if folder.exists():
             folder.replace(old)

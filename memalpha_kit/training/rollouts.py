@@ -87,6 +87,7 @@ class Rollouts:
                 step_seed(self.seed, step),
                 finished=early,
             )
+            finish(lm, sampling)
             wrote = time.perf_counter()
             done = patiently(lambda: scored(written), Scored.missing, config)
         rows = training_rows(done.episodes, done.parts, env.reward, env.advantage)
@@ -103,6 +104,13 @@ class Rollouts:
         if processes.is_main() and every and step % every == 0:
             sampled = episodes[:: max(1, len(episodes) // n)][:n]
             save_episodes(self.dumps / f"step_{step + 1:05d}.jsonl", sampled)
+
+
+def finish(lm: CausalLM, sampling: Sampling) -> None:
+    """Lets other processes finish writing, where the language model is one for all of them."""
+    wait = getattr(lm, "finish", None)
+    if wait:
+        wait(sampling)
 
 
 def step_seed(seed: int, step: int) -> int:

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memalpha_kit.config import GrpoConfig
+from memalpha_kit.config import GrpoConfig, ModelConfig
 from memalpha_kit.models import CausalLM, Sampling
 from memalpha_kit.records import Completion, TrainingRow
 from memalpha_kit.training import processes
@@ -26,10 +27,17 @@ from memalpha_kit.training.arguments import (
     trl_arguments,
     updates_per_step,
 )
-from memalpha_kit.training.batch import rows_to_batch, token_logprobs, trained
+from memalpha_kit.training.backends import check_built, load_adapter
+from memalpha_kit.training.batch import (
+    importance_ratio,
+    rows_to_batch,
+    token_logprobs,
+    trained,
+)
 from memalpha_kit.training.decode import fast
 from memalpha_kit.training.optimizer import build_optimizer, rate
 from memalpha_kit.training.outage import GO_ON, TrainingStopped
+from memalpha_kit.training.pinned import pin_base
 from memalpha_kit.training.policy import writing
 
 if TYPE_CHECKING:
@@ -57,6 +65,7 @@ def build_trainer(
     seed: int,
     folder: Path,
     callbacks: Sequence[TrainerCallback] = (),
+    model_config: ModelConfig = ModelConfig(),  # noqa: B008 (frozen)
 ) -> GRPOTrainer:
     """A GRPOTrainer over the model of `lm` whose rows come from `collect`.
 
@@ -76,7 +85,8 @@ def build_trainer(
     stops = lm.stop_ids[0] if len(lm.stop_ids) == 1 else list(lm.stop_ids)
     model.generation_config.update(eos_token_id=stops, pad_token_id=lm.tokenizer.pad_token_id)
     guard = Guard(config.skip_limit)
-    arguments = trl_arguments(config, max_reply_tokens, seed, folder, model.device.type == "cpu")
+    on_cpu = model.device.type == "cpu"
+    arguments = trl_arguments(config, max_reply_tokens, seed, folder, on_cpu, model_config)
 
     class EpisodeTrainer(GRPOTrainer):
         """One dataset row is one instance; one episode becomes one row per chunk."""
@@ -106,6 +116,12 @@ def build_trainer(
                 logs |= guard.counts()
             super().log(logs, start_time)
 
+        def _load_from_checkpoint(self, resume_from_checkpoint, model=None) -> None:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            if len(getattr(self.model, "peft_config", ())) > 1:
+                # beside a reference adapter transformers forgets the one that is trained
+                load_adapter(self.model, Path(resume_from_checkpoint))
+
         def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
             with writing(folder):
                 super()._save_checkpoint(*args, **kwargs)
@@ -130,6 +146,9 @@ def build_trainer(
         optimizers=(optimizer, schedule),
     )
     trainer.remove_callback(PrinterCallback)
+    check_built(trainer, model_config)
+    if model_config.vllm != "none" and model_config.lora_rank and model_config.backend != "unsloth":
+        pin_base(trainer.vllm_generation, model)
     return trainer
 
 
@@ -179,20 +198,22 @@ def _generation(
     import torch
 
     step = trainer.state.global_step // updates_per_step(config)
-    places = [row["instance"] for row in inputs[:: config.rollouts]]  # copies are adjacent
+    places = [row["instance"] for row in inputs[:: trainer.num_generations]]  # copies are adjacent
     rows, measures = collect(step, places, writer_lm(lm, trainer))
     batch = _joint_batch(trainer, rows, lm.tokenizer.pad_token_id, config)
     ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
     mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
     n_completion, n_rows = batch["completion_ids"].shape[1], len(ids) // config.slices
     models = {"ref": trainer.ref_model} if config.kl else {}
-    if updates_per_step(config) > 1:  # else the policy is its own old policy
+    if updates_per_step(config) > 1 or _corrected(trainer):  # else it is its own old policy
         models["old"] = trainer.model
     for name, model in models.items():
-        with torch.no_grad():
+        with torch.no_grad(), _no_checkpointing(trainer), _as_reference(trainer, model):
             batch[f"{name}_per_token_logps"] = trainer._get_per_token_logps_and_entropies(
-                model, ids, mask, n_completion, n_rows
+                model or trainer.model, ids, mask, n_completion, n_rows
             )[0]
+    if _corrected(trainer) and not type(trainer).__mro__[1].__name__.startswith("Unsloth"):
+        _correct(trainer, batch)
     for name, value in measures.items():
         trainer._metrics["train"][name].append(value)
     n_fill = sum(processes.gathered(len(ids) - len(trained(rows))))
@@ -214,7 +235,8 @@ def _joint_batch(
     import torch
 
     shares = processes.gathered(len(trained(rows)))
-    batch = rows_to_batch(rows, pad_id, config.slices, trainer.accelerator.device, max(shares))
+    device, sampled = trainer.accelerator.device, _corrected(trainer)
+    batch = rows_to_batch(rows, pad_id, config.slices, device, max(shares), sampled)
     n_tokens = sum(processes.gathered(int(batch["num_items_in_batch"])))
     batch["num_items_in_batch"] = torch.tensor(n_tokens, device=trainer.accelerator.device)
     if config.loss == "bnpo":  # TRL does not read it; Unsloth would divide by it, as in dapo
@@ -224,6 +246,56 @@ def _joint_batch(
         batch["advantages"] *= raised
         trainer.beta = config.kl * raised
     return batch
+
+
+def _corrected(trainer: GRPOTrainer) -> bool:
+    """Whether the loss makes up for what vLLM's probabilities differ from the trainer's."""
+    return trainer.use_vllm and trainer.vllm_importance_sampling_correction
+
+
+def _correct(trainer: GRPOTrainer, batch: dict[str, Any]) -> None:
+    """Adds the ratio that TRL's loss multiplies with, and logs how far the two are apart.
+
+    Unsloth computes its own from sampling_per_token_logps.
+    """
+    old, sampling = batch["old_per_token_logps"], batch["sampling_per_token_logps"]
+    mask = batch["completion_mask"] * batch["tool_mask"]
+    highest = trainer.vllm_importance_sampling_clip_max
+    ratio = importance_ratio(old, sampling, mask, highest)
+    batch["importance_sampling_ratio"] = ratio
+    own = mask.bool()
+    apart = (old - sampling)[own].abs().nan_to_num()
+    values = {"sampling_difference": apart, "sampling_cut": (ratio[own] >= highest).float()}
+    for name, value in values.items():
+        sums = processes.gathered((float(value.sum()), value.numel()))
+        total, count = map(sum, zip(*sums, strict=True))
+        trainer._metrics["train"][name].append(total / max(1, count))
+
+
+@contextmanager
+def _no_checkpointing(trainer: GRPOTrainer) -> Iterator[None]:
+    """Without gradients nothing needs to be computed again. Looked up now: Unsloth replaces it."""
+    if not trainer.args.gradient_checkpointing:
+        yield
+        return
+    from trl.models import utils
+
+    options = trainer.args.gradient_checkpointing_kwargs
+    with utils.disable_gradient_checkpointing(trainer.model, options):
+        yield
+
+
+@contextmanager
+def _as_reference(trainer: GRPOTrainer, model: Any) -> Iterator[None]:
+    """Without a reference model, the policy with its first adapter, or none, is the reference."""
+    if model is not None:
+        yield
+        return
+    from trl.trainer.utils import use_adapter
+
+    policy = trainer.accelerator.unwrap_model(trainer.model)
+    with use_adapter(policy, "ref" if "ref" in policy.peft_config else None):
+        yield
 
 
 def _cpu_logprobs(model, ids, mask, n_completion, temperature, batch_size):
@@ -269,11 +341,19 @@ class TrainerLM:
 
     TRL samples with the settings it was built with and its own random state, which checkpoints
     keep; of `sampling` only a temperature of 0 counts (validation), and `seeds` do not.
+
+    Where processes share one engine or one set of weights, all of them must generate equally often
+    and equally much: short lists are filled with a prompt whose reply is dropped, and `finish`
+    takes part until everybody is done (trl_unsloth_vllm.md 1.8, 2.2, 4.1).
     """
 
     def __init__(self, lm: CausalLM, trainer: GRPOTrainer) -> None:
         self.name, self.tokenizer, self.stop_ids = lm.name, lm.tokenizer, lm.stop_ids
         self.lm, self.trainer = lm, trainer
+        shared = trainer.use_vllm and trainer.vllm_generation.mode == "server"
+        sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+        self.joint = processes.count() > 1 and bool(shared or sharded)
+        self.spare = [self.stop_ids[0]]
 
     def generate(
         self,
@@ -282,18 +362,55 @@ class TrainerLM:
         seeds: Sequence[int] | None = None,
     ) -> list[Completion]:
         """One completion per prompt, in order."""
-        if not sampling.temperature:
+        greedy = not sampling.temperature
+        if greedy and not self.trainer.use_vllm and not self.joint:
             return self.lm.generate(prompt_ids, sampling, seeds)
         prompts = [list(ids) for ids in prompt_ids]
-        replies, _ = self.trainer._generate_single_turn(prompts, None, {}, 1)
-        return [self._completion(*pair) for pair in zip(prompts, replies, strict=True)]
+        n = max(processes.gathered(len(prompts))) if self.joint else len(prompts)
+        return self._replies(prompts, n, greedy)
 
-    def _completion(self, prompt: Sequence[int], reply: Sequence[int]) -> Completion:
+    def finish(self, sampling: Sampling) -> None:
+        """Takes part in the others' calls until nobody has a prompt left."""
+        while self.joint and (n := max(processes.gathered(0))):
+            self._replies([], n, not sampling.temperature)
+
+    def _replies(self, prompts: list[list[int]], n: int, greedy: bool) -> list[Completion]:
+        trainer = self.trainer
+        self.spare = prompts[0] if prompts else self.spare
+        filled = prompts + [self.spare] * (n - len(prompts))
+        vllm = trainer.use_vllm and greedy
+        with sampled_with(trainer.vllm_generation, temperature=0.0) if vllm else nullcontext():
+            replies, logprobs = trainer._generate_single_turn(filled, None, {}, 1)
+        logprobs = logprobs or [None] * n
+        known = zip(prompts, replies[: len(prompts)], logprobs[: len(prompts)], strict=True)
+        return [self._completion(*row) for row in known]
+
+    def _completion(
+        self, prompt: Sequence[int], reply: Sequence[int], logprobs: Sequence[float | None] | None
+    ) -> Completion:
         stopped = bool(reply) and reply[-1] in self.stop_ids
+        known = None if logprobs is None else tuple(math.nan if p is None else p for p in logprobs)
         return Completion(
             text=self.tokenizer.decode(reply[:-1] if stopped else reply),
             prompt_ids=tuple(prompt),
             completion_ids=tuple(reply),
             mask=(1,) * len(reply),
+            logprobs=known,
             finish="stop" if stopped else "length",
         )
+
+
+@contextmanager
+def sampled_with(generation: Any, **settings: Any) -> Iterator[None]:
+    """Other sampling settings of TRL's VLLMGeneration for a while; they come back in any case.
+
+    It reads them at each call. Source: trl_unsloth_vllm.md 2.5.
+    """
+    before = {name: getattr(generation, name) for name in settings}
+    try:
+        for name, value in settings.items():
+            setattr(generation, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(generation, name, value)

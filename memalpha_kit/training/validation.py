@@ -23,7 +23,7 @@ from memalpha_kit.store import load_json, save_json
 from memalpha_kit.training import processes
 from memalpha_kit.training.measures import joined, observe, summarise
 from memalpha_kit.training.outage import patiently
-from memalpha_kit.training.rollouts import Environment, Scored, score
+from memalpha_kit.training.rollouts import Environment, Scored, finish, score
 from memalpha_kit.writers import ModelWriter
 
 BEST = "best"
@@ -63,10 +63,10 @@ class Validation:
         """
         env = self.environment
         mine = self.instances[processes.place() :: processes.count()]
-        writer = ModelWriter(
-            lm, env.memory, env.protocol, Sampling(0.0, env.protocol.max_reply_tokens)
-        )
+        greedy = Sampling(0.0, env.protocol.max_reply_tokens)
+        writer = ModelWriter(lm, env.memory, env.protocol, greedy)
         written = write(mine, writer, env.memory, env.protocol)
+        finish(lm, greedy)
         done = patiently(lambda: score(written, mine, env), Scored.missing, self.config)
         seen = observe(done.episodes, done.parts, (), env.memory.counter)
         every = summarise(joined(processes.gathered(seen)))
