@@ -6,6 +6,11 @@ clusters the estimate is the mean over instances of their mean scores (the table
 evaluation.md 5: one instance, one voice), and whole instances are drawn, because questions about
 one memory succeed and fail together.
 
+Plain bootstrap intervals of few clusters are too narrow: with the 4 or 5 instances of some columns
+of the paper, "95 %" ones hold in 80 % of the cases. Ours go further out by Student's t and the
+share of spread that drawing with replacement loses (Hesterberg 2015, expanded percentiles); with
+many clusters nothing changes. `nested_interval` is the plain one.
+
 >>> mean_interval([1, 1, 0, 0, 1], seed=0, clusters=["a", "a", "a", "a", "b"]).mean
 0.75
 """
@@ -130,6 +135,7 @@ def stratified_interval(
     rng = np.random.default_rng(seed)
     draws = [part[rng.integers(0, len(part), (n, len(part)))].mean(axis=1) for part in parts]
     several = all(len(part) > 1 for part in parts)
+    level = _expanded(parts, level) if several else level
     low, high = _ends(np.mean(draws, axis=0), level) if several else (None, None)
     mean = float(np.mean([part.mean() for part in parts]))
     missing = sum(map(_missing, values))
@@ -175,17 +181,18 @@ def detectable(
 
     (t_{1-(1-level)/2} + t_{power}) times the standard error of the mean over strata, with clusters
     as units. A difference that was not found says "smaller than this", not "none". None where a
-    stratum has fewer than two clusters or nothing varies.
+    stratum has fewer than two clusters or nothing varies, and with so few clusters (5 at 95 %) that
+    `sign_flip` finds nothing, however large: its smallest p is 2 of all flips.
     """
     parts = _by_stratum(gains, strata, clusters)
     freedom = sum(len(part) - 1 for part in parts)
-    if not parts or min(map(len, parts)) < 2 or freedom < 2:
+    if not parts or min(map(len, parts)) < 2 or 2 ** (1 - sum(map(len, parts))) > 1 - level:
         return None
     error = float(np.sqrt(sum(part.var(ddof=1) / len(part) for part in parts))) / len(parts)
     return (_t(1 - (1 - level) / 2, freedom) + _t(power, freedom)) * error or None
 
 
-def _t(share: float, freedom: int) -> float:
+def _t(share: float, freedom: float) -> float:
     """Quantile of Student's t by expansion around the normal one (1 % off at 3 degrees)."""
     z = NormalDist().inv_cdf(share)
     second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
@@ -235,7 +242,23 @@ def _percentiles(means: np.ndarray, seed: int, n: int, level: float) -> tuple[fl
         means[rng.integers(0, len(means), (min(rows, n - start), len(means)))].mean(axis=1)
         for start in range(0, n, rows)
     ]
-    return _ends(np.concatenate(draws), level)
+    return _ends(np.concatenate(draws), _expanded([means], level))
+
+
+def _expanded(parts: Sequence[np.ndarray], level: float) -> float:
+    """The level at which percentiles of bootstrap means hold as `level` promises.
+
+    `parts` are the cluster means of each stratum, at least two. Degrees of freedom by
+    Satterthwaite, as few clusters in one stratum may bring most of the spread.
+    """
+    sizes = np.array([len(part) for part in parts])
+    drawn = np.array([part.var() for part in parts]) / sizes  # spread of the drawn means
+    true = drawn * sizes / (sizes - 1)  # of the means themselves
+    if not true.any():
+        return level
+    freedom = float(true.sum() ** 2 / (true**2 / (sizes - 1)).sum())
+    reach = _t(1 - (1 - level) / 2, freedom) * (true.sum() / drawn.sum()) ** 0.5
+    return 2 * NormalDist().cdf(float(reach)) - 1
 
 
 def _ends(draws: np.ndarray, level: float) -> tuple[float, float]:

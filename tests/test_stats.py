@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from memalpha_kit.errors import InputError
-from memalpha_kit.stats import mean_interval, nested_interval, paired_interval
+from memalpha_kit.stats import (
+    detectable,
+    mean_interval,
+    nested_interval,
+    paired_interval,
+    stratified_interval,
+)
 
 
 def test_the_mean_over_instances_is_the_mean_of_their_means():
@@ -55,6 +61,33 @@ def test_the_interval_agrees_with_the_normal_one_on_many_values():
     assert result.high == pytest.approx(values.mean() + half, abs=0.015)
 
 
+@pytest.mark.parametrize("n_instances", [4, 5, 8, 30])
+def test_intervals_hold_as_often_as_they_say_with_few_instances(n_instances):
+    """Percentiles as they are held in 81 % of the cases with 5 instances (LME has as many)."""
+    rng, held = np.random.default_rng(1), 0
+    for seed in range(200):
+        scores = rng.binomial(60, rng.beta(2, 2, n_instances)) / 60  # their mean is 0.5
+        found = mean_interval(scores.tolist(), seed, n=1000)
+        held += found.low <= 0.5 <= found.high
+    assert held >= 200 * (0.85 if n_instances == 4 else 0.9)
+
+
+def test_the_interval_of_an_average_holds_where_one_column_has_few_instances():
+    rng, held, sizes = np.random.default_rng(2), 0, (5, 100, 100)
+    strata = np.repeat(range(3), sizes).tolist()
+    for seed in range(200):
+        found = stratified_interval(rng.beta(2, 2, 205).tolist(), strata, range(205), seed, n=1000)
+        held += found.low <= 0.5 <= found.high
+    assert held >= 180
+
+
+def test_with_so_few_instances_that_no_test_finds_anything_there_is_no_detectable_difference():
+    gains = [0.1, 0.2, 0.3, 0.15, 0.25, 0.2]
+    assert detectable(gains[:5], "sssss", range(5)) is None  # the smallest p is 2 / 32
+    assert detectable(gains, "ssssss", range(6)) > 0
+    assert detectable(gains[:5], "sssss", range(5), level=0.9) > 0
+
+
 def test_questions_of_one_instance_do_not_narrow_the_interval():
     by_instance = mean_interval([0.0, 1.0, 0.0, 1.0], 0)
     values = [v for v in (0.0, 1.0, 0.0, 1.0) for _ in range(50)]
@@ -97,7 +130,7 @@ def test_a_two_level_interval_sees_the_spread_between_seeds_and_within_them():
     clustered = mean_interval(between, 0, clusters=seeds)
     assert nested.mean == pytest.approx(0.2)
     assert nested.high - nested.low > 2 * (flat.high - flat.low)
-    assert nested.low == pytest.approx(clustered.low, abs=0.02)
+    assert clustered.low < nested.low < 0.1  # that of clusters is expanded
     both = nested_interval([a + b for a, b in zip(between, within, strict=True)], seeds, 0)
     assert both.high - both.low > nested.high - nested.low
     assert nested == nested_interval(between, seeds, 0)
