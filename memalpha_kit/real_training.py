@@ -44,9 +44,12 @@ if TYPE_CHECKING:
     from memalpha_kit.models import CausalLM
     from memalpha_kit.training.grpo import Environment
 
-EXPORT, CARD = "export", "run.json"
+EXPORT = "export"
 READ_ROWS = 8
 """Prompts that the base model of transformers reads together: their cache lies on the same card."""
+
+ANYWHERE = "anywhere"
+"""What a run's settings say of the reader's address: it may move between a stop and its resume."""
 
 PACKAGES = ("peft", "unsloth", "vllm", "accelerate")
 
@@ -90,9 +93,9 @@ def train(
 
     backends.start(profile.model)  # imports Unsloth, if asked for, before what it patches
     processes.start(on_cpu=not _cards())
-    cost = fitting(profile, processes.count(), _memory_gb())
-    if cost and processes.is_main():
-        say(f"plan: {cost.value('total per card'):.0f} GB per card, {cost.value('total'):.1f} h")
+    cost = fitting(profile, processes.count(), *_card())
+    if _cards() and processes.is_main():
+        say(_cost_line(cost))
     base = model_folder(profile.model)
     facts = _facts(data, base, client) | {"instances": len(instances), "held_out": len(held_out)}
     files = [file for path in data for file in _files(path)]
@@ -137,6 +140,7 @@ def _train(
     from memalpha_kit.training import grpo
 
     asked = AskedModel(client.name if client else f"base of {profile.model.name}", client)
+    model = replace(profile.model, reader_url=ANYWHERE) if client else profile.model
     with _told(lambda lm: asked.meet(lm, profile.model)):
         grpo.train_grpo(
             base,
@@ -147,7 +151,7 @@ def _train(
             profile.seed,
             resume,
             held_out if profile.grpo.validate_every else (),
-            model=profile.model,
+            model=model,
             device=_device(),
         )
 
@@ -249,22 +253,37 @@ def planned(profile: Profile, given: Assumptions = Assumptions()) -> Plan | None
     return plan(replace(profile, model=replace(profile.model, name=name)), given)
 
 
-def fitting(profile: Profile, cards: int, memory_gb: float | None) -> Plan | None:
-    """The plan for cards with so much memory; None if memory, card or model are not known.
+def fitting(profile: Profile, cards: int, memory_gb: float, called: str = "") -> Plan | None:
+    """The plan for cards with so much memory, `called` so by their maker; 0 GB is no card.
 
-    Raises InputError, with the sum that shows it, for what cannot fit.
+    None if card or model are in no table. Raises InputError, with the sum that shows it, for what
+    cannot fit.
     """
-    card = known_card(memory_gb) if memory_gb else None
+    card = known_card(memory_gb, called)
     made = planned(profile, Assumptions(card=card, cards=cards)) if card else None
     if made:
         refuse(made)
     return made
 
 
-def known_card(memory_gb: float) -> str | None:
-    """The largest card of the plan's table that has no more memory; None if all have more."""
-    fitting = {name: card for name, card in CARDS.items() if card.memory_gb <= 1.05 * memory_gb}
-    return max(fitting, key=lambda name: fitting[name].memory_gb, default=None)
+def known_card(memory_gb: float, called: str = "") -> str | None:
+    """The largest card of the plan's table that has no more memory; None if all have more.
+
+    Of equal ones the one whose name is in `called`: "h100" in "NVIDIA H100 80GB HBM3".
+    """
+    known = {name: card for name, card in CARDS.items() if card.memory_gb <= 1.05 * memory_gb}
+
+    def fit(name: str) -> tuple[float, bool]:
+        series = name.partition("-")[0].removeprefix("rtx")
+        return known[name].memory_gb, series in called.lower()
+
+    return max(known, key=fit, default=None)
+
+
+def _cost_line(cost: Plan | None) -> str:
+    if cost is None:
+        return "plan: not checked (this card or model is in no table of the plan)"
+    return f"plan: {cost.value('total per card'):.0f} GB per card, {cost.value('total'):.1f} h"
 
 
 def known_shape(folder: Path) -> str | None:
@@ -285,10 +304,14 @@ def _cards() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
-def _memory_gb() -> float | None:
+def _card() -> tuple[float, str]:
+    """Memory in GB and name of the first card; 0 GB without one."""
     import torch
 
-    return torch.cuda.get_device_properties(0).total_memory / 1e9 if _cards() else None
+    if not _cards():
+        return 0.0, ""
+    found = torch.cuda.get_device_properties(0)
+    return found.total_memory / 1e9, found.name
 
 
 def _device() -> str:

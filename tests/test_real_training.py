@@ -184,8 +184,9 @@ def test_a_dead_server_stops_the_run_and_a_live_one_lets_it_go_on(
     assert "resume the run" in capsys.readouterr().err
     assert train(base, data, cut, "--resume", **endpoint) == 2
     assert "expected an answer of 'stub'" in capsys.readouterr().err  # before anything is loaded
-    stub.die_after = None
-    assert train(base, data, cut, "--resume", **endpoint) == 0
+    with StubServer(served, key=stub.key) as moved:
+        monkeypatch.setenv("QWEN_URL", moved.url)
+        assert train(base, data, cut, "--resume", **endpoint) == 0
     assert equal(weights(whole / "export"), weights(cut / "export"))
     assert (whole / "metrics.csv").read_bytes() == (cut / "metrics.csv").read_bytes()
     files = [path for path in whole.rglob("*") if path.is_file()]
@@ -251,8 +252,12 @@ def test_data_needs_a_training_part_once_and_nothing_of_it_held_out(data, tmp_pa
 
 def test_a_card_that_is_too_small_is_refused_with_the_sum(tmp_path):
     profile = load_profile("gpu")
-    assert real_training.fitting(profile, 1, None) is None  # no card, no plan
+    assert real_training.fitting(profile, 1, 0.0) is None  # no card, no plan
     assert real_training.fitting(profile, 1, 85.0).value("total") > 0
+    names = [(25.3, "NVIDIA GeForce RTX 4090"), (85.0, "NVIDIA H100 80GB HBM3"), (16.0, "Tesla T4")]
+    names += [(85.1, "NVIDIA A100-SXM4-80GB"), (47.7, "NVIDIA L40S"), (150.1, "NVIDIA H200")]
+    found = [real_training.known_card(*named) for named in names]
+    assert found == ["rtx4090", "h100", None, "a100-80", "l40s", "h200"]
     with pytest.raises(InputError, match="does not fit"):
         real_training.fitting(load_profile("gpu", ["model.lora_rank=0"]), 1, 25.3)
     named = {"num_hidden_layers": 36, "hidden_size": 2560, "num_attention_heads": 32}
