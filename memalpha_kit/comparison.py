@@ -31,6 +31,7 @@ import pandas as pd
 
 from memalpha_kit.errors import InputError, closest
 from memalpha_kit.evaluation import Bootstrap
+from memalpha_kit.methods.released import RELEASED
 from memalpha_kit.scoring import metric_of
 from memalpha_kit.stats import detectable, mean_interval, sign_flip, stratified_interval
 
@@ -292,6 +293,21 @@ BASELINES = {
     "mem1": ("MEM1", "qwen3-32b"),
 }
 """Our methods: the paper's name for them, and the model that answered there (evaluation.md 4.2)."""
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "long-context": {"window": 30_000},
+    "bm25": {"window": 30_000, "top_k": 2},
+    "memagent": {"mode": "agnostic", "memory_tokens": 1024, "max_tokens": 1024},
+    "mem1": {"window": 30_000, "state_tokens": 1024},
+    "memory": {
+        **{"reader": "model", "retrieval": "bm25", "top_k": 20},
+        **{f"memory.{part}": True for part in ("core", "semantic", "episodic")},
+    },
+}
+"""What a method is in the paper (evaluation.md 1.6, 2.4, 4.2 to 4.6): anything else is another one.
+How its models are asked (wording, temperature, thinking) is not among it: ours is the same for all
+methods, on purpose; the `release-` methods ask as the release does.
+"""
+MEM1_WRITER = "qwen2.5-7b-rl-rag-q2-em-release"
 WRITERS = {
     "memalpha-4b": "Mem-alpha",
     "qwen3-4b": "Qwen3-4B",
@@ -304,9 +320,11 @@ def claim(settings: Mapping[str, Any], writer: str = "") -> Claim | None:
     """Which row of the paper a run with these settings (`Run.settings`) stands beside, if any.
 
     `writer` is the model that wrote the memory; names are compared without owner and capitals. A
-    run with another model stands beside the row with a doubt, so it gets no verdict.
+    run with another model, or that is not what is `PUBLISHED`, stands beside the row with a doubt,
+    so it gets no verdict.
     """
-    method, model = settings["method"]["method"], _bare(settings["method"].get("model") or "")
+    said = settings["method"]
+    method, model = RELEASED.get(said["method"], (said["method"],))[0], _bare(said.get("model"))
     if method == "memory":
         known = WRITERS.get(_bare(writer))
         doubt = "" if known else f"memory written by {writer or 'a rule'}"
@@ -319,11 +337,28 @@ def claim(settings: Mapping[str, Any], writer: str = "") -> Claim | None:
         return None
     if model != wanted and not found.doubt:
         found = replace(found, doubt=f"answered by {model or 'no model'}, the paper's by {wanted}")
+    if not found.doubt:
+        found = replace(found, doubt=_unlike(said, method))
     return found
 
 
-def _bare(model: str) -> str:
-    return model.rstrip("/").rpartition("/")[2].lower()
+def _unlike(said: Mapping[str, Any], method: str) -> str:
+    """The first setting that is not the published method's, "" if there is none."""
+    for name, wanted in PUBLISHED[method].items():
+        outer, _, inner = name.partition(".")
+        value = said.get(outer, wanted)
+        value = value.get(inner, wanted) if inner and isinstance(value, Mapping) else value
+        if value != wanted:
+            return f"{name} is {value}, the paper's {wanted}"
+    if method == "mem1" and not said.get("rollouts"):
+        writer = _bare(said.get("write_model") or said.get("model"))
+        if writer != MEM1_WRITER:
+            return f"summaries by {writer}, the paper's by {MEM1_WRITER}"
+    return ""
+
+
+def _bare(model: str | None) -> str:
+    return (model or "").rstrip("/").rpartition("/")[2].lower()
 
 
 def paper_profile(found: Claim) -> str:
@@ -384,7 +419,8 @@ def verdict(
        metric or setting), if a number or the interval is not there, if questions are missing, or
        if n < 5.
     2. `not reproduced` if the printed score is outside our interval widened by the square root of
-       two: it was measured once, on a sample of its own, so it is as uncertain as ours is.
+       two: it was measured once, on a sample of its own, so it is as uncertain as ours is. If ours
+       has no width (all n alike), by 3/n, the rule of three.
     3. `reproduced` if the printed score is inside our interval and that is narrow, at most 0.1
        (ten points) from our score to either end.
     4. `cannot tell` otherwise: the interval is too wide, or the printed score is just outside.
@@ -401,7 +437,7 @@ def verdict(
     if low is None or high is None or n < MIN_UNITS:
         return Verdict("cannot tell", f"{n} units: too few for an interval")
     gap, reach = printed - ours, high - ours if printed > ours else ours - low
-    if abs(gap) > 2**0.5 * reach + ROUNDING:
+    if abs(gap) > (2**0.5 * reach if high - low > 1e-9 else 3 / n) + ROUNDING:
         return Verdict("not reproduced", f"printed {gap:+.3f} away, our interval {-reach:+.3f}")
     if abs(gap) > reach + ROUNDING:
         return Verdict("cannot tell", "printed score just outside our interval")

@@ -306,13 +306,16 @@ def open_run(
 ) -> Run:
     """The run of this folder: a new one, or what is there of it.
 
-    `info` is what changes no result: addresses, prices, the data's path; the newest is kept. Raises
-    InputError naming the first setting that is not the one the run was begun with.
+    `info` is what changes no result: addresses, prices, the data's path; the newest is kept, a None
+    leaves what was there. Raises InputError naming the first setting that is not the one the run
+    was begun with.
     """
     folder = Path(folder)
     card = {"key": settings_key(settings), "settings": settings, "info": dict(info or {})}
     if (folder / CARD).exists():
-        _check_same(folder, store.load_json(folder / CARD), settings)
+        old = store.load_json(folder / CARD)
+        _check_same(folder, old, settings)
+        card["info"] = _newest(old.get("info") or {}, card["info"])
     else:
         if (folder / ANSWERS).exists():
             raise InputError(f"{folder}: has answers but no {CARD}; choose another folder")
@@ -320,6 +323,16 @@ def open_run(
         store.save_bytes(folder / QUESTIONS, "".join(f"{line}\n" for line in lines).encode())
     store.save_json(folder / CARD, card)  # last: a folder without it has not begun
     return load_run(folder)
+
+
+def _newest(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """What is said now, and what was said before where nothing is, e.g. a price."""
+    said = {
+        key: _newest(old.get(key) or {}, value) if isinstance(value, Mapping) else value
+        for key, value in new.items()
+        if value is not None
+    }
+    return {**old, **said}
 
 
 def _check_same(folder: Path, card: Any, settings: Mapping[str, Any]) -> None:

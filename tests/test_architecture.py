@@ -39,6 +39,7 @@ SAME_FLOOR = {
     ("answering", "readers"),
     ("world", "writers"),
     ("judges", "rewards"),
+    ("comparison", "methods"),
     ("real", "runs"),
     ("miniature", "runs"),
     ("real_training", "plan"),

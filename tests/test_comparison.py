@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from memalpha_kit import comparison
+from memalpha_kit import comparison, runs
 from memalpha_kit.comparison import AVERAGE, Claim, verdict
 from memalpha_kit.errors import InputError
 from memalpha_kit.evaluation import Bootstrap
@@ -228,6 +230,9 @@ def test_holm_by_hand():
         (0.60, None, None, 0.62, 1, "cannot tell"),
         (None, None, None, 0.62, 100, "cannot tell"),
         (0.60, 0.55, 0.65, None, 100, "cannot tell"),
+        (1.0, 1.0, 1.0, 0.95, 30, "cannot tell"),  # all alike: not seen in 30 may be 1 in 10
+        (1.0, 1.0, 1.0, 0.85, 30, "not reproduced"),
+        (1.0, 1.0, 1.0, 1.0, 30, "reproduced"),
     ],
 )
 def test_verdicts(ours, low, high, printed, n, expected):
@@ -305,6 +310,36 @@ def test_a_run_stands_beside_a_row_of_the_paper(method, model, writer, row, doub
     found = comparison.claim(settings(method, model), writer)
     assert found.method == row and found.doubt.startswith(doubt)
     assert bool(found.doubt) == bool(doubt)
+
+
+@pytest.mark.parametrize(
+    ("method", "more", "doubt"),
+    [
+        ("bm25", {"top_k": 2, "window": 30_000, "temperature": 0.0}, ""),
+        ("bm25", {"top_k": 20, "window": 30_000}, "top_k is 20, the paper's 2"),
+        ("long-context", {"window": 126_000}, "window is 126000, the paper's 30000"),
+        ("memory", {"reader": "agentic"}, "reader is agentic"),
+        ("memory", {"memory": {"core": False, "semantic": True}}, "memory.core is False"),
+        ("mem1", {"window": 30_000}, "summaries by qwen3-32b"),
+        ("mem1", {"write_model": "Mem-Lab/Qwen2.5-7B-RL-RAG-Q2-EM-Release"}, ""),
+        ("mem1", {"rollouts": "sha256:00"}, ""),
+        ("release-qwen3-32b-bm25", {"top_k": 2}, ""),
+        ("release-agent-agentic", {"reader": "agentic"}, "reader is agentic"),
+    ],
+)
+def test_a_run_that_is_not_what_was_published_gets_no_verdict(method, more, doubt):
+    """A search with 20 chunks is no "RAG-Top2"; the release's own runs have a row too."""
+    said = {"method": {"method": method, "model": "qwen3-32b", **more}}
+    found = comparison.claim(said, "Memalpha-4B")
+    assert found.doubt.startswith(doubt) and bool(found.doubt) == bool(doubt)
+
+
+def test_what_is_published_is_what_the_methods_do_by_default():
+    from memalpha_kit.methods import METHODS
+
+    for name, wanted in comparison.PUBLISHED.items():
+        flat = runs._flat(asdict(METHODS[name].Settings()))
+        assert {key: flat[key] for key in wanted} == wanted
 
 
 def test_floors_stand_beside_no_row():

@@ -85,6 +85,17 @@ def test_settings_of_another_reader_are_refused():
         built(FakeChat(), writer="silent", retrieval="hybrid")
 
 
+def test_what_embeds_belongs_to_the_settings_where_it_is_used():
+    """Else a run with one embedding model goes on with another (A-2)."""
+
+    def found(model, **options):
+        backends = Backends(answer=FakeChat(), embed=lambda texts: [], embed_model=model)
+        return built(backends=backends, writer="silent", **options).settings()
+
+    assert found("e1", retrieval="embedding") != found("e2", retrieval="embedding")
+    assert found("e1") == found("e2")
+
+
 def test_writers_and_readers_of_the_caller_go_by_their_names():
     given = Backends(writers={"mine": ScriptedReplies(["", ""])}, readers={"best": BestEntry(2)})
     prepared, answered = run(built(backends=given, writer="mine", reader="best"))

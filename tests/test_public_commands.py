@@ -414,7 +414,7 @@ def test_scoring_and_reporting_ask_nobody(here, peaceful, monkeypatch):
     assert pairs.source.iloc[-1] == "Avg." and (pairs.questions > 0).all()
 
 
-def test_a_judge_is_asked_once_and_its_failures_are_no_zeros(here):
+def test_a_judge_is_asked_once_and_its_failures_are_no_zeros(here, capsys):
     out = here / "judged" / "long"
     with StubServer(little_model) as stub:
         judge = ("--judge-url", stub.url, "--judge-model-name", "j")
@@ -426,9 +426,47 @@ def test_a_judge_is_asked_once_and_its_failures_are_no_zeros(here):
         assert stub.n_requests == n  # what the judge said is kept with the run
     with StubServer(lambda body: "perhaps") as stub:
         other = ("--judge-url", stub.url, "--judge-model-name", "k")
-        assert cli.main(["score", str(out), *other]) == 0
+        assert cli.main(["score", str(out), *other]) == 1
+    assert "3 of 3 answers have no verdict" in capsys.readouterr().err
     rows = runs.scores_of(runs.load_run(out))
     assert {(row["score"], row["status"]) for row in rows} == {(None, "judge_error")}
+
+
+def test_an_embedding_model_is_a_setting(here, capsys):
+    more = ("--source", "squad", "--writer", "keep_sentences", "--set", "retrieval=hybrid")
+    with StubServer(little_model) as stub:
+        for name, code in (("e1", 0), ("e2", 2)):
+            embed = ("--embed-url", stub.url, "--embed-model-name", name)
+            out = here / "embedded" / "memory"
+            assert evaluate(stub.url, "memory", out, "data/memalpha", *more, *embed) == code
+    assert "was begun with method.embed_model = 'e1', now it is 'e2'" in capsys.readouterr().err
+
+
+def test_a_writer_of_ours_has_not_the_price_of_the_answering_model(here, policy):
+    out = here / "priced" / "memory"
+    more = ("--source", "squad", "--limit", "1", "--set", "protocol.max_reply_tokens=4")
+    written = ("--set", "writer=models/Memalpha-4B", "--set", "protocol.wire=text")
+    with StubServer(little_model) as stub:
+        price = ("--price-in", "1", "--price-out", "2")
+        assert evaluate(stub.url, "memory", out, "data/memalpha", *more, *written, *price) == 0
+        first = runs.load_run(out)
+        assert evaluate(stub.url, "memory", out, "data/memalpha", *more, *written) == 0
+    assert runs.load_run(out).info == first.info  # prices stay if none are given
+    assert first.info["writer"] == "models/Memalpha-4B"
+    answers, built = runs.frames({"memory": first})
+    spent = answers.prompt_tokens.sum() + 2 * answers.completion_tokens.sum()
+    assert answers.cost_usd.sum() == pytest.approx(spent / 1e6)
+    assert built.prompt_tokens.iloc[0] > 0 and built.cost_usd.isna().all()  # unknown
+
+
+def test_a_report_says_if_runs_were_asked_different_questions(here, peaceful, capsys):
+    """Else two draws of `--limit` stand side by side as if they were one test."""
+    base = ["evaluate", "--method", "nothing", "--data", "data/memalpha", "--out", "draws"]
+    assert cli.main([*base, "--name", "all"]) == cli.main([*base, "--name", "1", "--limit", "1"])
+    for others, said in ((["draws/1"], True), (["calm/bm25"], False)):
+        capsys.readouterr()
+        assert cli.main(["report", "draws/all", *others]) == 0
+        assert ("were not asked the same questions" in capsys.readouterr().out) == said
 
 
 def test_other_settings_do_not_go_on_in_the_same_folder(here, peaceful, capsys):

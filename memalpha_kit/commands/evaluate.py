@@ -1,8 +1,9 @@
 """`memalpha evaluate`: a method answers a data set's questions; answers, scores and a table.
 
 The same command again goes on where it stopped: what was answered stays, what failed is asked
-again. Exit code 0: every question has an answer; 1: some failed, and the table says how many; 2: it
-could not be done, e.g. no model answers, and what was answered before is kept.
+again. Exit code 0: every question has an answer and, from a judge that is asked, a verdict; 1: some
+have none, and the table says how many; 2: it could not be done, e.g. no model answers, and what was
+answered before is kept.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def finish(run: Run, args: argparse.Namespace) -> int:
-    """Scores a run, prints its table; 1 and a line if questions have no answer."""
+    """Scores a run, prints its table; 1 and a line if questions have no answer or no verdict."""
     from memalpha_kit import comparison, runs
 
     score(run, args)
@@ -102,7 +103,7 @@ def finish(run: Run, args: argparse.Namespace) -> int:
     print(comparison.markdown(table[list(SHOWN)]))
     print(run.folder)
     if run.complete:
-        return 0
+        return _unjudged(run, args.profile)
     reasons = [run.failed[key] for key in run.open if key in run.failed]
     why = f", e.g. {reasons[0]}" if reasons else ""
     print(
@@ -113,8 +114,24 @@ def finish(run: Run, args: argparse.Namespace) -> int:
     return 1
 
 
+def _unjudged(run: Run, profile: str) -> int:
+    """1 and a line if the judge failed on some answers, else 0."""
+    from memalpha_kit import runs
+
+    rows = runs.scores_of(run, profile)
+    failed = sum(row["status"] == "judge_error" for row in rows)
+    if failed:
+        print(
+            f"memalpha: {failed} of {len(rows)} answers have no verdict of the judge and are in no "
+            "mean, see if_all_0 and if_all_1; `memalpha score` with the judge asks again",
+            file=sys.stderr,
+        )
+    return min(failed, 1)
+
+
 SHOWN = (
     *("source", "metric", "instances", "questions", "error_rate", "score", "low", "high"),
+    *("if_all_0", "if_all_1"),
     *("memory_tokens", "compression", "prompt_tokens", "completion_tokens", "cost_usd"),
 )
 
@@ -144,6 +161,7 @@ def _backends(args: argparse.Namespace, rows: Sequence[str]) -> Backends:
         answer=_answering(args),
         write=client_of(args, "writer"),
         embed=embedding.embed if embedding else None,
+        embed_model=embedding.name if embedding else "",
         device=args.device,
         rows=tuple(rows),
     )
@@ -186,6 +204,8 @@ def _stem(path: Path) -> str:
 
 def _info(args: argparse.Namespace, backends: Backends) -> dict[str, Any]:
     """What changes no answer but belongs to the run: where the data and the models are, prices."""
+    from memalpha_kit.methods import RELEASED
+
     models = {
         role: {
             "model": model.name,
@@ -195,9 +215,12 @@ def _info(args: argparse.Namespace, backends: Backends) -> dict[str, Any]:
         for role, model in (("answer", backends.answer), ("write", backends.write))
         if model
     }  # fmt: skip
-    writer = args.writer or ""
+    spec = _spec(args)
+    writer = {**RELEASED.get(spec.method, ("", {}))[1], **spec.options}.get("writer") or ""
     if writer == "api":
         writer = (backends.write or backends.answer).name if backends.answer else ""
+    elif writer:
+        models["write"] = {"model": writer}  # not at the price of the answering model
     return {"data": str(args.data), "writer": writer, **models}
 
 

@@ -107,9 +107,17 @@ def paper_table(found: Mapping[str, Run], name: str, bootstrap: Bootstrap) -> pd
 def _head(found: Mapping[str, Run], profile: str) -> str:
     """What was run, and what is missing."""
     lines = [f"# Report\n\nProfile `{profile}`; intervals are 95 %, clustered by instance.\n"]
+    if len({run.settings["data_sha256"] for run in found.values()}) > 1:
+        lines.append(
+            "**The runs were not asked the same questions** (other data or another draw): their "
+            "scores are not comparable; paired differences are over what both answered.\n"
+        )
     for name, run in found.items():
         state = "complete" if run.complete else f"INCOMPLETE: {len(run.open)} without an answer"
-        lines.append(f"- {name}: `{run.folder.name}`, {len(run.questions)} questions, {state}")
+        counted = f"tokens by {run.settings['method']['counter']}"
+        lines.append(
+            f"- {name}: `{run.folder.name}`, {len(run.questions)} questions, {counted}, {state}"
+        )
     return "\n".join(lines) + "\n"
 
 

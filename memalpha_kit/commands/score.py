@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Scores every run and prints its table. 1 if questions of some run have no answer."""
+    """Scores every run and prints its table. 1 if some question has no answer or no verdict."""
     from memalpha_kit import runs
 
     return max([evaluate.finish(runs.load_run(folder), args) for folder in args.runs])

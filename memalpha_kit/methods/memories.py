@@ -89,10 +89,12 @@ class FromMemory(Method):
 
     def settings(self) -> dict[str, Any]:
         """With the version of the answering texts, or the reader that the caller made."""
-        name, given = self.options.reader, self.backends.readers
+        name, given, found = self.options.reader, self.backends.readers, super().settings()
         if name in given:
-            return super().settings() | {"reader": identity(given[name])}
-        return super().settings() | ({} if name in READERS else {"prompts": VERSION})
+            return found | {"reader": identity(given[name])}
+        if self.options.retrieval != "bm25":
+            found["embed_model"] = self.backends.embed_model
+        return found | ({} if name in READERS else {"prompts": VERSION})
 
     def _reader(self) -> Reader:
         name, given = self.options.reader, self.backends.readers
