@@ -49,6 +49,9 @@ MEASURES = (
     *("facts", "facts_stored", "chat", "chat_stored"),
     *("corrections_stale", "corrections_updated", "updates", "updates_wrong"),
 )
+WARM_START = "(warm start)"
+"""What stands for a point in the rows of a warm start, which several points may share."""
+
 CURVES = ("step", "reward", "accuracy", "content", "calls", "updates", "flat_rows")
 
 
@@ -180,7 +183,7 @@ def run(
     """Runs what is not there yet, then writes the sweep's CSV files and figure; their paths.
 
     `runs` keeps policies and finished points, `out` gets `results.csv` (a row per point, seed,
-    stage, length and instance), `curves.csv` (a row per point, seed and step), `table.csv`
+    length and instance; each warm start once), `curves.csv` (a row per point, seed and step), `table.csv`
     (`table_sweep`), `run.json` and `sweep.png`. `workers` processes of one thread each; their
     number does not change a result.
     """
@@ -289,10 +292,11 @@ def _record(
     started: float,
 ) -> list[Path]:
     results, curves = [], []
+    for warm in {task.warm: task for task in tasks}.values():
+        seen = pd.read_csv(warm.warm / "results.csv")
+        results.append(seen.assign(point=WARM_START, seed=warm.profile.seed))
     for (name, seed), task in zip(profiles, tasks, strict=True):
-        for folder in (task.warm, task.folder):
-            table = pd.read_csv(folder / "results.csv")
-            results.append(table.assign(point=name, seed=seed))
+        results.append(pd.read_csv(task.folder / "results.csv").assign(point=name, seed=seed))
         steps = pd.read_csv(task.folder / "metrics.csv")
         kept = [column for column in CURVES if column in steps]
         curves.append(steps[kept].round(4).assign(point=name, seed=seed))
