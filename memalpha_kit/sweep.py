@@ -183,9 +183,9 @@ def run(
     """Runs what is not there yet, then writes the sweep's CSV files and figure; their paths.
 
     `runs` keeps policies and finished points, `out` gets `results.csv` (a row per point, seed,
-    length and instance; each warm start once), `curves.csv` (a row per point, seed and step), `table.csv`
-    (`table_sweep`), `run.json` and `sweep.png`. `workers` processes of one thread each; their
-    number does not change a result.
+    length and instance; each warm start once), `curves.csv` (a row per point, seed and step),
+    `table.csv` (`table_sweep`), `run.json` and `sweep.png`. `workers` processes of one thread each;
+    their number does not change a result.
     """
     if workers < 1:
         raise InputError(f"workers: expected at least 1, found {workers}")
@@ -311,7 +311,10 @@ def _record(
         store.save_table(path, table)
     profile = profiles[sweep.base, sweep.seeds[0]]
     points = {point.name: dict(point.changes) for point in sweep.points}
+    folders = {folder for task in tasks for folder in (task.warm, task.folder)}
+    took = sum(store.load_json(folder / "done.json")["duration_s"] for folder in folders)
     extra = {"sweep": sweep.name, "base": sweep.base, "points": points, "seeds": list(sweep.seeds)}
+    extra["runs_s"] = round(took)  # of all runs, also of those that an earlier call made
     report.run_card(out, profile, started, paths, extra)
     figure = report.plot_sweep(tables["table"], sweep.base, sweep.name)
     return [*paths, report.save_figure(figure, out / "sweep.png")]
