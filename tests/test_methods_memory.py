@@ -12,6 +12,7 @@ from test_methods import INSTANCE, INSTANCES, LABELLED, run
 from memalpha_kit import memory as memories
 from memalpha_kit.chat import ChatReply, ModelGone, ToolUse
 from memalpha_kit.config import MemoryConfig, ProtocolConfig
+from memalpha_kit.endpoint import Client, Endpoint
 from memalpha_kit.episode import ask, write
 from memalpha_kit.errors import InputError
 from memalpha_kit.methods import Backends, MethodSpec, Prepared, build_method
@@ -89,7 +90,7 @@ def test_what_embeds_belongs_to_the_settings_where_it_is_used():
     """Else a run with one embedding model goes on with another (A-2)."""
 
     def found(model, **options):
-        backends = Backends(answer=FakeChat(), embed=lambda texts: [], embed_model=model)
+        backends = Backends(answer=FakeChat(), embed=Client(Endpoint("http://x/v1", model)).embed)
         return built(backends=backends, writer="silent", **options).settings()
 
     assert found("e1", retrieval="embedding") != found("e2", retrieval="embedding")

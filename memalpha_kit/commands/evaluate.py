@@ -161,7 +161,6 @@ def _backends(args: argparse.Namespace, rows: Sequence[str]) -> Backends:
         answer=_answering(args),
         write=client_of(args, "writer"),
         embed=embedding.embed if embedding else None,
-        embed_model=embedding.name if embedding else "",
         device=args.device,
         rows=tuple(rows),
     )

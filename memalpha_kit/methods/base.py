@@ -156,8 +156,7 @@ class Backends:
     """What a method may use and that is no setting of it: who computes, and where.
 
     `answer` answers questions; `write` builds memories, by default the same model. `writers` and
-    `readers` are further ones by name, such as a policy that is in memory already.
-    `embed_model` names what embeds, as results depend on it. `rows` are the
+    `readers` are further ones by name, such as a policy that is in memory already. `rows` are the
     ids of all instances of the data file, in order; rollout files of others name instances by their
     place there. `journal` is a folder of this run alone, where replies are kept while memories are
     built, so that a run that was killed goes on at the next chunk.
@@ -168,7 +167,6 @@ class Backends:
     writers: Mapping[str, Writer] = field(default_factory=dict)
     readers: Mapping[str, Reader] = field(default_factory=dict)
     embed: Callable[[Sequence[str]], Sequence[Sequence[float]]] | None = None
-    embed_model: str = ""
     device: str = "cpu"  # of a policy that is loaded from a folder
     rows: Sequence[str] = ()
     journal: Path | None = None

@@ -93,7 +93,7 @@ class FromMemory(Method):
         if name in given:
             return found | {"reader": identity(given[name])}
         if self.options.retrieval != "bm25":
-            found["embed_model"] = self.backends.embed_model
+            found["embed_model"] = self.reader.settings()["embed"]
         return found | ({} if name in READERS else {"prompts": VERSION})
 
     def _reader(self) -> Reader:
@@ -122,11 +122,8 @@ class FromMemory(Method):
     def answer_group(self, questions: Sequence[Question], done: AnsweredDone) -> None:
         """All at once; the reader says each as soon as it is known."""
 
-        searches = self.options.reader == "agentic"
-
         def take(place: int, answer: Answer) -> None:
-            requests = (None if searches else 1) if answer.finish else 0  # "": nobody was asked
-            done(_answered(questions[place], answer, requests))
+            done(_answered(questions[place], answer))
 
         self.reader.read([_request(question) for question in questions], take)
 
@@ -139,12 +136,12 @@ def _request(question: Question) -> ReadRequest:
     return ReadRequest(held, qa.id, qa.question, question.instance.source)
 
 
-def _answered(question: Question, answer: Answer, requests: int | None) -> Answered:
+def _answered(question: Question, answer: Answer) -> Answered:
     """With the reader's words; failing is never an answer."""
     values = {
         name: getattr(answer, name)
-        for name in ("prompt_tokens", "completion_tokens", "latency_s", "retrieved")
-    } | {"requests": requests}
+        for name in ("requests", "prompt_tokens", "completion_tokens", "latency_s", "retrieved")
+    }
     if answer.error or answer.prediction is None:
         return question.failed(answer.error or "the reader has no answer", **values)
     return question.answered(answer.prediction, finish=answer.finish, **values)
