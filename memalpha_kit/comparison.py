@@ -81,14 +81,15 @@ def _source_row(part: pd.DataFrame, made: pd.DataFrame, bootstrap: Bootstrap) ->
     found = mean_interval(
         part["score"].tolist(), bootstrap.seed, bootstrap.resamples, bootstrap.level, units(part)
     )
-    sizes = part.groupby("instance")[["memory_tokens", "chunk_tokens"]].mean()
-    calls, skipped = _total(made["calls"]), int((part["status"] == "skipped").sum())
+    asked, instances = part[part["status"] != "skipped"], part["instance"].nunique()
+    sizes = asked.groupby("instance")[["memory_tokens", "chunk_tokens"]].mean()
+    calls, skipped = _total(made["calls"]), len(part) - len(asked)
     missing = found.missing - skipped
     return {
         "method": first["method"],
         "source": first["source"],
         "metric": first["metric"],
-        "instances": len(sizes),
+        "instances": instances,
         "questions": len(part),
         "skipped": skipped,
         "missing": missing,
@@ -99,7 +100,7 @@ def _source_row(part: pd.DataFrame, made: pd.DataFrame, bootstrap: Bootstrap) ->
         "if_all_1": _bound(part, 1.0),
         "low": found.low,
         "high": found.high,
-        "interval": "instances" if len(sizes) > 1 else "questions",
+        "interval": "instances" if instances > 1 else "questions",
         "memory_tokens": _mean(sizes["memory_tokens"]),
         "chunk_tokens": _mean(sizes["chunk_tokens"]),
         "compression": _mean(1 - sizes["memory_tokens"] / sizes["chunk_tokens"]),
@@ -189,10 +190,14 @@ def _spent(part: pd.DataFrame, made: pd.DataFrame, name: str) -> int | float | N
 def table_pairs(answers: pd.DataFrame, bootstrap: Bootstrap = BOOTSTRAP) -> pd.DataFrame:
     """Every other method against the first one, source by source and on average.
 
+    A method that has no question in common with the first one is left out.
     `p_holm` is p corrected for the number of tests in this table (Holm). Columns as in `paired`.
     """
     first, *others = answers["method"].drop_duplicates()
-    parts = [paired(answers, other, first, bootstrap) for other in others]
+    scored = answers.dropna(subset=["score"]).groupby("method")
+    asked = {name: set(zip(part["instance"], part["index"], strict=True)) for name, part in scored}
+    alike = [name for name in others if asked.get(name, set()) & asked.get(first, set())]
+    parts = [paired(answers, other, first, bootstrap) for other in alike]
     if not parts:
         return pd.DataFrame(columns=[*PAIR, "p_holm"])
     table = pd.concat(parts, ignore_index=True)

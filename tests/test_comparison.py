@@ -78,6 +78,9 @@ def test_a_missing_score_has_bounds():
 def test_a_question_that_a_method_cannot_be_asked_is_no_error():
     table = answers({"a": [1, None], "b": [1, 1]}, "gold-chunk")
     table.loc[table.score.isna(), ["status", "prompt_tokens"]] = ["skipped", None]
+    nobody = table.assign(status="skipped", score=None)
+    row = comparison.table_sources(nobody, built(nobody), QUICK).iloc[0]
+    assert (row.instances, row.memory_tokens, row.compression) == (2, None, None)  # not 1.0
     row = comparison.table_sources(table, built(table), QUICK).iloc[0]
     assert (row.skipped, row.missing, row.error_rate, row.score) == (1, 0, 0.0, 1.0)
     assert row.if_all_0 == 1.0 and row.prompt_tokens == 170
@@ -201,7 +204,7 @@ def test_several_sources_get_an_average_row_in_which_each_weighs_the_same():
 def test_methods_without_a_common_question_are_refused():
     table = both(answers({"a": [1]}, "first"), answers({"b": [1]}, "second"))
     with pytest.raises(InputError, match="second and first: expected questions that both answered"):
-        comparison.table_pairs(table)
+        comparison.paired(table, "second", "first")
 
 
 def test_one_method_has_no_pairs():
@@ -211,6 +214,16 @@ def test_one_method_has_no_pairs():
 def test_holm_by_hand():
     """Sorted 0.01, 0.03, 0.04 times 3, 2, 1 and never decreasing."""
     assert comparison.holm([0.04, None, 0.01, 0.03]) == [0.06, None, 0.03, 0.06]
+
+
+def test_a_method_that_was_asked_something_else_is_left_out_of_the_pairs():
+    table = both(
+        answers({"i1": [1], "i2": [0]}, "bm25"),
+        answers({"i1": [0], "i2": [0]}, "memory"),
+        answers({"j1": [1]}, "mem1", source="hotpotqa"),
+    )
+    assert comparison.table_pairs(table, QUICK).method.unique().tolist() == ["memory"]
+    assert comparison.table_pairs(table[table.method != "memory"], QUICK).empty
 
 
 # ---- the paper ----------------------------------------------------------------------------------
