@@ -19,8 +19,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -47,9 +46,6 @@ if TYPE_CHECKING:
 EXPORT = "export"
 READ_ROWS = 8
 """Prompts that the base model of transformers reads together: their cache lies on the same card."""
-
-ANYWHERE = "anywhere"
-"""What a run's settings say of the reader's address: it may move between a stop and its resume."""
 
 PACKAGES = ("peft", "unsloth", "vllm", "accelerate")
 
@@ -140,20 +136,19 @@ def _train(
     from memalpha_kit.training import grpo
 
     asked = AskedModel(client.name if client else f"base of {profile.model.name}", client)
-    model = replace(profile.model, reader_url=ANYWHERE) if client else profile.model
-    with _told(lambda lm: asked.meet(lm, profile.model)):
-        grpo.train_grpo(
-            base,
-            instances,
-            environment(profile, base, asked),
-            profile.grpo,
-            out,
-            profile.seed,
-            resume,
-            held_out if profile.grpo.validate_every else (),
-            model=model,
-            device=_device(),
-        )
+    surroundings = environment(profile, base, asked)
+    grpo.train_grpo(
+        base,
+        instances,
+        replace(surroundings, meet=lambda lm: asked.meet(lm, profile.model)),
+        profile.grpo,
+        out,
+        profile.seed,
+        resume,
+        held_out if profile.grpo.validate_every else (),
+        model=profile.model,
+        device=_device(),
+    )
 
 
 def _exported(out: Path, base: Path | None) -> Trained:
@@ -474,25 +469,6 @@ def base_chat(lm: CausalLM, config: ModelConfig) -> ChatModel:
     if config.backend == "unsloth" and engine is not None:
         return vllm_chat(engine, f"base of {lm.name}")
     return LocalChat(replace(lm, batch_size=READ_ROWS), adapter_off=True)
-
-
-@contextmanager
-def _told(meet: Callable[[CausalLM], object]) -> Iterator[None]:
-    """`meet` is called with the language model that `train_grpo` loads."""
-    from memalpha_kit.training import grpo
-
-    load = grpo.load_model
-
-    def loaded(*args: Any, **options: Any) -> CausalLM:
-        lm = load(*args, **options)
-        meet(lm)
-        return lm
-
-    grpo.load_model = loaded
-    try:
-        yield
-    finally:
-        grpo.load_model = load
 
 
 # --- Reading a run --------------------------------------------------------------------------------

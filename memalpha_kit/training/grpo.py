@@ -50,6 +50,9 @@ FREE = (
 )
 """GRPO settings that a resumed run may change: no weight depends on them."""
 
+PLACES = ("name", "vllm_server_url", "gpu_memory_utilization", "reader_url")
+"""Model settings that a resumed run may change: where things are. The base's files have a hash."""
+
 
 def train_grpo(
     policy: Path,
@@ -83,6 +86,8 @@ def train_grpo(
     with quiet():
         lm = load_model(model, policy, seed, device, BATCH_ROWS)
         check_lm(lm)
+        if environment.meet:
+            environment.meet(lm)
         settings = _settings(policy, instances, environment, config, seed, model)
         start = _begun(out, settings, resume)
         if start.step < config.steps:
@@ -173,6 +178,7 @@ def _settings(
     grpo = {k: v for k, v in dataclasses.asdict(config).items() if k not in FREE}
     names = "\n".join(instance.id for instance in instances)
     parts = {"memory": env.memory, "protocol": env.protocol, "reward": env.reward}
+    loaded = {k: v for k, v in dataclasses.asdict(model).items() if k not in PLACES}
     return {
         "seed": seed,
         "policy": fingerprint(path for path in sorted(policy.iterdir()) if path.is_file()),
@@ -183,7 +189,7 @@ def _settings(
         "reader": repr(env.reader),
         "judge": getattr(env.judge, "__qualname__", type(env.judge).__name__),
         "metric": env.metric,
-        **({"model": dataclasses.asdict(model)} if model != ModelConfig() else {}),
+        **({"model": loaded} if model != ModelConfig() else {}),
         **({"processes": processes.count()} if processes.count() > 1 else {}),
     }
 

@@ -46,6 +46,7 @@ class Environment:
     reward: RewardConfig
     advantage: AdvantageConfig
     metric: str | None = None
+    meet: Callable[[CausalLM], object] | None = None  # told the language model that is trained
 
 
 class Rollouts:
@@ -144,6 +145,8 @@ def score(episodes: Sequence[Episode], instances: Sequence[Instance], env: Envir
     read_s = time.perf_counter() - started
     by_id = {instance.id: instance for instance in instances}
     judge = Counted(env.judge) if env.judge and env.reward.content else None
+    if judge and hasattr(env.judge, "prepare"):  # a model's judge: all calls at once
+        env.judge.prepare(asked, instances)
     counts = counter(env.memory.counter)
     parts = {e.id: rewards(e, by_id[e.instance], counts, judge, env.reward) for e in asked}
     judged, unjudged = (judge.asked, judge.failed) if judge else (0, 0)
