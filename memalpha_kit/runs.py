@@ -316,6 +316,8 @@ def open_run(
         old = store.load_json(folder / CARD)
         _check_same(folder, old, settings)
         card["info"] = _newest(old.get("info") or {}, card["info"])
+        if card == old:  # a kill while it is written leaves a temporary file behind
+            return load_run(folder)
     else:
         if (folder / ANSWERS).exists():
             raise InputError(f"{folder}: has answers but no {CARD}; choose another folder")

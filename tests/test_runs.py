@@ -77,6 +77,19 @@ def results(run) -> dict:
 # ---- resuming ---
 
 
+def test_what_is_known_of_a_run_is_kept_and_written_only_where_it_is_new(tmp_path):
+    instances, folder = world(), tmp_path / "run"
+    settings = runs.run_settings(Copying(), instances)
+    prices = {"model": "m", "price_in": 1.0}
+    runs.open_run(folder, instances, settings, {"data": "a", "answer": prices})
+    written = (folder / runs.CARD).stat().st_ino
+    again = runs.open_run(folder, instances, settings, {"answer": prices | {"price_in": None}})
+    assert again.info == {"data": "a", "answer": prices}
+    assert (folder / runs.CARD).stat().st_ino == written
+    moved = runs.open_run(folder, instances, settings, {"data": "b"})
+    assert moved.info == {"data": "b", "answer": prices}
+
+
 def test_a_run_is_what_was_asked(tmp_path):
     instances = world()
     run = go(tmp_path / "run", instances)
