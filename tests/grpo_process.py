@@ -1,17 +1,24 @@
 """One of several training processes: `python grpo_process.py POLICY OUT`, started by a launcher.
 
-Trains what `RUNS` says, each into a folder of its name. Not a test: test_grpo_processes.py is.
+Trains what `RUNS` says, each into a folder of its name in OUT/two, and resumes a cut copy, OUT/cut.
+Not a test: test_grpo_processes.py is.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import faulthandler
+import shutil
 import sys
 from pathlib import Path
 
 import tiny_policy as tiny
 
+from memalpha_kit.training import processes
 from memalpha_kit.training.grpo import train_grpo
+
+PATIENCE_S = 300
+"""After this long a process says where it stands and ends. It needs about 15 s of a free core."""
 
 RUNS = {
     "dapo": dataclasses.replace(tiny.GRPO, steps=3, dump_every=1),
@@ -26,5 +33,20 @@ def run(policy: Path, out: Path, resume: bool = False) -> None:
         train_grpo(policy, tiny.INSTANCES, tiny.environment(), config, out / name, 3, resume)
 
 
+def cut(whole: Path, out: Path) -> None:
+    """A copy of the runs as if the machines had stopped while they saved their last checkpoint."""
+    shutil.copytree(whole, out)
+    for name in RUNS:
+        shutil.rmtree(out / name / "policy")
+        last = max((out / name / "checkpoints").iterdir(), key=lambda p: int(p.name.split("-")[1]))
+        (last / "complete.json").unlink()
+
+
 if __name__ == "__main__":
-    run(Path(sys.argv[1]), Path(sys.argv[2]), resume="resume" in sys.argv)
+    faulthandler.dump_traceback_later(PATIENCE_S, exit=True)
+    start, folder = map(Path, sys.argv[1:])
+    run(start, folder / "two")
+    if processes.is_main():
+        cut(folder / "two", folder / "cut")
+    processes.wait()
+    run(start, folder / "cut", resume=True)
