@@ -246,6 +246,7 @@ class GrpoConfig:
     learning_rate: NonNegative = 1.5e-3  # of AdamW
     muon_rate: NonNegative = 5e-3  # of Muon; without effect under adamw
     adam_beta2: Share = 0.999
+    weight_decay: NonNegative = 0.0  # of matrices and embeddings, never of norms
     schedule: Literal["linear", "constant"] = "linear"  # linear: to 0 over the steps
     warm_up_steps: Natural = 2  # optimiser steps; the first one never has rate 0 (D47)
     temperature: NonNegative = 0.7  # of the rollouts, and of the probabilities in the loss

@@ -14,7 +14,7 @@ import torch
 
 from memalpha_kit.config import AdvantageConfig, RewardConfig
 from memalpha_kit.errors import InputError
-from memalpha_kit.models import load_lm
+from memalpha_kit.models import Sampling, load_lm
 from memalpha_kit.records import TrainingRow
 from memalpha_kit.store import load_episodes
 from memalpha_kit.training import trainer as trainers
@@ -470,3 +470,65 @@ def test_a_pad_token_that_ends_replies_is_refused(tmp_path):
     lm.tokenizer.pad_token = lm.tokenizer.eos_token
     with pytest.raises(InputError, match="pad token: expected one that is no end token"):
         trainer_for(tmp_path, lm=lm)
+
+
+# --- on a GPU, with a stand-in for TRL's kernel ---------------------------------------------------
+
+
+def test_rows_go_through_the_model_without_columns_that_nobody_uses():
+    """The same log-probabilities as at full width, from narrower tensors."""
+    model, batch = tiny.lm().model, rows_to_batch([*ROWS, row((), prompt=(5,))], PAD, at_least=8)
+    ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
+    mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
+    n, seen = batch["completion_ids"].shape[1], []
+
+    def compute(model, ids, mask, n_completion, batch_size=None, compute_entropy=False):
+        seen.append((len(ids), ids.shape[1] - n_completion, n_completion))
+        return *token_logprobs(model, ids, mask, n_completion, 0.7), None
+
+    found = trainers.narrowed(compute, model, ids, mask, n, 2, compute_entropy=True)
+    whole = token_logprobs(model, ids, mask, n, 0.7)
+    assert seen == [(2, 3, 3), (2, 5, 4), (2, 3, 2), (2, 1, 1)]  # rows, prompt, completion
+    assert found[2] is None
+    for mine, theirs in zip(found, whole, strict=False):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_a_sharded_run_can_be_built_and_makes_its_optimiser_when_it_trains(tmp_path, monkeypatch):
+    """transformers refuses an optimiser that was made before the weights are spread."""
+    import transformers
+
+    prepare = transformers.Trainer.create_accelerator_and_postprocess
+
+    def sharded(self):
+        prepare(self)
+        self.is_fsdp_enabled = True
+
+    monkeypatch.setattr(transformers.Trainer, "create_accelerator_and_postprocess", sharded)
+    trainer = trainer_for(tmp_path, weight_decay=0.01)
+    assert trainer.is_fsdp_enabled and trainer.optimizer is None
+    trainer.create_optimizer_and_scheduler(trainer.args.max_steps)
+    decays = [group["weight_decay"] for group in trainer.optimizer.param_groups]
+    assert decays == [0.01, 0.0] and trainer.lr_scheduler.get_last_lr() == [1e-2] * 2
+
+
+def test_a_sharded_policy_is_saved_from_its_gathered_weights(tmp_path):
+    trainer, lm = trainer_for(tmp_path), tiny.lm()
+    gathered = {name: value + 1 for name, value in lm.model.state_dict().items()}
+    trainer.is_fsdp_enabled = True
+    trainer.accelerator.get_state_dict = lambda model: gathered
+    trainers.save_live(trainer, lm, tmp_path / "policy")
+    saved = load_lm(tmp_path / "policy").model.state_dict()
+    assert all(torch.equal(saved[name], gathered[name]) for name in gathered)
+
+
+def test_validation_is_greedy_also_where_all_processes_must_generate_together(tmp_path):
+    trainer, lm = trainer_for(tmp_path), tiny.lm()
+    writer = trainers.TrainerLM(lm, trainer)
+    writer.joint = True  # as with sharded weights and without vLLM
+    state = torch.get_rng_state()
+    found = writer.generate([(5, 6, 7), (8, 9)], Sampling(0.0, 6))
+    assert torch.equal(torch.get_rng_state(), state)
+    expected = lm.generate([(5, 6, 7), (8, 9)], Sampling(0.0, 6))
+    assert [f.completion_ids for f in found] == [e.completion_ids for e in expected]
+    assert trainer.generation_kwargs["do_sample"] and trainer.generation_config.do_sample

@@ -198,6 +198,18 @@ def test_muon_moves_hidden_matrices_and_adamw_the_rest():
     assert len(muon) == 7 and len(muon) + len(adamw) == len(list(model.parameters()))
 
 
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_weight_decay_shrinks_matrices_and_embeddings_and_nothing_else(name):
+    model = tiny.lm().model
+    for weight in model.parameters():
+        weight.grad = torch.zeros_like(weight)
+    before = {key: weight.detach().clone() for key, weight in model.named_parameters()}
+    build_optimizer(model, name, 0.1, 0.1, 0.999, weight_decay=0.01).step()
+    for key, weight in model.named_parameters():
+        share = 1 - 0.1 * 0.01 if weight.ndim > 1 else 1.0
+        torch.testing.assert_close(weight.detach(), before[key] * share, rtol=1e-6, atol=0)
+
+
 def test_a_joint_optimiser_continues_from_its_saved_state():
     def step(model, optimizer):
         optimizer.zero_grad()

@@ -38,7 +38,7 @@ from memalpha_kit.training.backends import check_model, checkpointed, load_model
 from memalpha_kit.training.journal import TABLES, Checkpoint, Journal, latest_checkpoint
 from memalpha_kit.training.policy import BATCH_ROWS, quiet, save_policy
 from memalpha_kit.training.rollouts import Environment, Rollouts
-from memalpha_kit.training.trainer import build_trainer, writer_lm
+from memalpha_kit.training.trainer import build_trainer, save_live, writer_lm
 from memalpha_kit.training.validation import BEST, Validation, check_validation
 
 __all__ = ["Environment", "Rollouts", "train_grpo", "training_order"]
@@ -92,10 +92,10 @@ def train_grpo(
         start = _begun(out, settings, resume)
         if start.step < config.steps:
             _train(lm, instances, environment, config, out, seed, start, validation, model)
-        elif start.folder:
-            lm = checkpointed(lm, start.folder)
-    if processes.is_main():
-        save_policy(lm.model.eval(), lm.tokenizer, out / "policy")
+        else:
+            lm = checkpointed(lm, start.folder) if start.folder else lm
+            if processes.is_main():
+                save_policy(lm.model, lm.tokenizer, out / "policy")
     processes.wait()
     return out / "policy"
 
@@ -111,7 +111,7 @@ def _train(
     validation: Sequence[Instance],
     model: ModelConfig,
 ) -> None:
-    """Trains the model of `lm` in place, from `start` to the last step."""
+    """Trains the model of `lm` in place, from `start` to the last step, and saves it."""
     journal = Journal(out, config.steps, done=start.step)
     trainer = build_trainer(
         lm,
@@ -124,11 +124,9 @@ def _train(
         model_config=model,
     )
 
-    def save(folder: Path) -> None:
-        if processes.is_main():
-            save_policy(lm.model, lm.tokenizer, folder)
-
-    look = Validation(validation, environment, config, out, save)
+    look = Validation(
+        validation, environment, config, out, lambda folder: save_live(trainer, lm, folder)
+    )
     trainer.add_callback(
         journal.callback(
             updates_per_step(config),
@@ -137,6 +135,7 @@ def _train(
     )
     with journal.bar:
         trainer.train(resume_from_checkpoint=start.folder and str(start.folder))
+    save_live(trainer, lm, out / "policy")
 
 
 def training_order(n: int, config: GrpoConfig, seed: int) -> list[int]:

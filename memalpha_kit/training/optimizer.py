@@ -37,11 +37,13 @@ def build_optimizer(
     learning_rate: float,
     muon_rate: float,
     beta2: float,
+    weight_decay: float = 0.0,
 ) -> torch.optim.Optimizer:
-    """An optimiser over all weights that are trained, without weight decay.
+    """An optimiser over all weights that are trained.
 
     `muon` orthogonalises the updates of the hidden matrices (at `muon_rate`); embeddings, output
-    layer and norms keep AdamW (at `learning_rate`).
+    layer and norms keep AdamW (at `learning_rate`). Each update shrinks matrices, embeddings too,
+    by the share rate * `weight_decay`; norms and biases never.
     """
     matrices, rest = [], []
     for key, weight in model.named_parameters():
@@ -51,12 +53,17 @@ def build_optimizer(
         (matrices if hidden and name == "muon" else rest).append(weight)
     parts: list[torch.optim.Optimizer] = []
     if matrices:
-        parts.append(torch.optim.Muon(matrices, lr=muon_rate, weight_decay=0.0))
+        parts.append(torch.optim.Muon(matrices, lr=muon_rate, weight_decay=weight_decay))
     if rest:
         on_cpu, betas = rest[0].device.type == "cpu", (BETA1, beta2)
-        parts.append(
-            torch.optim.AdamW(rest, lr=learning_rate, betas=betas, weight_decay=0.0, fused=on_cpu)
-        )
+        groups = [{"params": rest, "weight_decay": 0.0}]
+        if weight_decay:
+            groups = [
+                {"params": [w for w in rest if w.ndim > 1], "weight_decay": weight_decay},
+                {"params": [w for w in rest if w.ndim < 2], "weight_decay": 0.0},
+            ]
+        groups = [group for group in groups if group["params"]]
+        parts.append(torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=on_cpu))
     return parts[0] if len(parts) == 1 else Joint(parts)
 
 

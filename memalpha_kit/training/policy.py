@@ -12,10 +12,10 @@ training starts from one and ends with one.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from memalpha_kit.config import PolicyConfig
 from memalpha_kit.errors import DiskError
@@ -108,10 +108,16 @@ def build_policy(
     return model
 
 
-def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> Path:
+def save_policy(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    weights: Mapping[str, Any] | None = None,
+) -> Path:
     """`folder`, now a Hugging Face folder with model and tokenizer; an older one is replaced.
 
-    Of a model with an adapter it holds the adapter, whose configuration names the base.
+    Of a model with an adapter it holds the adapter, whose configuration names the base. `weights`
+    are those of a model whose own are spread over processes.
 
     Written beside it first and then renamed, so a crash leaves no half-written policy behind.
     Raises DiskError if it cannot be written.
@@ -123,7 +129,7 @@ def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
     with quiet(), writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         adapter = {"selected_adapters": ["default"]} if hasattr(model, "peft_config") else {}
-        model.save_pretrained(part, **adapter)
+        model.save_pretrained(part, **({"state_dict": weights} if weights else {}), **adapter)
         tokenizer.save_pretrained(part)
         if folder.exists():
             folder.replace(old)

@@ -13,6 +13,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,7 @@ from memalpha_kit.training.decode import fast
 from memalpha_kit.training.optimizer import build_optimizer, rate
 from memalpha_kit.training.outage import GO_ON, TrainingStopped
 from memalpha_kit.training.pinned import pin_base
-from memalpha_kit.training.policy import writing
+from memalpha_kit.training.policy import save_policy, writing
 
 if TYPE_CHECKING:
     from torch.nn.parallel import DistributedDataParallel
@@ -74,7 +75,6 @@ def build_trainer(
     cannot be written is a DiskError, and is removed by the call that resumes.
     """
     from datasets import Dataset
-    from torch.optim.lr_scheduler import LambdaLR
     from transformers import PrinterCallback
     from trl import GRPOTrainer
 
@@ -97,13 +97,32 @@ def build_trainer(
         def _get_per_token_logps_and_entropies(
             self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, **kwargs
         ):
-            if self.accelerator.device.type != "cpu":
-                return super()._get_per_token_logps_and_entropies(
-                    model, input_ids, attention_mask, logits_to_keep, batch_size, **kwargs
+            theirs = super()._get_per_token_logps_and_entropies
+            if self.accelerator.device.type == "cpu":
+                return _cpu_logprobs(
+                    model, input_ids, attention_mask, logits_to_keep, self.temperature, batch_size
                 )
-            return _cpu_logprobs(
-                model, input_ids, attention_mask, logits_to_keep, self.temperature, batch_size
-            )
+            compute = theirs if _unsloth(self) else partial(narrowed, theirs)  # it packs rows
+            return compute(model, input_ids, attention_mask, logits_to_keep, batch_size, **kwargs)
+
+        def create_optimizer(self, model=None):
+            if self.optimizer is None:  # now, for sharding refuses one that was made before
+                self.optimizer = build_optimizer(
+                    self.model if model is None else model,
+                    config.optimizer,
+                    config.learning_rate,
+                    config.muon_rate,
+                    config.adam_beta2,
+                    config.weight_decay,
+                )
+            return self.optimizer
+
+        def create_scheduler(self, num_training_steps, optimizer=None):
+            if self.lr_scheduler is None:
+                self.lr_scheduler = _schedule(
+                    self.optimizer if optimizer is None else optimizer, config, num_training_steps
+                )
+            return self.lr_scheduler
 
         def _get_grad_norm(self, model, grad_norm=None):
             norm = super()._get_grad_norm(model, grad_norm)
@@ -129,13 +148,6 @@ def build_trainer(
         def create_model_card(self, *_: Any, **__: Any) -> None:
             """Leaves checkpoints without a text that says nothing about the run."""
 
-    optimizer = build_optimizer(
-        model, config.optimizer, config.learning_rate, config.muon_rate, config.adam_beta2
-    )
-    decay = 1.0 if config.schedule == "linear" else 0.0
-    schedule = LambdaLR(
-        optimizer, lambda s: rate(s, arguments.max_steps, config.warm_up_steps, decay)
-    )
     trainer = EpisodeTrainer(
         model=model,
         reward_funcs=[_never_called],
@@ -143,13 +155,28 @@ def build_trainer(
         train_dataset=Dataset.from_list([{"prompt": "", "instance": i} for i in order]),
         processing_class=lm.tokenizer,
         callbacks=list(callbacks),
-        optimizers=(optimizer, schedule),
     )
     trainer.remove_callback(PrinterCallback)
     check_built(trainer, model_config)
     if model_config.vllm != "none" and model_config.lora_rank and model_config.backend != "unsloth":
         pin_base(trainer.vllm_generation, model)
     return trainer
+
+
+def _schedule(optimizer: Any, config: GrpoConfig, n_updates: int) -> Any:
+    from torch.optim.lr_scheduler import LambdaLR
+
+    decay = 1.0 if config.schedule == "linear" else 0.0
+    return LambdaLR(optimizer, lambda s: rate(s, n_updates, config.warm_up_steps, decay))
+
+
+def save_live(trainer: GRPOTrainer, lm: CausalLM, folder: Path) -> None:
+    """Writes the policy as it is now. Every process calls this: sharded weights are gathered."""
+    whole = None
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        whole = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    if processes.is_main():
+        save_policy(lm.model, lm.tokenizer, folder, whole)
 
 
 class Guard:
@@ -212,7 +239,7 @@ def _generation(
             batch[f"{name}_per_token_logps"] = trainer._get_per_token_logps_and_entropies(
                 model or trainer.model, ids, mask, n_completion, n_rows
             )[0]
-    if _corrected(trainer) and not type(trainer).__mro__[1].__name__.startswith("Unsloth"):
+    if _corrected(trainer) and not _unsloth(trainer):
         _correct(trainer, batch)
     for name, value in measures.items():
         trainer._metrics["train"][name].append(value)
@@ -246,6 +273,11 @@ def _joint_batch(
         batch["advantages"] *= raised
         trainer.beta = config.kl * raised
     return batch
+
+
+def _unsloth(trainer: GRPOTrainer) -> bool:
+    """Whether the trainer derives from the class that Unsloth has rewritten."""
+    return type(trainer).__mro__[1].__name__.startswith("Unsloth")
 
 
 def _corrected(trainer: GRPOTrainer) -> bool:
@@ -296,6 +328,34 @@ def _as_reference(trainer: GRPOTrainer, model: Any) -> Iterator[None]:
     policy = trainer.accelerator.unwrap_model(trainer.model)
     with use_adapter(policy, "ref" if "ref" in policy.peft_config else None):
         yield
+
+
+def narrowed(compute, model, ids, mask, n_completion, batch_size=None, **kwargs):
+    """`compute`'s results, `batch_size` rows at a time, each time without columns that nobody uses.
+
+    A step's rows share one width, that of its longest prompt and reply; those that go through the
+    model together rarely need it. `compute` is TRL's method; results are (B, C), 0 where masked.
+    """
+    from torch.nn.functional import pad
+
+    width, size, parts = ids.shape[1] - n_completion, batch_size or len(ids), []
+    for start in range(0, len(ids), size):
+        some, seen = ids[start : start + size], mask[start : start + size]
+        used = seen.any(0)
+        first = int(used[:width].int().argmax())
+        kept = int(used[width:].nonzero().max()) + 1 if used[width:].any() else 1
+        columns = slice(first, width + kept)
+        found = compute(model, some[:, columns], seen[:, columns], kept, len(some), **kwargs)
+        spare = (0, n_completion - kept)
+        parts.append([pad(v, spare) if getattr(v, "ndim", 0) == 2 else v for v in found])
+    return tuple(_whole(values) for values in zip(*parts, strict=True))
+
+
+def _whole(values: Sequence[Any]) -> Any:
+    """Rows of all parts together; what there is none of, or once per call, as it came first."""
+    import torch
+
+    return torch.cat(values) if getattr(values[0], "ndim", 0) == 2 else values[0]
 
 
 def _cpu_logprobs(model, ids, mask, n_completion, temperature, batch_size):
@@ -378,8 +438,7 @@ class TrainerLM:
         trainer = self.trainer
         self.spare = prompts[0] if prompts else self.spare
         filled = prompts + [self.spare] * (n - len(prompts))
-        vllm = trainer.use_vllm and greedy
-        with sampled_with(trainer.vllm_generation, temperature=0.0) if vllm else nullcontext():
+        with _greedy(trainer) if greedy else nullcontext():
             replies, logprobs = trainer._generate_single_turn(filled, None, {}, 1)
         logprobs = logprobs or [None] * n
         known = zip(prompts, replies[: len(prompts)], logprobs[: len(prompts)], strict=True)
@@ -401,10 +460,25 @@ class TrainerLM:
 
 
 @contextmanager
-def sampled_with(generation: Any, **settings: Any) -> Iterator[None]:
-    """Other sampling settings of TRL's VLLMGeneration for a while; they come back in any case.
+def _greedy(trainer: GRPOTrainer) -> Iterator[None]:
+    """The likeliest token each time, whoever generates."""
+    if trainer.use_vllm:
+        with sampled_with(trainer.vllm_generation, temperature=0.0):
+            yield
+        return
+    plain = trainer.generation_kwargs | {"do_sample": False}
+    with (
+        sampled_with(trainer, generation_kwargs=plain),
+        sampled_with(trainer.generation_config, do_sample=False),
+    ):
+        yield
 
-    It reads them at each call. Source: trl_unsloth_vllm.md 2.5.
+
+@contextmanager
+def sampled_with(generation: Any, **settings: Any) -> Iterator[None]:
+    """Other attributes for a while, as TRL's VLLMGeneration has; they come back in any case.
+
+    It reads its sampling settings at each call. Source: trl_unsloth_vllm.md 2.5.
     """
     before = {name: getattr(generation, name) for name in settings}
     try:

@@ -48,7 +48,9 @@ class Validation:
         self.environment, self.config = environment, config
         self.folder, self.save = out / BEST, save
         file = self.folder / "best.json"
-        self.best: float | None = load_json(file)["accuracy"] if file.is_file() else None
+        # other nodes may not see the file, and all must agree on what is better
+        found = load_json(file)["accuracy"] if processes.is_main() and file.is_file() else None
+        self.best: float | None = processes.from_main(found)
 
     def due(self, step: int) -> bool:
         """Whether to look after step `step` (from 1)."""
