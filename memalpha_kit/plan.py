@@ -19,6 +19,7 @@ the same settings, which is an estimate of ours and not a reproduction.
 from __future__ import annotations
 
 import csv
+import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -305,11 +306,15 @@ def _size(folder: Path) -> int:
 
 @dataclass(frozen=True)
 class Data:
-    """Means of the training data: chunks and questions per instance, tokens per chunk."""
+    """Means of the training data: chunks and questions per instance, tokens per chunk.
+
+    `longest` is the chunks per instance of the source with the longest ones.
+    """
 
     chunks: float
     questions: float
     tokens: float
+    longest: float
 
 
 def paper_data() -> Data:
@@ -326,6 +331,7 @@ def paper_data() -> Data:
         total / sum(n),
         sum(a * q for a, q in zip(n, asked, strict=True)) / sum(n),
         sum(a * c * t for a, c, t in zip(n, chunks, tokens, strict=True)) / total,
+        max(chunks),
     )
 
 
@@ -357,6 +363,19 @@ def _real(profile: Profile, given: Assumptions) -> Plan:
     return Plan(profile.name, tuple(lines), tuple(problems))
 
 
+def _rows(profile: Profile, cards: int) -> int:
+    """Rows that every card trains on in a step: as many as the fullest one, in whole slices.
+
+    What a card lacks are fill rows, which cost nearly as much. With several cards the fullest is
+    one that got an instance of the longest kind.
+    """
+    grpo, data = profile.grpo, paper_data()
+    chunks = grpo.instances / cards * data.chunks
+    if cards > 1:
+        chunks = max(0.0, chunks - data.chunks) + data.longest
+    return grpo.slices * math.ceil(grpo.rollouts * chunks / grpo.slices)
+
+
 def _work(profile: Profile, given: Assumptions) -> dict[str, tuple[float, str, str]]:
     """Counts of the whole run, validation included."""
     grpo, data = profile.grpo, paper_data()
@@ -364,7 +383,7 @@ def _work(profile: Profile, given: Assumptions) -> dict[str, tuple[float, str, s
     looks = -(-grpo.steps // grpo.validate_every) if grpo.validate_every else 0
     validated = looks * grpo.validate_instances
     written = (episodes + validated) * data.chunks
-    trained = episodes * data.chunks
+    trained = grpo.steps * given.cards * _rows(profile, given.cards)
     prompt = min(
         given.instruction_tokens + given.shown_tokens + data.tokens,
         profile.protocol.max_prompt_tokens,
@@ -378,7 +397,11 @@ def _work(profile: Profile, given: Assumptions) -> dict[str, tuple[float, str, s
         "generations": (written, "replies", f"episodes x {data.chunks:.1f} chunks (table 7)"),
         "prompt tokens": (written * prompt, "tokens", f"{prompt:.0f} per generation"),
         "reply tokens": (written * reply, "tokens", f"{reply} per generation"),
-        "training tokens": (trained * (prompt + reply), "tokens", "prompt and reply of every row"),
+        "training tokens": (
+            trained * (prompt + reply),
+            "tokens",
+            "prompt and reply of every row, fill rows too",
+        ),
         "reader calls": (reads, "answers", f"episodes x {data.questions:.1f} questions (table 7)"),
         "reader tokens in": (reads * given.read_tokens, "tokens", "assumed per answer"),
         "reader tokens out": (reads * given.answer_tokens, "tokens", "assumed per answer"),
@@ -398,11 +421,9 @@ def _memory(
     lora = shape.adapter(model.lora_rank) if model.lora_rank else 0
     colocated = model.vllm == "colocate"
     shares = model.backend == "unsloth" and colocated  # trainer and engine hold one copy
-    rows = max(
-        1.0, grpo.instances * grpo.rollouts * paper_data().chunks / given.cards / grpo.slices
-    )
+    rows = _rows(profile, given.cards) // grpo.slices
     if model.backend == "unsloth":
-        rows = 1.0  # it splits a forward pass by the memory that is free
+        rows = 1  # it splits a forward pass by the memory that is free
     longest = min(
         model.max_seq_length, profile.protocol.max_prompt_tokens + profile.protocol.max_reply_tokens
     )
@@ -418,7 +439,7 @@ def _memory(
     parts = {
         "weights": (0.0 if shares else weights, "one copy, in the engine" if shares else "bf16"),
         "training states": (states, how + ("" if lora else f", over {given.cards} cards")),
-        "activations": (activations, f"{rows:.0f} x {longest} tokens a forward pass, checkpointed"),
+        "activations": (activations, f"{rows} x {longest} tokens a forward pass, checkpointed"),
         "logits": (logits, "in pieces, with gradients"),
         "CUDA and fragments": (3.0, "assumed"),
     }

@@ -68,6 +68,17 @@ def test_work_of_the_published_run_by_hand():
     assert made.value("reader calls") == pytest.approx((episodes + looks) * data.questions)
 
 
+def test_fill_rows_count_where_processes_differ():
+    """Eight rollouts of one instance of 23.3 chunks are 187 rows: 3 for each of 80 slices."""
+    made = plan(load_profile("paper"), big("paper"))
+    rows = made.value("training tokens") / (
+        made.value("prompt tokens") + made.value("reply tokens")
+    )
+    assert rows * made.value("generations") == pytest.approx(205 * 32 * 240)
+    how = {line.what: line.how for line in made.lines}
+    assert how["activations"].startswith("3 x 8192 tokens")
+
+
 def test_what_cannot_fit_is_refused_with_the_sum(capsys):
     with pytest.raises(InputError, match=r"GB per card needed, rtx4090 has 24 .*model.lora_rank"):
         refuse(plan(load_profile("paper"), Assumptions(card="rtx4090")))
