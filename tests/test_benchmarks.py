@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
 import pandas as pd
+import pytest
+import torch
 
 from memalpha_kit.pipeline import repository
 
@@ -20,3 +23,37 @@ def test_the_data_benchmark_writes_a_row_per_source_counter_and_input(tmp_path):
     assert (table[["tokens", "build_s", "bare_s", "peak_mb"]] > 0).all(axis=None)
     recorded = pd.read_csv(repository() / "reports" / "recorded" / "data_speed.csv")
     assert list(table) == list(recorded)
+
+
+def train(*arguments):
+    script = repository() / "benchmarks" / "gpu_training.py"
+    command = [sys.executable, script, "--shape", "toy", "--backends", "trl", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def test_the_training_benchmark_compares_the_kit_with_trl_alone(tmp_path):
+    out = tmp_path / "toy.csv"
+    small = ["--instances", "2", "--rollouts", "2", "--slices", "1", "--chunks", "2"]
+    small += ["--reply-tokens", "4", "--steps", "2", "--device", "cpu", "--out", out]
+    done = train(*small)
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(out)
+    assert list(table.run) == ["kit", "alone"]
+    assert (table[["rows", "reply_tokens"]] == [8, 32]).all(axis=None)  # of both, per step
+    phases = table[["generate_s", "prepare_s", "train_s", "rest_s"]]
+    assert (phases > 0).all(axis=None)
+    assert phases.sum(axis=1).to_numpy() == pytest.approx(table.step_s.to_numpy(), abs=1e-3)
+    assert table.overhead.notna().tolist() == [True, False]
+    assert "not measured: shape 0.6b; shape 4b; backend unsloth" in done.stdout
+    card = json.loads(out.with_suffix(".json").read_text())
+    assert card["settings"]["grpo"]["rollouts"] == 2 and card["card"] is None
+    recorded = repository() / "reports" / "recorded" / "gpu_training" / "toy_cpu.csv"
+    assert list(table) == list(pd.read_csv(recorded))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")
+def test_without_a_card_the_training_benchmark_says_that_it_measured_nothing(tmp_path):
+    done = train("--out", tmp_path / "gpu.csv")
+    assert done.returncode == 1
+    assert done.stderr.startswith("no CUDA card here, so nothing was measured")
+    assert not (tmp_path / "gpu.csv").exists()
