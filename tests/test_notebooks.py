@@ -53,6 +53,10 @@ TABLES = {
         **{f"table{n}_paper.csv": PRINTED for n in (1, 2, 3, 4, 9)},
         "margins_paper.csv": "table best_other lead_printed lead_recomputed",
     },
+    "06_ablations": {
+        f"{name}.csv": "point length seeds qa qa_low qa_high gap gap_low gap_high"
+        for name in ("grouping", "rewards", "memory")
+    },
 }
 FIGURES = {
     "01_data_processing": [
@@ -67,6 +71,10 @@ FIGURES = {
     "05_figures": [
         *("qa_by_length", "gain_by_seed", "behaviour", "rewards"),
         *("performance_memory", "ablation"),
+    ],
+    "06_ablations": [
+        *("grouping", "grouping_curves", "grouping_lab"),
+        *("paper_and_ours", "rewards", "memory"),
     ],
 }
 NOTEBOOKS = list(TABLES)
