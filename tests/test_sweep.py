@@ -80,7 +80,7 @@ def test_an_unknown_sweep_is_refused_with_the_closest():
 def test_points_share_warm_starts_and_a_second_call_or_more_workers_change_nothing(
     file, tmp_path, monkeypatch
 ):
-    path = file("grid: {reward.content: [0.1, 0.2]}")
+    path = file("grid: {reward.content: [0.1, 0.2], advantage.scale: [std, none]}")
     argv = ["sweep", str(path), "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
     assert cli.main([*argv, "--workers", "2"]) == 0
     assert len(list((tmp_path / "runs" / "warm_starts").iterdir())) == 2  # one a seed
@@ -91,7 +91,7 @@ def test_points_share_warm_starts_and_a_second_call_or_more_workers_change_nothi
         patch.setattr(sweep.miniature, "warm_start", None)
         assert cli.main(argv) == 0
     assert {name: (tmp_path / "out" / name).read_bytes() for name in names} == first
-    (tmp_path / "runs" / "content=0.2" / "seed_1" / "done.json").unlink()  # as if stopped there
+    (tmp_path / "runs" / "content=0.2_scale=none" / "seed_1" / "done.json").unlink()  # as if stopped there
     assert cli.main(argv) == 0
     assert {name: (tmp_path / "out" / name).read_bytes() for name in names} == first
 
