@@ -203,7 +203,7 @@ def test_a_profile_with_a_typo_is_refused_by_file_and_key(here, capsys, name, te
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (("--only", "06"), "unknown notebook '06'"),
+        (("--only", "09"), "unknown notebook '09'"),
         (("--only", "03_grop"), "unknown notebook '03_grop'; did you mean '03_grpo_training'?"),
         (("--only", "figures"), "did you mean '05_figures'?"),
         (("--set", "grpo.step=3"), "override: unknown key 'grpo.step'; did you mean 'grpo.steps'?"),
