@@ -91,7 +91,8 @@ def test_points_share_warm_starts_and_a_second_call_or_more_workers_change_nothi
         patch.setattr(sweep.miniature, "warm_start", None)
         assert cli.main(argv) == 0
     assert {name: (tmp_path / "out" / name).read_bytes() for name in names} == first
-    (tmp_path / "runs" / "content=0.2_scale=none" / "seed_1" / "done.json").unlink()  # as if stopped there
+    last = tmp_path / "runs" / "content=0.2_scale=none" / "seed_1"
+    (last / "done.json").unlink()  # as if stopped there
     assert cli.main(argv) == 0
     assert {name: (tmp_path / "out" / name).read_bytes() for name in names} == first
 
