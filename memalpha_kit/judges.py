@@ -412,20 +412,6 @@ QUESTION_TYPES = (
 )
 
 
-def judge_item(instance: Instance, index: int, answer: str) -> JudgeItem:
-    """The item of an answer to question number `index`, with its type as far as it is known.
-
-    Raises InputError if the metadata has types, but not one per question.
-    """
-    types = instance.metadata.get("question_types")
-    if types is not None and len(types) != len(instance.questions):
-        n = len(instance.questions)
-        raise InputError(f"{instance.id}: question_types: expected {n}, found {len(types)}")
-    qa = instance.questions[index]
-    kind = types[index] if types else ""
-    return JudgeItem(qa.question, qa.answers, answer, kind, qa.id.endswith("_abs"))
-
-
 _CONTAINS = (
     "The response is right if it contains the accepted answer, or says the same in other words, or "
     "gives all steps that lead to it. It is wrong if it has only a part of what was asked for."

@@ -216,7 +216,7 @@ def _miniature(profile: Profile, speed: float | None) -> Plan:
         *(Line("time", name, value, "s", how) for name, value in seconds.items()),
         Line("time", "other notebooks", other, "s", "data, kernels, figures: as recorded"),
         Line("time", "total", sum(seconds.values()) + other, "s", "memalpha run, after installing"),
-        Line("memory", "RAM", reference["ram_gb"] + 0.002 * size, "GB", "recorded peak"),
+        Line("memory", "RAM", reference["ram_gb"], "GB", "at least: peak of the probe's process"),
         Line("memory", "GPU", 0.0, "GB", "none is used"),
         Line("disk", "runs, reports, data", reference["disk_gb"] * max(size, 1.0), "GB",
              "as recorded"),
@@ -276,6 +276,7 @@ def record_reference(profile: Profile, root: Path) -> Path:
     rest = sum(card["duration_s"] for number, card in cards.items() if number not in ("03", "04"))
     rest += third["duration_s"] - third["warm_start_s"] - third["grpo_s"] + KERNEL_S * len(cards)
     folders = [root / name for name in ("runs", "reports", "data")]
+    probed = round(probe(profile), 2)
     reference: dict[str, Any] = {
         "profile": profile.name,
         "parameters": miniature_parameters(profile.policy),
@@ -286,15 +287,24 @@ def record_reference(profile: Profile, root: Path) -> Path:
         "prompt_tokens": round(float(steps.prompt_tokens.mean()), 1),
         "reply_tokens": round(float(steps.reply_tokens.mean()), 1),
         "calls": round(float(steps.calls.mean()), 2),
-        "ram_gb": 1.2,
+        "ram_gb": round(peak_gb(), 2),
         "disk_gb": round(sum(_size(folder) for folder in folders) / GB, 3),
-        "probe_s": round(probe(profile), 2),
+        "probe_s": probed,
     }
     store.save_json(REFERENCE, reference)
     return REFERENCE
 
 
-KERNEL_S = 3.5  # to start and stop a notebook's kernel and write its report
+def peak_gb() -> float:
+    """Largest memory that this process has held, in GB."""
+    import resource
+    import sys
+
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GB
+
+
+KERNEL_S = 3.5  # about: to start and stop a notebook's kernel and write its report
 
 
 def _size(folder: Path) -> int:

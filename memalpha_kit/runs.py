@@ -338,22 +338,13 @@ def _newest(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_same(folder: Path, card: Any, settings: Mapping[str, Any]) -> None:
-    old, new = _flat(card.get("settings") or {}), _flat(settings)
+    old, new = store.flat(card.get("settings") or {}), store.flat(settings)
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key):
             raise InputError(
                 f"{folder}: was begun with {key} = {old.get(key)!r}, now it is {new.get(key)!r}; "
                 "choose another folder or delete it"
             )
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        inner = isinstance(value, Mapping)
-        flat |= _flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
-    return flat
 
 
 def load_run(folder: Path) -> Run:

@@ -351,6 +351,15 @@ def _tuples(raw: Mapping[str, Any], *names: str) -> dict[str, Any]:
 # --- Files ---------------------------------------------------------------------------------------
 
 
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings with dotted keys, to say which one of two runs differs."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        inner = isinstance(value, Mapping)
+        found |= flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+    return found
+
+
 def save_json(path: Path, value: Any) -> None:
     """Writes `value` as indented strict JSON: NaN is a ValueError, a missing number is null."""
     _write(Path(path), (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from memalpha_kit import comparison, runs
+from memalpha_kit import comparison, store
 from memalpha_kit.comparison import AVERAGE, Claim, verdict
 from memalpha_kit.errors import InputError
 from memalpha_kit.evaluation import Bootstrap
@@ -351,7 +351,7 @@ def test_what_is_published_is_what_the_methods_do_by_default():
     from memalpha_kit.methods import METHODS
 
     for name, wanted in comparison.PUBLISHED.items():
-        flat = runs._flat(asdict(METHODS[name].Settings()))
+        flat = store.flat(asdict(METHODS[name].Settings()))
         assert {key: flat[key] for key in wanted} == wanted
 
 

@@ -20,7 +20,6 @@ from memalpha_kit.judges import (
     Verdict,
     bounds,
     content_judge,
-    judge_item,
     judge_steps,
     read_content,
     read_content_release,
@@ -311,19 +310,6 @@ def test_several_gold_answers_are_shown_as_alternatives_or_as_released():
         LongMemEvalJudge(model, behaviour=behaviour).judge([item])
     fixed, release = (asked.plain()[0]["content"] for asked in model.requests)
     assert "6 days | 7 days" in fixed and "['6 days', '7 days']" in release
-
-
-def test_types_and_abstention_come_from_the_instance():
-    questions = [QA("e1", "Q1?", ("a",)), QA("e2_abs", "Q2?", ("You did not say.",))]
-    types = {"question_types": ["multi-session", "knowledge-update"]}
-    instance = make_instance("longmemeval", ["chunk"], questions, metadata=types)
-    assert judge_item(instance, 0, "A") == JudgeItem("Q1?", ("a",), "A", "multi-session", False)
-    assert judge_item(instance, 1, "A").abstention
-    plain = make_instance("longmemeval", ["chunk"], questions)
-    assert judge_item(plain, 0, "A").question_type == ""
-    odd = make_instance("longmemeval", ["c"], questions, metadata={"question_types": ["x"]})
-    with pytest.raises(InputError, match="question_types: expected 2, found 1"):
-        judge_item(odd, 0, "A")
 
 
 def test_the_correct_wrong_judge_asks_with_all_gold_answers():

@@ -95,7 +95,7 @@ def _open(out: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         card = {"settings": settings, "complete": False, "duration_s": 0.0}
         store.save_json(card_path(out), card)
         return card
-    old, new = _flat(card.get("settings") or {}), _flat(settings)
+    old, new = store.flat(card.get("settings") or {}), store.flat(settings)
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key):
             raise InputError(
@@ -103,15 +103,6 @@ def _open(out: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
                 "choose another --out or delete it"
             )
     return card
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        inner = isinstance(value, Mapping)
-        flat |= _flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
-    return flat
 
 
 def _write_missing(

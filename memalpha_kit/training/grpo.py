@@ -31,7 +31,7 @@ from memalpha_kit.config import GrpoConfig, ModelConfig
 from memalpha_kit.errors import InputError
 from memalpha_kit.models import CausalLM
 from memalpha_kit.records import Instance
-from memalpha_kit.store import fingerprint, save_json
+from memalpha_kit.store import fingerprint, flat, save_json
 from memalpha_kit.training import processes
 from memalpha_kit.training.arguments import check, check_lm, updates_per_step
 from memalpha_kit.training.backends import check_model, checkpointed, load_model
@@ -223,17 +223,9 @@ def _prepare(out: Path, settings: Mapping[str, Any], resume: bool) -> Checkpoint
 
 def _compare(file: Path, settings: Mapping[str, Any]) -> None:
     """Raises InputError naming the first setting in which the run in `file` differs."""
-    before, now = _flat(json.loads(file.read_text())), _flat(json.loads(json.dumps(settings)))
+    before, now = flat(json.loads(file.read_text())), flat(json.loads(json.dumps(settings)))
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) != now.get(name):
             raise InputError(
                 f"{file}: {name}: expected {now.get(name)!r} to resume, found {before.get(name)!r}"
             )
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        nested = isinstance(value, Mapping)
-        flat |= _flat(value, f"{prefix}{name}.") if nested else {prefix + name: value}
-    return flat
