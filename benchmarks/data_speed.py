@@ -42,14 +42,14 @@ COLUMNS = (
 
 def write_pubmed(path: Path, n_sentences: int) -> None:
     """A raw PubMed file of so many sentences."""
-    from memalpha_kit.rawgen import pubmed_parquet
+    from memalpha_kit.data.rawgen import pubmed_parquet
 
     path.write_bytes(pubmed_parquet(n_sentences, random.Random("speed")))
 
 
 def write_dialogues(path: Path, megabytes: float) -> None:
     """A raw LongMemEval file of about this size."""
-    from memalpha_kit.rawgen import dialogues
+    from memalpha_kit.data.rawgen import dialogues
 
     like_real = dialogues.Answers(fewest=10, most=45, huge=0.002)
     records, size, rng = [], 0, random.Random("speed")
@@ -77,10 +77,10 @@ def train_tokenizer(folder: Path, texts: list[str]) -> str:
 
 def measure(source: str, raw: Path, counter_name: str, out: Path) -> dict[str, float]:
     """One build, timed; runs in a process of its own for the sake of its peak memory."""
-    from memalpha_kit import dataset
-    from memalpha_kit.config import BuildConfig
-    from memalpha_kit.datacard import build_card
-    from memalpha_kit.sources import SOURCES as TABLE
+    from memalpha_kit.data import dataset
+    from memalpha_kit.data.card import build_card
+    from memalpha_kit.data.sources import SOURCES as TABLE
+    from memalpha_kit.settings import BuildConfig
     from memalpha_kit.text import counter
 
     config = BuildConfig(counter=counter_name, instances=100_000)  # all that the file is enough for
@@ -159,7 +159,7 @@ def table(scale: float, work: Path) -> list[dict[str, object]]:
 
 def tokenizer(work: Path) -> str:
     """The trained tokenizer, made once."""
-    from memalpha_kit.rawgen import documents
+    from memalpha_kit.data.rawgen import documents
 
     folder = work / "tokenizer"
     if folder.exists():

@@ -47,8 +47,10 @@ from typing import TYPE_CHECKING, Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from memalpha_kit import miniature, plan, report, store, world  # noqa: E402
-from memalpha_kit.config import (  # noqa: E402
+from memalpha_kit import figures as report  # noqa: E402
+from memalpha_kit import files as store  # noqa: E402
+from memalpha_kit.lab import miniature, world  # noqa: E402
+from memalpha_kit.settings import (  # noqa: E402
     AdvantageConfig,
     GrpoConfig,
     MemoryConfig,
@@ -59,9 +61,10 @@ from memalpha_kit.config import (  # noqa: E402
     RewardConfig,
     WorldConfig,
 )
+from memalpha_kit.training import plan  # noqa: E402
 
 if TYPE_CHECKING:
-    from memalpha_kit.models import CausalLM
+    from memalpha_kit.models.local import CausalLM
 
 OUT = ROOT / "reports" / "recorded" / "gpu_training" / "gpu.csv"
 TOYS = {
@@ -158,7 +161,8 @@ def save_policy(case: Case, folder: Path) -> None:
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    from memalpha_kit.training import lessons, policy
+    from memalpha_kit.lab import lessons
+    from memalpha_kit.models import tiny as policy
 
     if case.toy:
         tokenizer = lessons.tokenizer()
@@ -268,7 +272,7 @@ def _trained_bpe() -> Any:
 
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    from memalpha_kit.rawgen import documents
+    from memalpha_kit.data.rawgen import documents
 
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -359,8 +363,8 @@ class Clock:
 
 def measure(case: Case, run: str, work: Path) -> dict[str, Any]:
     """One run; in a process of its own, for Unsloth patches it and for its peak memory."""
+    from memalpha_kit.models.tiny import quiet
     from memalpha_kit.training.backends import load_model, start
-    from memalpha_kit.training.policy import quiet
 
     if not case.toy or case.backend == "unsloth":
         start(case.model)
@@ -386,10 +390,10 @@ def measure(case: Case, run: str, work: Path) -> dict[str, Any]:
 
 def kit(case: Case, lm: CausalLM, work: Path) -> Any:
     """Our trainer over episodes; the prompts of its first step go to `prompts.json`."""
-    from memalpha_kit.readers import reader
+    from memalpha_kit.method.readers import reader
+    from memalpha_kit.method.writers import ModelWriter
     from memalpha_kit.training import rollouts, trainer
     from memalpha_kit.training.rollouts import Environment, Rollouts
-    from memalpha_kit.writers import ModelWriter
 
     teacher = miniature.Teacher("teacher", TEACHER, case.memory, case.protocol.wire)
 

@@ -17,8 +17,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from memalpha_kit.config import MemoryConfig
 from memalpha_kit.errors import InputError
+from memalpha_kit.settings import MemoryConfig
 
 STORES = ("semantic", "episodic")
 """The two lists of entries. Core, the third component, is one paragraph."""

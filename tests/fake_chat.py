@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from memalpha_kit.chat import ChatReply, ChatRequest, ModelGone
+from memalpha_kit.models.chat import ChatReply, ChatRequest, ModelGone
 
 
 def user(asked: ChatRequest) -> str:

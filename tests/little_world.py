@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from memalpha_kit import store
+from memalpha_kit import files as store
 from memalpha_kit.records import QA, Instance, make_instance
 
 MEMALPHA = (

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stub_server import Faults, StubServer
 
-from memalpha_kit import episode
-from memalpha_kit.answering import (
+from memalpha_kit.errors import InputError
+from memalpha_kit.method import episode
+from memalpha_kit.method.answering import (
     TEMPLATE_TOKENS,
     AgenticReader,
     ModelReader,
@@ -22,15 +23,20 @@ from memalpha_kit.answering import (
     rank,
     retrieve,
 )
-from memalpha_kit.chat import ChatReply, ChatRequest, ModelGone, ToolUse
-from memalpha_kit.config import MemoryConfig, ProtocolConfig
-from memalpha_kit.endpoint import Client, Endpoint
-from memalpha_kit.errors import InputError
-from memalpha_kit.prompts import VERSION, Retrieved, answer_messages, query_prompt, system_prompt
-from memalpha_kit.readers import BestEntry, ReadRequest
+from memalpha_kit.method.prompts import (
+    VERSION,
+    Retrieved,
+    answer_messages,
+    query_prompt,
+    system_prompt,
+)
+from memalpha_kit.method.readers import BestEntry, ReadRequest
+from memalpha_kit.method.writers import writer
+from memalpha_kit.models.chat import ChatReply, ChatRequest, ModelGone, ToolUse
+from memalpha_kit.models.endpoint import Client, Endpoint
 from memalpha_kit.records import QA, Answer, Entry, Memory, make_instance
+from memalpha_kit.settings import MemoryConfig, ProtocolConfig
 from memalpha_kit.text import counter
-from memalpha_kit.writers import writer
 
 RELEASE = Retrieval(behaviour="release")
 

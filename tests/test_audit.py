@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from memalpha_kit import audit as audits
-from memalpha_kit.audit import FIXED, PADDING, RULES, SPECIAL, audit, exploits
 from memalpha_kit.cli import main
-from memalpha_kit.protocol import parse_reply
+from memalpha_kit.lab import audit as audits
+from memalpha_kit.lab.audit import FIXED, PADDING, RULES, SPECIAL, audit, exploits
+from memalpha_kit.method.protocol import parse_reply
 from memalpha_kit.records import ToolCall
 from memalpha_kit.text import counter
 

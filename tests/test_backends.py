@@ -14,12 +14,12 @@ import pytest
 import tiny_policy as tiny
 import torch
 
-from memalpha_kit.chat import ModelGone
-from memalpha_kit.config import ModelConfig, ProtocolConfig
 from memalpha_kit.errors import InputError
-from memalpha_kit.models import Sampling
-from memalpha_kit.readers import BestEntry
+from memalpha_kit.method.readers import BestEntry
+from memalpha_kit.models.chat import ModelGone
+from memalpha_kit.models.local import Sampling
 from memalpha_kit.records import TrainingRow
+from memalpha_kit.settings import ModelConfig, ProtocolConfig
 from memalpha_kit.training import backends, processes
 from memalpha_kit.training.arguments import check_trl, trl_arguments
 from memalpha_kit.training.batch import importance_ratio, rows_to_batch

@@ -19,11 +19,12 @@ import pandas as pd
 import pytest
 from test_seeds import contents, seeds
 
-from memalpha_kit import cli, store
-from memalpha_kit.config import MemoryConfig, ProtocolConfig
-from memalpha_kit.episode import write
+from memalpha_kit import cli
+from memalpha_kit import files as store
+from memalpha_kit.method.episode import write
+from memalpha_kit.method.writers import ScriptedReplies
 from memalpha_kit.records import QA, make_instance
-from memalpha_kit.writers import ScriptedReplies
+from memalpha_kit.settings import MemoryConfig, ProtocolConfig
 
 INSTANCES = [
     make_instance(

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from memalpha_kit.pipeline import repository
+from memalpha_kit.notebooks import repository
 
 
 def test_the_data_benchmark_writes_a_row_per_source_counter_and_input(tmp_path):

@@ -14,7 +14,8 @@ from stub_server import Faults, StubServer
 from tiny_models import tiny_qwen3, tiny_tokenizer
 
 from memalpha_kit import cli
-from memalpha_kit.calibration import (
+from memalpha_kit.errors import InputError
+from memalpha_kit.evaluation.calibration import (
     CASES,
     KINDS,
     Case,
@@ -26,9 +27,8 @@ from memalpha_kit.calibration import (
     rule_judge,
     table_calibration,
 )
-from memalpha_kit.endpoint import Client, Endpoint
-from memalpha_kit.errors import InputError
-from memalpha_kit.judges import RUBRICS, Verdict
+from memalpha_kit.method.judges import RUBRICS, Verdict
+from memalpha_kit.models.endpoint import Client, Endpoint
 
 
 def core(*labels):

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 from tiny_models import tiny_lm
 
-from memalpha_kit.chat import (
+from memalpha_kit.errors import InputError
+from memalpha_kit.models.chat import (
     ChatReply,
     ChatRequest,
     LocalChat,
@@ -19,8 +20,7 @@ from memalpha_kit.chat import (
     tool_message,
     vllm_chat,
 )
-from memalpha_kit.errors import InputError
-from memalpha_kit.models import Sampling, encode_chat
+from memalpha_kit.models.local import Sampling, encode_chat
 
 CALL = ToolUse("call_0", "search_memory", '{"query": "bees"}')
 WRITTEN = '<tool_call>\n{"name": "search_memory", "arguments": {"query": "bees"}}\n</tool_call>'

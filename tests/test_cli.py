@@ -11,7 +11,7 @@ import pytest
 
 from memalpha_kit import cli
 from memalpha_kit.errors import InputError
-from memalpha_kit.pipeline import NotebookError
+from memalpha_kit.notebooks import NotebookError
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS, ids=lambda command: command.name)

@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from memalpha_kit import comparison, store
-from memalpha_kit.comparison import AVERAGE, Claim, verdict
+from memalpha_kit import files as store
 from memalpha_kit.errors import InputError
-from memalpha_kit.evaluation import Bootstrap
+from memalpha_kit.evaluation import tables as comparison
+from memalpha_kit.evaluation.answered import Bootstrap
+from memalpha_kit.evaluation.tables import AVERAGE, Claim, verdict
 from memalpha_kit.stats import detectable, sign_flip, stratified_interval
 
 QUICK = Bootstrap(resamples=200)
@@ -348,7 +349,7 @@ def test_a_run_that_is_not_what_was_published_gets_no_verdict(method, more, doub
 
 
 def test_what_is_published_is_what_the_methods_do_by_default():
-    from memalpha_kit.methods import METHODS
+    from memalpha_kit.evaluation.methods import METHODS
 
     for name, wanted in comparison.PUBLISHED.items():
         flat = store.flat(asdict(METHODS[name].Settings()))

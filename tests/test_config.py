@@ -9,9 +9,9 @@ from typing import get_type_hints
 
 import pytest
 
-from memalpha_kit import config
-from memalpha_kit.config import Profile, load_profile, profile_dict, profile_names
+from memalpha_kit import settings as config
 from memalpha_kit.errors import InputError
+from memalpha_kit.settings import Profile, load_profile, profile_dict, profile_names
 
 
 @pytest.mark.parametrize("name", profile_names())

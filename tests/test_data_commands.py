@@ -13,12 +13,14 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from memalpha_kit import cli, dataset, sources, store
-from memalpha_kit.config import BuildConfig
-from memalpha_kit.dataset import RECIPES, Dataset
+from memalpha_kit import cli
+from memalpha_kit import files as store
+from memalpha_kit.data import dataset, sources
+from memalpha_kit.data.dataset import RECIPES, Dataset
+from memalpha_kit.data.rawgen import make_raw
 from memalpha_kit.errors import InputError
-from memalpha_kit.rawgen import make_raw
 from memalpha_kit.records import QA, make_instance
+from memalpha_kit.settings import BuildConfig
 
 ICL = ("icl_trec_coarse_6600shot_balance", "icl_nlu_8296shot_balance")
 SMALL = {

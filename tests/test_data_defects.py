@@ -16,19 +16,22 @@ import pyarrow.parquet as pq
 import pytest
 from stub_server import StubServer
 
-from memalpha_kit import cli, datacard, dataset, sources, store
-from memalpha_kit.config import BuildConfig
-from memalpha_kit.endpoint import Client, Endpoint
+from memalpha_kit import cli
+from memalpha_kit import files as store
+from memalpha_kit.data import card as datacard
+from memalpha_kit.data import dataset, sources
+from memalpha_kit.data.rawgen import make_raw
+from memalpha_kit.data.sources import SOURCES, lme_train, longmemeval, memory_agent_bench, perltqa
+from memalpha_kit.data.sources.building import Skips
+from memalpha_kit.data.stages import keywords
+from memalpha_kit.data.stages.closed_book import closed_book
+from memalpha_kit.data.stages.llm import Asker
 from memalpha_kit.errors import InputError
-from memalpha_kit.memory import DELETE, INSERT, UPDATE
-from memalpha_kit.metrics import score
-from memalpha_kit.rawgen import make_raw
+from memalpha_kit.method.memory import DELETE, INSERT, UPDATE
+from memalpha_kit.method.metrics import score
+from memalpha_kit.models.endpoint import Client, Endpoint
 from memalpha_kit.records import QA, make_instance
-from memalpha_kit.sources import SOURCES, lme_train, longmemeval, memory_agent_bench, perltqa
-from memalpha_kit.sources.building import Skips
-from memalpha_kit.stages import keywords
-from memalpha_kit.stages.closed_book import closed_book
-from memalpha_kit.stages.llm import Asker
+from memalpha_kit.settings import BuildConfig
 from memalpha_kit.text import counter, pack_dialogues
 
 WORDS = counter("words")
@@ -341,7 +344,8 @@ def refuse(event, args):
         raise RuntimeError(f"{event} {args}")
 
 sys.addaudithook(refuse)
-from memalpha_kit import cli, datacard, hub, stages  # noqa
+from memalpha_kit import cli
+from memalpha_kit.data import card as datacard, hub, stages  # noqa
 
 for source in sys.argv[1:]:
     for words in (["example"], ["build", "--raw", f"{source}/raw", "--stage", "rules"]):

@@ -12,11 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from memalpha_kit import datacard, dataset, leaks
-from memalpha_kit.dataset import Dataset
+from memalpha_kit.data import card as datacard
+from memalpha_kit.data import dataset, leaks
+from memalpha_kit.data.dataset import Dataset
+from memalpha_kit.data.sources.building import generator
+from memalpha_kit.data.sources.frames import CLASSIFICATION_LEAD_INS, DOCUMENT_LEAD_INS, frame_all
 from memalpha_kit.records import QA, make_instance
-from memalpha_kit.sources.building import generator
-from memalpha_kit.sources.frames import CLASSIFICATION_LEAD_INS, DOCUMENT_LEAD_INS, frame_all
 
 WORDS = [f"w{i}" for i in range(5000)]
 

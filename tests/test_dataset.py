@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from memalpha_kit import dataset, store
-from memalpha_kit.dataset import RECIPES, Dataset, merge, shared_groups, split, split_release
+from memalpha_kit import files as store
+from memalpha_kit.data import dataset
+from memalpha_kit.data.dataset import RECIPES, Dataset, merge, shared_groups, split, split_release
 from memalpha_kit.errors import DiskError, InputError
 from memalpha_kit.records import QA, make_instance
 

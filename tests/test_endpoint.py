@@ -12,8 +12,9 @@ from email.utils import formatdate
 import pytest
 from stub_server import Faults, StubServer
 
-from memalpha_kit.chat import ChatReply, ChatRequest, ModelGone, ToolUse, message, request
-from memalpha_kit.endpoint import (
+from memalpha_kit.errors import DiskError, InputError
+from memalpha_kit.models.chat import ChatReply, ChatRequest, ModelGone, ToolUse, message, request
+from memalpha_kit.models.endpoint import (
     Client,
     Endpoint,
     Failed,
@@ -23,7 +24,6 @@ from memalpha_kit.endpoint import (
     read_reply,
     read_vectors,
 )
-from memalpha_kit.errors import DiskError, InputError
 
 KEY = "sk-secret-123"
 

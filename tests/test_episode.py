@@ -4,13 +4,13 @@ import dataclasses
 
 import pytest
 
-from memalpha_kit.config import MemoryConfig, ProtocolConfig
-from memalpha_kit.episode import ask, write
 from memalpha_kit.errors import InputError
-from memalpha_kit.memory import replay
-from memalpha_kit.readers import BestEntry, ReadRequest
+from memalpha_kit.method.episode import ask, write
+from memalpha_kit.method.memory import replay
+from memalpha_kit.method.readers import BestEntry, ReadRequest
+from memalpha_kit.method.writers import ScriptedReplies, WriteRequest, writer
 from memalpha_kit.records import QA, Answer, Completion, Entry, make_instance
-from memalpha_kit.writers import ScriptedReplies, WriteRequest, writer
+from memalpha_kit.settings import MemoryConfig, ProtocolConfig
 
 
 def call(name: str, **arguments: str) -> str:

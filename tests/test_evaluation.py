@@ -4,13 +4,13 @@ import dataclasses
 
 import pytest
 
-from memalpha_kit.config import MemoryConfig, ProtocolConfig
-from memalpha_kit.episode import ask, write
 from memalpha_kit.errors import InputError
-from memalpha_kit.evaluation import COLUMNS, Bootstrap, Run, evaluate, majority_label
-from memalpha_kit.readers import BestEntry, LabelVote
+from memalpha_kit.evaluation.answered import COLUMNS, Bootstrap, Run, evaluate, majority_label
+from memalpha_kit.method.episode import ask, write
+from memalpha_kit.method.readers import BestEntry, LabelVote
+from memalpha_kit.method.writers import writer
 from memalpha_kit.records import QA, Answer, make_instance
-from memalpha_kit.writers import writer
+from memalpha_kit.settings import MemoryConfig, ProtocolConfig
 
 
 def instance(source: str, chunk: str, *golds: str):

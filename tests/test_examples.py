@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from memalpha_kit import datacard, dataset, examples
-from memalpha_kit.config import load_profile
-from memalpha_kit.sources import SOURCES
+from memalpha_kit.data import card as datacard
+from memalpha_kit.data import dataset, examples
+from memalpha_kit.data.sources import SOURCES
+from memalpha_kit.settings import load_profile
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ from tiny_models import tiny_qwen3, tiny_tokenizer
 
 from memalpha_kit import cli
 from memalpha_kit.errors import InputError
-from memalpha_kit.models import load_lm
+from memalpha_kit.models.local import load_lm
+from memalpha_kit.models.tiny import save_policy
 from memalpha_kit.training.export import export, join_shards
-from memalpha_kit.training.policy import save_policy
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,11 @@ import pytest
 import tiny_policy as tiny
 import torch
 
-from memalpha_kit import grouping, report
+from memalpha_kit import figures as report
 from memalpha_kit.cli import main
-from memalpha_kit.config import AdvantageConfig, GrpoConfig, load_profile
 from memalpha_kit.errors import InputError
-from memalpha_kit.grouping import (
+from memalpha_kit.lab import grouping
+from memalpha_kit.lab.grouping import (
     RELEASED,
     SETTINGS,
     UNBIASED,
@@ -27,6 +27,7 @@ from memalpha_kit.grouping import (
     table_cosine,
 )
 from memalpha_kit.records import TrainingRow
+from memalpha_kit.settings import AdvantageConfig, GrpoConfig, load_profile
 from memalpha_kit.training.reference import grpo_loss
 
 R = ((1.8950, 1.3450, 1.8700), (1.5875, 0.5375, 1.3875))  # worked example 9.3
@@ -183,7 +184,7 @@ def test_wrong_options_are_refused_before_anything_is_trained(argv, message, cap
 
 
 def test_a_batch_depends_on_its_place_only(tmp_path):
-    from memalpha_kit import miniature
+    from memalpha_kit.lab import miniature
 
     profile = load_profile("ci")
     policy = miniature.warm_start(profile, tmp_path)

@@ -12,15 +12,15 @@ import pytest
 import tiny_policy as tiny
 import torch
 
-from memalpha_kit.config import AdvantageConfig, RewardConfig
 from memalpha_kit.errors import InputError
-from memalpha_kit.models import Sampling, load_lm
+from memalpha_kit.files import load_episodes
+from memalpha_kit.models.decode import fast
+from memalpha_kit.models.local import Sampling, load_lm
 from memalpha_kit.records import TrainingRow
-from memalpha_kit.store import load_episodes
+from memalpha_kit.settings import AdvantageConfig, RewardConfig
 from memalpha_kit.training import trainer as trainers
 from memalpha_kit.training.arguments import check_trl
 from memalpha_kit.training.batch import rows_to_batch, token_logprobs, trained
-from memalpha_kit.training.decode import fast
 from memalpha_kit.training.grpo import Rollouts, train_grpo, training_order
 from memalpha_kit.training.journal import latest_checkpoint
 from memalpha_kit.training.trainer import build_trainer

@@ -17,8 +17,8 @@ import tiny_policy as tiny
 import torch
 
 from memalpha_kit.errors import InputError
-from memalpha_kit.models import load_lm
-from memalpha_kit.store import load_episodes
+from memalpha_kit.files import load_episodes
+from memalpha_kit.models.local import load_lm
 from memalpha_kit.training import processes
 from memalpha_kit.training.arguments import check
 

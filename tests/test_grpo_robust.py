@@ -13,14 +13,14 @@ import pytest
 import tiny_policy as tiny
 import torch
 
-from memalpha_kit import store
-from memalpha_kit.chat import ModelGone
+from memalpha_kit import files as store
 from memalpha_kit.errors import DiskError, InputError
-from memalpha_kit.models import load_lm
-from memalpha_kit.readers import BestEntry
+from memalpha_kit.method.readers import BestEntry
+from memalpha_kit.models.chat import ModelGone
+from memalpha_kit.models.decode import fast
+from memalpha_kit.models.local import load_lm
 from memalpha_kit.records import Answer, TrainingRow
 from memalpha_kit.training.arguments import trl_arguments
-from memalpha_kit.training.decode import fast
 from memalpha_kit.training.grpo import Rollouts, train_grpo
 from memalpha_kit.training.journal import latest_checkpoint
 from memalpha_kit.training.outage import TrainingStopped, patiently

@@ -12,10 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from memalpha_kit import dataset, hub, store
-from memalpha_kit.config import BuildConfig
+from memalpha_kit import files as store
+from memalpha_kit.data import dataset, hub
+from memalpha_kit.data.sources import build
 from memalpha_kit.errors import InputError
-from memalpha_kit.sources import build
+from memalpha_kit.settings import BuildConfig
 
 REVISION = "0123456789abcdef" * 2 + "01234567"
 EVALUATION = "YuWangX/Memalpha-Memoryagentbench"

@@ -6,10 +6,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from memalpha_kit.chat import ChatReply, ModelGone
-from memalpha_kit.config import MemoryConfig
 from memalpha_kit.errors import InputError
-from memalpha_kit.judges import (
+from memalpha_kit.method.judges import (
     CRITERIA,
     QUESTION_TYPES,
     RUBRICS,
@@ -29,6 +27,8 @@ from memalpha_kit.judges import (
     read_yes_no_release,
     tally,
 )
+from memalpha_kit.method.rewards import rewards
+from memalpha_kit.models.chat import ChatReply, ModelGone
 from memalpha_kit.records import (
     QA,
     Answer,
@@ -39,7 +39,7 @@ from memalpha_kit.records import (
     ToolCall,
     make_instance,
 )
-from memalpha_kit.rewards import rewards
+from memalpha_kit.settings import MemoryConfig
 from memalpha_kit.text import counter
 
 

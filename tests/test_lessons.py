@@ -7,14 +7,13 @@ import random
 
 import pytest
 
-from memalpha_kit import world
-from memalpha_kit.config import MemoryConfig, ProtocolConfig, WarmStartConfig, WorldConfig
-from memalpha_kit.memory import UPDATE, apply, empty
-from memalpha_kit.models import CausalLM, Sampling, encode_text
-from memalpha_kit.protocol import parse_reply, render_calls, render_compact
+from memalpha_kit.lab import lessons, world
+from memalpha_kit.method.memory import UPDATE, apply, empty
+from memalpha_kit.method.protocol import parse_reply, render_calls, render_compact
+from memalpha_kit.method.writers import ModelWriter, WriteRequest
+from memalpha_kit.models.local import CausalLM, Sampling, encode_text
 from memalpha_kit.records import Entry, Memory
-from memalpha_kit.training import lessons
-from memalpha_kit.writers import ModelWriter, WriteRequest
+from memalpha_kit.settings import MemoryConfig, ProtocolConfig, WarmStartConfig, WorldConfig
 
 WORLD = WorldConfig(training_names=300, held_out_names=100)
 TRAIN, HELD_OUT = world.names(WORLD)

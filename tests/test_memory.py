@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rank_bm25 import BM25Okapi
 
-from memalpha_kit.config import MemoryConfig
-from memalpha_kit.memory import (
+from memalpha_kit.method.memory import (
     Bm25,
     apply,
     empty,
@@ -22,6 +21,7 @@ from memalpha_kit.memory import (
     tokens,
 )
 from memalpha_kit.records import Entry, Memory, ToolCall
+from memalpha_kit.settings import MemoryConfig
 from memalpha_kit.text import counter
 
 FIXED = MemoryConfig(counter="words")

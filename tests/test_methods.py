@@ -8,12 +8,8 @@ import pytest
 from fake_chat import FakeChat
 from stub_server import Faults, StubServer
 
-from memalpha_kit.chat import ModelGone
-from memalpha_kit.config import MemoryConfig, ProtocolConfig
-from memalpha_kit.endpoint import Client, Endpoint
-from memalpha_kit.episode import write
 from memalpha_kit.errors import InputError
-from memalpha_kit.methods import (
+from memalpha_kit.evaluation.methods import (
     METHODS,
     RELEASED,
     Answered,
@@ -22,8 +18,12 @@ from memalpha_kit.methods import (
     Prepared,
     build_method,
 )
+from memalpha_kit.method.episode import write
+from memalpha_kit.method.writers import ScriptedReplies, writer
+from memalpha_kit.models.chat import ModelGone
+from memalpha_kit.models.endpoint import Client, Endpoint
 from memalpha_kit.records import QA, Entry, Memory, make_instance
-from memalpha_kit.writers import ScriptedReplies, writer
+from memalpha_kit.settings import MemoryConfig, ProtocolConfig
 
 KEEP = writer("keep_sentences")
 INSTANCE = make_instance(

@@ -6,10 +6,10 @@ import pytest
 from fake_chat import FakeChat
 from test_methods import INSTANCE, LABELLED, run
 
-from memalpha_kit.chat import ChatReply
 from memalpha_kit.errors import InputError
-from memalpha_kit.methods import Backends, MethodSpec, build_method
-from memalpha_kit.prompts import query_prompt, system_prompt_baseline
+from memalpha_kit.evaluation.methods import Backends, MethodSpec, build_method
+from memalpha_kit.method.prompts import query_prompt, system_prompt_baseline
+from memalpha_kit.models.chat import ChatReply
 from memalpha_kit.records import QA, make_instance
 
 

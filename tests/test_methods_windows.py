@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memalpha_kit.methods.windows import (
+from memalpha_kit.evaluation.methods.windows import (
     GENERATION_TOKENS,
     DoesNotFit,
     Tail,

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from memalpha_kit.errors import InputError
-from memalpha_kit.metrics import (
+from memalpha_kit.method.metrics import (
     METRICS,
     answer_text,
     answer_text_release,

@@ -7,13 +7,14 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from memalpha_kit import miniature, store, world
-from memalpha_kit.config import load_profile
-from memalpha_kit.episode import ask, write
+from memalpha_kit import files as store
 from memalpha_kit.errors import InputError
-from memalpha_kit.readers import reader
-from memalpha_kit.training.lessons import tokenizer
-from memalpha_kit.training.policy import build_policy
+from memalpha_kit.lab import miniature, world
+from memalpha_kit.lab.lessons import tokenizer
+from memalpha_kit.method.episode import ask, write
+from memalpha_kit.method.readers import reader
+from memalpha_kit.models.tiny import build_policy
+from memalpha_kit.settings import load_profile
 
 CI = load_profile("ci")
 COLUMNS = {

@@ -7,7 +7,7 @@ import pytest
 from tiny_models import tiny_lm, tiny_qwen3, tiny_tokenizer
 
 from memalpha_kit.errors import InputError
-from memalpha_kit.models import CausalLM, Sampling, encode_chat, encode_text, load_lm
+from memalpha_kit.models.local import CausalLM, Sampling, encode_chat, encode_text, load_lm
 
 
 @pytest.fixture(scope="module")

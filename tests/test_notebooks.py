@@ -13,9 +13,10 @@ import pytest
 from stub_server import StubServer
 from test_real_path import write_raw
 
-from memalpha_kit import report, store
-from memalpha_kit.config import load_profile, profile_dict
-from memalpha_kit.pipeline import run
+from memalpha_kit import figures as report
+from memalpha_kit import files as store
+from memalpha_kit.notebooks import run
+from memalpha_kit.settings import load_profile, profile_dict
 
 CI = load_profile("ci")
 PRINTED = "method,Avg. printed,Avg. recomputed,off by,k tokens printed,k tokens recomputed"

@@ -6,9 +6,9 @@ import pytest
 import tiny_policy as tiny
 import torch
 
-from memalpha_kit.chat import LocalChat, request
 from memalpha_kit.errors import InputError
-from memalpha_kit.models import CausalLM
+from memalpha_kit.models.chat import LocalChat, request
+from memalpha_kit.models.local import CausalLM
 from memalpha_kit.training.pinned import PinnedBase, adapter_off, base_hash, pin_base
 
 IDS = torch.tensor([[5, 6, 7, 8]])

@@ -8,14 +8,14 @@ import os
 import nbformat
 import pytest
 
-from memalpha_kit import pipeline
+from memalpha_kit import notebooks as pipeline
 from memalpha_kit.errors import InputError
-from memalpha_kit.pipeline import Context, NotebookError, context, run
+from memalpha_kit.notebooks import Context, NotebookError, context, run
 from memalpha_kit.progress import MAX_LINES, PlainBar, progress
 
 PARAMETERS = 'profile: str = "laptop"  # which YAML\noverrides: list = []\nroot: str = ".."\n'
 SETUP = (
-    "from memalpha_kit.pipeline import context\n"
+    "from memalpha_kit.notebooks import context\n"
     "here = context({name!r}, profile, overrides, root)\n"
 )
 

@@ -6,10 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from memalpha_kit import cli, miniature
-from memalpha_kit.config import load_profile, profile_names
+from memalpha_kit import cli
 from memalpha_kit.errors import InputError
-from memalpha_kit.plan import (
+from memalpha_kit.files import load_json
+from memalpha_kit.lab import miniature
+from memalpha_kit.lab.lessons import tokenizer
+from memalpha_kit.models.tiny import build_policy
+from memalpha_kit.settings import load_profile, profile_names
+from memalpha_kit.training.plan import (
     REFERENCE,
     SHAPES,
     Assumptions,
@@ -18,9 +22,6 @@ from memalpha_kit.plan import (
     plan,
     refuse,
 )
-from memalpha_kit.store import load_json
-from memalpha_kit.training.lessons import tokenizer
-from memalpha_kit.training.policy import build_policy
 
 LAPTOP = load_profile("laptop")
 

@@ -9,11 +9,11 @@ import pytest
 import tiny_policy as tiny
 import torch
 
-from memalpha_kit.config import PolicyConfig
 from memalpha_kit.errors import DiskError, InputError
-from memalpha_kit.models import CausalLM, Sampling, encode_text
-from memalpha_kit.training.decode import FastLM, fast
-from memalpha_kit.training.policy import build_policy, build_tokenizer, load_policy, save_policy
+from memalpha_kit.models.decode import FastLM, fast
+from memalpha_kit.models.local import CausalLM, Sampling, encode_text
+from memalpha_kit.models.tiny import build_policy, build_tokenizer, load_policy, save_policy
+from memalpha_kit.settings import PolicyConfig
 
 GREEDY = Sampling(temperature=0.0, max_new_tokens=12)
 SAMPLED = Sampling(temperature=0.8, max_new_tokens=12, seed=7)

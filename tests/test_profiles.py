@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from memalpha_kit.config import PROFILES, load_profile, profile_names
+from memalpha_kit.settings import PROFILES, load_profile, profile_names
 from memalpha_kit.training.arguments import check
 
 SCRIPTS = {  # method.md 6.5: beta, gamma, model

@@ -6,8 +6,10 @@ import json
 
 import pytest
 
+from memalpha_kit.data.sources import SOURCES
 from memalpha_kit.errors import InputError
-from memalpha_kit.prompts import (
+from memalpha_kit.lab.world import SOURCE
+from memalpha_kit.method.prompts import (
     GROUPS,
     Retrieved,
     answer_messages,
@@ -18,8 +20,6 @@ from memalpha_kit.prompts import (
     system_prompt_baseline,
 )
 from memalpha_kit.records import Entry
-from memalpha_kit.sources import SOURCES
-from memalpha_kit.world import SOURCE
 
 BEES, BOATS = Entry("17", "Nora keeps bees."), Entry("18", "2024-05-02: Tom bought a boat.")
 FULL = Retrieved("Nora is a vet.", (BEES,), (BOATS,))

@@ -24,7 +24,8 @@ import pytest
 from little_world import BENCHMARK, MEMALPHA, little_model, save_data
 from stub_server import Faults, StubServer
 
-from memalpha_kit import cli, runs
+from memalpha_kit import cli
+from memalpha_kit.evaluation import runs
 
 # (command of the public repository, ours, models that must have been asked)
 COMMANDS = (
@@ -503,7 +504,10 @@ ROOT = Path(__file__).resolve().parent.parent
 FORKER = """
 import json, os, sys
 import httpx, pandas
-from memalpha_kit import chat, cli, comparison, endpoint, judges, runs
+from memalpha_kit import cli
+from memalpha_kit.evaluation import tables as comparison, runs
+from memalpha_kit.method import judges
+from memalpha_kit.models import chat, endpoint
 from memalpha_kit.commands import evaluate
 
 for line in sys.stdin:

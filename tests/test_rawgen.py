@@ -16,11 +16,11 @@ from collections import Counter
 import pyarrow.parquet as pq
 import pytest
 
-from memalpha_kit import rawgen
-from memalpha_kit.config import BuildConfig
+from memalpha_kit.data import rawgen
+from memalpha_kit.data.rawgen import MAKERS, make_raw
+from memalpha_kit.data.sources import SOURCES, banking77, build, trec
 from memalpha_kit.errors import DiskError, InputError
-from memalpha_kit.rawgen import MAKERS, make_raw
-from memalpha_kit.sources import SOURCES, banking77, build, trec
+from memalpha_kit.settings import BuildConfig
 
 DOWNLOADS = (
     *("squad", "hotpotqa", "booksum", "booksum_parquet", "pubmed-rct", "perltqa", "perltqa_v2"),
@@ -48,7 +48,7 @@ def fingerprint(folder):
 
 def test_the_same_seed_gives_the_same_bytes_in_every_process(raw, tmp_path):
     code = (
-        "import sys; from pathlib import Path; from memalpha_kit.rawgen import make_raw\n"
+        "import sys; from pathlib import Path; from memalpha_kit.data.rawgen import make_raw\n"
         f"for name in {DOWNLOADS!r}: make_raw(Path(sys.argv[1]) / name, name, seed=3)"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "17"}

@@ -3,7 +3,7 @@
 import pytest
 
 from memalpha_kit.errors import InputError
-from memalpha_kit.readers import (
+from memalpha_kit.method.readers import (
     READERS,
     BestEntry,
     LabelVote,

@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from memalpha_kit import report
-from memalpha_kit.pipeline import repository
+from memalpha_kit import figures as report
+from memalpha_kit.notebooks import repository
 
 ROOT = repository()
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -8,11 +8,13 @@ import shutil
 import pytest
 from test_real_path import write_raw
 
-from memalpha_kit import comparison, runs, store
-from memalpha_kit.config import load_profile
+from memalpha_kit import files as store
 from memalpha_kit.errors import InputError
-from memalpha_kit.real import BY_RULE, HALF, MAJORITY, NOTHING, TURNS, answer_real, build_real
+from memalpha_kit.evaluation import runs
+from memalpha_kit.evaluation import tables as comparison
+from memalpha_kit.lab.real import BY_RULE, HALF, MAJORITY, NOTHING, TURNS, answer_real, build_real
 from memalpha_kit.records import QA, make_instance
+from memalpha_kit.settings import load_profile
 
 CI = load_profile("ci", ["real.instances=2"])
 SOURCES = ["trec_coarse", "banking77", "longmemeval", "squad"]

@@ -11,7 +11,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from memalpha_kit import cli, store
+from memalpha_kit import cli
+from memalpha_kit import files as store
 
 FACTS = {
     "Nora": "Nora keeps eleven bees in Lund.",

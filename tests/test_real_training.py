@@ -15,17 +15,19 @@ import torch
 from stub_server import StubServer
 from tiny_models import TEMPLATE, tiny_qwen3, tiny_tokenizer
 
-from memalpha_kit import cli, real_training, store
-from memalpha_kit.answering import ModelReader
-from memalpha_kit.chat import LocalChat, request
-from memalpha_kit.config import ModelConfig, PolicyConfig, load_profile
-from memalpha_kit.endpoint import Client
+from memalpha_kit import cli
+from memalpha_kit import files as store
 from memalpha_kit.errors import InputError
-from memalpha_kit.models import load_lm
-from memalpha_kit.readers import ReadRequest
+from memalpha_kit.method.answering import ModelReader
+from memalpha_kit.method.readers import ReadRequest
+from memalpha_kit.models.chat import LocalChat, request
+from memalpha_kit.models.endpoint import Client
+from memalpha_kit.models.local import load_lm
+from memalpha_kit.models.tiny import build_policy, save_policy
 from memalpha_kit.records import QA, Entry, Memory, make_instance
+from memalpha_kit.settings import ModelConfig, PolicyConfig, load_profile
 from memalpha_kit.training import backends, rollouts
-from memalpha_kit.training.policy import build_policy, save_policy
+from memalpha_kit.training import real as real_training
 
 SOURCES = ("squad", "trec_coarse")
 SETTINGS = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from memalpha_kit.config import MemoryConfig
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import (
     QA,
@@ -16,6 +15,7 @@ from memalpha_kit.records import (
     ToolCall,
     make_instance,
 )
+from memalpha_kit.settings import MemoryConfig
 
 BEES = QA("q0", "Who keeps bees?", ("Nora",), chunk=0)
 

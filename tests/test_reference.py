@@ -9,9 +9,9 @@ import pytest
 import tiny_policy as tiny
 import torch
 
-from memalpha_kit.config import GrpoConfig
-from memalpha_kit.models import load_lm
+from memalpha_kit.models.local import load_lm
 from memalpha_kit.records import TrainingRow
+from memalpha_kit.settings import GrpoConfig
 from memalpha_kit.training.reference import grpo_loss, row_logprobs, token_losses, total_loss
 from memalpha_kit.training.trainer import build_trainer
 

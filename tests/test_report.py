@@ -13,9 +13,11 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from memalpha_kit import comparison, report, store
-from memalpha_kit.config import load_profile, profile_dict
+from memalpha_kit import figures as report
+from memalpha_kit import files as store
 from memalpha_kit.errors import DiskError, InputError
+from memalpha_kit.evaluation import tables as comparison
+from memalpha_kit.settings import load_profile, profile_dict
 
 COUNTS = {
     **{"facts": 4, "facts_stored": 2, "chat": 2, "chat_stored": 1},

@@ -9,21 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memalpha_kit.config import AdvantageConfig, MemoryConfig, RewardConfig
 from memalpha_kit.errors import InputError
-from memalpha_kit.records import (
-    QA,
-    Answer,
-    Completion,
-    Entry,
-    Episode,
-    Memory,
-    Rewards,
-    Step,
-    ToolCall,
-    make_instance,
-)
-from memalpha_kit.rewards import (
+from memalpha_kit.method.rewards import (
     advantages,
     episode_advantages,
     group,
@@ -37,6 +24,19 @@ from memalpha_kit.rewards import (
     total,
     training_rows,
 )
+from memalpha_kit.records import (
+    QA,
+    Answer,
+    Completion,
+    Entry,
+    Episode,
+    Memory,
+    Rewards,
+    Step,
+    ToolCall,
+    make_instance,
+)
+from memalpha_kit.settings import AdvantageConfig, MemoryConfig, RewardConfig
 from memalpha_kit.text import counter
 
 PLAIN = AdvantageConfig()

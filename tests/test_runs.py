@@ -8,11 +8,19 @@ import os
 
 import pytest
 
-from memalpha_kit import runs, store
-from memalpha_kit.chat import ModelGone
+from memalpha_kit import files as store
 from memalpha_kit.errors import DiskError, InputError
-from memalpha_kit.judges import Verdict
-from memalpha_kit.methods import Answered, Backends, Method, MethodSpec, Prepared, Settings
+from memalpha_kit.evaluation import runs
+from memalpha_kit.evaluation.methods import (
+    Answered,
+    Backends,
+    Method,
+    MethodSpec,
+    Prepared,
+    Settings,
+)
+from memalpha_kit.method.judges import Verdict
+from memalpha_kit.models.chat import ModelGone
 from memalpha_kit.records import QA, make_instance
 
 

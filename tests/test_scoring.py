@@ -4,14 +4,9 @@ import dataclasses
 
 import pytest
 
-from memalpha_kit import metrics, miniature, world
-from memalpha_kit.config import MemoryConfig, ProtocolConfig
-from memalpha_kit.episode import ask, write
+from memalpha_kit.data.sources import SOURCES
 from memalpha_kit.errors import InputError
-from memalpha_kit.metrics import METRICS
-from memalpha_kit.readers import BestEntry
-from memalpha_kit.records import QA, Answer, make_instance
-from memalpha_kit.scoring import (
+from memalpha_kit.evaluation.scoring import (
     JUDGED,
     PARITY,
     PROFILES,
@@ -23,8 +18,14 @@ from memalpha_kit.scoring import (
     score,
     score_all,
 )
-from memalpha_kit.sources import SOURCES
-from memalpha_kit.writers import writer
+from memalpha_kit.lab import miniature, world
+from memalpha_kit.method import metrics
+from memalpha_kit.method.episode import ask, write
+from memalpha_kit.method.metrics import METRICS
+from memalpha_kit.method.readers import BestEntry
+from memalpha_kit.method.writers import writer
+from memalpha_kit.records import QA, Answer, make_instance
+from memalpha_kit.settings import MemoryConfig, ProtocolConfig
 
 A, B, T, M = PROFILES[1:]
 RELEASED = (A, B, T)

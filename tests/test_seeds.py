@@ -9,8 +9,10 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from memalpha_kit import cli, miniature, report
-from memalpha_kit.config import load_profile
+from memalpha_kit import cli
+from memalpha_kit import figures as report
+from memalpha_kit.lab import miniature
+from memalpha_kit.settings import load_profile
 
 SMALL = {
     "warm_start.copy_steps": 2,

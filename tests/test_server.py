@@ -21,12 +21,12 @@ import uvicorn
 from stub_server import Faults, StubServer
 
 from memalpha_kit import cli
-from memalpha_kit.answering import Retrieval
-from memalpha_kit.chat import ChatReply, LocalChat
 from memalpha_kit.commands.serve import _models, add_arguments
-from memalpha_kit.endpoint import Client, Endpoint
 from memalpha_kit.errors import InputError
-from memalpha_kit.prompts import query_prompt
+from memalpha_kit.method.answering import Retrieval
+from memalpha_kit.method.prompts import query_prompt
+from memalpha_kit.models.chat import ChatReply, LocalChat
+from memalpha_kit.models.endpoint import Client, Endpoint
 from memalpha_kit.server import ServerSettings, create_app
 from memalpha_kit.server.logs import JsonLines
 from memalpha_kit.server.settings import TOKEN_ENV, address
@@ -786,7 +786,9 @@ def test_memalpha_serve_answers_over_http_and_ends_when_told(stub):
 
 def test_a_folder_is_a_local_model_and_anything_else_a_name_at_the_server(monkeypatch, tmp_path):
     made = []
-    monkeypatch.setattr("memalpha_kit.models.load_lm", lambda *args: made.append(args) or args[0])
+    monkeypatch.setattr(
+        "memalpha_kit.models.local.load_lm", lambda *args: made.append(args) or args[0]
+    )
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     url = ["--url", "http://127.0.0.1:9/v1"]

@@ -12,9 +12,7 @@ from dataclasses import replace
 
 import pytest
 
-from memalpha_kit.config import BuildConfig
-from memalpha_kit.errors import InputError
-from memalpha_kit.sources import (
+from memalpha_kit.data.sources import (
     SOURCES,
     banking77,
     build,
@@ -26,8 +24,10 @@ from memalpha_kit.sources import (
     squad,
     trec,
 )
-from memalpha_kit.sources.building import draw, generator
-from memalpha_kit.sources.labelled import Sample
+from memalpha_kit.data.sources.building import draw, generator
+from memalpha_kit.data.sources.labelled import Sample
+from memalpha_kit.errors import InputError
+from memalpha_kit.settings import BuildConfig
 from memalpha_kit.text import counter, normalise
 
 WORDS = BuildConfig(counter="words")

@@ -16,14 +16,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from memalpha_kit import dataset
-from memalpha_kit.config import BuildConfig
+from memalpha_kit.data import dataset
+from memalpha_kit.data.rawgen import make_raw
+from memalpha_kit.data.sources import SOURCES, build, frames, lme_train, longmemeval, ttl_train
+from memalpha_kit.data.sources import memory_agent_bench as bench
+from memalpha_kit.data.sources.building import Skips
+from memalpha_kit.data.sources.memory_agent_bench import Row
 from memalpha_kit.errors import InputError
-from memalpha_kit.rawgen import make_raw
-from memalpha_kit.sources import SOURCES, build, frames, lme_train, longmemeval, ttl_train
-from memalpha_kit.sources import memory_agent_bench as bench
-from memalpha_kit.sources.building import Skips
-from memalpha_kit.sources.memory_agent_bench import Row
+from memalpha_kit.settings import BuildConfig
 from memalpha_kit.text import counter, normalise
 
 WORDS = BuildConfig(counter="words", rows="any")

@@ -16,10 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from memalpha_kit import rawgen, stages
-from memalpha_kit.config import BuildConfig
-from memalpha_kit.errors import InputError
-from memalpha_kit.sources import (
+from memalpha_kit.data import rawgen, stages
+from memalpha_kit.data.sources import (
     booksum,
     build,
     building,
@@ -28,8 +26,10 @@ from memalpha_kit.sources import (
     pubmed_rct,
     squad,
 )
-from memalpha_kit.sources.building import Skips
-from memalpha_kit.stages.llm import Reply
+from memalpha_kit.data.sources.building import Skips
+from memalpha_kit.data.stages.llm import Reply
+from memalpha_kit.errors import InputError
+from memalpha_kit.settings import BuildConfig
 from memalpha_kit.text import counter
 
 WORDS = BuildConfig(counter="words", dialogue_reserve_tokens=1)

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from memalpha_kit import memory, store
-from memalpha_kit.config import MemoryConfig
+from memalpha_kit import files as store
 from memalpha_kit.errors import InputError
+from memalpha_kit.method import memory
 from memalpha_kit.records import (
     QA,
     Answer,
@@ -26,6 +26,7 @@ from memalpha_kit.records import (
     ToolCall,
     make_instance,
 )
+from memalpha_kit.settings import MemoryConfig
 
 INSTANCES = [
     make_instance(

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from memalpha_kit import cli, sweep
+from memalpha_kit import cli
 from memalpha_kit.errors import InputError
+from memalpha_kit.lab import sweep
 
 SMALL = """
 profile: ci

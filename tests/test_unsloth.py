@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from memalpha_kit.config import ModelConfig
+from memalpha_kit.settings import ModelConfig
 
 pytestmark = pytest.mark.unsloth
 

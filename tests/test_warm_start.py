@@ -11,11 +11,12 @@ import pytest
 import tiny_policy as tiny
 import torch
 
-from memalpha_kit.config import WarmStartConfig
 from memalpha_kit.errors import InputError
-from memalpha_kit.models import Sampling, load_lm
-from memalpha_kit.protocol import parse_reply
+from memalpha_kit.method.protocol import parse_reply
+from memalpha_kit.method.writers import ModelWriter, WriteRequest
+from memalpha_kit.models.local import Sampling, load_lm
 from memalpha_kit.records import Entry, Memory
+from memalpha_kit.settings import WarmStartConfig
 from memalpha_kit.training.optimizer import Joint, build_optimizer, rate
 from memalpha_kit.training.warm_start import (
     Phase,
@@ -26,7 +27,6 @@ from memalpha_kit.training.warm_start import (
     train_warm_start,
     warm_start,
 )
-from memalpha_kit.writers import ModelWriter, WriteRequest
 
 CONFIG = WarmStartConfig(
     batch=4, bucket_batches=2, learning_rate=1e-2, warm_up_steps=2, log_every=5

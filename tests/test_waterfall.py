@@ -7,14 +7,9 @@ import dataclasses
 import pytest
 from matplotlib.figure import Figure
 
-from memalpha_kit import report, world
-from memalpha_kit.config import MemoryConfig, ProtocolConfig, WorldConfig
-from memalpha_kit.episode import ask, write
+from memalpha_kit import figures as report
 from memalpha_kit.errors import InputError
-from memalpha_kit.miniature import METRIC, READER, Teacher
-from memalpha_kit.readers import BestEntry, ReadNothing, reader
-from memalpha_kit.records import QA, Answer, Entry, Memory, make_instance
-from memalpha_kit.waterfall import (
+from memalpha_kit.evaluation.waterfall import (
     ROWS,
     STAGES,
     History,
@@ -25,7 +20,13 @@ from memalpha_kit.waterfall import (
     table_waterfall,
     waterfall,
 )
-from memalpha_kit.writers import ScriptedReplies
+from memalpha_kit.lab import world
+from memalpha_kit.lab.miniature import METRIC, READER, Teacher
+from memalpha_kit.method.episode import ask, write
+from memalpha_kit.method.readers import BestEntry, ReadNothing, reader
+from memalpha_kit.method.writers import ScriptedReplies
+from memalpha_kit.records import QA, Answer, Entry, Memory, make_instance
+from memalpha_kit.settings import MemoryConfig, ProtocolConfig, WorldConfig
 
 
 def call(name: str, **arguments: str) -> str:

@@ -10,17 +10,17 @@ import sys
 
 import pytest
 
-from memalpha_kit import world
-from memalpha_kit.config import MemoryConfig, ProtocolConfig, WarmStartConfig, WorldConfig
-from memalpha_kit.episode import ask, write
 from memalpha_kit.errors import InputError
-from memalpha_kit.memory import DELETE, INSERT, UPDATE
-from memalpha_kit.miniature import METRIC, READER, Teacher
-from memalpha_kit.protocol import render_calls
-from memalpha_kit.readers import reader
+from memalpha_kit.lab import world
+from memalpha_kit.lab.miniature import METRIC, READER, Teacher
+from memalpha_kit.lab.world import Behaviour, Habits, Sentence
+from memalpha_kit.method.episode import ask, write
+from memalpha_kit.method.memory import DELETE, INSERT, UPDATE
+from memalpha_kit.method.protocol import render_calls
+from memalpha_kit.method.readers import reader
+from memalpha_kit.method.writers import ScriptedReplies
 from memalpha_kit.records import QA, Entry, Memory, ToolCall, make_instance
-from memalpha_kit.world import Behaviour, Habits, Sentence
-from memalpha_kit.writers import ScriptedReplies
+from memalpha_kit.settings import MemoryConfig, ProtocolConfig, WarmStartConfig, WorldConfig
 
 CONFIG = WorldConfig(training_names=300, held_out_names=100, correction=0.8)
 MEMORY = MemoryConfig(core=False, display="relevant", shown=4)
@@ -102,8 +102,8 @@ def test_a_world_that_runs_out_of_keys_is_an_input_error_and_does_not_hang():
 
 
 DUMP = """
-from memalpha_kit import world
-from memalpha_kit.config import WorldConfig
+from memalpha_kit.lab import world
+from memalpha_kit.settings import WorldConfig
 people = world.names(WorldConfig(training_names=300, held_out_names=100, correction=0.8))[1]
 print(repr(world.build_world(WorldConfig(correction=0.8), people, 20, 4, "test")))
 """

@@ -3,13 +3,10 @@
 import pytest
 from tiny_models import tiny_lm
 
-from memalpha_kit.config import MemoryConfig, ProtocolConfig
 from memalpha_kit.errors import InputError
-from memalpha_kit.memory import empty
-from memalpha_kit.models import Sampling
-from memalpha_kit.protocol import parse_reply, render_compact
-from memalpha_kit.records import Completion, Entry, Memory
-from memalpha_kit.writers import (
+from memalpha_kit.method.memory import empty
+from memalpha_kit.method.protocol import parse_reply, render_compact
+from memalpha_kit.method.writers import (
     RULES,
     ModelWriter,
     ScriptedReplies,
@@ -19,6 +16,9 @@ from memalpha_kit.writers import (
     turns,
     writer,
 )
+from memalpha_kit.models.local import Sampling
+from memalpha_kit.records import Completion, Entry, Memory
+from memalpha_kit.settings import MemoryConfig, ProtocolConfig
 
 DOCUMENT = (
     "[Dialogue between User and Assistant on 2024-01-03 00:00]\n"

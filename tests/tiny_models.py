@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from memalpha_kit.models import CausalLM
+from memalpha_kit.models.local import CausalLM
 
 TEMPLATE = """{%- if tools %}{{ '<|im_start|>system\\n' }}
 {%- if messages[0].role == 'system' %}{{ messages[0].content + '\\n\\n' }}{%- endif %}

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from memalpha_kit.config import (
+from memalpha_kit.method.memory import INSERT
+from memalpha_kit.method.protocol import render_calls
+from memalpha_kit.method.readers import BestEntry
+from memalpha_kit.models.local import CausalLM
+from memalpha_kit.models.tiny import build_policy, build_tokenizer, save_policy
+from memalpha_kit.records import QA, ToolCall, make_instance
+from memalpha_kit.settings import (
     AdvantageConfig,
     GrpoConfig,
     MemoryConfig,
@@ -10,13 +16,7 @@ from memalpha_kit.config import (
     ProtocolConfig,
     RewardConfig,
 )
-from memalpha_kit.memory import INSERT
-from memalpha_kit.models import CausalLM
-from memalpha_kit.protocol import render_calls
-from memalpha_kit.readers import BestEntry
-from memalpha_kit.records import QA, ToolCall, make_instance
 from memalpha_kit.training.grpo import Environment
-from memalpha_kit.training.policy import build_policy, build_tokenizer, save_policy
 
 POLICY = PolicyConfig(
     layers=1, hidden=32, heads=2, kv_heads=2, head_dim=16, feed_forward=32, init_std=0.2

@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from memalpha_kit.config import ModelConfig
+from memalpha_kit.settings import ModelConfig
 
 BASE = dict(steps=5, slices=2, save_every=0)
 RUNS = {

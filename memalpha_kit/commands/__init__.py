@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 
-from memalpha_kit.config import Profile, load_profile, profile_names
+from memalpha_kit.settings import Profile, load_profile, profile_names
 
 
 def add_profile_arguments(parser: argparse.ArgumentParser, default: str = "laptop") -> None:

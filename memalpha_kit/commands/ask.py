@@ -6,12 +6,12 @@ import argparse
 import time
 from pathlib import Path
 
-from memalpha_kit import store
+from memalpha_kit import files as store
 from memalpha_kit.commands.files import card_path, check_jsonl, finished_card, load_data
-from memalpha_kit.episode import ask
 from memalpha_kit.errors import InputError
+from memalpha_kit.method.episode import ask
+from memalpha_kit.method.readers import READERS, reader
 from memalpha_kit.progress import bar
-from memalpha_kit.readers import READERS, reader
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memalpha_kit.errors import InputError
-from memalpha_kit.pipeline import repository
+from memalpha_kit.notebooks import repository
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,8 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Prints what each exploit earns and saves the whole table. Raises InputError."""
-    from memalpha_kit.audit import audit
-    from memalpha_kit.store import save_table
+    from memalpha_kit.files import save_table
+    from memalpha_kit.lab.audit import audit
 
     if args.instances < 2:
         raise InputError(f"--instances: expected at least 2, found {args.instances}")

@@ -8,8 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memalpha_kit import store
-from memalpha_kit.calibration import (
+from memalpha_kit import files as store
+from memalpha_kit.commands.endpoints import (
+    add_endpoint_arguments,
+    add_request_arguments,
+    client_of,
+)
+from memalpha_kit.errors import InputError
+from memalpha_kit.evaluation.calibration import (
     CASES,
     Case,
     Judgement,
@@ -19,15 +25,9 @@ from memalpha_kit.calibration import (
     rule_judge,
     table_calibration,
 )
-from memalpha_kit.chat import ChatModel, LocalChat
-from memalpha_kit.commands.endpoints import (
-    add_endpoint_arguments,
-    add_request_arguments,
-    client_of,
-)
-from memalpha_kit.errors import InputError
-from memalpha_kit.judges import Verdict
-from memalpha_kit.models import load_lm
+from memalpha_kit.method.judges import Verdict
+from memalpha_kit.models.chat import ChatModel, LocalChat
+from memalpha_kit.models.local import load_lm
 
 if TYPE_CHECKING:
     import pandas as pd

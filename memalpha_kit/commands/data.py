@@ -16,11 +16,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from memalpha_kit import dataset, store
-from memalpha_kit.config import BuildConfig
-from memalpha_kit.dataset import RECIPES, Dataset, Recipe
+from memalpha_kit import files as store
+from memalpha_kit.data import dataset
+from memalpha_kit.data.dataset import RECIPES, Dataset, Recipe
+from memalpha_kit.data.sources import SOURCES, source
 from memalpha_kit.errors import InputError, closest
-from memalpha_kit.sources import SOURCES, source
+from memalpha_kit.settings import BuildConfig
 
 DEFAULT_RECIPE = "balanced"
 
@@ -74,7 +75,7 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
 
 def build(args: argparse.Namespace) -> int:
     """Builds, splits, saves with a card, prints one line; nothing is written if anything fails."""
-    from memalpha_kit.datacard import build_card
+    from memalpha_kit.data.card import build_card
 
     named = source(args.source)
     names = [field.name for field in dataclasses.fields(BuildConfig)]
@@ -135,7 +136,7 @@ def _add_merge(parser: argparse.ArgumentParser) -> None:
 
 def merge(args: argparse.Namespace) -> int:
     """Merges, saves with a card, prints the counts beside the expected ones."""
-    from memalpha_kit.datacard import merge_card
+    from memalpha_kit.data.card import merge_card
 
     recipe = _recipe(args)
     limit, limits = _limits(args.limit)
@@ -231,7 +232,7 @@ def _add_split(parser: argparse.ArgumentParser) -> None:
 
 def split(args: argparse.Namespace) -> int:
     """Puts both parts together, splits them, saves with a card."""
-    from memalpha_kit.datacard import split_card
+    from memalpha_kit.data.card import split_card
 
     old = dataset.read(args.data)
     dataset.check_free(args.out)
@@ -266,7 +267,7 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
 
 def check(args: argparse.Namespace) -> int:
     """Prints and saves the tables of `datacard.tables`. 1 if there is a leak under `--strict`."""
-    from memalpha_kit import datacard
+    from memalpha_kit.data import card as datacard
 
     if args.workers < 1:
         raise InputError(f"--workers: expected at least 1, found {args.workers}")
@@ -295,7 +296,7 @@ def _add_download(parser: argparse.ArgumentParser) -> None:
 
 def download(args: argparse.Namespace) -> int:
     """Fetches and checks a data set, or says what that would be."""
-    from memalpha_kit import hub
+    from memalpha_kit.data import hub
 
     if args.name is None and not args.dry_run:
         raise InputError(f"download: expected a data set: {', '.join(hub.hub_sets())}")
@@ -318,7 +319,7 @@ def _add_example(parser: argparse.ArgumentParser) -> None:
 
 def example(args: argparse.Namespace) -> int:
     """Writes made-up raw files and prints their names."""
-    from memalpha_kit.rawgen import make_raw
+    from memalpha_kit.data.rawgen import make_raw
 
     for path in make_raw(args.out, args.source, args.seed, args.size):
         print(path)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from memalpha_kit.errors import InputError
 
 if TYPE_CHECKING:
-    from memalpha_kit.endpoint import Client
+    from memalpha_kit.models.endpoint import Client
 
 
 def add_endpoint_arguments(parser: argparse.ArgumentParser, role: str = "", who: str = "") -> None:
@@ -62,7 +62,7 @@ def client_of(args: argparse.Namespace, role: str = "", cache: Path | None = Non
     Other roles use the answering model's address where they name only a model, and the other way
     round. Raises InputError that says what is missing.
     """
-    from memalpha_kit.endpoint import Client, endpoint_from_env
+    from memalpha_kit.models.endpoint import Client, endpoint_from_env
 
     names = ("url", "model_name", "key_env", "price_in", "price_out")
     said = {name: getattr(args, f"{role}_{name}" if role else name) for name in names}

@@ -23,18 +23,18 @@ from memalpha_kit.commands.endpoints import (
 )
 from memalpha_kit.commands.files import load_data
 from memalpha_kit.errors import InputError
-from memalpha_kit.scoring import PROFILES
+from memalpha_kit.evaluation.scoring import PROFILES
 
 if TYPE_CHECKING:
-    from memalpha_kit.chat import ChatModel
-    from memalpha_kit.methods import Backends, Method, MethodSpec
+    from memalpha_kit.evaluation.methods import Backends, Method, MethodSpec
+    from memalpha_kit.evaluation.runs import Run
+    from memalpha_kit.models.chat import ChatModel
     from memalpha_kit.records import Instance
-    from memalpha_kit.runs import Run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `memalpha evaluate`."""
-    from memalpha_kit.methods import METHODS
+    from memalpha_kit.evaluation.methods import METHODS
 
     parser.add_argument("--method", required=True, metavar="NAME", help=", ".join(METHODS))
     parser.add_argument(
@@ -76,8 +76,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Answers, scores, prints the table. 1 if questions are left without an answer."""
-    from memalpha_kit import runs
-    from memalpha_kit.scoring import metric_of
+    from memalpha_kit.evaluation import runs
+    from memalpha_kit.evaluation.scoring import metric_of
 
     metric_of("squad", args.profile)  # what is wrong with the scoring is said before any work
     client_of(args, "judge")
@@ -94,7 +94,8 @@ def main(args: argparse.Namespace) -> int:
 
 def finish(run: Run, args: argparse.Namespace) -> int:
     """Scores a run, prints its table; 1 and a line if questions have no answer or no verdict."""
-    from memalpha_kit import comparison, runs
+    from memalpha_kit.evaluation import runs
+    from memalpha_kit.evaluation import tables as comparison
 
     score(run, args)
     table = comparison.table_sources(
@@ -116,7 +117,7 @@ def finish(run: Run, args: argparse.Namespace) -> int:
 
 def _unjudged(run: Run, profile: str) -> int:
     """1 and a line if the judge failed on some answers, else 0."""
-    from memalpha_kit import runs
+    from memalpha_kit.evaluation import runs
 
     rows = runs.scores_of(run, profile)
     failed = sum(row["status"] == "judge_error" for row in rows)
@@ -138,8 +139,8 @@ SHOWN = (
 
 def score(run: Run, args: argparse.Namespace) -> None:
     """Scores a run under the profile, with the judge that the options name, if any."""
-    from memalpha_kit import runs
-    from memalpha_kit.judges import LongMemEvalJudge
+    from memalpha_kit.evaluation import runs
+    from memalpha_kit.method.judges import LongMemEvalJudge
 
     model = client_of(args, "judge", cache=run.folder / "judged")
     if model is None:
@@ -154,7 +155,7 @@ def score(run: Run, args: argparse.Namespace) -> None:
 
 
 def _backends(args: argparse.Namespace, rows: Sequence[str]) -> Backends:
-    from memalpha_kit.methods import Backends
+    from memalpha_kit.evaluation.methods import Backends
 
     embedding = client_of(args, "embed")
     return Backends(
@@ -172,14 +173,14 @@ def _answering(args: argparse.Namespace) -> ChatModel | None:
         return client_of(args)
     if args.url or args.model_name:
         raise InputError("--model: expected a local folder or --url with --model-name, found both")
-    from memalpha_kit.chat import LocalChat
-    from memalpha_kit.models import load_lm
+    from memalpha_kit.models.chat import LocalChat
+    from memalpha_kit.models.local import load_lm
 
     return LocalChat(load_lm(args.model, args.device))
 
 
 def _spec(args: argparse.Namespace) -> MethodSpec:
-    from memalpha_kit.methods import MethodSpec
+    from memalpha_kit.evaluation.methods import MethodSpec
 
     options: dict[str, Any] = {}
     for text in args.options:
@@ -203,7 +204,7 @@ def _stem(path: Path) -> str:
 
 def _info(args: argparse.Namespace, backends: Backends) -> dict[str, Any]:
     """What changes no answer but belongs to the run: where the data and the models are, prices."""
-    from memalpha_kit.methods import RELEASED
+    from memalpha_kit.evaluation.methods import RELEASED
 
     models = {
         role: {
@@ -225,8 +226,8 @@ def _info(args: argparse.Namespace, backends: Backends) -> dict[str, Any]:
 
 def _answer(run: Run, method: Method, instances: Sequence[Instance]) -> Run:
     """The run after all open questions were asked. Raises ModelGone, saying what is kept."""
-    from memalpha_kit import runs
-    from memalpha_kit.chat import ModelGone
+    from memalpha_kit.evaluation import runs
+    from memalpha_kit.models.chat import ModelGone
     from memalpha_kit.progress import bar
 
     left = {instance for instance, _ in run.open}

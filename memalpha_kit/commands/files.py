@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from memalpha_kit import dataset, store
+from memalpha_kit import files as store
+from memalpha_kit.data import dataset
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import Instance
 

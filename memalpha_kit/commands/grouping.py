@@ -7,7 +7,7 @@ from pathlib import Path
 
 from memalpha_kit.commands import add_profile_arguments, profile_of
 from memalpha_kit.errors import InputError
-from memalpha_kit.pipeline import repository
+from memalpha_kit.notebooks import repository
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """0 once tables and figure are written. Raises InputError."""
-    from memalpha_kit.grouping import run
+    from memalpha_kit.lab.grouping import run
 
     profile = profile_of(args)
     if args.steps < 0:

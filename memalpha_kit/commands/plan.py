@@ -7,8 +7,8 @@ import dataclasses
 from pathlib import Path
 
 from memalpha_kit.commands import add_profile_arguments, profile_of
-from memalpha_kit.pipeline import repository
-from memalpha_kit.plan import Assumptions
+from memalpha_kit.notebooks import repository
+from memalpha_kit.training.plan import Assumptions
 
 PUBLISHED = {"cards": 32, "vllm_cards": 8, "reader_cards": 8}
 """For profiles that generate on a server and read at an endpoint: the published 32 cards, and ours
@@ -38,9 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """0 if the profile fits; InputError (exit code 2) with the sum if it does not."""
-    from memalpha_kit import store
-    from memalpha_kit.config import load_profile
-    from memalpha_kit.plan import plan, probe, record_reference, refuse
+    from memalpha_kit import files as store
+    from memalpha_kit.settings import load_profile
+    from memalpha_kit.training.plan import plan, probe, record_reference, refuse
 
     profile = profile_of(args)
     if args.record_reference:

@@ -11,18 +11,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memalpha_kit import store
+from memalpha_kit import files as store
 from memalpha_kit.commands import evaluate as evaluate_command
 from memalpha_kit.commands.files import finished_card, load_data
 from memalpha_kit.errors import InputError
-from memalpha_kit.evaluation import Bootstrap, evaluate
-from memalpha_kit.evaluation import Run as AnsweredEpisodes
-from memalpha_kit.scoring import PROFILES
+from memalpha_kit.evaluation.answered import Bootstrap, evaluate
+from memalpha_kit.evaluation.answered import Run as AnsweredEpisodes
+from memalpha_kit.evaluation.scoring import PROFILES
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from memalpha_kit.runs import Run
+    from memalpha_kit.evaluation.runs import Run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +52,8 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _report_runs(args: argparse.Namespace, bootstrap: Bootstrap) -> int:
-    from memalpha_kit import comparison, runs
+    from memalpha_kit.evaluation import runs
+    from memalpha_kit.evaluation import tables as comparison
 
     found = labelled([runs.load_run(folder) for folder in args.runs])
     answers, built = runs.frames(found, args.profile)
@@ -87,7 +88,8 @@ def paper_table(found: Mapping[str, Run], name: str, bootstrap: Bootstrap) -> pd
     """Runs beside the paper's rows, each scored as the paper scored that row."""
     import pandas as pd
 
-    from memalpha_kit import comparison, runs
+    from memalpha_kit.evaluation import runs
+    from memalpha_kit.evaluation import tables as comparison
 
     paper, parts = comparison.paper_results(name), []
     for label, run in found.items():
@@ -142,7 +144,7 @@ SHOWN = {
 
 
 def _section(name: str, table: pd.DataFrame) -> str:
-    from memalpha_kit.comparison import markdown
+    from memalpha_kit.evaluation.tables import markdown
 
     title, columns = SHOWN[name]
     return f"## {title}\n\n{markdown(table[list(columns)])}"

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from memalpha_kit.commands import add_profile_arguments
-from memalpha_kit.pipeline import NotebookError, run
+from memalpha_kit.notebooks import NotebookError, run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

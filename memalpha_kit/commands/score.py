@@ -11,7 +11,7 @@ from pathlib import Path
 
 from memalpha_kit.commands import evaluate
 from memalpha_kit.commands.endpoints import add_endpoint_arguments, add_request_arguments
-from memalpha_kit.scoring import PROFILES
+from memalpha_kit.evaluation.scoring import PROFILES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +28,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Scores every run and prints its table. 1 if some question has no answer or no verdict."""
-    from memalpha_kit import runs
+    from memalpha_kit.evaluation import runs
 
     return max([evaluate.finish(runs.load_run(folder), args) for folder in args.runs])

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from memalpha_kit.commands import add_profile_arguments, profile_of
-from memalpha_kit.pipeline import repository
+from memalpha_kit.notebooks import repository
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """0 after all seeds; a seed that is already there under these settings is not run again."""
-    from memalpha_kit.miniature import record, record_one
+    from memalpha_kit.lab.miniature import record, record_one
 
     profile = profile_of(args)
     runs = args.runs or repository() / "runs" / profile.name

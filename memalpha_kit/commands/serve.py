@@ -17,7 +17,7 @@ from memalpha_kit.commands.endpoints import add_request_arguments
 from memalpha_kit.errors import InputError
 
 if TYPE_CHECKING:
-    from memalpha_kit.chat import ChatModel
+    from memalpha_kit.models.chat import ChatModel
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,7 +76,7 @@ def main(args: argparse.Namespace) -> int:
     """Serves until it is interrupted. Raises InputError for what it must not or cannot do."""
     import uvicorn
 
-    from memalpha_kit.answering import Retrieval
+    from memalpha_kit.method.answering import Retrieval
     from memalpha_kit.server.app import create_app
     from memalpha_kit.server.logs import log_config
     from memalpha_kit.server.settings import TOKEN_ENV, ServerSettings, address, listen
@@ -115,7 +115,7 @@ def main(args: argparse.Namespace) -> int:
 
 def _models(args: argparse.Namespace) -> tuple[ChatModel, ChatModel]:
     """The model, and one for `/ready` that neither repeats its calls nor stores replies."""
-    from memalpha_kit.endpoint import Client, endpoint_from_env
+    from memalpha_kit.models.endpoint import Client, endpoint_from_env
 
     if args.model and Path(args.model).is_dir():
         if args.url or args.model_name:
@@ -139,7 +139,7 @@ def _models(args: argparse.Namespace) -> tuple[ChatModel, ChatModel]:
 
 
 def _local(args: argparse.Namespace) -> ChatModel:
-    from memalpha_kit.chat import LocalChat
-    from memalpha_kit.models import load_lm
+    from memalpha_kit.models.chat import LocalChat
+    from memalpha_kit.models.local import load_lm
 
     return LocalChat(load_lm(args.model, args.device))

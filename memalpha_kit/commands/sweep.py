@@ -6,7 +6,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from memalpha_kit.pipeline import repository
+from memalpha_kit.notebooks import repository
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """0 after all points; what is already there under the same settings is not run again."""
-    from memalpha_kit.sweep import load_sweep, run
+    from memalpha_kit.lab.sweep import load_sweep, run
 
     sweep = load_sweep(args.sweep)
     if args.seeds:

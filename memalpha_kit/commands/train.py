@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """0 after the export was loaded again and compared."""
-    from memalpha_kit.real_training import train
+    from memalpha_kit.training.real import train
 
     train(profile_of(args), args.data, args.out, args.validation, args.resume)
     return 0

@@ -13,15 +13,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from memalpha_kit import store
+from memalpha_kit import files as store
 from memalpha_kit.commands import add_profile_arguments, profile_of
 from memalpha_kit.commands.files import card_path, check_jsonl, data_file, load_card
-from memalpha_kit.config import Profile
-from memalpha_kit.episode import episode_id, write
 from memalpha_kit.errors import InputError
+from memalpha_kit.method.episode import episode_id, write
+from memalpha_kit.method.writers import RULES, ModelWriter, Writer, writer
 from memalpha_kit.progress import bar
 from memalpha_kit.records import Instance
-from memalpha_kit.writers import RULES, ModelWriter, Writer, writer
+from memalpha_kit.settings import Profile
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,7 +79,7 @@ def _settings(args: argparse.Namespace, profile: Profile, data: str) -> dict[str
 def _writer(args: argparse.Namespace, profile: Profile) -> Writer:
     if args.writer:
         return writer(args.writer, profile.protocol.wire)
-    from memalpha_kit.models import Sampling, load_lm
+    from memalpha_kit.models.local import Sampling, load_lm
 
     sampling = Sampling(args.temperature, profile.protocol.max_reply_tokens)
     lm = load_lm(args.model, args.device)

@@ -18,10 +18,11 @@ from fastapi.security import HTTPBearer
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from memalpha_kit import __version__, chat
-from memalpha_kit.chat import ChatModel
+from memalpha_kit import __version__
 from memalpha_kit.errors import closest
-from memalpha_kit.judges import ContentJudge
+from memalpha_kit.method.judges import ContentJudge
+from memalpha_kit.models import chat
+from memalpha_kit.models.chat import ChatModel
 from memalpha_kit.server import wire, work
 from memalpha_kit.server.guard import Guard, Refused
 from memalpha_kit.server.logs import RequestLog

@@ -7,8 +7,8 @@ import math
 import socket
 from dataclasses import dataclass, field
 
-from memalpha_kit.answering import Retrieval
 from memalpha_kit.errors import InputError
+from memalpha_kit.method.answering import Retrieval
 
 TOKEN_ENV = "MEMALPHA_SERVER_TOKEN"
 

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future
 
-from memalpha_kit.chat import ChatModel, ChatReply, ChatRequest, Done, ModelGone
+from memalpha_kit.models.chat import ChatModel, ChatReply, ChatRequest, Done, ModelGone
 
 
 class Stopped(Exception):

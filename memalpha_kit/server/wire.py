@@ -18,10 +18,10 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from memalpha_kit import prompts
+from memalpha_kit.data.sources import SOURCES
 from memalpha_kit.errors import closest
+from memalpha_kit.method import prompts
 from memalpha_kit.records import Entry, Memory
-from memalpha_kit.sources import SOURCES
 
 Item = TypeVar("Item")
 Many = Annotated[list[Item], Field(fail_fast=True)]  # one error per list: bodies may have millions

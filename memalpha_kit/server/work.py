@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from memalpha_kit.answering import AgenticReader, ModelReader
-from memalpha_kit.judges import ContentJudge, StepVerdict, Verdict, judge_steps
-from memalpha_kit.readers import ReadRequest
+from memalpha_kit.method.answering import AgenticReader, ModelReader
+from memalpha_kit.method.judges import ContentJudge, StepVerdict, Verdict, judge_steps
+from memalpha_kit.method.readers import ReadRequest
 from memalpha_kit.records import Answer
 from memalpha_kit.server.guard import Refused
 from memalpha_kit.server.settings import ServerSettings

@@ -14,9 +14,9 @@ import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memalpha_kit.config import GrpoConfig, ModelConfig
 from memalpha_kit.errors import InputError
-from memalpha_kit.models import CausalLM
+from memalpha_kit.models.local import CausalLM
+from memalpha_kit.settings import GrpoConfig, ModelConfig
 from memalpha_kit.training import processes
 from memalpha_kit.training.backends import vllm_arguments
 

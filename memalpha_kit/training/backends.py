@@ -22,9 +22,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memalpha_kit.config import ModelConfig, ProtocolConfig
 from memalpha_kit.errors import InputError, closest
-from memalpha_kit.models import CausalLM, load_lm, stop_ids
+from memalpha_kit.models.local import CausalLM, load_lm, stop_ids
+from memalpha_kit.settings import ModelConfig, ProtocolConfig
 from memalpha_kit.training import processes
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memalpha_kit.errors import InputError
-from memalpha_kit.training.policy import quiet, save_policy, writing
+from memalpha_kit.models.tiny import quiet, save_policy, writing
 
 if TYPE_CHECKING:
     import torch
@@ -79,7 +79,7 @@ def _policy_folder(folder: Path) -> Path:
 
 
 def _whole(folder: Path, out: Path, dtype: str) -> Exported:
-    from memalpha_kit.models import load_lm
+    from memalpha_kit.models.local import load_lm
 
     with quiet():
         lm = load_lm(folder)
@@ -90,7 +90,7 @@ def _adapter(folder: Path, out: Path, base: Path | None, dtype: str) -> Exported
     """The adapter merged into its base, in the base's precision."""
     from peft import PeftModel
 
-    from memalpha_kit.models import load_lm
+    from memalpha_kit.models.local import load_lm
 
     settings = json.loads((folder / "adapter_config.json").read_text())
     with quiet():
@@ -249,7 +249,7 @@ def _saved(model: PreTrainedModel, tokenizer: Any, out: Path, kind: str) -> Expo
 
 
 def _loaded(folder: Path) -> PreTrainedModel:
-    from memalpha_kit.models import load_lm
+    from memalpha_kit.models.local import load_lm
 
     with quiet():
         return load_lm(folder).model

@@ -27,16 +27,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from memalpha_kit.config import GrpoConfig, ModelConfig
 from memalpha_kit.errors import InputError
-from memalpha_kit.models import CausalLM
+from memalpha_kit.files import fingerprint, flat, save_json
+from memalpha_kit.models.local import CausalLM
+from memalpha_kit.models.tiny import BATCH_ROWS, quiet, save_policy
 from memalpha_kit.records import Instance
-from memalpha_kit.store import fingerprint, flat, save_json
+from memalpha_kit.settings import GrpoConfig, ModelConfig
 from memalpha_kit.training import processes
 from memalpha_kit.training.arguments import check, check_lm, updates_per_step
 from memalpha_kit.training.backends import check_model, checkpointed, load_model
 from memalpha_kit.training.journal import TABLES, Checkpoint, Journal, latest_checkpoint
-from memalpha_kit.training.policy import BATCH_ROWS, quiet, save_policy
 from memalpha_kit.training.rollouts import Environment, Rollouts
 from memalpha_kit.training.trainer import build_trainer, save_live, writer_lm
 from memalpha_kit.training.validation import BEST, Validation, check_validation

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from memalpha_kit.files import save_json, save_table
 from memalpha_kit.progress import bar
-from memalpha_kit.store import save_json, save_table
 from memalpha_kit.training import processes
 
 if TYPE_CHECKING:

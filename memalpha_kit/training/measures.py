@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, stdev
 
-from memalpha_kit.memory import DELETE, INSERT, UPDATE, tokens
+from memalpha_kit.method.memory import DELETE, INSERT, UPDATE, tokens
 from memalpha_kit.records import Episode, Rewards, TrainingRow
 from memalpha_kit.text import counter
 from memalpha_kit.training.batch import trained

@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from memalpha_kit.chat import ModelGone
-from memalpha_kit.config import GrpoConfig
 from memalpha_kit.errors import InputError
+from memalpha_kit.method.rewards import Judge
+from memalpha_kit.models.chat import ModelGone
 from memalpha_kit.records import Episode, Memory, ToolCall
-from memalpha_kit.rewards import Judge
+from memalpha_kit.settings import GrpoConfig
 from memalpha_kit.training import processes
 
 T = TypeVar("T")

@@ -17,8 +17,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from memalpha_kit.config import GrpoConfig
 from memalpha_kit.records import TrainingRow
+from memalpha_kit.settings import GrpoConfig
 
 if TYPE_CHECKING:
     import torch

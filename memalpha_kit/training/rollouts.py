@@ -15,24 +15,24 @@ from dataclasses import dataclass, field
 from inspect import signature
 from pathlib import Path
 
-from memalpha_kit.config import (
+from memalpha_kit.files import save_episodes
+from memalpha_kit.method.episode import ask, write
+from memalpha_kit.method.readers import Reader
+from memalpha_kit.method.rewards import Judge, rewards, training_rows
+from memalpha_kit.method.writers import ModelWriter
+from memalpha_kit.models.local import CausalLM, Sampling
+from memalpha_kit.records import Episode, Instance, Rewards, TrainingRow
+from memalpha_kit.settings import (
     AdvantageConfig,
     GrpoConfig,
     MemoryConfig,
     ProtocolConfig,
     RewardConfig,
 )
-from memalpha_kit.episode import ask, write
-from memalpha_kit.models import CausalLM, Sampling
-from memalpha_kit.readers import Reader
-from memalpha_kit.records import Episode, Instance, Rewards, TrainingRow
-from memalpha_kit.rewards import Judge, rewards, training_rows
-from memalpha_kit.store import save_episodes
 from memalpha_kit.text import counter
 from memalpha_kit.training import processes
 from memalpha_kit.training.measures import joined, observe, summarise
 from memalpha_kit.training.outage import Counted, patiently, unanswered
-from memalpha_kit.writers import ModelWriter
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memalpha_kit.config import GrpoConfig, ModelConfig
-from memalpha_kit.models import CausalLM, Sampling
+from memalpha_kit.models.decode import fast
+from memalpha_kit.models.local import CausalLM, Sampling
+from memalpha_kit.models.tiny import save_policy, writing
 from memalpha_kit.records import Completion, TrainingRow
+from memalpha_kit.settings import GrpoConfig, ModelConfig
 from memalpha_kit.training import processes
 from memalpha_kit.training.arguments import (
     check,
@@ -35,11 +37,9 @@ from memalpha_kit.training.batch import (
     token_logprobs,
     trained,
 )
-from memalpha_kit.training.decode import fast
 from memalpha_kit.training.optimizer import build_optimizer, rate
 from memalpha_kit.training.outage import GO_ON, TrainingStopped
 from memalpha_kit.training.pinned import pin_base
-from memalpha_kit.training.policy import save_policy, writing
 
 if TYPE_CHECKING:
     from torch.nn.parallel import DistributedDataParallel

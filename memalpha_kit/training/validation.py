@@ -14,17 +14,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from memalpha_kit.config import GrpoConfig
-from memalpha_kit.episode import write
 from memalpha_kit.errors import InputError
-from memalpha_kit.models import CausalLM, Sampling
+from memalpha_kit.files import load_json, save_json
+from memalpha_kit.method.episode import write
+from memalpha_kit.method.writers import ModelWriter
+from memalpha_kit.models.local import CausalLM, Sampling
 from memalpha_kit.records import Instance
-from memalpha_kit.store import load_json, save_json
+from memalpha_kit.settings import GrpoConfig
 from memalpha_kit.training import processes
 from memalpha_kit.training.measures import joined, observe, summarise
 from memalpha_kit.training.outage import patiently
 from memalpha_kit.training.rollouts import Environment, Scored, finish, score
-from memalpha_kit.writers import ModelWriter
 
 BEST = "best"
 MEASURES = (

@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 
-from memalpha_kit.config import WarmStartConfig
 from memalpha_kit.errors import InputError
+from memalpha_kit.files import save_table
+from memalpha_kit.method.protocol import render_calls
+from memalpha_kit.method.writers import ModelWriter, WriteRequest
+from memalpha_kit.models.tiny import save_policy
 from memalpha_kit.progress import bar
-from memalpha_kit.protocol import render_calls
 from memalpha_kit.records import Memory, ToolCall
-from memalpha_kit.store import save_table
-from memalpha_kit.training.policy import save_policy
-from memalpha_kit.writers import ModelWriter, WriteRequest
+from memalpha_kit.settings import WarmStartConfig
 
 if TYPE_CHECKING:
     import torch
@@ -60,7 +60,7 @@ def encode_steps(
 
     The completion is the calls on the writer's wire and the end-of-turn token.
     """
-    from memalpha_kit.models import encode_text
+    from memalpha_kit.models.local import encode_text
 
     tokenizer, wire = writer.lm.tokenizer, writer.protocol_config.wire
     return [

@@ -1,0 +1,202 @@
+"""What a test set shares with a training set: groups, questions, labelled samples, passages.
+
+The release's `ttl_train` is cut from the rows that MemoryAgentBench is scored on: same questions,
+same answers, and samples that are part of the very contexts (data.md 6.1, D1). Nothing in its files
+says so; comparing their content does.
+
+Contexts are compared by 13-grams of words, lower-cased, without punctuation and articles, taken
+from what the frame of a chunk holds; a labelled sample counts on its own, as a whole where it is
+shorter. Samples stand in any order, so grams over their borders would find nothing.
+
+| column | meaning |
+| --- | --- |
+| `train`, `test` | data set and source |
+| `groups` | names of articles, books, people, ... that are on both sides |
+| `questions`, `same_question` | of the test set; those that are asked in training too |
+| `repeated` | those of them with a common answer, or whose sentence is to be labelled |
+| `shown` | test questions whose sentence is a labelled sample of training |
+| `grams`, `shared_grams`, `gram_share` | distinct 13-grams of the test set, those in training |
+| `labels`, `shared_labels` | names in the test set's label table, those in training's, if known |
+| `shared_samples`, `same_number` | samples in both, those of them with the same label number |
+| `leak` | kinds of overlap that reach `LIMIT`; groups always do |
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from memalpha_kit.data.dataset import Dataset
+from memalpha_kit.records import Instance
+from memalpha_kit.text import normalise
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+GRAM = 13
+SHORTEST = 4
+"""Words of the shortest text that counts as a gram of its own; shorter ones coincide by chance."""
+LIMIT = 0.01
+"""Share of a test set's questions or 13-grams from which an overlap is called a leak."""
+
+SAMPLE = re.compile(r"^(?:Sentence|Sample): (.*)\nLabels?: (\S+)", re.MULTILINE)
+ASKED = re.compile(r"Sentence: (.*)")
+DIALOGUE, BOOK = "[Dialogue between User and Assistant on ", "[Event happened on "
+
+
+def content(chunk: str) -> str:
+    """What the frame of a chunk holds; a chunk without one as it is (data.md 2.0)."""
+    if chunk.startswith(DIALOGUE):
+        held = chunk.rpartition("\n<Assistant>")[0]
+        return held.split("\n", 2)[-1]
+    if chunk.startswith(BOOK):
+        return chunk.partition("\n<User> ")[2].rpartition("\n\n<System> ")[0]
+    return chunk
+
+
+def samples(chunk: str) -> list[tuple[str, str]]:
+    """(sentence, label number) of every labelled sample that a chunk shows."""
+    return SAMPLE.findall(content(chunk))
+
+
+@dataclass(frozen=True)
+class Side:
+    """What is compared of one part of one source."""
+
+    name: str  # data set and source
+    groups: frozenset[str]
+    asked: Mapping[str, frozenset[str]]  # question -> its answers, all normalised
+    labelled: frozenset[str]  # the questions that are sentences to be labelled
+    shown: Mapping[str, frozenset[str]]  # sentence of a sample -> its label numbers
+    grams: np.ndarray  # hashes, sorted, each once
+    labels: frozenset[str] | None  # names of the label table, where a card has one
+
+
+class Words:
+    """Numbers words in order of first appearance and hashes rows of them, the same everywhere."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[str, int] = {}
+
+    def grams(self, text: str) -> np.ndarray:
+        """A 64-bit hash of every `GRAM` consecutive words, or of all if there are fewer."""
+        words, numbers = normalise(text).split(), self.numbers
+        ids = np.array([numbers.setdefault(w, len(numbers)) for w in words], dtype=np.uint64)
+        width = min(GRAM, len(ids))
+        if width < SHORTEST:
+            return np.empty(0, dtype=np.uint64)
+        mixed, total = _mixed(ids), np.zeros(len(ids) - width + 1, dtype=np.uint64)
+        for offset in range(width):
+            total = total * np.uint64(0x9E3779B97F4A7C15)
+            total += mixed[offset : offset + len(total)]
+        return _mixed(total)
+
+
+def _mixed(values: np.ndarray) -> np.ndarray:
+    """The values scrambled one to one (the finaliser of splitmix64, after Steele et al., 2014)."""
+    values = values + np.uint64(0x9E3779B97F4A7C15)
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+def sides(dataset: Dataset, part: str, words: Words) -> list[Side]:
+    """What there is to compare in a part ("train" or "test"), by source in sorted order."""
+    by_source: dict[str, list[Instance]] = {}
+    for instance in dataset.parts[part]:
+        by_source.setdefault(instance.source, []).append(instance)
+    tables = dataset.card.get("labels", {})
+    return [
+        _side(_name(dataset.name, source), instances, tables.get(source), words)
+        for source, instances in sorted(by_source.items())
+    ]
+
+
+def _name(dataset: str, source: str) -> str:
+    return source if dataset == source else f"{dataset}/{source}"
+
+
+def _side(name: str, instances: Sequence[Instance], table: Any, words: Words) -> Side:
+    asked: dict[str, set[str]] = {}
+    labelled: set[str] = set()
+    shown: dict[str, set[str]] = {}
+    grams = [np.empty(0, dtype=np.uint64)]
+    for instance in instances:
+        for qa in instance.questions:
+            sentence = ASKED.match(qa.question)
+            key = normalise(sentence[1] if sentence else qa.question)
+            asked.setdefault(key, set()).update(map(normalise, qa.answers))
+            if sentence:
+                labelled.add(key)
+        for chunk in instance.chunks:
+            for sentence, number in samples(chunk):
+                shown.setdefault(normalise(sentence), set()).add(number)
+        units = [words.grams(text) for chunk in instance.chunks for text in _units(chunk)]
+        grams.append(np.unique(np.concatenate(units)))
+    return Side(
+        name,
+        frozenset(g for i in instances for g in (*i.metadata.get("groups", ()), i.id)),
+        {key: frozenset(answers) for key, answers in asked.items()},
+        frozenset(labelled),
+        {key: frozenset(numbers) for key, numbers in shown.items()},
+        np.unique(np.concatenate(grams)),
+        frozenset(table) if table else None,
+    )
+
+
+def _units(chunk: str) -> Iterator[str]:
+    found = samples(chunk)
+    yield from (sentence for sentence, _ in found) if found else (content(chunk),)
+
+
+def compare(train: Side, test: Side) -> dict[str, Any]:
+    """The row of the report for one training and one test side."""
+    same = test.asked.keys() & train.asked.keys()
+    sentences = train.labelled | test.labelled
+    repeated = [q for q in same if q in sentences or test.asked[q] & train.asked[q]]
+    shown = test.asked.keys() & train.shown.keys()
+    both = train.shown.keys() & test.shown.keys()
+    shared = len(np.intersect1d(train.grams, test.grams, assume_unique=True))
+    groups = len(train.groups & test.groups)
+    known = train.labels is not None and test.labels is not None
+    share = shared / len(test.grams) if len(test.grams) else 0.0
+    kinds = {
+        "groups": groups > 0,
+        "questions": _reaches(len(repeated), len(test.asked)),
+        "labelled questions": _reaches(len(shown), len(test.asked)),
+        "contexts": share >= LIMIT,
+    }
+    return {
+        **{"train": train.name, "test": test.name, "groups": groups},
+        **{"questions": len(test.asked), "same_question": len(same), "repeated": len(repeated)},
+        **{"shown": len(shown), "grams": len(test.grams), "shared_grams": shared},
+        "gram_share": share,
+        "labels": len(test.labels) if test.labels is not None else None,
+        "shared_labels": len(train.labels & test.labels) if known else None,
+        "shared_samples": len(both),
+        "same_number": sum(bool(train.shown[s] & test.shown[s]) for s in both),
+        "leak": ", ".join(kind for kind, found in kinds.items() if found),
+    }
+
+
+def _reaches(n: int, total: int) -> bool:
+    return n > 0 and n >= LIMIT * total
+
+
+def leaks(datasets: Iterable[Dataset]) -> pd.DataFrame:
+    """One row for every training source beside every test source, leaks first, then by share."""
+    import pandas as pd
+
+    words, train, test = Words(), [], []
+    for dataset in datasets:
+        train += sides(dataset, "train", words)
+        test += sides(dataset, "test", words)
+    rows = [compare(left, right) for left in train for right in test]
+    rows.sort(key=lambda row: (not row["leak"], -row["gram_share"]))
+    empty = Side("", frozenset(), {}, frozenset(), {}, np.empty(0, dtype=np.uint64), None)
+    table = pd.DataFrame(rows, columns=list(compare(empty, empty)))
+    return table.astype({"labels": "Int64", "shared_labels": "Int64"})

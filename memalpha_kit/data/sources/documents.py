@@ -1,0 +1,85 @@
+"""What the sources of documents share: from packed chunks with questions to instances.
+
+The order of the steps is a law: enough questions, then the stage, then a sample, then enough
+questions again (data.md 2.1, 2.2). Each step that drops something says so to `Skips`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from memalpha_kit.data import stages
+from memalpha_kit.data.sources.building import Skips, draw, generator
+from memalpha_kit.data.sources.frames import frame_all
+from memalpha_kit.data.stages.closed_book import closed_book
+from memalpha_kit.data.stages.llm import Complete
+from memalpha_kit.records import QA, Instance, make_instance
+from memalpha_kit.settings import BuildConfig
+from memalpha_kit.text import counter
+
+
+@dataclass(frozen=True)
+class Draft:
+    """An instance before its questions are filtered and its chunks are framed."""
+
+    contents: Sequence[str]
+    questions: Sequence[QA]
+    groups: Sequence[str]  # names that may not be on both sides of a split
+    details: Mapping[str, str] = field(default_factory=dict)  # evidence as text, by question id
+
+
+def finish(
+    source: str,
+    drafts: Iterable[Draft],
+    lead_ins: Sequence[str],
+    config: BuildConfig,
+    seed: int,
+    skips: Skips,
+) -> list[Instance]:
+    """At most `config.instances` instances of the drafts with enough questions.
+
+    Later drafts are not looked at, so that no model is asked in vain.
+    """
+    built: list[Instance] = []
+    complete = None if config.stage == "none" else stages.model(config)
+    for index, draft in enumerate(drafts):
+        if config.instances and len(built) == config.instances:
+            break
+        asked = draft.questions
+        if len(asked) < config.min_questions or not asked:
+            skips.drop("instances with too few questions")
+            continue
+        asked = _unknown(asked, config, skips, complete)
+        asked = draw(asked, config.max_questions, generator(seed, source, index, "questions"))
+        if len(asked) < config.min_kept_questions or not asked:
+            skips.drop("instances with too few questions after the closed-book filter")
+            continue
+        frames = generator(seed, source, index, "frames")
+        chunks = frame_all(draft.contents, lead_ins, frames)
+        built.append(make_instance(source, chunks, asked, metadata=_metadata(source, draft, asked)))
+    return built
+
+
+def _unknown(
+    asked: Sequence[QA], config: BuildConfig, skips: Skips, complete: Complete | None
+) -> list[QA]:
+    """The questions with a short answer that nobody knows without the text."""
+    if config.stage == "none":
+        return list(asked)
+    pairs = [(qa.question, qa.answers[0]) for qa in asked]
+    verdicts = closed_book(pairs, counter(config.counter).count, complete)
+    skips.drop("questions with a long answer, or answered without the text", verdicts.count(False))
+    skips.drop("questions whose closed-book check failed", verdicts.count(None))
+    return [qa for qa, keep in zip(asked, verdicts, strict=True) if keep]
+
+
+def _metadata(source: str, draft: Draft, asked: Sequence[QA]) -> dict[str, Any]:
+    metadata: dict[str, Any] = {
+        "groups": [f"{source}:{name}" for name in draft.groups],
+        "titles": list(draft.groups),
+    }
+    if draft.details:
+        metadata["evidence"] = [draft.details[qa.id] for qa in asked]
+    return metadata

@@ -1,0 +1,335 @@
+"""Where wrong answers come from: the first place at which the evidence was lost.
+
+The one law: a stage is a statement about the evidence, so an answer gets one only where the data
+says what the evidence is; everything else is `unknown` and counted, never guessed.
+
+| stage | the answer was wrong, and |
+| --- | --- |
+| `never_written` | no memory of the episode ever held the evidence |
+| `overwritten_or_deleted` | a memory held it, the final one does not |
+| `not_retrieved` | the final memory holds it, the reader was not given it |
+| `not_used` | the reader was given it and answered something else |
+| `metric_too_strict` | the answer is right to a lenient reader (`lenient`) |
+| `unknown` | no evidence label, or no answer, or no score: `why` says which |
+
+and `correct`. Evidence is the gold answer in the words of the data: it must stand in the question's
+chunk (`QA.chunk`), or in any chunk where the data has no such label. A text holds it if it has all
+words of the answer and was written with that chunk, or shares a word with the question, or is a
+later version of a text that held it. In the miniature it must have all words of the question: there
+the evidence of a corrected fact is its latest value, and other facts share its words.
+
+>>> lenient("3 May 1990", ("May 3, 1990",)), lenient("May 4, 1990", ("May 3, 1990",))
+(True, False)
+
+Source: ours; the published code has no such analysis. Words are compared, not meanings: a
+paraphrase of the evidence counts as never written, so read that share as an upper bound.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Self
+
+from memalpha_kit.errors import InputError
+from memalpha_kit.evaluation.scoring import metric_of
+from memalpha_kit.lab.world import SOURCE as MINIATURE
+from memalpha_kit.method.metrics import answer_text
+from memalpha_kit.records import QA, Answer, Episode, Instance, Memory
+from memalpha_kit.text import normalise
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+WRITTEN, KEPT, RETRIEVED, USED = (
+    *("never_written", "overwritten_or_deleted"),
+    *("not_retrieved", "not_used"),
+)
+STAGES = ("correct", WRITTEN, KEPT, RETRIEVED, USED, "metric_too_strict", "unknown")
+CORE = "core"
+"""The id of the core memory among those of the entries."""
+
+State = Mapping[str, str]
+"""What is held at one time: texts by id."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The stage of one answer. `evidence` is the label it rests on: chunk, text, or "" for none.
+
+    `written` is the step at which the evidence was first in memory, `lost` the first without it.
+    """
+
+    stage: str
+    evidence: str = ""
+    written: int | None = None
+    lost: int | None = None
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Version:
+    """One text that an id had, as its words, from `step` on."""
+
+    name: str
+    text: str
+    words: frozenset[str]
+    step: int
+
+
+class History:
+    """What a memory held after each step; made once per episode and asked for every question.
+
+    `chunks` are the chunks read before each state, by default 0, 1, 2 and so on. A method without
+    a memory has one state, its chunks: `History([{"chunk:0": "...", ...}], [])`.
+    """
+
+    def __init__(self, states: Sequence[State], chunks: Sequence[int] | None = None):
+        self.states = states
+        self.chunks = range(len(states)) if chunks is None else chunks
+
+    @classmethod
+    def of(cls, episode: Episode) -> Self:
+        """The history of an episode's memory."""
+        states = [state(step.memory) for step in episode.steps]
+        return cls(states, [step.chunk for step in episode.steps])
+
+    @cached_property
+    def versions(self) -> dict[str, list[Version]]:
+        """The texts of each id in turn."""
+        versions: dict[str, list[Version]] = {}
+        for step, held in enumerate(self.states):
+            for name, text in held.items():
+                past = versions.setdefault(name, [])
+                if not past or past[-1].text != text:
+                    past.append(Version(name, text, frozenset(_plain(text)), step))
+        return versions
+
+    def holds(self, step: int, version: Version) -> bool:
+        """Whether this very text is in memory after a step."""
+        return self.states[step].get(version.name) == version.text
+
+
+# ---- one answer ------------------------------------------------------------------------------
+
+
+def classify(
+    episode: Episode, instance: Instance, answer: Answer, core_read: bool = True
+) -> Finding:
+    """The stage of one scored answer of an episode; see `waterfall` for many.
+
+    `core_read`: the reader is given the core memory with every question, as models are; readers
+    without a model look at it only if no entry fits. Raises InputError if the question is not the
+    instance's.
+    """
+    return stage(History.of(episode), instance, answer, _shown(answer, core_read))
+
+
+def _shown(answer: Answer, core_read: bool) -> set[str]:
+    core = {CORE} if core_read or not answer.retrieved else set()
+    return core | set(answer.retrieved)
+
+
+def stage(history: History, instance: Instance, answer: Answer, shown: Collection[str]) -> Finding:
+    """The stage of one scored answer from any memory; `shown` are the ids the reader was given.
+
+    Raises InputError if the question is not the instance's.
+    """
+    qa = next((qa for qa in instance.questions if qa.id == answer.qa), None)
+    if qa is None:
+        raise InputError(f"{instance.id}: answer {answer.qa!r}: expected one of its questions")
+    if answer.prediction is None or answer.score is None:
+        return Finding("unknown", why="no answer" if answer.prediction is None else "no score")
+    if answer.score >= RIGHT:
+        return Finding("correct")
+    metric = metric_of(instance.source, judged=False)
+    if metric not in _WHOLE_TEXT and lenient(answer.prediction, qa.answers):
+        return Finding("metric_too_strict", _label(qa))
+    wanted = _wanted(qa, instance, metric)
+    if isinstance(wanted, str):
+        return Finding("unknown", why=wanted)
+    traces = [
+        _trace([_held(part, qa, instance, history) for part in parts], history, shown)
+        for parts in wanted
+    ]
+    reached, written, lost = max(traces, key=lambda trace: STAGES.index(trace[0]))
+    return Finding(reached, _label(qa), written, lost)
+
+
+RIGHT = 1.0 - 1e-6
+"""Scores below this are wrong, so a half right answer has a stage too."""
+
+
+def state(memory: Memory) -> dict[str, str]:
+    """The texts of a memory by entry id, the core memory's under `CORE`."""
+    return {CORE: memory.core or "", **{entry.id: entry.text for _, entry in memory.entries()}}
+
+
+def lenient(prediction: str, answers: Sequence[str]) -> bool:
+    """Whether a generous reader would call the prediction right.
+
+    Case, punctuation, accents and number words (up to twelve) do not matter. It says all words of
+    an answer side by side, in any order; or nothing but words of it, and more than half of them.
+    """
+    said = _plain(answer_text(prediction) or "")
+    return any(_says(said, _plain(answer)) for answer in answers)
+
+
+def _says(said: Sequence[str], gold: Sequence[str]) -> bool:
+    if not said or not gold:
+        return False
+    if set(said) <= set(gold):
+        return 2 * len(set(said)) > len(set(gold))
+    n, wanted = len(gold), sorted(gold)
+    runs = (said[i : i + n] for i in range(len(said) - n + 1))
+    return set(gold) <= set(said) and any(sorted(run) == wanted for run in runs)
+
+
+_NAMES = "zero one two three four five six seven eight nine ten eleven twelve"
+_NUMBERS = {name: str(number) for number, name in enumerate(_NAMES.split())}
+
+
+@lru_cache(maxsize=65536)
+def _plain(text: str) -> tuple[str, ...]:
+    """The normalised words of a text, without accents, number words as digits."""
+    letters = unicodedata.normalize("NFKD", text)
+    bare = "".join(letter for letter in letters if not unicodedata.combining(letter))
+    return tuple(_NUMBERS.get(word, word) for word in normalise(bare).split())
+
+
+# ---- evidence --------------------------------------------------------------------------------
+
+_WHOLE_TEXT = ("keywords", "rouge_l")
+_COMMON = """
+what is of who whom whose where when which why how did does do was were are am be been has have had
+in on at to for by with from and or as it its that this these those i me my you your he she they his
+her their we our not can could will would should
+"""
+_FUNCTION_WORDS = frozenset(_COMMON.split())
+Parts = tuple[tuple[str, ...], ...]
+"""The words of each thing that an answer consists of."""
+
+
+def _label(qa: QA) -> str:
+    return "text" if qa.chunk is None else "chunk"
+
+
+def _wanted(qa: QA, instance: Instance, metric: str) -> list[Parts] | str:
+    """The accepted answers that stand in the evidence, each as its parts; or why there are none."""
+    if metric in _WHOLE_TEXT:
+        return "the evidence of a summary is the whole text"
+    if metric == "label":
+        return "the evidence of a class is all its examples"
+    chunks = instance.chunks if qa.chunk is None else instance.chunks[qa.chunk : qa.chunk + 1]
+    texts = [" ".join(_plain(chunk)) for chunk in chunks]
+    answers = [a.split(";") if metric == "perltqa" else [a] for a in qa.answers]
+    found = [tuple(filter(None, map(_plain, parts))) for parts in answers]
+    if any(part in (("yes",), ("no",)) for parts in found for part in parts):
+        return "the answer is yes or no"
+    standing = [parts for parts in found if parts and all(_stands(part, texts) for part in parts)]
+    where = "any chunk" if qa.chunk is None else f"chunk {qa.chunk}"
+    return standing or f"the answer does not stand in {where} in these words"
+
+
+def _stands(part: Sequence[str], texts: Iterable[str]) -> bool:
+    wanted = re.compile(rf"(?<!\S){re.escape(' '.join(part))}(?!\S)")
+    return any(wanted.search(text) for text in texts)
+
+
+def _held(part: tuple[str, ...], qa: QA, instance: Instance, history: History) -> list[Version]:
+    """All versions that hold this part of the evidence."""
+    asked = {word for word in _plain(qa.question) if word not in _FUNCTION_WORDS} - set(part)
+    found = []
+    for past in history.versions.values():
+        held = False
+        for version in past:
+            there = version.words.issuperset(part)
+            if instance.source == MINIATURE:
+                held = there and version.words.issuperset(asked)
+            elif there and not held:
+                read = history.chunks[version.step : version.step + 1]
+                told = qa.chunk is not None and qa.chunk in read
+                held = told or not asked or not version.words.isdisjoint(asked)
+            else:
+                held = there
+            if held:
+                found.append(version)
+    return found
+
+
+def _trace(
+    parts: Sequence[Sequence[Version]], history: History, shown: Collection[str]
+) -> tuple[str, int | None, int | None]:
+    """(stage, step written, step lost) of an answer, of each part of which these versions tell."""
+    if not all(parts):
+        return WRITTEN, None, None
+    written = max(min(version.step for version in part) for part in parts)
+    last = len(history.states) - 1
+    while last >= written and not _all_held(parts, history, last):
+        last -= 1
+    if last < len(history.states) - 1:
+        return KEPT, written, last + 1
+    given = all(any(v.name in shown and history.holds(last, v) for v in part) for part in parts)
+    return (USED if given else RETRIEVED), written, None
+
+
+def _all_held(parts: Sequence[Sequence[Version]], history: History, step: int) -> bool:
+    return all(any(history.holds(step, version) for version in part) for part in parts)
+
+
+# ---- tables ----------------------------------------------------------------------------------
+
+ROWS = (
+    *("source", "writer", "reader", "instance", "rollout", "qa", "score", "stage", "evidence"),
+    *("written", "lost", "why"),
+)
+
+
+def waterfall(
+    episodes: Iterable[Episode],
+    instances: Iterable[Instance],
+    reader: str = "",
+    core_read: bool = True,
+) -> pd.DataFrame:
+    """One row per answer of the episodes with its stage, columns `ROWS`; see `classify`.
+
+    Raises InputError if an episode's instance is missing.
+    """
+    import pandas as pd
+
+    by_id = {instance.id: instance for instance in instances}
+    rows = []
+    for episode in episodes:
+        if episode.instance not in by_id:
+            raise InputError(f"episode {episode.id}: its instance is not in the data")
+        history = History.of(episode)
+        for answer in episode.answers:
+            found = stage(history, by_id[episode.instance], answer, _shown(answer, core_read))
+            rows.append(
+                {
+                    **{"source": episode.source, "writer": episode.writer, "reader": reader},
+                    **{"instance": episode.instance, "rollout": episode.rollout},
+                    **{"qa": answer.qa, "score": answer.score, **vars(found)},
+                }
+            )
+    table = pd.DataFrame(rows, columns=list(ROWS))
+    return table.astype({"written": "Int64", "lost": "Int64", "score": "float"})
+
+
+def table_waterfall(rows: pd.DataFrame) -> pd.DataFrame:
+    """Tidy counts from `waterfall`: a row per source, writer, reader and stage, all stages.
+
+    `answers` is the number of all answers of the group, `n` those of the stage, `share` n of them.
+    """
+    import pandas as pd
+
+    group = ["source", "writer", "reader"]
+    stages = pd.Categorical(rows["stage"], STAGES, ordered=True)
+    counts = rows.assign(stage=stages).groupby([*group, "stage"], observed=False, sort=False).size()
+    table = counts.rename("n").reset_index()
+    table["answers"] = table.groupby(group, sort=False)["n"].transform("sum")
+    table = table[table["answers"] > 0].sort_values([*group, "stage"], ignore_index=True)
+    return table.assign(share=table["n"] / table["answers"])

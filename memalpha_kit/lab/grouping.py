@@ -1,0 +1,339 @@
+"""The grouping laboratory: the same rollouts, compared in every way that a setting offers.
+
+The one law: nothing but the advantages differs. Rollouts are sampled once, rewarded once and saved;
+each setting (who is compared with whom, divided by the spread or not) then gives its own advantages
+and, with the policy they were sampled from, its own gradient of the loss.
+
+    batches = collect(profile, policy, n=24)          one batch = the rollouts of one GRPO step
+    table_advantages(batches)                         spread, zero rows, sign flips, ingredients
+    table_cosine(step_gradients(lm.model, batches, profile.grpo))
+
+How far a step can be trusted is measured against rollouts that it has not seen: the cosine between
+one batch's gradient and the mean of the other batches'. `leave_one_out` without scaling has a
+baseline that does not depend on the row, so its mean over the other batches is an independent
+estimate of the unbiased direction, the same for all settings. Cosines are taken of the gradient as
+it is, of which a few rows of the embedding may be nearly all, and as Adam sees it, each weight
+divided by its root mean square over batches and settings.
+Source: method.md 6.1, 6.2; the settings are `config.AdvantageConfig`'s.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from memalpha_kit import figures as report
+from memalpha_kit import files as store
+from memalpha_kit import text
+from memalpha_kit.errors import InputError
+from memalpha_kit.lab import miniature
+from memalpha_kit.method.episode import ask, write
+from memalpha_kit.method.rewards import episode_advantages, rewards, step_rewards, training_rows
+from memalpha_kit.method.writers import ModelWriter
+from memalpha_kit.models.local import Sampling
+from memalpha_kit.progress import bar
+from memalpha_kit.records import TrainingRow
+from memalpha_kit.settings import AdvantageConfig, GrpoConfig, Profile
+from memalpha_kit.stats import Interval, mean_interval, paired_interval
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+GROUPINGS = ("instance", "chunk", "rollout", "leave_one_out")
+SCALES = ("std", "none")
+SETTINGS = tuple(AdvantageConfig(grouping=g, scale=s) for g in GROUPINGS for s in SCALES)
+RELEASED = AdvantageConfig(grouping="instance", scale="std")
+UNBIASED = AdvantageConfig(grouping="leave_one_out", scale="none")
+ZERO = 1e-9
+"""Advantages closer to 0 than this are 0."""
+
+
+# --- Rollouts -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The rollouts of one GRPO step: rewards per episode and step, and the rows in that order."""
+
+    instances: tuple[str, ...]  # one per episode
+    rewards: tuple[tuple[float | None, ...], ...]  # one per episode and step
+    rows: tuple[TrainingRow, ...]
+
+    def advantages(self, setting: AdvantageConfig) -> np.ndarray:
+        """The advantage of every row under a setting, (rows,)."""
+        found = episode_advantages(self.rewards, self.instances, setting)
+        return np.array([value for episode in found for value in episode])
+
+
+def collect(
+    profile: Profile, policy: Path, n: int, first: int = 0, folder: Path | None = None
+) -> list[Batch]:
+    """`n` batches of rollouts of a policy, on fresh instances of training, from place `first` on.
+
+    Episodes go to `folder`, a JSONL file per batch, if one is given.
+    """
+    from memalpha_kit.models.tiny import load_policy
+
+    env = miniature.environment(profile)
+    counts, size = text.counter(profile.memory.counter), profile.grpo.instances
+    longer = replace(profile, grpo=replace(profile.grpo, steps=first + n))
+    everyone = miniature.training_instances(longer)
+    sampling = Sampling(profile.grpo.temperature, profile.protocol.max_reply_tokens)
+    writer = ModelWriter(load_policy(policy), profile.memory, profile.protocol, sampling)
+    batches = []
+    with bar(n, "rollouts") as shown:
+        for step in range(first, first + n):
+            part = everyone[step * size : (step + 1) * size]
+            seed = random.Random(f"{profile.seed}/grouping/{step}").getrandbits(31)
+            rollouts = profile.grpo.rollouts
+            written = write(part, writer, profile.memory, profile.protocol, rollouts, seed)
+            episodes = ask(written, part, env.reader, env.metric)
+            by_id = {instance.id: instance for instance in part}
+            parts = {
+                e.id: rewards(e, by_id[e.instance], counts, env.judge, env.reward) for e in episodes
+            }
+            batches.append(
+                Batch(
+                    tuple(e.instance for e in episodes),
+                    tuple(step_rewards(parts[e.id], env.reward) for e in episodes),
+                    tuple(training_rows(episodes, parts, env.reward, RELEASED)),
+                )
+            )
+            if folder:
+                folder.mkdir(parents=True, exist_ok=True)
+                store.save_episodes(folder / f"batch_{step:03d}.jsonl", episodes)
+            shown.advance()
+    return batches
+
+
+# --- Advantages -----------------------------------------------------------------------------------
+
+
+def statistics(batch: Batch, setting: AdvantageConfig) -> dict[str, float]:
+    """What one setting makes of one batch, rows without a reward left out.
+
+    variance of the advantages; zero_rows, the share that is not trained on; sign_flips, the share
+    of rows that are pushed the other way than as released (of those that both push); and what the
+    advantages encode, as shares of their sum of squares: by_chunk, what the instance's chunk index
+    alone explains (which no action can change), and by_rollout, what the rollout alone explains.
+    """
+    known = np.array([row.reward is not None for row in batch.rows])
+    values, released = batch.advantages(setting)[known], batch.advantages(RELEASED)[known]
+    rows = [row for row in batch.rows if row.reward is not None]
+    pushed = (abs(values) > ZERO) & (abs(released) > ZERO)
+    instances = [row.episode.rpartition("#")[0] for row in rows]
+    chunks = [f"{instance}/{row.step}" for instance, row in zip(instances, rows, strict=True)]
+    return {
+        "variance": float(values.var()),
+        "zero_rows": float((abs(values) <= ZERO).mean()),
+        "sign_flips": float((values * released < 0)[pushed].mean()) if pushed.any() else np.nan,
+        "by_chunk": explained(values, chunks),
+        "by_rollout": explained(values, [row.episode for row in rows]),
+    }
+
+
+def explained(values: np.ndarray, groups: Sequence[str]) -> float:
+    """Share of the sum of squares that the groups' means account for; NaN if all values are 0."""
+    total = float((values**2).sum())
+    if total <= ZERO:
+        return np.nan
+    table = pd.Series(values).groupby(np.asarray(groups)).agg(["mean", "size"])
+    return float((table["mean"] ** 2 * table["size"]).sum() / total)
+
+
+def table_advantages(batches: Sequence[Batch], seed: int = 0) -> pd.DataFrame:
+    """A row per grouping, scale and measure of `statistics`: mean over batches with its interval.
+
+    Columns: grouping, scale, measure, mean, low, high (95 %), batches.
+    """
+    records = []
+    for setting in SETTINGS:
+        found = pd.DataFrame([statistics(batch, setting) for batch in batches])
+        records += [
+            {**_names(setting), "measure": name, **_interval(mean_interval(list(column), seed))}
+            for name, column in found.items()
+        ]
+    return pd.DataFrame(records)
+
+
+# --- Gradients ------------------------------------------------------------------------------------
+
+
+def step_gradients(
+    model: PreTrainedModel, batches: Sequence[Batch], config: GrpoConfig
+) -> np.ndarray:
+    """Gradient of one step's loss for every batch and setting, (batches, SETTINGS, weights).
+
+    At the policy that sampled, where the ratio is 1 and nothing is clipped; no divergence. A row's
+    gradient is made once and weighted by each setting's advantage.
+    """
+    import torch
+
+    model.train()  # no dropout in it, but gradients are kept
+    size = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    result = np.zeros((len(batches), len(SETTINGS), size), dtype=np.float32)
+    with bar(sum(len(batch.rows) for batch in batches), "gradients") as shown:
+        for place, batch in enumerate(batches):
+            weights = np.stack([batch.advantages(s) for s in SETTINGS])  # (SETTINGS, rows)
+            total = torch.zeros(len(SETTINGS), size)
+            for row, weight in zip(batch.rows, weights.T, strict=True):
+                if any(row.loss_mask) and (abs(weight) > ZERO).any():
+                    column = torch.tensor(weight, dtype=torch.float32)[:, None]
+                    total += column * row_gradient(model, row, config)
+            result[place] = total.numpy()
+            shown.advance(len(batch.rows))
+    model.eval()
+    return result
+
+
+def row_gradient(model: PreTrainedModel, row: TrainingRow, config: GrpoConfig) -> torch.Tensor:
+    """Gradient of a row's loss at advantage 1, up to a factor that all rows share, (weights,).
+
+    The row's tokens count by their mean under loss grpo, by their sum under the others.
+    """
+    import torch
+
+    from memalpha_kit.training.reference import row_logprobs
+
+    logprobs = row_logprobs(model, row, config.temperature)
+    loss = -(logprobs.mean() if config.loss == "grpo" else logprobs.sum())
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return torch.cat([g.flatten() for g in torch.autograd.grad(loss, trained)])
+
+
+VIEWS = ("as it is", "as Adam sees it")
+
+
+def table_cosine(gradients: np.ndarray, seed: int = 0) -> pd.DataFrame:
+    """Cosines between gradients, (batches, SETTINGS, weights), with intervals over batches.
+
+    Three kinds: `same rollouts`, of two settings on one batch; `other rollouts`, of a batch and the
+    mean of the other batches under the same setting; `unbiased direction`, of a batch and the mean
+    of the other batches under `UNBIASED`. Columns: view, kind, grouping, scale, other_grouping,
+    other_scale, mean, low, high, batches, and gain, gain_low, gain_high, the difference to the
+    released setting on the same batches (the last two kinds). Batches of these kinds share most of
+    what they are compared with, so their intervals are a little too narrow. Raises InputError for
+    one batch.
+    """
+    if len(gradients) < 2:
+        raise InputError(f"grouping: expected at least 2 batches, found {len(gradients)}")
+    size = np.sqrt(np.nanmean(_unit(gradients) ** 2, axis=(0, 1)))  # (weights,), no one's favour
+    scaled = np.divide(gradients, size, out=np.zeros_like(gradients), where=size > 0)
+    return pd.DataFrame(
+        {"view": view, **record}
+        for view, vectors in zip(VIEWS, (gradients, scaled), strict=True)
+        for record in _cosines(vectors, seed)
+    )
+
+
+def _cosines(gradients: np.ndarray, seed: int) -> Iterator[dict[str, Any]]:
+    """The rows of one view."""
+    unit = _unit(gradients)
+    rest = _unit(gradients.sum(axis=0) - gradients)  # what the other batches say
+    target = rest[:, SETTINGS.index(UNBIASED)]
+    for i, setting in enumerate(SETTINGS):
+        for j, other in enumerate(SETTINGS[:i]):
+            values = (unit[:, i] * unit[:, j]).sum(axis=-1)
+            yield _record("same rollouts", setting, other, values, seed)
+    kinds = {"other rollouts": lambda i: rest[:, i], "unbiased direction": lambda i: target}
+    for kind, towards in kinds.items():
+        found = [(unit[:, i] * towards(i)).sum(axis=-1) for i in range(len(SETTINGS))]
+        released = found[SETTINGS.index(RELEASED)]
+        for setting, values in zip(SETTINGS, found, strict=True):
+            other = UNBIASED if kind == "unbiased direction" else setting
+            gain = paired_interval(list(released), list(values), seed)
+            extra = {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high}
+            yield _record(kind, setting, other, values, seed) | extra
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    """Vectors of length 1 along the last axis; NaN for one of length 0, which has no direction."""
+    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return vectors / np.where(length > 0, length, np.nan)
+
+
+def _record(
+    kind: str, setting: AdvantageConfig, other: AdvantageConfig, values: np.ndarray, seed: int
+) -> dict[str, Any]:
+    named = {"other_grouping": other.grouping, "other_scale": other.scale}
+    found = mean_interval([float(value) for value in values], seed)
+    return {"kind": kind, **_names(setting), **named, **_interval(found)}
+
+
+def _names(setting: AdvantageConfig) -> dict[str, str]:
+    return {"grouping": setting.grouping, "scale": setting.scale}
+
+
+def _interval(found: Interval) -> dict[str, Any]:
+    return {"mean": found.mean, "low": found.low, "high": found.high, "batches": found.n}
+
+
+# --- The study ------------------------------------------------------------------------------------
+
+
+def run(
+    profile: Profile,
+    n: int,
+    steps: int,
+    runs: Path,
+    out: Path,
+    policy: Path | None = None,
+    say: Callable[[str], None] = print,
+) -> list[Path]:
+    """The paths of `advantages.csv`, `cosine.csv`, a figure and `run.json` in `out`.
+
+    Measured on `n` batches at the profile's warm start and, if `steps` is not 0, after so many
+    steps of GRPO with the profile's own setting, on the same instances, which it was not trained
+    on; or once, for `policy`, a folder. Both tables have a column `stage`. What was trained in
+    `runs` under the same settings is used again; episodes are kept there.
+    """
+    import torch
+
+    from memalpha_kit.models.tiny import load_policy
+
+    if n < 2:
+        raise InputError(f"batches: expected at least 2, found {n}")
+    started = time.time()
+    torch.set_num_threads(profile.threads)
+    profile = replace(profile, grpo=replace(profile.grpo, steps=steps))
+    policies = {policy.name: policy} if policy else _policies(profile, runs, say)
+    tables: dict[str, list[pd.DataFrame]] = {"advantages": [], "cosine": []}
+    for stage, folder in policies.items():
+        batches = collect(profile, folder, n, steps, runs / "episodes" / stage.replace(" ", "_"))
+        gradients = step_gradients(load_policy(folder).model, batches, profile.grpo)
+        tables["advantages"].append(table_advantages(batches).assign(stage=stage))
+        tables["cosine"].append(table_cosine(gradients).assign(stage=stage))
+        say(f"{stage}: {n} batches, {sum(len(batch.rows) for batch in batches)} rows")
+    whole = {name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()}
+    paths = [out / f"{name}.csv" for name in whole]
+    for path, table in zip(paths, whole.values(), strict=True):
+        store.save_table(path, table.round(4))
+    report.run_card(out, profile, started, paths, {"batches": n})
+    figure = report.plot_grouping(whole["advantages"], whole["cosine"])
+    return [*paths, report.save_figure(figure, out / "grouping.png")]
+
+
+def _policies(profile: Profile, runs: Path, say: Callable[[str], None]) -> dict[str, Path]:
+    """Policies by stage, trained in `runs` unless they are there under these settings."""
+    steps, done = profile.grpo.steps, runs / "done.json"
+    found = {"warm start": runs / "warm_start" / "policy"}
+    if steps:
+        found[f"after {steps} steps"] = runs / "grpo" / "policy"
+    settings = {"settings": report.settings_hash(profile)}
+    if done.is_file() and store.load_json(done) == settings:
+        say(f"policies: already in {runs}")
+        return found
+    done.unlink(missing_ok=True)
+    first = miniature.warm_start(profile, runs / "warm_start")
+    if steps:
+        miniature.train(profile, first, miniature.training_instances(profile), runs / "grpo")
+    store.save_json(done, settings)
+    return found

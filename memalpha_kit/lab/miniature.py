@@ -1,0 +1,424 @@
+"""The miniature experiment: the whole idea of Mem-alpha on two CPU cores, from data to figures.
+
+    build_data -> warm_start -> train -> evaluate          one seed; notebooks 01, 03 and 04
+    record                                                 several seeds; `memalpha seeds`
+
+A policy of well under a million parameters, trained from scratch, learns to write a memory chunk by
+chunk. The warm start's teacher is imperfect on purpose (it stores half of the facts, chit-chat too,
+and misses corrections), so that GRPO has something to improve; the reward's r1 asks the frozen
+reader, which is the evaluation's reader too. Names of the evaluation never occur in training.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from memalpha_kit import figures as report
+from memalpha_kit import files as store
+from memalpha_kit import text
+from memalpha_kit.errors import InputError
+from memalpha_kit.evaluation import runs
+from memalpha_kit.evaluation.methods import Backends, MethodSpec
+from memalpha_kit.evaluation.runs import Run
+from memalpha_kit.lab import world
+from memalpha_kit.method.episode import ask, write
+from memalpha_kit.method.memory import tokens
+from memalpha_kit.method.protocol import render_calls
+from memalpha_kit.method.readers import reader
+from memalpha_kit.method.writers import ModelWriter, Writer, WriteRequest
+from memalpha_kit.models.local import Sampling
+from memalpha_kit.progress import bar, progress
+from memalpha_kit.records import Completion, Episode, Instance
+from memalpha_kit.settings import MemoryConfig, Profile, profile_dict
+
+if TYPE_CHECKING:
+    from memalpha_kit.models.chat import ChatModel
+    from memalpha_kit.training.grpo import Environment
+
+METRIC = "substring"
+READER = "best_entry"
+TRANSCRIBER = world.Habits(chat=1.0)
+"""Writes every sentence and updates every shown correction: the skills, without any choice."""
+
+TRANSCRIBER_LIFE = world.Habits(keep=0.6, chat=0.3, update=0.9, insert_hidden=0.6)
+TEACHER_LIFE = world.Habits(keep=0.75, chat=0.3, update=0.8, insert_hidden=0.7)
+"""What goes into the memories that lessons are given with (see `world.transcripts`)."""
+
+
+# --- Data -----------------------------------------------------------------------------------------
+
+
+def data_files(profile: Profile, folder: Path) -> dict[str, Path]:
+    """The files of `build_data` by name: train, test_1x, test_4x, ..."""
+    names = ["train", *(f"test_{length}x" for length in profile.evaluation.lengths)]
+    return {name: folder / f"{name}.parquet" for name in names}
+
+
+def build_data(profile: Profile, folder: Path) -> dict[str, Path]:
+    """Training instances of the profile's seed and the held-out ones, written as parquet.
+
+    Held-out instances are the same for all seeds, so that seeds can be compared pair by pair.
+    """
+    files = data_files(profile, folder)
+    store.save_instances(files["train"], training_instances(profile))
+    for name, instances in held_out(profile).items():
+        store.save_instances(files[name], instances)
+    return files
+
+
+def training_instances(profile: Profile) -> list[Instance]:
+    """One instance for every place in a GRPO batch: none is seen twice."""
+    people, _ = world.names(profile.world)
+    n = profile.grpo.steps * profile.grpo.instances
+    return world.build_world(
+        profile.world, people, n, profile.world.chunks, f"train/{profile.seed}"
+    )
+
+
+def validation_instances(profile: Profile) -> list[Instance]:
+    """What `grpo.validate_every` looks at: training's names in worlds that it does not see."""
+    people, _ = world.names(profile.world)
+    n = profile.grpo.validate_instances
+    return world.build_world(profile.world, people, n, profile.world.chunks, "validation")
+
+
+def held_out(profile: Profile) -> dict[str, list[Instance]]:
+    """The evaluation's instances by name of their file, about held-out names only."""
+    _, people = world.names(profile.world)
+    sizes = zip(profile.evaluation.lengths, profile.evaluation.instances, strict=True)
+    return {
+        f"test_{length}x": world.build_world(
+            profile.world, people, n, length * profile.world.chunks, "test"
+        )
+        for length, n in sizes
+    }
+
+
+# --- Writers --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A writer that reads the world's sentences and follows its habits; no model."""
+
+    name: str
+    habits: world.Habits
+    memory_config: MemoryConfig
+    wire: str = "compact"
+
+    def write(self, requests: Sequence[WriteRequest]) -> list[Completion]:
+        """The calls of each request's chunk, decided with the request's seed."""
+        return [Completion(render_calls(self._calls(r), self.wire)) for r in requests]
+
+    def _calls(self, request: WriteRequest) -> tuple:
+        rng = random.Random(request.seed)
+        return world.teach(request.chunk, request.memory, self.memory_config, self.habits, rng)
+
+
+def references(profile: Profile) -> list[Teacher]:
+    """Writers by rule to hold a policy against: perfect, never updating, keeping everything."""
+    habits = {
+        "perfect": world.PERFECT,
+        "never updates": world.NEVER_UPDATES,
+        "keeps chit-chat too": world.KEEPS_ALL,
+        "teacher of the warm start": world.imperfect(profile.warm_start),
+    }
+    return [Teacher(name, habit, profile.memory) for name, habit in habits.items()]
+
+
+def policy_writer(profile: Profile, policy: Path) -> ModelWriter:
+    """The policy in that folder as a writer, decoding as the evaluation says."""
+    from memalpha_kit.models.tiny import load_policy
+
+    _set_threads(profile)
+    sampling = Sampling(profile.evaluation.temperature, profile.protocol.max_reply_tokens)
+    return ModelWriter(load_policy(policy), profile.memory, profile.protocol, sampling)
+
+
+# --- Training -------------------------------------------------------------------------------------
+
+
+def environment(profile: Profile) -> Environment:
+    """What episodes of the miniature are played in and scored by."""
+    from memalpha_kit.training.grpo import Environment
+
+    return Environment(
+        profile.memory,
+        profile.protocol,
+        reader(READER),
+        world.judge,
+        profile.reward,
+        profile.advantage,
+        METRIC,
+    )
+
+
+def _set_threads(profile: Profile) -> None:
+    """Torch with the profile's number of threads: sums come out the same on every machine."""
+    import torch
+
+    torch.set_num_threads(profile.threads)
+
+
+def warm_start(profile: Profile, folder: Path) -> Path:
+    """The policy after supervised training from scratch, a folder; metrics.csv beside it."""
+    from memalpha_kit.lab import lessons
+    from memalpha_kit.models.local import CausalLM
+    from memalpha_kit.models.tiny import build_policy
+    from memalpha_kit.training.warm_start import Phase, train_warm_start
+
+    _set_threads(profile)
+    settings, seed = profile.warm_start, profile.seed
+    tokenizer = lessons.tokenizer()
+    model = build_policy(profile.policy, tokenizer, seed)
+    lm = CausalLM("policy", model, tokenizer, (tokenizer.eos_token_id,))
+    writer = ModelWriter(lm, profile.memory, profile.protocol, Sampling(0.0, 1))
+
+    def rows(name: str, habits: world.Habits, living: world.Habits, n: int) -> list:
+        return lessons.transcript_rows(writer, profile.world, habits, living, n, f"{seed}/{name}")
+
+    n_skill = settings.transcribe_steps * settings.batch
+    phases = [
+        Phase("copy", settings.copy_steps, draw=lessons.CopyRows(tokenizer)),
+        Phase(
+            "transcribe",
+            settings.transcribe_steps,
+            rows=rows("transcribe", TRANSCRIBER, TRANSCRIBER_LIFE, n_skill),
+        ),
+        Phase(
+            "teacher",
+            settings.steps,
+            rows=rows("teacher", world.imperfect(settings), TEACHER_LIFE, settings.rows),
+        ),
+    ]
+    return train_warm_start(model, tokenizer, phases, settings, seed, folder)
+
+
+def train(
+    profile: Profile,
+    policy: Path,
+    instances: Sequence[Instance],
+    folder: Path,
+    resume: bool = False,
+) -> Path:
+    """The policy after GRPO on `instances`, a folder; metrics.csv beside it."""
+    from memalpha_kit.training.grpo import train_grpo
+
+    _set_threads(profile)
+    return train_grpo(
+        policy,
+        instances,
+        environment(profile),
+        profile.grpo,
+        folder,
+        profile.seed,
+        resume,
+        validation_instances(profile) if profile.grpo.validate_every else (),
+    )
+
+
+# --- Evaluation -----------------------------------------------------------------------------------
+
+
+def evaluate(
+    profile: Profile, writer: Writer, instances: Mapping[str, Sequence[Instance]], label: str = ""
+) -> pd.DataFrame:
+    """One row per held-out instance: QA of the frozen reader, memory size, what the writer did.
+
+    `instances` maps file names (test_4x) to instances. Columns: length (multiple of the training
+    number of chunks), instance, qa, memory_tokens, chunk_tokens, compression, and the counts of
+    `world.Behaviour`.
+    """
+    total = sum(len(i.chunks) for part in instances.values() for i in part)
+    frames = []
+    with bar(total, label or writer.name) as shown:
+        for name, part in instances.items():
+            episodes = write(part, writer, profile.memory, profile.protocol, progress=shown.advance)
+            asked = ask(episodes, part, reader(READER), METRIC)
+            length = int(name.removeprefix("test_").removesuffix("x"))
+            rows = [_measured(profile, e, i) for e, i in zip(asked, part, strict=True)]
+            frames.append(pd.DataFrame(rows).assign(length=length))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _measured(profile: Profile, episode: Episode, instance: Instance) -> dict:
+    counter = text.counter(profile.memory.counter)
+    kept = tokens(episode.memory, counter)
+    read = sum(counter.count(chunk) for chunk in instance.chunks)
+    scores = [answer.score for answer in episode.answers if answer.score is not None]
+    return {
+        "instance": instance.id,
+        "qa": sum(scores) / len(scores) if scores else None,
+        "missing": len(episode.answers) - len(scores),
+        "memory_tokens": kept,
+        "chunk_tokens": read,
+        "compression": 1 - kept / read,
+        **vars(world.behaviour(episode, instance)),
+    }
+
+
+def before_and_after(
+    profile: Profile,
+    policies: Mapping[str, Path],
+    instances: Mapping[str, Sequence[Instance]],
+) -> pd.DataFrame:
+    """`evaluate` for the policy of each stage (warm_start, grpo), with columns seed and stage."""
+    frames = [
+        evaluate(profile, policy_writer(profile, folder), instances, label=f"evaluating {stage}")
+        .assign(stage=stage)
+        .assign(seed=profile.seed)
+        for stage, folder in policies.items()
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+METHODS = {
+    "memory, after GRPO": "grpo",
+    "memory, before GRPO": "warm_start",
+    "memory, perfect rule": "perfect",
+    "memory, never updates": "never updates",
+}
+"""Names of memories and who writes them."""
+RANDOM, NOTHING = "as many tokens, at random", "nothing"
+ASKED = ("gold-chunk", "long-context", "bm25", "closed-book")
+"""Methods without a memory that a model answers."""
+
+
+def answer_methods(
+    profile: Profile, policies: Mapping[str, Path], instances: Sequence[Instance], out: Path
+) -> dict[str, Run]:
+    """Finished runs below `out` by name of the method, the policy after GRPO first.
+
+    Both policies, two writers by rule, as many tokens as the first of them keeps but drawn at
+    random, and nothing. None needs a model to answer. What is in `out` already is not asked again.
+    """
+    teachers = {teacher.name: teacher for teacher in references(profile)}
+    trained = {stage: policy_writer(profile, folder) for stage, folder in policies.items()}
+    backends = Backends(writers=trained | teachers)
+    found: dict[str, Run] = {}
+    for name in progress([*METHODS, RANDOM, NOTHING], label="methods"):
+        if name in METHODS:
+            spec = memory_spec(profile, METHODS[name], reader=READER)
+        elif name == RANDOM:
+            like = str(found[next(iter(METHODS))].folder / runs.ANSWERS)
+            spec = MethodSpec("random-memory", {"like": like, "reader": READER})
+        else:
+            spec = MethodSpec("nothing")
+        found[name] = _answered(spec, backends, instances, out)
+    return found
+
+
+def ask_endpoint(
+    profile: Profile, policy: Path, model: ChatModel, instances: Sequence[Instance], out: Path
+) -> dict[str, Run]:
+    """Runs in which this model answers, by name: from the policy's memory and without one.
+
+    Questions that failed stay open and are asked in the next call. Raises ModelGone if the model
+    does not answer any more; what it answered is kept.
+    """
+    backends = Backends(answer=model, writers={"grpo": policy_writer(profile, policy)})
+    specs = {"memory": memory_spec(profile, "grpo", reader="model")}
+    specs |= {name: MethodSpec(name) for name in ASKED}
+    return {
+        name: _answered(specs[name], backends, instances, out)
+        for name in progress(list(specs), label="methods")
+    }
+
+
+def memory_spec(profile: Profile, writer: str, **options: Any) -> MethodSpec:
+    """The memory of the miniature's writers: its own limits, what writers are shown and say."""
+    plain = profile_dict(profile)
+    own = {"memory": plain["memory"], "protocol": plain["protocol"], "writer": writer}
+    return MethodSpec("memory", own | options)
+
+
+def _answered(
+    spec: MethodSpec, backends: Backends, instances: Sequence[Instance], out: Path
+) -> Run:
+    run, method = runs.begin(spec, backends, instances, out, "miniature")
+    return runs.complete(run, method, instances)
+
+
+# --- Recorded seeds -------------------------------------------------------------------------------
+
+RECORDS = ("results", "grpo", "warm_start")
+
+
+def record(
+    profile: Profile,
+    seeds: Sequence[int],
+    runs: Path,
+    out: Path,
+    say: Callable[[str], None] = print,
+) -> list[Path]:
+    """Independent warm start, GRPO and evaluation for every seed, as small CSV files in `out`.
+
+    `results.csv` (a row per seed, stage, length and instance), `grpo.csv` and `warm_start.csv` (a
+    row per logged step), `references.csv` (writers by rule), `run.json` and a figure. A seed whose
+    results are already in `runs` under the same settings is not run again, so an interrupted call
+    resumes.
+    """
+    if len(set(seeds)) != len(seeds) or not seeds:
+        raise InputError(f"seeds: expected different numbers, found {list(seeds)}")
+    started = time.time()
+    folders = [record_one(profile, seed, runs, say) for seed in seeds]
+    tables = {
+        name: pd.concat([pd.read_csv(f / f"{name}.csv") for f in folders], ignore_index=True)
+        for name in RECORDS
+    }
+    tables["references"] = table_references(profile, held_out(profile))
+    paths = [out / f"{name}.csv" for name in tables]
+    for path, table in zip(paths, tables.values(), strict=True):
+        store.save_table(path, table)
+    took = {seed: store.load_json(f / "done.json") for seed, f in zip(seeds, folders, strict=True)}
+    extra = {"seeds": list(seeds), "seed_s": {s: done["duration_s"] for s, done in took.items()}}
+    report.run_card(out, profile, started, paths, extra)
+    lengths = report.table_lengths(tables["results"], resamples=profile.evaluation.resamples)
+    figure = report.plot_lengths(lengths, report.reference_lines(tables["references"]))
+    return [*paths, report.save_figure(figure, out / "qa_by_length.png")]
+
+
+def table_references(profile: Profile, instances: Mapping[str, Sequence[Instance]]) -> pd.DataFrame:
+    """Mean QA of the writers by rule: columns writer, length, qa."""
+    rules = [
+        evaluate(profile, teacher, instances).assign(writer=teacher.name)
+        for teacher in references(profile)
+    ]
+    means = pd.concat(rules).groupby(["writer", "length"], sort=False)["qa"].mean()
+    return means.reset_index().round(4)
+
+
+def record_one(profile: Profile, seed: int, runs: Path, say: Callable[[str], None] = print) -> Path:
+    """The folder in `runs` with one seed's CSV files, `done.json` written last.
+
+    A call that was stopped goes on from GRPO's last checkpoint if the settings are still the same;
+    what was made under other settings is removed.
+    """
+    profile, folder = replace(profile, seed=seed), runs / f"seed_{seed}"
+    settings = report.settings_hash(profile)
+    begun, done = folder / "begun.json", folder / "done.json"
+    if done.is_file() and store.load_json(done)["settings"] == settings:
+        say(f"seed {profile.seed}: already there")
+        return folder
+    if not (begun.is_file() and store.load_json(begun)["settings"] == settings):
+        shutil.rmtree(folder, ignore_errors=True)  # what is there has other settings
+    store.save_json(begun, {"settings": settings})
+    started = time.time()
+    first = warm_start(profile, folder / "warm_start")
+    second = train(profile, first, training_instances(profile), folder / "grpo", resume=True)
+    results = before_and_after(profile, {"warm_start": first, "grpo": second}, held_out(profile))
+    store.save_table(folder / "results.csv", results.round(4))
+    for name, source in (("grpo", folder / "grpo"), ("warm_start", folder / "warm_start")):
+        metrics = pd.read_csv(source / "metrics.csv").assign(seed=profile.seed)
+        store.save_table(folder / f"{name}.csv", metrics.round(5))
+    store.save_json(done, {"settings": settings, "duration_s": round(time.time() - started, 1)})
+    say(f"seed {profile.seed}: {time.time() - started:.0f} s")
+    return folder

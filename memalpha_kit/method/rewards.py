@@ -1,0 +1,319 @@
+"""Four reward terms, their weighted sum, and the advantages: the page to hold beside the paper.
+
+For rollout i of an instance with chunks t = 1..T and questions j (method.md 5 and 6):
+
+    r1[i]   = mean over questions of the answer's score           accuracy
+    r2[i,t] = calls that succeeded / calls, 0 without a call      format
+    r3[i]   = 1 - memory tokens / chunk tokens                    compression
+    r4[i,t] = mean over calls of the judge's verdict              content
+    R[i,t]  = w1 r1[i] + w2 r2[i,t] + beta r3[i] + gamma r4[i,t]
+    A[i,t]  = (R[i,t] - mean) / (std + eps)    over the group; std is the unbiased one
+
+The one law: a missing measurement stays missing. It is None, never 0; a row whose reward is None
+has advantage 0, enters no mean and no standard deviation, and is not trained on. Plain Python and
+numpy's float64; the release computes advantages in float32, which differs in the seventh digit.
+
+>>> total(accuracy=0.75, format=1.0, compression=0.9, content=1.0, config=RewardConfig())
+1.895
+>>> advantages([1.0, 0.0, None], ["a", "a", "a"], AdvantageConfig(epsilon=0.0))
+[0.7071067811865475, -0.7071067811865475, 0.0]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from memalpha_kit.errors import InputError
+from memalpha_kit.method.memory import COMPONENTS, INSERT, TOOLS, UPDATE, empty, tokens
+from memalpha_kit.records import Episode, Instance, Memory, Rewards, ToolCall, TrainingRow
+from memalpha_kit.settings import AdvantageConfig, RewardConfig
+from memalpha_kit.text import Counter
+
+Judge = Callable[[ToolCall, str, Memory], bool | None]
+"""Rates what one call wants to write: (call, chunk text, memory as the writer saw it, that is at
+the start of the step) -> valid or not; None if the judge failed (D32)."""
+
+
+# --- The four terms -------------------------------------------------------------------------------
+
+
+def reward_accuracy(scores: Sequence[float | None]) -> float | None:
+    """r1: mean score of the answers; None if none was scored.
+
+    Answers without a score are left out, not counted as wrong. Source: method.md 5.1.
+    """
+    return _mean(scores)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Mean of the values that are known; None if none is."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def reward_format(calls: Sequence[ToolCall]) -> float:
+    """r2: share of the call attempts with status `ok`; 0 without a call, so silence earns nothing.
+
+    Skipped, rejected and malformed attempts count as failures. What is a success in the release
+    but not here (deleting an unknown id, say: D02) shows in the statuses that `memory` and
+    `protocol` give under `behaviour="release"`; this formula is the same. Source: method.md 5.3.
+    """
+    return sum(call.status == "ok" for call in calls) / len(calls) if calls else 0.0
+
+
+def reward_compression(memory_tokens: int, chunk_tokens: int, floor: float | None = None) -> float:
+    """r3: share of the reading that the final memory saved, 1 - memory / chunks.
+
+    Both counts in tokens of one counter; 1.0 is an empty memory, negative is a memory larger than
+    its input (unless `floor` clips it, which the release does not). Raises ValueError if
+    chunk_tokens < 1. Source: method.md 5.1.
+    """
+    if chunk_tokens < 1:
+        raise ValueError(f"compression: expected at least 1 chunk token, found {chunk_tokens}")
+    saved = 1 - memory_tokens / chunk_tokens
+    return saved if floor is None else max(floor, saved)
+
+
+def reward_content(
+    verdicts: Sequence[bool | None], n_calls: int, denominator: str = "all_calls"
+) -> float | None:
+    """r4: mean verdict over the calls of one step; None if the judge failed on all it was asked.
+
+    `verdicts` has one entry per call that a judge rates (`judged`), `n_calls` counts all attempts.
+    `all_calls` (release): the others, deletions for instance, count as 0 (D31). `judged_calls`:
+    they are left out. Verdicts that failed (None) are left out of both. A step with nothing to
+    rate earns 0, like a silent one. Source: method.md 5.4.
+    """
+    known = [bool(verdict) for verdict in verdicts if verdict is not None]
+    failed = len(verdicts) - len(known)
+    count = len(known) if denominator == "judged_calls" else n_calls - failed
+    if count == 0:
+        return None if failed else 0.0
+    return sum(known) / count
+
+
+def judged(call: ToolCall) -> bool:
+    """Whether a judge is asked about this call: it writes non-blank text to a known component.
+
+    Whether it was executed is not looked at: rejected and skipped writes are rated too. All other
+    attempts score 0 without being shown to anybody. Source: method.md 5.4; differs: no.
+    """
+    if call.name not in (INSERT, UPDATE):
+        return False
+    text = call.arguments.get(TOOLS[call.name].text)
+    kind = call.arguments.get("memory_type")
+    known = isinstance(kind, str) and kind.removesuffix("_memory") in COMPONENTS
+    return known and isinstance(text, str) and bool(text.strip())
+
+
+# --- Rewards of an episode and of its steps -------------------------------------------------------
+
+
+def rewards(
+    episode: Episode,
+    instance: Instance,
+    counter: Counter,
+    judge: Judge | None = None,
+    config: RewardConfig = RewardConfig(),  # noqa: B008 (frozen)
+) -> Rewards:
+    """The four parts of one asked episode's reward; content is None for all steps without a judge.
+
+    Raises InputError if the episode belongs to another instance or was not asked.
+    """
+    if episode.instance != instance.id:
+        raise InputError(f"{episode.id}: expected instance {episode.instance}, got {instance.id}")
+    if not episode.answers:
+        raise InputError(
+            f"{episode.id}: answers: expected one per question, found none (ask first)"
+        )
+    chunk_tokens = sum(counter.count(chunk) for chunk in instance.chunks)
+    return Rewards(
+        accuracy=reward_accuracy([answer.score for answer in episode.answers]),
+        compression=reward_compression(
+            tokens(episode.memory, counter), chunk_tokens, config.compression_floor
+        ),
+        format=tuple(reward_format(step.calls) for step in episode.steps),
+        content=_contents(episode, instance, judge, config.content_denominator),
+    )
+
+
+def _contents(
+    episode: Episode, instance: Instance, judge: Judge | None, denominator: str
+) -> tuple[float | None, ...]:
+    """r4 of every step."""
+    if judge is None:
+        return (None,) * len(episode.steps)
+    seen, contents = empty(episode.memory_config), []
+    for step in episode.steps:
+        chunk = instance.chunks[step.chunk]
+        verdicts = [judge(call, chunk, seen) for call in step.calls if judged(call)]
+        contents.append(reward_content(verdicts, len(step.calls), denominator))
+        seen = step.memory
+    return tuple(contents)
+
+
+def total(
+    accuracy: float | None,
+    format: float | None,
+    compression: float | None,
+    content: float | None,
+    config: RewardConfig,
+) -> float | None:
+    """R: the weighted sum of one step's terms; None if a term with a weight is missing.
+
+    A term of weight 0 may be missing: no judge is needed when gamma is 0 (D65). With a threshold
+    r1 becomes 1 if it reaches it, else 0. Source: method.md 5.1.
+    """
+    if accuracy is not None and config.accuracy_threshold is not None:
+        accuracy = float(accuracy >= config.accuracy_threshold)
+    terms = (
+        (config.accuracy, accuracy),
+        (config.format, format),
+        (config.compression, compression),
+        (config.content, content),
+    )
+    weighted = [(weight, term) for weight, term in terms if weight != 0]
+    if any(term is None for _, term in weighted):
+        return None
+    return sum(weight * term for weight, term in weighted)
+
+
+def step_rewards(rewards: Rewards, config: RewardConfig) -> tuple[float | None, ...]:
+    """R of every step of an episode; r1 and r3 are the episode's and repeat."""
+    return tuple(
+        total(rewards.accuracy, formed, rewards.compression, content, config)
+        for formed, content in zip(rewards.format, rewards.content, strict=True)
+    )
+
+
+# --- Advantages -----------------------------------------------------------------------------------
+
+
+def advantages(
+    rewards: Sequence[float | None], groups: Sequence[str], config: AdvantageConfig
+) -> list[float]:
+    """One advantage per reward, normalised within its group: (R - mean) / (std + epsilon).
+
+    Rewards None get 0 and are in no mean. Equal rewards give exactly 0.0, whatever their mean
+    rounds to. A group of one gives 0; `single="raw"` gives R / (1 + epsilon) as released (D40).
+    Source: method.md 6.2. `scale="none"` leaves out the division (Dr. GRPO).
+    """
+    members: dict[str, list[int]] = {}
+    for index, (reward, group) in enumerate(zip(rewards, groups, strict=True)):
+        if reward is not None:
+            members.setdefault(group, []).append(index)
+    result = [0.0] * len(rewards)
+    for indices in members.values():
+        values = _normalised([rewards[index] for index in indices], config)
+        for index, value in zip(indices, values, strict=True):
+            result[index] = value
+    return result
+
+
+def _normalised(rewards: Sequence[float], config: AdvantageConfig) -> list[float]:
+    """Advantages of one group."""
+    values = np.asarray(rewards, dtype=np.float64)
+    if len(values) == 1:
+        raw = config.single == "raw"
+        return [float(values[0] / (1 + config.epsilon)) if raw else 0.0]
+    if values.min() == values.max():
+        return [0.0] * len(values)
+    centred = values - values.mean()
+    if config.scale == "std":
+        centred = centred / (values.std(ddof=1) + config.epsilon)
+    return centred.tolist()
+
+
+def group(instance: str, step: int, grouping: str) -> str:
+    """Name of the group that a step's reward is compared in.
+
+    `instance`: all steps of all rollouts of the instance (as released). `chunk`: the same chunk
+    across rollouts. `rollout` and `leave_one_out` compare rollouts of the instance, see
+    `episode_advantages`. Source: method.md 6.1.
+    """
+    return f"{instance}#{step}" if grouping == "chunk" else instance
+
+
+def episode_advantages(
+    steps: Sequence[Sequence[float | None]], instances: Sequence[str], config: AdvantageConfig
+) -> list[tuple[float, ...]]:
+    """Advantages of every step of every episode, given their rewards and their instances' names.
+
+    With grouping `rollout` a rollout's reward is the mean over its steps; rollouts of an instance
+    are compared, and each step of a rollout carries its advantage (what TRL calls an advantage).
+    With `leave_one_out` a step is compared with all steps of the instance's *other* rollouts, so
+    its baseline does not depend on what its own rollout did; the standard deviation is the
+    instance's. A step without reward has advantage 0 under every grouping.
+    """
+    if config.grouping == "rollout":
+        means = advantages([_mean(rewards) for rewards in steps], instances, config)
+        return [
+            tuple(0.0 if reward is None else mean for reward in rewards)
+            for rewards, mean in zip(steps, means, strict=True)
+        ]
+    if config.grouping == "leave_one_out":
+        return _left_out(steps, instances, config)
+    flat = [reward for rewards in steps for reward in rewards]
+    names = [
+        group(instance, step, config.grouping)
+        for rewards, instance in zip(steps, instances, strict=True)
+        for step in range(len(rewards))
+    ]
+    values = iter(advantages(flat, names, config))
+    return [tuple(next(values) for _ in rewards) for rewards in steps]
+
+
+def _left_out(
+    steps: Sequence[Sequence[float | None]], instances: Sequence[str], config: AdvantageConfig
+) -> list[tuple[float, ...]]:
+    """Each step's reward minus the mean over the steps of the instance's other rollouts."""
+    pooled: dict[str, list[float]] = {}
+    for rewards, instance in zip(steps, instances, strict=True):
+        pooled.setdefault(instance, []).extend(r for r in rewards if r is not None)
+    result = []
+    for rewards, instance in zip(steps, instances, strict=True):
+        own, everyone = [r for r in rewards if r is not None], pooled[instance]
+        n_others = len(everyone) - len(own)
+        if not own or not n_others or min(everyone) == max(everyone):
+            result.append((0.0,) * len(rewards))
+            continue
+        baseline = (sum(everyone) - sum(own)) / n_others
+        scaled = config.scale == "std"
+        scale = float(np.std(everyone, ddof=1)) + config.epsilon if scaled else 1.0
+        result.append(tuple(0.0 if r is None else (r - baseline) / scale for r in rewards))
+    return result
+
+
+def training_rows(
+    episodes: Sequence[Episode],
+    parts: Mapping[str, Rewards],
+    reward_config: RewardConfig,
+    advantage_config: AdvantageConfig,
+) -> list[TrainingRow]:
+    """One row per chunk of every episode, episode by episode, with reward, advantage and group.
+
+    `parts` maps episode ids to their `Rewards`. The token ids are the sampled ones, end marker
+    included (D34, D35); rows without a reward have a loss mask of zeros.
+    """
+    steps = [step_rewards(parts[episode.id], reward_config) for episode in episodes]
+    values = episode_advantages(steps, [episode.instance for episode in episodes], advantage_config)
+    rows = []
+    for episode, rewarded, advantage in zip(episodes, steps, values, strict=True):
+        for index, step in enumerate(episode.steps):
+            done, missing = step.completion, rewarded[index] is None
+            rows.append(
+                TrainingRow(
+                    prompt_ids=done.prompt_ids,
+                    completion_ids=done.completion_ids,
+                    loss_mask=(0,) * len(done.mask) if missing else done.mask,
+                    reward=rewarded[index],
+                    advantage=advantage[index],
+                    group=group(episode.instance, index, advantage_config.grouping),
+                    episode=episode.id,
+                    step=index,
+                    logprobs=done.logprobs or (),
+                )
+            )
+    return rows

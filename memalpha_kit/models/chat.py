@@ -1,0 +1,330 @@
+"""Chat models behind one shape: `chat(requests) -> replies`, whoever computes them.
+
+The one law: a call that failed has `text` None and says why in `error`; an error text is never an
+answer (spec evaluation.md S-13). Requests are values, so equal ones are equal everywhere: they can
+be sent once, and their content can name a stored reply.
+
+Three backends: `endpoint.Client` over HTTP, `LocalChat` on a model of transformers (also with the
+policy's adapter switched off, which makes its base model the reader or the judge on the same card)
+and `vllm_chat` in this process.
+
+>>> asked = request("Answer briefly.", "Who keeps bees?", max_tokens=16)
+>>> asked.plain()
+[{'role': 'system', 'content': 'Answer briefly.'}, {'role': 'user', 'content': 'Who keeps bees?'}]
+>>> asked == request("Answer briefly.", "Who keeps bees?", max_tokens=16)
+True
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from memalpha_kit.errors import InputError
+from memalpha_kit.loose_json import complete_object, value_end
+from memalpha_kit.models.local import Sampling, encode_chat
+from memalpha_kit.records import Completion
+
+if TYPE_CHECKING:
+    from memalpha_kit.models.local import CausalLM
+
+
+class ModelGone(InputError):
+    """No request would be answered: the server is down, refuses the key or has no such model.
+
+    Replies known before were handed to `done` and are cached; run again to go on.
+    """
+
+
+@dataclass(frozen=True)
+class Json:
+    """A list or an object in a message, kept as its JSON text so that the message can be hashed."""
+
+    text: str
+
+
+Message = tuple[tuple[str, Any], ...]
+"""One chat message as (field, value) pairs; make it with `message`."""
+
+
+def message(role: str, content: str | list | None, **extra: Any) -> Message:
+    """A chat message; `extra` are further fields of the protocol, such as `tool_calls`."""
+    fields = {"role": role, "content": content, **extra}
+    return tuple((name, _frozen(value)) for name, value in fields.items())
+
+
+def _frozen(value: Any) -> Any:
+    return Json(json.dumps(value)) if isinstance(value, list | dict) else value
+
+
+@dataclass(frozen=True)
+class ToolUse:
+    """A tool that the model asked for; `arguments` is JSON as it wrote it, perhaps broken."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """What is asked, and everything that the reply may depend on."""
+
+    messages: tuple[Message, ...]
+    max_tokens: int = 2048  # of the reply, its reasoning included
+    temperature: float = 0.0
+    top_p: float = 1.0
+    thinking: bool | None = False  # None: as the server or the template does by itself
+    tools: str = ""  # the tools' schemas, a JSON list; "" for none
+    seed: int | None = None
+    version: str = ""  # of the instruction; another one is another cache entry
+
+    def plain(self) -> list[dict[str, Any]]:
+        """The messages as they go over the wire."""
+        return [
+            {name: json.loads(v.text) if isinstance(v, Json) else v for name, v in fields}
+            for fields in self.messages
+        ]
+
+
+def request(system: str, user: str, **options: Any) -> ChatRequest:
+    """A system message ("" for none) and a user message; `options` are fields of `ChatRequest`."""
+    head = (message("system", system),) if system else ()
+    return ChatRequest((*head, message("user", user)), **options)
+
+
+@dataclass(frozen=True)
+class ChatReply:
+    """What came back. `finish` is stop, length, tool_calls or error; counts are None if unknown."""
+
+    text: str | None  # as the model wrote it, reasoning included, tool calls taken out
+    finish: str = "stop"
+    tools: tuple[ToolUse, ...] = ()
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    latency_s: float | None = None
+    cached: bool = False
+    error: str = ""  # why there is no text
+
+
+def reply_message(reply: ChatReply) -> Message:
+    """The assistant's message that continues a chat after `reply`; its reasoning is left out."""
+    text = (reply.text or "").rpartition("</think>")[2].strip()
+    if not reply.tools:
+        return message("assistant", text)
+    calls = [
+        {
+            "id": use.id,
+            "type": "function",
+            "function": {"name": use.name, "arguments": use.arguments},
+        }
+        for use in reply.tools
+    ]
+    return message("assistant", text, tool_calls=calls)
+
+
+def tool_message(use: ToolUse, content: str) -> Message:
+    """The answer to one tool call; every call of a reply must get one before the next request."""
+    return message("tool", content, tool_call_id=use.id)
+
+
+Done = Callable[[int, ChatReply], None]
+"""Called in the caller's thread with a request's place and its reply, as soon as it is known."""
+
+
+class ChatModel(Protocol):
+    """Answers chat requests; `name` goes into tables and cache keys."""
+
+    name: str
+
+    def chat(self, requests: Sequence[ChatRequest], done: Done | None = None) -> list[ChatReply]:
+        """One reply per request, in order. Raises ModelGone if no request would be answered."""
+        ...
+
+
+# ---- in this process ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LocalChat:
+    """A causal language model as a chat model. Temperature 0 is greedy; a reply never raises.
+
+    `lm` is a `models.CausalLM` or anything with its `name`, `tokenizer`, `batch_size` and
+    `generate`. `adapter_off` answers with the base model below a peft adapter; the adapter is on
+    again afterwards. Tools are listed by the chat template and calls are read as Qwen3 writes them,
+    `<tool_call>{"name": ..., "arguments": ...}</tool_call>`; contents cannot become control tokens.
+    """
+
+    lm: CausalLM
+    adapter_off: bool = False
+
+    @property
+    def name(self) -> str:
+        """The folder's own name, with `base of` in front if the adapter is off."""
+        own = self.lm.name.rstrip("/").rpartition("/")[2]
+        return f"base of {own}" if self.adapter_off else own
+
+    def chat(self, requests: Sequence[ChatRequest], done: Done | None = None) -> list[ChatReply]:
+        """One reply per request, in order; those sampled alike share batches, longest first.
+
+        A prompt that does not fit the model's window is a reply with `error`. Raises ModelGone if
+        the adapter is to be off and there is none.
+        """
+        if self.adapter_off and not hasattr(self.lm.model, "disable_adapter"):
+            raise ModelGone(f"{self.lm.name}: expected a model with an adapter, found one without")
+        replies: dict[int, ChatReply] = {}
+        prompts = {place: self._prompt(asked) for place, asked in enumerate(requests)}
+        groups: dict[Sampling, list[int]] = {}
+        for place in sorted(prompts, key=lambda place: -len(prompts[place])):
+            asked = requests[place]
+            sampling = Sampling(asked.temperature, asked.max_tokens, asked.top_p)
+            groups.setdefault(sampling, []).append(place)
+        for sampling, places in groups.items():
+            for start in range(0, len(places), self.lm.batch_size):
+                batch = places[start : start + self.lm.batch_size]
+                seeds = [requests[place].seed or 0 for place in batch]
+                found = self._generate([prompts[place] for place in batch], sampling, seeds)
+                for place, reply in zip(batch, found, strict=True):
+                    replies[place] = reply
+                    if done:
+                        done(place, reply)
+        return [replies[place] for place in range(len(requests))]
+
+    def _prompt(self, asked: ChatRequest) -> list[int]:
+        messages = [_as_text(fields) for fields in asked.plain()]
+        tools = json.loads(asked.tools) if asked.tools else None
+        return encode_chat(self.lm.tokenizer, messages, tools, asked.thinking)
+
+    def _generate(
+        self, prompts: list[list[int]], sampling: Sampling, seeds: list[int]
+    ) -> list[ChatReply]:
+        start = time.perf_counter()
+        try:
+            with self._answering():
+                completions = self.lm.generate(prompts, sampling, seeds)
+        except InputError as error:  # a prompt without tokens or above the window
+            if len(prompts) == 1:
+                return [ChatReply(None, "error", error=str(error))]
+            pairs = zip(prompts, seeds, strict=True)
+            return [self._generate([ids], sampling, [seed])[0] for ids, seed in pairs]
+        elapsed_s = time.perf_counter() - start
+        return [_reply(completion, elapsed_s) for completion in completions]
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        """No dropout, also in the middle of training, and no adapter if that is wanted."""
+        model = getattr(self.lm, "model", None)  # vLLM keeps its own
+        training = model is not None and model.training
+        try:
+            if training:
+                model.eval()
+            with model.disable_adapter() if self.adapter_off else nullcontext():
+                yield
+        finally:
+            if training:
+                model.train()
+
+
+def vllm_chat(llm: Any, name: str = "vllm", batch_size: int = 256) -> LocalChat:
+    """A chat model on `llm`, a `vllm.LLM` made by the caller, in this process.
+
+    `batch_size` requests are handed over at a time; vLLM schedules them by itself.
+    """
+    return LocalChat(VllmLM(llm, name, batch_size))
+
+
+@dataclass(frozen=True)
+class VllmLM:
+    """What `LocalChat` needs of a model, on vLLM: prompts go in as ids, so D17 holds here too."""
+
+    llm: Any
+    name: str
+    batch_size: int = 256
+
+    @property
+    def tokenizer(self) -> Any:
+        """The one that vLLM loaded, of transformers."""
+        return self.llm.get_tokenizer()
+
+    def generate(
+        self, prompt_ids: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]
+    ) -> list[Completion]:
+        """As `CausalLM.generate`, without log-probabilities. Raises InputError for a bad prompt."""
+        from vllm import SamplingParams
+
+        params = [
+            SamplingParams(
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                max_tokens=sampling.max_new_tokens,
+                seed=seed,
+            )
+            for seed in seeds
+        ]
+        prompts = [{"prompt_token_ids": list(ids)} for ids in prompt_ids]
+        try:
+            outputs = self.llm.generate(prompts, params, use_tqdm=False)
+        except ValueError as error:  # a prompt above the model's window
+            raise InputError(f"{self.name}: {error}") from error
+        return [_completion(output) for output in outputs]
+
+
+def _completion(output: Any) -> Completion:
+    first = output.outputs[0]
+    finish = "length" if first.finish_reason == "length" else "stop"
+    return Completion(
+        first.text, tuple(output.prompt_token_ids), tuple(first.token_ids), finish=finish
+    )
+
+
+def _reply(completion: Completion, elapsed_s: float) -> ChatReply:
+    text, tools = split_tool_calls(completion.text)
+    finish = "tool_calls" if tools and completion.finish == "stop" else completion.finish
+    counts = len(completion.prompt_ids), len(completion.completion_ids)
+    return ChatReply(text, finish, tools, *counts, latency_s=elapsed_s)
+
+
+def _as_text(fields: dict[str, Any]) -> dict[str, str]:
+    """A message with its tool calls written out, so that they are encoded as ordinary text.
+
+    Raises InputError for a content that is not text.
+    """
+    content = fields["content"] or ""
+    if not isinstance(content, str):
+        raise InputError(f"message: expected a text as content, found {type(content).__name__}")
+    for call in fields.get("tool_calls") or ():
+        function = call["function"]
+        body = f'{{"name": {json.dumps(function["name"])}, "arguments": {function["arguments"]}}}'
+        content = f"{content}\n<tool_call>\n{body}\n</tool_call>".lstrip("\n")
+    return {"role": fields["role"], "content": content}
+
+
+_CLOSING = re.compile(r"\s*(?:</tool_call>)?")
+
+
+def split_tool_calls(text: str) -> tuple[str, tuple[ToolUse, ...]]:
+    """What of a reply is not a tool call, and the calls in order, numbered call_0, call_1, ...
+
+    Calls inside the reasoning are thoughts. What follows `<tool_call>` and is no JSON object with
+    a name stays text.
+    """
+    tag, uses, rest = "<tool_call>", [], []
+    kept = 0  # what stands before is in `rest` or in `uses`
+    start = text.find(tag, text.rfind("</think>") + 1)
+    while start >= 0:
+        inside = start + len(tag)
+        stop = value_end(text, inside)
+        value = complete_object(text[inside:stop].lstrip()) if stop else None
+        if value and isinstance(value.get("name"), str):
+            arguments = value.get("arguments", {})
+            raw = arguments if isinstance(arguments, str) else json.dumps(arguments)
+            uses.append(ToolUse(f"call_{len(uses)}", value["name"], raw))
+            rest.append(text[kept:start])
+            kept = inside = _CLOSING.match(text, stop).end()
+        start = text.find(tag, inside)
+    return "".join([*rest, text[kept:]]).strip() if uses else text, tuple(uses)

@@ -1,0 +1,267 @@
+"""Runs the notebooks in order, and tells a notebook where it reads and writes.
+
+Each notebook has one cell tagged `parameters` with exactly these names; papermill puts the values
+of the run in a cell after it:
+
+    profile: str = "laptop"  # which YAML
+    overrides: list = []  # changed settings, each a text as after --set
+    root: str = ".."  # folder of data/, runs/ and reports/, seen from this notebook
+
+and goes on with
+
+    here = context("03_grpo_training", profile, overrides, root)
+    here.profile.grpo, here.report_dir, here.runs_dir, here.data_dir
+    table = here.made_by("01_data_processing", "sources.csv")
+
+The law: `reports/<notebook>/<profile>/<notebook>.ipynb` exists only if every cell of it ran. A copy
+that stopped is `<notebook>.failed.ipynb`, one at work `<notebook>.running.ipynb`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from memalpha_kit.errors import InputError, closest
+from memalpha_kit.settings import Profile, load_profile
+
+
+class NotebookError(RuntimeError):
+    """A cell failed. The message is one line: notebook, cell, error and where the copy is."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """Settings and folders of one notebook under one profile."""
+
+    notebook: str
+    profile: Profile
+    root: Path
+
+    @property
+    def report_dir(self) -> Path:
+        """Where this notebook writes numbers and figures."""
+        return self.root / "reports" / self.notebook / self.profile.name
+
+    @property
+    def runs_dir(self) -> Path:
+        """Checkpoints and episodes of this profile."""
+        return self.root / "runs" / self.profile.name
+
+    @property
+    def data_dir(self) -> Path:
+        """Built data, shared by all profiles."""
+        return self.root / "data"
+
+    @property
+    def recorded_dir(self) -> Path:
+        """Recorded results that are kept in git, wherever this run writes."""
+        return repository() / "reports" / "recorded"
+
+    def made_by(self, notebook: str, file: str) -> Path:
+        """The report file of another notebook. Raises InputError saying how to make it."""
+        path = self.root / "reports" / notebook / self.profile.name / file
+        if not path.is_file():
+            command = f"memalpha run --profile {self.profile.name} --only {notebook[:2]}"
+            raise InputError(f"{path}: not there yet; {notebook} makes it: {command}")
+        return path
+
+
+def context(
+    notebook: str,
+    profile: str = "laptop",
+    overrides: Sequence[str] = (),
+    root: str | Path = "..",
+) -> Context:
+    """The `Context` of a notebook, its folders made. Raises InputError as `load_profile` does."""
+    made = Context(notebook, load_profile(profile, overrides), Path(root))
+    for folder in (made.report_dir, made.runs_dir, made.data_dir):
+        folder.mkdir(parents=True, exist_ok=True)
+    return made
+
+
+def run(
+    profile: str = "laptop",
+    only: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+    root: Path | None = None,
+    notebooks: Path | None = None,
+) -> Path:
+    """Path of the last HTML report, after all notebooks (or those in `only`) have run in order.
+
+    `only` holds beginnings of notebook names. `root` is where data/, runs/ and reports/ are, by
+    default the repository; `notebooks` the folder of the notebooks. Everything that can be refused
+    (InputError) is refused before the first notebook starts; NotebookError if a cell fails.
+    """
+    folder = (notebooks or repository() / "notebooks").resolve()
+    root = (root or repository()).resolve()
+    loaded = load_profile(profile, overrides)
+    paths = _selected(sorted(folder.glob("[0-9]*.ipynb")), only, folder)
+    if profile.endswith((".yaml", ".yml")):  # the kernels run in the notebooks' folder
+        profile = os.path.relpath(profile, folder)
+    parameters = {
+        "profile": profile,
+        "overrides": list(overrides),
+        "root": Path(os.path.relpath(root, folder)).as_posix(),
+    }
+    for path in paths:
+        check_parameters(path, parameters)
+    for number, path in enumerate(paths, start=1):
+        started = time.monotonic()
+        print(f"[{number}/{len(paths)}] {path.stem}", flush=True)
+        report = _run_one(path, root / "reports" / path.stem / loaded.name, parameters)
+        shown = os.path.relpath(report)
+        print(f"[{number}/{len(paths)}] {path.stem}: {time.monotonic() - started:.0f} s, {shown}")
+    print(f"report: {os.path.relpath(report)}", flush=True)
+    return report
+
+
+def repository() -> Path:
+    """The clone we are in: the first folder with notebooks/ above here, or above the package."""
+    for start in (Path.cwd(), Path(__file__).resolve().parent):
+        for folder in (start, *start.parents):
+            if (folder / "notebooks").is_dir() and (folder / "memalpha_kit").is_dir():
+                return folder
+    raise InputError(
+        f"{Path.cwd()}: expected a clone of the kit here or above, found no folder with "
+        "notebooks/ and memalpha_kit/"
+    )
+
+
+def check_parameters(path: Path, parameters: Iterable[str]) -> None:
+    """Raises InputError, naming the closest, if the notebook does not declare a parameter."""
+    import nbformat
+    import papermill
+
+    try:
+        notebook = nbformat.read(path, as_version=4)
+    except (nbformat.reader.NotJSONError, nbformat.ValidationError) as error:
+        raise InputError(f"{path}: expected a notebook, found: {str(error)[:80]!r}") from error
+    notebook.metadata.setdefault("kernelspec", {"name": "python3", "language": "python"})
+    declared = papermill.inspect_notebook(notebook)
+    for name in parameters:
+        if name not in declared:
+            raise InputError(f"{path.name}: unknown parameter {name!r}{closest(name, declared)}")
+
+
+def _selected(paths: list[Path], only: Sequence[str], folder: Path) -> list[Path]:
+    if not paths:
+        raise InputError(f"{folder}: expected notebooks (01_*.ipynb ...), found none")
+    stems = [path.stem for path in paths]
+    for prefix in only:
+        if not any(stem.startswith(prefix) for stem in stems):
+            raise InputError(f"unknown notebook {prefix!r}{closest(prefix, stems)}")
+    return [path for path in paths if not only or path.stem.startswith(tuple(only))]
+
+
+def _run_one(path: Path, folder: Path, parameters: dict[str, Any]) -> Path:
+    """The HTML report of one notebook; its executed copy lies beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    done, html, running, failed = (
+        folder / f"{path.stem}{ending}"
+        for ending in (".ipynb", ".html", ".running.ipynb", ".failed.ipynb")
+    )
+    for stale in (done, html, failed):  # a report never mixes two runs
+        stale.unlink(missing_ok=True)
+    try:
+        notebook = _execute(path, running, parameters, failed)
+        _save_html(notebook, path.stem, html)
+        os.replace(running, done)
+    except BaseException:
+        html.unlink(missing_ok=True)
+        if running.exists():
+            os.replace(running, failed)
+        raise
+    return html
+
+
+def _execute(path: Path, running: Path, parameters: dict[str, Any], failed: Path) -> Any:
+    """The executed notebook, saved at `running` after every cell."""
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+
+    kept = f"; what ran is in {os.path.relpath(failed)}"
+    try:
+        executed = papermill.execute_notebook(
+            _no_format(path),
+            _no_format(running),
+            parameters,
+            kernel_name="python3",
+            language="python",
+            kernel_manager_class=_own_kernel(),
+            stdout_file=_Echo(path.stem),
+            progress_bar=False,
+            cwd=path.parent,
+        )
+    except papermill.PapermillExecutionError as error:
+        what = " ".join(f"{error.ename}: {error.evalue}".split())
+        raise NotebookError(f"{path.name}: cell [{error.exec_count}]: {what}{kept}") from error
+    except DeadKernelError as error:
+        raise NotebookError(f"{path.name}: the kernel died (out of memory?){kept}") from error
+    for name in ("input_path", "output_path"):  # folders of this machine
+        executed.metadata.papermill.pop(name, None)
+    papermill.iorw.write_ipynb(executed, str(running))
+    return executed
+
+
+def _save_html(notebook: Any, title: str, html: Path) -> None:
+    from nbconvert import HTMLExporter
+
+    text, _ = HTMLExporter().from_notebook_node(notebook, {"metadata": {"name": title}})
+    unfinished = html.with_suffix(".running.html")
+    try:
+        unfinished.write_text(text, encoding="utf-8")
+        os.replace(unfinished, html)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(html)) from error
+
+
+def _own_kernel() -> type:
+    """A kernel manager that starts this very interpreter with this very package.
+
+    Kernelspecs are not consulted: one may be missing, or a user-wide `python3` may point at
+    another environment.
+    """
+    from ipykernel.kernelspec import get_kernel_dict
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
+
+    package = str(Path(__file__).resolve().parent.parent)
+    search = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+
+    class OwnKernel(AsyncKernelManager):
+        def __init__(self, **settings: Any) -> None:  # unencrypted, each kernel prints a warning
+            super().__init__(**settings, transport_encryption="auto")
+
+        @property
+        def kernel_spec(self) -> KernelSpec:
+            quiet = ["--HistoryManager.enabled=False"]  # or kernels share one database
+            return KernelSpec(**get_kernel_dict(quiet), env={"PYTHONPATH": search})
+
+    return OwnKernel
+
+
+class _Echo:
+    """A text file that repeats what a notebook prints, each line indented."""
+
+    def __init__(self, label: str) -> None:
+        self.label, self.at_start = label, True
+
+    def write(self, text: str) -> None:
+        for line in text.splitlines(keepends=True):
+            sys.stdout.write(f"    {line}" if self.at_start else line)
+            self.at_start = line.endswith("\n")
+
+    def flush(self) -> None:
+        sys.stdout.flush()
+
+
+def _no_format(path: Path) -> str:
+    """The path as text that papermill's `str.format` leaves as it is."""
+    return str(path).replace("{", "{{").replace("}", "}}")
