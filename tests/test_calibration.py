@@ -156,7 +156,8 @@ def test_the_cases_are_many_balanced_and_of_every_kind():
 def test_the_cases_are_part_of_the_package(root):
     declared = tomllib.loads((root / "pyproject.toml").read_text())
     patterns = declared["tool"]["setuptools"]["package-data"]["memalpha_kit"]
-    assert any(fnmatch.fnmatch(CASES.name, pattern) for pattern in patterns)
+    path = CASES.relative_to(root / "memalpha_kit").as_posix()
+    assert any(fnmatch.fnmatch(path, pattern) for pattern in patterns)
 
 
 GOOD = {"id": "a", "judge": "content", "kind": "core", "valid": True, "text": "x"}

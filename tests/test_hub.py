@@ -275,7 +275,7 @@ def test_a_manifest_that_is_none_is_refused(tmp_path):
 
 def test_the_hub_client_is_imported_on_use_only():
     code = (
-        "import sys; from pathlib import Path; from memalpha_kit import hub\n"
+        "import sys; from pathlib import Path; from memalpha_kit.data import hub\n"
         "hub.download('YuWangX/Memalpha', None, Path('x'), dry_run=True)\n"
         "sys.exit('huggingface_hub' in sys.modules)"
     )
