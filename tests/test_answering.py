@@ -463,9 +463,7 @@ def test_answers_over_http_with_faults_equal_those_without_and_overlap(tmp_path)
             client = Client(Endpoint(stub.url, "stub", concurrency=8, pause_s=0.001))
             done: list[int] = []
             found.append(
-                episode.ask(
-                    episodes, instances, ModelReader(client), progress=done.append, together=True
-                )
+                episode.ask(episodes, instances, ModelReader(client), progress=done.append)
             )
             assert done == [1] * 5 and 4 <= stub.peak_in_flight <= 8
             assert sum(stub.faulty.values()) == 0 or given_faults is faults

@@ -63,7 +63,7 @@ class Gone:
     def __repr__(self):
         return repr(BestEntry())
 
-    def read(self, requests):
+    def read(self, requests, done=None):
         self.calls -= 1
         if self.calls < 0:
             raise ModelGone("down")
@@ -81,7 +81,7 @@ def test_an_adapter_is_trained_saved_alone_and_resumes_equal(policy, tmp_path, c
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     run(policy, whole, config=config)
     with pytest.raises(TrainingStopped):
-        run(policy, cut, config=config, reader=Gone(12))
+        run(policy, cut, config=config, reader=Gone(1))
     run(policy, cut, config=config, resume=True)
     files = [out / "policy" / "adapter_model.safetensors" for out in (whole, cut)]
     assert files[0].read_bytes() == files[1].read_bytes()

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from memalpha_kit.errors import InputError
-from memalpha_kit.method.episode import ask, write
+from memalpha_kit.method.episode import Environment, ask, play, score, write
 from memalpha_kit.method.memory import replay
 from memalpha_kit.method.readers import BestEntry, ReadRequest
 from memalpha_kit.method.writers import ScriptedReplies, WriteRequest, writer
@@ -143,7 +143,7 @@ def test_every_question_is_answered_and_scored_by_the_source_s_metric():
 class Failing:
     name: str = "failing"
 
-    def read(self, requests: list[ReadRequest]) -> list[Answer]:
+    def read(self, requests: list[ReadRequest], done=None) -> list[Answer]:
         return [Answer(request.qa, None) for request in requests]
 
 
@@ -154,24 +154,22 @@ class Backwards:
     name: str = "backwards"
     sizes: list[int] = dataclasses.field(default_factory=list)
 
-    def read(self, requests: list[ReadRequest], done=None) -> list[Answer]:
+    def read(self, requests: list[ReadRequest], done) -> list[Answer]:
         self.sizes.append(len(requests))
         answers = BestEntry().read(requests)
         for place in reversed(range(len(requests))):
-            if done:
-                done(place, answers[place])
+            done(place, answers[place])
         return answers
 
 
-def test_all_episodes_can_be_asked_in_one_call_with_the_same_outcome():
+def test_all_episodes_are_asked_in_one_call_and_each_is_told_of_once():
     episodes = write([INSTANCE, SHORT], writer("keep_sentences"), *SETTINGS, rollouts=2)
-    one_by_one, at_once, done = Backwards(), Backwards(), []
-    expected = ask(episodes, [INSTANCE, SHORT], one_by_one)
-    found = ask(episodes, [INSTANCE, SHORT], at_once, progress=done.append, together=True)
-    assert found == expected and done == [1, 1, 1, 1]
-    assert (one_by_one.sizes, at_once.sizes) == ([2, 2, 1, 1], [6])
-    assert ask(episodes, [INSTANCE, SHORT], BestEntry(), together=True) == expected
-    assert ask([], [], BestEntry(), together=True) == []
+    backwards, done = Backwards(), []
+    found = ask(episodes, [INSTANCE, SHORT], backwards, progress=done.append)
+    assert done == [1, 1, 1, 1] and backwards.sizes == [6]
+    alone = [ask([episode], [INSTANCE, SHORT], BestEntry())[0] for episode in episodes]
+    assert found == alone
+    assert ask([], [], BestEntry()) == []
 
 
 def test_a_reader_that_loses_an_answer_is_a_bug():
@@ -208,3 +206,70 @@ def test_asking_needs_the_instance_a_known_source_and_a_known_metric():
     strange = make_instance("squid", ["A chunk."], [QA("q", "Who?", ("x",))])
     with pytest.raises(InputError, match="squid"):
         ask(write([strange], writer("silent"), *SETTINGS), [strange], BestEntry())
+
+
+# ---- play -------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Recovering:
+    """Knows nothing of the first `fails` calls and answers after that."""
+
+    fails: int
+    calls: int = 0
+    name: str = "recovering"
+
+    def read(self, requests, done=None):
+        self.calls += 1
+        if self.calls <= self.fails:
+            return [Answer(request.qa, None) for request in requests]
+        return BestEntry().read(requests, done)
+
+
+def whole(attempt):
+    """Asks until nothing is missing."""
+    while (played := attempt()).missing():
+        pass
+    return played
+
+
+INSTANCES = [INSTANCE, SHORT]
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_playing_is_writing_asking_and_rewarding_whenever_it_is_asked(overlap):
+    world = Environment(*SETTINGS, BestEntry(), judge=lambda call, chunk, memory: True)
+    written = write(INSTANCES, writer("keep_sentences"), *SETTINGS, rollouts=2, seed=3)
+    expected = score(written, INSTANCES, world)
+    chunks, ended = [], []
+    played = play(
+        INSTANCES,
+        writer("keep_sentences"),
+        world,
+        rollouts=2,
+        seed=3,
+        overlap=overlap,
+        progress=chunks.append,
+        finished=lambda episodes: ended.extend(e.id for e in episodes),
+    )
+    assert played.episodes == ask(written, INSTANCES, BestEntry())
+    assert (played.rewards, played.judged) == (expected.rewards, 8)
+    assert sum(chunks) == 8 and ended == [e.id for e in written[2:] + written[:2]]
+    assert played.missing() == 0.0
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_what_failed_is_asked_again_and_nothing_else(overlap):
+    reader = Recovering(fails=1)
+    world = Environment(*SETTINGS, reader)
+    played = play(INSTANCES, writer("silent"), world, overlap=overlap, retry=whole)
+    assert not played.missing() and reader.calls == (3 if overlap else 2)
+    assert all(len(episode.answers) for episode in played.episodes)
+
+
+def test_a_verdict_or_an_answer_that_failed_is_missing_and_a_wrong_one_is_not():
+    world = Environment(*SETTINGS, BestEntry(), judge=lambda call, chunk, memory: None)
+    played = play([INSTANCE], writer("keep_sentences"), world)
+    assert (played.judged, played.unjudged, played.missing()) == (3, 3, 1.0)
+    assert play([INSTANCE], writer("silent"), world).missing() == 0.0
+    assert play([INSTANCE], writer("silent"), Environment(*SETTINGS, Failing())).missing() == 1.0

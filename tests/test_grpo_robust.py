@@ -66,7 +66,7 @@ class Reader:
     def __repr__(self):
         return repr(BestEntry())  # so that a run may be resumed with the one or the other
 
-    def read(self, requests):
+    def read(self, requests, done=None):
         self.calls += 1
         self.threads.add(threading.current_thread().name)
         if self.calls in self.bad:
@@ -166,15 +166,15 @@ def test_other_errors_are_not_waited_for():
 def test_a_run_with_a_reader_that_comes_back_equals_a_healthy_one(
     policy, healthy, tmp_path, error, overlap
 ):
-    """Eight episodes a step, two of which fail in the first try, and two in the second."""
-    flaky = Reader({1, 2, 3, 4}, error)
+    """One call a step, of which the first two fail."""
+    flaky = Reader({1, 2}, error)
     run(policy, tmp_path, dataclasses.replace(QUICK, overlap=overlap), reader=flaky)
-    assert flaky.calls > 16 - 4
+    assert flaky.calls >= 2 + 2
     assert same(healthy, tmp_path, "metrics.csv")
 
 
 def test_a_reader_that_stays_away_stops_the_run_which_can_be_resumed(policy, healthy, tmp_path):
-    gone = Reader(range(9, 1000), ModelGone("the server is down"))
+    gone = Reader(range(2, 1000), ModelGone("the server is down"))
     with pytest.raises(TrainingStopped, match="the server is down; what was trained so far is kep"):
         run(policy, tmp_path, reader=gone)
     assert latest_checkpoint(tmp_path / "checkpoints").step == 1
@@ -220,7 +220,7 @@ def test_short_episodes_are_answered_before_long_ones_are_written(tmp_path):
             return lm.generate(*args, **kwargs)
 
     class Telling(Reader):
-        def read(self, requests):
+        def read(self, requests, done=None):
             answered.set()
             return super().read(requests)
 
@@ -228,7 +228,7 @@ def test_short_episodes_are_answered_before_long_ones_are_written(tmp_path):
     instances = [tiny.instance(0, 1), tiny.instance(10, 3)]
     config = dataclasses.replace(QUICK, overlap=True)
     Rollouts(instances, tiny.environment(reader=reader), config, 0, tmp_path)(0, [0, 1], Slow())
-    assert reader.calls == 8
+    assert reader.calls == 2
 
 
 # --- Disk -----------------------------------------------------------------------------------------
@@ -280,7 +280,7 @@ def test_looking_changes_no_weight(policy, looked, tmp_path):
 
 
 def test_a_resumed_run_has_the_same_best_policy(policy, looked, tmp_path):
-    gone = Reader(range(24, 1000), ModelGone("down"))  # in the third step
+    gone = Reader(range(5, 1000), ModelGone("down"))  # in the third step
     with pytest.raises(TrainingStopped):
         run(policy, tmp_path, LOOKING, reader=gone)
     run(policy, tmp_path, LOOKING, resume=True)

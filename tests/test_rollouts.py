@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from memalpha_kit.lab import miniature
-from memalpha_kit.method.episode import write
+from memalpha_kit.method.episode import score, write
 from memalpha_kit.settings import load_profile
-from memalpha_kit.training.rollouts import score
 
 CI = load_profile("ci")
 

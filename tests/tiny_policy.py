@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from memalpha_kit.method.episode import Environment
 from memalpha_kit.method.memory import INSERT
 from memalpha_kit.method.protocol import render_calls
 from memalpha_kit.method.readers import BestEntry
@@ -16,7 +17,6 @@ from memalpha_kit.settings import (
     ProtocolConfig,
     RewardConfig,
 )
-from memalpha_kit.training.grpo import Environment
 
 POLICY = PolicyConfig(
     layers=1, hidden=32, heads=2, kv_heads=2, head_dim=16, feed_forward=32, init_std=0.2

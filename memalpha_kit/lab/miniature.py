@@ -40,8 +40,8 @@ from memalpha_kit.records import Completion, Episode, Instance
 from memalpha_kit.settings import MemoryConfig, Profile, profile_dict
 
 if TYPE_CHECKING:
+    from memalpha_kit.method.episode import Environment
     from memalpha_kit.models.chat import ChatModel
-    from memalpha_kit.training.grpo import Environment
 
 METRIC = "substring"
 READER = "best_entry"
@@ -148,7 +148,7 @@ def policy_writer(profile: Profile, policy: Path) -> ModelWriter:
 
 def environment(profile: Profile) -> Environment:
     """What episodes of the miniature are played in and scored by."""
-    from memalpha_kit.training.grpo import Environment
+    from memalpha_kit.method.episode import Environment
 
     return Environment(
         profile.memory,

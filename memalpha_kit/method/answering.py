@@ -7,7 +7,7 @@ its client can keep as many in flight as it may. A prediction is the raw reply; 
 off where it is scored (`metrics.answer_text`).
 
     reader = ModelReader(client, Retrieval(top_k=20, counter="hf:Qwen/Qwen3-32B"))
-    answered = episode.ask(episodes, instances, reader, together=True)
+    answered = episode.ask(episodes, instances, reader)
 
 `behaviour="release"` retrieves as the published memory server does (evaluation.md 2.3, 2.4): the
 query prompt is part of the query, entries stand in rank order, both lists are cut to the same

@@ -1,22 +1,28 @@
-"""`write`: walk the chunks, ask the writer, apply its calls. `ask`: put the questions to a reader.
+"""`play`: a writer reads instances chunk by chunk, a reader is asked, the rewards are computed.
 
-The one law: an episode is a function of its instance, writer, settings and seed; who else is
-written in the same call does not matter. Chunks are walked in lock-step (one writer call per chunk
-index for all rollouts that still have one), so a model can answer them as one batch; prompts hold
-the memory and the chunk, nothing else (method.md 3.1, 4.2).
+It is the only write-ask-reward loop of the kit: training, validation, the laboratory and the
+notebooks call it, or one of its halves, `write` and `ask`. Prompts hold the memory and one chunk,
+nothing else. The one law: an episode is a function of its instance, writer, settings and seed; who
+else is written in the same call, and when the questions are asked, does not matter.
 
-    episodes = write(instances, writer("keep_sentences"), MemoryConfig(), ProtocolConfig())
-    answered = ask(episodes, instances, reader("best_entry"))
+    environment = Environment(MemoryConfig(), ProtocolConfig(), reader("best_entry"))
+    played = play(instances, writer("keep_sentences"), environment)
+    played.episodes, played.rewards
+
+Source: paper, section 3.1; `memalpha/llm_agent/generation.py` of the published code.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import chain
+from typing import Any
 
 from memalpha_kit.errors import InputError
 from memalpha_kit.evaluation.scoring import metric_of
@@ -24,11 +30,120 @@ from memalpha_kit.method import memory as memories
 from memalpha_kit.method import metrics
 from memalpha_kit.method.protocol import parse_reply
 from memalpha_kit.method.readers import Reader, ReadRequest
+from memalpha_kit.method.rewards import Judge, rewards
 from memalpha_kit.method.writers import Writer, WriteRequest
-from memalpha_kit.records import Answer, Completion, Episode, Instance, Memory, Step, ToolCall
-from memalpha_kit.settings import MemoryConfig, ProtocolConfig
+from memalpha_kit.records import (
+    Answer,
+    Completion,
+    Episode,
+    Instance,
+    Memory,
+    Rewards,
+    Step,
+    ToolCall,
+)
+from memalpha_kit.settings import AdvantageConfig, MemoryConfig, ProtocolConfig, RewardConfig
+from memalpha_kit.text import counter
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What an episode is played in and scored by.
+
+    Without a judge r4 is missing; `metric` None is the source's own. `meet`, if there is one, is
+    told the language model that is trained before training starts.
+    """
+
+    memory: MemoryConfig
+    protocol: ProtocolConfig
+    reader: Reader
+    judge: Judge | None = None
+    reward: RewardConfig = RewardConfig()
+    advantage: AdvantageConfig = AdvantageConfig()
+    metric: str | None = None
+    meet: Callable[[Any], object] | None = None
+
+
+@dataclass(frozen=True)
+class Played:
+    """Asked episodes, their rewards by episode id, how often the judge was asked and failed.
+
+    The times are seconds of writing, of reading (as far as it was waited for) and of rewarding.
+    """
+
+    episodes: list[Episode]
+    rewards: dict[str, Rewards]
+    judged: int = 0
+    unjudged: int = 0
+    write_s: float = 0.0
+    read_s: float = 0.0
+    reward_s: float = 0.0
+
+    def missing(self) -> float:
+        """Share of the answers or of the verdicts that failed, whichever is larger.
+
+        Wrong answers and answers that cannot be scored are not missing.
+        """
+        answers = [answer for episode in self.episodes for answer in episode.answers]
+        unanswered = sum(answer.prediction is None for answer in answers)
+        return max(unanswered / max(1, len(answers)), self.unjudged / max(1, self.judged))
+
+
+Progress = Callable[[int], None]
+"""Called with how many chunks were just written, or episodes just asked."""
+Finished = Callable[[list[Episode]], None]
+"""Called with the episodes that just had their last chunk, while others go on."""
+Retry = Callable[[Callable[[], Played]], Played]
+"""Calls what it is given, again if too much is missing in the result or the reader was gone."""
+
+
+def play(
+    instances: Sequence[Instance],
+    writer: Writer,
+    environment: Environment,
+    rollouts: int = 1,
+    seed: int = 0,
+    *,
+    overlap: bool = False,
+    retry: Retry = lambda attempt: attempt(),
+    progress: Progress | None = None,
+    finished: Finished | None = None,
+) -> Played:
+    """One asked and rewarded episode per instance and rollout, instance by instance.
+
+    With `overlap` a thread asks about the episodes that are finished while the others are still
+    being written; the questions and the results are the same. `retry` decides whether what failed
+    is asked again: only groups of episodes in which something is missing are.
+    """
+    started = time.perf_counter()
+    with _scoring(instances, environment, overlap) as scores:
+
+        def ended(episodes: list[Episode]) -> None:
+            if overlap:
+                scores.start(episodes)
+            if finished:
+                finished(episodes)
+
+        settings = (environment.memory, environment.protocol)
+        written = write(instances, writer, *settings, rollouts, seed, progress, ended)
+        if hasattr(writer, "finish"):  # several processes with one engine end together
+            writer.finish()
+        if not overlap:
+            scores.groups.append((written, None))
+        wrote = time.perf_counter()
+        played = retry(scores.attempt)
+    by_id = {episode.id: episode for episode in played.episodes}
+    waited = time.perf_counter() - wrote
+    read_s = min(waited, played.read_s) if not overlap else waited
+    return replace(
+        played,
+        episodes=[by_id[episode.id] for episode in written],
+        write_s=wrote - started,
+        read_s=read_s,
+        reward_s=waited - read_s,
+    )
 
 
 # ---- write ------------------------------------------------------------------------------------
@@ -44,6 +159,26 @@ class _Rollout:
     memory: Memory
     steps: list[Step] = field(default_factory=list)
 
+    def request(self) -> WriteRequest:
+        """What the writer is asked about the next chunk."""
+        step = len(self.steps)
+        return WriteRequest(
+            memory=self.memory,
+            chunk=self.instance.chunks[step],
+            instance=self.instance.id,
+            step=step,
+            rollout=self.number,
+            seed=_seed(self.seed, step),
+        )
+
+    def take(self, completion: Completion, memory: MemoryConfig, protocol: ProtocolConfig) -> None:
+        """Reads the reply, applies its calls in order and adds the step."""
+        calls: list[ToolCall] = []
+        for call in read_calls(completion, memory, protocol):
+            self.memory, applied = memories.apply(self.memory, call, memory)
+            calls.append(applied)
+        self.steps.append(Step(len(self.steps), completion, tuple(calls), self.memory))
+
 
 def write(
     instances: Sequence[Instance],
@@ -52,32 +187,49 @@ def write(
     protocol_config: ProtocolConfig,
     rollouts: int = 1,
     seed: int = 0,
-    progress: Callable[[int], None] | None = None,
-    finished: Callable[[list[Episode]], None] | None = None,
+    progress: Progress | None = None,
+    finished: Finished | None = None,
 ) -> list[Episode]:
     """One episode per instance and rollout, instance by instance; nothing is asked yet.
 
-    Failed calls stay on their step and the episode goes on; there is no second turn. `progress` is
-    called with the number of chunks just written, `finished` with the episodes that just had their
-    last one, while others go on. Raises InputError if two instances share an id.
+    Chunks are walked in lock-step: one writer call per chunk index for all rollouts that still
+    have one, so a model answers them as one batch. Failed calls stay on their step and the episode
+    goes on; there is no second turn. Raises InputError if two instances share an id.
     """
-    _check_unique(instance.id for instance in instances)
+    for name, times in Counter(instance.id for instance in instances).items():
+        if times > 1:
+            raise InputError(f"instances: expected each id once, found {name} {times} times")
     live = [
         _Rollout(instance, number, _seed(seed, instance.id, number), memories.empty(memory_config))
         for instance in instances
         for number in range(rollouts)
     ]
+
+    def episode(rollout: _Rollout) -> Episode:
+        instance = rollout.instance
+        return Episode(
+            id=episode_id(instance.id, rollout.number),
+            instance=instance.id,
+            source=instance.source,
+            rollout=rollout.number,
+            seed=rollout.seed,
+            writer=writer.name,
+            wire=protocol_config.wire,
+            memory_config=memory_config,
+            steps=tuple(rollout.steps),
+        )
+
     for step in range(max((len(r.instance.chunks) for r in live), default=0)):
         active = [r for r in live if step < len(r.instance.chunks)]
-        completions = writer.write([_request(r, step) for r in active])
+        completions = writer.write([rollout.request() for rollout in active])
         for rollout, completion in zip(active, completions, strict=True):
-            _take_step(rollout, step, completion, memory_config, protocol_config)
+            rollout.take(completion, memory_config, protocol_config)
         if progress:
             progress(len(active))
         ended = [r for r in active if step + 1 == len(r.instance.chunks)]
         if finished and ended:
-            finished([_episode(r, writer.name, memory_config, protocol_config) for r in ended])
-    return [_episode(r, writer.name, memory_config, protocol_config) for r in live]
+            finished(list(map(episode, ended)))
+    return list(map(episode, live))
 
 
 def episode_id(instance: str, rollout: int) -> str:
@@ -89,32 +241,6 @@ def _seed(*parts: object) -> int:
     """A 31-bit seed that depends on all parts and on nothing else."""
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1
-
-
-def _request(rollout: _Rollout, step: int) -> WriteRequest:
-    return WriteRequest(
-        memory=rollout.memory,
-        chunk=rollout.instance.chunks[step],
-        instance=rollout.instance.id,
-        step=step,
-        rollout=rollout.number,
-        seed=_seed(rollout.seed, step),
-    )
-
-
-def _take_step(
-    rollout: _Rollout,
-    step: int,
-    completion: Completion,
-    memory_config: MemoryConfig,
-    protocol_config: ProtocolConfig,
-) -> None:
-    """Reads the reply, applies its calls in order and adds the step to the rollout."""
-    calls: list[ToolCall] = []
-    for call in read_calls(completion, memory_config, protocol_config):
-        rollout.memory, applied = memories.apply(rollout.memory, call, memory_config)
-        calls.append(applied)
-    rollout.steps.append(Step(step, completion, tuple(calls), rollout.memory))
 
 
 def read_calls(
@@ -131,28 +257,6 @@ def read_calls(
     )
 
 
-def _episode(
-    rollout: _Rollout, writer: str, memory_config: MemoryConfig, protocol_config: ProtocolConfig
-) -> Episode:
-    return Episode(
-        id=episode_id(rollout.instance.id, rollout.number),
-        instance=rollout.instance.id,
-        source=rollout.instance.source,
-        rollout=rollout.number,
-        seed=rollout.seed,
-        writer=writer,
-        wire=protocol_config.wire,
-        memory_config=memory_config,
-        steps=tuple(rollout.steps),
-    )
-
-
-def _check_unique(ids: Iterable[str]) -> None:
-    for name, times in Counter(ids).items():
-        if times > 1:
-            raise InputError(f"instances: expected each id once, found {name} {times} times")
-
-
 # ---- ask --------------------------------------------------------------------------------------
 
 
@@ -161,67 +265,41 @@ def ask(
     instances: Sequence[Instance],
     reader: Reader,
     metric: str | None = None,
-    progress: Callable[[int], None] | None = None,
-    together: bool = False,
+    progress: Progress | None = None,
 ) -> list[Episode]:
     """The episodes with one scored answer per question of their instance, in order.
 
-    `metric` is a name in `metrics.METRICS`, by default the one of the source that needs no judge
-    (`scoring.metric_of`). A reader that failed (prediction None) and a question that cannot be
-    scored give a score of None, which is logged.
-    `progress` is called with 1 per episode. `together` hands the questions of all episodes to one
-    call of the reader, so that a model behind a network is asked many at once; the answers are the
-    same. Raises InputError, before anything is asked, if an episode's instance is missing.
+    The reader gets all questions at once. `metric` is a name in `metrics.METRICS`, by default the
+    one of the source that needs no judge. A reader that failed (prediction None) and a question
+    that cannot be scored give a score of None. Raises InputError, before anything is asked, if an
+    episode's instance is missing.
     """
     by_id = {instance.id: instance for instance in instances}
-    rows = [(episode, *_instance(episode, by_id, metric)) for episode in episodes]
-    asked: list[Episode] = []
-    for group in [rows] if together else [[row] for row in rows]:
-        requests = [_questions(episode, instance) for episode, instance, _ in group]
-        flat = list(chain.from_iterable(requests))
-        tick = _ticker([len(part) for part in requests], progress)
-        answers = reader.read(flat, tick) if together else reader.read(flat)
-        if len(answers) != len(flat):
-            raise ValueError(f"{reader.name}: {len(flat)} questions, {len(answers)} answers")
-        left = iter(answers)
-        for episode, instance, name in group:
-            scored = (
-                _scored(next(left), qa.answers, name, instance.id) for qa in instance.questions
-            )
-            asked.append(replace(episode, answers=tuple(scored)))
-        if progress and not together:
-            progress(1)
-    return asked
+    for episode in episodes:
+        if episode.instance not in by_id:
+            raise InputError(f"episode {episode.id}: its instance is not in the data")
+    mine = [by_id[episode.instance] for episode in episodes]
+    names = [metrics.metric(metric or metric_of(i.source, judged=False)).name for i in mine]
+    questions = [(place, qa) for place, instance in enumerate(mine) for qa in instance.questions]
+    requests = [
+        ReadRequest(episodes[place].memory, qa.id, qa.question, mine[place].source)
+        for place, qa in questions
+    ]
+    open_questions = [len(instance.questions) for instance in mine]
 
-
-def _instance(
-    episode: Episode, by_id: Mapping[str, Instance], metric: str | None
-) -> tuple[Instance, str]:
-    """The episode's instance and the name of its metric."""
-    if episode.instance not in by_id:
-        raise InputError(f"episode {episode.id}: its instance is not in the data")
-    instance = by_id[episode.instance]
-    return instance, metrics.metric(metric or metric_of(instance.source, judged=False)).name
-
-
-def _questions(episode: Episode, instance: Instance) -> list[ReadRequest]:
-    memory, name = episode.memory, instance.source
-    return [ReadRequest(memory, qa.id, qa.question, name) for qa in instance.questions]
-
-
-def _ticker(
-    sizes: Sequence[int], progress: Callable[[int], None] | None
-) -> Callable[[int, Answer], None]:
-    """Called with every answer's place; tells `progress` when an episode has its last one."""
-    owner = [number for number, size in enumerate(sizes) for _ in range(size)]
-    missing = Counter(owner)
-
-    def tick(place: int, _: Answer) -> None:
-        missing[owner[place]] -= 1
-        if progress and not missing[owner[place]]:
+    def tick(number: int, _: Answer) -> None:
+        place, _qa = questions[number]
+        open_questions[place] -= 1
+        if progress and not open_questions[place]:
             progress(1)
 
-    return tick
+    answers = reader.read(requests, tick)
+    if len(answers) != len(requests):
+        raise ValueError(f"{reader.name}: {len(requests)} questions, {len(answers)} answers")
+    scored: list[list[Answer]] = [[] for _ in episodes]
+    for (place, qa), answer in zip(questions, answers, strict=True):
+        scored[place].append(_scored(answer, qa.answers, names[place], mine[place].id))
+    return [replace(e, answers=tuple(a)) for e, a in zip(episodes, scored, strict=True)]
 
 
 def _scored(answer: Answer, gold: Sequence[str], metric: str, where: str) -> Answer:
@@ -231,3 +309,86 @@ def _scored(answer: Answer, gold: Sequence[str], metric: str, where: str) -> Ans
         log.warning("%s: question %s is not scored: %s", where, answer.qa, error)
         value = None
     return replace(answer, score=value)
+
+
+# ---- reward -----------------------------------------------------------------------------------
+
+
+def score(
+    episodes: Sequence[Episode], instances: Sequence[Instance], environment: Environment
+) -> Played:
+    """The episodes, asked and rewarded. The judge is not called for a term of weight 0."""
+    started = time.perf_counter()
+    asked = ask(episodes, instances, environment.reader, environment.metric)
+    read_s = time.perf_counter() - started
+    by_id = {instance.id: instance for instance in instances}
+    judge = environment.judge if environment.reward.content else None
+    verdicts: list[bool | None] = []
+
+    def counted(call: ToolCall, chunk: str, memory: Memory) -> bool | None:
+        verdicts.append(judge(call, chunk, memory))
+        return verdicts[-1]
+
+    if hasattr(judge, "prepare"):  # a model's judge: all calls at once
+        judge.prepare(asked, instances)
+    counts = counter(environment.memory.counter)
+    parts = {
+        e.id: rewards(e, by_id[e.instance], counts, counted if judge else None, environment.reward)
+        for e in asked
+    }
+    reward_s = time.perf_counter() - started - read_s
+    missing = verdicts.count(None)
+    return Played(asked, parts, len(verdicts), missing, read_s=read_s, reward_s=reward_s)
+
+
+@dataclass
+class _Scores:
+    """Groups of episodes with their scores, or None where nobody was asked yet."""
+
+    submit: Callable[[list[Episode]], Future[Played]]
+    groups: list[tuple[list[Episode], Future[Played] | None]] = field(default_factory=list)
+    asked_before: bool = False
+
+    def start(self, episodes: list[Episode]) -> None:
+        """Has these episodes scored."""
+        self.groups.append((episodes, self.submit(episodes)))
+
+    def attempt(self) -> Played:
+        """The scores of all groups; from the second call on, what failed is asked for again."""
+        for place, (episodes, future) in enumerate(self.groups):
+            if future is None or (self.asked_before and _failed(future)):
+                self.groups[place] = (episodes, self.submit(episodes))
+        self.asked_before = True
+        parts = [future.result() for _, future in self.groups]  # raises what the thread met
+        return Played(
+            [episode for part in parts for episode in part.episodes],
+            {name: found for part in parts for name, found in part.rewards.items()},
+            sum(part.judged for part in parts),
+            sum(part.unjudged for part in parts),
+            read_s=sum(part.read_s for part in parts),
+        )
+
+
+def _failed(future: Future[Played]) -> bool:
+    return bool(future.exception() or future.result().missing())
+
+
+@contextmanager
+def _scoring(
+    instances: Sequence[Instance], environment: Environment, overlap: bool
+) -> Iterator[_Scores]:
+    """Scores that are computed in a thread (`overlap`), or here when they are asked for."""
+
+    def here(episodes: list[Episode]) -> Future[Played]:
+        future: Future[Played] = Future()
+        future.set_result(score(episodes, instances, environment))
+        return future
+
+    if not overlap:
+        yield _Scores(here)
+        return
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            yield _Scores(lambda episodes: pool.submit(score, episodes, instances, environment))
+        finally:
+            pool.shutdown(cancel_futures=True)

@@ -204,6 +204,11 @@ class ModelWriter:
         prompts = [self.prompt_ids(request) for request in requests]
         return self.lm.generate(prompts, self.sampling, [request.seed for request in requests])
 
+    def finish(self) -> None:
+        """Lets other processes finish writing, where the language model is one for all of them."""
+        if hasattr(self.lm, "finish"):
+            self.lm.finish(self.sampling)
+
     def prompt_ids(self, request: WriteRequest) -> list[int]:
         """The prompt of one request, entries shown halved until it fits (method.md 1.5)."""
 

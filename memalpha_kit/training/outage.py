@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import TypeVar
 
 from memalpha_kit.errors import InputError
-from memalpha_kit.method.rewards import Judge
 from memalpha_kit.models.chat import ModelGone
-from memalpha_kit.records import Episode, Memory, ToolCall
 from memalpha_kit.settings import GrpoConfig
 from memalpha_kit.training import processes
 
@@ -80,25 +77,3 @@ def _asked_again(
         f"reader or judge: expected at most {config.missing_limit:.0%} of the answers and verdicts "
         f"missing (grpo.missing_limit), found after {tries} tries: {found}; {GO_ON}"
     )
-
-
-@dataclass
-class Counted:
-    """A judge that counts how often it was asked and how often it failed."""
-
-    judge: Judge
-    asked: int = 0
-    failed: int = 0
-
-    def __call__(self, call: ToolCall, chunk: str, memory: Memory) -> bool | None:
-        """The judge's verdict."""
-        verdict = self.judge(call, chunk, memory)
-        self.asked += 1
-        self.failed += verdict is None
-        return verdict
-
-
-def unanswered(episodes: Sequence[Episode]) -> float:
-    """Share of the questions that the reader failed on; wrong and unscorable answers are none."""
-    answers = [answer for episode in episodes for answer in episode.answers]
-    return sum(answer.prediction is None for answer in answers) / max(1, len(answers))

@@ -49,8 +49,8 @@ from memalpha_kit.settings import ModelConfig, Profile
 from memalpha_kit.training.plan import CARDS, SHAPES, Assumptions, Plan, Shape, plan, refuse
 
 if TYPE_CHECKING:
+    from memalpha_kit.method.episode import Environment
     from memalpha_kit.models.local import CausalLM
-    from memalpha_kit.training.grpo import Environment
 
 EXPORT = "export"
 READ_ROWS = 8
@@ -401,7 +401,7 @@ def model_folder(model: ModelConfig) -> Path:
 
 def environment(profile: Profile, base: Path, asked: AskedModel) -> Environment:
     """What episodes are played in and scored by; `asked` is the model that answers, if one does."""
-    from memalpha_kit.training.grpo import Environment
+    from memalpha_kit.method.episode import Environment
 
     rule = profile.model.reader == "rule"
     judge = None

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from memalpha_kit.errors import InputError
 from memalpha_kit.files import load_json, save_json
-from memalpha_kit.method.episode import write
+from memalpha_kit.method.episode import Environment, Played, play
 from memalpha_kit.method.writers import ModelWriter
 from memalpha_kit.models.local import CausalLM, Sampling
 from memalpha_kit.records import Instance
@@ -24,7 +24,6 @@ from memalpha_kit.settings import GrpoConfig
 from memalpha_kit.training import processes
 from memalpha_kit.training.measures import joined, observe, summarise
 from memalpha_kit.training.outage import patiently
-from memalpha_kit.training.rollouts import Environment, Scored, finish, score
 
 BEST = "best"
 MEASURES = (
@@ -67,10 +66,13 @@ class Validation:
         mine = self.instances[processes.place() :: processes.count()]
         greedy = Sampling(0.0, env.protocol.max_reply_tokens)
         writer = ModelWriter(lm, env.memory, env.protocol, greedy)
-        written = write(mine, writer, env.memory, env.protocol)
-        finish(lm, greedy)
-        done = patiently(lambda: score(written, mine, env), Scored.missing, self.config)
-        seen = observe(done.episodes, done.parts, (), env.memory.counter)
+        played = play(
+            mine,
+            writer,
+            env,
+            retry=lambda attempt: patiently(attempt, Played.missing, self.config),
+        )
+        seen = observe(played.episodes, played.rewards, (), env.memory.counter)
         every = summarise(joined(processes.gathered(seen)))
         values = {name: every[name] for name in MEASURES}
         self._keep(step, values)
