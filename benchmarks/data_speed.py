@@ -29,6 +29,8 @@ import tempfile
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # tools/ is not installed
+
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "reports" / "recorded" / "data_speed.csv"
 SENTENCES, DIALOGUE_MB = 200_000, 10
@@ -42,14 +44,14 @@ COLUMNS = (
 
 def write_pubmed(path: Path, n_sentences: int) -> None:
     """A raw PubMed file of so many sentences."""
-    from memalpha_kit.data.rawgen import pubmed_parquet
+    from tools.sample_data import pubmed_parquet
 
     path.write_bytes(pubmed_parquet(n_sentences, random.Random("speed")))
 
 
 def write_dialogues(path: Path, megabytes: float) -> None:
     """A raw LongMemEval file of about this size."""
-    from memalpha_kit.data.rawgen import dialogues
+    from tools.sample_data import dialogues
 
     like_real = dialogues.Answers(fewest=10, most=45, huge=0.002)
     records, size, rng = [], 0, random.Random("speed")
@@ -159,7 +161,7 @@ def table(scale: float, work: Path) -> list[dict[str, object]]:
 
 def tokenizer(work: Path) -> str:
     """The trained tokenizer, made once."""
-    from memalpha_kit.data.rawgen import documents
+    from tools.sample_data import documents
 
     folder = work / "tokenizer"
     if folder.exists():

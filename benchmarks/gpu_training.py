@@ -272,7 +272,7 @@ def _trained_bpe() -> Any:
 
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    from memalpha_kit.data.rawgen import documents
+    from tools.sample_data import documents
 
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

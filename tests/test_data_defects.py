@@ -20,7 +20,6 @@ from memalpha_kit import cli
 from memalpha_kit import files as store
 from memalpha_kit.data import card as datacard
 from memalpha_kit.data import dataset, sources
-from memalpha_kit.data.rawgen import make_raw
 from memalpha_kit.data.sources import SOURCES, lme_train, longmemeval, memory_agent_bench, perltqa
 from memalpha_kit.data.sources.building import Skips
 from memalpha_kit.data.stages import keywords
@@ -33,6 +32,7 @@ from memalpha_kit.models.endpoint import Client, Endpoint
 from memalpha_kit.records import QA, make_instance
 from memalpha_kit.settings import BuildConfig
 from memalpha_kit.text import counter, pack_dialogues
+from tools.sample_data import make_raw
 
 WORDS = counter("words")
 TTL = "icl_trec_coarse_6600shot_balance"

@@ -17,7 +17,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from memalpha_kit.data import dataset
-from memalpha_kit.data.rawgen import make_raw
 from memalpha_kit.data.sources import SOURCES, build, frames, lme_train, longmemeval, ttl_train
 from memalpha_kit.data.sources import memory_agent_bench as bench
 from memalpha_kit.data.sources.building import Skips
@@ -25,6 +24,7 @@ from memalpha_kit.data.sources.memory_agent_bench import Row
 from memalpha_kit.errors import InputError
 from memalpha_kit.settings import BuildConfig
 from memalpha_kit.text import counter, normalise
+from tools.sample_data import make_raw
 
 WORDS = BuildConfig(counter="words", rows="any")
 PAIR = re.compile(r"Sentence: (.*)\nLabel: (\d+)")

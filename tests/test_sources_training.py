@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from memalpha_kit.data import rawgen, stages
+from memalpha_kit.data import stages
 from memalpha_kit.data.sources import (
     booksum,
     build,
@@ -31,6 +31,7 @@ from memalpha_kit.data.stages.llm import Reply
 from memalpha_kit.errors import InputError
 from memalpha_kit.settings import BuildConfig
 from memalpha_kit.text import counter
+from tools.sample_data import make_raw
 
 WORDS = BuildConfig(counter="words", dialogue_reserve_tokens=1)
 
@@ -851,7 +852,7 @@ def made(tmp_path_factory):
     """Folders with made-up raw files, by source."""
     folders = {name: tmp_path_factory.mktemp(name) for name in MADE}
     for name, folder in folders.items():
-        rawgen.make_raw(folder, name)
+        make_raw(folder, name)
     return folders
 
 
@@ -973,7 +974,7 @@ def test_a_bad_raw_file_is_one_line_with_file_and_place(tmp_path, name, files, m
 
 
 def test_a_parquet_file_under_the_wrong_name_is_told_by_its_columns(tmp_path):
-    rawgen.make_raw(tmp_path, "booksum_parquet")
+    make_raw(tmp_path, "booksum_parquet")
     (tmp_path / "booksum_train.parquet").rename(tmp_path / "hotpotqa.parquet")
     with pytest.raises(InputError, match="hotpotqa.parquet: expected a column 'id', found bid, b"):
         build("hotpotqa", tmp_path, BuildConfig(), seed=0)

@@ -19,7 +19,7 @@ from typing import Any
 from memalpha_kit import files as store
 from memalpha_kit.data import dataset
 from memalpha_kit.data.dataset import RECIPES, Dataset, Recipe
-from memalpha_kit.data.sources import SOURCES, source
+from memalpha_kit.data.sources import SOURCES
 from memalpha_kit.errors import InputError, closest
 from memalpha_kit.settings import BuildConfig
 
@@ -75,17 +75,17 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
 
 def build(args: argparse.Namespace) -> int:
     """Builds, splits, saves with a card, prints one line; nothing is written if anything fails."""
-    from memalpha_kit.data.card import build_card
+    from memalpha_kit.data.build import build_source
 
-    named = source(args.source)
     names = [field.name for field in dataclasses.fields(BuildConfig)]
     config = BuildConfig(**{name: getattr(args, name) for name in names})
-    ratio = dataset.share(named, config.compat) if args.train_ratio is None else args.train_ratio
     dataset.check_free(args.out)
-    built, skips = dataset.build(named.name, args.raw, config, args.seed, ratio)
-    card = build_card(built, named, args.raw, config, args.seed, skips, ratio)
+    built = build_source(args.source, args.raw, config, args.seed, args.train_ratio)
+    card = built.card
     _save(args.out, built, card)
-    if 0 < ratio < 1 < card["instances"] and not (built.train and built.test):
+    if 0 < card["split"]["train_ratio"] < 1 < card["instances"] and not (
+        built.train and built.test
+    ):
         print("all instances belong together, so one part is empty (groups in their metadata)")
     if card["skipped"]:
         print(f"{len(card['skipped'])} raw records left out, listed in {args.out / dataset.CARD}")
@@ -313,14 +313,12 @@ def download(args: argparse.Namespace) -> int:
 def _add_example(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", required=True, metavar="NAME", help="whose raw files")
     _out(parser)
-    parser.add_argument("--seed", type=int, default=0, help="default: 0")
-    parser.add_argument("--size", default="small", choices=("small", "medium"))
 
 
 def example(args: argparse.Namespace) -> int:
     """Writes made-up raw files and prints their names."""
-    from memalpha_kit.data.rawgen import make_raw
+    from memalpha_kit.data.examples import write_raw
 
-    for path in make_raw(args.out, args.source, args.seed, args.size):
+    for path in write_raw(args.source, args.out):
         print(path)
     return 0

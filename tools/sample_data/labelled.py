@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 
-from memalpha_kit.data.rawgen.prose import draw_words, fill
+from tools.sample_data.prose import draw_words, fill
 
 TREC: dict[str, Sequence[str]] = {
     "ABBR:abb": ("What is the abbreviation of the {sport} union of {near} ?",),

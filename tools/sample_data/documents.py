@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from memalpha_kit.data.rawgen.prose import (
+from tools.sample_data.prose import (
     PEOPLE,
     TOWNS,
     WORDS,

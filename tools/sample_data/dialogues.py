@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from memalpha_kit.data.rawgen.prose import PEOPLE, draw_words, fill, sentence_case, unique
+from tools.sample_data.prose import PEOPLE, draw_words, fill, sentence_case, unique
 
 # --- PerLTQA: characters, whom they know, what happened to them, what was said about it ----------
 

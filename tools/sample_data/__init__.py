@@ -1,11 +1,13 @@
 """Small raw files of every source, in the source's true format, with text of our own.
 
-They let every pipeline run end to end without a download: `make_raw` writes what the public
-download would hold, smaller, made up, and the same for the same seed on every machine.
+They let every pipeline run end to end without a download. The package ships one zip of them
+(`memalpha data example`); tests and benchmarks make others, of other sizes and seeds:
 
     make_raw(Path("raw/squad"), "squad", seed=0)  ->  [raw/squad/squad_train-v1.1.json]
 
-Nothing in the files is broken: what a builder does with broken ones is the matter of its tests.
+`python -m tools.sample_data` writes the zip anew. The same seed gives the same content on every
+machine. Nothing in the files is broken: what a builder does with broken ones is the matter of its
+tests.
 """
 
 from __future__ import annotations
@@ -14,39 +16,53 @@ import csv
 import io
 import json
 import random
+import re
+import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from memalpha_kit.data.rawgen import benchmark, dialogues, documents, labelled
-from memalpha_kit.errors import DiskError, InputError, closest
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tools.sample_data import benchmark, dialogues, documents, labelled
 
 Files = dict[str, bytes]
-FACTORS = {"small": 1, "medium": 10}
+SAMPLES = Path(__file__).parents[2] / "memalpha_kit" / "data" / "samples.zip"
+SHIPPED = (
+    *("squad", "hotpotqa", "booksum", "pubmed-rct", "perltqa", "trec_coarse", "banking77", "nlu"),
+    *("longmemeval", "memoryagentbench"),
+)
+"""What the zip is made of: smallest sizes, which are enough for two parts each."""
 
 
-def make_raw(
-    folder: Path, source: str, seed: int = 0, size: Literal["small", "medium"] = "small"
-) -> list[Path]:
+def make_raw(folder: Path, source: str, seed: int = 0, factor: int = 1) -> list[Path]:
     """Paths of the raw files written for a source, named as its builder expects them.
 
-    "small" is enough for a few instances, "medium" has ten times as much. Besides the sources
-    there are "perltqa_v2" (the object layout) and "booksum_parquet". Raises InputError for an
-    unknown source or size, DiskError for a folder that cannot be written.
+    `factor` 1 is enough for a few instances. Besides the sources there are "perltqa_v2" (the object
+    layout) and "booksum_parquet".
     """
-    for what, name, known in (("source", source, MAKERS), ("size", size, FACTORS)):
-        if name not in known:
-            raise InputError(f"raw files: {what}: found {name!r}{closest(name, known)}")
-    files = MAKERS[source](random.Random(f"{seed}/raw"), FACTORS[size])
+    folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            paths.append(Path(folder) / name)
-            paths[-1].write_bytes(content)
-    except OSError as error:
-        raise DiskError(f"{folder}: cannot be written: {error.strerror}") from error
+    for name, content in MAKERS[source](random.Random(f"{seed}/raw"), factor).items():
+        paths.append(folder / name)
+        paths[-1].write_bytes(content)
     return paths
+
+
+def shipped() -> Files:
+    """The files in the zip by name, with `index.json`: the files that each source is built from."""
+    files: Files = {}
+    for source in SHIPPED:
+        files |= MAKERS[source](random.Random("0/raw"), 1)
+    return {**files, "index.json": _json(NEEDED)}
+
+
+def write_samples(path: Path = SAMPLES) -> None:
+    """Writes the zip that the package ships; the same files give the same bytes."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+        for name, content in shipped().items():
+            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_LZMA)
 
 
 # --- One maker per download -----------------------------------------------------------------------
@@ -81,8 +97,6 @@ def _pubmed(rng: random.Random, factor: int) -> Files:
 
 def pubmed_parquet(n_sentences: int, rng: random.Random) -> bytes:
     """A PubMed RCT file: columns text, labels (whole numbers) and uid."""
-    import pyarrow as pa
-
     texts, labels = zip(*documents.pubmed(n_sentences, rng), strict=True)
     table = {"text": texts, "labels": labels, "uid": range(n_sentences)}
     return _table(pa.table({name: pa.array(list(column)) for name, column in table.items()}))
@@ -121,12 +135,14 @@ def _banking77(rng: random.Random, factor: int) -> Files:
 
 
 def _nlu(rng: random.Random, factor: int) -> Files:
-    rows: list[tuple] = [
-        ("userid", "answerid", "scenario", "intent", "answer_normalised", "answer")
-    ]
+    """The columns of the authors' file; `answer_annotation` has slots in brackets."""
+    columns = "userid answerid scenario intent status answer_annotation notes suggested_entities"
+    rows: list[tuple] = [(*columns.split(), "answer_normalised", "answer", "question")]
     for number, (text, label) in enumerate(_samples(labelled.NLU, 400 * factor, rng)):
         scenario, _, intent = label.partition("_")
-        rows.append((number % 17, number, scenario, intent, text, f"{text.capitalize()}."))
+        annotated = re.sub(r"(\d+)", r"[number : \1]", text)
+        said = (text, f"{text.capitalize()}.", f"How do you ask for {scenario}?")
+        rows.append((number % 17, number, scenario, intent, "", annotated, "", "", *said))
     return {"NLU-Data-Home-Domain-Annotated-All.csv": _csv(rows, delimiter=";")}
 
 
@@ -197,6 +213,29 @@ MAKERS: dict[str, Callable[[random.Random, int], Files]] = {
 }
 
 
+_LABELLED = ("trec_train.label", "trec_test.label", "NLU-Data-Home-Domain-Annotated-All.csv")
+_PARTS = {name: f"{name}-00000-of-00001.parquet" for name in benchmark.SPLITS}
+NEEDED: dict[str, tuple[str, ...]] = {
+    "squad": ("squad_train-v1.1.json",),
+    "hotpotqa": ("hotpotqa_train.json",),
+    "booksum": ("booksum_train.jsonl", "booksum_test.jsonl"),
+    "pubmed-rct": ("pubmed_train.parquet",),
+    "perltqa": ("perltmem_en.json", "perltqa_en.json"),
+    "ttl_train": (*_LABELLED, _PARTS["Test_Time_Learning"]),
+    "lme_train": ("longmemeval_s.json", _PARTS["Accurate_Retrieval"]),
+    **dict.fromkeys(("trec_coarse", "trec_fine"), _LABELLED[:2]),
+    "banking77": ("banking77_train.csv", "banking77_test.csv"),
+    "longmemeval": ("longmemeval_s.json",),
+    "memoryagentbench": tuple(_PARTS.values()),
+    **dict.fromkeys(
+        ("ruler_qa1_197K", "ruler_qa2_421K", "longmemeval_s*"), (_PARTS["Accurate_Retrieval"],)
+    ),
+    **dict.fromkeys(benchmark.ICL, (_PARTS["Test_Time_Learning"],)),
+    "infbench_sum_eng_shots2": (_PARTS["Long_Range_Understanding"],),
+    **dict.fromkeys(benchmark.CONFLICTS, (_PARTS["Conflict_Resolution"],)),
+}
+"""The shipped files that each source is built from."""
+
 # --- Formats --------------------------------------------------------------------------------------
 
 
@@ -216,15 +255,11 @@ def _csv(rows: Iterable[Iterable[Any]], delimiter: str = ",") -> bytes:
 
 def parquet(rows: list[dict[str, Any]]) -> bytes:
     """The rows as a parquet file."""
-    import pyarrow as pa
-
     return _table(pa.Table.from_pylist(rows))
 
 
 def _benchmark_parquet(rows: list[dict[str, Any]]) -> bytes:
     """Rows of MemoryAgentBench; columns that are empty in this split keep their type."""
-    import pyarrow as pa
-
     texts = pa.list_(pa.string())
     turn = pa.struct({"content": pa.string(), "has_answer": pa.bool_(), "role": pa.string()})
     kinds = {"source": pa.string(), "demo": pa.string()}
@@ -236,8 +271,7 @@ def _benchmark_parquet(rows: list[dict[str, Any]]) -> bytes:
 
 def _table(table: Any) -> bytes:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
+    pq.write_table(table, sink, compression="none")  # the zip packs it better
     return sink.getvalue().to_pybytes()

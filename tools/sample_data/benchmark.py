@@ -9,9 +9,9 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from memalpha_kit.data.rawgen.documents import booksum, hotpotqa, squad
-from memalpha_kit.data.rawgen.labelled import BANKING, NLU, TREC, sentences
-from memalpha_kit.data.rawgen.prose import PEOPLE, TOWNS, draw_words, fill, unique
+from tools.sample_data.documents import booksum, hotpotqa, squad
+from tools.sample_data.labelled import BANKING, NLU, TREC, sentences
+from tools.sample_data.prose import PEOPLE, TOWNS, draw_words, fill, unique
 
 Row = dict[str, Any]
 FIELDS = (
