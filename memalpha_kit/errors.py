@@ -26,6 +26,13 @@ class DiskError(InputError):
     """A file could not be written, on a full disk for instance. What was asked for may be right."""
 
 
+class ModelGone(InputError):
+    """No request would be answered: the server is down, refuses the key or has no such model.
+
+    Replies known before were handed to `done` and are cached; run again to go on.
+    """
+
+
 def closest(name: str, known: Iterable[str]) -> str:
     """A ready-made tail for an error about an unknown name: `; did you mean 'laptop'?`.
 

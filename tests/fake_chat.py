@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from memalpha_kit.models.chat import ChatReply, ChatRequest, ModelGone
+from memalpha_kit.errors import ModelGone
+from memalpha_kit.records import ChatReply, ChatRequest
 
 
 def user(asked: ChatRequest) -> str:

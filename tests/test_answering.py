@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stub_server import Faults, StubServer
 
-from memalpha_kit.errors import InputError
+from memalpha_kit.errors import InputError, ModelGone
 from memalpha_kit.method import episode
 from memalpha_kit.method.answering import (
     TEMPLATE_TOKENS,
@@ -32,9 +32,17 @@ from memalpha_kit.method.prompts import (
 )
 from memalpha_kit.method.readers import BestEntry, ReadRequest
 from memalpha_kit.method.writers import writer
-from memalpha_kit.models.chat import ChatReply, ChatRequest, ModelGone, ToolUse
 from memalpha_kit.models.endpoint import Client, Endpoint
-from memalpha_kit.records import QA, Answer, Entry, Memory, make_instance
+from memalpha_kit.records import (
+    QA,
+    Answer,
+    ChatReply,
+    ChatRequest,
+    Entry,
+    Memory,
+    ToolUse,
+    make_instance,
+)
 from memalpha_kit.settings import MemoryConfig, ProtocolConfig
 from memalpha_kit.text import counter
 

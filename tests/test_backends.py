@@ -14,9 +14,8 @@ import pytest
 import tiny_policy as tiny
 import torch
 
-from memalpha_kit.errors import InputError
+from memalpha_kit.errors import InputError, ModelGone
 from memalpha_kit.method.readers import BestEntry
-from memalpha_kit.models.chat import ModelGone
 from memalpha_kit.models.local import Sampling
 from memalpha_kit.records import TrainingRow
 from memalpha_kit.settings import ModelConfig, ProtocolConfig

@@ -6,21 +6,18 @@ from types import SimpleNamespace
 import pytest
 from tiny_models import tiny_lm
 
-from memalpha_kit.errors import InputError
-from memalpha_kit.models.chat import (
+from memalpha_kit.errors import InputError, ModelGone
+from memalpha_kit.models.chat import LocalChat, split_tool_calls, vllm_chat
+from memalpha_kit.models.local import Sampling, encode_chat
+from memalpha_kit.records import (
     ChatReply,
     ChatRequest,
-    LocalChat,
-    ModelGone,
     ToolUse,
     message,
     reply_message,
     request,
-    split_tool_calls,
     tool_message,
-    vllm_chat,
 )
-from memalpha_kit.models.local import Sampling, encode_chat
 
 CALL = ToolUse("call_0", "search_memory", '{"query": "bees"}')
 WRITTEN = '<tool_call>\n{"name": "search_memory", "arguments": {"query": "bees"}}\n</tool_call>'

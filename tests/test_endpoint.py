@@ -12,8 +12,7 @@ from email.utils import formatdate
 import pytest
 from stub_server import Faults, StubServer
 
-from memalpha_kit.errors import DiskError, InputError
-from memalpha_kit.models.chat import ChatReply, ChatRequest, ModelGone, ToolUse, message, request
+from memalpha_kit.errors import DiskError, InputError, ModelGone
 from memalpha_kit.models.endpoint import (
     Client,
     Endpoint,
@@ -24,6 +23,7 @@ from memalpha_kit.models.endpoint import (
     read_reply,
     read_vectors,
 )
+from memalpha_kit.records import ChatReply, ChatRequest, ToolUse, message, request
 
 KEY = "sk-secret-123"
 

@@ -14,9 +14,8 @@ import tiny_policy as tiny
 import torch
 
 from memalpha_kit import files as store
-from memalpha_kit.errors import DiskError, InputError
+from memalpha_kit.errors import DiskError, InputError, ModelGone
 from memalpha_kit.method.readers import BestEntry
-from memalpha_kit.models.chat import ModelGone
 from memalpha_kit.models.decode import fast
 from memalpha_kit.models.local import load_lm
 from memalpha_kit.records import Answer, TrainingRow

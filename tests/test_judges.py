@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from memalpha_kit.errors import InputError
+from memalpha_kit.errors import InputError, ModelGone
 from memalpha_kit.method.judges import (
     CRITERIA,
     QUESTION_TYPES,
@@ -28,10 +28,10 @@ from memalpha_kit.method.judges import (
     tally,
 )
 from memalpha_kit.method.rewards import rewards
-from memalpha_kit.models.chat import ChatReply, ModelGone
 from memalpha_kit.records import (
     QA,
     Answer,
+    ChatReply,
     Completion,
     Episode,
     Memory,

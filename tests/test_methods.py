@@ -8,7 +8,7 @@ import pytest
 from fake_chat import FakeChat
 from stub_server import Faults, StubServer
 
-from memalpha_kit.errors import InputError
+from memalpha_kit.errors import InputError, ModelGone
 from memalpha_kit.evaluation.methods import (
     METHODS,
     RELEASED,
@@ -20,7 +20,6 @@ from memalpha_kit.evaluation.methods import (
 )
 from memalpha_kit.method.episode import write
 from memalpha_kit.method.writers import ScriptedReplies, writer
-from memalpha_kit.models.chat import ModelGone
 from memalpha_kit.models.endpoint import Client, Endpoint
 from memalpha_kit.records import QA, Entry, Memory, make_instance
 from memalpha_kit.settings import MemoryConfig, ProtocolConfig

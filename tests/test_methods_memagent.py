@@ -8,9 +8,9 @@ import pytest
 from fake_chat import FakeChat, user
 from test_methods import INSTANCE, INSTANCES, LABELLED, WANTED, run
 
+from memalpha_kit.errors import ModelGone
 from memalpha_kit.evaluation.methods import Backends, MethodSpec, build_method
 from memalpha_kit.method.prompts import query_prompt
-from memalpha_kit.models.chat import ModelGone
 
 
 def part(text: str, name: str) -> str | None:

@@ -9,7 +9,7 @@ import pytest
 from fake_chat import FakeChat, user
 from test_methods import INSTANCE, INSTANCES, LABELLED, run
 
-from memalpha_kit.errors import InputError
+from memalpha_kit.errors import InputError, ModelGone
 from memalpha_kit.evaluation.methods import Backends, MethodSpec, Prepared, build_method
 from memalpha_kit.evaluation.methods.api_writer import reply_text
 from memalpha_kit.evaluation.methods.journal import Journal
@@ -18,9 +18,8 @@ from memalpha_kit.method import memory as memories
 from memalpha_kit.method.episode import ask, write
 from memalpha_kit.method.readers import BestEntry
 from memalpha_kit.method.writers import ScriptedReplies, writer
-from memalpha_kit.models.chat import ChatReply, ModelGone, ToolUse
 from memalpha_kit.models.endpoint import Client, Endpoint
-from memalpha_kit.records import QA, make_instance
+from memalpha_kit.records import QA, ChatReply, ToolUse, make_instance
 from memalpha_kit.settings import MemoryConfig, ProtocolConfig
 from memalpha_kit.text import counter
 

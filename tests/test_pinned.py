@@ -7,8 +7,9 @@ import tiny_policy as tiny
 import torch
 
 from memalpha_kit.errors import InputError
-from memalpha_kit.models.chat import LocalChat, request
+from memalpha_kit.models.chat import LocalChat
 from memalpha_kit.models.local import CausalLM
+from memalpha_kit.records import request
 from memalpha_kit.training.pinned import PinnedBase, adapter_off, base_hash, pin_base
 
 IDS = torch.tensor([[5, 6, 7, 8]])

@@ -20,11 +20,11 @@ from memalpha_kit import files as store
 from memalpha_kit.errors import InputError
 from memalpha_kit.method.answering import ModelReader
 from memalpha_kit.method.readers import ReadRequest
-from memalpha_kit.models.chat import LocalChat, request
+from memalpha_kit.models.chat import LocalChat
 from memalpha_kit.models.endpoint import Client
 from memalpha_kit.models.local import load_lm
 from memalpha_kit.models.tiny import build_policy, save_policy
-from memalpha_kit.records import QA, Entry, Memory, make_instance
+from memalpha_kit.records import QA, Entry, Memory, make_instance, request
 from memalpha_kit.settings import ModelConfig, PolicyConfig, load_profile
 from memalpha_kit.training import backends, rollouts
 from memalpha_kit.training import real as real_training

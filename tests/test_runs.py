@@ -9,7 +9,7 @@ import os
 import pytest
 
 from memalpha_kit import files as store
-from memalpha_kit.errors import DiskError, InputError
+from memalpha_kit.errors import DiskError, InputError, ModelGone
 from memalpha_kit.evaluation import runs
 from memalpha_kit.evaluation.methods import (
     Answered,
@@ -20,7 +20,6 @@ from memalpha_kit.evaluation.methods import (
     Settings,
 )
 from memalpha_kit.method.judges import Verdict
-from memalpha_kit.models.chat import ModelGone
 from memalpha_kit.records import QA, make_instance
 
 

@@ -25,8 +25,9 @@ from memalpha_kit.commands.serve import _models, add_arguments
 from memalpha_kit.errors import InputError
 from memalpha_kit.method.answering import Retrieval
 from memalpha_kit.method.prompts import query_prompt
-from memalpha_kit.models.chat import ChatReply, LocalChat
+from memalpha_kit.models.chat import LocalChat
 from memalpha_kit.models.endpoint import Client, Endpoint
+from memalpha_kit.records import ChatReply
 from memalpha_kit.server import ServerSettings, create_app
 from memalpha_kit.server.logs import JsonLines
 from memalpha_kit.server.settings import TOKEN_ENV, address

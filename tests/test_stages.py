@@ -8,9 +8,9 @@ from stub_server import StubServer
 from memalpha_kit.data import stages
 from memalpha_kit.data.stages import answerable, closed_book, keywords, rules, shortening
 from memalpha_kit.data.stages.llm import Asker, Reply, Request, finished_text
-from memalpha_kit.errors import InputError
-from memalpha_kit.models.chat import ChatReply, ModelGone
+from memalpha_kit.errors import InputError, ModelGone
 from memalpha_kit.models.endpoint import Client, Endpoint
+from memalpha_kit.records import ChatReply
 from memalpha_kit.settings import BuildConfig
 from memalpha_kit.text import counter
 

@@ -28,8 +28,7 @@ from memalpha_kit.evaluation.scoring import PROFILES
 if TYPE_CHECKING:
     from memalpha_kit.evaluation.methods import Backends, Method, MethodSpec
     from memalpha_kit.evaluation.runs import Run
-    from memalpha_kit.models.chat import ChatModel
-    from memalpha_kit.records import Instance
+    from memalpha_kit.records import ChatModel, Instance
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -226,8 +225,8 @@ def _info(args: argparse.Namespace, backends: Backends) -> dict[str, Any]:
 
 def _answer(run: Run, method: Method, instances: Sequence[Instance]) -> Run:
     """The run after all open questions were asked. Raises ModelGone, saying what is kept."""
+    from memalpha_kit.errors import ModelGone
     from memalpha_kit.evaluation import runs
-    from memalpha_kit.models.chat import ModelGone
     from memalpha_kit.progress import bar
 
     left = {instance for instance, _ in run.open}

@@ -17,7 +17,7 @@ from memalpha_kit.commands.endpoints import add_request_arguments
 from memalpha_kit.errors import InputError
 
 if TYPE_CHECKING:
-    from memalpha_kit.models.chat import ChatModel
+    from memalpha_kit.records import ChatModel
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

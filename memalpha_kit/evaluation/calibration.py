@@ -51,7 +51,7 @@ from memalpha_kit.method.judges import (
 )
 from memalpha_kit.method.memory import COMPONENTS
 from memalpha_kit.method.metrics import substring
-from memalpha_kit.models.chat import ChatModel
+from memalpha_kit.records import ChatModel
 from memalpha_kit.settings import Behaviour
 from memalpha_kit.text import normalise
 

@@ -41,7 +41,7 @@ from memalpha_kit.settings import MemoryConfig, Profile, profile_dict
 
 if TYPE_CHECKING:
     from memalpha_kit.method.episode import Environment
-    from memalpha_kit.models.chat import ChatModel
+    from memalpha_kit.records import ChatModel
 
 METRIC = "substring"
 READER = "best_entry"

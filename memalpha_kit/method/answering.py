@@ -36,10 +36,14 @@ from memalpha_kit.method import prompts, readers
 from memalpha_kit.method.memory import SEARCH, search
 from memalpha_kit.method.prompts import Retrieved
 from memalpha_kit.method.readers import Done, Reader, ReadRequest
-from memalpha_kit.models.chat import (
+from memalpha_kit.records import (
+    STORES,
+    Answer,
     ChatModel,
     ChatReply,
     ChatRequest,
+    Entry,
+    Memory,
     Message,
     ToolUse,
     message,
@@ -47,7 +51,6 @@ from memalpha_kit.models.chat import (
     request,
     tool_message,
 )
-from memalpha_kit.records import STORES, Answer, Entry, Memory
 from memalpha_kit.settings import Behaviour
 from memalpha_kit.text import Counter, counter
 

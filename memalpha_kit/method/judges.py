@@ -12,7 +12,7 @@ wrong and all of them right. `behaviour="release"` does as the published code: o
 are False (with `error` set, so that they can be counted), a content verdict needs its code fence,
 and yes and no are sought as substrings.
 
-A model that is gone stops a judge with `chat.ModelGone`; the endpoint's cache keeps what was said.
+A model that is gone stops a judge with `ModelGone`; the endpoint's cache keeps what was said.
 
 >>> read_yes_no("Yes, it acknowledges the preference."), read_yes_no_release("Yes, it acknowledges")
 (True, False)
@@ -38,8 +38,17 @@ from memalpha_kit.loose_json import complete_object, value_end
 from memalpha_kit.method.memory import COMPONENTS, TOOLS
 from memalpha_kit.method.metrics import answer_text, yes_no, yes_no_release
 from memalpha_kit.method.rewards import judged
-from memalpha_kit.models.chat import ChatModel, ChatReply, ChatRequest, message, request
-from memalpha_kit.records import Episode, Instance, Memory, ToolCall
+from memalpha_kit.records import (
+    ChatModel,
+    ChatReply,
+    ChatRequest,
+    Episode,
+    Instance,
+    Memory,
+    ToolCall,
+    message,
+    request,
+)
 from memalpha_kit.settings import Behaviour
 
 Rubric = Literal["published", "by_type"]

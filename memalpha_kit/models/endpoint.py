@@ -37,9 +37,9 @@ from queue import SimpleQueue
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from memalpha_kit.errors import DiskError, InputError, closest
+from memalpha_kit.errors import DiskError, InputError, ModelGone, closest
 from memalpha_kit.loose_json import without_surrogates
-from memalpha_kit.models.chat import ChatReply, ChatRequest, Done, ModelGone, ToolUse
+from memalpha_kit.records import ChatReply, ChatRequest, Done, ToolUse
 
 log = logging.getLogger(__name__)
 

@@ -18,11 +18,10 @@ from fastapi.security import HTTPBearer
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from memalpha_kit import __version__
+from memalpha_kit import __version__, records
 from memalpha_kit.errors import closest
 from memalpha_kit.method.judges import ContentJudge
-from memalpha_kit.models import chat
-from memalpha_kit.models.chat import ChatModel
+from memalpha_kit.records import ChatModel
 from memalpha_kit.server import wire, work
 from memalpha_kit.server.guard import Guard, Refused
 from memalpha_kit.server.logs import RequestLog
@@ -149,7 +148,7 @@ def _add_endpoints(
     @router.get("/ready", response_model=wire.Ready)
     async def ready(request: Request) -> AsciiJSON:
         """Whether the model answers: one call of one token."""
-        once = chat.request("", "Say yes.", max_tokens=1, version=f"ready {uuid.uuid4()}")
+        once = records.request("", "Say yes.", max_tokens=1, version=f"ready {uuid.uuid4()}")
         reply = (await bench.do(request, probe, lambda upstream: upstream.chat([once])))[0]
         if reply.text is None:
             raise Refused(503, f"the model does not answer: {reply.error}")

@@ -13,7 +13,8 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future
 
-from memalpha_kit.models.chat import ChatModel, ChatReply, ChatRequest, Done, ModelGone
+from memalpha_kit.errors import ModelGone
+from memalpha_kit.records import ChatModel, ChatReply, ChatRequest, Done
 
 
 class Stopped(Exception):

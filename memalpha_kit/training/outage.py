@@ -12,8 +12,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from memalpha_kit.errors import InputError
-from memalpha_kit.models.chat import ModelGone
+from memalpha_kit.errors import InputError, ModelGone
 from memalpha_kit.settings import GrpoConfig
 from memalpha_kit.training import processes
 

@@ -34,17 +34,18 @@ from memalpha_kit.method.answering import ModelReader, Retrieval
 from memalpha_kit.method.judges import content_judge
 from memalpha_kit.method.readers import BestEntry, LabelVote, Reader, ReadRequest
 from memalpha_kit.method.readers import Done as Answered
-from memalpha_kit.models.chat import (
+from memalpha_kit.models.chat import LocalChat, vllm_chat
+from memalpha_kit.models.endpoint import Client, Endpoint, endpoint_from_env
+from memalpha_kit.records import (
+    Answer,
     ChatModel,
     ChatReply,
     ChatRequest,
     Done,
-    LocalChat,
+    Episode,
+    Instance,
     request,
-    vllm_chat,
 )
-from memalpha_kit.models.endpoint import Client, Endpoint, endpoint_from_env
-from memalpha_kit.records import Answer, Episode, Instance
 from memalpha_kit.settings import ModelConfig, Profile
 from memalpha_kit.training.plan import CARDS, SHAPES, Assumptions, Plan, Shape, plan, refuse
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from memalpha_kit.method.metrics import answer_text
-from memalpha_kit.models.chat import ChatReply, ChatRequest, message
 from memalpha_kit.models.endpoint import Client
+from memalpha_kit.records import ChatReply, ChatRequest, message
 
 TEMPERATURE = 0.0
 

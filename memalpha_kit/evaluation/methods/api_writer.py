@@ -18,8 +18,7 @@ from memalpha_kit.errors import InputError
 from memalpha_kit.evaluation.methods.journal import Spent
 from memalpha_kit.method.protocol import fit_prompt, render_messages, tool_schemas
 from memalpha_kit.method.writers import WriteRequest
-from memalpha_kit.models.chat import ChatModel, ChatReply, ChatRequest, message
-from memalpha_kit.records import Completion
+from memalpha_kit.records import ChatModel, ChatReply, ChatRequest, Completion, message
 from memalpha_kit.settings import MemoryConfig, ProtocolConfig
 from memalpha_kit.text import Counter
 

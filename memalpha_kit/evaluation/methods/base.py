@@ -27,8 +27,7 @@ from memalpha_kit.errors import InputError
 from memalpha_kit.evaluation.methods.journal import Journal, JournalledChat
 from memalpha_kit.method.readers import Reader
 from memalpha_kit.method.writers import Writer
-from memalpha_kit.models.chat import ChatModel, ChatReply
-from memalpha_kit.records import QA, STORES, Entry, Episode, Instance, Memory
+from memalpha_kit.records import QA, STORES, ChatModel, ChatReply, Entry, Episode, Instance, Memory
 from memalpha_kit.text import counter
 
 T = TypeVar("T")

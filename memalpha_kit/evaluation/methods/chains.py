@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from memalpha_kit.evaluation.methods.journal import Spent
-from memalpha_kit.models.chat import ChatModel, ChatReply, ChatRequest
+from memalpha_kit.records import ChatModel, ChatReply, ChatRequest
 
 Of = TypeVar("Of")
 

@@ -30,8 +30,7 @@ from memalpha_kit.evaluation.methods.windows import (
 )
 from memalpha_kit.method.memory import Bm25, Idf
 from memalpha_kit.method.prompts import VERSION, asked, system_prompt_baseline
-from memalpha_kit.models.chat import ChatReply, ChatRequest, request
-from memalpha_kit.records import Instance
+from memalpha_kit.records import ChatReply, ChatRequest, Instance, request
 from memalpha_kit.settings import Behaviour, Count, NonNegative, Share
 from memalpha_kit.text import counter
 

@@ -19,8 +19,7 @@ from typing import Any
 
 from memalpha_kit import files as store
 from memalpha_kit.method.writers import Writer, WriteRequest
-from memalpha_kit.models.chat import ChatModel, ChatReply, ChatRequest, Done, ToolUse
-from memalpha_kit.records import Completion
+from memalpha_kit.records import ChatModel, ChatReply, ChatRequest, Completion, Done, ToolUse
 
 log = logging.getLogger(__name__)
 

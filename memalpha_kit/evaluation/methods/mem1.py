@@ -33,8 +33,7 @@ from memalpha_kit.evaluation.methods.chains import Chain, walk
 from memalpha_kit.evaluation.methods.contexts import Context, ContextMethod, ContextSettings
 from memalpha_kit.loose_json import repaired_object
 from memalpha_kit.method.prompts import VERSION
-from memalpha_kit.models.chat import ChatRequest, message, request
-from memalpha_kit.records import Instance
+from memalpha_kit.records import ChatRequest, Instance, message, request
 from memalpha_kit.settings import Behaviour, Count, NonNegative, Share
 
 WORDING = "mem1-1"

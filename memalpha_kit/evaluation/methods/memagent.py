@@ -32,8 +32,7 @@ from memalpha_kit.evaluation.methods.journal import Spent
 from memalpha_kit.evaluation.methods.windows import pieces, without_middle
 from memalpha_kit.method.metrics import answer_text
 from memalpha_kit.method.prompts import VERSION, asked
-from memalpha_kit.models.chat import ChatReply, ChatRequest, request
-from memalpha_kit.records import Instance
+from memalpha_kit.records import ChatReply, ChatRequest, Instance, request
 from memalpha_kit.settings import Behaviour, Count
 from memalpha_kit.text import counter
 

@@ -1,0 +1,52 @@
+"""Variants by name: what is registered is found, a wrong name gets the closest one."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from memalpha_kit.errors import InputError
+from memalpha_kit.registry import Registry, import_extensions
+
+
+@pytest.fixture
+def rules():
+    table = Registry("rule")
+    table.add("first", min)
+    table.register("last")(max)
+    return table
+
+
+def test_names_are_found_in_the_order_of_registration(rules):
+    assert rules.names() == ("first", "last")
+    assert rules["last"] is max
+    assert "first" in rules and "middle" not in rules
+
+
+def test_an_unknown_name_is_an_error_with_the_closest_one(rules):
+    with pytest.raises(InputError, match="rule: expected a known name, found 'frist'.*'first'"):
+        rules["frist"]
+
+
+def test_one_name_cannot_stand_for_two_things(rules):
+    assert rules.add("first", min) is min
+    with pytest.raises(InputError, match="rule 'first': expected a new name"):
+        rules.add("first", max)
+
+
+def test_a_user_s_module_registers_by_being_imported(rules, tmp_path, monkeypatch):
+    (tmp_path / "my_rules.py").write_text("import sys\nsys.my_rules_ran = True\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "my_rules_ran", False, raising=False)
+    import_extensions(["my_rules"])
+    assert sys.my_rules_ran
+    with pytest.raises(InputError, match="extension 'no_such_rules'"):
+        import_extensions(["no_such_rules"])
+
+
+def test_an_error_inside_a_user_s_module_keeps_its_traceback(tmp_path, monkeypatch):
+    (tmp_path / "my_broken_rules.py").write_text("import not_installed_anywhere\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="not_installed_anywhere"):
+        import_extensions(["my_broken_rules"])
