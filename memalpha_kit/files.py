@@ -17,8 +17,11 @@ import json
 import logging
 import math
 import os
+import platform
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +40,7 @@ from memalpha_kit.records import (
     ToolCall,
     make_instance,
 )
-from memalpha_kit.settings import MemoryConfig
+from memalpha_kit.settings import MemoryConfig, Profile, profile_dict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -450,3 +453,50 @@ def fingerprint(paths: Iterable[Path]) -> str:
     """
     digests = sorted(f"{path.name} {sha256(path)}" for path in map(Path, paths))
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
+# --- The card of a run ---------------------------------------------------------------------------
+
+PACKAGES = ("numpy", "pandas", "torch", "transformers", "trl", "rank-bm25", "papermill")
+
+
+def run_card(
+    folder: Path,
+    profile: Profile,
+    started: float,
+    inputs: Sequence[Path] = (),
+    extra: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Write `run.json` into `folder` and return it: settings, seed, versions, data hash, duration.
+
+    `started` is `time.time()` at the beginning; `inputs` are the files the numbers came from.
+    """
+    card = {
+        "profile": profile.name,
+        "seed": profile.seed,
+        "settings": profile_dict(profile),
+        "versions": _versions(),
+        "python": platform.python_version(),
+        "data_sha256": fingerprint(list(inputs)) if inputs else None,
+        "inputs": [path.name for path in inputs],
+        "duration_s": round(time.time() - started, 1),
+        **(extra or {}),
+    }
+    save_json(folder / "run.json", card)
+    return card
+
+
+def settings_hash(profile: Profile) -> str:
+    """A short name for exactly these settings, seed included; the profile's own name is not."""
+    settings = {**profile_dict(profile), "name": ""}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _versions() -> dict[str, str]:
+    found = {"memalpha-kit": metadata.version("memalpha-kit")}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "absent"
+    return found

@@ -10,9 +10,9 @@ import pytest
 import tiny_policy as tiny
 import torch
 
-from memalpha_kit import figures as report
 from memalpha_kit.cli import main
 from memalpha_kit.errors import InputError
+from memalpha_kit.figures.miniature import plot_grouping
 from memalpha_kit.lab import grouping
 from memalpha_kit.lab.grouping import (
     RELEASED,
@@ -165,7 +165,7 @@ def test_the_command_measures_two_stages_and_trains_once(tmp_path, capsys):
     names = sorted(path.name for path in (runs / "episodes" / "warm_start").iterdir())
     assert names == ["batch_001.jsonl", "batch_002.jsonl"]  # not those it was trained on
     assert (out / "grouping.png").stat().st_size > 10_000 and (out / "run.json").is_file()
-    figure = report.plot_grouping(table, pd.read_csv(out / "cosine.csv"))
+    figure = plot_grouping(table, pd.read_csv(out / "cosine.csv"))
     assert len(figure.axes) == 3
 
 

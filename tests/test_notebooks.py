@@ -13,8 +13,8 @@ import pytest
 from stub_server import StubServer
 from test_real_path import write_raw
 
-from memalpha_kit import figures as report
 from memalpha_kit import files as store
+from memalpha_kit.figures.miniature import TARGETS, table_lengths
 from memalpha_kit.notebooks import run
 from memalpha_kit.settings import load_profile, profile_dict
 
@@ -155,7 +155,7 @@ def test_the_card_has_settings_seed_versions_data_hash_and_duration(home, name):
     card = json.loads((folder(home, name) / "run.json").read_text())
     assert (card["profile"], card["seed"]) == ("ci", CI.seed)
     assert card["settings"] == json.loads(json.dumps(profile_dict(CI)))
-    assert set(report.PACKAGES) <= set(card["versions"])
+    assert set(store.PACKAGES) <= set(card["versions"])
     assert len(card["data_sha256"]) == 64 and card["inputs"]
     assert card["duration_s"] > 0
 
@@ -196,7 +196,7 @@ def test_notebook_04_measures_what_the_recorded_seeds_measure(home):
     results = pd.read_csv(folder(home, "04_evaluation") / "results.csv")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        table = report.table_lengths(results, resamples=50)
+        table = table_lengths(results, resamples=50)
     own = pd.read_csv(folder(home, "04_evaluation") / "lengths.csv")
     assert own.before.round(3).tolist() == table.warm_start.round(3).tolist()
     assert own.gain.round(3).tolist() == table.gain.round(3).tolist()
@@ -245,7 +245,7 @@ def test_notebook_05_draws_from_what_is_recorded_in_the_checkout(home, root):
     assert card["inputs"] == sorted(path.name for path in recorded.glob("*.csv"))
     assert card["data_sha256"] == store.fingerprint(recorded.glob("*.csv"))
     targets = pd.read_csv(folder(home, "05_figures") / "targets.csv")
-    assert list(targets.target) == list(report.TARGETS)
+    assert list(targets.target) == list(TARGETS)
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)

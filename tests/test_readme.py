@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from memalpha_kit import figures as report
+from memalpha_kit.figures.miniature import table_behaviour, table_lengths
 from memalpha_kit.notebooks import repository
 
 ROOT = repository()
@@ -40,7 +40,7 @@ def results() -> pd.DataFrame:
     ],
 )
 def test_the_readme_shows_the_recorded_answers(results, row, column, sign):
-    table = report.table_lengths(results)
+    table = table_lengths(results)
     cells = [
         shown(t[column], t[f"{column}_low"], t[f"{column}_high"], sign) for _, t in table.iterrows()
     ]
@@ -48,7 +48,7 @@ def test_the_readme_shows_the_recorded_answers(results, row, column, sign):
 
 
 def test_the_readme_shows_the_recorded_corrections(results):
-    table = report.table_behaviour(results)
+    table = table_behaviour(results)
     updated = table[(table.what == "corrections updated") & (table.stage == "grpo")]
     cells = [shown(t.share, t.low, t.high) for _, t in updated.iterrows()]
     assert readme_row("corrections handled by a correct update") == cells

@@ -9,8 +9,8 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from memalpha_kit import cli
-from memalpha_kit import figures as report
+from memalpha_kit import cli, files
+from memalpha_kit.figures.miniature import table_lengths
 from memalpha_kit.lab import miniature
 from memalpha_kit.settings import load_profile
 
@@ -70,7 +70,7 @@ def test_the_tables_hold_every_seed_and_load_into_the_report(recorded):
         assert set(tables[name].seed) == {0, 1}, name
     assert set(tables["results.csv"].stage) == {"warm_start", "grpo"}
     assert list(tables["references.csv"].columns) == ["writer", "length", "qa"]
-    lengths = report.table_lengths(tables["results.csv"], resamples=50)
+    lengths = table_lengths(tables["results.csv"], resamples=50)
     assert list(lengths.length) == [1, 2] and (lengths.seeds == 2).all()
     assert (recorded / "out" / "qa_by_length.png").read_bytes().startswith(b"\x89PNG")
 
@@ -103,9 +103,9 @@ def test_a_subset_of_the_seeds_can_be_collected_again(copy, no_training):
 
 def test_the_name_of_the_profile_is_no_setting():
     one, other = load_profile("ci"), load_profile("laptop")
-    assert report.settings_hash(one) != report.settings_hash(other)
-    assert report.settings_hash(one) == report.settings_hash(replace(one, name="another"))
-    assert report.settings_hash(one) != report.settings_hash(replace(one, seed=1))
+    assert files.settings_hash(one) != files.settings_hash(other)
+    assert files.settings_hash(one) == files.settings_hash(replace(one, name="another"))
+    assert files.settings_hash(one) != files.settings_hash(replace(one, seed=1))
 
 
 def test_other_settings_train_again(copy, no_training):

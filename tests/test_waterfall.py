@@ -7,7 +7,6 @@ import dataclasses
 import pytest
 from matplotlib.figure import Figure
 
-from memalpha_kit import figures as report
 from memalpha_kit.errors import InputError
 from memalpha_kit.evaluation.waterfall import (
     ROWS,
@@ -20,6 +19,7 @@ from memalpha_kit.evaluation.waterfall import (
     table_waterfall,
     waterfall,
 )
+from memalpha_kit.figures.data import WATERFALL, plot_waterfall
 from memalpha_kit.lab import world
 from memalpha_kit.lab.miniature import METRIC, READER, Teacher
 from memalpha_kit.method.episode import ask, write
@@ -302,12 +302,12 @@ def test_the_table_keeps_sources_writers_and_readers_apart():
 def test_the_figure_stacks_all_stages_to_one():
     rows = rows_by_hand()
     rows = rows.assign(reader=["a", *["b"] * (len(rows) - 1)])
-    figure = report.plot_waterfall(table_waterfall(rows))
-    assert isinstance(figure, Figure) and list(report.WATERFALL) == list(STAGES)
+    figure = plot_waterfall(table_waterfall(rows))
+    assert isinstance(figure, Figure) and list(WATERFALL) == list(STAGES)
     [axis] = figure.axes
     ends = [bar.get_x() + bar.get_width() for bar in axis.containers[-1]]
     assert ends == pytest.approx([1.0, 1.0])
     names = [label.get_text() for label in axis.get_yticklabels()]
     assert names == ["scripted_replies\nb", "scripted_replies\na"]
     two = rows.assign(source=["squad", *["hotpotqa"] * (len(rows) - 1)])
-    report.plot_waterfall(table_waterfall(two))
+    plot_waterfall(table_waterfall(two))

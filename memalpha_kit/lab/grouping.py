@@ -29,10 +29,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from memalpha_kit import figures as report
 from memalpha_kit import files as store
 from memalpha_kit import text
 from memalpha_kit.errors import InputError
+from memalpha_kit.figures.miniature import plot_grouping
+from memalpha_kit.figures.style import save_figure
 from memalpha_kit.lab import miniature
 from memalpha_kit.method.episode import ask, write
 from memalpha_kit.method.rewards import episode_advantages, rewards, step_rewards, training_rows
@@ -316,9 +317,9 @@ def run(
     paths = [out / f"{name}.csv" for name in whole]
     for path, table in zip(paths, whole.values(), strict=True):
         store.save_table(path, table.round(4))
-    report.run_card(out, profile, started, paths, {"batches": n})
-    figure = report.plot_grouping(whole["advantages"], whole["cosine"])
-    return [*paths, report.save_figure(figure, out / "grouping.png")]
+    store.run_card(out, profile, started, paths, {"batches": n})
+    figure = plot_grouping(whole["advantages"], whole["cosine"])
+    return [*paths, save_figure(figure, out / "grouping.png")]
 
 
 def _policies(profile: Profile, runs: Path, say: Callable[[str], None]) -> dict[str, Path]:
@@ -327,7 +328,7 @@ def _policies(profile: Profile, runs: Path, say: Callable[[str], None]) -> dict[
     found = {"warm start": runs / "warm_start" / "policy"}
     if steps:
         found[f"after {steps} steps"] = runs / "grpo" / "policy"
-    settings = {"settings": report.settings_hash(profile)}
+    settings = {"settings": store.settings_hash(profile)}
     if done.is_file() and store.load_json(done) == settings:
         say(f"policies: already in {runs}")
         return found

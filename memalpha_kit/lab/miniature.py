@@ -21,13 +21,14 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from memalpha_kit import figures as report
 from memalpha_kit import files as store
 from memalpha_kit import text
 from memalpha_kit.errors import InputError
 from memalpha_kit.evaluation import runs
 from memalpha_kit.evaluation.methods import Backends, MethodSpec
 from memalpha_kit.evaluation.runs import Run
+from memalpha_kit.figures.miniature import plot_lengths, reference_lines, table_lengths
+from memalpha_kit.figures.style import save_figure
 from memalpha_kit.lab import world
 from memalpha_kit.method.episode import ask, write
 from memalpha_kit.method.memory import tokens
@@ -380,10 +381,10 @@ def record(
         store.save_table(path, table)
     took = {seed: store.load_json(f / "done.json") for seed, f in zip(seeds, folders, strict=True)}
     extra = {"seeds": list(seeds), "seed_s": {s: done["duration_s"] for s, done in took.items()}}
-    report.run_card(out, profile, started, paths, extra)
-    lengths = report.table_lengths(tables["results"], resamples=profile.evaluation.resamples)
-    figure = report.plot_lengths(lengths, report.reference_lines(tables["references"]))
-    return [*paths, report.save_figure(figure, out / "qa_by_length.png")]
+    store.run_card(out, profile, started, paths, extra)
+    lengths = table_lengths(tables["results"], resamples=profile.evaluation.resamples)
+    figure = plot_lengths(lengths, reference_lines(tables["references"]))
+    return [*paths, save_figure(figure, out / "qa_by_length.png")]
 
 
 def table_references(profile: Profile, instances: Mapping[str, Sequence[Instance]]) -> pd.DataFrame:
@@ -403,7 +404,7 @@ def record_one(profile: Profile, seed: int, runs: Path, say: Callable[[str], Non
     what was made under other settings is removed.
     """
     profile, folder = replace(profile, seed=seed), runs / f"seed_{seed}"
-    settings = report.settings_hash(profile)
+    settings = store.settings_hash(profile)
     begun, done = folder / "begun.json", folder / "done.json"
     if done.is_file() and store.load_json(done)["settings"] == settings:
         say(f"seed {profile.seed}: already there")

@@ -34,9 +34,10 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from memalpha_kit import figures as report
 from memalpha_kit import files as store
 from memalpha_kit.errors import InputError, closest
+from memalpha_kit.figures.miniature import plot_sweep
+from memalpha_kit.figures.style import save_figure
 from memalpha_kit.lab import miniature
 from memalpha_kit.settings import Profile, load_profile, profile_dict
 from memalpha_kit.stats import nested_interval
@@ -253,7 +254,7 @@ def _warm_start(task: _Task) -> float:
 def _grpo(task: _Task) -> float:
     """Trains and evaluates one point and seed where it is not there under these settings."""
     profile, folder = task.profile, task.folder
-    settings, begun = report.settings_hash(profile), folder / "begun.json"
+    settings, begun = store.settings_hash(profile), folder / "begun.json"
     if _settings(folder / "done.json") == settings:
         return 0.0
     if _settings(begun) != settings:
@@ -317,9 +318,9 @@ def _record(
     took = sum(store.load_json(folder / "done.json")["duration_s"] for folder in folders)
     extra = {"sweep": sweep.name, "base": sweep.base, "points": points, "seeds": list(sweep.seeds)}
     extra["runs_s"] = round(took)  # of all runs, also of those that an earlier call made
-    report.run_card(out, profile, started, paths, extra)
-    figure = report.plot_sweep(tables["table"], sweep.base, sweep.name)
-    return [*paths, report.save_figure(figure, out / "sweep.png")]
+    store.run_card(out, profile, started, paths, extra)
+    figure = plot_sweep(tables["table"], sweep.base, sweep.name)
+    return [*paths, save_figure(figure, out / "sweep.png")]
 
 
 def table_sweep(results: pd.DataFrame, base: str, resamples: int = 2000) -> pd.DataFrame:

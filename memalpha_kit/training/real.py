@@ -25,7 +25,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memalpha_kit import figures as report
 from memalpha_kit.data import dataset
 from memalpha_kit.errors import InputError
 from memalpha_kit.evaluation.scoring import metric_of
@@ -109,7 +108,7 @@ def train(
     def card(**found: Any) -> None:
         if processes.is_main():
             out.mkdir(parents=True, exist_ok=True)
-            report.run_card(out, profile, started, files, facts | found)
+            files.run_card(out, profile, started, files, facts | found)
 
     card(finished=False)
     _train(profile, base, client, instances, held_out, out, resume)

@@ -13,10 +13,32 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from memalpha_kit import figures as report
 from memalpha_kit import files as store
 from memalpha_kit.errors import DiskError, InputError
 from memalpha_kit.evaluation import tables as comparison
+from memalpha_kit.figures.data import plot_chunks, plot_memory, plot_sources
+from memalpha_kit.figures.miniature import (
+    SHARES,
+    STAGES,
+    plot_behaviour,
+    plot_gain,
+    plot_lengths,
+    plot_rewards,
+    plot_warm_start,
+    reference_lines,
+    table_ablation,
+    table_behaviour,
+    table_lengths,
+    table_targets,
+)
+from memalpha_kit.figures.paper import (
+    plot_paper_ablation,
+    plot_paper_memory,
+    show_printed,
+    table_margins,
+    table_printed,
+)
+from memalpha_kit.figures.style import save_figure
 from memalpha_kit.settings import load_profile, profile_dict
 
 COUNTS = {
@@ -64,7 +86,7 @@ BY_HAND = frame(
 
 
 def test_lengths_are_means_over_seeds_of_means_over_instances():
-    table = report.table_lengths(BY_HAND, resamples=200).set_index("length")
+    table = table_lengths(BY_HAND, resamples=200).set_index("length")
     assert list(table.index) == [1, 13]
     one, last = table.loc[1], table.loc[13]
     assert (one.seeds, one.n, last.n) == (2, 4, 2)
@@ -78,17 +100,17 @@ def test_lengths_are_means_over_seeds_of_means_over_instances():
 
 def test_gains_are_paired_by_instance_not_by_place():
     shuffled = BY_HAND.sample(frac=1.0, random_state=3)
-    table = report.table_lengths(shuffled, resamples=200)
-    pd.testing.assert_frame_equal(table, report.table_lengths(BY_HAND, resamples=200))
+    table = table_lengths(shuffled, resamples=200)
+    pd.testing.assert_frame_equal(table, table_lengths(BY_HAND, resamples=200))
     answers = {"a": 0.2, "b": 0.9}
-    keys = itertools.product((0, 1), report.STAGES, (1,), answers)
+    keys = itertools.product((0, 1), STAGES, (1,), answers)
     same = frame(*((*key, answers[key[-1]]) for key in keys))
-    (row,) = report.table_lengths(same, resamples=200).itertuples()
+    (row,) = table_lengths(same, resamples=200).itertuples()
     assert (row.gain, row.gain_low, row.gain_high) == (0.0, 0.0, 0.0)
 
 
 def test_a_missing_answer_is_left_out_of_the_gain_and_a_single_seed_has_no_interval():
-    table = report.table_lengths(
+    table = table_lengths(
         frame(
             (0, "warm_start", 1, "a", 0.5),
             (0, "warm_start", 1, "b", 0.0),
@@ -105,12 +127,12 @@ def test_lengths_load_back_from_csv_as_they_were(tmp_path):
     store.save_table(tmp_path / "results.csv", BY_HAND)
     read = pd.read_csv(tmp_path / "results.csv")
     pd.testing.assert_frame_equal(
-        report.table_lengths(read, resamples=50), report.table_lengths(BY_HAND, resamples=50)
+        table_lengths(read, resamples=50), table_lengths(BY_HAND, resamples=50)
     )
 
 
 def test_behaviour_is_the_mean_of_the_instances_own_shares():
-    table = report.table_behaviour(
+    table = table_behaviour(
         frame(
             (0, "grpo", 1, "a", 1.0, {"corrections": 4, "corrections_updated": 1}),
             (0, "grpo", 1, "b", 1.0, {"corrections": 1, "corrections_updated": 1}),
@@ -119,7 +141,7 @@ def test_behaviour_is_the_mean_of_the_instances_own_shares():
         ),
         resamples=100,
     ).set_index("what")
-    assert list(table.index) == list(report.SHARES)
+    assert list(table.index) == list(SHARES)
     updated = table.loc["corrections updated"]
     assert updated.share == pytest.approx(((1 / 4 + 1) / 2 + 0) / 2)
     assert updated.n == 3  # an instance without corrections says nothing about them
@@ -128,9 +150,9 @@ def test_behaviour_is_the_mean_of_the_instances_own_shares():
 
 
 def test_behaviour_of_nothing_at_all_is_missing_and_not_zero():
-    table = report.table_behaviour(results()).set_index(["stage", "length", "what"])
+    table = table_behaviour(results()).set_index(["stage", "length", "what"])
     assert table.loc["grpo", 1, "corrections updated"].n == 2
-    none = report.table_behaviour(frame((0, "grpo", 1, "a", 1.0))).set_index("what")
+    none = table_behaviour(frame((0, "grpo", 1, "a", 1.0))).set_index("what")
     assert pd.isna(none.loc["corrections updated"].share)
     assert none.loc["corrections updated"].n == 0
 
@@ -150,7 +172,7 @@ def targets(gain=0.3, gain_low=0.1, after=0.8, kept=0.95, updated=0.6):
             )
         ]
     )
-    return report.table_targets(lengths, behaviour)
+    return table_targets(lengths, behaviour)
 
 
 def test_targets_are_those_of_the_plan_and_all_met_by_a_good_run():
@@ -182,7 +204,7 @@ def test_a_target_that_is_missed_says_so(changed, missed):
 
 def test_targets_of_a_single_seed_can_be_made_and_saved(tmp_path):
     one = results(seeds=(0,))
-    table = report.table_targets(report.table_lengths(one), report.table_behaviour(one))
+    table = table_targets(table_lengths(one), table_behaviour(one))
     assert not table.met[1] and pd.isna(table.measured[1])
     store.save_table(tmp_path / "targets.csv", table)
     assert pd.read_csv(tmp_path / "targets.csv").met.tolist() == table.met.tolist()
@@ -192,7 +214,7 @@ def test_reference_lines_are_in_order_of_length():
     table = pd.DataFrame(
         {"writer": ["perfect", "perfect", "other"], "length": [13, 1, 1], "qa": [0.5, 1.0, 0.1]}
     )
-    assert report.reference_lines(table, ["perfect"]) == {"perfect": [1.0, 0.5]}
+    assert reference_lines(table, ["perfect"]) == {"perfect": [1.0, 0.5]}
 
 
 # --- Figures -------------------------------------------------------------------------------------
@@ -222,15 +244,15 @@ GROWTH = pd.DataFrame({"chunk": [0, 1], "read_tokens": [9, 20], "memory_tokens":
 
 
 def lengths_of(table):
-    return report.plot_lengths(report.table_lengths(table, resamples=50))
+    return plot_lengths(table_lengths(table, resamples=50))
 
 
 def gain_of(table):
-    return report.plot_gain(table, report.table_lengths(table, resamples=50))
+    return plot_gain(table, table_lengths(table, resamples=50))
 
 
 def behaviour_of(table):
-    return report.plot_behaviour(report.table_behaviour(table, resamples=50), 1)
+    return plot_behaviour(table_behaviour(table, resamples=50), 1)
 
 
 def unanswered(table):
@@ -246,7 +268,7 @@ def ablation():
     }
     columns = {"qa": 0.8, "qa_low": 0.7, "qa_high": None, "compression": 0.75}
     rows = [{"point": p, "length": length} | columns for length in (4, 1) for p in points]
-    return report.table_ablation(pd.DataFrame(rows), points)
+    return table_ablation(pd.DataFrame(rows), points)
 
 
 NO_CALLS = results(seeds=(0,)).assign(calls=0, calls_ok=0, corrections=0)
@@ -255,8 +277,8 @@ FIGURES = {
     "lengths, one seed": lambda: lengths_of(results(seeds=(0,))),
     "lengths, nothing right": lambda: lengths_of(results(after=0.0, before=0.0)),
     "lengths, missing": lambda: lengths_of(unanswered(results())),
-    "lengths, references": lambda: report.plot_lengths(
-        report.table_lengths(results()), {"perfect": [1.0, 1.0], "never updates": [0.6, 0.5]}
+    "lengths, references": lambda: plot_lengths(
+        table_lengths(results()), {"perfect": [1.0, 1.0], "never updates": [0.6, 0.5]}
     ),
     "gain": lambda: gain_of(results()),
     "gain, one seed": lambda: gain_of(results(seeds=(0,))),
@@ -264,29 +286,29 @@ FIGURES = {
     "behaviour": lambda: behaviour_of(results()),
     "behaviour, one seed": lambda: behaviour_of(results(seeds=(0,))),
     "behaviour, no calls": lambda: behaviour_of(NO_CALLS),
-    "rewards": lambda: report.plot_rewards(METRICS),
-    "rewards, one step": lambda: report.plot_rewards(METRICS[:1]),
-    "rewards, two seeds": lambda: report.plot_rewards(
+    "rewards": lambda: plot_rewards(METRICS),
+    "rewards, one step": lambda: plot_rewards(METRICS[:1]),
+    "rewards, two seeds": lambda: plot_rewards(
         pd.concat([METRICS.assign(seed=0), METRICS.assign(seed=1)])
     ),
-    "rewards, one seed": lambda: report.plot_rewards(METRICS.assign(seed=0)),
-    "rewards, no judge": lambda: report.plot_rewards(METRICS.assign(content=None)),
-    "warm start": lambda: report.plot_warm_start(
+    "rewards, one seed": lambda: plot_rewards(METRICS.assign(seed=0)),
+    "rewards, no judge": lambda: plot_rewards(METRICS.assign(content=None)),
+    "warm start": lambda: plot_warm_start(
         pd.DataFrame({"phase": ["copy", "teacher"], "step": [5, 9], "loss": [3.0, 0.1]})
     ),
-    "sources": lambda: report.plot_sources(SOURCES),
-    "sources, one": lambda: report.plot_sources(SOURCES[2:]),
-    "sources, no score": lambda: report.plot_sources(SOURCES.assign(score=None, low=None)),
-    "paper, memory": lambda: report.plot_paper_memory(AVERAGES, results().assign(memory_tokens=9)),
-    "paper, ablation": lambda: report.plot_paper_ablation(AVERAGES),
-    "paper, ablation and ours": lambda: report.plot_paper_ablation(AVERAGES, ablation()),
-    "chunks": lambda: report.plot_chunks(CHUNKS),
-    "chunks, one": lambda: report.plot_chunks(CHUNKS[2:]),
-    "chunks, many sources": lambda: report.plot_chunks(
+    "sources": lambda: plot_sources(SOURCES),
+    "sources, one": lambda: plot_sources(SOURCES[2:]),
+    "sources, no score": lambda: plot_sources(SOURCES.assign(score=None, low=None)),
+    "paper, memory": lambda: plot_paper_memory(AVERAGES, results().assign(memory_tokens=9)),
+    "paper, ablation": lambda: plot_paper_ablation(AVERAGES),
+    "paper, ablation and ours": lambda: plot_paper_ablation(AVERAGES, ablation()),
+    "chunks": lambda: plot_chunks(CHUNKS),
+    "chunks, one": lambda: plot_chunks(CHUNKS[2:]),
+    "chunks, many sources": lambda: plot_chunks(
         pd.DataFrame({"source": list("abcdefghi"), "tokens": range(9)})
     ),
-    "memory": lambda: report.plot_memory(GROWTH),
-    "memory, one chunk": lambda: report.plot_memory(GROWTH[:1]),
+    "memory": lambda: plot_memory(GROWTH),
+    "memory, one chunk": lambda: plot_memory(GROWTH[:1]),
 }
 
 
@@ -296,7 +318,7 @@ def test_a_figure_is_drawn_without_warnings_and_left_open_nowhere(name, tmp_path
     figure = FIGURES[name]()
     assert isinstance(figure, Figure) and figure.axes
     assert plt.get_fignums() == []
-    path = report.save_figure(figure, tmp_path / "figure.png")
+    path = save_figure(figure, tmp_path / "figure.png")
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
@@ -306,8 +328,8 @@ def drawn_bars(figure):
 
 def test_the_figures_show_the_numbers_of_their_tables():
     assert drawn_bars(gain_of(results())) == [0.5, 0.5]
-    table = report.table_behaviour(results(), resamples=50)
-    assert drawn_bars(report.plot_behaviour(table, 1)) == [0.5, 0.5, 0.0, 0.75] * 2
+    table = table_behaviour(results(), resamples=50)
+    assert drawn_bars(plot_behaviour(table, 1)) == [0.5, 0.5, 0.0, 0.75] * 2
     (axis,) = lengths_of(results()).axes
     lines = {group.get_label(): list(group.lines[0].get_ydata()) for group in axis.containers}
     assert lines == {"before GRPO": [0.25, 0.25], "after GRPO": [0.75, 0.75]}
@@ -324,10 +346,10 @@ def test_a_figure_is_saved_whole_or_not_at_all(tmp_path, monkeypatch, failing):
     path.write_bytes(b"old")
     monkeypatch.setattr(store.os, failing, full)
     with pytest.raises(DiskError, match=r"figure.png: expected to write \d+ bytes, found: No sp"):
-        report.save_figure(report.plot_memory(GROWTH), path)
+        save_figure(plot_memory(GROWTH), path)
     monkeypatch.undo()
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["figure.png"]
-    report.save_figure(report.plot_memory(GROWTH), path)
+    save_figure(plot_memory(GROWTH), path)
     assert path.read_bytes().startswith(b"\x89PNG") and os.listdir(tmp_path) == ["figure.png"]
 
 
@@ -338,7 +360,7 @@ def test_averages_stand_beside_the_printed_ones_and_say_how_much_they_are_off():
     """Spec paper.md: what a careful reader finds."""
     found = {}
     for number in (1, 2, 3, 4, 9):
-        table = report.table_printed(comparison.paper_results(number), AVERAGES)
+        table = table_printed(comparison.paper_results(number), AVERAGES)
         off = table[table["off by"].abs() > 0.005]
         found |= {(number, row["method"]): round(row["off by"], 3) for _, row in off.iterrows()}
     assert found == {
@@ -353,19 +375,19 @@ def test_averages_stand_beside_the_printed_ones_and_say_how_much_they_are_off():
 
 
 def test_a_printed_table_keeps_its_columns_and_its_order():
-    table = report.table_printed(comparison.paper_results(1), AVERAGES)
+    table = table_printed(comparison.paper_results(1), AVERAGES)
     assert table["method"].tolist()[::4] == ["Long-Context", "Mem-alpha (0.05, 0.1)"]
     assert table.columns[1:8].tolist() == [
         *("SQuAD", "HotpotQA", "PerLTQA", "TREC-C", "NLU", "PubMed", "BookSum")
     ]
     row = table.iloc[2]
     assert (row["SQuAD"], row["Avg. printed"], row["Avg. recomputed"]) == (0.091, 0.236, 0.226)
-    html = report.show_printed(table).to_html()
+    html = show_printed(table).to_html()
     assert html.count("-0.023") == 1 and "nan" not in html and "Mem-alpha (0.05, 0.1)" in html
 
 
 def test_the_lead_of_the_main_setting_by_both_averages():
-    margins = report.table_margins(AVERAGES).set_index("table")
+    margins = table_margins(AVERAGES).set_index("table")
     assert margins.lead_printed.to_dict() == {1: 0.054, 2: 0.09, 3: 0.125, 4: 0.012, 9: 0.012}
     assert margins.lead_recomputed.to_dict() == {1: 0.031, 2: 0.06, 3: 0.103, 4: -0.001, 9: 0.012}
     assert margins.best_other[[1, 2, 4]].tolist() == [
@@ -386,29 +408,29 @@ def test_the_card_of_a_run_has_settings_seed_versions_data_hash_and_duration(tmp
     data = tmp_path / "data.csv"
     data.write_text("a\n1\n")
     profile = load_profile("ci", ["seed=3"])
-    card = report.run_card(tmp_path / "out", profile, time.time() - 2, [data], {"grpo_s": 1.5})
+    card = store.run_card(tmp_path / "out", profile, time.time() - 2, [data], {"grpo_s": 1.5})
     saved = json.loads((tmp_path / "out" / "run.json").read_text())
     assert saved == card
     assert (saved["profile"], saved["seed"], saved["grpo_s"]) == ("ci", 3, 1.5)
     assert saved["settings"] == json.loads(json.dumps(profile_dict(profile)))
-    assert set(report.PACKAGES) < set(saved["versions"]) and "memalpha-kit" in saved["versions"]
+    assert set(store.PACKAGES) < set(saved["versions"]) and "memalpha-kit" in saved["versions"]
     assert saved["data_sha256"] == store.fingerprint([data]) and saved["inputs"] == ["data.csv"]
     assert 1.5 < saved["duration_s"] < 60
     assert str(tmp_path) not in (tmp_path / "out" / "run.json").read_text()
 
 
 def test_the_card_of_a_run_without_data_says_so(tmp_path):
-    card = report.run_card(tmp_path, load_profile("ci"), time.time())
+    card = store.run_card(tmp_path, load_profile("ci"), time.time())
     assert card["data_sha256"] is None and card["inputs"] == []
 
 
 def test_a_card_about_a_file_that_is_gone_is_an_input_error_and_is_not_written(tmp_path):
     with pytest.raises(InputError, match=r"gone.csv: expected a readable file"):
-        report.run_card(tmp_path, load_profile("ci"), time.time(), [tmp_path / "gone.csv"])
+        store.run_card(tmp_path, load_profile("ci"), time.time(), [tmp_path / "gone.csv"])
     assert os.listdir(tmp_path) == []
 
 
 def test_a_package_that_is_absent_is_named_absent(monkeypatch, tmp_path):
-    monkeypatch.setattr(report, "PACKAGES", ("numpy", "no-such-package"))
-    versions = report.run_card(tmp_path, load_profile("ci"), time.time())["versions"]
+    monkeypatch.setattr(store, "PACKAGES", ("numpy", "no-such-package"))
+    versions = store.run_card(tmp_path, load_profile("ci"), time.time())["versions"]
     assert versions["no-such-package"] == "absent" and versions["numpy"] != "absent"
