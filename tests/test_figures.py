@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from memalpha_kit import files as store
 from memalpha_kit.errors import DiskError, InputError
 from memalpha_kit.evaluation import tables as comparison
-from memalpha_kit.figures.data import plot_chunks, plot_memory, plot_sources
-from memalpha_kit.figures.miniature import (
+from memalpha_kit.figures.charts import plot_chunks, plot_memory, plot_sources
+from memalpha_kit.figures.curves import (
     SHARES,
     STAGES,
     plot_behaviour,

@@ -14,7 +14,7 @@ from stub_server import StubServer
 from test_real_path import write_raw
 
 from memalpha_kit import files as store
-from memalpha_kit.figures.miniature import TARGETS, table_lengths
+from memalpha_kit.figures.curves import TARGETS, table_lengths
 from memalpha_kit.notebooks import run
 from memalpha_kit.settings import load_profile, profile_dict
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from memalpha_kit.figures.miniature import table_behaviour, table_lengths
+from memalpha_kit.figures.curves import table_behaviour, table_lengths
 from memalpha_kit.notebooks import repository
 
 ROOT = repository()

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from memalpha_kit import cli, files
-from memalpha_kit.figures.miniature import table_lengths
+from memalpha_kit.figures.curves import table_lengths
 from memalpha_kit.lab import miniature
 from memalpha_kit.settings import load_profile
 

@@ -19,7 +19,7 @@ from memalpha_kit.evaluation.waterfall import (
     table_waterfall,
     waterfall,
 )
-from memalpha_kit.figures.data import WATERFALL, plot_waterfall
+from memalpha_kit.figures.charts import WATERFALL, plot_waterfall
 from memalpha_kit.lab import world
 from memalpha_kit.lab.miniature import METRIC, READER, Teacher
 from memalpha_kit.method.episode import ask, write

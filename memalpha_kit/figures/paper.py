@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from memalpha_kit.figures.miniature import STAGES
+from memalpha_kit.figures.curves import STAGES
 from memalpha_kit.figures.style import COLOURS, finished, panels, whiskers
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ import pandas as pd
 from memalpha_kit import files as store
 from memalpha_kit import text
 from memalpha_kit.errors import InputError
-from memalpha_kit.figures.miniature import plot_grouping
+from memalpha_kit.figures.curves import plot_grouping
 from memalpha_kit.figures.style import save_figure
 from memalpha_kit.lab import miniature
 from memalpha_kit.method.episode import ask, write

@@ -27,7 +27,7 @@ from memalpha_kit.errors import InputError
 from memalpha_kit.evaluation import runs
 from memalpha_kit.evaluation.methods import Backends, MethodSpec
 from memalpha_kit.evaluation.runs import Run
-from memalpha_kit.figures.miniature import plot_lengths, reference_lines, table_lengths
+from memalpha_kit.figures.curves import plot_lengths, reference_lines, table_lengths
 from memalpha_kit.figures.style import save_figure
 from memalpha_kit.lab import world
 from memalpha_kit.method.episode import ask, write

@@ -36,7 +36,7 @@ import yaml
 
 from memalpha_kit import files as store
 from memalpha_kit.errors import InputError, closest
-from memalpha_kit.figures.miniature import plot_sweep
+from memalpha_kit.figures.curves import plot_sweep
 from memalpha_kit.figures.style import save_figure
 from memalpha_kit.lab import miniature
 from memalpha_kit.settings import Profile, load_profile, profile_dict
