@@ -19,12 +19,10 @@ from stub_server import StubServer
 from memalpha_kit import cli
 from memalpha_kit import files as store
 from memalpha_kit.data import card as datacard
-from memalpha_kit.data import dataset, sources
+from memalpha_kit.data import dataset, sources, stages
 from memalpha_kit.data.sources import SOURCES, lme_train, longmemeval, memory_agent_bench, perltqa
 from memalpha_kit.data.sources.building import Skips
-from memalpha_kit.data.stages import keywords
-from memalpha_kit.data.stages.closed_book import closed_book
-from memalpha_kit.data.stages.llm import Asker
+from memalpha_kit.data.stages import Llm
 from memalpha_kit.errors import InputError
 from memalpha_kit.method.memory import DELETE, INSERT, UPDATE
 from memalpha_kit.method.metrics import score
@@ -259,31 +257,32 @@ def stub():
         yield running
 
 
-def asker(stub: StubServer, folder: Path, model: str = "tiny") -> Asker:
-    return Asker(Client(Endpoint(stub.url, model, cache=folder)))
+def asker(stub: StubServer, folder: Path, model: str = "tiny") -> Llm:
+    return Llm(Client(Endpoint(stub.url, model, cache=folder)))
 
 
-def asked(*askers: Asker) -> list[int]:
+def asked(*askers: Llm) -> list[int]:
     return [one.client.usage.asked for one in askers]
 
 
 def test_only_what_is_new_is_asked_and_nothing_stale_is_used(stub, tmp_path):
     """D14: with older scores squad drops questions in silence and hotpotqa raises a key error."""
     pairs = [("Is it salt", "salt"), ("Is it rain", "snow")]
-    assert closed_book(pairs, WORDS.count, first := asker(stub, tmp_path)) == [False, True]
+    assert (first := asker(stub, tmp_path)).closed_book(pairs, WORDS.count) == [False, True]
     changed, second = [("Is it fog", "fog"), *pairs[::-1]], asker(stub, tmp_path)
-    assert closed_book(changed, WORDS.count, second) == [False, True, False]
-    closed_book(pairs, WORDS.count, other := asker(stub, tmp_path, "another"))
+    assert second.closed_book(changed, WORDS.count) == [False, True, False]
+    (other := asker(stub, tmp_path, "another")).closed_book(pairs, WORDS.count)
     assert asked(first, second, other) == [2, 1, 2] and second.client.usage.cached == 2
 
 
 def test_another_instruction_is_asked_again(stub, tmp_path, monkeypatch):
     """D14: so is another version of the code that reads the reply."""
-    keywords.extract(["Nell opens doors"], first := asker(stub, tmp_path))
-    monkeypatch.setattr(keywords, "INSTRUCTION", "List less.")
-    keywords.extract(["Nell opens doors"], second := asker(stub, tmp_path))
-    monkeypatch.setattr(keywords, "VERSION", "keywords/next")
-    keywords.extract(["Nell opens doors"], third := asker(stub, tmp_path))
+    (first := asker(stub, tmp_path)).keywords(["Nell opens doors"])
+    version, text, tokens = stages.KEYWORDS
+    monkeypatch.setattr(stages, "KEYWORDS", (version, "List less.", tokens))
+    (second := asker(stub, tmp_path)).keywords(["Nell opens doors"])
+    monkeypatch.setattr(stages, "KEYWORDS", ("keywords/next", "List less.", tokens))
+    (third := asker(stub, tmp_path)).keywords(["Nell opens doors"])
     assert asked(first, second, third) == [1, 1, 1]
 
 
@@ -302,10 +301,10 @@ def test_a_rebuild_is_made_of_its_raw_files_alone(tmp_path):
 
 def test_a_stored_reply_is_a_file_of_its_own_without_the_text(stub, tmp_path):
     """D21c: the release writes all book texts anew after each call."""
-    keywords.extract(["A long book about Nell"], asker(stub, tmp_path))
+    asker(stub, tmp_path).keywords(["A long book about Nell"])
     [path] = tmp_path.rglob("*.json")
     before = path.stat().st_mtime_ns, path.read_bytes()
-    keywords.extract(["A long book about Nell", "Another of Tom"], asker(stub, tmp_path))
+    asker(stub, tmp_path).keywords(["A long book about Nell", "Another of Tom"])
     assert (path.stat().st_mtime_ns, path.read_bytes()) == before
     assert b"long book" not in before[1] and len(list(tmp_path.rglob("*.json"))) == 2
 
@@ -431,8 +430,8 @@ COVERED: dict[str, tuple[str, ...]] = {
     "D4": (
         *named(
             STAGES,
-            "a_failed_extraction_is_none_and_never_an_empty_list",
-            "a_failed_extraction_is_not_stored",
+            "keywords_of_a_reply_are_unique_in_any_case_and_never_an_empty_list",
+            "a_reply_that_cannot_be_used_is_not_stored",
         ),
         *named(
             TRAINING, "a_chapter_whose_keywords_failed_is_dropped_and_never_has_an_empty_answer"
@@ -507,7 +506,7 @@ COVERED: dict[str, tuple[str, ...]] = {
         "what_is_sent_has_temperature_0_and_nothing_about_reasoning",
         "reasoning_is_stripped_and_unfinished_reasoning_is_no_answer",
     ),
-    "D12b": named(STAGES, "the_closed_book_filter_decides_as_the_specification_says"),
+    "D12b": named(STAGES, "a_question_is_kept_if_the_model_does_not_know_its_short_answer"),
     "D12c": named(STAGES, "equal_questions_keep_their_own_verdicts"),
     "D12d": named(
         CLIENT,
@@ -621,10 +620,7 @@ COVERED: dict[str, tuple[str, ...]] = {
         *named(TRAINING, "a_question_whose_check_failed_is_left_out_and_counted"),
     ),
     "D35": named("test_dataset", "limits_hold_per_part_or_per_source_inside_one"),
-    "D36": (
-        *named(STAGES, "several_answers_of_one_row_are_joined_as_text"),
-        *named(BENCH, "keywords_are_found_by_their_summary_never_by_the_row_number"),
-    ),
+    "D36": (*named(BENCH, "keywords_are_found_by_their_summary_never_by_the_row_number"),),
     "D37": named(HERE, "splitting_needs_no_nltk"),
 }
 """Tests by defect, each named as pytest names it. There is no D15 and no D31."""

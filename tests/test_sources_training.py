@@ -27,8 +27,8 @@ from memalpha_kit.data.sources import (
     squad,
 )
 from memalpha_kit.data.sources.building import Skips
-from memalpha_kit.data.stages.llm import Reply
 from memalpha_kit.errors import InputError
+from memalpha_kit.records import ChatReply
 from memalpha_kit.settings import BuildConfig
 from memalpha_kit.text import counter
 from tools.sample_data import make_raw
@@ -75,14 +75,20 @@ def identity_draws(monkeypatch):
     monkeypatch.setattr(booksum, "generator", lambda *key: Days(0))
 
 
-def answers_from(replies):
-    """A model that answers a question with what `replies` has for it."""
+class Answers:
+    """A client whose reply is what `reply` makes of a request's last text, None for a failure."""
 
-    def complete(requests, problem=lambda text: ""):
-        texts = [r.messages[-1][1] for r in requests]
-        return [Reply(found) if (found := replies(text)) is not None else None for text in texts]
+    def __init__(self, reply):
+        self.reply = reply
 
-    return complete
+    def chat(self, requests, accept=None):
+        texts = [self.reply(request.plain()[-1]["content"]) for request in requests]
+        return [ChatReply(text, "error" if text is None else "stop") for text in texts]
+
+
+def answer_stages(monkeypatch, reply):
+    """From now on stages get what `reply` has for a text."""
+    monkeypatch.setattr(stages, "chosen", lambda config: stages.Llm(Answers(reply)))
 
 
 def write(folder, name, content):
@@ -141,7 +147,7 @@ def test_squad_with_its_closed_book_filter_gives_the_worked_example(tmp_path, mo
         asked.append(question)
         return "In every winter." if question.startswith("When does Lake") else "unknown"
 
-    monkeypatch.setattr(stages, "model", lambda config: answers_from(know))
+    answer_stages(monkeypatch, know)
     raw = squad_raw(tmp_path, article("Orvane", CONTEXTS, ASKED))
     skips = Skips()
     [instance] = build("squad", raw, sized(22, stage="llm"), 0, skips)
@@ -160,7 +166,7 @@ def test_squad_with_its_closed_book_filter_gives_the_worked_example(tmp_path, mo
 
 
 def test_a_question_whose_check_failed_is_left_out_and_counted(tmp_path, monkeypatch):
-    monkeypatch.setattr(stages, "model", lambda config: answers_from(lambda question: None))
+    answer_stages(monkeypatch, lambda question: None)
     raw = squad_raw(tmp_path, article("Orvane", CONTEXTS, ASKED))
     skips = Skips()
     with pytest.raises(InputError, match="expected an instance with 1 questions"):
@@ -421,7 +427,7 @@ def books(folder, *rows, name="booksum_train.jsonl"):
 
 def test_booksum_gives_the_worked_example(tmp_path, monkeypatch, identity_draws):
     reply = "Nell, blue door, nell, , backwards clock"
-    monkeypatch.setattr(stages, "model", lambda config: answers_from(lambda text: reply))
+    answer_stages(monkeypatch, lambda text: reply)
     [instance] = build("booksum", books(tmp_path, DOOR), replace(AT_11, stage="llm"), seed=0)
     parts = (
         "Nell finds a key. The key opens a blue door.",
@@ -447,7 +453,7 @@ def test_a_chapter_whose_keywords_failed_is_dropped_and_never_has_an_empty_answe
 ):
     """D4: in the release an empty answer is a full hit in training."""
     replies = {"s1": None, "s2": " , ", "s3": "a key"}
-    monkeypatch.setattr(stages, "model", lambda config: answers_from(replies.get))
+    answer_stages(monkeypatch, replies.get)
     rows = [DOOR | {"summary": [{"text": name}], "chapter_id": name} for name in replies]
     skips = Skips()
     config = replace(AT_11, stage="llm")
@@ -821,11 +827,7 @@ def test_perltqa_shortens_checks_and_flags(tmp_path, monkeypatch):
             return "900 crowns; olive trees"
         return "900 crowns" if "What did the buyer" in text else "It was forty."
 
-    def complete(requests, problem=lambda text: ""):
-        texts = [reply(r.messages[-1][1]) for r in requests]
-        return [Reply(text, problem(text)) for text in texts]
-
-    monkeypatch.setattr(stages, "model", lambda config: complete)
+    answer_stages(monkeypatch, reply)
     [instance] = build("perltqa", perl(tmp_path), replace(WORDS, stage="llm"), seed=0)
     assert [(qa.id, qa.answers[0]) for qa in instance.questions] == [
         ("events-0", "Forty"),

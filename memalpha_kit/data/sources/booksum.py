@@ -22,7 +22,6 @@ from typing import Any
 from memalpha_kit.data import stages
 from memalpha_kit.data.sources.building import Skips, generator, matches, raw_rows, spread, take
 from memalpha_kit.data.sources.frames import book_frame, reading_days
-from memalpha_kit.data.stages import keywords
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, Instance, make_instance
 from memalpha_kit.settings import BuildConfig
@@ -125,9 +124,9 @@ def _with_answer(
     if config.stage == "none":
         yield from ((chapter, chunks, chapter.summary) for chapter, chunks in packed)
         return
-    complete, packed = stages.model(config), iter(packed)
+    stage, packed = stages.chosen(config), iter(packed)
     while group := list(islice(packed, BATCH)):
-        found = keywords.extract([chapter.summary for chapter, _ in group], complete)
+        found = stage.keywords([chapter.summary for chapter, _ in group])
         for (chapter, chunks), words in zip(group, found, strict=True):
             skips.drop("chapters whose keywords failed", not words)
             if words:

@@ -13,8 +13,7 @@ from typing import Any
 from memalpha_kit.data import stages
 from memalpha_kit.data.sources.building import Skips, draw, generator
 from memalpha_kit.data.sources.frames import frame_all
-from memalpha_kit.data.stages.closed_book import closed_book
-from memalpha_kit.data.stages.llm import Complete
+from memalpha_kit.data.stages import Stage
 from memalpha_kit.records import QA, Instance, make_instance
 from memalpha_kit.settings import BuildConfig
 from memalpha_kit.text import counter
@@ -43,7 +42,7 @@ def finish(
     Later drafts are not looked at, so that no model is asked in vain.
     """
     built: list[Instance] = []
-    complete = None if config.stage == "none" else stages.model(config)
+    stage = stages.chosen(config)
     for index, draft in enumerate(drafts):
         if config.instances and len(built) == config.instances:
             break
@@ -51,8 +50,10 @@ def finish(
         if len(asked) < config.min_questions or not asked:
             skips.drop("instances with too few questions")
             continue
-        asked = _unknown(asked, config, skips, complete)
-        asked = draw(asked, config.max_questions, generator(seed, source, index, "questions"))
+        asked = _unknown(asked, config, skips, stage)
+        drawn = draw(asked, config.max_questions, generator(seed, source, index, "questions"))
+        skips.drop("questions above the limit, sampled away", len(asked) - len(drawn))
+        asked = drawn
         if len(asked) < config.min_kept_questions or not asked:
             skips.drop("instances with too few questions after the closed-book filter")
             continue
@@ -63,13 +64,13 @@ def finish(
 
 
 def _unknown(
-    asked: Sequence[QA], config: BuildConfig, skips: Skips, complete: Complete | None
+    asked: Sequence[QA], config: BuildConfig, skips: Skips, stage: Stage | None
 ) -> list[QA]:
     """The questions with a short answer that nobody knows without the text."""
-    if config.stage == "none":
+    if stage is None:
         return list(asked)
     pairs = [(qa.question, qa.answers[0]) for qa in asked]
-    verdicts = closed_book(pairs, counter(config.counter).count, complete)
+    verdicts = stage.closed_book(pairs, counter(config.counter).count)
     skips.drop("questions with a long answer, or answered without the text", verdicts.count(False))
     skips.drop("questions whose closed-book check failed", verdicts.count(None))
     return [qa for qa, keep in zip(asked, verdicts, strict=True) if keep]

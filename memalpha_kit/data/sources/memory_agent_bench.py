@@ -53,7 +53,6 @@ from memalpha_kit.data.sources.frames import (
 )
 from memalpha_kit.data.sources.labelled import arrange
 from memalpha_kit.data.sources.longmemeval import question_types, read_turns
-from memalpha_kit.data.stages import keywords
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, Instance, make_instance
 from memalpha_kit.settings import BuildConfig
@@ -450,8 +449,10 @@ def with_keywords(rows: Sequence[Row], raw: Path, config: BuildConfig, skips: Sk
     found = [stored.get(summary_key(row.answers[0])) for row in rows]
     lacking = [i for i, words in enumerate(found) if not words]
     if lacking and config.stage != "none":
-        summaries = [keywords.joined(rows[i].answers[0]) for i in lacking]
-        extracted = keywords.extract(summaries, stages.model(config))
+        summaries = [
+            "\n\n".join(a.strip() for a in rows[i].answers[0] if a.strip()) for i in lacking
+        ]
+        extracted = stages.chosen(config).keywords(summaries)
         for i, words in zip(lacking, extracted, strict=True):
             found[i] = words
     kept = []

@@ -25,9 +25,7 @@ from typing import Any
 
 from memalpha_kit.data import stages
 from memalpha_kit.data.sources.building import Skips, draw, generator, raw_file, read_json, take
-from memalpha_kit.data.stages.answerable import answerable
-from memalpha_kit.data.stages.llm import Complete
-from memalpha_kit.data.stages.shortening import shorten
+from memalpha_kit.data.stages import Stage
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, Instance, make_instance
 from memalpha_kit.settings import BuildConfig
@@ -80,7 +78,7 @@ def build(raw: Path, config: BuildConfig, seed: int, skips: Skips) -> list[Insta
     """
     paths = [raw_file(raw, name) for name in FILES]
     memories = read_memories(paths[0], skips)
-    complete = None if config.stage == "none" else stages.model(config)
+    stage = stages.chosen(config)
     built: list[Instance] = []
     for user, sections, where in _characters(paths[1], skips):
         if config.instances and len(built) == config.instances:
@@ -94,7 +92,7 @@ def build(raw: Path, config: BuildConfig, seed: int, skips: Skips) -> list[Insta
         except InputError as error:
             skips.failed(error)
             continue
-        instance = _instance(user, events, asked, complete, config, seed, skips)
+        instance = _instance(user, events, asked, stage, config, seed, skips)
         if instance is not None:
             built.append(instance)
     if not built:
@@ -106,7 +104,7 @@ def _instance(
     user: str,
     events: Sequence[Event],
     asked: Sequence[Asked],
-    complete: Complete | None,
+    stage: Stage | None,
     config: BuildConfig,
     seed: int,
     skips: Skips,
@@ -127,8 +125,10 @@ def _instance(
         skips.drop("questions about memories that are not shown", len(asked) - len(covered))
         asked = covered
     texts = [chunk for _, chunk in chunks]
-    asked, kept = _staged(texts, asked, complete, config, skips)
-    asked = draw(asked, config.max_questions, generator(seed, "perltqa", user, "questions"))
+    asked, kept = _staged(texts, asked, stage, config, skips)
+    drawn = draw(asked, config.max_questions, generator(seed, "perltqa", user, "questions"))
+    skips.drop("questions above the limit, sampled away", len(asked) - len(drawn))
+    asked = drawn
     if len(asked) < config.min_kept_questions or not asked:
         skips.drop("characters with too few questions")
         return None
@@ -156,16 +156,16 @@ def _only(references: Iterable[str], where: Mapping[str, set[int]]) -> int | Non
 def _staged(
     chunks: Sequence[str],
     asked: Sequence[Asked],
-    complete: Complete | None,
+    stage: Stage | None,
     config: BuildConfig,
     skips: Skips,
 ) -> tuple[list[Asked], set[str]]:
     """The questions that the chunks answer, answers shortened; ids of those that stayed whole."""
-    if config.stage == "none":
+    if stage is None:
         return list(asked), set()
-    short = shorten([(q.qa.question, q.qa.answers[0]) for q in asked], complete)
+    short = stage.shorten([(q.qa.question, q.qa.answers[0]) for q in asked])
     pairs = [(q.qa.question, s.text) for q, s in zip(asked, short, strict=True)]
-    golds = answerable("\n\n".join(chunks), pairs, complete)
+    golds = stage.answerable("\n\n".join(chunks), pairs)
     skips.drop("questions that the chunks do not answer", golds.count(""))
     skips.drop("questions whose answerability check failed", golds.count(None))
     kept = {q.qa.id for q, s in zip(asked, short, strict=True) if not s.shortened}

@@ -1,0 +1,362 @@
+"""Stages that a builder asks for: which questions need the text, keywords, short answers.
+
+Four questions, put by the builders of some sources (squad and hotpotqa; booksum and
+infbench_sum_eng_shots2; perltqa twice):
+
+    stage = stages.chosen(config)                    # None for config.stage == "none"
+    stage.closed_book([(question, gold), ...], count)  # [True, False, None, ...]
+    stage.keywords([summary, ...])                     # [("Nell", "blue door"), None, ...]
+    stage.shorten([(question, answer), ...])           # [Short("31 years", True), ...]
+    stage.answerable(text, [(question, gold), ...])    # ["Forty", "", None, ...]
+
+Two answer them: `llm` asks a language model, `rules` is a floor for machines without one; whatever
+else is added to `STAGES` can be named in the setting `stage`. Results come in the order of what was
+handed in, so they can never be attached to another text. What failed is None and counted by the
+builder: never "", never an empty list (in the published `process_data.py` a failed call gives an
+empty answer, and keywords are looked up by the row's number).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from memalpha_kit.errors import InputError
+from memalpha_kit.method.metrics import answer_text
+from memalpha_kit.models.endpoint import Client, Endpoint
+from memalpha_kit.records import ChatReply, ChatRequest, request
+from memalpha_kit.registry import Registry
+from memalpha_kit.settings import BuildConfig
+from memalpha_kit.text import normalise
+
+Pairs = Sequence[tuple[str, str]]
+"""(question, gold answer) of each question."""
+SHORT_TOKENS = 5  # a gold with so many tokens is too long for a metric that looks for it
+MAX_KEYWORDS = 20
+MAX_WORDS = 3  # of one keyword
+
+
+@dataclass(frozen=True)
+class Short:
+    """The text to score against; `shortened` is False for an original that had to stay."""
+
+    text: str
+    shortened: bool
+
+
+class Stage:
+    """What both stages share: the matching of answers, and which answers are short enough."""
+
+    def closed_book(self, pairs: Pairs, count: Callable[[str], int]) -> list[bool | None]:
+        """True for a question to keep, False for one to remove, None if the model failed.
+
+        `count` measures golds in tokens; golds of five tokens or more are removed without asking.
+        """
+        short = [i for i, (_, gold) in enumerate(pairs) if gold.strip()]
+        short = [i for i in short if count(pairs[i][1]) < SHORT_TOKENS]
+        verdicts: list[bool | None] = [False] * len(pairs)
+        for i, verdict in zip(short, self.needs_text([pairs[i] for i in short]), strict=True):
+            verdicts[i] = verdict
+        return verdicts
+
+    def needs_text(self, pairs: Pairs) -> list[bool | None]:
+        """Whether each question cannot be answered without the text."""
+        raise NotImplementedError
+
+
+class Rules(Stage):
+    """The floor: keeps the shape of the data right (short golds, keywords instead of prose).
+
+    closed book     a question is dropped if it contains its gold, or the gold is yes or no
+    keywords        names and phrases of a summary, cut at stop words
+    shortening      what an answer adds to the words of its question, in pieces of three words
+    answerability   the whole text stands for the reply: the gold must be mentioned in it
+    """
+
+    def needs_text(self, pairs: Pairs) -> list[bool | None]:
+        """Whether the question does not give its own answer away."""
+        return [normalise(g) not in ("yes", "no") and not mentions(q, g) for q, g in pairs]
+
+    def keywords(self, summaries: Sequence[str]) -> list[tuple[str, ...] | None]:
+        """Names and phrases of each summary; None for one without any."""
+        return [keywords_by_rule(summary) or None for summary in summaries]
+
+    def shorten(self, pairs: Pairs) -> list[Short]:
+        """What each answer adds to its question; an answer that adds nothing stays."""
+        return [_short(shortened_by_rule(*pair), pair[1]) for pair in pairs]
+
+    def answerable(self, text: str, pairs: Pairs) -> list[str | None]:
+        """The gold of each question as far as the text mentions it, "" if it does not."""
+        return [narrowed(gold, text) for _, gold in pairs]
+
+
+@dataclass(frozen=True)
+class Llm(Stage):
+    """A model behind an OpenAI-compatible server, at temperature 0.
+
+    `client.chat` names a request by its content, stores only replies that `accept` takes, and gives
+    text None for one that cannot be had; so what failed is asked again next time.
+    """
+
+    client: Client
+
+    def needs_text(self, pairs: Pairs) -> list[bool | None]:
+        """Whether the model's answer to the question alone does not mention the gold."""
+        replies = self._ask([_asked(CLOSED_BOOK, question) for question, _ in pairs])
+        return [
+            None if reply is None else not mentions(reply, gold)
+            for (_, gold), reply in zip(pairs, replies, strict=True)
+        ]
+
+    def keywords(self, summaries: Sequence[str]) -> list[tuple[str, ...] | None]:
+        """The keywords of each summary; None where there are none to be had."""
+        asked = [i for i, summary in enumerate(summaries) if summary.strip()]
+        found: list[tuple[str, ...] | None] = [None] * len(summaries)
+        replies = self._ask([_asked(KEYWORDS, summaries[i]) for i in asked], no_keyword)
+        for i, reply in zip(asked, replies, strict=True):
+            found[i] = listed(reply or "") or None
+        return found
+
+    def shorten(self, pairs: Pairs) -> list[Short]:
+        """The short form of each answer: keywords of at most three words, joined by `; `.
+
+        A reply that breaks the rules is asked for again with the reason, three times in all.
+        """
+        found = [Short(answer, False) for _, answer in pairs]
+        reasons = {i: "" for i, (_, answer) in enumerate(pairs) if answer.strip()}
+        for _ in range(ATTEMPTS if reasons else 0):
+            asked = [_asked(SHORTEN, _to_shorten(*pairs[i], why)) for i, why in reasons.items()]
+            replies = dict(zip(reasons, self._ask(asked, too_long), strict=True))
+            reasons = {i: why for i, reply in replies.items() if (why := too_long(reply or "x"))}
+            for i in replies.keys() - reasons.keys():
+                if replies[i] is not None:
+                    found[i] = _short(replies[i], pairs[i][1])
+            if not reasons:
+                break
+        return found
+
+    def answerable(self, text: str, pairs: Pairs) -> list[str | None]:
+        """The gold of each question as far as the model finds it in the text, "" if not at all."""
+        replies = self._ask([_asked(ANSWER, f"{text}\n\nQuestion: {q}") for q, _ in pairs])
+        return [
+            None if reply is None else narrowed(gold, reply)
+            for (_, gold), reply in zip(pairs, replies, strict=True)
+        ]
+
+    def _ask(
+        self, requests: Sequence[ChatRequest], problem: Callable[[str], str] = lambda text: ""
+    ) -> list[str | None]:
+        """The finished reply to each request, None where there is none; only those without a
+        `problem` are stored."""
+
+        def accepted(reply: ChatReply) -> bool:
+            text = finished_text(reply)
+            return text is not None and not problem(text)
+
+        return list(map(finished_text, self.client.chat(requests, accept=accepted)))
+
+
+def finished_text(reply: ChatReply) -> str | None:
+    """The reply without its reasoning; None if it failed, was cut off or says nothing."""
+    if reply.text is None or reply.finish == "length":
+        return None
+    return answer_text(reply.text) or None
+
+
+STAGES: Registry[Callable[[BuildConfig], Stage]] = Registry("stage")
+
+
+@STAGES.register("rules")
+def _rules(config: BuildConfig) -> Rules:
+    return Rules()
+
+
+@STAGES.register("llm")
+def _llm(config: BuildConfig) -> Llm:
+    """Address and model come from the settings, else from OPENAI_BASE_URL and OPENAI_MODEL."""
+    url = config.llm_url or os.environ.get("OPENAI_BASE_URL", "")
+    name = config.llm_model or os.environ.get("OPENAI_MODEL", "")
+    if not url:
+        raise InputError("llm_url: expected http(s)://host/v1, found none")
+    if not name:
+        raise InputError("llm_model: expected the name of the server's model, found none")
+    settings = {"key_env": config.llm_key_env, "cache": Path(config.llm_cache)}
+    return Llm(Client(Endpoint(url, name, **settings)))
+
+
+def chosen(config: BuildConfig) -> Stage | None:
+    """What the setting `stage` names, None for "none". Raises InputError."""
+    return None if config.stage == "none" else STAGES[config.stage](config)
+
+
+# --- What a model is asked ------------------------------------------------------------------------
+
+ATTEMPTS = 3
+Instruction = tuple[str, str, int]
+"""Version, text, and the most tokens of a reply. Another version is another cache entry."""
+CLOSED_BOOK: Instruction = (
+    "closed-book/1",
+    "Answer the question from what you know. Give the answer alone, in as few words as possible. "
+    "If you do not know it, say: unknown.",
+    4096,  # room for the reasoning of models that think first
+)
+KEYWORDS: Instruction = (
+    "keywords/1",
+    "List what a reader must remember of the summary: people, places, objects, events, times, "
+    "relations, decisions and themes, each as a word or a short phrase taken from the text. "
+    "Separate them with commas. Write the list and nothing else.",
+    2048,
+)
+SHORTEN: Instruction = (
+    "shortening/1",
+    "Shorten the answer to the keywords that decide whether another answer is right. Each keyword "
+    "has at most three words, copied from the answer as they stand. Separate keywords with ; and "
+    "write nothing else.",
+    256,
+)
+ANSWER: Instruction = (
+    "answerable/1",
+    "Answer the question from the text alone, in one short sentence. If the text does not say, "
+    "answer: unknown.",
+    2048,
+)
+
+
+def _asked(instruction: Instruction, text: str) -> ChatRequest:
+    """The request; whether the model reasons is left to the server."""
+    version, system, max_tokens = instruction
+    return request(system, text, max_tokens=max_tokens, thinking=None, version=version)
+
+
+def _to_shorten(question: str, answer: str, reason: str) -> str:
+    again = f"\nYour last reply could not be used: {reason}." if reason else ""
+    return f"Question: {question}\nAnswer: {answer}{again}"
+
+
+_LIST_MARK = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+")
+
+
+def listed(reply: str) -> tuple[str, ...]:
+    """The items of a comma-separated or bulleted reply.
+
+    >>> listed("Nell, blue door, nell, , backwards clock")
+    ('Nell', 'blue door', 'backwards clock')
+    """
+    items = (_LIST_MARK.sub("", item) for line in reply.splitlines() for item in line.split(","))
+    return unique(items)
+
+
+def no_keyword(reply: str) -> str:
+    """Why a list of keywords cannot be used, or ""."""
+    return "" if listed(reply) else "it lists no keyword"
+
+
+def too_long(reply: str) -> str:
+    """Why a shortened answer cannot be used, or ""."""
+    keywords = [keyword.strip() for keyword in reply.split(";") if keyword.strip()]
+    for keyword in keywords:
+        if len(keyword.split()) > MAX_WORDS:
+            return f"{keyword!r} has {len(keyword.split())} words, three are allowed"
+    return "" if keywords else "it has no keyword"
+
+
+# --- Matching and rules ---------------------------------------------------------------------------
+
+
+def mentions(text: str, phrase: str) -> bool:
+    """Whether `phrase` stands in `text`, both normalised, from one word's start to another's end.
+
+    A phrase of nothing but punctuation and articles is never found.
+
+    >>> mentions("I know it.", "no"), mentions("It was in 1911.", "1911")
+    (False, True)
+    """
+    wanted = normalise(phrase)
+    return bool(wanted) and f" {wanted} " in f" {normalise(text)} "
+
+
+def narrowed(gold: str, reply: str) -> str:
+    """The keywords of the gold that the reply mentions, joined by `;`; "" if it mentions none.
+
+    >>> narrowed("Forty; lemon trees; olive trees", "Forty lemon trees")
+    'Forty;lemon trees'
+    """
+    if ";" not in gold:
+        return gold if mentions(reply, gold) else ""
+    return ";".join(k.strip() for k in gold.split(";") if mentions(reply, k))
+
+
+def unique(items: Iterable[str]) -> tuple[str, ...]:
+    """The items without blank ones and without repetitions in any case, the first one kept."""
+    kept: dict[str, str] = {}
+    for item in items:
+        if item.strip():
+            kept.setdefault(item.strip().lower(), item.strip())
+    return tuple(kept.values())
+
+
+def _short(text: str, answer: str) -> Short:
+    """The tidied text, or the whole answer if the text cannot stand for it."""
+    return (
+        Short(answer, False) if too_long(text) else Short("; ".join(unique(text.split(";"))), True)
+    )
+
+
+STOP_WORDS = frozenset(
+    """a about after again all also always am an and any are as at away be became because been
+    before being between both but by can cannot could did do does down during each else even ever
+    every few for from get gets got had has have he her here him his how i if in into is it
+    its itself just later least less like made makes many may me might more most much must my
+    near never no nor not nothing now of off often on once one only or other our out over own
+    quite rather same she should since so some something soon still such take takes than that
+    the their them then there these they this those though through to together too toward
+    towards under until up upon us very was we were what when where which while who whom whose
+    why will with within without would yes yet you your""".split()  # noqa: SIM905
+)
+TITLES = "Mr Mrs Ms Messrs Mme Mlle Dr Prof Rev Fr St Sr Jr Hon Capt Col Gen Lt Sgt Maj Gov Sen"
+_TITLE = re.compile(rf"(?:{'|'.join(TITLES.split())})\.?", re.IGNORECASE)
+_WORD = re.compile(rf"\b(?:{'|'.join(TITLES.split())})\.|\d+(?:[.,:]\d+)*|[^\W_]+(?:[-'’][^\W_]+)*")
+
+
+def keywords_by_rule(text: str) -> tuple[str, ...]:
+    """Names and phrases of two or three words in order of appearance; single words if none.
+
+    >>> keywords_by_rule("Mrs. Bennet opens a blue door.")
+    ('Mrs. Bennet', 'blue door')
+    """
+    runs = [run for run in _runs(text) if not all(map(_TITLE.fullmatch, run))]
+    named = [run for run in runs if len(run) > 1 or run[0][:1].isupper() or run[0][:1].isdigit()]
+    return unique(" ".join(run) for run in named or runs)[:MAX_KEYWORDS]
+
+
+def shortened_by_rule(question: str, answer: str) -> str:
+    """The parts of the answer whose words the question does not have, joined by `; `; "" if none.
+
+    An answer of three words or fewer is kept as it is.
+    """
+    if len(answer.split()) <= MAX_WORDS:
+        return answer.strip(" .")
+    known = {word.lower() for word in _WORD.findall(question)}
+    return "; ".join(unique(" ".join(run) for run in _runs(answer, known)))
+
+
+def _runs(text: str, known: Iterable[str] = ()) -> Iterator[list[str]]:
+    """Runs of at most three words between stop words, known words, punctuation, and names' ends."""
+    left_out = STOP_WORDS.union(known)
+    run: list[str] = []
+    end = 0
+    for match in _WORD.finditer(text):
+        word, apart = match[0], text[end : match.start()].strip(" ") != ""
+        name_ends = bool(run) and run[-1][:1].isupper() != word[:1].isupper()
+        stops = word.lower() in left_out
+        if run and (apart or name_ends or stops or len(run) == MAX_WORDS):
+            yield run
+            run = []
+        if not stops:
+            run.append(word)
+        end = match.end()
+    if run:
+        yield run
