@@ -20,6 +20,7 @@ from memalpha_kit.data.dataset import RECIPES, Dataset
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, make_instance
 from memalpha_kit.settings import BuildConfig
+from memalpha_kit.tasks import TASKS
 from tools.sample_data import make_raw
 
 ICL = ("icl_trec_coarse_6600shot_balance", "icl_nlu_8296shot_balance")
@@ -210,7 +211,7 @@ def part(root: Path, name: str, n_train: int, n_test: int = 1, compat: str = "fi
         make_instance(name, [f"{name} {i}"], [QA("q", f"{name} {i}?", ("x",))])
         for i in range(n_train + n_test)
     ]
-    role = sources.source(name).role
+    role = TASKS[name].role
     card = {"name": name, "source": name, "role": role, "settings": {"compat": compat}}
     dataset.save(root / name, Dataset(name, tuple(rows[:n_train]), tuple(rows[n_train:]), card))
     return root / name

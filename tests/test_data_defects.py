@@ -20,7 +20,7 @@ from memalpha_kit import cli
 from memalpha_kit import files as store
 from memalpha_kit.data import card as datacard
 from memalpha_kit.data import dataset, sources, stages
-from memalpha_kit.data.sources import SOURCES, lme_train, longmemeval, memory_agent_bench, perltqa
+from memalpha_kit.data.sources import lme_train, longmemeval, memory_agent_bench, perltqa
 from memalpha_kit.data.sources.building import Skips
 from memalpha_kit.data.stages import Llm
 from memalpha_kit.errors import InputError
@@ -29,6 +29,7 @@ from memalpha_kit.method.metrics import score
 from memalpha_kit.models.endpoint import Client, Endpoint
 from memalpha_kit.records import QA, make_instance
 from memalpha_kit.settings import BuildConfig
+from memalpha_kit.tasks import TASKS
 from memalpha_kit.text import counter, pack_dialogues
 from tools.sample_data import make_raw
 
@@ -115,7 +116,9 @@ def test_a_row_is_named_by_its_own_file_and_never_by_a_position(tmp_path):
 
 def test_classification_is_called_test_time_learning(tmp_path):
     """D27: the release calls it accurate retrieval."""
-    published_ones = [s for s in SOURCES.values() if s.role != "ours" and s.metric == "label"]
+    published_ones = [
+        s for s in TASKS.values() if s.role in ("train", "eval") and s.metric == "label"
+    ]
     assert len(published_ones) == 7 and {s.category for s in published_ones} == {"TTL"}
     make_raw(tmp_path, TTL)
     built, _ = dataset.build(TTL, tmp_path, BuildConfig(rows="any"), 0)
@@ -172,13 +175,13 @@ def test_every_setting_of_a_build_is_read_somewhere(root):
 def test_task_texts_name_no_tool(tmp_path):
     """D25: the release's name tools that do not exist."""
     tools = (INSERT, UPDATE, DELETE, "memory_insert", "memory_type")
-    for text in (*dataset.TASKS.values(), *(s.question_prefix or "" for s in SOURCES.values())):
+    for text in (*dataset.TASKS.values(), *(s.question_prefix for s in TASKS.values())):
         assert not any(tool in text for tool in tools)
     for name in ("hotpotqa", "perltqa", TTL):
         make_raw(tmp_path / name, name)
         built, _ = dataset.build(name, tmp_path / name, BuildConfig(rows="any"), 0)
         for instance in (*built.train, *built.test):
-            assert instance.prompt == dataset.TASKS[SOURCES[name].category]
+            assert instance.prompt == dataset.TASKS[TASKS[name].category]
 
 
 # --- Answers -------------------------------------------------------------------------------------
@@ -241,10 +244,10 @@ def test_text_and_list_of_one_are_scored_alike_by_one_scorer(metric, answer, rep
 def test_lists_are_alternatives_or_keywords_by_the_metric_of_their_source():
     """D28: one metric per source says which; every accepted answer of RULER counts."""
     golds = ("Paris", "City of Light")
-    assert score(SOURCES["ruler_qa1_197K"].metric, "the city of light", golds) == 1.0
-    assert score(SOURCES["infbench_sum_eng_shots2"].metric, "the city of light", golds) == 0.5
-    labels = {s.metric for s in SOURCES.values() if s.name.startswith("icl_")}
-    assert labels == {SOURCES["ttl_train"].metric} == {"label"}
+    assert score(TASKS["ruler_qa1_197K"].metric, "the city of light", golds) == 1.0
+    assert score(TASKS["infbench_sum_eng_shots2"].metric, "the city of light", golds) == 0.5
+    labels = {s.metric for s in TASKS.values() if s.name.startswith("icl_")}
+    assert labels == {TASKS["ttl_train"].metric} == {"label"}
 
 
 # --- Caches --------------------------------------------------------------------------------------

@@ -6,11 +6,9 @@ import json
 
 import pytest
 
-from memalpha_kit.data.sources import SOURCES
 from memalpha_kit.errors import InputError
 from memalpha_kit.lab.world import SOURCE
 from memalpha_kit.method.prompts import (
-    GROUPS,
     Retrieved,
     answer_messages,
     asked,
@@ -20,6 +18,7 @@ from memalpha_kit.method.prompts import (
     system_prompt_baseline,
 )
 from memalpha_kit.records import Entry
+from memalpha_kit.tasks import TASKS
 
 BEES, BOATS = Entry("17", "Nora keeps bees."), Entry("18", "2024-05-02: Tom bought a boat.")
 FULL = Retrieved("Nora is a vet.", (BEES,), (BOATS,))
@@ -44,7 +43,7 @@ def test_every_source_of_the_paper_has_the_query_prompt_of_its_group():
     assert "few words" in query_prompt("infbench_qa_eng_shots2")
 
 
-@pytest.mark.parametrize("name", [*SOURCES, *GROUPS])
+@pytest.mark.parametrize("name", TASKS)
 def test_baselines_get_no_word_about_a_memory_and_the_same_output_format(name):
     """B-7."""
     with_memory, neutral = query_prompt(name), query_prompt(name, "context")

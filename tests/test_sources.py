@@ -28,6 +28,7 @@ from memalpha_kit.data.sources.building import draw, generator
 from memalpha_kit.data.sources.labelled import Sample
 from memalpha_kit.errors import InputError
 from memalpha_kit.settings import BuildConfig
+from memalpha_kit.tasks import TASKS
 from memalpha_kit.text import counter, normalise
 
 WORDS = BuildConfig(counter="words")
@@ -387,8 +388,8 @@ def test_an_unknown_source_is_refused_with_the_closest_name():
 
 def test_the_table_is_complete():
     assert all(name == row.name and row.licence and row.files for name, row in SOURCES.items())
-    boxed = {name for name, row in SOURCES.items() if "boxed" in (row.question_prefix or "")}
-    assert boxed == {name for name, row in SOURCES.items() if row.metric == "label"}
+    boxed = {name for name in SOURCES if "boxed" in TASKS[name].question_prefix}
+    assert boxed == {name for name in SOURCES if TASKS[name].metric == "label"}
     named = {name for name in boxed if SOURCES[name].labels}
     assert named == {"trec_coarse", "trec_fine", "banking77", "pubmed-rct"}
 

@@ -23,6 +23,7 @@ from memalpha_kit.data.sources.building import Skips
 from memalpha_kit.data.sources.memory_agent_bench import Row
 from memalpha_kit.errors import InputError
 from memalpha_kit.settings import BuildConfig
+from memalpha_kit.tasks import TASKS
 from memalpha_kit.text import counter, normalise
 from tools.sample_data import make_raw
 
@@ -667,7 +668,7 @@ def test_facts_stand_whole_and_in_order_on_lines_of_their_own(tmp_path, one_line
 
 
 def test_conflict_resolution_has_eight_sources():
-    names = [name for name, row in SOURCES.items() if row.category == "CR"]
+    names = [name for name, row in TASKS.items() if row.category == "CR"]
     assert len(names) == 8 and all(name.startswith("factconsolidation_") for name in names)
 
 
@@ -770,7 +771,7 @@ def test_another_parquet_file_under_that_name_is_refused(tmp_path):
 def ids(folder, seed):
     """Ids of a few instances of every source of this file."""
     config = BuildConfig(stage="rules", instances=2, rows="any")
-    names = [name for name, row in SOURCES.items() if row.role == "eval"]
+    names = [name for name, row in TASKS.items() if row.role == "eval"]
     return [
         i.id for n in (*names, "ttl_train", "lme_train") for i in build(n, folder, config, seed)
     ]

@@ -23,7 +23,7 @@ from memalpha_kit.commands.endpoints import (
 )
 from memalpha_kit.commands.files import load_data
 from memalpha_kit.errors import InputError
-from memalpha_kit.evaluation.scoring import PROFILES
+from memalpha_kit.tasks import SCORING
 
 if TYPE_CHECKING:
     from memalpha_kit.evaluation.methods import Backends, Method, MethodSpec
@@ -55,7 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", type=Path, metavar="FOLDER", help="a local model that answers, instead of --url"
     )
     parser.add_argument("--device", default="cpu", help="of local models (default: cpu)")
-    parser.add_argument("--profile", default="fixed", metavar="NAME", help=", ".join(PROFILES))
+    parser.add_argument(
+        "--profile", default="fixed", metavar="NAME", help=", ".join(SCORING.names())
+    )
     parser.add_argument(
         "--rubric", default="published", choices=("published", "by_type"), help="of the judge"
     )
@@ -76,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Answers, scores, prints the table. 1 if questions are left without an answer."""
     from memalpha_kit.evaluation import runs
-    from memalpha_kit.evaluation.scoring import metric_of
+    from memalpha_kit.tasks import metric_of
 
     metric_of("squad", args.profile)  # what is wrong with the scoring is said before any work
     client_of(args, "judge")

@@ -17,7 +17,7 @@ from memalpha_kit.commands.files import finished_card, load_data
 from memalpha_kit.errors import InputError
 from memalpha_kit.evaluation.answered import Bootstrap, evaluate
 from memalpha_kit.evaluation.answered import Run as AnsweredEpisodes
-from memalpha_kit.evaluation.scoring import PROFILES
+from memalpha_kit.tasks import SCORING
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `memalpha report`."""
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="the first is the base")
-    parser.add_argument("--profile", default="fixed", metavar="NAME", help=", ".join(PROFILES))
+    parser.add_argument(
+        "--profile", default="fixed", metavar="NAME", help=", ".join(SCORING.names())
+    )
     parser.add_argument("--paper", metavar="TABLE", help="table1, table2, table3, table4, table9")
     parser.add_argument("--data", nargs="+", type=Path, metavar="PATH", help="of --answers")
     parser.add_argument("--answers", nargs="+", type=Path, metavar="FILE.jsonl")

@@ -11,13 +11,15 @@ from pathlib import Path
 
 from memalpha_kit.commands import evaluate
 from memalpha_kit.commands.endpoints import add_endpoint_arguments, add_request_arguments
-from memalpha_kit.evaluation.scoring import PROFILES
+from memalpha_kit.tasks import SCORING
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `memalpha score`."""
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder")
-    parser.add_argument("--profile", default="fixed", metavar="NAME", help=", ".join(PROFILES))
+    parser.add_argument(
+        "--profile", default="fixed", metavar="NAME", help=", ".join(SCORING.names())
+    )
     parser.add_argument(
         "--rubric", default="published", choices=("published", "by_type"), help="of the judge"
     )

@@ -26,10 +26,11 @@ from memalpha_kit.data import dataset
 from memalpha_kit.data.dataset import Dataset, Recipe
 from memalpha_kit.data.hub import MANIFEST
 from memalpha_kit.data.leaks import leaks
-from memalpha_kit.data.sources import SOURCES, Source
+from memalpha_kit.data.sources import Source
 from memalpha_kit.data.sources.building import Skips, matches, sizes
 from memalpha_kit.records import Instance
 from memalpha_kit.settings import BuildConfig
+from memalpha_kit.tasks import TASKS, task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,9 +85,9 @@ def build_card(
         "name": data.name,
         "made_by": "build",
         "source": named.name,
-        "role": named.role,
-        "category": named.category,
-        "metric": named.metric,
+        "role": task(named.name).role,
+        "category": task(named.name).category,
+        "metric": task(named.name).metric,
         "licence": named.licence,
         "revision": named.revision,
         "seed": seed,
@@ -227,7 +228,7 @@ def _by_source(measured: Iterable[Measured]) -> list[tuple[tuple[str, str], list
 
 
 def _category(source: str) -> str:
-    return SOURCES[source].category if source in SOURCES else ""
+    return TASKS[source].category if source in TASKS else ""
 
 
 def histogram(found: Sequence[int]) -> list[dict[str, int]]:

@@ -31,6 +31,7 @@ from memalpha_kit.data.sources.building import Skips
 from memalpha_kit.errors import DiskError, InputError, closest
 from memalpha_kit.records import Instance
 from memalpha_kit.settings import Behaviour, BuildConfig
+from memalpha_kit.tasks import task
 
 TRAIN, TEST, CARD = FILES = ("train.parquet", "test.parquet", "card.json")
 OLD = "instances.parquet"
@@ -90,7 +91,7 @@ def share(named: sources.Source, compat: Behaviour = "fixed") -> float:
     Source: data.md 4.1. Differs: the release gives all of lme_train to training; its paper's tables
     say 45 of 50, as here.
     """
-    if named.role != "train":
+    if task(named.name).role != "train":
         return 0.0
     return 1.0 if compat == "release" and named.name == "lme_train" else 0.9
 
@@ -98,9 +99,9 @@ def share(named: sources.Source, compat: Behaviour = "fixed") -> float:
 def _completed(instance: Instance, named: sources.Source) -> Instance:
     """The instance with a task text, and in evaluation with answers as lists (data.md 1.6)."""
     metadata = dict(instance.metadata)
-    if named.role == "eval":
+    if task(named.name).role == "eval":
         metadata[store.ANSWER_TYPE] = "list"
-    prompt = instance.prompt or TASKS[named.category]
+    prompt = instance.prompt or TASKS[task(named.name).category]
     return replace(instance, prompt=prompt, metadata=metadata)
 
 

@@ -23,6 +23,7 @@ from memalpha_kit.data.sources import SOURCES, ttl_train
 from memalpha_kit.errors import InputError, closest
 from memalpha_kit.progress import progress
 from memalpha_kit.settings import Profile
+from memalpha_kit.tasks import TASKS
 
 LEAKY = "ttl_train, release"
 """The one data set that is also built as the release does: its questions are the evaluation's."""
@@ -50,7 +51,7 @@ def build_examples(profile: Profile, out: Path) -> dict[str, Path]:
 
     Each has train.parquet, test.parquet and card.json.
     """
-    names = [name for name, row in SOURCES.items() if row.role != "ours"]
+    names = [name for name in SOURCES if TASKS[name].role != "ours"]
     config = dataclasses.replace(profile.data, stage="rules", rows="any")
     kinds = {name: (name, config) for name in names}
     kinds[LEAKY] = ("ttl_train", dataclasses.replace(config, compat="release"))

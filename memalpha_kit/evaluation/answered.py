@@ -29,12 +29,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from memalpha_kit.errors import InputError
-from memalpha_kit.evaluation.scoring import metric_of
 from memalpha_kit.method import memory as memories
 from memalpha_kit.method import metrics
 from memalpha_kit.method.rewards import reward_compression
 from memalpha_kit.records import Answer, Episode, Instance
 from memalpha_kit.stats import mean_interval
+from memalpha_kit.tasks import metric_of
 from memalpha_kit.text import Counter, counter
 
 if TYPE_CHECKING:

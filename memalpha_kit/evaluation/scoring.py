@@ -33,19 +33,15 @@ from dataclasses import dataclass, replace
 from types import EllipsisType
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from memalpha_kit.data.sources import SOURCES
-from memalpha_kit.errors import InputError, closest
+from memalpha_kit.errors import InputError
 from memalpha_kit.method import metrics
 from memalpha_kit.records import Episode, Instance
 from memalpha_kit.stats import mean_interval
+from memalpha_kit.tasks import JUDGED, SCORING, metric_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
-PROFILES = (
-    *("fixed", "release-agent", "release-baseline", "release-training"),
-    "memoryagentbench",
-)
 Status = Literal["ok", "no_answer", "infra_error", "judge_error", "data_error"]
 
 
@@ -88,120 +84,6 @@ class Ruling(Protocol):
 
 Judgement = Callable[[Sequence[Item]], Sequence[Ruling]]
 """Judges items in one batch; their predictions have been stripped."""
-
-
-# ---- which metric ----------------------------------------------------------------------------
-
-JUDGED = {
-    "judge": "substring",
-    "judge@release": "substring@release",
-    "judge@memoryagentbench": "substring",
-    "infbench_f1@memoryagentbench": "",
-}
-"""Metrics that need a model, and the one that stands in, by its own name, where there is none."""
-
-
-@dataclass(frozen=True)
-class _Rules:
-    """The metrics of a source, by profile. "" is: this scorer has none.
-
-    `fixed` "" is the source's own (`sources.Source.metric`).
-    """
-
-    agent: str
-    baseline: str
-    training: str
-    benchmark: str = ""
-    fixed: str = ""
-
-    def metric(self, profile: str) -> str:
-        """The metric under a profile."""
-        columns = (self.fixed, self.agent, self.baseline, self.training, self.benchmark)
-        return dict(zip(PROFILES, columns, strict=True))[profile]
-
-
-def _same(metric: str, benchmark: str = "", fixed: str = "") -> _Rules:
-    return _Rules(metric, metric, metric, benchmark, fixed)
-
-
-_SUBEM, _FIRST, _DIGIT = "substring@release", "contains@release", "label@release"
-_ICL = _Rules(_DIGIT, "label@release-baseline", "label@release-training", "exact@memoryagentbench")
-_RULER = _Rules(_SUBEM, _FIRST, _SUBEM, "substring")
-_LONGMEMEVAL = _Rules("judge@release", "judge@release", _SUBEM, "judge@memoryagentbench", "judge")
-_KEYWORDS = "keywords@release"
-
-_RULES = {
-    "squad": _same(_FIRST),
-    "hotpotqa": _same(_FIRST),
-    "perltqa": _same("perltqa@release"),
-    "pubmed-rct": _same(_DIGIT),
-    "booksum": _Rules(_KEYWORDS, _KEYWORDS, "keywords@release-training"),
-    "ttl_train": _Rules(_SUBEM, _SUBEM, _DIGIT),
-    "lme_train": _Rules("judge@release", _SUBEM, "judge@release", fixed="judge"),
-    "longmemeval_s*": _LONGMEMEVAL,
-    "ruler_qa1_197K": _RULER,
-    "ruler_qa2_421K": _RULER,
-    "infbench_sum_eng_shots2": _Rules(
-        _KEYWORDS, _KEYWORDS, "rouge_l@release", "infbench_f1@memoryagentbench"
-    ),
-    **{name: _ICL for name in SOURCES if name.startswith("icl_")},
-    **{name: _same(_SUBEM, "substring") for name in SOURCES if name.startswith("factconsol")},
-    # ours: the rules of what they stand for, with texts as gold
-    "trec_coarse": _Rules(_DIGIT, "label@release-baseline", _DIGIT, "exact@memoryagentbench"),
-    "trec_fine": _Rules(_DIGIT, "label@release-baseline", _DIGIT, "exact@memoryagentbench"),
-    "banking77": _Rules(_DIGIT, "label@release-baseline", _DIGIT, "exact@memoryagentbench"),
-    "longmemeval": _LONGMEMEVAL,
-    "miniature": _same(_SUBEM, "substring", fixed="substring"),
-}
-"""The table of evaluation.md 3.4 and 3.6 for every source of the kit (a test looks for gaps)."""
-
-_LEGACY = {
-    "narrativeqa": _Rules(_SUBEM, _FIRST, _SUBEM, fixed="substring"),
-    "infbench_qa": _same("rouge_l@release", fixed="rouge_l"),
-    "eventqa": _Rules("all_elements", "all_elements", _SUBEM, "substring", "all_elements"),
-    "ruler_niah": _Rules("share_found", "share_found", _SUBEM, fixed="share_found"),
-    "recsys": _Rules("recall_at_5", "recall_at_5", _SUBEM, "recall_at_5", "recall_at_5"),
-    "detectiveqa": _Rules(
-        "boxed_exact@release", "boxed_exact@release", _SUBEM, "exact", "boxed_exact"
-    ),
-    "eurlex": _Rules("concepts", "concepts", _SUBEM, fixed="concepts"),
-    "wos46985": _Rules("wos@release", "wos@release", _SUBEM, fixed="wos"),
-    "arxiv-classification": _Rules(_DIGIT, _DIGIT, _SUBEM, fixed="label"),
-    "choice_eng": _Rules("choice", "choice", _SUBEM, fixed="choice"),
-    "friends": _Rules("judge@release", "judge@release", _SUBEM, fixed="judge"),
-    "test_time_learning": _Rules(_SUBEM, _DIGIT, _SUBEM, fixed="label"),
-    "pubmed": _Rules(_SUBEM, _DIGIT, _SUBEM, fixed="label"),
-}
-"""Sources that the kit does not build (3.4, 3.7), by the first part of their name."""
-
-
-def metric_of(source: str, profile: str = "fixed", judged: bool = True) -> str:
-    """The name of the metric of a source under a profile.
-
-    `judged` False: where a judge is needed, the metric that stands in for it, if there is one.
-    Raises InputError for an unknown source or profile, naming the closest, and for a source that
-    the profile cannot score.
-    """
-    if profile not in PROFILES:
-        raise InputError(f"profile {profile!r} is unknown{closest(profile, PROFILES)}")
-    name = _rules(source).metric(profile)
-    if name in JUDGED and not judged:
-        name = JUDGED[name] or name
-    if not name:
-        raise InputError(f"source {source}: profile {profile} has no metric for it")
-    return name
-
-
-def _rules(source: str) -> _Rules:
-    """The row of a source, its fixed metric filled in."""
-    if source in _RULES:
-        rules = _RULES[source]
-        return rules if rules.fixed else replace(rules, fixed=SOURCES[source].metric)
-    for family, rules in _LEGACY.items():
-        if source == family or source.startswith(f"{family}_"):
-            return rules
-    known = (*_RULES, *_LEGACY)
-    raise InputError(f"source: expected a known name, found {source!r}{closest(source, known)}")
 
 
 _STRIP = {
@@ -265,7 +147,7 @@ def score_all(
 def _metric(item: Item, profile: str, judged: bool) -> str:
     name = metric_of(item.source, profile, judged)
     text_gold = isinstance(item.gold, str)
-    return _DIGIT if text_gold and name == "label@release-training" else name
+    return "label@release" if text_gold and name == "label@release-training" else name
 
 
 def _unjudged(item: Item, name: str, profile: str) -> Scored | None:
@@ -351,8 +233,8 @@ def parity(items: Sequence[Item], judge: Judgement | None = None) -> pd.DataFram
     for source, part in by_source.items():
         fixed = score_all(part, "fixed", judge)
         rows.append(_parity_row(source, "fixed", part, fixed, fixed))
-        for profile in PROFILES[1:]:
-            if _rules(source).metric(profile):
+        for profile in SCORING.names()[1:]:
+            if SCORING[profile](source):
                 found = score_all(part, profile, judge)
                 rows.append(_parity_row(source, profile, part, found, fixed))
     return pd.DataFrame(rows, columns=list(PARITY))

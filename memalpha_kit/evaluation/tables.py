@@ -32,8 +32,8 @@ import pandas as pd
 from memalpha_kit.errors import InputError, closest
 from memalpha_kit.evaluation.answered import Bootstrap
 from memalpha_kit.evaluation.methods.released import RELEASED
-from memalpha_kit.evaluation.scoring import metric_of
 from memalpha_kit.stats import detectable, mean_interval, sign_flip, stratified_interval
+from memalpha_kit.tasks import metric_of
 
 PAPER = Path(__file__).parents[1] / "paper_tables" / "results.csv"
 STATISTICS = PAPER.with_name("statistics.csv")

@@ -35,10 +35,10 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Self
 
 from memalpha_kit.errors import InputError
-from memalpha_kit.evaluation.scoring import metric_of
 from memalpha_kit.lab.world import SOURCE as MINIATURE
 from memalpha_kit.method.metrics import answer_text
 from memalpha_kit.records import QA, Answer, Episode, Instance, Memory
+from memalpha_kit.tasks import metric_of
 from memalpha_kit.text import normalise
 
 if TYPE_CHECKING:

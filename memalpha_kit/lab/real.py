@@ -14,9 +14,9 @@ from memalpha_kit.data import sources
 from memalpha_kit.evaluation import runs
 from memalpha_kit.evaluation.methods import Backends, MethodSpec
 from memalpha_kit.evaluation.runs import Run
-from memalpha_kit.evaluation.scoring import metric_of
 from memalpha_kit.progress import progress
 from memalpha_kit.settings import Profile
+from memalpha_kit.tasks import metric_of
 
 BY_RULE, TURNS, HALF = "memory by rule", "memory of whole turns", "half of it, at random"
 MAJORITY, NOTHING = "majority label", "nothing"

@@ -25,7 +25,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from memalpha_kit.errors import InputError
-from memalpha_kit.evaluation.scoring import metric_of
 from memalpha_kit.method import memory as memories
 from memalpha_kit.method import metrics
 from memalpha_kit.method.protocol import parse_reply
@@ -43,6 +42,7 @@ from memalpha_kit.records import (
     ToolCall,
 )
 from memalpha_kit.settings import AdvantageConfig, MemoryConfig, ProtocolConfig, RewardConfig
+from memalpha_kit.tasks import metric_of
 from memalpha_kit.text import counter
 
 log = logging.getLogger(__name__)

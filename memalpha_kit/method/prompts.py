@@ -21,9 +21,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from memalpha_kit.data.sources import BOOK_SUMMARY, CLASSIFY, CLASSIFY_BY_EXAMPLE, SOURCES
-from memalpha_kit.errors import InputError, closest
 from memalpha_kit.records import STORES, Entry
+from memalpha_kit.tasks import BOOK_ANSWER, BOOK_SUMMARY, CLASSIFY, CLASSIFY_BY_EXAMPLE, task
 
 VERSION = "answer-1"
 """Of all texts in this module."""
@@ -43,18 +42,6 @@ class Retrieved:
 
 
 # ---- the question -----------------------------------------------------------------------------
-
-BOOK_ANSWER = "The book is in memory. Give nothing but the answer, in as few words as it takes."
-
-GROUPS: dict[str, str | None] = {
-    "accurate_retrieval": None,
-    "test_time_learning": CLASSIFY_BY_EXAMPLE,
-    "long_range_understanding": BOOK_SUMMARY,
-    "infbench_qa_eng_shots2": BOOK_ANSWER,
-    "miniature": None,
-}
-"""Names that are in no table of sources, with their query prompts: of published rows that we do not
-build, and of the made-up world."""
 
 _LEARN = (
     "The text shows sentences and the numbers of their classes. Work out what each class means, "
@@ -77,7 +64,7 @@ def query_prompt(source: str, kind: Literal["memory", "context"] = "memory") -> 
     baselines, which have none. A source "" is unknown and has no prompt; any other unknown name
     is an InputError. Source: evaluation.md 1.9, B-7; method.md 3.7.
     """
-    prefix = _prefix(source) or ""
+    prefix = _prefix(source)
     return prefix if kind == "memory" else _IN_CONTEXT.get(prefix, "")
 
 
@@ -87,13 +74,8 @@ def asked(question: str, source: str, kind: Literal["memory", "context"] = "memo
     return f"{prefix}\n\n{question}" if prefix else question
 
 
-def _prefix(source: str) -> str | None:
-    if not source or source in GROUPS:
-        return GROUPS.get(source)
-    if source not in SOURCES:
-        known = (*SOURCES, *GROUPS)
-        raise InputError(f"source: expected a known name, found {source!r}{closest(source, known)}")
-    return SOURCES[source].question_prefix
+def _prefix(source: str) -> str:
+    return task(source).question_prefix if source else ""
 
 
 # ---- the memory -------------------------------------------------------------------------------

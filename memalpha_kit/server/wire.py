@@ -18,10 +18,9 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from memalpha_kit.data.sources import SOURCES
 from memalpha_kit.errors import closest
-from memalpha_kit.method import prompts
 from memalpha_kit.records import Entry, Memory
+from memalpha_kit.tasks import TASKS
 
 Item = TypeVar("Item")
 Many = Annotated[list[Item], Field(fail_fast=True)]  # one error per list: bodies may have millions
@@ -35,7 +34,7 @@ def _text(value: Any) -> str:
         raise ValueError("is nested too deeply") from None
 
 
-NAMED = ("", *SOURCES, *prompts.GROUPS)
+NAMED = ("", *TASKS)
 
 
 def _source(name: str) -> str:

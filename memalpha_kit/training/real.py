@@ -27,7 +27,6 @@ from typing import TYPE_CHECKING, Any
 
 from memalpha_kit.data import dataset
 from memalpha_kit.errors import InputError
-from memalpha_kit.evaluation.scoring import metric_of
 from memalpha_kit.files import load_episodes, load_json
 from memalpha_kit.method.answering import ModelReader, Retrieval
 from memalpha_kit.method.judges import content_judge
@@ -46,6 +45,7 @@ from memalpha_kit.records import (
     request,
 )
 from memalpha_kit.settings import ModelConfig, Profile
+from memalpha_kit.tasks import metric_of
 from memalpha_kit.training.plan import CARDS, SHAPES, Assumptions, Plan, Shape, plan, refuse
 
 if TYPE_CHECKING:
