@@ -363,8 +363,8 @@ def test_a_dry_run_names_everything_that_can_be_downloaded(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     assert run("download", "--dry-run") == 0
     shown = capsys.readouterr().out
-    for name in ("YuWangX/Memalpha:", "YuWangX/Memalpha-Memoryagentbench:", "to data/memalpha\n"):
-        assert name in shown
+    for name in ("Memalpha", "Memalpha-Memoryagentbench"):
+        assert f"dataset: YuWangX/{name}\n" in shown and f"to: data/{name.lower()}\n" in shown
     assert run("download", "YuWangX/Memalpa", "--dry-run") == 2
     assert "did you mean 'YuWangX/Memalpha'" in capsys.readouterr().err
     assert run("download") == 2 and "expected a data set" in capsys.readouterr().err

@@ -288,7 +288,7 @@ def _add_download(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--revision", metavar="HEX", help="commit of the data set, 40 hex digits")
     parser.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="default: data/ and the name in small letters"
+        "--out", type=Path, metavar="FOLDER", help="default: data/NAME, raw files data/raw/NAME"
     )
     parser.add_argument("--any-rows", action="store_true", help="accept other numbers of rows")
     parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
@@ -301,8 +301,7 @@ def download(args: argparse.Namespace) -> int:
     if args.name is None and not args.dry_run:
         raise InputError(f"download: expected a data set: {', '.join(hub.hub_sets())}")
     for name in [args.name] if args.name else hub.hub_sets():
-        out = args.out or Path("data") / name.rpartition("/")[2].lower()
-        done = hub.download(name, args.revision, out, args.dry_run, args.any_rows)
+        done = hub.download(name, args.revision, args.out, args.dry_run, args.any_rows)
         print("\n".join(hub.describe(done)))
     return 0
 

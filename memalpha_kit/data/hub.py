@@ -2,16 +2,14 @@
 
     download("YuWangX/Memalpha", "0123456789abcdef0123456789abcdef01234567", Path("data/memalpha"))
 
-Laws: the revision is a commit's 40 hex digits, so that the same call gives the same bytes for ever;
-a file stands under its final name only after it was checked. `hub.json` beside the files records
-their SHA-256 at the first download, and every later call verifies them; a file that was changed is
-an error, one that is gone is fetched again and must be the same. The hub's own SHA-256 is compared
-too where it gives one. A Git-LFS pointer in place of data, missing columns and another number of
-rows than published are errors.
+`huggingface_hub` fetches, resumes, verifies and shows progress. Ours: which files; that the
+revision is a commit, as names of branches move; that files are data with the expected columns and
+rows before they stand under their final name; and `hub.json`, which records data set, revision and
+the SHA-256 of every file. A later call verifies the files and asks nobody: one that was changed is
+an error, one that is gone is fetched again and must be the same.
 
 The kit was made without a network: no revision was tried out, none is proposed, and the numbers of
-rows are those of papers and data set cards. `huggingface_hub` is imported when it is used, not
-before: planning (`dry_run`) and verifying need neither it nor a network.
+rows are those of papers and data set cards.
 """
 
 from __future__ import annotations
@@ -19,11 +17,11 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -33,9 +31,7 @@ from memalpha_kit.errors import DiskError, InputError, closest
 from memalpha_kit.files import COLUMNS, LFS_POINTER, load_json, save_json, sha256
 
 MANIFEST = "hub.json"
-PARTIAL = ".partial"
-PINNED = re.compile(r"[0-9a-f]{40}")
-UNVERIFIED = "not verified: the kit was made without a network"
+PARTIAL = ".partial"  # what has arrived but is not checked; the next call goes on with it
 
 
 @dataclass(frozen=True)
@@ -43,83 +39,58 @@ class HubSet:
     """A data set on the hub and what its files must be like."""
 
     repo: str
-    about: str
+    about: str = "raw files"
     paths: tuple[str, ...] = ("*.parquet",)  # name patterns of the files that are fetched
     columns: tuple[str, ...] = ()  # that every parquet file with rows must have
     rows: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # published, by split
-    flat: bool = False  # all files side by side, as builders expect raw files
+    raw: bool = False  # raw files lie side by side, as builders expect them
+
+    @property
+    def folder(self) -> Path:
+        """Where it goes by default: raw files never lie where a data set is built or merged."""
+        return Path("data/raw" if self.raw else "data") / self.repo.rpartition("/")[2].lower()
 
 
-_BENCHMARK = {
-    "Accurate_Retrieval": (112, 22),
-    "Test_Time_Learning": (6,),
-    "Long_Range_Understanding": (100, 110),
-    "Conflict_Resolution": (2, 8),
-}
 _PROCESSED = (
-    HubSet(
-        "YuWangX/Memalpha",
-        "Mem-alpha's processed training and validation set",
-        columns=COLUMNS,
-        rows={"train": (562, 567), "test": (463, 458)},
-    ),
-    HubSet(
-        "YuWangX/Memalpha-full",
-        "the same, not balanced",
-        columns=COLUMNS,
-        rows={"train": (4139,), "validation": (463,)},
-    ),
-    HubSet(
-        "YuWangX/Memalpha-Memoryagentbench",
-        "Mem-alpha's processed evaluation set",
-        columns=COLUMNS,
-        rows={"train": (0,), "test": (112,)},
-    ),
+    ("Memalpha", "training and validation", {"train": (562, 567), "test": (463, 458)}),
+    ("Memalpha-full", "training, not balanced", {"train": (4139,), "validation": (463,)}),
+    ("Memalpha-Memoryagentbench", "evaluation", {"train": (0,), "test": (112,)}),
 )
-_RAW_COLUMNS: dict[str, tuple[str, ...]] = {
-    "ai-hyz/MemoryAgentBench": ("context", "questions", "answers", "metadata"),
+_RAW: dict[str, tuple[tuple[str, ...], dict[str, tuple[int, ...]]]] = {
+    "ai-hyz/MemoryAgentBench": (
+        ("context", "questions", "answers", "metadata"),
+        {
+            **{"Accurate_Retrieval": (112, 22), "Test_Time_Learning": (6,)},
+            **{"Long_Range_Understanding": (100, 110), "Conflict_Resolution": (2, 8)},
+        },
+    ),
+    "pietrolesci/pubmed-200k-rct": ((), {"train": (2_211_861,)}),
 }
-_RAW_ROWS: dict[str, Mapping[str, tuple[int, ...]]] = {
-    "ai-hyz/MemoryAgentBench": _BENCHMARK,
-    "pietrolesci/pubmed-200k-rct": {"train": (2_211_861,)},
-}
+"""Columns and rows of raw sets, where they are known."""
 
 
 def hub_sets() -> dict[str, HubSet]:
     """Everything that can be downloaded, by repository: processed sets, then raw ones."""
-    sets = {named.repo: named for named in _PROCESSED}
-    for source in SOURCES.values():
-        if source.hub:
-            repo = source.hub.repo
-            paths = sets[repo].paths if repo in sets else ()
-            sets[repo] = HubSet(
-                repo,
-                "raw files",
-                tuple(dict.fromkeys((*paths, *source.hub.paths))),
-                _RAW_COLUMNS.get(repo, ()),
-                _RAW_ROWS.get(repo, {}),
-                flat=True,
-            )
+    sets = {
+        f"YuWangX/{name}": HubSet(
+            f"YuWangX/{name}", f"Mem-alpha's processed {about} set", columns=COLUMNS, rows=rows
+        )
+        for name, about, rows in _PROCESSED
+    }
+    for hub in (source.hub for source in SOURCES.values() if source.hub):
+        columns, rows = _RAW.get(hub.repo, ((), {}))
+        known = sets[hub.repo].paths if hub.repo in sets else ()
+        paths = tuple(dict.fromkeys((*known, *hub.paths)))
+        sets[hub.repo] = HubSet(hub.repo, paths=paths, columns=columns, rows=rows, raw=True)
     return sets
-
-
-class Client(Protocol):
-    """What is asked of the hub."""
-
-    def files(self, repo: str, revision: str) -> Mapping[str, str | None]:
-        """Paths in the data set with the hub's SHA-256, where it has one."""
-
-    def fetch(self, repo: str, revision: str, path: str, folder: Path) -> Path:
-        """Puts a file below `folder` and says where."""
 
 
 def download(
     dataset: str,
     revision: str | None,
-    out: Path,
+    out: Path | None = None,
     dry_run: bool = False,
     any_rows: bool = False,
-    client: Client | None = None,
 ) -> dict[str, Any]:
     """The manifest of the data set in folder `out`, after fetching what is not there yet.
 
@@ -128,83 +99,54 @@ def download(
     revision that is not a commit, a folder with another one, and files that fail a check; then no
     file has changed.
     """
-    named, out = hub_set(dataset), Path(out)
-    if dry_run:
-        return plan(named, revision, out)
-    pinned = check_revision(named, revision)
-    manifest = _recorded(named, pinned, out)
-    recorded = manifest["files"]
-    missing = [name for name in recorded if not (out / name).exists()]
-    for name in sorted(recorded.keys() - set(missing)):
-        _verify(out / name, recorded[name])
-    if recorded and not missing:
-        return manifest
-    partial = out / PARTIAL
-    try:
-        fetched = _fetch(named, pinned, partial, client or HubClient())
-        files = {name: _checked(named, path, digest) for name, (path, digest) in fetched.items()}
-        _check_again(out, files, recorded)
-        if not any_rows:
-            _check_rows(named, files)
-        for name in sorted(files.keys() - (recorded.keys() - set(missing))):
-            (out / name).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(fetched[name][0], out / name)
-    except OSError as error:
-        raise DiskError(f"{out}: expected to write, found: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    manifest |= {"files": dict(sorted(files.items()))}
-    save_json(out / MANIFEST, {key: manifest[key] for key in manifest if key != "out"})
-    return manifest
-
-
-def hub_set(dataset: str) -> HubSet:
-    """The data set of that name. Raises InputError with the closest known one."""
-    known = hub_sets()
-    if dataset not in known:
-        found = f"found {dataset!r}{closest(dataset, known)}"
+    sets = hub_sets()
+    if dataset not in sets:
+        found = f"found {dataset!r}{closest(dataset, sets)}"
         raise InputError(f"data set: expected a known name, {found}")
-    return known[dataset]
-
-
-def plan(named: HubSet, revision: str | None, out: Path) -> dict[str, Any]:
-    """What a download would do: where from and to, which files, what is checked."""
-    return {
-        "dataset": named.repo,
-        "about": named.about,
-        "revision": revision or "none given: a commit's 40 hex digits are needed",
-        "revision_status": UNVERIFIED,
-        "out": str(out),
-        "paths": list(named.paths),
-        "columns": list(named.columns),
-        "rows": {split: list(counts) for split, counts in named.rows.items()},
-        "files": {},
-    }
+    named = sets[dataset]
+    out = Path(out or named.folder)
+    if dry_run:
+        rows = (f"{split} {' or '.join(map(str, n))}" for split, n in named.rows.items())
+        return {
+            **{"dataset": dataset, "about": named.about, "to": str(out)},
+            "revision": revision or "none given: a commit's 40 hex digits are needed",
+            "would fetch": ", ".join(named.paths),
+            "would check columns": ", ".join(named.columns) or "not known",
+            "would check rows": ", ".join(rows) or "not known",
+        }
+    manifest = {"dataset": dataset, "about": named.about, "revision": _commit(named, revision)}
+    recorded = _recorded(manifest, out)
+    whole = [name for name in recorded if (out / name).exists()]
+    for name in whole:
+        _check_same(out / name, recorded[name]["sha256"], sha256(out / name))
+    if len(whole) == len(recorded) > 0:
+        return {**manifest, "files": recorded}
+    manifest["files"] = _fetch(named, manifest["revision"], out, any_rows, recorded)
+    save_json(out / MANIFEST, manifest)
+    return manifest
 
 
 def describe(manifest: Mapping[str, Any]) -> list[str]:
     """Lines for people about a manifest or a plan."""
-    lines = [
-        f"{manifest['dataset']}: {manifest['about']}",
-        f"revision {manifest['revision']} ({manifest['revision_status']})",
-        f"to {manifest['out']}",
-    ]
-    if not manifest["files"]:
-        rows = (f"{k} {' or '.join(map(str, v))}" for k, v in manifest["rows"].items())
-        lines += [
-            f"would fetch {', '.join(manifest['paths'])}",
-            f"would check columns {', '.join(manifest['columns']) or '(not known)'}",
-            f"would check rows {', '.join(rows) or '(not known)'}",
-        ]
-    for name, facts in manifest["files"].items():
+    lines = [f"{key}: {value}" for key, value in manifest.items() if key != "files"]
+    for name, facts in manifest.get("files", {}).items():
         rows = "" if facts["rows"] is None else f", {facts['rows']} rows"
         lines.append(f"{name}: {facts['bytes']} bytes{rows}, sha256 {facts['sha256'][:12]}")
     return lines
 
 
-def check_revision(named: HubSet, revision: str | None) -> str:
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What a download left in a folder; empty if there was none. Raises InputError."""
+    path = folder / MANIFEST
+    found = load_json(path) if path.exists() else {"files": {}}
+    if not isinstance(found, dict) or not isinstance(found.get("files"), dict):
+        raise InputError(f"{path}: expected a manifest with files, found another JSON value")
+    return found
+
+
+def _commit(named: HubSet, revision: str | None) -> str:
     """The revision, if it is a commit. Raises InputError: names of branches and tags move."""
-    if revision is None or not PINNED.fullmatch(revision):
+    if revision is None or not re.fullmatch(r"[0-9a-f]{40}", revision):
         page = f"https://huggingface.co/datasets/{named.repo}/commits/main"
         found = "none" if revision is None else repr(revision)
         raise InputError(
@@ -214,81 +156,72 @@ def check_revision(named: HubSet, revision: str | None) -> str:
     return revision
 
 
+def _recorded(manifest: Mapping[str, Any], out: Path) -> dict[str, Any]:
+    """The files of an earlier download of the same data set and revision into `out`."""
+    found = read_manifest(out)
+    for key in ("dataset", "revision") if found["files"] else ():
+        if found.get(key) != manifest[key]:
+            raise InputError(
+                f"{out / MANIFEST}: {key}: expected {manifest[key]}, found {found.get(key)} "
+                "(choose another folder)"
+            )
+    return found["files"]
+
+
 # --- Fetching ------------------------------------------------------------------------------------
 
 
-class HubClient:
-    """The real hub. Raises InputError, in one line, for whatever goes wrong there."""
-
-    def files(self, repo: str, revision: str) -> dict[str, str | None]:
-        """Paths in the data set with the SHA-256 of those that are LFS files."""
-        from huggingface_hub import HfApi
-        from huggingface_hub.hf_api import RepoFile
-
-        def listed() -> dict[str, str | None]:
-            tree = HfApi().list_repo_tree(
-                repo, recursive=True, revision=revision, repo_type="dataset"
-            )
-            files = (entry for entry in tree if isinstance(entry, RepoFile))
-            return {file.path: file.lfs.sha256 if file.lfs else None for file in files}
-
-        return _asked(repo, revision, listed)
-
-    def fetch(self, repo: str, revision: str, path: str, folder: Path) -> Path:
-        """Puts a file below `folder` and says where."""
-        from huggingface_hub import hf_hub_download
-
-        def fetched() -> Path:
-            return Path(
-                hf_hub_download(
-                    repo, path, revision=revision, repo_type="dataset", local_dir=folder
-                )
-            )
-
-        return _asked(repo, revision, fetched)
-
-
-def _asked(repo: str, revision: str, ask: Callable[[], Any]) -> Any:
-    from huggingface_hub.errors import (
-        HFValidationError,
-        HTTPError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-    )
-
-    wrong = (HTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled)
+def _fetch(
+    named: HubSet, revision: str, out: Path, any_rows: bool, recorded: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Facts about the files by name, which then lie in `out`; all of them, or none."""
+    partial = out / PARTIAL
+    fetched = _arrived(named, revision, partial)
     try:
-        return ask()
-    except wrong as error:
+        files = {name: _checked(named, path) for name, path in sorted(fetched.items())}
+        for name, facts in recorded.items():
+            _check_same(out / name, facts["sha256"], files.get(name, {}).get("sha256", "none"))
+        if not any_rows:
+            _check_rows(named, files)
+        for name, path in fetched.items():
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, out / name)
+    except OSError as error:
+        raise DiskError(f"{out}: expected to write, found: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return files
+
+
+def _arrived(named: HubSet, revision: str, partial: Path) -> dict[str, Path]:
+    """The fetched files by the name they will have. Raises InputError in one line."""
+    from huggingface_hub import HfApi, errors, snapshot_download
+
+    at = {"repo_id": named.repo, "revision": revision, "repo_type": "dataset"}
+    try:
+        listed = HfApi().list_repo_files(**at)
+        wanted = [path for path in listed if any(fnmatch(path, p) for p in named.paths)]
+        if wanted:
+            snapshot_download(**at, allow_patterns=wanted, local_dir=partial)
+    except (errors.HTTPError, errors.EntryNotFoundError, OSError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"{repo} at {revision[:12]}: expected an answer of the hub, found: {reason}"
+            f"{named.repo} at {revision[:12]}: expected an answer of the hub, found: {reason} "
+            "(the same command goes on where it was)"
         ) from error
-
-
-def _fetch(
-    named: HubSet, revision: str, partial: Path, client: Client
-) -> dict[str, tuple[Path, str | None]]:
-    """(fetched file, the hub's SHA-256) by the name it will have."""
-    listed = client.files(named.repo, revision)
-    fetched: dict[str, tuple[Path, str | None]] = {}
-    for path in sorted(listed):
-        if any(fnmatch(path, pattern) for pattern in named.paths):
-            name = _local_name(named, path)
-            if name in fetched:
-                raise InputError(f"{named.repo}: expected one file {name}, found several")
-            fetched[name] = client.fetch(named.repo, revision, path, partial), listed[path]
-    if not fetched:
-        found = ", ".join(sorted(listed)[:5]) or "no files"
-        raise InputError(f"{named.repo}: expected {' or '.join(named.paths)}, found {found}")
-    return fetched
+    found = {_local_name(named, path): partial / path for path in wanted}
+    if not found or len(found) < len(wanted):
+        expected = " or ".join(named.paths) + (", one file of each name" if found else "")
+        raise InputError(
+            f"{named.repo}: expected {expected}, found {', '.join(sorted(listed)[:5]) or 'nothing'}"
+        )
+    return found
 
 
 def _local_name(named: HubSet, path: str) -> str:
+    """`data/train-0.parquet` loses its `data/`, and raw files lose all folders."""
     parts = PurePosixPath(path).parts
-    if path.startswith("/") or ".." in parts or "\\" in path:
-        raise InputError(f"{named.repo}: expected a path inside the data set, found {path!r}")
-    if named.flat:
+    if named.raw:
         return parts[-1]
     return "/".join(parts[1:] if len(parts) > 1 and parts[0] == "data" else parts)
 
@@ -296,90 +229,45 @@ def _local_name(named: HubSet, path: str) -> str:
 # --- Checking ------------------------------------------------------------------------------------
 
 
-def _recorded(named: HubSet, revision: str, out: Path) -> dict[str, Any]:
-    """The manifest in `out`, or a new one without files."""
-    fresh = plan(named, revision, out)
-    path = out / MANIFEST
-    if not path.exists():
-        return fresh
-    found = load_json(path)
-    if not isinstance(found, dict) or not isinstance(found.get("files"), dict):
-        raise InputError(f"{path}: expected a manifest with files, found another JSON value")
-    for key, wanted in (("dataset", named.repo), ("revision", revision)):
-        if found.get(key) != wanted:
-            raise InputError(
-                f"{path}: {key}: expected {wanted}, found {found.get(key)} (choose another folder)"
-            )
-    return fresh | {"files": found["files"]}
-
-
-def _verify(path: Path, facts: Mapping[str, Any]) -> None:
-    digest = sha256(path)
-    if digest != facts.get("sha256"):
-        wanted = f"sha256 {str(facts.get('sha256'))[:12]}"
+def _check_same(path: Path, wanted: str, found: str) -> None:
+    if found != wanted:
         raise InputError(
-            f"{path}: expected the file of the first download, {wanted}, found {digest[:12]} "
-            "(remove it to fetch it again)"
+            f"{path}: expected the file of the first download, sha256 {wanted[:12]}, found "
+            f"{found[:12]} (remove the folder to start anew)"
         )
 
 
-def _checked(named: HubSet, path: Path, digest: str | None) -> dict[str, Any]:
-    """Facts of a fetched file for the manifest. Raises InputError for a pointer or bad content."""
+def _checked(named: HubSet, path: Path) -> dict[str, Any]:
+    """Facts of a fetched file for the manifest. Raises InputError for a pointer or bad content.
+
+    A parquet file without rows may come without columns.
+    """
     with open(path, "rb") as file:
         if file.read(len(LFS_POINTER)) == LFS_POINTER:
             raise InputError(f"{path.name}: expected data, found a Git-LFS pointer")
-    found = sha256(path)
-    if digest is not None and found != digest:
-        raise InputError(
-            f"{path.name}: expected sha256 {digest[:12]} as on the hub, found {found[:12]}"
-        )
-    rows = None
+    facts = {"sha256": sha256(path), "bytes": path.stat().st_size, "rows": None}
     if path.suffix == ".parquet":
-        rows = _check_columns(path, named.columns)
-    return {"sha256": found, "bytes": path.stat().st_size, "rows": rows}
-
-
-def _check_columns(path: Path, columns: Sequence[str]) -> int:
-    """Rows of a parquet file. Zero rows may come without columns (data.md 1.4)."""
-    try:
-        with pq.ParquetFile(path) as file:
-            rows, names = file.metadata.num_rows, file.schema_arrow.names
-    except (OSError, pa.ArrowException) as error:
-        found = (str(error).splitlines() or [""])[0]
-        raise InputError(f"{path.name}: expected parquet, found: {found}") from error
-    for column in columns:
-        if rows and column not in names:
-            found = ", ".join(names)
-            raise InputError(f"{path.name}: expected a column {column!r}, found {found}")
-    return rows
-
-
-def _check_again(
-    out: Path, files: Mapping[str, Mapping[str, Any]], recorded: Mapping[str, Mapping[str, Any]]
-) -> None:
-    """Nothing; raises InputError if the hub gives other files than at the first download."""
-    for name, facts in recorded.items():
-        if name not in files or files[name]["sha256"] != facts.get("sha256"):
-            raise InputError(
-                f"{out / name}: expected the hub to have the file of the first download, "
-                f"found {'another' if name in files else 'none'}"
-            )
+        try:
+            metadata = pq.read_metadata(path)
+        except (OSError, pa.ArrowException) as error:
+            found = (str(error).splitlines() or [""])[0]
+            raise InputError(f"{path.name}: expected parquet, found: {found}") from error
+        facts["rows"], names = metadata.num_rows, metadata.schema.to_arrow_schema().names
+        for column in named.columns if metadata.num_rows else ():
+            if column not in names:
+                found = ", ".join(names)
+                raise InputError(f"{path.name}: expected a column {column!r}, found {found}")
+    return facts
 
 
 def _check_rows(named: HubSet, files: Mapping[str, Mapping[str, Any]]) -> None:
+    """The split of a file is its folder (`train/0.parquet`) or name (`train-00000-of-00001`)."""
     for split, accepted in named.rows.items():
-        counts = [facts["rows"] or 0 for name, facts in files.items() if _split(name) == split]
+        kind = re.compile(rf"{split}(/|-\d+-of-\d+|\.parquet$)")
+        counts = [facts["rows"] or 0 for name, facts in files.items() if kind.match(name)]
         if counts and sum(counts) not in accepted:
             wanted = " or ".join(map(str, accepted))
             raise InputError(
                 f"{named.repo}: {split}: expected {wanted} rows as published, found {sum(counts)} "
                 "(another revision? any_rows accepts it)"
             )
-
-
-def _split(name: str) -> str:
-    """The split of a file, from its folder (`train/0.parquet`) or name (`train-00000-of-00001`)."""
-    path = PurePosixPath(name)
-    if len(path.parts) > 1:
-        return path.parts[0]
-    return re.sub(r"-\d+-of-\d+.*$", "", path.stem)
