@@ -1,13 +1,9 @@
-"""The one place where records meet the disk: parquet, JSONL, JSON, CSV and hashes.
+"""Files: one way to write a file whole, one log that only grows, one "was this made the same way?".
 
-Laws: load(save(x)) == x; a file under its final name is whole. Files are written beside the final
-name, flushed to the disk and renamed; when that fails (a full disk), the old file stays as it was,
-nothing is left behind and the error names the file. Only episode files grow: a line that could not
-be written wholly is taken back, and one that a crash cut off is dropped by `resume=True`.
-
-Instances are kept in the public layout of eight columns (data.md 1.1), so published files load
-too; ids and evidence are in `metadata`, one flat JSON object whatever it was before, so that saving
-what was loaded changes nothing. Episodes keep their calls; memories are rebuilt.
+Laws: a file under its final name is whole. It is written beside the final name, flushed to the disk
+and renamed; when that fails (a full disk), the old file stays as it was, nothing is left behind and
+the error names the file. Only a `Log` grows: a line that could not be written wholly is taken back,
+and one that a crash cut off is dropped when the file is read or opened again.
 """
 
 from __future__ import annotations
@@ -15,343 +11,208 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 import os
 import platform
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from memalpha_kit.errors import DiskError, InputError
-from memalpha_kit.method import memory
-from memalpha_kit.records import (
-    QA,
-    Answer,
-    Completion,
-    Episode,
-    Instance,
-    Step,
-    ToolCall,
-    make_instance,
-)
-from memalpha_kit.settings import MemoryConfig, Profile, profile_dict
+from memalpha_kit.settings import Profile, profile_dict
 
 if TYPE_CHECKING:
     import pandas as pd
 
 log = logging.getLogger(__name__)
 
-NUMBERS = ("instance_id", "num_chunks", "num_questions")
-COLUMNS = (
-    *("instance_id", "prompt", "chunks", "questions_and_answers"),
-    *("data_source", "metadata", "num_chunks", "num_questions"),
-)
-SCHEMA = pa.schema([(c, pa.int64() if c in NUMBERS else pa.string()) for c in COLUMNS])
-OWN_KEYS = ("id", "question_ids", "question_chunks")
-"""Keys of `metadata` that are fields of the record and never keys of `Instance.metadata`."""
-ANSWER_TYPE = "answer_type"
-"""Key of `Instance.metadata`; "list": a single answer is written as a list too (data.md 1.6)."""
-MAX_QUESTIONS = 100
-LFS_POINTER = b"version https://git-lfs"
+
+# ---- whole files ------------------------------------------------------------------------------
 
 
-# --- Instances -----------------------------------------------------------------------------------
-
-
-def save_instances(path: Path, instances: Sequence[Instance]) -> None:
-    """Writes a parquet file with the public schema, also when there is no instance.
-
-    Raises InputError for an instance with more than 100 questions, which public readers refuse.
-    """
-    rows = [_row(number, instance) for number, instance in enumerate(instances)]
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), sink)
-    _write(Path(path), sink.getvalue().to_pybytes())
-
-
-def _row(number: int, instance: Instance) -> dict[str, Any]:
-    questions = instance.questions
-    if len(questions) > MAX_QUESTIONS:
-        found = f"found {len(questions)}"
-        raise InputError(f"{instance.id}: expected at most {MAX_QUESTIONS} questions, {found}")
-    metadata = _checked(instance) | {
-        "id": instance.id,
-        "question_ids": [qa.id for qa in questions],
-        "question_chunks": [qa.chunk for qa in questions],
-    }
-    lists = instance.metadata.get(ANSWER_TYPE) == "list"
-    pairs = [{"question": qa.question, "answer": _answer(qa.answers, lists)} for qa in questions]
-    return {
-        "instance_id": number,
-        "prompt": instance.prompt,
-        "chunks": json.dumps(instance.chunks),
-        "questions_and_answers": json.dumps(pairs),
-        "data_source": instance.source,
-        "metadata": json.dumps(metadata),
-        "num_chunks": len(instance.chunks),
-        "num_questions": len(questions),
-    }
-
-
-def _answer(answers: tuple[str, ...], lists: bool) -> str | list[str]:
-    return answers[0] if len(answers) == 1 and not lists else list(answers)
-
-
-def _checked(instance: Instance) -> dict[str, Any]:
-    """The instance's metadata. Raises InputError for a key of ours or what is not flat JSON."""
-    for key, value in instance.metadata.items():
-        expected = "text, numbers or a list of them"
-        if key in OWN_KEYS or not _is_flat(value):
-            expected = "another name" if key in OWN_KEYS else expected
-            found = f"{value!r:.40}"
-            raise InputError(f"{instance.id}: metadata {key!r}: expected {expected}, found {found}")
-    return dict(instance.metadata)
-
-
-def _is_flat(value: Any) -> bool:
-    """Whether this is a JSON value without objects, lists of lists, NaN and infinities."""
-    values = value if isinstance(value, (list, tuple)) else [value]
-    return all(
-        math.isfinite(v) if isinstance(v, float) else v is None or isinstance(v, (str, int))
-        for v in values
-    )
-
-
-def load_instances(path: Path, source: str | None = None) -> list[Instance]:
-    """The instances of a parquet file with the public schema, ours or published.
-
-    `source` is used where a row has no `data_source`. Raises InputError naming file, row and column
-    for anything missing, and for a Git-LFS pointer in place of the data.
-    Source: data.md 1.5, the one reader.
-    """
-    try:
-        with open(path, "rb") as file:
-            if file.read(len(LFS_POINTER)) == LFS_POINTER:
-                raise InputError(f"{path}: expected data, found a Git-LFS pointer (git lfs pull)")
-        table = pq.read_table(path, partitioning=None)
-    except OSError as error:
-        raise InputError(
-            f"{path}: expected a readable file, found: {error.strerror or error}"
-        ) from error
-    except pa.ArrowInvalid as error:
-        raise InputError(f"{path}: expected parquet, found something else") from error
-    for column in ("chunks", "questions_and_answers"):
-        if table.num_rows and column not in table.column_names:
-            found = ", ".join(table.column_names)
-            raise InputError(f"{path}: expected a column {column!r}, found {found}")
-    rows = table.to_pylist()
-    return [read_instance(row, f"{path}: row {i}", source) for i, row in enumerate(rows)]
-
-
-def read_instance(row: Mapping[str, Any], where: str, source: str | None = None) -> Instance:
-    """The instance in a row, whose lists may be JSON text, lists, tuples or arrays."""
-    name = row.get("data_source") or source
-    if not name:
-        raise InputError(f"{where}: data_source: expected a name, found none")
-    chunks = _items(row["chunks"], f"{where}: chunks")
-    for i, chunk in enumerate(chunks):
-        if not isinstance(chunk, str):
-            raise InputError(f"{where}: chunks[{i}]: expected text, found {chunk!r:.40}")
-    column = f"{where}: questions_and_answers"
-    pairs = _items(row["questions_and_answers"], column)
-    metadata = _metadata(row.get("metadata"))
-    own = {key: metadata.pop(key, None) for key in OWN_KEYS}
-    ids = _parallel(own["question_ids"], [f"q{i}" for i in range(len(pairs))])
-    evidence = _parallel(own["question_chunks"], [None] * len(pairs))
-    questions = [
-        QA(ids[i], *_pair(pair, f"{column}[{i}]"), evidence[i]) for i, pair in enumerate(pairs)
-    ]
-    if any(isinstance(_value(pair), list) and len(_value(pair)) == 1 for pair in pairs):
-        metadata[ANSWER_TYPE] = "list"
-    prompt = row.get("prompt")
-    try:
-        prompt = prompt if isinstance(prompt, str) else ""
-        instance = make_instance(name, chunks, questions, prompt, metadata)
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from error
-    return replace(instance, id=own["id"]) if isinstance(own["id"], str) else instance
-
-
-def _items(value: Any, where: str) -> list[Any]:
-    """The cell's non-empty list."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise InputError(f"{where}: expected a JSON list, found {value[:40]!r}") from error
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if not isinstance(value, (list, tuple)) or not value:
-        raise InputError(f"{where}: expected a list that is not empty, found {value!r:.40}")
-    return list(value)
-
-
-def _pair(pair: Any, where: str) -> tuple[str, tuple[str, ...]]:
-    """Question and accepted answers of one entry, `answer` or `answers`, numbers as text."""
-    question = pair.get("question") if isinstance(pair, dict) else None
-    if not isinstance(question, str):
-        raise InputError(f"{where}: question: expected text, found {question!r:.40}")
-    value = _value(pair)
-    answers = value if isinstance(value, (list, tuple)) else [value]
-    for answer in answers:
-        odd = isinstance(answer, bool) or (isinstance(answer, float) and not math.isfinite(answer))
-        if odd or not isinstance(answer, (str, int, float)):
-            raise InputError(f"{where}: answer: expected text or a list, found {value!r:.40}")
-    return question, tuple(map(str, answers))
-
-
-def _value(pair: Mapping[str, Any]) -> Any:
-    """What stands under `answer`, else `answers`; an array as a list."""
-    value = pair["answer"] if pair.get("answer") is not None else pair.get("answers")
-    return value.tolist() if hasattr(value, "tolist") else value
-
-
-def _metadata(value: Any) -> dict[str, Any]:
-    """The cell as one flat object; nothing may depend on a key, as no published file has ours.
-
-    JSON within JSON under the name "metadata", the mark of a merge, is unpacked, other objects get
-    dotted names, deeper lists become JSON text, NaN None, and what is no object stays under
-    "metadata" (data.md 1.3, D16).
-    """
-    value = _parsed(value)
-    if not isinstance(value, dict):
-        return {} if value is None else {"metadata": _flattened(value)}
-    flat: dict[str, Any] = {}
-    for key, inner in value.items():
-        inner = _parsed(inner) if key == "metadata" else inner
-        if isinstance(inner, dict):
-            prefix = "" if key == "metadata" else f"{key}."
-            below = {prefix + name: v for name, v in _metadata(inner).items()}
-            flat = below | flat
-        else:
-            flat[key] = _flattened(inner)
-    return flat
-
-
-def _flattened(value: Any) -> Any:
-    return value if _is_flat(value) else json.dumps(value, default=str)
-
-
-def _parsed(value: Any) -> Any:
-    """The JSON value in a text, or the value itself."""
-    try:
-        return json.loads(value, parse_constant=lambda _: None) if isinstance(value, str) else value
-    except (json.JSONDecodeError, RecursionError):
-        return value
-
-
-def _parallel(value: Any, default: list[Any]) -> list[Any]:
-    return value if isinstance(value, list) and len(value) == len(default) else default
-
-
-# --- Episodes ------------------------------------------------------------------------------------
-
-
-def save_episodes(path: Path, episodes: Iterable[Episode]) -> None:
-    """Writes one line of JSON per episode in place of what the file held."""
-    _write(Path(path), b"".join(_line(episode_fields(episode)) for episode in episodes))
-
-
-def append_episode(path: Path, episode: Episode) -> None:
-    """Adds one episode to the file, whole or not at all."""
-    append_jsonl(path, episode_fields(episode))
-
-
-def load_episodes(path: Path, resume: bool = False) -> list[Episode]:
-    """The episodes of a JSONL file, every memory rebuilt by replaying the calls.
-
-    A last line that a crash cut off is an error; with `resume` it is removed from the file and
-    logged, and a file that does not exist yet has no episodes. Raises InputError naming the line.
-    """
+def write_bytes(path: Path, content: bytes) -> None:
+    """Puts `content` in the place of the file, whole or not at all. Raises DiskError."""
     path = Path(path)
-    if resume and not path.exists():
-        return []
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        content = path.read_bytes()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise InputError(f"{path}: expected episodes, found: {error.strerror}") from error
-    *lines, tail = content.split(b"\n")
-    if tail and not resume:
-        found = f"found one cut off after {len(tail)} bytes"
+        raise _unwritten(path, len(content), error) from error
+
+
+def save_json(path: Path, value: Any) -> None:
+    """Writes `value` as indented strict JSON: NaN is a ValueError, a missing number is null."""
+    write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def load_json(path: Path) -> Any:
+    """What `save_json` wrote. Raises InputError naming the file if it is not there or no JSON."""
+    return parse_json(_read(path, "a JSON file"), str(path), "a JSON file")
+
+
+def save_table(path: Path, table: pd.DataFrame) -> None:
+    """Writes a table as CSV without its index; a missing value is an empty cell."""
+    write_bytes(path, table.to_csv(index=False, lineterminator="\n").encode())
+
+
+def parse_json(text: bytes | str, where: str, expected: str = "JSON") -> Any:
+    """The value in a JSON text. Raises InputError starting with `where`, whatever is wrong with it.
+
+    That may be bytes that are no UTF-8, brackets thousands deep or a number of thousands of digits.
+    """
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{where}: expected {expected}, found: {error}") from error
+    except RecursionError as error:
+        raise InputError(f"{where}: expected {expected}, found: nested too deeply") from error
+
+
+def _read(path: Path, expected: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        found = error.strerror or error
+        raise InputError(f"{path}: expected {expected}, found: {found}") from error
+
+
+def _unwritten(path: Path, size: int, error: OSError) -> DiskError:
+    return DiskError(f"{path}: expected to write {size} bytes, found: {error.strerror}")
+
+
+# ---- files that grow --------------------------------------------------------------------------
+
+
+class Log:
+    """A file of JSON lines that only grows; one process at a time may hold it.
+
+    Opening drops a last line that a crash has torn. Use it in a `with` block, or let it go.
+
+    >>> import tempfile; path = Path(tempfile.mkdtemp()) / "answers.jsonl"
+    >>> with Log(path) as answers:
+    ...     answers.append({"qa": "q0"})
+    >>> read_jsonl(path)
+    [{'qa': 'q0'}]
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Opens the file. Raises InputError if another process holds it, DiskError if it cannot."""
+        self.path = Path(path)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(self.path, "a+b", buffering=0)  # noqa: SIM115
+        except OSError as error:
+            raise _unwritten(self.path, 0, error) from error
+        try:
+            self._lock()
+            self._mend()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Adds one line and returns when it is on the disk, whole or not at all (DiskError)."""
+        line, size = json_line(record), os.fstat(self._file.fileno()).st_size
+        try:
+            rest = line
+            while rest:  # one write in all but odd cases
+                rest = rest[self._file.write(rest) :]
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            os.ftruncate(self._file.fileno(), size)
+            raise _unwritten(self.path, len(line), error) from error
+
+    def _lock(self) -> None:
+        """Takes the file for this process; a kill gives it back."""
+        with suppress(ImportError):  # not on Windows
+            import fcntl
+
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                found = "expected to be alone, found another process at work on it"
+                raise InputError(f"{self.path}: {found}") from error
+
+    def _mend(self) -> None:
+        content = self.path.read_bytes()
+        if torn := len(content) - content.rfind(b"\n") - 1:
+            log.warning("%s: the last line was cut off and is dropped", self.path)
+            os.ftruncate(self._file.fileno(), len(content) - torn)
+
+    def __enter__(self) -> Log:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+def json_line(record: Mapping[str, Any]) -> bytes:
+    """One line of JSON. NaN is allowed: a model may have written it as an argument."""
+    return json.dumps(record).encode() + b"\n"
+
+
+def read_jsonl(path: Path, strict: bool = False) -> list[dict[str, Any]]:
+    """The objects in a file of JSON lines; item i stands on line i + 1.
+
+    A last line without an end was torn by a crash: it is dropped, or an error if `strict`. Raises
+    InputError for a file that cannot be read, and naming a line that is no object.
+    """
+    *lines, torn = _read(path, "lines of JSON").split(b"\n")
+    if torn and strict:
+        found = f"found one cut off after {len(torn)} bytes"
         raise InputError(f"{path}:{len(lines) + 1}: expected a whole line, {found}")
-    if tail:
-        log.warning("%s: line %d was cut off and is dropped", path, len(lines) + 1)
-        os.truncate(path, len(content) - len(tail))
-    return [_parse_episode(line, f"{path}:{i}") for i, line in enumerate(lines, start=1)]
+    records = []
+    for number, line in enumerate(lines, start=1):
+        record = parse_json(line, f"{path}:{number}")
+        if not isinstance(record, dict):
+            raise InputError(f"{path}:{number}: expected an object, found {line[:40]!r}")
+        records.append(record)
+    return records
 
 
-def episode_fields(episode: Episode) -> dict[str, Any]:
-    """The episode as JSON; memories are left out: `calls` and `memory_config` rebuild them."""
-    return vars(episode) | {
-        "memory_config": vars(episode.memory_config),
-        "steps": [
-            {
-                "chunk": step.chunk,
-                "completion": vars(step.completion),
-                "calls": [vars(call) | {"arguments": dict(call.arguments)} for call in step.calls],
-            }
-            for step in episode.steps
-        ],
-        "answers": [_answer_fields(answer) for answer in episode.answers],
-    }
+# ---- going on with what is there --------------------------------------------------------------
 
 
-def _answer_fields(answer: Answer) -> dict[str, Any]:
-    """Plain values; what is unknown of the model's call is left out, so old files look the same."""
-    first = ("qa", "prediction", "score", "retrieved")
-    default = vars(Answer("", None))
-    return {k: v for k, v in vars(answer).items() if k in first or v != default[k]}
+def resume_or_refuse(
+    folder: Path,
+    settings: Mapping[str, Any],
+    free: Iterable[str] = (),
+    name: str = "settings.json",
+) -> bool:
+    """Whether the folder was begun under the same settings, so that its content can be kept.
 
-
-def _parse_episode(line: bytes, where: str) -> Episode:
-    try:
-        raw = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{where}: expected JSON, found: {error.msg}") from error
-    return read_episode(raw, where)
-
-
-def read_episode(raw: Mapping[str, Any], where: str) -> Episode:
-    """What `episode_fields` gave, every memory rebuilt. Raises InputError starting with `where`."""
-    try:
-        config = MemoryConfig(**raw["memory_config"])
-        answers = tuple(Answer(**_tuples(answer, "retrieved")) for answer in raw["answers"])
-        steps = _read_steps(raw["steps"], config, where)
-        return Episode(**raw | {"memory_config": config, "steps": steps, "answers": answers})
-    except KeyError as error:
-        raise InputError(f"{where}: expected a field {error}, found none") from error
-    except (TypeError, AttributeError) as error:  # a field too many, or of another shape
-        raise InputError(f"{where}: expected an episode, found: {error}") from error
-
-
-def _read_steps(raw: Any, config: MemoryConfig, where: str) -> tuple[Step, ...]:
-    """The steps with the memory after each; the outcome of every call must be as recorded."""
-    state, steps = memory.empty(config), []
-    for number, step in enumerate(raw):
-        calls = tuple(ToolCall(**call) for call in step["calls"])
-        for call in calls:
-            state, again = memory.apply(state, call, config)
-            if again != call:
-                raise InputError(
-                    f"{where}: step {number}: expected {call.name} to be {call.status} again, "
-                    f"found {again.status} on replay (edited file, or another version of the kit?)"
-                )
-        fields = _tuples(step["completion"], "prompt_ids", "completion_ids", "mask", "logprobs")
-        steps.append(Step(step["chunk"], Completion(**fields), calls, state))
-    return tuple(steps)
-
-
-def _tuples(raw: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    return {k: tuple(v) if k in names and v is not None else v for k, v in raw.items()}
-
-
-# --- Files ---------------------------------------------------------------------------------------
+    A new folder gets the file `name` with the settings, and False. `free` are keys (dotted where
+    nested) that change no result: the newest value is kept, or the old one where it is None. Raises
+    InputError naming the first other key that differs, both values and what to do.
+    """
+    file, settings = Path(folder) / name, json.loads(json.dumps(settings))
+    if not file.exists():
+        save_json(file, settings)
+        return False
+    kept = load_json(file)
+    if not isinstance(kept, dict):
+        raise InputError(f"{file}: expected settings, found {str(kept)[:40]!r}")
+    old, new, free = flat(kept), flat(settings), tuple(free)
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) != new.get(key) and not any(f"{key}.".startswith(f"{f}.") for f in free):
+            raise InputError(
+                f"{folder}: was begun with {key} = {old.get(key)!r}, now it is {new.get(key)!r}; "
+                "choose another folder or delete it"
+            )
+    newest = _newest(kept, settings)
+    if newest != kept:
+        save_json(file, newest)
+    return True
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -363,78 +224,17 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def save_json(path: Path, value: Any) -> None:
-    """Writes `value` as indented strict JSON: NaN is a ValueError, a missing number is null."""
-    _write(Path(path), (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+def _newest(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """What is said now, and what was said before where nothing is, a price for instance."""
+    said = {
+        key: _newest(old.get(key) or {}, value) if isinstance(value, Mapping) else value
+        for key, value in new.items()
+        if value is not None
+    }
+    return {**new, **old, **said}
 
 
-def save_table(path: Path, table: pd.DataFrame) -> None:
-    """Writes a table as CSV without its index; a missing value is an empty cell."""
-    _write(Path(path), table.to_csv(index=False, lineterminator="\n").encode())
-
-
-def save_bytes(path: Path, content: bytes) -> None:
-    """Writes the bytes of a file (a figure, say), whole or not at all."""
-    _write(Path(path), content)
-
-
-def load_json(path: Path) -> Any:
-    """What `save_json` wrote. Raises InputError naming the file if it is not there or no JSON."""
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: expected a JSON file, found: {error}") from error
-
-
-def append_jsonl(path: Path, record: Mapping[str, Any]) -> None:
-    """Adds one line to a JSONL file and returns when it is on the disk, whole or not at all.
-
-    Raises DiskError if it cannot be written, InputError if its last line was cut off.
-    """
-    path = Path(path)
-    line, size = _line(record), None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "a+b") as file:
-            size = file.seek(0, os.SEEK_END)
-            if size and (file.seek(size - 1), file.read(1))[1] != b"\n":
-                raise InputError(f"{path}: expected a whole last line, found one cut off")
-            file.write(line)
-            _flush(file)
-    except OSError as error:
-        if size is not None:
-            os.truncate(path, size)
-        raise _unwritten(path, line, error) from error
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Puts `content` in the place of the file, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(temporary, "wb") as file:
-                file.write(content)
-                _flush(file)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise _unwritten(path, content, error) from error
-
-
-def _flush(file) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _unwritten(path: Path, content: bytes, error: OSError) -> DiskError:
-    return DiskError(f"{path}: expected to write {len(content)} bytes, found: {error.strerror}")
-
-
-def _line(record: Mapping[str, Any]) -> bytes:
-    """One line of JSON. NaN is allowed: a model may have written it as an argument."""
-    return json.dumps(record).encode() + b"\n"
+# ---- hashes -----------------------------------------------------------------------------------
 
 
 def sha256(path: Path) -> str:
@@ -455,7 +255,7 @@ def fingerprint(paths: Iterable[Path]) -> str:
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
-# --- The card of a run ---------------------------------------------------------------------------
+# ---- the card of a run ------------------------------------------------------------------------
 
 PACKAGES = ("numpy", "pandas", "torch", "transformers", "trl", "rank-bm25", "papermill")
 

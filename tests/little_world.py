@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from memalpha_kit import files as store
+from memalpha_kit.data.instances import save_instances
 from memalpha_kit.records import QA, Instance, make_instance
 
 MEMALPHA = (
@@ -49,7 +49,7 @@ def _word(source: str) -> str:
 def save_data(folder: Path, sources: Sequence[str], instances: int = 1, **sizes: int) -> Path:
     """A data set with `instances` of every source in its test part."""
     built = [instance(source, i, **sizes) for source in sources for i in range(instances)]
-    store.save_instances(folder / "test.parquet", built)
+    save_instances(folder / "test.parquet", built)
     return folder
 
 

@@ -24,7 +24,6 @@ TORCH = ("training/", "lab/lessons", "models/tiny", "models/decode", "models/hea
 PENDING = {
     ("cli", "commands"),
     ("evaluation", "lab"),
-    ("files", "method"),
     ("method", "models"),
     ("training", "lab"),
     ("method", "loose_json"),

@@ -21,7 +21,9 @@ from test_seeds import contents, seeds
 
 from memalpha_kit import cli
 from memalpha_kit import files as store
+from memalpha_kit.data.instances import save_instances
 from memalpha_kit.method.episode import write
+from memalpha_kit.method.saved import append_episode, load_episodes
 from memalpha_kit.method.writers import ScriptedReplies
 from memalpha_kit.records import QA, make_instance
 from memalpha_kit.settings import MemoryConfig, ProtocolConfig
@@ -40,7 +42,7 @@ INSTANCES = [
 def here(tmp_path, monkeypatch):
     """A folder with data of three instances, where commands run."""
     monkeypatch.chdir(tmp_path)
-    store.save_instances(Path("data.parquet"), INSTANCES)
+    save_instances(Path("data.parquet"), INSTANCES)
     return tmp_path
 
 
@@ -261,8 +263,8 @@ def test_a_reply_of_brackets_is_a_step_like_any_other(tmp_path, reply, wire):
     assert first.memory.entries() == ()
     assert [call.status for call in second.calls] == (["ok"] if good else [])
     path = tmp_path / "episodes.jsonl"
-    store.append_episode(path, episode)
-    assert store.load_episodes(path) == [episode]
+    append_episode(path, episode)
+    assert load_episodes(path) == [episode]
 
 
 # --- A full disk ---------------------------------------------------------------------------------
@@ -301,7 +303,7 @@ def test_a_disk_that_fills_up_during_write_leaves_only_what_a_later_run_may_trus
     assert ("e.jsonl: " if room in (1, 3, 5) else "e.json: ") in shown
     assert set(os.listdir()) <= {"data.parquet", "whole", "e.jsonl", "e.json"}
     if Path("e.jsonl").exists():
-        assert len(store.load_episodes(Path("e.jsonl"))) == room // 2
+        assert len(load_episodes(Path("e.jsonl"))) == room // 2
         ask = ("--reader", "best_entry", "--out", "a.jsonl")
         said = refused(capsys, 2, "ask", "--data", "data.parquet", "--episodes", "e.jsonl", *ask)
         assert "did not finish; run it again" in said

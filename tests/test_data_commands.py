@@ -17,6 +17,7 @@ from memalpha_kit import cli
 from memalpha_kit import files as store
 from memalpha_kit.data import dataset, sources
 from memalpha_kit.data.dataset import RECIPES, Dataset
+from memalpha_kit.data.instances import COLUMNS
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, make_instance
 from memalpha_kit.settings import BuildConfig
@@ -89,7 +90,7 @@ def test_the_release_splits_instances_and_shares_groups(tmp_path):
 def test_an_evaluation_source_has_an_empty_training_file_with_all_columns(tmp_path):
     folder = build(tmp_path, ICL[0], "--rows", "any")
     table = pq.read_table(folder / "train.parquet")
-    assert (table.num_rows, table.column_names) == (0, list(store.COLUMNS))
+    assert (table.num_rows, table.column_names) == (0, list(COLUMNS))
     [row] = pq.read_table(folder / "test.parquet").to_pylist()
     assert row["prompt"] and row["data_source"] == ICL[0]
     for pair in json.loads(row["questions_and_answers"]):

@@ -17,9 +17,9 @@ import pytest
 from stub_server import StubServer
 
 from memalpha_kit import cli
-from memalpha_kit import files as store
 from memalpha_kit.data import card as datacard
 from memalpha_kit.data import dataset, sources, stages
+from memalpha_kit.data.instances import load_instances, read_instance
 from memalpha_kit.data.sources import lme_train, longmemeval, memory_agent_bench, perltqa
 from memalpha_kit.data.sources.building import Skips
 from memalpha_kit.data.stages import Llm
@@ -212,7 +212,7 @@ def test_more_than_100_questions_are_sampled_or_refused_by_name(tmp_path, capsys
 
     pairs = json.dumps([{"question": q["question"], "answer": "salt"} for q in asked])
     path = published(tmp_path / "p" / "test.parquet", row(questions_and_answers=pairs))
-    [instance] = store.load_instances(path)
+    [instance] = load_instances(path)
     assert run("split", path, "--out", tmp_path / "out") == 2
     message = f"{instance.id}: expected at most 100 questions, found 130"
     assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
@@ -231,7 +231,7 @@ def test_more_than_100_questions_are_sampled_or_refused_by_name(tmp_path, capsys
 def test_text_and_list_of_one_are_scored_alike_by_one_scorer(metric, answer, reply):
     """D28: in the release the scorer depends on the file that a row comes from."""
     found = [
-        store.read_instance(
+        read_instance(
             row(questions_and_answers=[{"question": "Q?", "answer": shape}]), "here"
         ).questions[0]
         for shape in (answer, [answer])
@@ -321,11 +321,11 @@ def test_text_is_never_evaluated(tmp_path):
     code = f"[__import__('pathlib').Path({str(trap)!r}).touch()]"
     for column in ("chunks", "questions_and_answers"):
         with pytest.raises(InputError, match=rf"row 0: {column}: expected a JSON list, found"):
-            store.load_instances(published(tmp_path / "a.parquet", row(**{column: code})))
+            load_instances(published(tmp_path / "a.parquet", row(**{column: code})))
     with pytest.raises(InputError, match="expected a list as text, found"):
         memory_agent_bench.read_dialogues(code, "here")
     pairs = [{"question": code, "answer": code}]
-    [kept] = store.load_instances(
+    [kept] = load_instances(
         published(
             tmp_path / "b.parquet",
             row(questions_and_answers=json.dumps(pairs), chunks=json.dumps([code]), metadata=code),

@@ -16,6 +16,7 @@ import pytest
 from memalpha_kit import files as store
 from memalpha_kit.data import dataset
 from memalpha_kit.data.dataset import RECIPES, Dataset, merge, shared_groups, split, split_release
+from memalpha_kit.data.instances import COLUMNS, save_instances
 from memalpha_kit.errors import DiskError, InputError
 from memalpha_kit.records import QA, make_instance
 
@@ -172,7 +173,7 @@ def test_merging_evaluation_parts_leaves_a_training_file_with_all_columns(tmp_pa
     parts = [Dataset("x", (), many("a", source="x")), Dataset("y", (), many("b", source="y"))]
     dataset.save(tmp_path / "m", merge(parts, "m"))
     table = pq.read_table(tmp_path / "m" / "train.parquet")
-    assert (table.num_rows, table.column_names) == (0, list(store.COLUMNS))
+    assert (table.num_rows, table.column_names) == (0, list(COLUMNS))
     assert named(dataset.read(tmp_path / "m").test) == ["a", "b"]
 
 
@@ -244,7 +245,7 @@ def test_a_data_set_comes_back_equal(tmp_path):
 def test_published_layouts_are_read(tmp_path, files):
     """data.md 1.4: flat or a sub-folder per split."""
     for name, part in zip(files, WHOLE.parts.values(), strict=True):
-        store.save_instances(tmp_path / name, part)
+        save_instances(tmp_path / name, part)
     assert dataset.read(tmp_path).parts == WHOLE.parts
 
 
@@ -264,7 +265,7 @@ def test_a_published_file_without_columns_or_names_is_read(tmp_path):
 def test_what_is_no_data_set_is_named(tmp_path):
     with pytest.raises(InputError, match="expected a folder with train.parquet or test.parquet"):
         dataset.read(tmp_path)
-    store.save_instances(tmp_path / "test.parquet", WHOLE.test)
+    save_instances(tmp_path / "test.parquet", WHOLE.test)
     (tmp_path / "card.json").write_text("[]")
     with pytest.raises(InputError, match="card.json: expected an object, found list"):
         dataset.read(tmp_path)

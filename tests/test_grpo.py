@@ -13,7 +13,7 @@ import tiny_policy as tiny
 import torch
 
 from memalpha_kit.errors import InputError
-from memalpha_kit.files import load_episodes
+from memalpha_kit.method.saved import load_episodes
 from memalpha_kit.models.decode import fast
 from memalpha_kit.models.local import Sampling, load_lm
 from memalpha_kit.records import TrainingRow

@@ -17,7 +17,7 @@ import tiny_policy as tiny
 import torch
 
 from memalpha_kit.errors import InputError
-from memalpha_kit.files import load_episodes
+from memalpha_kit.method.saved import load_episodes
 from memalpha_kit.models.local import load_lm
 from memalpha_kit.training import processes
 from memalpha_kit.training.arguments import check

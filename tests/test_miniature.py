@@ -7,7 +7,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from memalpha_kit import files as store
+from memalpha_kit.data.instances import load_instances
 from memalpha_kit.errors import InputError
 from memalpha_kit.lab import miniature, world
 from memalpha_kit.lab.lessons import tokenizer
@@ -36,9 +36,9 @@ def test_data_files_are_named_after_their_lengths_and_come_back_equal(tmp_path):
     files = miniature.build_data(CI, tmp_path)
     assert files == miniature.data_files(CI, tmp_path)
     assert list(files) == ["train", *(f"test_{n}x" for n in CI.evaluation.lengths)]
-    assert store.load_instances(files["train"]) == miniature.training_instances(CI)
+    assert load_instances(files["train"]) == miniature.training_instances(CI)
     for name, instances in miniature.held_out(CI).items():
-        assert store.load_instances(files[name]) == instances
+        assert load_instances(files[name]) == instances
 
 
 def test_data_is_the_same_bytes_again_and_held_out_data_the_same_for_all_seeds(tmp_path):

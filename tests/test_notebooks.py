@@ -14,6 +14,7 @@ from stub_server import StubServer
 from test_real_path import write_raw
 
 from memalpha_kit import files as store
+from memalpha_kit.data.instances import load_instances
 from memalpha_kit.figures.curves import TARGETS, table_lengths
 from memalpha_kit.notebooks import run
 from memalpha_kit.settings import load_profile, profile_dict
@@ -188,7 +189,7 @@ def test_the_notebooks_hand_over_through_files(home):
     results = pd.read_csv(folder(home, "04_evaluation") / "results.csv")
     assert set(results.stage) == {"warm_start", "grpo"}
     assert len(results) == 2 * sum(CI.evaluation.instances)
-    train = store.load_instances(data / "train.parquet")
+    train = load_instances(data / "train.parquet")
     assert len(train) == CI.grpo.steps * CI.grpo.instances
 
 

@@ -8,7 +8,7 @@ import shutil
 import pytest
 from test_real_path import write_raw
 
-from memalpha_kit import files as store
+from memalpha_kit.data.instances import load_instances, save_instances
 from memalpha_kit.errors import InputError
 from memalpha_kit.evaluation import runs
 from memalpha_kit.evaluation import tables as comparison
@@ -46,7 +46,7 @@ def test_every_source_whose_raw_files_are_there_is_built(raw, tmp_path):
     built, absent = build_real(CI, raw, tmp_path / "out")
     assert (list(built), absent) == (SOURCES, {})
     for name, path in built.items():
-        instances = store.load_instances(path)
+        instances = load_instances(path)
         assert 1 <= len(instances) <= CI.real.instances
         assert {instance.source for instance in instances} == {name}
 
@@ -135,7 +135,7 @@ def test_what_is_answered_already_is_not_asked_again(raw, tmp_path):
 
 def test_a_parquet_file_of_a_source_that_nobody_knows_is_an_input_error(tmp_path):
     instance = make_instance("squid", ["Nora keeps bees."], [QA("q0", "Who?", ("Nora",))])
-    store.save_instances(tmp_path / "squid.parquet", [instance])
+    save_instances(tmp_path / "squid.parquet", [instance])
     with pytest.raises(InputError, match="did you mean 'squad'"):
         answer_real(CI, tmp_path, tmp_path / "runs")
 

@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 
 from memalpha_kit import cli
-from memalpha_kit import files as store
+from memalpha_kit.data.instances import load_instances
+from memalpha_kit.method.saved import append_episode, load_episodes
 
 FACTS = {
     "Nora": "Nora keeps eleven bees in Lund.",
@@ -131,7 +132,7 @@ def built(raw, tmp_path) -> Path:
     """A folder with data of three trec instances."""
     options = ("--examples", 1, "--seed", 3)
     run("data", "build", "--source", "trec_coarse", "--raw", raw, "--out", tmp_path / "d", *options)
-    assert len(store.load_instances(tmp_path / "d" / "test.parquet")) == 3
+    assert len(load_instances(tmp_path / "d" / "test.parquet")) == 3
     return tmp_path
 
 
@@ -145,7 +146,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(built, monkeypatch, capsys)
     whole = (built / "e.jsonl").read_bytes()
     for ending in ("e.jsonl", "e.json"):
         (built / ending).unlink()
-    appended, append = [], store.append_episode
+    appended, append = [], append_episode
 
     def stop_after_two(path, episode):
         if len(appended) == 2:
@@ -153,7 +154,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(built, monkeypatch, capsys)
         appended.append(episode.id)
         append(path, episode)
 
-    monkeypatch.setattr(store, "append_episode", stop_after_two)
+    monkeypatch.setattr("memalpha_kit.commands.write.append_episode", stop_after_two)
     assert write_examples(built) == 130
     monkeypatch.undo()
     with open(built / "e.jsonl", "ab") as file:
@@ -191,7 +192,7 @@ def test_other_settings_are_refused_in_an_old_file(built, capsys, more, message)
 
 def test_rollouts_are_episodes_of_their_own(built):
     assert write_examples(built, "--rollouts", 2) == 0
-    episodes = store.load_episodes(built / "e.jsonl")
+    episodes = load_episodes(built / "e.jsonl")
     assert [episode.rollout for episode in episodes] == [0, 1] * 3
 
 
@@ -250,6 +251,6 @@ def test_a_language_model_goes_the_same_way(built, tmp_path, capsys):
     words = ("write", "--data", built / "d", "--model", tmp_path / "tiny", "--instances", 1)
     more = ("--set", "protocol.max_reply_tokens=4", "--temperature", 1, "--out", built / "m.jsonl")
     run(*words, *more)
-    [episode] = store.load_episodes(built / "m.jsonl")
+    [episode] = load_episodes(built / "m.jsonl")
     assert episode.writer == "model:tiny"
     assert all(len(step.completion.completion_ids) <= 4 for step in episode.steps)

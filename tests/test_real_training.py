@@ -17,6 +17,7 @@ from tiny_models import TEMPLATE, tiny_qwen3, tiny_tokenizer
 
 from memalpha_kit import cli
 from memalpha_kit import files as store
+from memalpha_kit.data.instances import load_instances, save_instances
 from memalpha_kit.errors import InputError
 from memalpha_kit.method.answering import ModelReader
 from memalpha_kit.method.readers import ReadRequest
@@ -78,8 +79,8 @@ def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     for i, source in enumerate(SOURCES):
         built = [instance(source, 10 * i + 2 * j) for j in range(3)]
-        store.save_instances(folder / source / "train.parquet", built[:2])
-        store.save_instances(folder / source / "test.parquet", built[2:])
+        save_instances(folder / source / "train.parquet", built[:2])
+        save_instances(folder / source / "test.parquet", built[2:])
     return [folder / source for source in SOURCES]
 
 
@@ -238,7 +239,7 @@ def test_data_needs_a_training_part_once_and_nothing_of_it_held_out(data, tmp_pa
     profile = load_profile("gpu")
     train, held_out = real_training.load_data(profile, data)
     assert (len(train), len(held_out)) == (4, 2)
-    assert real_training.load_data(profile, data[:1], data[1:])[1] == [*store.load_instances(
+    assert real_training.load_data(profile, data[:1], data[1:])[1] == [*load_instances(
         data[1] / "test.parquet"
     )]  # fmt: skip
     with pytest.raises(InputError, match="expected each instance once"):
@@ -246,7 +247,7 @@ def test_data_needs_a_training_part_once_and_nothing_of_it_held_out(data, tmp_pa
     with pytest.raises(InputError, match="nothing that is trained on"):
         real_training.load_data(profile, data, [data[0] / "train.parquet"])
     with pytest.raises(InputError, match="expected a training part"):
-        store.save_instances(tmp_path / "test.parquet", [instance("squad", 50)])
+        save_instances(tmp_path / "test.parquet", [instance("squad", 50)])
         real_training.load_data(profile, [tmp_path])
     with pytest.raises(InputError, match="validate_every"):
         real_training.load_data(profile, [data[0] / "train.parquet"])

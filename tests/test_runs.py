@@ -8,7 +8,7 @@ import os
 
 import pytest
 
-from memalpha_kit import files as store
+from memalpha_kit.data.instances import ANSWER_TYPE
 from memalpha_kit.errors import DiskError, InputError, ModelGone
 from memalpha_kit.evaluation import runs
 from memalpha_kit.evaluation.methods import (
@@ -306,7 +306,7 @@ def test_questions_keep_what_a_judge_and_the_release_need():
     first, second = runs.questions_of([instance])
     assert (first.gold, first.kind) == ("a", "multi-session")
     assert (second.gold, second.kind) == (("b", "c"), "knowledge-update")
-    listed = make_instance("squad", ["t"], [QA("q", "?", ("a",))], "", {store.ANSWER_TYPE: "list"})
+    listed = make_instance("squad", ["t"], [QA("q", "?", ("a",))], "", {ANSWER_TYPE: "list"})
     assert runs.questions_of([listed])[0].gold == ("a",)
 
 

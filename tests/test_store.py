@@ -15,8 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from memalpha_kit import files as store
+from memalpha_kit.data.instances import load_instances, read_instance, save_instances
 from memalpha_kit.errors import InputError
 from memalpha_kit.method import memory
+from memalpha_kit.method.saved import append_episode, load_episodes, save_episodes
 from memalpha_kit.records import (
     QA,
     Answer,
@@ -44,15 +46,15 @@ INSTANCES = [
 
 
 def test_instances_come_back_equal(tmp_path):
-    store.save_instances(tmp_path / "new" / "a.parquet", INSTANCES)
-    assert store.load_instances(tmp_path / "new" / "a.parquet") == INSTANCES
+    save_instances(tmp_path / "new" / "a.parquet", INSTANCES)
+    assert load_instances(tmp_path / "new" / "a.parquet") == INSTANCES
 
 
 @pytest.mark.parametrize("instances", [INSTANCES, []])
 def test_a_file_has_the_public_columns_also_without_rows(tmp_path, instances):
     """The reference writes a file without columns when there is no row (data.md 1.4, D16)."""
     path = tmp_path / "a.parquet"
-    store.save_instances(path, instances)
+    save_instances(path, instances)
     table = pq.read_table(path)
     assert table.column_names == [
         *("instance_id", "prompt", "chunks", "questions_and_answers"),
@@ -61,11 +63,11 @@ def test_a_file_has_the_public_columns_also_without_rows(tmp_path, instances):
     assert [str(kind) for kind in table.schema.types] == [
         *("int64", "string", "string", "string", "string", "string", "int64", "int64")
     ]
-    assert len(store.load_instances(path)) == len(instances)
+    assert len(load_instances(path)) == len(instances)
 
 
 def test_a_row_has_the_public_shapes(tmp_path):
-    store.save_instances(tmp_path / "a.parquet", INSTANCES)
+    save_instances(tmp_path / "a.parquet", INSTANCES)
     row, other, listed = pq.read_table(tmp_path / "a.parquet").to_pylist()
     assert (row["instance_id"], row["num_chunks"], row["num_questions"]) == (0, 2, 2)
     assert other["instance_id"] == 1 and other["data_source"] == "trec_coarse"
@@ -87,7 +89,7 @@ def test_a_row_has_the_public_shapes(tmp_path):
 
 def test_a_file_without_columns_is_an_empty_data_set(tmp_path):
     pq.write_table(pa.table({}), tmp_path / "a.parquet")
-    assert store.load_instances(tmp_path / "a.parquet") == []
+    assert load_instances(tmp_path / "a.parquet") == []
 
 
 def row(**change):
@@ -124,7 +126,7 @@ PAIR = {"question": "Which?", "answer": "two"}
 )
 def test_every_published_shape_of_a_row_is_read(change):
     """data.md 1.5: one reader for all."""
-    instance = store.read_instance(row(**change), "here", source="squad")
+    instance = read_instance(row(**change), "here", source="squad")
     assert instance.chunks == ("one", "two") and instance.source == "squad"
     assert instance.questions == (QA("q0", "Which?", ("two",)),)
     assert instance.id == make_instance("squad", ["one", "two"], instance.questions).id
@@ -136,7 +138,7 @@ def test_every_published_shape_of_a_row_is_read(change):
 def test_answers_that_are_numbers_become_text(answer, read):
     """D18: the reference stops in a debugger."""
     pairs = json.dumps([{"question": "Which?", "answer": answer}])
-    [qa] = store.read_instance(row(questions_and_answers=pairs), "here").questions
+    [qa] = read_instance(row(questions_and_answers=pairs), "here").questions
     assert qa.answers == read
 
 
@@ -164,7 +166,7 @@ def test_answers_that_are_numbers_become_text(answer, read):
 )
 def test_a_bad_row_is_named_with_its_column(change, message):
     with pytest.raises(InputError, match=message) as caught:
-        store.read_instance(row(**change), "file.parquet: row 3")
+        read_instance(row(**change), "file.parquet: row 3")
     assert len(str(caught.value)) < 200 and "\n" not in str(caught.value)
 
 
@@ -196,21 +198,21 @@ def test_metadata_becomes_flat_valid_json_and_stays_so(tmp_path, found, flat):
         raise AssertionError(constant)
 
     path = tmp_path / "a.parquet"
-    read = store.read_instance(row(metadata=found), "here")
+    read = read_instance(row(metadata=found), "here")
     assert read.metadata == flat
-    store.save_instances(path, [read])
+    save_instances(path, [read])
     cell = pq.read_table(path).to_pylist()[0]["metadata"]
     json.loads(cell, parse_constant=refuse)
-    again = store.load_instances(path)
+    again = load_instances(path)
     assert again == [read]
-    store.save_instances(path, again)
+    save_instances(path, again)
     assert pq.read_table(path).to_pylist()[0]["metadata"] == cell
 
 
 def test_a_published_row_is_written_as_it_was_read(tmp_path):
     pairs = [{"question": "A?", "answer": ["x"]}, {"question": "B?", "answer": ["y", "z"]}]
     published = row(questions_and_answers=json.dumps(pairs), prompt="Go.", metadata="{}")
-    store.save_instances(tmp_path / "a.parquet", [store.read_instance(published, "here")])
+    save_instances(tmp_path / "a.parquet", [read_instance(published, "here")])
     [written] = pq.read_table(tmp_path / "a.parquet").to_pylist()
     assert json.loads(written["questions_and_answers"]) == pairs
     for column in ("prompt", "chunks", "data_source"):
@@ -228,28 +230,28 @@ def test_a_published_row_is_written_as_it_was_read(tmp_path):
 def test_metadata_that_is_not_flat_json_is_not_written(tmp_path, metadata, message):
     instance = make_instance("squad", ["a"], INSTANCES[1].questions, metadata=metadata)
     with pytest.raises(InputError, match=message):
-        store.save_instances(tmp_path / "a.parquet", [instance])
+        save_instances(tmp_path / "a.parquet", [instance])
 
 
 def test_a_bad_file_is_named(tmp_path):
     path = tmp_path / "a.parquet"
     with pytest.raises(InputError, match="a.parquet: expected a readable file, found: No such"):
-        store.load_instances(path)
+        load_instances(path)
     path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 62000\n")
     with pytest.raises(InputError, match="a.parquet: expected data, found a Git-LFS pointer"):
-        store.load_instances(path)
+        load_instances(path)
     path.write_bytes(b"PAR1 and then nothing")
     with pytest.raises(InputError, match="a.parquet: expected parquet"):
-        store.load_instances(path)
+        load_instances(path)
     pq.write_table(pa.table({"chunks": ['["a"]']}), path)
     with pytest.raises(InputError, match="expected a column 'questions_and_answers', found chunks"):
-        store.load_instances(path)
+        load_instances(path)
 
 
 def test_more_questions_than_public_readers_take_are_refused(tmp_path):
     questions = [QA(f"q{i}", "Which?", ("one",)) for i in range(101)]
     with pytest.raises(InputError, match="expected at most 100 questions, found 101"):
-        store.save_instances(tmp_path / "a.parquet", [make_instance("x", ["one"], questions)])
+        save_instances(tmp_path / "a.parquet", [make_instance("x", ["one"], questions)])
 
 
 def insert(text, memory_type="semantic_memory"):
@@ -286,18 +288,18 @@ def test_episodes_come_back_equal_with_every_memory_rebuilt(tmp_path):
     assert {call.status for e in saved for call in e.calls} == {
         *("ok", "skipped", "rejected", "malformed")
     }
-    store.save_episodes(path, saved)
-    assert store.load_episodes(path) == saved
-    store.append_episode(path, saved[0])
-    assert store.load_episodes(path) == [*saved, saved[0]]
+    save_episodes(path, saved)
+    assert load_episodes(path) == saved
+    append_episode(path, saved[0])
+    assert load_episodes(path) == [*saved, saved[0]]
     assert b'"memory":' not in path.read_bytes()
 
 
 def test_what_a_model_told_of_its_call_is_kept_and_unknown_parts_are_not_written(tmp_path):
     path, old = tmp_path / "episodes.jsonl", episode()
     told = Answer("q0", None, finish="error", prompt_tokens=9, latency_s=0.5, error="timeout")
-    store.save_episodes(path, [old, dataclasses.replace(old, answers=(told,))])
-    assert store.load_episodes(path)[1].answers == (told,)
+    save_episodes(path, [old, dataclasses.replace(old, answers=(told,))])
+    assert load_episodes(path)[1].answers == (told,)
     first, second = (json.loads(line)["answers"] for line in path.read_text().splitlines())
     assert set(first[0]) == {"qa", "prediction", "score", "retrieved"}
     assert "completion_tokens" not in second[0]
@@ -305,24 +307,22 @@ def test_what_a_model_told_of_its_call_is_kept_and_unknown_parts_are_not_written
 
 def test_a_last_line_cut_off_is_an_error_and_dropped_only_to_resume(tmp_path, caplog):
     path = tmp_path / "episodes.jsonl"
-    store.save_episodes(path, [episode(), episode(rollout=1)])
+    save_episodes(path, [episode(), episode(rollout=1)])
     whole = path.read_bytes()
     path.write_bytes(whole[:-30])
     with pytest.raises(InputError, match=r"episodes.jsonl:2: expected a whole line, found one cut"):
-        store.load_episodes(path)
-    with pytest.raises(InputError, match="expected a whole last line"):
-        store.append_episode(path, episode())
+        load_episodes(path)
+    assert load_episodes(path, resume=True) == [episode()]
     assert path.read_bytes() == whole[:-30]
-    assert store.load_episodes(path, resume=True) == [episode()]
-    assert "line 2 was cut off and is dropped" in caplog.text
-    store.append_episode(path, episode(rollout=1))
+    append_episode(path, episode(rollout=1))
+    assert "the last line was cut off and is dropped" in caplog.text
     assert path.read_bytes() == whole
 
 
 def test_nothing_was_written_before_the_first_episode(tmp_path):
-    assert store.load_episodes(tmp_path / "episodes.jsonl", resume=True) == []
-    with pytest.raises(InputError, match="episodes.jsonl: expected episodes, found: No such file"):
-        store.load_episodes(tmp_path / "episodes.jsonl")
+    assert load_episodes(tmp_path / "episodes.jsonl", resume=True) == []
+    with pytest.raises(InputError, match="expected lines of JSON, found: No such file"):
+        load_episodes(tmp_path / "episodes.jsonl")
 
 
 @pytest.mark.parametrize(
@@ -336,25 +336,25 @@ def test_nothing_was_written_before_the_first_episode(tmp_path):
 )
 def test_an_edited_episode_is_refused_with_its_line(tmp_path, change, message):
     path = tmp_path / "episodes.jsonl"
-    store.save_episodes(path, [episode()])
+    save_episodes(path, [episode()])
     raw = json.loads(path.read_text())
     change(raw)
     path.write_text(json.dumps(raw) + "\n")
     with pytest.raises(InputError, match=message):
-        store.load_episodes(path)
+        load_episodes(path)
     path.write_text("{\n")
     with pytest.raises(InputError, match=":1: expected JSON"):
-        store.load_episodes(path)
+        load_episodes(path)
 
 
 WRITES = {
     "json": lambda path: store.save_json(path, {"a": list(range(9000))}),
     "table": lambda path: store.save_table(path, pd.DataFrame({"a": range(9000)})),
-    "instances": lambda path: store.save_instances(
+    "instances": lambda path: save_instances(
         path, [make_instance("s", map(str, range(9000)), INSTANCES[0].questions)]
     ),
-    "episodes": lambda path: store.save_episodes(path, [episode()] * 20),
-    "append": lambda path: store.append_jsonl(path, {"a": "x" * 20_000}),
+    "episodes": lambda path: save_episodes(path, [episode()] * 20),
+    "append": lambda path: store.Log(path).append({"a": "x" * 20_000}),
 }
 
 
@@ -440,3 +440,54 @@ def test_the_fingerprint_is_that_of_names_and_contents(tmp_path):
     assert store.fingerprint([a, b]) != first
     with pytest.raises(InputError, match="c.csv: expected a readable file, found: No such file"):
         store.fingerprint([tmp_path / "c.csv"])
+
+
+BROKEN = {
+    "a number of 5000 digits": b'{"a": %s}' % (b"9" * 5000),
+    "brackets 100000 deep": b"[" * 100_000,
+    "bytes that are no UTF-8": b'{"a": "\xff"}',
+    "cut off": b'{"a": ',
+    "no object": b"[1]",
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_line_in_the_middle_is_one_error_that_names_it(tmp_path, kind):
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b'{"a": 1}\n' + BROKEN[kind] + b'\n{"a": 2}\n')
+    with pytest.raises(InputError, match=r"log.jsonl:2: expected [^\n]*$"):
+        store.read_jsonl(path)
+
+
+@pytest.mark.parametrize("kind", set(BROKEN) - {"no object"})
+def test_a_broken_json_file_is_one_error_that_names_it(tmp_path, kind):
+    (tmp_path / "card.json").write_bytes(BROKEN[kind])
+    with pytest.raises(InputError, match=r"card.json: expected a JSON file, found[^\n]*$"):
+        store.load_json(tmp_path / "card.json")
+
+
+def test_one_process_at_a_time_may_write_a_log(tmp_path):
+    with store.Log(tmp_path / "log.jsonl") as first:
+        first.append({"a": 1})
+        with pytest.raises(InputError, match="log.jsonl: .* found another process at work"):
+            store.Log(tmp_path / "log.jsonl")
+    with store.Log(tmp_path / "log.jsonl") as second:
+        second.append({"a": 2})
+    assert store.read_jsonl(tmp_path / "log.jsonl") == [{"a": 1}, {"a": 2}]
+
+
+def test_a_folder_goes_on_under_the_same_settings_only(tmp_path):
+    begun = {"seed": 1, "grpo": {"steps": 3}, "price": {"in": 2.0}}
+    assert not store.resume_or_refuse(tmp_path / "run", begun, free=("price",))
+    assert store.resume_or_refuse(tmp_path / "run", begun, free=("price",))
+    assert store.resume_or_refuse(tmp_path / "run", begun | {"price": {"in": 3.0}}, ("price",))
+    assert store.resume_or_refuse(tmp_path / "run", begun | {"price": None}, ("price",))
+    kept = store.load_json(tmp_path / "run" / "settings.json")
+    assert kept == begun | {"price": {"in": 3.0}}
+    with pytest.raises(InputError, match=r"begun with grpo.steps = 3, now it is 4; choose"):
+        store.resume_or_refuse(tmp_path / "run", kept | {"grpo": {"steps": 4}})
+    with pytest.raises(InputError, match=r"begun with price.in = 3.0, now it is None"):
+        store.resume_or_refuse(tmp_path / "run", {"seed": 1, "grpo": {"steps": 3}})
+    (tmp_path / "run" / "settings.json").write_text("{")
+    with pytest.raises(InputError, match="settings.json: expected a JSON file"):
+        store.resume_or_refuse(tmp_path / "run", begun)

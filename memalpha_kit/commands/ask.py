@@ -11,6 +11,7 @@ from memalpha_kit.commands.files import card_path, check_jsonl, finished_card, l
 from memalpha_kit.errors import InputError
 from memalpha_kit.method.episode import ask
 from memalpha_kit.method.readers import READERS, reader
+from memalpha_kit.method.saved import load_episodes, save_episodes
 from memalpha_kit.progress import bar
 
 
@@ -30,13 +31,13 @@ def main(args: argparse.Namespace) -> int:
     if out.resolve() == args.episodes.resolve():
         raise InputError(f"{out}: expected another name than the episodes'")
     reading, card = reader(args.reader, args.k), finished_card(args.episodes, "write")
-    instances, episodes = load_data([args.data]), store.load_episodes(args.episodes)
+    instances, episodes = load_data([args.data]), load_episodes(args.episodes)
     started = time.monotonic()
     with bar(len(episodes), f"ask {reading.name}") as shown:
         asked = ask(episodes, instances, reading, args.metric, shown.advance)
     seconds = time.monotonic() - started
     card_path(out).unlink(missing_ok=True)  # never an old card beside new answers
-    store.save_episodes(out, asked)
+    save_episodes(out, asked)
     store.save_json(
         card_path(out),
         {

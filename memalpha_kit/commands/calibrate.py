@@ -76,7 +76,7 @@ def main(args: argparse.Namespace) -> int:
     store.save_table(args.out, table)
     if args.replies:
         lines = "".join(f"{json.dumps(reply)}\n" for reply in replies)
-        store.save_bytes(args.replies, lines.encode())
+        store.write_bytes(args.replies, lines.encode())
     print(as_text(table))
     print(args.out)
     return 0

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from memalpha_kit import files as store
 from memalpha_kit.data import dataset
+from memalpha_kit.data.instances import load_instances
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import Instance
 
@@ -35,7 +35,7 @@ def data_file(path: Path) -> Path:
 
 def load_data(paths: Sequence[Path]) -> list[Instance]:
     """All instances of several files or folders, in order."""
-    return [instance for path in paths for instance in store.load_instances(data_file(path))]
+    return [instance for path in paths for instance in load_instances(data_file(path))]
 
 
 def card_path(path: Path) -> Path:

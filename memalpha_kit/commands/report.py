@@ -17,6 +17,7 @@ from memalpha_kit.commands.files import finished_card, load_data
 from memalpha_kit.errors import InputError
 from memalpha_kit.evaluation.answered import Bootstrap, evaluate
 from memalpha_kit.evaluation.answered import Run as AnsweredEpisodes
+from memalpha_kit.method.saved import load_episodes
 from memalpha_kit.tasks import SCORING
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def _report_runs(args: argparse.Namespace, bootstrap: Bootstrap) -> int:
     if args.out:
         for name, table in tables.items():
             store.save_table(args.out / f"{name}.csv", table)
-        store.save_bytes(args.out / "report.md", text.encode())
+        store.write_bytes(args.out / "report.md", text.encode())
         print(args.out)
     return 0
 
@@ -179,5 +180,5 @@ def as_text(table: pd.DataFrame) -> str:
 def _answered(path: Path) -> AnsweredEpisodes:
     card = finished_card(path, "ask")
     return AnsweredEpisodes(
-        store.load_episodes(path), card["reader"], card.get("metric"), card.get("duration_s")
+        load_episodes(path), card["reader"], card.get("metric"), card.get("duration_s")
     )

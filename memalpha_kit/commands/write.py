@@ -16,8 +16,10 @@ from typing import Any
 from memalpha_kit import files as store
 from memalpha_kit.commands import add_profile_arguments, profile_of
 from memalpha_kit.commands.files import card_path, check_jsonl, data_file, load_card
+from memalpha_kit.data.instances import load_instances
 from memalpha_kit.errors import InputError
 from memalpha_kit.method.episode import episode_id, write
+from memalpha_kit.method.saved import append_episode, load_episodes
 from memalpha_kit.method.writers import RULES, ModelWriter, Writer, writer
 from memalpha_kit.progress import bar
 from memalpha_kit.records import Instance
@@ -51,7 +53,7 @@ def main(args: argparse.Namespace) -> int:
         if (value := getattr(args, option)) is not None and value < 1:
             raise InputError(f"--{option}: expected at least 1, found {value}")
     profile = profile_of(args)
-    instances = store.load_instances(file)[: args.instances]
+    instances = load_instances(file)[: args.instances]
     settings = _settings(args, profile, store.fingerprint([file]))
     made = _writer(args, profile)
     card = _open(out, settings)
@@ -114,7 +116,7 @@ def _write_missing(
     card: dict[str, Any],
 ) -> int:
     """How many episodes were written and appended, batch by batch."""
-    there = {episode.id for episode in store.load_episodes(out, resume=True)}
+    there = {episode.id for episode in load_episodes(out, resume=True)}
     todo = [i for i in instances if not _done(i, args.rollouts, there)]
     written = 0
     with bar(sum(len(i.chunks) for i in todo) * args.rollouts, f"write {made.name}") as shown:
@@ -132,7 +134,7 @@ def _write_missing(
             )
             for episode in episodes:
                 if episode.id not in there:
-                    store.append_episode(out, episode)
+                    append_episode(out, episode)
                     written += 1
             card["duration_s"] = round(card["duration_s"] + time.monotonic() - started, 3)
             store.save_json(card_path(out), card)

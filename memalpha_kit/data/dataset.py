@@ -27,6 +27,7 @@ import numpy as np
 
 from memalpha_kit import files as store
 from memalpha_kit.data import sources
+from memalpha_kit.data.instances import ANSWER_TYPE, load_instances, save_instances
 from memalpha_kit.data.sources.building import Skips
 from memalpha_kit.errors import DiskError, InputError, closest
 from memalpha_kit.records import Instance
@@ -100,7 +101,7 @@ def _completed(instance: Instance, named: sources.Source) -> Instance:
     """The instance with a task text, and in evaluation with answers as lists (data.md 1.6)."""
     metadata = dict(instance.metadata)
     if task(named.name).role == "eval":
-        metadata[store.ANSWER_TYPE] = "list"
+        metadata[ANSWER_TYPE] = "list"
     prompt = instance.prompt or TASKS[task(named.name).category]
     return replace(instance, prompt=prompt, metadata=metadata)
 
@@ -339,7 +340,7 @@ def read(path: Path) -> Dataset:
     path = Path(path)
     if path.is_file():
         name = path.resolve().parent.name
-        held = tuple(store.load_instances(path, name))
+        held = tuple(load_instances(path, name))
         return Dataset(name, *((held, ()) if path.stem.startswith("train") else ((), held)))
     files = {part: part_files(path, part) for part in ("train", "test")}
     if not any(files.values()):
@@ -350,7 +351,7 @@ def read(path: Path) -> Dataset:
     card = read_card(path)
     name = card.get("name", path.resolve().name)
     train, test = (
-        tuple(i for file in files[part] for i in store.load_instances(file, name))
+        tuple(i for file in files[part] for i in load_instances(file, name))
         for part in ("train", "test")
     )
     return Dataset(name, train, test, card)
@@ -387,8 +388,8 @@ def save(folder: Path, dataset: Dataset) -> None:
     check_free(folder)
     temporary, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{x}") for x in ("tmp", "old"))
     try:
-        store.save_instances(temporary / TRAIN, dataset.train)
-        store.save_instances(temporary / TEST, dataset.test)
+        save_instances(temporary / TRAIN, dataset.train)
+        save_instances(temporary / TEST, dataset.test)
         hashes = {name: store.sha256(temporary / name) for name in (TRAIN, TEST)}
         store.save_json(temporary / CARD, {**dataset.card, "data_sha256": hashes})
         if folder.exists():

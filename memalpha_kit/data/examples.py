@@ -42,7 +42,7 @@ def write_raw(source: str, out: Path) -> list[Path]:
                 f"source: expected a known name, found {source!r}{closest(source, index)}"
             )
         for name in index[source]:
-            store.save_bytes(out / name, archive.read(name))
+            store.write_bytes(out / name, archive.read(name))
     return [out / name for name in index[source]]
 
 

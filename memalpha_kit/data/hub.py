@@ -26,9 +26,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from memalpha_kit.data.instances import COLUMNS, LFS_POINTER
 from memalpha_kit.data.sources import SOURCES
 from memalpha_kit.errors import DiskError, InputError, closest
-from memalpha_kit.files import COLUMNS, LFS_POINTER, load_json, save_json, sha256
+from memalpha_kit.files import load_json, save_json, sha256
 
 MANIFEST = "hub.json"
 PARTIAL = ".partial"  # what has arrived but is not checked; the next call goes on with it

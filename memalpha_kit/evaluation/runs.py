@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from memalpha_kit import __version__
 from memalpha_kit import files as store
+from memalpha_kit.data.instances import ANSWER_TYPE
 from memalpha_kit.errors import DiskError, InputError
 from memalpha_kit.evaluation.methods import (
     Answered,
@@ -164,7 +165,7 @@ def questions_of(instances: Sequence[Instance]) -> tuple[Question, ...]:
 
 def _gold(answers: tuple[str, ...], instance: Instance) -> str | tuple[str, ...]:
     """As the data has it: the release's training scores a list of one text otherwise (7.4)."""
-    text = len(answers) == 1 and instance.metadata.get(store.ANSWER_TYPE) != "list"
+    text = len(answers) == 1 and instance.metadata.get(ANSWER_TYPE) != "list"
     return answers[0] if text else answers
 
 
@@ -323,7 +324,7 @@ def open_run(
         if (folder / ANSWERS).exists():
             raise InputError(f"{folder}: has answers but no {CARD}; choose another folder")
         lines = [json.dumps(asdict(question)) for question in questions_of(instances)]
-        store.save_bytes(folder / QUESTIONS, "".join(f"{line}\n" for line in lines).encode())
+        store.write_bytes(folder / QUESTIONS, "".join(f"{line}\n" for line in lines).encode())
     store.save_json(folder / CARD, card)  # last: a folder without it has not begun
     return load_run(folder)
 
@@ -474,7 +475,7 @@ def score_run(
     ]
     head = {"profile": profile, "judge": judge_name or None, "answers": len(run.answers)}
     lines = [json.dumps(line) for line in (head, *rows)]
-    store.save_bytes(_scores_file(run, profile), "".join(f"{line}\n" for line in lines).encode())
+    store.write_bytes(_scores_file(run, profile), "".join(f"{line}\n" for line in lines).encode())
     return rows
 
 

@@ -44,5 +44,5 @@ def save_figure(figure: Figure, path: Path) -> Path:
     """Writes the figure as PNG, whole or not at all; the path is returned."""
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=130)
-    files.save_bytes(path, image.getvalue())
+    files.write_bytes(path, image.getvalue())
     return path

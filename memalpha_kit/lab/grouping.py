@@ -37,6 +37,7 @@ from memalpha_kit.figures.style import save_figure
 from memalpha_kit.lab import miniature
 from memalpha_kit.method.episode import ask, write
 from memalpha_kit.method.rewards import episode_advantages, rewards, step_rewards, training_rows
+from memalpha_kit.method.saved import save_episodes
 from memalpha_kit.method.writers import ModelWriter
 from memalpha_kit.models.local import Sampling
 from memalpha_kit.progress import bar
@@ -110,7 +111,7 @@ def collect(
             )
             if folder:
                 folder.mkdir(parents=True, exist_ok=True)
-                store.save_episodes(folder / f"batch_{step:03d}.jsonl", episodes)
+                save_episodes(folder / f"batch_{step:03d}.jsonl", episodes)
             shown.advance()
     return batches
 

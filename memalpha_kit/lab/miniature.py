@@ -23,6 +23,7 @@ import pandas as pd
 
 from memalpha_kit import files as store
 from memalpha_kit import text
+from memalpha_kit.data.instances import save_instances
 from memalpha_kit.errors import InputError
 from memalpha_kit.evaluation import runs
 from memalpha_kit.evaluation.methods import Backends, MethodSpec
@@ -69,9 +70,9 @@ def build_data(profile: Profile, folder: Path) -> dict[str, Path]:
     Held-out instances are the same for all seeds, so that seeds can be compared pair by pair.
     """
     files = data_files(profile, folder)
-    store.save_instances(files["train"], training_instances(profile))
+    save_instances(files["train"], training_instances(profile))
     for name, instances in held_out(profile).items():
-        store.save_instances(files[name], instances)
+        save_instances(files[name], instances)
     return files
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from memalpha_kit import files as store
 from memalpha_kit.data import sources
+from memalpha_kit.data.instances import load_instances, save_instances
 from memalpha_kit.evaluation import runs
 from memalpha_kit.evaluation.methods import Backends, MethodSpec
 from memalpha_kit.evaluation.runs import Run
@@ -44,7 +44,7 @@ def build_real(profile: Profile, raw: Path, out: Path) -> tuple[dict[str, Path],
             continue
         instances = sources.build(name, raw, profile.data, profile.seed)
         built[name] = out / f"{name}.parquet"
-        store.save_instances(built[name], instances[: profile.real.instances])
+        save_instances(built[name], instances[: profile.real.instances])
     return built, absent
 
 
@@ -55,7 +55,7 @@ def answer_real(profile: Profile, folder: Path, out: Path) -> dict[str, list[Run
     """
     found: dict[str, list[Run]] = {}
     for path in progress(sorted(folder.glob("*.parquet")), label="real files"):
-        instances = store.load_instances(path)
+        instances = load_instances(path)
         for name, spec in methods(instances[0].source).items():
             run, method = runs.begin(spec, Backends(), instances, out, path.stem)
             found.setdefault(name, []).append(runs.complete(run, method, instances))

@@ -27,11 +27,12 @@ from typing import TYPE_CHECKING, Any
 
 from memalpha_kit.data import dataset
 from memalpha_kit.errors import InputError
-from memalpha_kit.files import load_episodes, load_json
+from memalpha_kit.files import load_json
 from memalpha_kit.method.answering import ModelReader, Retrieval
 from memalpha_kit.method.judges import content_judge
 from memalpha_kit.method.readers import BestEntry, LabelVote, Reader, ReadRequest
 from memalpha_kit.method.readers import Done as Answered
+from memalpha_kit.method.saved import load_episodes
 from memalpha_kit.models.chat import LocalChat, vllm_chat
 from memalpha_kit.models.endpoint import Client, Endpoint, endpoint_from_env
 from memalpha_kit.records import (

@@ -10,9 +10,9 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from memalpha_kit.files import save_episodes
 from memalpha_kit.method.episode import Environment, Played, play
 from memalpha_kit.method.rewards import training_rows
+from memalpha_kit.method.saved import save_episodes
 from memalpha_kit.method.writers import ModelWriter
 from memalpha_kit.models.local import CausalLM, Sampling
 from memalpha_kit.records import Episode, Instance, TrainingRow

@@ -4,7 +4,7 @@ To add one: a file here that reads its raw rows and has `build(raw, config, seed
 of `SOURCES`, and of `tasks.TASKS`, which says how a source is asked and scored. Names are exact.
 
 >>> SOURCES["squad"].files
-('*train*', ...)
+('squad*.json|squad*.parquet|train-*.parquet',)
 """
 
 from __future__ import annotations

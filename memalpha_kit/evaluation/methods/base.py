@@ -26,6 +26,7 @@ from memalpha_kit import files as store
 from memalpha_kit.errors import InputError
 from memalpha_kit.evaluation.methods.journal import Journal, JournalledChat
 from memalpha_kit.method.readers import Reader
+from memalpha_kit.method.saved import episode_fields, read_episode
 from memalpha_kit.method.writers import Writer
 from memalpha_kit.records import QA, STORES, ChatModel, ChatReply, Entry, Episode, Instance, Memory
 from memalpha_kit.text import counter
@@ -64,7 +65,7 @@ class Prepared:
         if "memory" in values or episode is not None:
             values["memory"] = _memory_plain(self.memory)
         if episode is not None:
-            values["episode"] = store.episode_fields(episode)
+            values["episode"] = episode_fields(episode)
             if self.memory == episode.memory:
                 del values["memory"]
         return values
@@ -75,7 +76,7 @@ class Prepared:
         try:
             values = dict(plain)
             if "episode" in values:
-                values["episode"] = store.read_episode(values["episode"], where)
+                values["episode"] = read_episode(values["episode"], where)
                 values.setdefault("memory", values["episode"].memory)
             if isinstance(values.get("memory"), dict):
                 values["memory"] = _memory(values["memory"])

@@ -8,9 +8,6 @@ Only good replies are kept; failures are asked again (spec evaluation.md A-3, B-
 from __future__ import annotations
 
 import hashlib
-import json
-import logging
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -20,8 +17,6 @@ from typing import Any
 from memalpha_kit import files as store
 from memalpha_kit.method.writers import Writer, WriteRequest
 from memalpha_kit.records import ChatModel, ChatReply, ChatRequest, Completion, Done, ToolUse
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -34,13 +29,7 @@ class Journal:
     def _known(self) -> dict[str, Any]:
         if not self.path.exists():
             return {}
-        content = self.path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            log.warning("%s: its last line was cut off and is dropped", self.path)
-            os.truncate(self.path, whole)
-        lines = map(json.loads, content[:whole].splitlines())
-        return {line["key"]: line["value"] for line in lines}
+        return {line["key"]: line["value"] for line in store.read_jsonl(self.path)}
 
     def get(self, key: str) -> Any:
         """The value of the key, None if there is none."""
@@ -49,7 +38,8 @@ class Journal:
     def put(self, key: str, value: Any) -> None:
         """Keeps a value; returns when it is on the disk. Raises DiskError."""
         known = self._known
-        store.append_jsonl(self.path, {"key": key, "value": value})
+        with store.Log(self.path) as file:
+            file.append({"key": key, "value": value})
         known[key] = value
 
 
