@@ -83,7 +83,7 @@ def measure(source: str, raw: Path, counter_name: str, out: Path) -> dict[str, f
     from memalpha_kit.data.card import build_card
     from memalpha_kit.data.sources import SOURCES as TABLE
     from memalpha_kit.settings import BuildConfig
-    from memalpha_kit.text import counter
+    from memalpha_kit.tokens import counter
 
     config = BuildConfig(counter=counter_name, instances=100_000)  # all that the file is enough for
     count = counter(counter_name).count

@@ -67,7 +67,7 @@ class MemoryConfig:
     episodic: bool = True  # list of dated events
     core_limit_tokens: Count = 512  # core is cut to this many tokens, notice included
     behaviour: Behaviour = "fixed"  # release: deletes of unknown ids succeed, blank text is kept
-    counter: str = "wordpunct"  # token counter by name (text.counter); both sides of r3 use it
+    counter: str = "wordpunct"  # token counter by name (tokens.counter); both sides of r3 use it
     update_duplicate: Literal["skip", "allow"] = "skip"  # update that would repeat another entry
     short_types: bool = True  # accept "semantic" where the schema says "semantic_memory"
     display: Literal["recent", "relevant"] = "recent"  # relevant: BM25 with the chunk as query
@@ -114,7 +114,7 @@ class AdvantageConfig:
 class BuildConfig:
     """How raw rows become instances. The defaults suit a laptop; data.md 2.0 has the paper's."""
 
-    counter: str = "wordpunct"  # token counter of every size below (text.counter)
+    counter: str = "wordpunct"  # token counter of every size below (tokens.counter)
     compat: Behaviour = "fixed"  # release: the published code's quirks, where they can be repeated
     on_error: OnError = "stop"  # a bad raw record: an error, or listed and left out
     workers: int = 1  # processes; any number gives the same instances

@@ -1,446 +1,30 @@
-"""Counting tokens, packing text into chunks, normalising answers.
+"""Texts of people and models: normalised answers, thinking blocks, JSON that may be broken.
 
-The one law: every size decision and both sides of the compression reward use one `Counter`. A text
-that looks like a special token is ordinary text, and a counter that fails raises: it never says 0
-(method.md 1.2, D05).
+The one law: whatever the text, the answer comes soon. Nothing here is evaluated, recurses deeply or
+raises for its input.
 
-The default, "wordpunct", needs no download. It is *not* the paper's tokenizer: there, memory and
-chunks are counted with OpenAI's `o200k_base` ("tiktoken:o200k_base" here) and chunks were packed
-with Qwen3's ("hf:Qwen/Qwen3-32B"). Ratios such as compression hardly move; absolute numbers do.
-
->>> counter("wordpunct").count("Nora keeps bees, doesn't she?")
-9
->>> counter("words").cut("Nora  keeps bees", 2)
-'Nora  keeps'
+>>> normalise("The U.S.A.")
+'usa'
+>>> without_thinking("<think>Who was it?</think> Nora")
+'Nora'
+>>> complete_object('{"memory_id": 0712} and more', as_text=("memory_id",))
+{'memory_id': '0712'}
+>>> complete_object('{"content": "Nora ke') is None
+True
+>>> repaired_object('{"content": "Nora ke')
+{'content': 'Nora ke'}
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 import string
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
-from memalpha_kit.errors import InputError, closest
-
-
-@dataclass(frozen=True)
-class Counter:
-    """Measures text in tokens of one kind, known by the position where each one ends.
-
-    `fast` counts without the positions. `adds_up`: texts joined at white space have exactly the
-    tokens of their parts; of a subword tokenizer that is true to a token or two per joint.
-    """
-
-    name: str
-    ends: Callable[[str], Sequence[int]]
-    fast: Callable[[str], int] | None = None
-    adds_up: bool = False
-
-    def count(self, text: str) -> int:
-        """Number of tokens in `text`."""
-        return self.fast(text) if self.fast else len(self.ends(text))
-
-    def fits(self, size: int, limit: int, held: Sequence[str], more: Sequence[str]) -> bool:
-        """Whether the parts `held` and `more`, joined, have at most `limit` tokens.
-
-        `size` is the sum of the parts' tokens. They are only joined and counted where the sum
-        cannot tell, so that packing counts each part about once.
-        """
-        slack = 0 if self.adds_up else 2 * (len(held) + len(more))
-        if limit - slack < size <= limit + slack:
-            return self.count("".join(held) + "".join(more)) <= limit
-        return size <= limit
-
-    def cut(self, text: str, n_tokens: int) -> str:
-        """The longest prefix that ends with a token and has at most `n_tokens`, as it stands.
-
-        The prefix is counted anew: a character may be spread over several subword tokens.
-        """
-        ends = self.ends(text)
-        if len(ends) <= n_tokens:
-            return text
-        prefixes = (text[: ends[k - 1]] for k in range(n_tokens, 0, -1))
-        return next((prefix for prefix in prefixes if self.count(prefix) <= n_tokens), "")
-
-
-PATTERNS = {"words": r"\S+", "wordpunct": r"\w+|[^\w\s]"}
-
-
-@cache
-def counter(name: str) -> Counter:
-    """The counter with this name: "words", "wordpunct", "tiktoken:<encoding>", "hf:<folder or id>".
-
-    The last two read a tokenizer from disk or a cache, or download it. Raises InputError for an
-    unknown name or a tokenizer that cannot be loaded.
-    """
-    kind, _, which = name.partition(":")
-    if name in PATTERNS:
-        pattern = re.compile(PATTERNS[name])
-        return Counter(name, _pattern_ends(pattern), lambda text: len(pattern.findall(text)), True)
-    if kind == "tiktoken" and which:
-        return Counter(name, *_tiktoken(which))
-    if kind == "hf" and which:
-        return Counter(name, *_hf(which))
-    known = (*PATTERNS, "tiktoken:o200k_base", "hf:Qwen/Qwen3-32B")
-    raise InputError(f"counter: expected a known name, found {name!r}{closest(name, known)}")
-
-
-def _pattern_ends(pattern: re.Pattern[str]) -> Callable[[str], Sequence[int]]:
-    return lambda text: [match.end() for match in pattern.finditer(text)]
-
-
-def _tiktoken(encoding: str) -> tuple[Callable[[str], Sequence[int]], Callable[[str], int]]:
-    """How to find the ends of tokens, and how to count them."""
-    import tiktoken
-
-    try:
-        loaded = tiktoken.get_encoding(encoding)
-    except (ValueError, OSError) as error:
-        raise _unloadable(f"tiktoken:{encoding}", error) from error
-
-    def ends(text: str) -> list[int]:
-        tokens = loaded.encode_ordinary(text)
-        return [*loaded.decode_with_offsets(tokens)[1][1:], len(text)] if tokens else []
-
-    return ends, lambda text: len(loaded.encode_ordinary(text))
-
-
-def _hf(name: str) -> tuple[Callable[[str], Sequence[int]], Callable[[str], int]]:
-    """How to find the ends of tokens, and how to count them without, which is a third faster."""
-    from huggingface_hub import hf_hub_download
-    from tokenizers import Tokenizer
-
-    local = Path(name) / "tokenizer.json"
-    try:
-        file = local if Path(name).is_dir() else hf_hub_download(name, "tokenizer.json")
-        definition = Path(file).read_text(encoding="utf-8")
-        json.loads(definition)
-    except (ValueError, OSError) as error:
-        raise _unloadable(f"hf:{name}", error) from error
-    loaded = Tokenizer.from_str(definition)
-    loaded.no_truncation()
-    loaded.no_padding()
-    loaded.encode_special_tokens = True
-
-    def ends(text: str) -> list[int]:
-        return [end for _, end in loaded.encode(text, add_special_tokens=False).offsets]
-
-    def count(text: str) -> int:
-        return len(loaded.encode_batch_fast([text], add_special_tokens=False)[0])
-
-    return ends, count
-
-
-def _unloadable(name: str, error: Exception) -> InputError:
-    reason = (str(error).splitlines() or [""])[0]
-    return InputError(f"counter {name}: expected a tokenizer that loads, found {reason!r}")
-
-
-BORDERS = tuple(map(re.compile, (r"[.!?]\s+", r"\s*\n\s*", r"\s+")))
-"""Where a too long text may be split, best place first: sentence, line, word."""
-
-
-LIKELY_TOKEN = 3
-"""Characters; a text with fewer per token of the limit is likely to fit and is counted first."""
-
-
-def split_long(text: str, counter: Counter, limit: int) -> list[str]:
-    """`text` in consecutive pieces of at most `limit` tokens; joined, they are `text` again.
-
-    Splits after sentences, else lines, else words, else tokens; a single character that is more
-    than `limit` tokens is a piece of its own. The text is tokenised once and each piece counted
-    once, so the time grows with the text's length. Raises ValueError if limit < 1.
-    Differs: data.md 2.0 joins split sentences with single spaces (D6, D9, D32).
-    """
-    if limit < 1:
-        raise ValueError(f"limit must be at least 1 token, is {limit}")
-    return [piece for piece, _ in _sized_pieces(text, counter, limit)]
-
-
-def _sized_pieces(text: str, counter: Counter, limit: int) -> Iterator[tuple[str, int]]:
-    """The pieces of `split_long` with their tokens."""
-    if len(text) < LIKELY_TOKEN * limit and (size := counter.count(text)) <= limit:
-        yield from [(text, size)] if text else []
-        return
-    ends = counter.ends(text)
-    if len(ends) <= limit:
-        yield text, len(ends)
-        return
-    places = tuple([match.end() for match in border.finditer(text)] for border in BORDERS)
-    ruler, start = _Ruler(ends, places, len(text)), 0
-    while start < len(text):
-        piece, size = _piece(text, start, ruler, counter, limit)
-        yield piece, size
-        start += len(piece)
-
-
-def _piece(text: str, start: int, ruler: _Ruler, counter: Counter, limit: int) -> tuple[str, int]:
-    """The piece that begins at `start`; one of a subword tokenizer is counted on its own."""
-    wanted = limit
-    while wanted >= 1:
-        stop = ruler.cut(start, len(text), wanted)
-        piece = text[start:stop]
-        size = ruler.size(start, stop) if counter.adds_up else counter.count(piece)
-        if size <= limit:
-            return piece, size
-        wanted -= size - limit
-    piece = counter.cut(piece, limit) or piece[0]
-    return piece, counter.count(piece)
-
-
-@dataclass(frozen=True)
-class _Ruler:
-    """Where a text's tokens end, and where it may be cut, the best kind of place first."""
-
-    ends: Sequence[int]
-    places: tuple[Sequence[int], ...]
-    length: int
-
-    def cut(self, start: int, stop: int, limit: int, kind: int = 0) -> int:
-        """Where to end the piece that begins at `start`, at `stop` or before.
-
-        A unit that fits no piece of its own is cut at the next kind of place, after what stands
-        before it.
-        """
-        first = bisect_right(self.ends, start)
-        if first + limit >= len(self.ends) or (full := self.ends[first + limit]) > stop:
-            return stop
-        if kind == len(self.places):
-            last = bisect_left(self.ends, full) - 1
-            return self.ends[max(last, first)]
-        place = bisect_left(self.places[kind], full)
-        kept = self.places[kind][place - 1] if place else 0
-        after = self.places[kind][place] if place < len(self.places[kind]) else self.length
-        after = min(after, stop)
-        if kept > start and self.size(kept, after) <= limit:
-            return kept
-        return self.cut(start, after, limit, kind + 1)
-
-    def size(self, start: int, stop: int) -> int:
-        """Number of tokens between two places."""
-        return bisect_right(self.ends, stop) - bisect_right(self.ends, start)
-
-
-def pack_paragraphs(
-    paragraphs: Sequence[str], counter: Counter, draw_target: Callable[[], int], joiner="\n\n"
-) -> list[list[int]]:
-    """Indices of the paragraphs of each chunk, in order, every paragraph once and whole.
-
-    `draw_target` gives the token target of the first chunk and, after each closed one, of the
-    next; a chunk is closed when the next paragraph would exceed it. A paragraph above its target is
-    a chunk of its own. Giving indices back is what makes evidence exact (D21a).
-    Source: data.md 2.0. Differs: the joiner's tokens count in the test as well.
-    """
-    sizes = [counter.count(paragraph) for paragraph in paragraphs]
-    return pack_sizes(sizes, counter.count(joiner), draw_target)
-
-
-def pack_sizes(
-    sizes: Sequence[int], space: int, draw_target: Callable[[], int], test_space: bool = True
-) -> list[list[int]]:
-    """As `pack_paragraphs`, from the paragraphs' tokens and the joiner's.
-
-    `test_space` False is the release: the joiner adds to a chunk but is not part of the test.
-    """
-    chunks: list[list[int]] = []
-    filled, target = 0, draw_target()
-    for index, size in enumerate(sizes):
-        if chunks and filled + space * test_space + size <= target:
-            chunks[-1].append(index)
-            filled += space + size
-        else:
-            target = draw_target() if chunks else target
-            chunks.append([index])
-            filled = size
-    return chunks
-
-
-_SENTENCE_END = re.compile(r"""[.!?]["'”’)\]]*(?=\s)""")
-_BLANK_LINE = re.compile(r"\n\s*\n")
-_TITLES = ("Mr.", "Mrs.", "Ms.", "Dr.", "St.")  # their full stop ends no sentence
-_NEARLY = 8  # tokens below the limit from where a chunk is counted anew, without its neighbours
-
-
-def pack_sentences(text: str, counter: Counter, limit: int) -> list[str]:
-    """`text` in chunks of whole sentences with at most `limit` tokens; the text is counted once.
-
-    White space inside a chunk stays as it is, blank lines included (D32); at a chunk's ends it is
-    dropped. A sentence above the limit is split after lines, else words, else tokens (D6).
-    Source: data.md 2.0, sentence packer. Differs: no NLTK and nothing to download (D37); a sentence
-    ends at `.!?` with its quotes and before white space, but not after a few titles such as "Mr.".
-    """
-    ends = counter.ends(text)
-    cuts = [m.end() for m in _SENTENCE_END.finditer(text) if not text.endswith(_TITLES, 0, m.end())]
-    cuts = sorted(cuts + [match.start() for match in _BLANK_LINE.finditer(text)])
-    chunks, start, first, room = [], 0, 0, limit
-    while first < len(ends):
-        if len(ends) - first <= room:
-            stop = len(text)
-        else:
-            stop = _last_border(text, start, max(ends[first + room - 1], start + 1), cuts)
-        chunk = text[start:stop].strip()
-        last = bisect_right(ends, stop, first)
-        if last - first > limit - _NEARLY and room > 1 and counter.count(chunk) > limit:
-            room -= 1
-            continue
-        chunks.append(chunk)
-        start, first, room = stop, last, limit
-    return [chunk for chunk in chunks if chunk]
-
-
-def _last_border(text: str, start: int, stop: int, cuts: Sequence[int]) -> int:
-    """The best place in (start, stop] to end a chunk: after a sentence, a line, a word, or stop."""
-    at = bisect_right(cuts, stop)
-    if at and cuts[at - 1] > start and text[start : cuts[at - 1]].strip():
-        return cuts[at - 1]
-    for space in (r"\n", r"\s"):
-        found = [match.start() for match in re.finditer(space, text[start : stop + 1])]
-        found = [i for i in found if text[start : start + i].strip()]
-        if found:
-            return start + found[-1]
-    return stop
-
-
-Turn = tuple[str, str]
-"""One turn of a dialogue: (role, content)."""
-
-
-@dataclass(frozen=True)
-class DialogueChunk:
-    """A packed chunk and the (session, turn) indices that stand in it, wholly or in part."""
-
-    text: str
-    turns: tuple[tuple[int, int], ...]
-
-
-def pack_dialogues(
-    sessions: Sequence[Sequence[Turn]],
-    dates: Sequence[str],
-    counter: Counter,
-    limit: int = 2048,
-    close: int = 1800,
-    reserve: int = 150,
-) -> list[DialogueChunk]:
-    """Dated dialogues in chunks of at most `limit` tokens, in order, every word kept.
-
-    Each dialogue opens with its date, also where it goes on in another chunk. A turn above
-    `limit - reserve` is split (`split_long`), each piece under its role. A chunk is closed by a
-    dialogue that brings it to `close`. Raises InputError if a header alone exceeds `reserve`.
-    Source: data.md 2.0, dialogue packer. Differs: D9, a question is carried to the next chunk
-    only if its answer fits there too; long turns are split recursively and keep their white space.
-    """
-    chunks: list[DialogueChunk] = []
-    held, gap = None, counter.count("\n\n")
-    for segment in _all_segments(sessions, dates, counter, limit, reserve):
-        joined = segment
-        if held:
-            joined = held.plus(("\n\n", *segment.parts), gap + segment.size, segment.turns)
-        if held and not joined.fits(counter, limit):
-            chunks.append(held.chunk())
-            held = segment
-        elif not joined.fits(counter, close - 1):
-            chunks.append(joined.chunk())
-            held = None
-        else:
-            held = joined
-    return [*chunks, held.chunk()] if held else chunks
-
-
-@dataclass(frozen=True)
-class Segment:
-    """Parts of a chunk in the making (their text joined is the chunk's) and the sum of their sizes.
-
-    `turns` are the (session, turn) indices that stand in it.
-    """
-
-    parts: tuple[str, ...]
-    size: int
-    turns: tuple[tuple[int, int], ...] = ()
-
-    def fits(self, counter: Counter, limit: int) -> bool:
-        """Whether the text has at most `limit` tokens."""
-        return counter.fits(self.size, limit, self.parts, ())
-
-    def plus(
-        self, parts: tuple[str, ...], size: int, turns: tuple[tuple[int, int], ...]
-    ) -> Segment:
-        """With more parts, which add `size` tokens."""
-        return Segment(self.parts + parts, self.size + size, self.turns + turns)
-
-    def chunk(self) -> DialogueChunk:
-        """The text and what stands in it."""
-        return DialogueChunk("".join(self.parts), self.turns)
-
-
-def _all_segments(sessions, dates, counter, limit, reserve) -> Iterator[Segment]:
-    for session, (turns, date) in enumerate(zip(sessions, dates, strict=True)):
-        yield from _segments(session, turns, date, counter, limit, reserve)
-
-
-@dataclass(frozen=True)
-class Line:
-    """A turn's text, or a piece of it, under its role; `size` in tokens."""
-
-    turn: int
-    text: str
-    size: int
-
-
-def _segments(
-    session: int, turns: Sequence[Turn], date: str, counter: Counter, limit: int, reserve: int
-) -> Iterator[Segment]:
-    """One dialogue in segments of at most `limit` tokens, header included."""
-    header = f"[Dialogue at timestamp {date}]"
-    start, joint = counter.count(f"{header}\n"), counter.count("\n")
-    if start > reserve:
-        raise InputError(
-            f"dialogue {session}: expected a date within {reserve} tokens, found {start}"
-        )
-
-    def plus(segment: Segment, line: Line) -> Segment:
-        return segment.plus((f"\n{line.text}",), joint + line.size, ((session, line.turn),))
-
-    empty = Segment((header,), start - joint)
-    held = before = empty  # `before` is `held` without its last line
-    last: Line | None = None
-    for line in _lines(turns, counter, limit - reserve):
-        grown = plus(held, line)
-        if last is None or grown.fits(counter, limit):
-            before, held, last = held, grown, line
-            continue
-        carried = plus(empty, last)
-        asks = turns[last.turn][0] == "user" and bool(before.turns)
-        if asks and plus(carried, line).fits(counter, limit):
-            yield before
-            before, held = carried, plus(carried, line)
-        else:
-            yield held
-            before, held = empty, plus(empty, line)
-        last = line
-    if held.turns:
-        yield held
-
-
-def _lines(turns: Sequence[Turn], counter: Counter, limit: int) -> Iterator[Line]:
-    """The turns under their roles' tags, each of at most `limit` tokens: a long one in pieces."""
-    tags = {role: f"<{role.capitalize()}>" for role, _ in turns}
-    sizes = {role: counter.count(tag) for role, tag in tags.items()}
-    for index, (role, content) in enumerate(turns):
-        tag, added = tags[role], sizes[role]
-        for piece, size in _sized_pieces(content, counter, limit - added):
-            if counter.adds_up:  # exactly, so the tag may not grow together with a word
-                first = _FIRST_WORD.match(piece)[0]
-                added = counter.count(tag + first) - counter.count(first)
-            yield Line(index, tag + piece, size + added)
-
-
-_FIRST_WORD = re.compile(r"\S*")
-
+import json_repair
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -453,3 +37,120 @@ def normalise(text: str) -> str:
     Source: evaluation.md 3.2, NORM.
     """
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def without_thinking(reply: str, asked: bool | None = None) -> str | None:
+    """What stands after the thinking block of a reply, trimmed; None if the block never closes.
+
+    A block stands at the start of the reply. Where the prompt has opened it, the reply has its
+    closing tag only: `asked` says whether the model was asked to think, None that nobody knows. A
+    tag that is mentioned later is text.
+
+    >>> without_thinking("Close it with </think>.", asked=False)
+    'Close it with </think>.'
+    """
+    text = reply.strip()
+    if asked is not False and "<think>" not in text.partition("</think>")[0]:
+        text = text.partition("</think>")[2].strip() if "</think>" in text else text
+    while text.startswith("<think>"):
+        _, closed, text = text.partition("</think>")
+        if not closed:
+            return None
+        text = text.strip()
+    return text
+
+
+# ---- JSON that a model wrote ------------------------------------------------------------------
+
+MAX_NESTING = 8  # an object that is nested deeper is not decoded
+MAX_REPAIR_BRACKETS = 64  # json_repair recurses in opening brackets ...
+MAX_REPAIR_QUOTES = 200  # ... and takes quadratic time in closing ones and in quotes
+REPAIR_FAILS = (ValueError, AssertionError, LookupError, TypeError, RecursionError)
+"""What json_repair raises for debris: the second for "{'```json[?```json[", found by fuzzing."""
+
+
+def value_end(text: str, start: int = 0) -> int | None:
+    """Where the JSON object or array at `start` ends (after white space); None if incomplete."""
+    start = _SPACE.match(text, start).end()
+    if not text.startswith(("{", "["), start):
+        return None
+    try:
+        return _JSON.raw_decode(text, start)[1]
+    except (ValueError, RecursionError):
+        return None
+
+
+def complete_object(source: str, as_text: Sequence[str] = ()) -> dict[str, Any] | None:
+    """The JSON object that `source` begins with, or None if there is no complete one.
+
+    A code fence before it is removed, what follows it is ignored, an array of one object is
+    unwrapped, and raw line breaks inside strings are allowed. An unquoted value of a key in
+    `as_text` is taken as its characters: 0712 is "0712", 5e20 is "5e20" (method.md 2.5, point 7).
+    """
+    source = _FENCE.sub("", source)
+    for key in as_text:  # valid JSON never holds this pattern inside a string
+        source = re.sub(rf'("{key}"{_BARE_VALUE}', r'\1"\2"', source)
+    try:
+        value = _tame(_JSON.raw_decode(source)[0], MAX_NESTING)
+    except (ValueError, RecursionError):
+        return None
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    return value if isinstance(value, dict) else None
+
+
+def repaired_object(source: str, as_text: Sequence[str] = ()) -> dict[str, Any] | None:
+    """The JSON object that `json_repair` makes of `source`, or None.
+
+    It closes open strings and objects, takes single quotes, stray commas and comments, and finds
+    an object inside other text. Sources with many brackets or quotes are not tried.
+    """
+    if len(re.findall(r"[\[\]{}()]", source)) > MAX_REPAIR_BRACKETS:
+        return None
+    if len(re.findall("[\"'`“”]", source)) > MAX_REPAIR_QUOTES:
+        return None
+    for key in as_text:
+        source = re.sub(rf"""(["']{key}["']{_BARE_VALUE}""", r'\1"\2"', source)
+    try:
+        return complete_object(json_repair.repair_json(source), as_text)
+    except REPAIR_FAILS:
+        return None
+
+
+def without_surrogates(text: str) -> str:
+    """`text` with "?" for each half of a surrogate pair, which no file or tokenizer takes."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+_SPACE = re.compile(r"\s*")
+_FENCE = re.compile(r"\A\s*(?:```\w*)?\s*")
+_BARE_VALUE = r"\s*:\s*)(?!(?:null|true|false)\b)([\w.+-]+)"
+
+
+def _number(source: str) -> int | float:
+    value = float(source)
+    if len(source) > 20 or not math.isfinite(value):
+        raise ValueError("number out of range")
+    return int(source) if source.lstrip("-").isdigit() else value
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
+
+
+_JSON = json.JSONDecoder(
+    strict=False, parse_int=_number, parse_float=_number, parse_constant=_refuse
+)
+
+
+def _tame(value: Any, depth: int) -> Any:
+    """`value` with text that can be encoded; ValueError if it is nested deeper than `depth`."""
+    if isinstance(value, str):
+        return without_surrogates(value)
+    if isinstance(value, list | dict) and depth == 0:
+        raise ValueError("nested too deeply")
+    if isinstance(value, list):
+        return [_tame(item, depth - 1) for item in value]
+    if isinstance(value, dict):
+        return {without_surrogates(k): _tame(item, depth - 1) for k, item in value.items()}
+    return value

@@ -44,7 +44,7 @@ from memalpha_kit.records import (
     make_instance,
 )
 from memalpha_kit.settings import MemoryConfig, ProtocolConfig
-from memalpha_kit.text import counter
+from memalpha_kit.tokens import counter
 
 RELEASE = Retrieval(behaviour="release")
 

@@ -26,9 +26,6 @@ PENDING = {
     ("evaluation", "lab"),
     ("method", "models"),
     ("training", "lab"),
-    ("method", "loose_json"),
-    ("models", "loose_json"),
-    ("evaluation", "loose_json"),
 }
 
 

@@ -11,7 +11,7 @@ from memalpha_kit.lab import audit as audits
 from memalpha_kit.lab.audit import FIXED, PADDING, RULES, SPECIAL, audit, exploits
 from memalpha_kit.method.protocol import parse_reply
 from memalpha_kit.records import ToolCall
-from memalpha_kit.text import counter
+from memalpha_kit.tokens import counter
 
 RATES = {  # r2 is a rate (D61): calls that cannot fail pay for a writer whose other calls may
     "clear the empty core",

@@ -19,6 +19,7 @@ from stub_server import StubServer
 from memalpha_kit import cli
 from memalpha_kit.data import card as datacard
 from memalpha_kit.data import dataset, sources, stages
+from memalpha_kit.data.chunks import pack_dialogues
 from memalpha_kit.data.instances import load_instances, read_instance
 from memalpha_kit.data.sources import lme_train, longmemeval, memory_agent_bench, perltqa
 from memalpha_kit.data.sources.building import Skips
@@ -30,7 +31,7 @@ from memalpha_kit.models.endpoint import Client, Endpoint
 from memalpha_kit.records import QA, make_instance
 from memalpha_kit.settings import BuildConfig
 from memalpha_kit.tasks import TASKS
-from memalpha_kit.text import counter, pack_dialogues
+from memalpha_kit.tokens import counter
 from tools.sample_data import make_raw
 
 WORDS = counter("words")

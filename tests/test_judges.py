@@ -40,7 +40,7 @@ from memalpha_kit.records import (
     make_instance,
 )
 from memalpha_kit.settings import MemoryConfig
-from memalpha_kit.text import counter
+from memalpha_kit.tokens import counter
 
 
 @dataclass

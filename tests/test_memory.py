@@ -22,7 +22,7 @@ from memalpha_kit.method.memory import (
 )
 from memalpha_kit.records import Entry, Memory, ToolCall
 from memalpha_kit.settings import MemoryConfig
-from memalpha_kit.text import counter
+from memalpha_kit.tokens import counter
 
 FIXED = MemoryConfig(counter="words")
 RELEASE = replace(FIXED, behaviour="release")

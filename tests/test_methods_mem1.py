@@ -11,7 +11,7 @@ from test_methods import INSTANCE, INSTANCES, LABELLED, run
 from memalpha_kit.errors import InputError
 from memalpha_kit.evaluation.methods import Backends, MethodSpec, build_method
 from memalpha_kit.evaluation.methods.mem1 import load_rollouts
-from memalpha_kit.text import counter
+from memalpha_kit.tokens import counter
 
 ROWS = ("other", INSTANCE.id, LABELLED.id)
 

@@ -21,7 +21,7 @@ from memalpha_kit.method.writers import ScriptedReplies, writer
 from memalpha_kit.models.endpoint import Client, Endpoint
 from memalpha_kit.records import QA, ChatReply, ToolUse, make_instance
 from memalpha_kit.settings import MemoryConfig, ProtocolConfig
-from memalpha_kit.text import counter
+from memalpha_kit.tokens import counter
 
 WORDPUNCT = counter("wordpunct")
 

@@ -17,7 +17,7 @@ from memalpha_kit.evaluation.methods.windows import (
     prompt_tokens,
     without_middle,
 )
-from memalpha_kit.text import Counter, counter
+from memalpha_kit.tokens import Counter, counter
 
 WORDS, PUNCT = counter("words"), counter("wordpunct")
 

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memalpha_kit.errors import InputError
-from memalpha_kit.loose_json import complete_object, repaired_object
 from memalpha_kit.method.memory import apply, empty
 from memalpha_kit.method.protocol import (
     WIRES,
@@ -25,6 +24,7 @@ from memalpha_kit.method.protocol import (
 )
 from memalpha_kit.records import Entry, Memory, ToolCall
 from memalpha_kit.settings import MemoryConfig, ProtocolConfig
+from memalpha_kit.text import complete_object, repaired_object
 
 FIXED = MemoryConfig(counter="words")
 

@@ -37,7 +37,7 @@ from memalpha_kit.records import (
     make_instance,
 )
 from memalpha_kit.settings import AdvantageConfig, MemoryConfig, RewardConfig
-from memalpha_kit.text import counter
+from memalpha_kit.tokens import counter
 
 PLAIN = AdvantageConfig()
 

@@ -29,7 +29,8 @@ from memalpha_kit.data.sources.labelled import Sample
 from memalpha_kit.errors import InputError
 from memalpha_kit.settings import BuildConfig
 from memalpha_kit.tasks import TASKS
-from memalpha_kit.text import counter, normalise
+from memalpha_kit.text import normalise
+from memalpha_kit.tokens import counter
 
 WORDS = BuildConfig(counter="words")
 PAIR = re.compile(r"Sentence: (.*)\nLabel: (\d+)")

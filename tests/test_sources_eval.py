@@ -24,7 +24,8 @@ from memalpha_kit.data.sources.memory_agent_bench import Row
 from memalpha_kit.errors import InputError
 from memalpha_kit.settings import BuildConfig
 from memalpha_kit.tasks import TASKS
-from memalpha_kit.text import counter, normalise
+from memalpha_kit.text import normalise
+from memalpha_kit.tokens import counter
 from tools.sample_data import make_raw
 
 WORDS = BuildConfig(counter="words", rows="any")

@@ -30,7 +30,7 @@ from memalpha_kit.data.sources.building import Skips
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import ChatReply
 from memalpha_kit.settings import BuildConfig
-from memalpha_kit.text import counter
+from memalpha_kit.tokens import counter
 from tools.sample_data import make_raw
 
 WORDS = BuildConfig(counter="words", dialogue_reserve_tokens=1)

@@ -12,7 +12,7 @@ from memalpha_kit.models.chat import ModelGone
 from memalpha_kit.models.endpoint import Client, Endpoint
 from memalpha_kit.records import ChatReply
 from memalpha_kit.settings import BuildConfig
-from memalpha_kit.text import counter
+from memalpha_kit.tokens import counter
 
 WORDS = counter("words").count
 SUMMARY = "Nell opens a door."

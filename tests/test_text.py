@@ -8,15 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from memalpha_kit.data.chunks import pack_dialogues, pack_paragraphs, split_long
 from memalpha_kit.errors import InputError
-from memalpha_kit.text import (
-    Counter,
-    counter,
-    normalise,
-    pack_dialogues,
-    pack_paragraphs,
-    split_long,
-)
+from memalpha_kit.text import normalise
+from memalpha_kit.tokens import Counter, counter
 
 WORDS, WORDPUNCT = counter("words"), counter("wordpunct")
 TEXTS = st.text(alphabet="ab .!?\n\t-é你🙂<|>", max_size=80)

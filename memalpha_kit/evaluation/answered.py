@@ -35,7 +35,7 @@ from memalpha_kit.method.rewards import reward_compression
 from memalpha_kit.records import Answer, Episode, Instance
 from memalpha_kit.stats import mean_interval
 from memalpha_kit.tasks import metric_of
-from memalpha_kit.text import Counter, counter
+from memalpha_kit.tokens import Counter, counter
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -43,7 +43,7 @@ from memalpha_kit.method.writers import WriteRequest
 from memalpha_kit.records import STORES, Completion, Episode, Instance, Memory, ToolCall
 from memalpha_kit.settings import MemoryConfig, ProtocolConfig, RewardConfig, WorldConfig
 from memalpha_kit.stats import paired_interval
-from memalpha_kit.text import Counter, counter
+from memalpha_kit.tokens import Counter, counter
 
 WORLD = WorldConfig(facts=(2, 4))
 REPEATS = 10

@@ -30,7 +30,7 @@ import numpy as np
 import pandas as pd
 
 from memalpha_kit import files as store
-from memalpha_kit import text
+from memalpha_kit import tokens
 from memalpha_kit.errors import InputError
 from memalpha_kit.figures.curves import plot_grouping
 from memalpha_kit.figures.style import save_figure
@@ -85,7 +85,7 @@ def collect(
     from memalpha_kit.models.tiny import load_policy
 
     env = miniature.environment(profile)
-    counts, size = text.counter(profile.memory.counter), profile.grpo.instances
+    counts, size = tokens.counter(profile.memory.counter), profile.grpo.instances
     longer = replace(profile, grpo=replace(profile.grpo, steps=first + n))
     everyone = miniature.training_instances(longer)
     sampling = Sampling(profile.grpo.temperature, profile.protocol.max_reply_tokens)

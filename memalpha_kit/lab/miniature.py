@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from memalpha_kit import files as store
-from memalpha_kit import text
 from memalpha_kit.data.instances import save_instances
 from memalpha_kit.errors import InputError
 from memalpha_kit.evaluation import runs
@@ -40,6 +39,7 @@ from memalpha_kit.models.local import Sampling
 from memalpha_kit.progress import bar, progress
 from memalpha_kit.records import Completion, Episode, Instance
 from memalpha_kit.settings import MemoryConfig, Profile, profile_dict
+from memalpha_kit.tokens import counter
 
 if TYPE_CHECKING:
     from memalpha_kit.method.episode import Environment
@@ -252,9 +252,9 @@ def evaluate(
 
 
 def _measured(profile: Profile, episode: Episode, instance: Instance) -> dict:
-    counter = text.counter(profile.memory.counter)
-    kept = tokens(episode.memory, counter)
-    read = sum(counter.count(chunk) for chunk in instance.chunks)
+    counts = counter(profile.memory.counter)
+    kept = tokens(episode.memory, counts)
+    read = sum(counts.count(chunk) for chunk in instance.chunks)
     scores = [answer.score for answer in episode.answers if answer.score is not None]
     return {
         "instance": instance.id,

@@ -31,7 +31,6 @@ from typing import Any, Literal
 import numpy as np
 
 from memalpha_kit.errors import InputError, closest
-from memalpha_kit.loose_json import complete_object
 from memalpha_kit.method import prompts, readers
 from memalpha_kit.method.memory import SEARCH, search
 from memalpha_kit.method.prompts import Retrieved
@@ -52,7 +51,8 @@ from memalpha_kit.records import (
     tool_message,
 )
 from memalpha_kit.settings import Behaviour
-from memalpha_kit.text import Counter, counter
+from memalpha_kit.text import complete_object
+from memalpha_kit.tokens import Counter, counter
 
 Embed = Callable[[list[str]], Sequence[Sequence[float]]]
 """Texts to vectors, one each, such as `endpoint.Client.embed`. Failing is raising."""

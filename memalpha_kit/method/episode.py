@@ -43,7 +43,7 @@ from memalpha_kit.records import (
 )
 from memalpha_kit.settings import AdvantageConfig, MemoryConfig, ProtocolConfig, RewardConfig
 from memalpha_kit.tasks import metric_of
-from memalpha_kit.text import counter
+from memalpha_kit.tokens import counter
 
 log = logging.getLogger(__name__)
 

@@ -34,7 +34,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from memalpha_kit.errors import InputError, closest
-from memalpha_kit.loose_json import complete_object, value_end
 from memalpha_kit.method.memory import COMPONENTS, TOOLS
 from memalpha_kit.method.metrics import answer_text, yes_no, yes_no_release
 from memalpha_kit.method.rewards import judged
@@ -50,6 +49,7 @@ from memalpha_kit.records import (
     request,
 )
 from memalpha_kit.settings import Behaviour
+from memalpha_kit.text import complete_object, value_end
 
 Rubric = Literal["published", "by_type"]
 VERSION = "judge-1"

@@ -29,7 +29,7 @@ from typing import Any, Literal
 
 from memalpha_kit.records import STORES, Entry, Memory, ToolCall
 from memalpha_kit.settings import MemoryConfig
-from memalpha_kit.text import Counter, counter
+from memalpha_kit.tokens import Counter, counter
 
 COMPONENTS = ("core", *STORES)
 """The three parts of a memory, in the order in which they are always listed."""

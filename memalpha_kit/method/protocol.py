@@ -26,12 +26,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 from memalpha_kit.errors import InputError, closest
-from memalpha_kit.loose_json import (
-    complete_object,
-    repaired_object,
-    value_end,
-    without_surrogates,
-)
 from memalpha_kit.method.memory import (
     COMPONENTS,
     DELETE,
@@ -44,6 +38,7 @@ from memalpha_kit.method.memory import (
 )
 from memalpha_kit.records import STORES, Entry, Memory, ToolCall
 from memalpha_kit.settings import Behaviour, MemoryConfig, ProtocolConfig
+from memalpha_kit.text import complete_object, repaired_object, value_end, without_surrogates
 
 WIRES = ("qwen", "text", "compact")
 STOP_MARKERS = ("✿RESULT✿", "✿RETURN✿")

@@ -29,7 +29,7 @@ from memalpha_kit.errors import InputError
 from memalpha_kit.method.memory import COMPONENTS, INSERT, TOOLS, UPDATE, empty, tokens
 from memalpha_kit.records import Episode, Instance, Memory, Rewards, ToolCall, TrainingRow
 from memalpha_kit.settings import AdvantageConfig, RewardConfig
-from memalpha_kit.text import Counter
+from memalpha_kit.tokens import Counter
 
 Judge = Callable[[ToolCall, str, Memory], bool | None]
 """Rates what one call wants to write: (call, chunk text, memory as the writer saw it, that is at

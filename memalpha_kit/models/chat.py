@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from memalpha_kit.errors import InputError, ModelGone
-from memalpha_kit.loose_json import complete_object, value_end
 from memalpha_kit.models.local import Sampling, encode_chat
 from memalpha_kit.records import ChatReply, ChatRequest, Completion, Done, ToolUse
+from memalpha_kit.text import complete_object, value_end
 
 if TYPE_CHECKING:
     from memalpha_kit.models.local import CausalLM

@@ -38,8 +38,8 @@ from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from memalpha_kit.errors import DiskError, InputError, ModelGone, closest
-from memalpha_kit.loose_json import without_surrogates
 from memalpha_kit.records import ChatReply, ChatRequest, Done, ToolUse
+from memalpha_kit.text import without_surrogates
 
 log = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from memalpha_kit.server.guard import Guard, Refused
 from memalpha_kit.server.logs import RequestLog
 from memalpha_kit.server.settings import ServerSettings
 from memalpha_kit.server.upstream import Upstream
-from memalpha_kit.text import counter
+from memalpha_kit.tokens import counter
 
 DESCRIPTION = """Answers questions from memories and judges memory writes with a frozen model.
 

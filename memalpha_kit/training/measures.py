@@ -15,7 +15,7 @@ from statistics import fmean, stdev
 
 from memalpha_kit.method.memory import DELETE, INSERT, UPDATE, tokens
 from memalpha_kit.records import Episode, Rewards, TrainingRow
-from memalpha_kit.text import counter
+from memalpha_kit.tokens import counter
 from memalpha_kit.training.batch import trained
 
 KINDS = {INSERT: "inserts", UPDATE: "updates", DELETE: "deletes"}

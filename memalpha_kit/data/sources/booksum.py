@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from memalpha_kit.data import stages
+from memalpha_kit.data.chunks import pack_sentences
 from memalpha_kit.data.sources.building import Skips, generator, matches, raw_rows, spread, take
 from memalpha_kit.data.sources.frames import book_frame, reading_days
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, Instance, make_instance
 from memalpha_kit.settings import BuildConfig
-from memalpha_kit.text import counter, pack_sentences
+from memalpha_kit.tokens import counter
 
 TRAIN = "booksum*train*.jsonl|booksum*train*.json|booksum*train*.parquet|train-*.parquet"
 TEST = TRAIN.replace("train", "test")

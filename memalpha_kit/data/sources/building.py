@@ -34,7 +34,7 @@ import pyarrow.parquet as pq
 
 from memalpha_kit.errors import InputError
 from memalpha_kit.settings import BuildConfig, OnError
-from memalpha_kit.text import counter
+from memalpha_kit.tokens import counter
 
 T = TypeVar("T")
 R = TypeVar("R")

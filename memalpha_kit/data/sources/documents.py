@@ -16,7 +16,7 @@ from memalpha_kit.data.sources.frames import frame_all
 from memalpha_kit.data.stages import Stage
 from memalpha_kit.records import QA, Instance, make_instance
 from memalpha_kit.settings import BuildConfig
-from memalpha_kit.text import counter
+from memalpha_kit.tokens import counter
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from memalpha_kit.data.chunks import pack_sizes, split_long
 from memalpha_kit.data.sources.building import Skips, generator, matches, raw_rows, sizes, take
 from memalpha_kit.data.sources.documents import Draft, finish
 from memalpha_kit.data.sources.frames import DOCUMENT_LEAD_INS
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, Instance
 from memalpha_kit.settings import BuildConfig
-from memalpha_kit.text import counter, pack_sizes, split_long
+from memalpha_kit.tokens import counter
 
 FILES = ("hotpot*.json|hotpot*.jsonl|hotpot*.parquet|train-*.parquet",)
 COLUMNS = ("id", "question", "answer", "context", "supporting_facts")

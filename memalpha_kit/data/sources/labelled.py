@@ -18,12 +18,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+from memalpha_kit.data.chunks import pack_paragraphs
 from memalpha_kit.data.sources.building import draw, generator
 from memalpha_kit.data.sources.frames import CLASSIFICATION_LEAD_INS, frame_all
 from memalpha_kit.errors import InputError, closest
 from memalpha_kit.records import QA, Instance, make_instance
 from memalpha_kit.settings import BuildConfig
-from memalpha_kit.text import counter, normalise, pack_paragraphs
+from memalpha_kit.text import normalise
+from memalpha_kit.tokens import counter
 
 log = logging.getLogger(__name__)
 

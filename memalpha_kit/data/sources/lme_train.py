@@ -24,13 +24,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from memalpha_kit.data.chunks import DialogueChunk, pack_dialogues
 from memalpha_kit.data.sources import longmemeval, memory_agent_bench
 from memalpha_kit.data.sources.building import Skips, generator, raw_file, read_json, take
 from memalpha_kit.data.sources.memory_agent_bench import DIALOGUES, RETRIEVAL, read_dialogues
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, Instance, make_instance
 from memalpha_kit.settings import BuildConfig
-from memalpha_kit.text import Counter, DialogueChunk, counter, normalise, pack_dialogues
+from memalpha_kit.text import normalise
+from memalpha_kit.tokens import Counter, counter
 
 log = logging.getLogger(__name__)
 

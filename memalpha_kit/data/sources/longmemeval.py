@@ -18,11 +18,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from memalpha_kit.data.chunks import DialogueChunk, pack_dialogues
 from memalpha_kit.data.sources.building import Skips, raw_file, read_json, take
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, Instance, make_instance
 from memalpha_kit.settings import BuildConfig
-from memalpha_kit.text import DialogueChunk, counter, pack_dialogues
+from memalpha_kit.tokens import counter
 
 FILES = ("longmemeval*.json",)
 

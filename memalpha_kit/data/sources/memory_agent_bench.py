@@ -33,6 +33,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from memalpha_kit.data import stages
+from memalpha_kit.data.chunks import Turn, pack_dialogues, pack_paragraphs, pack_sentences
 from memalpha_kit.data.sources import booksum
 from memalpha_kit.data.sources.building import (
     Skips,
@@ -56,14 +57,8 @@ from memalpha_kit.data.sources.longmemeval import question_types, read_turns
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, Instance, make_instance
 from memalpha_kit.settings import BuildConfig
-from memalpha_kit.text import (
-    Turn,
-    counter,
-    normalise,
-    pack_dialogues,
-    pack_paragraphs,
-    pack_sentences,
-)
+from memalpha_kit.text import normalise
+from memalpha_kit.tokens import counter
 
 log = logging.getLogger(__name__)
 

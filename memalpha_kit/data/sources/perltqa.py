@@ -24,12 +24,13 @@ from pathlib import Path
 from typing import Any
 
 from memalpha_kit.data import stages
+from memalpha_kit.data.chunks import pack_sentences
 from memalpha_kit.data.sources.building import Skips, draw, generator, raw_file, read_json, take
 from memalpha_kit.data.stages import Stage
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, Instance, make_instance
 from memalpha_kit.settings import BuildConfig
-from memalpha_kit.text import counter, pack_sentences
+from memalpha_kit.tokens import counter
 
 MEMORIES, QUESTIONS = FILES = ("perltmem_en*.json", "perltqa_en*.json")
 SECTIONS = ("social_relationship", "events", "dialogues")  # questions about `profile` are not asked

@@ -36,7 +36,7 @@ from memalpha_kit.data.sources.frames import CLASSIFICATION_LEAD_INS, frame_all
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, Instance, make_instance
 from memalpha_kit.settings import BuildConfig
-from memalpha_kit.text import counter
+from memalpha_kit.tokens import counter
 
 TEXT_FILES = "pubmed*train*.txt|train.txt|train.zip"
 ROW_FILES = "pubmed*train*.parquet|pubmed*train*.jsonl|pubmed*train*.json|train-*.parquet"

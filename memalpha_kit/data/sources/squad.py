@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from memalpha_kit.data.chunks import pack_sizes
 from memalpha_kit.data.sources.building import (
     Skips,
     generator,
@@ -33,7 +34,7 @@ from memalpha_kit.data.sources.frames import DOCUMENT_LEAD_INS
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, Instance
 from memalpha_kit.settings import BuildConfig
-from memalpha_kit.text import counter, pack_sizes
+from memalpha_kit.tokens import counter
 
 FILES = ("squad*.json|squad*.parquet|train-*.parquet",)
 COLUMNS = ("id", "title", "context", "question", "answers")

@@ -52,7 +52,8 @@ from memalpha_kit.data.sources.memory_agent_bench import LEARNING, NLU, TREC, Ro
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, Instance, make_instance
 from memalpha_kit.settings import BuildConfig
-from memalpha_kit.text import counter, normalise
+from memalpha_kit.text import normalise
+from memalpha_kit.tokens import counter
 
 log = logging.getLogger(__name__)
 

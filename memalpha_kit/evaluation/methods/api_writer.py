@@ -20,7 +20,7 @@ from memalpha_kit.method.protocol import fit_prompt, render_messages, tool_schem
 from memalpha_kit.method.writers import WriteRequest
 from memalpha_kit.records import ChatModel, ChatReply, ChatRequest, Completion, message
 from memalpha_kit.settings import MemoryConfig, ProtocolConfig
-from memalpha_kit.text import Counter
+from memalpha_kit.tokens import Counter
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from memalpha_kit.method.readers import Reader
 from memalpha_kit.method.saved import episode_fields, read_episode
 from memalpha_kit.method.writers import Writer
 from memalpha_kit.records import QA, STORES, ChatModel, ChatReply, Entry, Episode, Instance, Memory
-from memalpha_kit.text import counter
+from memalpha_kit.tokens import counter
 
 T = TypeVar("T")
 
@@ -177,7 +177,7 @@ class Backends:
 class Settings:
     """What all methods share. A method's own settings extend it."""
 
-    counter: str = "wordpunct"  # of memory, input and windows (text.counter)
+    counter: str = "wordpunct"  # of memory, input and windows (tokens.counter)
 
 
 PreparedDone = Callable[[Prepared], None]

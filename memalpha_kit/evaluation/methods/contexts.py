@@ -32,7 +32,7 @@ from memalpha_kit.method.memory import Bm25, Idf
 from memalpha_kit.method.prompts import VERSION, asked, system_prompt_baseline
 from memalpha_kit.records import ChatReply, ChatRequest, Instance, request
 from memalpha_kit.settings import Behaviour, Count, NonNegative, Share
-from memalpha_kit.text import counter
+from memalpha_kit.tokens import counter
 
 
 @dataclass(frozen=True)

@@ -31,10 +31,10 @@ from memalpha_kit.evaluation.methods.base import (
 )
 from memalpha_kit.evaluation.methods.chains import Chain, walk
 from memalpha_kit.evaluation.methods.contexts import Context, ContextMethod, ContextSettings
-from memalpha_kit.loose_json import repaired_object
 from memalpha_kit.method.prompts import VERSION
 from memalpha_kit.records import ChatRequest, Instance, message, request
 from memalpha_kit.settings import Behaviour, Count, NonNegative, Share
+from memalpha_kit.text import repaired_object
 
 WORDING = "mem1-1"
 _INSTRUCTIONS = (

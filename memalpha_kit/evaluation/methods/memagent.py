@@ -34,7 +34,7 @@ from memalpha_kit.method.metrics import answer_text
 from memalpha_kit.method.prompts import VERSION, asked
 from memalpha_kit.records import ChatReply, ChatRequest, Instance, request
 from memalpha_kit.settings import Behaviour, Count
-from memalpha_kit.text import counter
+from memalpha_kit.tokens import counter
 
 NOTHING = "Nothing has been kept yet."
 WORDING = "memagent-1"

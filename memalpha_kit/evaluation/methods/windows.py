@@ -4,7 +4,7 @@ The one law: "context" keeps the system message, the task and the question, what
 drops the oldest text of the context. "prompt" and "user" are what the release does and lose some of
 these (spec evaluation.md 4.3, B-6).
 
->>> from memalpha_kit.text import counter
+>>> from memalpha_kit.tokens import counter
 >>> Tail("one two three", counter("words")).last(2)
 'two three'
 """
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from memalpha_kit.errors import InputError
-from memalpha_kit.text import Counter
+from memalpha_kit.tokens import Counter
 
 Cut = Literal["context", "prompt", "user"]
 """What is cut: the context (ours), the rendered prompt (release, Qwen), the user message (release,

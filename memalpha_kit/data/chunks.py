@@ -1,0 +1,311 @@
+"""Chunks: long texts split, paragraphs, sentences and dialogues packed, by one token counter."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from memalpha_kit.errors import InputError
+from memalpha_kit.tokens import Counter
+
+BORDERS = tuple(map(re.compile, (r"[.!?]\s+", r"\s*\n\s*", r"\s+")))
+"""Where a too long text may be split, best place first: sentence, line, word."""
+
+
+LIKELY_TOKEN = 3
+"""Characters; a text with fewer per token of the limit is likely to fit and is counted first."""
+
+
+def split_long(text: str, counter: Counter, limit: int) -> list[str]:
+    """`text` in consecutive pieces of at most `limit` tokens; joined, they are `text` again.
+
+    Splits after sentences, else lines, else words, else tokens; a single character that is more
+    than `limit` tokens is a piece of its own. The text is tokenised once and each piece counted
+    once, so the time grows with the text's length. Raises ValueError if limit < 1.
+    Differs: data.md 2.0 joins split sentences with single spaces (D6, D9, D32).
+    """
+    if limit < 1:
+        raise ValueError(f"limit must be at least 1 token, is {limit}")
+    return [piece for piece, _ in _sized_pieces(text, counter, limit)]
+
+
+def _sized_pieces(text: str, counter: Counter, limit: int) -> Iterator[tuple[str, int]]:
+    """The pieces of `split_long` with their tokens."""
+    if len(text) < LIKELY_TOKEN * limit and (size := counter.count(text)) <= limit:
+        yield from [(text, size)] if text else []
+        return
+    ends = counter.ends(text)
+    if len(ends) <= limit:
+        yield text, len(ends)
+        return
+    places = tuple([match.end() for match in border.finditer(text)] for border in BORDERS)
+    ruler, start = _Ruler(ends, places, len(text)), 0
+    while start < len(text):
+        piece, size = _piece(text, start, ruler, counter, limit)
+        yield piece, size
+        start += len(piece)
+
+
+def _piece(text: str, start: int, ruler: _Ruler, counter: Counter, limit: int) -> tuple[str, int]:
+    """The piece that begins at `start`; one of a subword tokenizer is counted on its own."""
+    wanted = limit
+    while wanted >= 1:
+        stop = ruler.cut(start, len(text), wanted)
+        piece = text[start:stop]
+        size = ruler.size(start, stop) if counter.adds_up else counter.count(piece)
+        if size <= limit:
+            return piece, size
+        wanted -= size - limit
+    piece = counter.cut(piece, limit) or piece[0]
+    return piece, counter.count(piece)
+
+
+@dataclass(frozen=True)
+class _Ruler:
+    """Where a text's tokens end, and where it may be cut, the best kind of place first."""
+
+    ends: Sequence[int]
+    places: tuple[Sequence[int], ...]
+    length: int
+
+    def cut(self, start: int, stop: int, limit: int, kind: int = 0) -> int:
+        """Where to end the piece that begins at `start`, at `stop` or before.
+
+        A unit that fits no piece of its own is cut at the next kind of place, after what stands
+        before it.
+        """
+        first = bisect_right(self.ends, start)
+        if first + limit >= len(self.ends) or (full := self.ends[first + limit]) > stop:
+            return stop
+        if kind == len(self.places):
+            last = bisect_left(self.ends, full) - 1
+            return self.ends[max(last, first)]
+        place = bisect_left(self.places[kind], full)
+        kept = self.places[kind][place - 1] if place else 0
+        after = self.places[kind][place] if place < len(self.places[kind]) else self.length
+        after = min(after, stop)
+        if kept > start and self.size(kept, after) <= limit:
+            return kept
+        return self.cut(start, after, limit, kind + 1)
+
+    def size(self, start: int, stop: int) -> int:
+        """Number of tokens between two places."""
+        return bisect_right(self.ends, stop) - bisect_right(self.ends, start)
+
+
+def pack_paragraphs(
+    paragraphs: Sequence[str], counter: Counter, draw_target: Callable[[], int], joiner="\n\n"
+) -> list[list[int]]:
+    """Indices of the paragraphs of each chunk, in order, every paragraph once and whole.
+
+    `draw_target` gives the token target of the first chunk and, after each closed one, of the
+    next; a chunk is closed when the next paragraph would exceed it. A paragraph above its target is
+    a chunk of its own. Giving indices back is what makes evidence exact (D21a).
+    Source: data.md 2.0. Differs: the joiner's tokens count in the test as well.
+    """
+    sizes = [counter.count(paragraph) for paragraph in paragraphs]
+    return pack_sizes(sizes, counter.count(joiner), draw_target)
+
+
+def pack_sizes(
+    sizes: Sequence[int], space: int, draw_target: Callable[[], int], test_space: bool = True
+) -> list[list[int]]:
+    """As `pack_paragraphs`, from the paragraphs' tokens and the joiner's.
+
+    `test_space` False is the release: the joiner adds to a chunk but is not part of the test.
+    """
+    chunks: list[list[int]] = []
+    filled, target = 0, draw_target()
+    for index, size in enumerate(sizes):
+        if chunks and filled + space * test_space + size <= target:
+            chunks[-1].append(index)
+            filled += space + size
+        else:
+            target = draw_target() if chunks else target
+            chunks.append([index])
+            filled = size
+    return chunks
+
+
+_SENTENCE_END = re.compile(r"""[.!?]["'”’)\]]*(?=\s)""")
+_BLANK_LINE = re.compile(r"\n\s*\n")
+_TITLES = ("Mr.", "Mrs.", "Ms.", "Dr.", "St.")  # their full stop ends no sentence
+_NEARLY = 8  # tokens below the limit from where a chunk is counted anew, without its neighbours
+
+
+def pack_sentences(text: str, counter: Counter, limit: int) -> list[str]:
+    """`text` in chunks of whole sentences with at most `limit` tokens; the text is counted once.
+
+    White space inside a chunk stays as it is, blank lines included (D32); at a chunk's ends it is
+    dropped. A sentence above the limit is split after lines, else words, else tokens (D6).
+    Source: data.md 2.0, sentence packer. Differs: no NLTK and nothing to download (D37); a sentence
+    ends at `.!?` with its quotes and before white space, but not after a few titles such as "Mr.".
+    """
+    ends = counter.ends(text)
+    cuts = [m.end() for m in _SENTENCE_END.finditer(text) if not text.endswith(_TITLES, 0, m.end())]
+    cuts = sorted(cuts + [match.start() for match in _BLANK_LINE.finditer(text)])
+    chunks, start, first, room = [], 0, 0, limit
+    while first < len(ends):
+        if len(ends) - first <= room:
+            stop = len(text)
+        else:
+            stop = _last_border(text, start, max(ends[first + room - 1], start + 1), cuts)
+        chunk = text[start:stop].strip()
+        last = bisect_right(ends, stop, first)
+        if last - first > limit - _NEARLY and room > 1 and counter.count(chunk) > limit:
+            room -= 1
+            continue
+        chunks.append(chunk)
+        start, first, room = stop, last, limit
+    return [chunk for chunk in chunks if chunk]
+
+
+def _last_border(text: str, start: int, stop: int, cuts: Sequence[int]) -> int:
+    """The best place in (start, stop] to end a chunk: after a sentence, a line, a word, or stop."""
+    at = bisect_right(cuts, stop)
+    if at and cuts[at - 1] > start and text[start : cuts[at - 1]].strip():
+        return cuts[at - 1]
+    for space in (r"\n", r"\s"):
+        found = [match.start() for match in re.finditer(space, text[start : stop + 1])]
+        found = [i for i in found if text[start : start + i].strip()]
+        if found:
+            return start + found[-1]
+    return stop
+
+
+Turn = tuple[str, str]
+"""One turn of a dialogue: (role, content)."""
+
+
+@dataclass(frozen=True)
+class DialogueChunk:
+    """A packed chunk and the (session, turn) indices that stand in it, wholly or in part."""
+
+    text: str
+    turns: tuple[tuple[int, int], ...]
+
+
+def pack_dialogues(
+    sessions: Sequence[Sequence[Turn]],
+    dates: Sequence[str],
+    counter: Counter,
+    limit: int = 2048,
+    close: int = 1800,
+    reserve: int = 150,
+) -> list[DialogueChunk]:
+    """Dated dialogues in chunks of at most `limit` tokens, in order, every word kept.
+
+    Each dialogue opens with its date, also where it goes on in another chunk. A turn above
+    `limit - reserve` is split (`split_long`), each piece under its role. A chunk is closed by a
+    dialogue that brings it to `close`. Raises InputError if a header alone exceeds `reserve`.
+    Source: data.md 2.0, dialogue packer. Differs: D9, a question is carried to the next chunk
+    only if its answer fits there too; long turns are split recursively and keep their white space.
+    """
+    chunks: list[DialogueChunk] = []
+    held, gap = None, counter.count("\n\n")
+    for segment in _all_segments(sessions, dates, counter, limit, reserve):
+        joined = segment
+        if held:
+            joined = held.plus(("\n\n", *segment.parts), gap + segment.size, segment.turns)
+        if held and not joined.fits(counter, limit):
+            chunks.append(held.chunk())
+            held = segment
+        elif not joined.fits(counter, close - 1):
+            chunks.append(joined.chunk())
+            held = None
+        else:
+            held = joined
+    return [*chunks, held.chunk()] if held else chunks
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Parts of a chunk in the making (their text joined is the chunk's) and the sum of their sizes.
+
+    `turns` are the (session, turn) indices that stand in it.
+    """
+
+    parts: tuple[str, ...]
+    size: int
+    turns: tuple[tuple[int, int], ...] = ()
+
+    def fits(self, counter: Counter, limit: int) -> bool:
+        """Whether the text has at most `limit` tokens."""
+        return counter.fits(self.size, limit, self.parts, ())
+
+    def plus(
+        self, parts: tuple[str, ...], size: int, turns: tuple[tuple[int, int], ...]
+    ) -> Segment:
+        """With more parts, which add `size` tokens."""
+        return Segment(self.parts + parts, self.size + size, self.turns + turns)
+
+    def chunk(self) -> DialogueChunk:
+        """The text and what stands in it."""
+        return DialogueChunk("".join(self.parts), self.turns)
+
+
+def _all_segments(sessions, dates, counter, limit, reserve) -> Iterator[Segment]:
+    for session, (turns, date) in enumerate(zip(sessions, dates, strict=True)):
+        yield from _segments(session, turns, date, counter, limit, reserve)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A turn's text, or a piece of it, under its role; `size` in tokens."""
+
+    turn: int
+    text: str
+    size: int
+
+
+def _segments(
+    session: int, turns: Sequence[Turn], date: str, counter: Counter, limit: int, reserve: int
+) -> Iterator[Segment]:
+    """One dialogue in segments of at most `limit` tokens, header included."""
+    header = f"[Dialogue at timestamp {date}]"
+    start, joint = counter.count(f"{header}\n"), counter.count("\n")
+    if start > reserve:
+        raise InputError(
+            f"dialogue {session}: expected a date within {reserve} tokens, found {start}"
+        )
+
+    def plus(segment: Segment, line: Line) -> Segment:
+        return segment.plus((f"\n{line.text}",), joint + line.size, ((session, line.turn),))
+
+    empty = Segment((header,), start - joint)
+    held = before = empty  # `before` is `held` without its last line
+    last: Line | None = None
+    for line in _lines(turns, counter, limit - reserve):
+        grown = plus(held, line)
+        if last is None or grown.fits(counter, limit):
+            before, held, last = held, grown, line
+            continue
+        carried = plus(empty, last)
+        asks = turns[last.turn][0] == "user" and bool(before.turns)
+        if asks and plus(carried, line).fits(counter, limit):
+            yield before
+            before, held = carried, plus(carried, line)
+        else:
+            yield held
+            before, held = empty, plus(empty, line)
+        last = line
+    if held.turns:
+        yield held
+
+
+def _lines(turns: Sequence[Turn], counter: Counter, limit: int) -> Iterator[Line]:
+    """The turns under their roles' tags, each of at most `limit` tokens: a long one in pieces."""
+    tags = {role: f"<{role.capitalize()}>" for role, _ in turns}
+    sizes = {role: counter.count(tag) for role, tag in tags.items()}
+    for index, (role, content) in enumerate(turns):
+        tag, added = tags[role], sizes[role]
+        for piece, size in _sized_pieces(content, counter, limit - added):
+            if counter.adds_up:  # exactly, so the tag may not grow together with a word
+                first = _FIRST_WORD.match(piece)[0]
+                added = counter.count(tag + first) - counter.count(first)
+            yield Line(index, tag + piece, size + added)
+
+
+_FIRST_WORD = re.compile(r"\S*")
