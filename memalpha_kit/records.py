@@ -17,11 +17,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from immutables import Map
+
+from memalpha_kit.entries import Entry, Store
 from memalpha_kit.errors import InputError
 from memalpha_kit.settings import MemoryConfig
 
 STORES = ("semantic", "episodic")
 """The two lists of entries. Core, the third component, is one paragraph."""
+PAPER_PARTS = ("core", *STORES)
+"""The components of the paper, in the order in which they are always listed."""
 
 
 @dataclass(frozen=True)
@@ -88,29 +93,48 @@ def make_instance(
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One entry of the semantic or episodic store. `id` is unique for the memory's whole life."""
-
-    id: str
-    text: str
-
-
-@dataclass(frozen=True)
 class Memory:
     """The external memory as a value: applying a call returns a new one.
 
-    A component that is switched off is None (core) or None (stores); an empty one is "" or ().
-    Entry ids are decimal text from `next_id`, shared by both stores and never reused.
+    A component that is switched off is None; an empty one is "" (core) or has no entries. Lists may
+    be given as tuples of entries. `others` holds components that a user's module registered. Entry
+    ids are decimal text from `next_id`, shared by all lists and never reused.
     """
 
     core: str | None = ""
-    semantic: tuple[Entry, ...] | None = ()
-    episodic: tuple[Entry, ...] | None = ()
+    semantic: Store | None = Store()
+    episodic: Store | None = Store()
     next_id: int = 1
+    others: Mapping[str, str | Store] = Map()
+
+    def __post_init__(self) -> None:
+        for name in STORES:
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, Store):
+                object.__setattr__(self, name, Store(value))
+
+    def part(self, name: str) -> str | Store | None:
+        """A component by name: a text, a list of entries, or None if it is switched off."""
+        return getattr(self, name) if name in PAPER_PARTS else self.others.get(name)
+
+    def with_part(self, name: str, value: str | Store, next_id: int | None = None) -> Memory:
+        """A memory in which one component is another; `next_id` if entries were made."""
+        parts = {"core": self.core, "semantic": self.semantic, "episodic": self.episodic}
+        others = self.others
+        if name in parts:
+            parts[name] = value
+        else:
+            others = others.set(name, value)
+        return Memory(**parts, next_id=next_id or self.next_id, others=others)
+
+    def lists(self) -> dict[str, Store]:
+        """The lists of entries that are switched on, by name, in order."""
+        parts = {name: self.part(name) for name in (*STORES, *self.others)}
+        return {name: part for name, part in parts.items() if isinstance(part, Store)}
 
     def entries(self) -> tuple[tuple[str, Entry], ...]:
-        """All entries as (store, entry), semantic first, each store in insertion order."""
-        return tuple((s, e) for s in STORES for e in (getattr(self, s) or ()))
+        """All entries as (list, entry), list by list, each in insertion order."""
+        return tuple((name, e) for name, entries in self.lists().items() for e in entries)
 
 
 @dataclass(frozen=True)
@@ -121,7 +145,7 @@ class ToolCall:
     `rejected` after the memory has seen it; `malformed` never reaches the memory. `detail` is the
     code that says why: malformed, unknown_tool, not_offered, bad_json, truncated,
     missing_argument, bad_type, bad_memory_type, disabled, not_found, core_insert, empty_content,
-    duplicate; "" when there is nothing to say. Success is read here, never from a text.
+    duplicate, unchanged; "" when there is nothing to say. Success is read here, never from a text.
     """
 
     name: str
@@ -137,7 +161,8 @@ class Completion:
 
     Sampled ids are the truth and `text` is a view of them. `mask` marks the tokens that the model
     sampled itself (1) as against forced ones (0), as long as `completion_ids`. Writers without a
-    model leave ids and mask empty. `finish` is "stop" or "length".
+    model leave ids and mask empty. `finish` is "stop" or "length". `tools` are the calls that an
+    endpoint returned beside the text.
     """
 
     text: str
@@ -146,6 +171,7 @@ class Completion:
     mask: tuple[int, ...] = ()
     logprobs: tuple[float, ...] | None = None
     finish: str = "stop"
+    tools: tuple[ToolUse, ...] = ()
 
 
 @dataclass(frozen=True)

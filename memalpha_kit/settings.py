@@ -72,6 +72,9 @@ class MemoryConfig:
     short_types: bool = True  # accept "semantic" where the schema says "semantic_memory"
     display: Literal["recent", "relevant"] = "recent"  # relevant: BM25 with the chunk as query
     shown: Natural = 5  # entries shown per store while memorising
+    # tools offered while memorising, and components of a user's module beside the three
+    tools: tuple[str, ...] = ("new_memory_insert", "memory_update", "memory_delete")
+    components: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

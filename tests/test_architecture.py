@@ -14,7 +14,18 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "memalpha_kit"
 ROOMS = (
-    *("errors", "progress", "registry", "settings", "records", "text", "tokens", "stats", "files"),
+    *(
+        "errors",
+        "progress",
+        "registry",
+        "settings",
+        "entries",
+        "records",
+        "text",
+        "tokens",
+        "stats",
+        "files",
+    ),
     *("figures", "tasks", "notebooks", "method", "models", "data", "evaluation", "training", "lab"),
     *("server", "release", "cli", "commands", "__main__"),
 )

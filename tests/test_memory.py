@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from rank_bm25 import BM25Okapi
 
 from memalpha_kit.method.memory import (
-    Bm25,
+    RULES,
     apply,
     empty,
-    fit_core,
     replay,
     search,
     shown,
     tokens,
 )
+from memalpha_kit.method.ranking import Bm25
 from memalpha_kit.records import Entry, Memory, ToolCall
 from memalpha_kit.settings import MemoryConfig
 from memalpha_kit.tokens import counter
@@ -40,6 +40,10 @@ def update(store, text, **rest):
 
 def delete(store, **rest):
     return ToolCall("memory_delete", {"memory_type": f"{store}_memory", **rest})
+
+
+def fit_core(text, config):
+    return RULES[config.behaviour].fit_core(text, config)
 
 
 def outcome(memory, call, config=FIXED):

@@ -34,6 +34,7 @@ from memalpha_kit.method.memory import (
     TOOLS,
     UPDATE,
     Tool,
+    components,
     shown,
 )
 from memalpha_kit.records import STORES, Entry, Memory, ToolCall
@@ -74,12 +75,12 @@ def tool_schemas(
     is switched on, and a tool with nothing to work on is not offered. Source: method.md 2.1.
     """
     names = (INSERT, UPDATE, DELETE) if mode == "memorise" else (SEARCH,)
-    offered = {name: [c for c in TOOLS[name].components if getattr(config, c)] for name in names}
+    offered = {name: [c for c in components(config) if TOOLS[name].accepts(c)] for name in names}
     return [_schema(name, TOOLS[name], on) for name, on in offered.items() if on]
 
 
-def _schema(name: str, tool: Tool, components: list[str]) -> dict[str, Any]:
-    values = {"memory_type": [f"{component}_memory" for component in components]}
+def _schema(name: str, tool: Tool, names: list[str]) -> dict[str, Any]:
+    values = {"memory_type": [f"{component}_memory" for component in names]}
     optional = ("memory_id",) if tool.takes_id else ()
     if name == SEARCH:
         optional, values["search_method"] = ("search_method",), ["bm25", "text-embedding"]

@@ -23,7 +23,7 @@ from functools import lru_cache
 from typing import Protocol
 
 from memalpha_kit.errors import InputError, closest
-from memalpha_kit.method.memory import Bm25
+from memalpha_kit.method.ranking import Bm25
 from memalpha_kit.records import Answer, Entry, Memory
 
 

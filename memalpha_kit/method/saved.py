@@ -12,7 +12,7 @@ from typing import Any
 from memalpha_kit.errors import InputError
 from memalpha_kit.files import Log, json_line, read_jsonl, write_bytes
 from memalpha_kit.method import memory
-from memalpha_kit.records import Answer, Completion, Episode, Step, ToolCall
+from memalpha_kit.records import Answer, Completion, Episode, Step, ToolCall, ToolUse
 from memalpha_kit.settings import MemoryConfig
 
 
@@ -46,7 +46,8 @@ def episode_fields(episode: Episode) -> dict[str, Any]:
         "steps": [
             {
                 "chunk": step.chunk,
-                "completion": vars(step.completion),
+                "completion": vars(step.completion)
+                | {"tools": [vars(use) for use in step.completion.tools]},
                 "calls": [vars(call) | {"arguments": dict(call.arguments)} for call in step.calls],
             }
             for step in episode.steps
@@ -65,7 +66,7 @@ def _answer_fields(answer: Answer) -> dict[str, Any]:
 def read_episode(raw: Mapping[str, Any], where: str) -> Episode:
     """What `episode_fields` gave, every memory rebuilt. Raises InputError starting with `where`."""
     try:
-        config = MemoryConfig(**raw["memory_config"])
+        config = MemoryConfig(**_tuples(raw["memory_config"], "tools", "components"))
         answers = tuple(Answer(**_tuples(answer, "retrieved")) for answer in raw["answers"])
         steps = _read_steps(raw["steps"], config, where)
         return Episode(**raw | {"memory_config": config, "steps": steps, "answers": answers})
@@ -88,6 +89,7 @@ def _read_steps(raw: Any, config: MemoryConfig, where: str) -> tuple[Step, ...]:
                     f"found {again.status} on replay (edited file, or another version of the kit?)"
                 )
         fields = _tuples(step["completion"], "prompt_ids", "completion_ids", "mask", "logprobs")
+        fields["tools"] = tuple(ToolUse(**use) for use in fields.get("tools", ()))
         steps.append(Step(step["chunk"], Completion(**fields), calls, state))
     return tuple(steps)
 

@@ -142,7 +142,8 @@ def _memory_plain(memory: Memory | None) -> dict[str, Any] | None:
     if memory is None:
         return None
     lists = {name: getattr(memory, name) for name in STORES}
-    return vars(memory) | {k: v and [[e.id, e.text] for e in v] for k, v in lists.items()}
+    plain = {k: None if v is None else [[e.id, e.text] for e in v] for k, v in lists.items()}
+    return {"core": memory.core, **plain, "next_id": memory.next_id}
 
 
 def _memory(raw: Mapping[str, Any]) -> Memory:

@@ -28,8 +28,8 @@ from memalpha_kit.evaluation.methods.windows import (
     cut_prompt,
     cut_user,
 )
-from memalpha_kit.method.memory import Bm25, Idf
 from memalpha_kit.method.prompts import VERSION, asked, system_prompt_baseline
+from memalpha_kit.method.ranking import Bm25, Idf
 from memalpha_kit.records import ChatReply, ChatRequest, Instance, request
 from memalpha_kit.settings import Behaviour, Count, NonNegative, Share
 from memalpha_kit.tokens import counter

@@ -1,0 +1,155 @@
+"""`Store`: the entries of one list of the memory, as a value whose changes cost microseconds.
+
+A store is immutable and compares like the tuple of its entries; adding, replacing or removing an
+entry gives a new one that shares nearly everything with the old one (`immutables.Map`, a hash
+tree). Every store knows the change that made it, so that what was computed for its predecessor (a
+search index, say) can be brought up to date instead of made again.
+
+>>> bees = Store([Entry("1", "Nora keeps bees.")])
+>>> both = bees.adding(Entry("2", "Tom paints boats."))
+>>> [entry.id for entry in both], len(bees), both.removing("2") == bees
+(['1', '2'], 1, True)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from immutables import Map
+
+from memalpha_kit.errors import InputError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry of a list. `id` is unique for the memory's whole life."""
+
+    id: str
+    text: str
+
+
+class Change:
+    """How one store became the next: the text at `place` before and after; None is no entry.
+
+    `parent` is the change before it; `root` stands for the store that the first change began with.
+    """
+
+    __slots__ = ("after", "before", "depth", "parent", "place", "root")
+
+    def __init__(
+        self,
+        parent: Change | None = None,
+        place: int = 0,
+        before: str | None = None,
+        after: str | None = None,
+    ) -> None:
+        self.parent, self.place, self.before, self.after = parent, place, before, after
+        self.depth = parent.depth + 1 if parent else 0
+        self.root = parent.root if parent else self
+
+
+class Store(Sequence[Entry]):
+    """Entries in the order of their making; each has a place, a number that only grows."""
+
+    __slots__ = ("_alike", "_entries", "_hash", "_listed", "_next", "_places", "change")
+
+    def __init__(self, entries: Iterable[Entry] = ()) -> None:
+        listed = tuple(entries)
+        places: dict[str, int] = {entry.id: place for place, entry in enumerate(listed)}
+        if len(places) < len(listed):
+            found = next(e.id for i, e in enumerate(listed) if places[e.id] != i)
+            raise InputError(f"entries: expected each id once, found {found!r} twice")
+        alike: dict[str, tuple[int, ...]] = {}
+        for place, entry in enumerate(listed):
+            alike[entry.text] = (*alike.get(entry.text, ()), place)
+        self._set(Map(enumerate(listed)), Map(places), Map(alike), len(listed), Change(), listed)
+
+    def _set(
+        self,
+        entries: Map[int, Entry],
+        places: Map[str, int],
+        alike: Map[str, tuple[int, ...]],
+        next_place: int,
+        change: Change,
+        listed: tuple[Entry, ...] | None = None,
+    ) -> Store:
+        self._entries, self._places, self._alike = entries, places, alike
+        self._next, self.change, self._listed, self._hash = next_place, change, listed, None
+        return self
+
+    def get(self, entry_id: str | None) -> Entry | None:
+        """The entry with that id."""
+        place = self._places.get(entry_id)
+        return None if place is None else self._entries[place]
+
+    def at(self, place: int) -> Entry:
+        """The entry at a place, which is not its index once an entry before it was removed."""
+        return self._entries[place]
+
+    def places(self) -> Iterator[tuple[int, Entry]]:
+        """Every entry with its place, in order."""
+        return iter(sorted(self._entries.items()))
+
+    def alike(self, text: str) -> list[Entry]:
+        """The entries that hold this text."""
+        return [self._entries[place] for place in self._alike.get(text, ())]
+
+    def adding(self, entry: Entry) -> Store:
+        """A store with one more entry, at the end. The id must be a new one."""
+        return self._changed(self._next, None, entry)
+
+    def replacing(self, entry_id: str, text: str) -> Store:
+        """A store in which the entry with that id has another text, at the same place."""
+        place = self._places[entry_id]
+        return self._changed(place, self._entries[place], Entry(entry_id, text))
+
+    def removing(self, entry_id: str) -> Store:
+        """A store without the entry with that id."""
+        place = self._places[entry_id]
+        return self._changed(place, self._entries[place], None)
+
+    def _changed(self, place: int, before: Entry | None, after: Entry | None) -> Store:
+        entries, places, alike = self._entries, self._places, self._alike
+        if before is not None:
+            others = tuple(p for p in alike[before.text] if p != place)
+            alike = alike.set(before.text, others) if others else alike.delete(before.text)
+        if after is None:
+            entries, places = entries.delete(place), places.delete(before.id)
+        else:
+            entries, places = entries.set(place, after), places.set(after.id, place)
+            alike = alike.set(after.text, (*alike.get(after.text, ()), place))
+        texts = (before and before.text, after and after.text)
+        parent = self.change if self._entries else Change()  # histories of nothing are all alike
+        change = Change(parent, place, *texts)
+        return Store.__new__(Store)._set(entries, places, alike, max(self._next, place + 1), change)
+
+    def _tuple(self) -> tuple[Entry, ...]:
+        if self._listed is None:
+            self._listed = tuple(entry for _, entry in self.places())
+        return self._listed
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self._tuple())
+
+    def __getitem__(self, index: int | slice) -> Entry | tuple[Entry, ...]:
+        return self._tuple()[index]
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Store):
+            return self is other or (len(self) == len(other) and self._tuple() == other._tuple())
+        return self._tuple() == other if isinstance(other, tuple) else NotImplemented
+
+    def __hash__(self) -> int:
+        if self._hash is None:
+            self._hash = hash(self._tuple())
+        return self._hash
+
+    def __repr__(self) -> str:
+        return repr(self._tuple())
+
+    def __reduce__(self) -> tuple[type[Store], tuple[tuple[Entry, ...]]]:
+        return Store, (self._tuple(),)

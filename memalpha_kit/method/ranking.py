@@ -1,0 +1,193 @@
+"""Which texts fit a query best: Okapi BM25 (k1 1.5, b 0.75), kept up to date change by change.
+
+`rank` searches a `Store`. Its index is made once; for a store that grew out of one that was
+searched before, the few entries that changed are exchanged in it.
+
+Two ways to weigh a word that n of N texts hold. "positive" is ln(1 + (N - n + 0.5) / (n + 0.5)),
+which ranks small stores sensibly. "release" is what `rank_bm25.BM25Okapi` does with its defaults
+and so the published code (`memory.py`): ln(N - n + 0.5) - ln(n + 0.5), and where that is negative a
+quarter of its mean over all words, so that words in half of the texts weigh nothing and, in a store
+of one entry, less than nothing. Texts without a word score 0 (`rank_bm25` divides by zero).
+
+>>> Bm25(["Nora keeps bees", "Tom paints boats"], "positive").top("Who paints?", 1)
+[1]
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from array import array
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable
+from functools import lru_cache
+from threading import Lock
+from typing import Literal
+
+import numpy as np
+
+from memalpha_kit.entries import Change, Entry, Store
+
+Idf = Literal["release", "positive"]
+Ties = Literal["oldest", "newest"]
+_WORD = re.compile(r"\w+")
+
+
+def words(text: str) -> list[str]:
+    """The lower-cased runs of letters, digits and underscores; everything else separates."""
+    return _WORD.findall(text.lower())
+
+
+class Bm25:
+    """An index over texts at places 0, 1, 2, ...; a place may be emptied and filled again."""
+
+    def __init__(self, texts: Iterable[str] = (), idf: Idf = "release") -> None:
+        self.idf = idf
+        self._texts: dict[int, str] = {}
+        self._lengths = array("q")  # words of the text at each place; -1: no text
+        self._found: dict[str, tuple[array, array]] = {}  # word -> places that hold it, how often
+        self._spread: Counter[int] = Counter()  # n -> words that n texts hold
+        self._n_words = 0
+        self._mean_idf: float | None = None
+        for place, text in enumerate(texts):
+            self.put(place, text)
+
+    def put(self, place: int, text: str | None) -> None:
+        """Exchanges the text at a place; None leaves it empty."""
+        self._mean_idf = None
+        before = self._texts.pop(place, None)
+        old, new = (words(t) if t is not None else [] for t in (before, text))
+        was, now = Counter(old), Counter(new)
+        for word in was.keys() | now.keys():
+            if was.get(word) != now.get(word):
+                self._count(word, place, word in was, now.get(word, 0))
+        self._n_words += len(new) - len(old)
+        self._lengths.extend([-1] * (place + 1 - len(self._lengths)))
+        self._lengths[place] = -1 if text is None else len(new)
+        if text is not None:
+            self._texts[place] = text
+
+    def _count(self, word: str, place: int, there: bool, times: int) -> None:
+        """The word now stands `times` times at this place; `there`: it stood there before."""
+        if word not in self._found:
+            self._found[word] = (array("q"), array("q"))
+        places, counts = self._found[word]
+        at = bisect_left(places, place)
+        if there and times:
+            counts[at] = times
+            return
+        self._spread[len(places)] -= 1
+        if times:
+            places.insert(at, place)
+            counts.insert(at, times)
+        else:
+            places.pop(at)
+            counts.pop(at)
+        self._spread[len(places)] += 1
+        if not places:
+            del self._found[word]
+
+    def scores(self, query: str) -> list[float]:
+        """One score per place; a word that the query repeats counts again."""
+        return self._scores(query).tolist()
+
+    def top(self, query: str, k: int, ties: Ties = "oldest") -> list[int]:
+        """Places of the k best texts, best first. `ties`: which of equal ones comes first."""
+        return [place for place, _ in self.best(query, k, ties)]
+
+    def best(self, query: str, k: int, ties: Ties = "oldest") -> list[tuple[int, float]]:
+        """The k best texts as (place, score), best first."""
+        k = min(k, len(self._texts))
+        if k <= 0:
+            return []
+        scores = self._scores(query)
+        limit = np.partition(scores, -k)[-k]
+        places = np.flatnonzero(scores >= limit)
+        if ties == "newest":
+            places = places[::-1]
+        places = places[np.argsort(-scores[places], kind="stable")[:k]]
+        return list(zip(places.tolist(), scores[places].tolist(), strict=True))
+
+    def _scores(self, query: str) -> np.ndarray:
+        """The score at every place; minus infinity where no text is. The sums' order is that of
+        `rank_bm25`, so that equal texts have equal scores and ties are ties."""
+        lengths = np.array(self._lengths)
+        scores = np.where(lengths >= 0, 0.0, -np.inf)
+        if not self._n_words:
+            return scores
+        norms = 1.5 * (0.25 + 0.75 * lengths / (self._n_words / len(self._texts)))
+        positive, asked = self.idf == "positive", words(query)
+        for word, times in Counter(asked).items() if positive else ((w, 1) for w in asked):
+            if word in self._found:
+                places, counts = map(np.array, self._found[word])
+                weight, below = self._weight(len(places)), counts + norms.take(places)
+                if positive:
+                    scores[places] += times * (weight * counts * 2.5 / below)
+                else:
+                    scores[places] += weight * (counts * 2.5 / below)
+        return scores
+
+    def _weight(self, n: int) -> float:
+        """The idf of a word that n texts hold."""
+        total = len(self._texts)
+        if self.idf == "positive":
+            return math.log(1 + (total - n + 0.5) / (n + 0.5))
+        raw = math.log(total - n + 0.5) - math.log(n + 0.5)
+        return raw if raw >= 0 else 0.25 * self._mean(total)
+
+    def _mean(self, total: int) -> float:
+        """The mean raw idf of all words."""
+        if self._mean_idf is None:
+            self._spread = Counter({n: times for n, times in self._spread.items() if n and times})
+            held = np.fromiter(self._spread.keys(), float, len(self._spread))
+            times = np.fromiter(self._spread.values(), float, len(self._spread))
+            raw = np.log(total - held + 0.5) - np.log(held + 0.5)
+            self._mean_idf = float((raw * times).sum()) / len(self._found)
+        return self._mean_idf
+
+
+# ---- indexes of stores --------------------------------------------------------------------------
+
+
+class _StoreIndex(Bm25):
+    """The index of whichever store of one family was searched last."""
+
+    def __init__(self, idf: Idf) -> None:
+        super().__init__(idf=idf)
+        self.lock = Lock()
+        self.now: Change | None = None
+
+    def move(self, store: Store) -> None:
+        """Brings the index to this store: back to the last common change, then forward."""
+        if self.now is None:
+            for place, entry in store.places():
+                self.put(place, entry.text)
+            self.now = store.change
+        ahead, change = [], store.change
+        while self.now is not change:
+            if self.now.depth > change.depth:
+                self.put(self.now.place, self.now.before)
+                self.now = self.now.parent
+            else:
+                ahead.append(change)
+                change = change.parent
+        for change in reversed(ahead):
+            self.put(change.place, change.after)
+        self.now = store.change
+
+
+@lru_cache(maxsize=64)
+def _index(root: Change, idf: Idf) -> _StoreIndex:
+    """One index for all stores that grew out of the same one."""
+    return _StoreIndex(idf)
+
+
+def rank(
+    store: Store, query: str, k: int, idf: Idf = "release", ties: Ties = "oldest"
+) -> list[tuple[Entry, float]]:
+    """The k entries that fit the query best, with their scores, best first."""
+    index = _index(store.change.root, idf)
+    with index.lock:
+        index.move(store)
+        return [(store.at(place), score) for place, score in index.best(query, k, ties)]

@@ -1,0 +1,73 @@
+"""How the published memory reacts to calls (`memory.py`, `functions.py`), registered as "release".
+
+Deleting an unknown id succeeds, texts may be blank or any JSON value, search runs while memorising,
+insert and update insist on the long type name while delete and search do not, a number is never an
+id, and an update may repeat another entry. One defect is not offered: there, success was found by
+searching a result text for a phrase.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_right
+from typing import Any
+
+from memalpha_kit.entries import Store
+from memalpha_kit.method.memory import DELETE, RULES, SEARCH, Request, Rules
+from memalpha_kit.records import ToolCall
+from memalpha_kit.settings import MemoryConfig
+from memalpha_kit.text import counter
+
+
+class ReleasedRules(Rules):
+    """The published code's rules where they differ."""
+
+    def offered(self, name: str, config: MemoryConfig) -> bool:
+        """Every tool is, in every mode."""
+        return name == SEARCH or super().offered(name, config)
+
+    def takes_short_names(self, call: ToolCall, config: MemoryConfig) -> bool:
+        """Only delete and search do."""
+        return call.name in (DELETE, SEARCH)
+
+    def entry_id(self, entries: Store, call: ToolCall) -> tuple[str, str | None]:
+        """An id must be text, and a delete never fails for its id."""
+        value = call.arguments.get("memory_id")
+        there = isinstance(value, str) and entries.get(value) is not None
+        return ("" if there or call.name == DELETE else "not_found"), value if there else None
+
+    def is_text(self, value: Any) -> bool:
+        """Any JSON value is."""
+        return True
+
+    def as_text(self, value: Any) -> str:
+        """Other values than text are stored as their JSON."""
+        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+    def is_blank(self, text: str) -> bool:
+        """No text is."""
+        return False
+
+    def repeats_other(self, entries: Store, request: Request) -> bool:
+        """Nobody looks."""
+        return False
+
+    def fit_core(self, text: str, config: MemoryConfig) -> str:
+        """Words are dropped from the end and the rest is joined with single spaces.
+
+        So line breaks are lost, a text without spaces vanishes, and the limit may be missed by a
+        token.
+        """
+        limit, counts = config.core_limit_tokens, counter(config.counter)
+        if counts.count(text) <= limit:
+            return text
+        kept, notice = text.split(), self.notice(limit)
+
+        def size(n: int) -> int:
+            return counts.count(" ".join(kept[:n]))
+
+        n = bisect_right(range(len(kept) + 1), limit - counts.count(notice), key=size)
+        return " ".join(kept[: max(0, n - 1)]) + notice
+
+
+RULES.add("release", ReleasedRules())
