@@ -16,7 +16,7 @@ from memalpha_kit.entries import Store
 from memalpha_kit.method.memory import DELETE, RULES, SEARCH, Request, Rules
 from memalpha_kit.records import ToolCall
 from memalpha_kit.settings import MemoryConfig
-from memalpha_kit.text import counter
+from memalpha_kit.tokens import counter
 
 
 class ReleasedRules(Rules):
