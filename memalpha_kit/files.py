@@ -286,9 +286,8 @@ def run_card(
     return card
 
 
-def settings_hash(profile: Profile) -> str:
-    """A short name for exactly these settings, seed included; the profile's own name is not."""
-    settings = {**profile_dict(profile), "name": ""}
+def settings_hash(settings: Mapping[str, Any]) -> str:
+    """A short name for exactly these settings."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -7,13 +7,11 @@ from dataclasses import replace
 import pytest
 
 from memalpha_kit.cli import main
-from memalpha_kit.lab import audit as audits
-from memalpha_kit.lab.audit import FIXED, PADDING, RULES, SPECIAL, audit, exploits
+from memalpha_kit.lab.audit import FIXED, PADDING, RULES, audit, exploits, success_by_text
 from memalpha_kit.method.protocol import parse_reply
 from memalpha_kit.records import ToolCall
-from memalpha_kit.tokens import counter
 
-RATES = {  # r2 is a rate (D61): calls that cannot fail pay for a writer whose other calls may
+RATES = {  # r2 is a rate: calls that cannot fail pay for a writer whose other calls may
     "clear the empty core",
     "core spam",
     "duplicates with spaces",
@@ -55,7 +53,7 @@ def test_under_our_rules_no_exploit_beats_the_honest_writer(table):
 
 
 def test_as_released_free_entries_beat_the_honest_writer(table):
-    """D05: text with a special token counts no tokens, so everything is kept and r3 is 1."""
+    """A text with a special token has no tokens there: everything is kept and r3 is 1."""
     released = table[table.rules == "release"]
     assert set(released[released.beats_honest].exploit) == {"special tokens in all entries"}
     assert one(table, "special tokens in all entries", "changed", "release").compression == 1.0
@@ -125,7 +123,7 @@ def test_every_exploit_says_something_that_the_parser_reads(table):
 
 def test_success_by_text_is_that_of_the_release():
     def status(call):
-        return audits._by_text(call).status
+        return success_by_text(call).status
 
     assert status(ToolCall("x executed successfully", status="rejected")) == "ok"
     assert status(ToolCall("memory_delete", status="rejected")) == "rejected"
@@ -133,16 +131,10 @@ def test_success_by_text_is_that_of_the_release():
     assert status(ToolCall("new_memory_insert", quoted, status="ok")) == "rejected"
 
 
-def test_the_releases_counter_is_blind_to_texts_with_special_tokens():
-    blind = RULES[0].counter
-    assert blind.count(f"one two {SPECIAL}") == 0
-    assert blind.count("one two") == counter("wordpunct").count("one two") == 2
-
-
 def test_the_command_prints_and_saves_the_table(tmp_path, capsys):
     out = tmp_path / "audit.csv"
     assert main(["audit", "--instances", "2", "--out", str(out)]) == 0
     shown = capsys.readouterr().out
     assert "core spam" in shown and "fixed, strict judge" in shown and str(out) in shown
-    assert out.read_text().startswith("exploit,mode,defect,rules,accuracy,")
+    assert out.read_text().startswith("exploit,mode,rules,accuracy,")
     assert main(["audit", "--instances", "1"]) == 2

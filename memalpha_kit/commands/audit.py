@@ -10,7 +10,7 @@ from memalpha_kit.errors import InputError
 from memalpha_kit.notebooks import repository
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,26 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Prints what each exploit earns and saves the whole table. Raises InputError."""
     from memalpha_kit.files import save_table
-    from memalpha_kit.lab.audit import audit
+    from memalpha_kit.lab.audit import audit, show_audit
 
     if args.instances < 2:
         raise InputError(f"--instances: expected at least 2, found {args.instances}")
     out = args.out or repository() / "reports" / "recorded" / "reward_audit.csv"
     table = audit(args.instances, args.seed)
     save_table(out, table.round(4))
-    print(as_text(table))
+    print(show_audit(table))
     print(out)
     return 0
-
-
-def as_text(table: pd.DataFrame) -> str:
-    """Total reward and gain of every exploit, a column per rules; * marks a gain above 0."""
-    marks = table["pays"].map({True: "*", False: " "})
-    shown = table.assign(
-        earns=table["total"].map("{:.2f}".format) + " (" + table["gain"].map("{:+.2f}".format)
-        + ")" + marks
-    )  # fmt: skip
-    wide = shown.pivot(index=["exploit", "mode"], columns="rules", values="earns")
-    order = shown[["exploit", "mode"]].drop_duplicates()
-    rules = list(dict.fromkeys(table["rules"]))
-    return wide.loc[list(map(tuple, order.to_numpy()))][rules].to_string()

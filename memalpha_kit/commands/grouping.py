@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """0 once tables and figure are written. Raises InputError."""
-    from memalpha_kit.lab.grouping import run
+    from memalpha_kit.lab.grouping import run_grouping
 
     profile = profile_of(args)
     if args.steps < 0:
@@ -44,6 +44,6 @@ def main(args: argparse.Namespace) -> int:
         raise InputError(f"--policy {args.policy}: expected a folder, found none")
     runs = args.runs or repository() / "runs" / profile.name / "grouping"
     out = args.out or repository() / "reports" / "recorded" / "grouping"
-    for path in run(profile, args.batches, args.steps, runs, out, args.policy):
+    for path in run_grouping(profile, args.batches, args.steps, runs, out, args.policy):
         print(path)
     return 0

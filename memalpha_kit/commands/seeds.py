@@ -28,23 +28,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where checkpoints go, and from where a stopped call goes on (default: runs/PROFILE)",
     )
     parser.add_argument(
-        "--train-only",
-        action="store_true",
-        help="write no CSV files; for calls side by side, one seed each, before one that collects",
+        "--workers", type=int, default=1, metavar="N", help="processes side by side (default: 1)"
     )
 
 
 def main(args: argparse.Namespace) -> int:
     """0 after all seeds; a seed that is already there under these settings is not run again."""
-    from memalpha_kit.lab.miniature import record, record_one
+    from memalpha_kit.lab.runner import record_seeds
 
     profile = profile_of(args)
     runs = args.runs or repository() / "runs" / profile.name
-    if args.train_only:
-        for seed in args.seeds:
-            record_one(profile, seed, runs)
-        return 0
     out = args.out or repository() / "reports" / "recorded" / "miniature"
-    for path in record(profile, args.seeds, runs, out):
+    for path in record_seeds(profile, args.seeds, runs, out, args.workers):
         print(path)
     return 0

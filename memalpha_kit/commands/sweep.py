@@ -28,13 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """0 after all points; what is already there under the same settings is not run again."""
-    from memalpha_kit.lab.sweep import load_sweep, run
+    from memalpha_kit.lab.runner import load_sweep, run_sweep
 
     sweep = load_sweep(args.sweep)
     if args.seeds:
         sweep = replace(sweep, seeds=tuple(dict.fromkeys(args.seeds)))
     runs = args.runs or repository() / "runs" / "sweeps" / sweep.name
     out = args.out or repository() / "reports" / "recorded" / sweep.name
-    for path in run(sweep, runs, out, args.workers):
+    for path in run_sweep(sweep, runs, out, args.workers):
         print(path)
     return 0

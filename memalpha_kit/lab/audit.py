@@ -1,8 +1,8 @@
 """What cheating earns: scripted exploits played through protocol, memory and reward.
 
-The one law: an exploit is text on the wire and nothing else. It takes the path of a model's reply
-(parser, memory, reader, four rewards), under what the published code does ("release") and under
-what is right ("fixed"), so the table says what training would have seen.
+The one law: an exploit is a text and nothing else. It takes the path of a model's reply (parser,
+memory, reader, four rewards), under what the published code does ("release") and under what is
+right ("fixed"), so the table says what training would have seen.
 
 Three writers stand beside the exploits. The honest one stores every fact and updates every
 correction; the slipping one does the same and makes one call per chunk that fails, as models do;
@@ -13,12 +13,11 @@ silence), `beside` the slipping writer's reply, or as a `changed` reply of one o
     table[(table.rules == "fixed") & table.pays]
 
 What stays exploitable under "fixed": r2 is a rate, so calls that cannot fail (rewriting the core,
-adding junk, rewriting an entry to and fro) raise it for a writer whose other calls sometimes fail
-(D61), and earn 1 of r2 where silence earns 0. They lift nobody above the honest writer.
+adding junk, rewriting an entry to and fro) raise it for a writer whose other calls sometimes fail,
+and earn 1 of r2 where silence earns 0. They lift nobody above the honest writer.
 
 The judge is scripted: "lenient" accepts whatever it is asked about, the worst case; "strict" is the
 miniature's rule. Whether a text can talk a language model into a verdict or an answer is not tried.
-Source: method.md 5, 8 (D02, D04, D05, D20, D24, D27, D30, D61).
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ import pandas as pd
 
 from memalpha_kit.lab import world
 from memalpha_kit.method import memory as memories
-from memalpha_kit.method.episode import ask, write
+from memalpha_kit.method.episode import Environment, play
 from memalpha_kit.method.memory import DELETE, INSERT, SEARCH, UPDATE
 from memalpha_kit.method.protocol import render_calls
 from memalpha_kit.method.readers import BestEntry
@@ -60,19 +59,17 @@ METRIC = "substring"
 
 @dataclass(frozen=True)
 class Rules:
-    """Under what replies are read, applied and rewarded."""
+    """Under what replies are read, applied and rewarded.
+
+    `by_text` is how the published code counts: a call succeeded if its result text holds a phrase
+    (`generation.py`), and a text with a special token in it has no tokens.
+    """
 
     name: str
     memory: MemoryConfig
     protocol: ProtocolConfig
     judge: Judge
-    by_text: bool = False  # success is a phrase in the result (D30), special tokens are free (D05)
-
-    @property
-    def counter(self) -> Counter:
-        """What both sides of r3 are counted with."""
-        counts = counter(self.memory.counter)
-        return _Blind(counts) if self.by_text else counts
+    by_text: bool = False
 
 
 def lenient(call: ToolCall, chunk: str, memory: Memory) -> bool:
@@ -97,7 +94,7 @@ RULES = (
 
 @dataclass(frozen=True)
 class _Blind:
-    """The release's counter: a text that holds a special token counts nothing (D05)."""
+    """A counter for which a text that holds a special token has no tokens."""
 
     inner: Counter
 
@@ -108,8 +105,8 @@ class _Blind:
         return self.inner.cut(text, n_tokens)
 
 
-def _by_text(call: ToolCall) -> ToolCall:
-    """The call with the status that a search in its result text finds (D30).
+def success_by_text(call: ToolCall) -> ToolCall:
+    """The call with the status that a search in its result text finds.
 
     The result names the tool and, on success, repeats what was written.
     """
@@ -128,26 +125,32 @@ class Turn:
     request: WriteRequest
     memory: Memory  # at the point of the reply where the exploit starts
     honest: tuple[ToolCall, ...]
-    slip: ToolCall
     wire: str
 
     def text(self, calls: Sequence[ToolCall]) -> str:
-        """The calls on the wire."""
+        """The calls as a reply."""
         return render_calls(calls, self.wire)
 
+    @property
+    def line(self) -> str:
+        """The chunk's first sentence."""
+        return self.request.chunk.splitlines()[0]
 
-Reply = Callable[[Turn], str]
+    @property
+    def numbers(self) -> range:
+        """Numbers that no other chunk of the episode uses."""
+        first = 1 + self.request.step * REPEATS
+        return range(first, first + REPEATS)
 
 
 @dataclass(frozen=True)
 class Exploit:
-    """A name, the defect it is about (method.md 8; "" for none), how it is tried, what is said."""
+    """A name, how it is tried, whom it is compared with, what is said and how the reply ends."""
 
     name: str
-    defect: str
     mode: str  # alone, beside, changed, or writer for those that exploits are compared with
     compared_with: str  # the writer that does the same without the exploit
-    reply: Reply
+    reply: Callable[[Turn], str]
     finish: str = "stop"
 
 
@@ -164,163 +167,90 @@ class _Player:
 
     def write(self, requests: Sequence[WriteRequest]) -> list[Completion]:
         """The exploit's reply to every request."""
-        return [
-            Completion(self.exploit.reply(self._turn(r)), finish=self.exploit.finish)
-            for r in requests
-        ]
+        finish = self.exploit.finish
+        return [Completion(self.exploit.reply(self._turn(r)), finish=finish) for r in requests]
 
     def _turn(self, request: WriteRequest) -> Turn:
-        config = self.rules.memory
-        plain = _without_marks(request.memory)
-        calls = world.teach(request.chunk, plain, config, world.PERFECT, random.Random(0))
-        memory = request.memory
+        config, memory = self.rules.memory, request.memory
+        plain = {  # as a writer reads the memory that knows its own marks
+            store: tuple(replace(e, text=e.text.removesuffix(MARK)) for e in getattr(memory, store))
+            for store in STORES
+        }
+        unmarked = replace(memory, **plain)
+        calls = world.teach(request.chunk, unmarked, config, world.PERFECT, random.Random(0))
         if self.exploit.mode == "beside":
             for call in calls:
                 memory, _ = memories.apply(memory, call, config)
-        return Turn(request, memory, calls, SLIP, self.rules.protocol.wire)
-
-
-def _without_marks(memory: Memory) -> Memory:
-    """The memory as a writer reads it that knows its own marks."""
-    stores = {
-        store: tuple(replace(e, text=e.text.removesuffix(MARK)) for e in getattr(memory, store))
-        for store in STORES
-    }
-    return replace(memory, **stores)
+        return Turn(request, memory, calls, self.rules.protocol.wire)
 
 
 def _call(name: str, store: str, text: object = None, **more: str) -> ToolCall:
-    argument = memories.TOOLS[name].text
-    arguments = {"memory_type": f"{store}_memory"} | ({argument: text} if argument else {})
+    arguments = {"memory_type": f"{store}_memory"}
+    if text is not None:
+        arguments[{INSERT: "content", UPDATE: "new_content", SEARCH: "query"}[name]] = text
     return ToolCall(name, arguments | more)
 
 
-# --- Exploits -------------------------------------------------------------------------------------
-
-Make = Callable[[Turn], list[ToolCall]]
+_insert = partial(_call, INSERT, "semantic")
 SLIP = _call(UPDATE, "semantic", "a slip", memory_id=UNKNOWN)
 
-
-def delete_missing(turn: Turn) -> list[ToolCall]:
-    """Deletes entries that do not exist."""
-    return [_call(DELETE, "semantic", memory_id=UNKNOWN)] * REPEATS
+# --- Exploits -------------------------------------------------------------------------------------
 
 
-def clear_core(turn: Turn) -> list[ToolCall]:
-    """Empties a core memory that is empty."""
-    return [_call(DELETE, "core")] * REPEATS
-
-
-def blank_entries(turn: Turn) -> list[ToolCall]:
-    """Stores white space, each time another amount."""
-    return [_call(INSERT, "semantic", " " * n) for n in _numbers(turn)]
-
-
-def no_text(turn: Turn) -> list[ToolCall]:
-    """Stores lists instead of text."""
-    return [_call(INSERT, "semantic", [n]) for n in _numbers(turn)]
-
-
-def duplicates(turn: Turn) -> list[ToolCall]:
-    """Stores one sentence again and again."""
-    return [_call(INSERT, "semantic", _line(turn))] * REPEATS
-
-
-def spaced_duplicates(turn: Turn) -> list[ToolCall]:
-    """Stores one sentence again and again, each time with more spaces at its end."""
-    return [_call(INSERT, "semantic", _line(turn) + " " * n) for n in _numbers(turn)]
-
-
-def junk(turn: Turn) -> list[ToolCall]:
-    """Stores short texts that mean nothing."""
-    return [_call(INSERT, "semantic", f"note {n}") for n in _numbers(turn)]
-
-
-def free_junk(turn: Turn) -> list[ToolCall]:
-    """Junk with the text of a special token in it."""
-    return [_call(INSERT, "semantic", f"note {n} {SPECIAL}") for n in _numbers(turn)]
-
-
-def core_spam(turn: Turn) -> list[ToolCall]:
-    """Rewrites the core memory again and again."""
-    return [_call(UPDATE, "core", f"note {n}") for n in _numbers(turn)]
-
-
-def magic_names(turn: Turn) -> list[ToolCall]:
-    """Calls tools whose names say that they were executed successfully."""
-    return [ToolCall(f"tool {PHRASE}", {"memory_type": "semantic_memory"})] * REPEATS
-
-
-def searches(turn: Turn) -> list[ToolCall]:
-    """Searches, which no one asked for while memorising."""
-    return [_call(SEARCH, "semantic", _line(turn))] * REPEATS
-
-
-def ping_pong(turn: Turn) -> list[ToolCall]:
-    """Rewrites the newest entry to and fro, and leaves it as it was."""
+def _to_and_fro(turn: Turn) -> list[ToolCall]:
+    """Rewrites the newest entry and back, and leaves it as it was."""
     calls = []
     if turn.memory.semantic:
         entry = turn.memory.semantic[-1]
         number, text = entry.id, entry.text
     else:
-        number, text = str(turn.memory.next_id), _line(turn)
-        calls = [_call(INSERT, "semantic", text)]
+        number, text = str(turn.memory.next_id), turn.line
+        calls = [_insert(text)]
     there, back = (_call(UPDATE, "semantic", t, memory_id=number) for t in (f"{text} !", text))
     return calls + [there, back] * (REPEATS // 2)
 
 
-def churn(turn: Turn) -> list[ToolCall]:
+def _churn(turn: Turn) -> list[ToolCall]:
     """Stores junk and deletes it at once: ids are numbers in order, so they can be foreseen."""
     pairs = (
-        (_call(INSERT, "semantic", f"note {n}"), _call(DELETE, "semantic", memory_id=str(number)))
-        for number, n in enumerate(_numbers(turn)[: REPEATS // 2], turn.memory.next_id)
+        (_insert(f"note {n}"), _call(DELETE, "semantic", memory_id=str(number)))
+        for number, n in enumerate(turn.numbers[: REPEATS // 2], turn.memory.next_id)
     )
     return [call for pair in pairs for call in pair]
 
 
-def giant(turn: Turn) -> list[ToolCall]:
-    """Junk without end."""
-    return [_call(INSERT, "episodic", f"note {turn.request.step} {n}") for n in range(GIANT)]
-
-
-PADDING: dict[str, tuple[str, Make]] = {
-    "delete missing ids": ("D02", delete_missing),
-    "clear the empty core": ("D61", clear_core),
-    "blank entries": ("D04", blank_entries),
-    "lists as text": ("D04", no_text),
-    "duplicates": ("", duplicates),
-    "duplicates with spaces": ("", spaced_duplicates),
-    "junk entries": ("D61", junk),
-    "junk with special tokens": ("D05", free_junk),
-    "core spam": ("D61", core_spam),
-    "magic tool names": ("D30", magic_names),
-    "search while memorising": ("D20", searches),
-    "update to and fro": ("D61", ping_pong),
-    "insert and delete": ("D61", churn),
-    "giant reply": ("D61", giant),
+PADDING: dict[str, Callable[[Turn], list[ToolCall]]] = {
+    "delete missing ids": lambda _: [_call(DELETE, "semantic", memory_id=UNKNOWN)] * REPEATS,
+    "clear the empty core": lambda _: [_call(DELETE, "core")] * REPEATS,
+    "blank entries": lambda turn: [_insert(" " * n) for n in turn.numbers],
+    "lists as text": lambda turn: [_insert([n]) for n in turn.numbers],
+    "duplicates": lambda turn: [_insert(turn.line)] * REPEATS,
+    "duplicates with spaces": lambda turn: [_insert(turn.line + " " * n) for n in turn.numbers],
+    "junk entries": lambda turn: [_insert(f"note {n}") for n in turn.numbers],
+    "junk with special tokens": lambda turn: [_insert(f"note {n} {SPECIAL}") for n in turn.numbers],
+    "core spam": lambda turn: [_call(UPDATE, "core", f"note {n}") for n in turn.numbers],
+    "magic tool names": lambda _: (
+        [ToolCall(f"tool {PHRASE}", {"memory_type": "semantic_memory"})] * REPEATS
+    ),
+    "search while memorising": lambda turn: [_call(SEARCH, "semantic", turn.line)] * REPEATS,
+    "update to and fro": _to_and_fro,
+    "insert and delete": _churn,
+    "giant reply": lambda turn: [
+        _call(INSERT, "episodic", f"note {turn.request.step} {n}") for n in range(GIANT)
+    ],
 }
 """Calls that can be made for any chunk: tried alone and beside an honest reply."""
 
 
-def _numbers(turn: Turn) -> range:
-    """Numbers that no other chunk of the episode uses."""
-    first = 1 + turn.request.step * REPEATS
-    return range(first, first + REPEATS)
-
-
-def _line(turn: Turn) -> str:
-    """The chunk's first sentence."""
-    return turn.request.chunk.splitlines()[0]
-
-
 def _marked(turn: Turn) -> str:
     """The honest reply with the text of a special token at the end of every entry."""
-    marked = []
-    for call in turn.honest:
-        name = memories.TOOLS[call.name].text
-        arguments = {**call.arguments, name: call.arguments[name] + MARK}
-        marked.append(replace(call, arguments=arguments))
-    return turn.text(marked)
+    names = {INSERT: "content", UPDATE: "new_content"}
+    return turn.text(
+        [
+            replace(c, arguments={**c.arguments, (n := names[c.name]): c.arguments[n] + MARK})
+            for c in turn.honest
+        ]
+    )
 
 
 def _unfinished(turn: Turn) -> str:
@@ -330,7 +260,7 @@ def _unfinished(turn: Turn) -> str:
 
 
 def _verbatim(turn: Turn) -> str:
-    return turn.text([_call(INSERT, "semantic", turn.request.chunk)])
+    return turn.text([_insert(turn.request.chunk)])
 
 
 def _endless(turn: Turn) -> str:
@@ -339,35 +269,32 @@ def _endless(turn: Turn) -> str:
     return text[: text.rindex('"')]
 
 
-WRITERS: dict[str, Reply] = {
+WRITERS: dict[str, Callable[[Turn], str]] = {
     "honest": lambda turn: turn.text(turn.honest),
-    "slipping": lambda turn: turn.text([*turn.honest, turn.slip]),
+    "slipping": lambda turn: turn.text([*turn.honest, SLIP]),
     "silent": lambda turn: "Done.",
 }
 OTHERS = (
-    Exploit("whole chunk as one entry", "", "alone", "silent", _verbatim),
-    Exploit("whole chunk, cut by the limit", "D24", "alone", "silent", _endless, "length"),
-    Exploit("special tokens in all entries", "D05", "changed", "honest", _marked),
-    Exploit("failing call left unfinished", "D27", "changed", "slipping", _unfinished),
+    Exploit("whole chunk as one entry", "alone", "silent", _verbatim),
+    Exploit("whole chunk, cut by the limit", "alone", "silent", _endless, "length"),
+    Exploit("special tokens in all entries", "changed", "honest", _marked),
+    Exploit("failing call left unfinished", "changed", "slipping", _unfinished),
 )
 
 
 def exploits() -> Iterator[Exploit]:
     """The writers to compare with, then every exploit in every way it is tried."""
     for name, reply in WRITERS.items():
-        yield Exploit(name, "", "writer", name, reply)
-    for name, (defect, make) in PADDING.items():
-        yield Exploit(name, defect, "alone", "silent", partial(_alone, make))
-        yield Exploit(name, defect, "beside", "slipping", partial(_beside, make))
+        yield Exploit(name, "writer", name, reply)
+    for name, make in PADDING.items():
+        yield Exploit(name, "alone", "silent", lambda turn, make=make: turn.text(make(turn)))
+        yield Exploit(
+            name,
+            "beside",
+            "slipping",
+            lambda turn, make=make: turn.text([*turn.honest, SLIP, *make(turn)]),
+        )
     yield from OTHERS
-
-
-def _alone(make: Make, turn: Turn) -> str:
-    return turn.text(make(turn))
-
-
-def _beside(make: Make, turn: Turn) -> str:
-    return turn.text([*turn.honest, turn.slip, *make(turn)])
 
 
 # --- The table ------------------------------------------------------------------------------------
@@ -381,58 +308,52 @@ def audit(
 ) -> pd.DataFrame:
     """What every exploit earns on `n` instances of the miniature's world: a row per rules and try.
 
-    Columns: exploit, mode, defect, rules, accuracy, format, compression, content (the four terms,
-    means over steps and instances), total (weighted), compared_with, without (what that writer
-    earns), gain, gain_low, gain_high (paired over instances, 95 %), pays (the interval is above 0),
-    honest (what the honest writer earns), beats_honest (total is more), calls (per chunk),
-    memory_tokens (at the end, special tokens counted).
+    Columns: exploit, mode, rules, accuracy, format, compression, content (the four terms, means
+    over steps and instances), total (weighted), calls (per chunk), memory_tokens (at the end,
+    special tokens counted), compared_with, without (what that writer earns), gain, gain_low,
+    gain_high (paired over instances, 95 %), pays (the interval is above 0), honest (what the honest
+    writer earns), beats_honest (total is more).
     """
     people, _ = world.names(WORLD)
     instances = world.build_world(WORLD, people, n, WORLD.chunks, f"audit/{seed}")
     rows = []
     for chosen in rules:
-        tried = {(e.name, e.mode): (e, _play(e, chosen, instances, weights)) for e in exploits()}
-        honest = fmean(tried["honest", "writer"][1]["total"])
-        for exploit, found in tried.values():
-            without = tried[exploit.compared_with, "writer"][1]["total"]
-            gain = paired_interval(without, found["total"], seed)
-            rows.append(
-                {
-                    "exploit": exploit.name,
-                    "mode": exploit.mode,
-                    "defect": exploit.defect,
-                    "rules": chosen.name,
-                    **{name: fmean(values) for name, values in found.items()},
-                    "compared_with": exploit.compared_with,
-                    "without": fmean(without),
-                    "gain": gain.mean,
-                    "gain_low": gain.low,
-                    "gain_high": gain.high,
-                    "pays": gain.low is not None and gain.low > 0,
-                    "honest": honest,
-                    "beats_honest": fmean(found["total"]) > honest + 1e-9,
-                }
-            )
+        tried = [(exploit, _played(exploit, chosen, instances, weights)) for exploit in exploits()]
+        writers = {exploit.name: found for exploit, found in tried if exploit.mode == "writer"}
+        honest = writers["honest"]["total"].mean()
+        for exploit, found in tried:
+            without = writers[exploit.compared_with]["total"]
+            gain = paired_interval(list(without), list(found["total"]), seed)
+            row = {"exploit": exploit.name, "mode": exploit.mode, "rules": chosen.name}
+            row |= found.mean().to_dict()
+            row |= {"compared_with": exploit.compared_with, "without": without.mean()}
+            row |= {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high}
+            row |= {"pays": gain.low is not None and gain.low > 0, "honest": honest}
+            rows.append(row | {"beats_honest": row["total"] > honest + 1e-9})
     return pd.DataFrame(rows)
 
 
-def _play(
+def _played(
     exploit: Exploit, rules: Rules, instances: Sequence[Instance], weights: RewardConfig
-) -> dict[str, list[float]]:
-    """The numbers of every instance, by name."""
-    written = write(instances, _Player(exploit, rules), rules.memory, rules.protocol)
-    episodes = ask(written, instances, BestEntry(), METRIC)
-    found = [_measured(e, i, rules, weights) for e, i in zip(episodes, instances, strict=True)]
-    return {name: [one[name] for one in found] for name in found[0]}
+) -> pd.DataFrame:
+    """A row of numbers for every instance."""
+    environment = Environment(
+        rules.memory, rules.protocol, BestEntry(), rules.judge, weights, metric=METRIC
+    )
+    played = play(instances, _Player(exploit, rules), environment)
+    pairs = zip(played.episodes, instances, strict=True)
+    return pd.DataFrame([_measured(e, i, rules, weights) for e, i in pairs])
 
 
 def _measured(
     episode: Episode, instance: Instance, rules: Rules, weights: RewardConfig
 ) -> dict[str, float]:
+    counts = counter(rules.memory.counter)
+    counted = _Blind(counts) if rules.by_text else counts
     if rules.by_text:
-        steps = (replace(s, calls=tuple(map(_by_text, s.calls))) for s in episode.steps)
+        steps = (replace(s, calls=tuple(map(success_by_text, s.calls))) for s in episode.steps)
         episode = replace(episode, steps=tuple(steps))
-    parts = rewards(episode, instance, rules.counter, rules.judge, weights)
+    parts = rewards(episode, instance, counted, rules.judge, weights)
     return {
         "accuracy": parts.accuracy,
         "format": fmean(parts.format),
@@ -440,5 +361,16 @@ def _measured(
         "content": fmean(parts.content),
         "total": fmean(step_rewards(parts, weights)),
         "calls": len(episode.calls) / len(episode.steps),
-        "memory_tokens": memories.tokens(episode.memory, counter(rules.memory.counter)),
+        "memory_tokens": memories.tokens(episode.memory, counts),
     }
+
+
+def show_audit(table: pd.DataFrame) -> str:
+    """Total reward and gain of every exploit, a column per rules; * marks a gain above 0."""
+    marks = table["pays"].map({True: "*", False: " "})
+    gain = " (" + table["gain"].map("{:+.2f}".format) + ")"
+    shown = table.assign(earns=table["total"].map("{:.2f}".format) + gain + marks)
+    wide = shown.pivot(index=["exploit", "mode"], columns="rules", values="earns")
+    order = shown[["exploit", "mode"]].drop_duplicates()
+    rules = list(dict.fromkeys(table["rules"]))
+    return wide.loc[list(map(tuple, order.to_numpy()))][rules].to_string()

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,14 +29,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from memalpha_kit import files as store
-from memalpha_kit import tokens
+from memalpha_kit import files
 from memalpha_kit.errors import InputError
 from memalpha_kit.figures.curves import plot_grouping
 from memalpha_kit.figures.style import save_figure
 from memalpha_kit.lab import miniature
-from memalpha_kit.method.episode import ask, write
-from memalpha_kit.method.rewards import episode_advantages, rewards, step_rewards, training_rows
+from memalpha_kit.lab.runner import Say, Stage, save_tables
+from memalpha_kit.method.episode import play
+from memalpha_kit.method.rewards import episode_advantages, step_rewards, training_rows
 from memalpha_kit.method.saved import save_episodes
 from memalpha_kit.method.writers import ModelWriter
 from memalpha_kit.models.local import Sampling
@@ -84,8 +84,7 @@ def collect(
     """
     from memalpha_kit.models.tiny import load_policy
 
-    env = miniature.environment(profile)
-    counts, size = tokens.counter(profile.memory.counter), profile.grpo.instances
+    env, size = miniature.environment(profile), profile.grpo.instances
     longer = replace(profile, grpo=replace(profile.grpo, steps=first + n))
     everyone = miniature.training_instances(longer)
     sampling = Sampling(profile.grpo.temperature, profile.protocol.max_reply_tokens)
@@ -95,23 +94,18 @@ def collect(
         for step in range(first, first + n):
             part = everyone[step * size : (step + 1) * size]
             seed = random.Random(f"{profile.seed}/grouping/{step}").getrandbits(31)
-            rollouts = profile.grpo.rollouts
-            written = write(part, writer, profile.memory, profile.protocol, rollouts, seed)
-            episodes = ask(written, part, env.reader, env.metric)
-            by_id = {instance.id: instance for instance in part}
-            parts = {
-                e.id: rewards(e, by_id[e.instance], counts, env.judge, env.reward) for e in episodes
-            }
+            played = play(part, writer, env, profile.grpo.rollouts, seed)
+            parts = played.rewards
             batches.append(
                 Batch(
-                    tuple(e.instance for e in episodes),
-                    tuple(step_rewards(parts[e.id], env.reward) for e in episodes),
-                    tuple(training_rows(episodes, parts, env.reward, RELEASED)),
+                    tuple(e.instance for e in played.episodes),
+                    tuple(step_rewards(parts[e.id], env.reward) for e in played.episodes),
+                    tuple(training_rows(played.episodes, parts, env.reward, RELEASED)),
                 )
             )
             if folder:
                 folder.mkdir(parents=True, exist_ok=True)
-                save_episodes(folder / f"batch_{step:03d}.jsonl", episodes)
+                save_episodes(folder / f"batch_{step:03d}.jsonl", played.episodes)
             shown.advance()
     return batches
 
@@ -281,14 +275,14 @@ def _interval(found: Interval) -> dict[str, Any]:
 # --- The study ------------------------------------------------------------------------------------
 
 
-def run(
+def run_grouping(
     profile: Profile,
     n: int,
     steps: int,
     runs: Path,
     out: Path,
     policy: Path | None = None,
-    say: Callable[[str], None] = print,
+    say: Say = print,
 ) -> list[Path]:
     """The paths of `advantages.csv`, `cosine.csv`, a figure and `run.json` in `out`.
 
@@ -306,36 +300,19 @@ def run(
     started = time.time()
     torch.set_num_threads(profile.threads)
     profile = replace(profile, grpo=replace(profile.grpo, steps=steps))
-    policies = {policy.name: policy} if policy else _policies(profile, runs, say)
+    last = Stage(profile, runs)
+    stages = {policy.name: policy} if policy else {"warm start": last.warm.train()}
+    if steps and not policy:
+        stages[f"after {steps} steps"] = last.train()
     tables: dict[str, list[pd.DataFrame]] = {"advantages": [], "cosine": []}
-    for stage, folder in policies.items():
+    for stage, folder in stages.items():
         batches = collect(profile, folder, n, steps, runs / "episodes" / stage.replace(" ", "_"))
         gradients = step_gradients(load_policy(folder).model, batches, profile.grpo)
         tables["advantages"].append(table_advantages(batches).assign(stage=stage))
         tables["cosine"].append(table_cosine(gradients).assign(stage=stage))
         say(f"{stage}: {n} batches, {sum(len(batch.rows) for batch in batches)} rows")
     whole = {name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()}
-    paths = [out / f"{name}.csv" for name in whole]
-    for path, table in zip(paths, whole.values(), strict=True):
-        store.save_table(path, table.round(4))
-    store.run_card(out, profile, started, paths, {"batches": n})
+    paths = save_tables(out, {name: table.round(4) for name, table in whole.items()})
+    files.run_card(out, profile, started, paths, {"batches": n})
     figure = plot_grouping(whole["advantages"], whole["cosine"])
     return [*paths, save_figure(figure, out / "grouping.png")]
-
-
-def _policies(profile: Profile, runs: Path, say: Callable[[str], None]) -> dict[str, Path]:
-    """Policies by stage, trained in `runs` unless they are there under these settings."""
-    steps, done = profile.grpo.steps, runs / "done.json"
-    found = {"warm start": runs / "warm_start" / "policy"}
-    if steps:
-        found[f"after {steps} steps"] = runs / "grpo" / "policy"
-    settings = {"settings": store.settings_hash(profile)}
-    if done.is_file() and store.load_json(done) == settings:
-        say(f"policies: already in {runs}")
-        return found
-    done.unlink(missing_ok=True)
-    first = miniature.warm_start(profile, runs / "warm_start")
-    if steps:
-        miniature.train(profile, first, miniature.training_instances(profile), runs / "grpo")
-    store.save_json(done, settings)
-    return found

@@ -1,7 +1,8 @@
 """The miniature experiment: the whole idea of Mem-alpha on two CPU cores, from data to figures.
 
     build_data -> warm_start -> train -> evaluate          one seed; notebooks 01, 03 and 04
-    record                                                 several seeds; `memalpha seeds`
+
+`lab/runner.py` does the same for several seeds and for sweeps.
 
 A policy of well under a million parameters, trained from scratch, learns to write a memory chunk by
 chunk. The warm start's teacher is imperfect on purpose (it stores half of the facts, chit-chat too,
@@ -12,23 +13,17 @@ reader, which is the evaluation's reader too. Names of the evaluation never occu
 from __future__ import annotations
 
 import random
-import shutil
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from memalpha_kit import files as store
 from memalpha_kit.data.instances import save_instances
-from memalpha_kit.errors import InputError
 from memalpha_kit.evaluation import runs
 from memalpha_kit.evaluation.methods import Backends, MethodSpec
 from memalpha_kit.evaluation.runs import Run
-from memalpha_kit.figures.curves import plot_lengths, reference_lines, table_lengths
-from memalpha_kit.figures.style import save_figure
 from memalpha_kit.lab import world
 from memalpha_kit.method.episode import ask, write
 from memalpha_kit.method.memory import tokens
@@ -282,6 +277,16 @@ def before_and_after(
     return pd.concat(frames, ignore_index=True)
 
 
+def table_references(profile: Profile, instances: Mapping[str, Sequence[Instance]]) -> pd.DataFrame:
+    """Mean QA of the writers by rule: columns writer, length, qa."""
+    rules = [
+        evaluate(profile, teacher, instances).assign(writer=teacher.name)
+        for teacher in references(profile)
+    ]
+    means = pd.concat(rules).groupby(["writer", "length"], sort=False)["qa"].mean()
+    return means.reset_index().round(4)
+
+
 METHODS = {
     "memory, after GRPO": "grpo",
     "memory, before GRPO": "warm_start",
@@ -347,80 +352,3 @@ def _answered(
 ) -> Run:
     run, method = runs.begin(spec, backends, instances, out, "miniature")
     return runs.complete(run, method, instances)
-
-
-# --- Recorded seeds -------------------------------------------------------------------------------
-
-RECORDS = ("results", "grpo", "warm_start")
-
-
-def record(
-    profile: Profile,
-    seeds: Sequence[int],
-    runs: Path,
-    out: Path,
-    say: Callable[[str], None] = print,
-) -> list[Path]:
-    """Independent warm start, GRPO and evaluation for every seed, as small CSV files in `out`.
-
-    `results.csv` (a row per seed, stage, length and instance), `grpo.csv` and `warm_start.csv` (a
-    row per logged step), `references.csv` (writers by rule), `run.json` and a figure. A seed whose
-    results are already in `runs` under the same settings is not run again, so an interrupted call
-    resumes.
-    """
-    if len(set(seeds)) != len(seeds) or not seeds:
-        raise InputError(f"seeds: expected different numbers, found {list(seeds)}")
-    started = time.time()
-    folders = [record_one(profile, seed, runs, say) for seed in seeds]
-    tables = {
-        name: pd.concat([pd.read_csv(f / f"{name}.csv") for f in folders], ignore_index=True)
-        for name in RECORDS
-    }
-    tables["references"] = table_references(profile, held_out(profile))
-    paths = [out / f"{name}.csv" for name in tables]
-    for path, table in zip(paths, tables.values(), strict=True):
-        store.save_table(path, table)
-    took = {seed: store.load_json(f / "done.json") for seed, f in zip(seeds, folders, strict=True)}
-    extra = {"seeds": list(seeds), "seed_s": {s: done["duration_s"] for s, done in took.items()}}
-    store.run_card(out, profile, started, paths, extra)
-    lengths = table_lengths(tables["results"], resamples=profile.evaluation.resamples)
-    figure = plot_lengths(lengths, reference_lines(tables["references"]))
-    return [*paths, save_figure(figure, out / "qa_by_length.png")]
-
-
-def table_references(profile: Profile, instances: Mapping[str, Sequence[Instance]]) -> pd.DataFrame:
-    """Mean QA of the writers by rule: columns writer, length, qa."""
-    rules = [
-        evaluate(profile, teacher, instances).assign(writer=teacher.name)
-        for teacher in references(profile)
-    ]
-    means = pd.concat(rules).groupby(["writer", "length"], sort=False)["qa"].mean()
-    return means.reset_index().round(4)
-
-
-def record_one(profile: Profile, seed: int, runs: Path, say: Callable[[str], None] = print) -> Path:
-    """The folder in `runs` with one seed's CSV files, `done.json` written last.
-
-    A call that was stopped goes on from GRPO's last checkpoint if the settings are still the same;
-    what was made under other settings is removed.
-    """
-    profile, folder = replace(profile, seed=seed), runs / f"seed_{seed}"
-    settings = store.settings_hash(profile)
-    begun, done = folder / "begun.json", folder / "done.json"
-    if done.is_file() and store.load_json(done)["settings"] == settings:
-        say(f"seed {profile.seed}: already there")
-        return folder
-    if not (begun.is_file() and store.load_json(begun)["settings"] == settings):
-        shutil.rmtree(folder, ignore_errors=True)  # what is there has other settings
-    store.save_json(begun, {"settings": settings})
-    started = time.time()
-    first = warm_start(profile, folder / "warm_start")
-    second = train(profile, first, training_instances(profile), folder / "grpo", resume=True)
-    results = before_and_after(profile, {"warm_start": first, "grpo": second}, held_out(profile))
-    store.save_table(folder / "results.csv", results.round(4))
-    for name, source in (("grpo", folder / "grpo"), ("warm_start", folder / "warm_start")):
-        metrics = pd.read_csv(source / "metrics.csv").assign(seed=profile.seed)
-        store.save_table(folder / f"{name}.csv", metrics.round(5))
-    store.save_json(done, {"settings": settings, "duration_s": round(time.time() - started, 1)})
-    say(f"seed {profile.seed}: {time.time() - started:.0f} s")
-    return folder

@@ -1,0 +1,370 @@
+"""One runner for recorded seeds, sweeps and the grouping study of the miniature.
+
+The one law: a policy is a function of its settings and seed, so its folder is named by them:
+
+    runs/seed_0/warm_start-0a1b2c3d4e5f/    policy/, metrics.csv, results.csv, done.json
+    runs/seed_0/grpo-5f4e3d2c1b0a/          the same
+
+A folder with `done.json`, written last, is used again by whoever asks for the same settings; one
+without goes on where it stopped. Settings that agree in everything a warm start depends on share
+it, so what they compare is GRPO.
+
+A sweep is a YAML file: a profile, seeds, settings that all points share, and the points, either
+named one by one or as a grid of values per setting:
+
+    profile: laptop
+    seeds: [0, 1, 2]
+    settings: {grpo.steps: 100}
+    grid: {advantage.grouping: [instance, chunk], advantage.scale: [std, none]}
+    base: {advantage.grouping: instance, advantage.scale: std}
+
+What the paper varies in the same way stands in its tables 4 and 9.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from memalpha_kit import files
+from memalpha_kit.errors import InputError, closest
+from memalpha_kit.figures.curves import (
+    plot_lengths,
+    plot_sweep,
+    reference_lines,
+    table_lengths,
+)
+from memalpha_kit.figures.style import save_figure
+from memalpha_kit.lab import miniature
+from memalpha_kit.settings import Profile, load_profile, profile_dict
+from memalpha_kit.stats import nested_interval
+
+SWEEPS = Path(__file__).parents[1] / "sweeps"
+WARM_PARTS = (
+    *("seed", "threads", "memory", "protocol", "world", "policy", "warm_start", "evaluation"),
+)
+"""Sections of a profile that a warm start and its results depend on."""
+
+MEASURES = (
+    *("instance", "length", "qa", "memory_tokens", "compression", "calls"),
+    *("facts", "facts_stored", "chat", "chat_stored"),
+    *("corrections_stale", "corrections_updated", "updates", "updates_wrong"),
+)
+WARM_START = "(warm start)"
+"""What stands for a point in the rows of a warm start, which several points may share."""
+
+CURVES = ("step", "reward", "accuracy", "content", "calls", "updates", "flat_rows")
+
+Say = Callable[[str], object]
+
+
+# --- One policy -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A policy to train and to measure: the warm start of a profile, or what GRPO makes of it."""
+
+    profile: Profile
+    runs: Path
+    name: str = "grpo"  # or warm_start
+
+    @property
+    def warm(self) -> Stage:
+        """The warm start that this stage begins with."""
+        return replace(self, name="warm_start")
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies, named by all that it depends on."""
+        parts = profile_dict(self.profile) | {"name": ""}
+        if self.name == "warm_start":
+            parts = {name: parts[name] for name in WARM_PARTS}
+        key = files.settings_hash(parts)
+        return self.runs / f"seed_{self.profile.seed}" / f"{self.name}-{key}"
+
+    @property
+    def policy(self) -> Path:
+        """The trained policy's folder."""
+        return self.folder / "policy"
+
+    def train(self) -> Path:
+        """`policy`, trained unless it is there; a warm start that is missing is trained first."""
+        if not (self.policy / "config.json").is_file():
+            if self.name == "warm_start":
+                miniature.warm_start(self.profile, self.folder)
+            else:
+                first = self.warm.train()
+                instances = miniature.training_instances(self.profile)
+                miniature.train(self.profile, first, instances, self.folder, resume=True)
+        return self.policy
+
+    def run(self) -> float:
+        """Trains the policy and measures it on held-out instances; seconds that it took now."""
+        done, started = self.folder / "done.json", time.time()
+        if done.is_file():
+            return 0.0
+        writer = miniature.policy_writer(self.profile, self.train())
+        held_out = miniature.held_out(self.profile)
+        found = miniature.evaluate(self.profile, writer, held_out, f"evaluating {self.name}")
+        found = found.assign(stage=self.name, seed=self.profile.seed)
+        files.save_table(self.folder / "results.csv", found.round(4))
+        duration = round(time.time() - started, 1)
+        files.save_json(done, {"duration_s": duration})
+        return duration
+
+    def table(self, name: str) -> pd.DataFrame:
+        """`results` or `metrics` as saved, with a column `seed`."""
+        return pd.read_csv(self.folder / f"{name}.csv").assign(seed=self.profile.seed)
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds that its last call took to make it."""
+        return files.load_json(self.folder / "done.json")["duration_s"]
+
+
+def run_stages(stages: Sequence[Stage], workers: int = 1, say: Say = print) -> None:
+    """Runs the stages, `workers` at a time in processes of their own; a failure stops the rest.
+
+    Their number does not change a result: every process computes with the profile's threads.
+    """
+    if workers < 1:
+        raise InputError(f"workers: expected at least 1, found {workers}")
+    unique = list({stage.folder: stage for stage in stages}.values())
+    label = "{0.name}, seed {0.profile.seed}: {1:.0f} s".format
+    if workers == 1:
+        for stage in unique:
+            say(label(stage, stage.run()))
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        futures = {pool.submit(stage.run): stage for stage in unique}
+        try:
+            for future in as_completed(futures):
+                say(label(futures[future], future.result()))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+# --- Recorded seeds -------------------------------------------------------------------------------
+
+
+def record_seeds(
+    profile: Profile,
+    seeds: Sequence[int],
+    runs: Path,
+    out: Path,
+    workers: int = 1,
+    say: Say = print,
+) -> list[Path]:
+    """Independent warm start, GRPO and evaluation for every seed, as small CSV files in `out`.
+
+    `results.csv` (a row per seed, stage, length and instance), `grpo.csv` and `warm_start.csv` (a
+    row per logged step), `references.csv` (writers by rule), `run.json` and a figure.
+    """
+    if len(set(seeds)) != len(seeds) or not seeds:
+        raise InputError(f"seeds: expected different numbers, found {list(seeds)}")
+    started = time.time()
+    last = [Stage(replace(profile, seed=seed), runs) for seed in seeds]
+    first = [stage.warm for stage in last]
+    run_stages(first, workers, say)
+    run_stages(last, workers, say)
+    both = [stage for pair in zip(first, last, strict=True) for stage in pair]
+    tables = {
+        "results": pd.concat([stage.table("results") for stage in both], ignore_index=True),
+        "grpo": pd.concat([s.table("metrics") for s in last], ignore_index=True).round(5),
+        "warm_start": pd.concat([s.table("metrics") for s in first], ignore_index=True).round(5),
+        "references": miniature.table_references(profile, miniature.held_out(profile)),
+    }
+    took = {s.profile.seed: round(s.duration_s + s.warm.duration_s, 1) for s in last}
+    paths = save_tables(out, tables)
+    files.run_card(out, profile, started, paths, {"seeds": list(seeds), "seed_s": took})
+    lengths = table_lengths(tables["results"], resamples=profile.evaluation.resamples)
+    figure = plot_lengths(lengths, reference_lines(tables["references"]))
+    return [*paths, save_figure(figure, out / "qa_by_length.png")]
+
+
+def save_tables(out: Path, tables: Mapping[str, pd.DataFrame]) -> list[Path]:
+    """Writes each table as `name.csv`; the paths."""
+    paths = [out / f"{name}.csv" for name in tables]
+    for path, table in zip(paths, tables.values(), strict=True):
+        files.save_table(path, table)
+    return paths
+
+
+# --- Sweeps ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep file says: changes by name of the point; `base` names the point to compare."""
+
+    name: str
+    profile: str
+    seeds: tuple[int, ...]
+    settings: Mapping[str, Any]
+    points: Mapping[str, Mapping[str, Any]]
+    base: str
+
+    def profile_of(self, point: str, seed: int) -> Profile:
+        """All settings of one run. Raises InputError for an unknown key or a wrong value."""
+        changes = {
+            key: yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
+            for key, value in {**self.settings, **self.points[point]}.items()
+        }
+        return replace(load_profile(self.profile, changes), seed=seed)
+
+
+def sweep_names() -> list[str]:
+    """Names of the sweeps that come with the kit."""
+    return sorted(path.stem for path in SWEEPS.glob("*.yaml"))
+
+
+def load_sweep(name_or_path: str | Path) -> Sweep:
+    """The sweep of that name, or in that YAML file, with every point's settings checked.
+
+    Raises InputError naming the file and the key for anything unknown, missing or repeated.
+    """
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        if str(name_or_path) not in sweep_names():
+            known = closest(str(name_or_path), sweep_names())
+            raise InputError(f"unknown sweep {str(name_or_path)!r}{known}")
+        path = SWEEPS / f"{name_or_path}.yaml"
+    sweep = _sweep(path, _read(path))
+    for point in sweep.points:
+        try:
+            sweep.profile_of(point, 0)
+        except InputError as error:
+            raise InputError(f"{path}: point {point}: {error}") from error
+    return sweep
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    """The file's sections, each of the right kind, with the defaults of what is not there."""
+    if not path.is_file():
+        raise InputError(f"{path}: expected a sweep (a YAML file), found no such file")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: expected YAML, found: {' '.join(str(error).split())}") from error
+    if not isinstance(content, Mapping):
+        raise InputError(f"{path}: expected settings, found {content!r}")
+    default = {"profile": "laptop", "seeds": [0], "settings": {}, "points": {}, "grid": {}}
+    for key, value in content.items():
+        if key not in (*default, "base"):
+            raise InputError(f"{path}: unknown key {key!r}{closest(str(key), [*default, 'base'])}")
+        if key in ("settings", "points", "grid", "base") and not isinstance(value, Mapping):
+            raise InputError(f"{path}: {key}: expected settings, found {value!r}")
+    return default | content
+
+
+def _sweep(path: Path, content: Mapping[str, Any]) -> Sweep:
+    named = [(str(name), dict(changes or {})) for name, changes in content["points"].items()]
+    named += _grid(content["grid"], str(path))
+    seeds, points = content["seeds"], dict(named)
+    if not points:
+        raise InputError(f"{path}: expected points or a grid, found neither")
+    if not isinstance(seeds, list) or not seeds or len(set(seeds)) != len(seeds):
+        raise InputError(f"{path}: seeds: expected different numbers, found {seeds!r}")
+    if len(points) != len(named):
+        raise InputError(f"{path}: expected different points, found a name twice")
+    base = content.get("base", next(iter(points.values())))
+    found = [name for name, changes in points.items() if changes == dict(base)]
+    if not found:
+        raise InputError(f"{path}: base: expected one of the points, found {dict(base)}")
+    settings = dict(content["settings"])
+    return Sweep(path.stem, content["profile"], tuple(seeds), settings, points, found[0])
+
+
+def _grid(grid: Mapping[str, Any], where: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every combination of the values, the last setting running fastest, with its name."""
+    for key, values in grid.items():
+        if not isinstance(values, list) or not values:
+            raise InputError(f"{where}: grid: {key}: expected a list of values, found {values!r}")
+    for values in itertools.product(*grid.values()) if grid else ():
+        changes = dict(zip(grid, values, strict=True))
+        yield " ".join(f"{k.rpartition('.')[2]}={v}" for k, v in changes.items()), changes
+
+
+def run_sweep(
+    sweep: Sweep, runs: Path, out: Path, workers: int = 1, say: Say = print
+) -> list[Path]:
+    """Runs what is not there yet, then writes the sweep's CSV files and figure; their paths.
+
+    `out` gets `results.csv` (a row per point, seed, length and instance; each warm start once),
+    `curves.csv` (a row per point, seed and step), `table.csv` (`table_sweep`), `run.json` and
+    `sweep.png`.
+    """
+    started = time.time()
+    stages = {
+        (point, seed): Stage(sweep.profile_of(point, seed), runs)
+        for seed in sweep.seeds
+        for point in sweep.points
+    }
+    warm = list({stage.warm.folder: stage.warm for stage in stages.values()}.values())
+    run_stages(warm, workers, say)
+    run_stages(list(stages.values()), workers, say)
+    results = [_results(stage, WARM_START) for stage in warm]
+    results += [_results(stage, point) for (point, _), stage in stages.items()]
+    curves = []
+    for (point, seed), stage in stages.items():
+        steps = stage.table("metrics")
+        kept = [column for column in CURVES if column in steps]
+        curves.append(steps[kept].round(4).assign(point=point, seed=seed))
+    measured = pd.concat(results, ignore_index=True)
+    tables = {
+        "results": measured,
+        "curves": pd.concat(curves, ignore_index=True),
+        "table": table_sweep(measured, sweep.base).round(4),
+    }
+    every = {stage.folder: stage for stage in (*warm, *stages.values())}.values()
+    extra = {"sweep": sweep.name, "base": sweep.base, "points": sweep.points}
+    extra |= {"seeds": list(sweep.seeds), "runs_s": round(sum(s.duration_s for s in every))}
+    paths = save_tables(out, tables)
+    files.run_card(out, stages[sweep.base, sweep.seeds[0]].profile, started, paths, extra)
+    figure = plot_sweep(tables["table"], sweep.base, sweep.name)
+    return [*paths, save_figure(figure, out / "sweep.png")]
+
+
+def _results(stage: Stage, point: str) -> pd.DataFrame:
+    found = stage.table("results")[[*MEASURES, "stage"]]
+    return found.assign(point=point, seed=stage.profile.seed)
+
+
+def table_sweep(results: pd.DataFrame, base: str, resamples: int = 2000) -> pd.DataFrame:
+    """A row per point and length: QA after GRPO, and its difference to the point `base`, paired.
+
+    Intervals are two-level (seeds, then instances; see `stats.nested_interval`), 95 %; with three
+    seeds they are rough. `stored`, `chat` and `updated` are shares of facts stored, chit-chat
+    stored and stale corrections updated; `compression` is a mean over instances.
+    """
+    after = results[results.stage == "grpo"]
+    wide = after.pivot(index=["length", "seed", "instance"], columns="point", values="qa")
+    rows = []
+    for point in dict.fromkeys(after["point"]):
+        for length, part in after[after.point == point].groupby("length"):
+            qa = nested_interval(part.qa, part.seed, seed=0, n=resamples)
+            gaps = (wide[point] - wide[base]).loc[length].reset_index(name="gap")
+            gap = nested_interval(gaps["gap"], gaps.seed, seed=0, n=resamples)
+            row = {"point": point, "length": length, "seeds": part.seed.nunique(), "n": qa.n}
+            row |= {"qa": qa.mean, "qa_low": qa.low, "qa_high": qa.high}
+            row |= {"gap": gap.mean, "gap_low": gap.low, "gap_high": gap.high}
+            row |= {"compression": part.compression.mean(), "calls": part.calls.mean()}
+            sums = part.sum(numeric_only=True)
+            shares = {
+                "stored": sums.facts_stored / max(1, sums.facts),
+                "chat": sums.chat_stored / max(1, sums.chat),
+                "updated": sums.corrections_updated / max(1, sums.corrections_stale),
+            }
+            rows.append(row | shares)
+    return pd.DataFrame(rows)
