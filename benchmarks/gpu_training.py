@@ -60,7 +60,7 @@ from memalpha_kit.settings import (  # noqa: E402
     RewardConfig,
     WorldConfig,
 )
-from memalpha_kit.training import plan  # noqa: E402
+from memalpha_kit.training import shapes  # noqa: E402
 
 if TYPE_CHECKING:
     from memalpha_kit.models.local import CausalLM
@@ -167,7 +167,7 @@ def save_policy(case: Case, folder: Path) -> None:
         tokenizer = lessons.tokenizer()
         policy.save_policy(policy.build_policy(TOYS[case.shape], tokenizer, 0), tokenizer, folder)
         return
-    tokenizer, shape = qwen_tokenizer(), plan.SHAPES[REAL[case.shape]]
+    tokenizer, shape = qwen_tokenizer(), shapes.SHAPES[REAL[case.shape]]
     config = Qwen3Config(
         vocab_size=shape.vocabulary,
         hidden_size=shape.hidden,
@@ -389,10 +389,12 @@ def measure(case: Case, run: str, work: Path) -> dict[str, Any]:
 
 def kit(case: Case, lm: CausalLM, work: Path) -> Any:
     """Our trainer over episodes; the prompts of its first step go to `prompts.json`."""
+    from memalpha_kit.method.episode import Environment
     from memalpha_kit.method.readers import reader
     from memalpha_kit.method.writers import ModelWriter
-    from memalpha_kit.training import rollouts, trainer
-    from memalpha_kit.training.rollouts import Environment, Rollouts
+    from memalpha_kit.training import generation, rollouts
+    from memalpha_kit.training.rollouts import Rollouts
+    from memalpha_kit.training.trainer import EpisodeTrainer
 
     teacher = miniature.Teacher("teacher", TEACHER, case.memory, case.protocol.wire)
 
@@ -404,7 +406,7 @@ def kit(case: Case, lm: CausalLM, work: Path) -> Any:
             return [replace(sampled, text=said.text) for sampled, said in pairs]
 
     rollouts.ModelWriter = Understood
-    trainer.fast = lambda lm: lm  # as on a card: TRL generates
+    generation.fast = lambda lm: lm  # as on a card: TRL generates
     people, _ = world.names(case.world)
     instances = world.build_world(case.world, people, case.instances, case.chunks, "benchmark")
     environment = Environment(
@@ -426,8 +428,8 @@ def kit(case: Case, lm: CausalLM, work: Path) -> Any:
         return rows, measures
 
     order = list(range(case.instances)) * case.grpo.steps
-    return trainer.build_trainer(
-        lm, collect, order, case.grpo, case.reply_tokens, 0, work / "kit", (), case.model
+    return EpisodeTrainer(
+        lm, collect, order, case.grpo, case.reply_tokens, 0, work / "kit", case.model
     )
 
 
@@ -472,7 +474,7 @@ def alone(case: Case, lm: CausalLM, work: Path) -> Any:
     arguments.gradient_accumulation_steps = case.slices * case.chunks
     prompts = json.loads((work / "prompts.json").read_text())
     texts = [{"prompt": lm.tokenizer.decode(ids)} for ids in prompts] * config.steps
-    optimizer = build_optimizer(lm.model, "adamw", config.learning_rate, 0.0, config.adam_beta2)
+    optimizer = build_optimizer(lm.model, config)
     trainer = Plain(
         model=lm.model,
         reward_funcs=[_length],
@@ -508,11 +510,11 @@ def _mfu(case: Case, found: dict[str, float]) -> float | None:
     import torch
 
     name = torch.cuda.get_device_name().lower()
-    cards = {key.partition("-")[0]: card for key, card in plan.CARDS.items()}
+    cards = {key.partition("-")[0]: card for key, card in shapes.CARDS.items()}
     card = next((card for key, card in cards.items() if key in name.replace(" ", "")), None)
     if card is None:
         return None
-    shape = plan.SHAPES[REAL[case.shape]]
+    shape = shapes.SHAPES[REAL[case.shape]]
     tokens, replies = found["prompt_tokens"] + found["reply_tokens"], found["reply_tokens"]
     length = tokens / found["rows"]
     forward = 2 * shape.block * tokens + 2 * shape.vocabulary * shape.hidden * replies

@@ -257,7 +257,10 @@ def fingerprint(paths: Iterable[Path]) -> str:
 
 # ---- the card of a run ------------------------------------------------------------------------
 
-PACKAGES = ("numpy", "pandas", "torch", "transformers", "trl", "rank-bm25", "papermill")
+PACKAGES = (
+    *("numpy", "pandas", "torch", "transformers", "trl", "rank-bm25", "papermill"),
+    *("peft", "accelerate", "unsloth", "vllm"),
+)
 
 
 def run_card(

@@ -30,13 +30,12 @@ ROOMS = (
     *("server", "release", "cli", "commands", "__main__"),
 )
 HEAVY = {"torch", "transformers", "trl", "unsloth", "vllm", "datasets", "peft", "bitsandbytes"}
-DERIVED = {"training/journal.py"}  # its class derives from transformers'; loaded by functions only
+DERIVED = {"training/trainer.py"}  # its class derives from TRL's; loaded by functions only
 TORCH = ("training/", "lab/lessons", "models/tiny", "models/decode", "models/head_start")
 PENDING = {
     ("cli", "commands"),
     ("evaluation", "lab"),
     ("method", "models"),
-    ("training", "lab"),
 }
 
 

@@ -23,7 +23,7 @@ from memalpha_kit.training.arguments import trl_arguments
 from memalpha_kit.training.grpo import Rollouts, train_grpo
 from memalpha_kit.training.journal import latest_checkpoint
 from memalpha_kit.training.outage import TrainingStopped, patiently
-from memalpha_kit.training.trainer import build_trainer
+from memalpha_kit.training.trainer import EpisodeTrainer
 
 QUICK = dataclasses.replace(tiny.GRPO, steps=2, outage_pause_s=0.0, dump_every=0)
 HELD_OUT = tuple(tiny.instance(first) for first in (40, 50, 60))
@@ -89,7 +89,7 @@ def trained(tmp_path, advantages, **changes):
         return [row], {"reward": 1.0}
 
     order = [0] * config.instances * len(advantages)
-    trainer = build_trainer(lm, collect, order, config, 6, 0, tmp_path)
+    trainer = EpisodeTrainer(lm, collect, order, config, 6, 0, tmp_path)
     return trainer, seen
 
 

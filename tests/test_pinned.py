@@ -7,10 +7,7 @@ import tiny_policy as tiny
 import torch
 
 from memalpha_kit.errors import InputError
-from memalpha_kit.models.chat import LocalChat
-from memalpha_kit.models.local import CausalLM
-from memalpha_kit.records import request
-from memalpha_kit.training.pinned import PinnedBase, adapter_off, base_hash, pin_base
+from memalpha_kit.training.pinned import pin_base
 
 IDS = torch.tensor([[5, 6, 7, 8]])
 
@@ -26,102 +23,54 @@ def adapted(dtype=torch.bfloat16):
 
 
 class Pushes:
-    """What TRL's VLLMGeneration does to the model: merge, send, unmerge."""
+    """What TRL's VLLMGeneration does to the model: merge, send, unmerge, and then maybe fail."""
 
-    def __init__(self, model):
-        self.model, self.sent = model, []
+    def __init__(self, model, error=None):
+        self.model, self.error, self.sent = model, error, []
 
     def sync_weights(self):
         self.model.merge_adapter()
         self.sent.append(self.model(input_ids=IDS).logits.detach())
         self.model.unmerge_adapter()
+        if self.error:
+            raise self.error
 
 
-def base_logits(model):
-    with adapter_off(model):
-        return model(input_ids=IDS).logits
+def base(model):
+    """Copies of the weights below the adapter."""
+    return [w.detach().clone() for name, w in model.named_parameters() if "lora_" not in name]
 
 
-def test_fifty_pushes_move_a_base_that_is_not_pinned():
-    model = adapted()
-    before, name = base_logits(model), base_hash(model)
-    pushes = Pushes(model)
-    for _ in range(50):
-        pushes.sync_weights()
-    assert base_hash(model) != name
-    assert not torch.equal(base_logits(model), before)
+def same(one, other):
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_fifty_pushes_leave_a_pinned_base_as_it_was_to_the_bit(dtype):
+@pytest.mark.parametrize(
+    ("pinned", "dtype"), [(False, torch.bfloat16), (True, torch.bfloat16), (True, torch.float32)]
+)
+def test_fifty_pushes_move_the_base_unless_it_is_pinned(pinned, dtype):
     model = adapted(dtype)
-    before, name = base_logits(model), base_hash(model)
-    pushes = Pushes(model)
-    pin_base(pushes, model)
+    before, pushes = base(model), Pushes(model)
+    if pinned:
+        pin_base(pushes, model)
     for _ in range(50):
         pushes.sync_weights()
-    assert base_hash(model) == name
-    assert torch.equal(base_logits(model), before)
-    assert all(torch.equal(sent, pushes.sent[0]) for sent in pushes.sent)  # the policy went out
-    assert not torch.equal(pushes.sent[0], before)
+    assert same(before, base(model)) == pinned
+    if pinned:  # the policy went out, the same each time
+        with model.disable_adapter():
+            assert not torch.equal(pushes.sent[0], model(input_ids=IDS).logits)
+        assert same(pushes.sent[1:], pushes.sent[:1] * 49)
 
 
 def test_the_base_is_restored_after_a_push_that_failed():
     model = adapted()
-    name = base_hash(model)
-
-    class Breaks(Pushes):
-        def sync_weights(self):
-            super().sync_weights()
-            raise ConnectionError("the engine is gone")
-
-    pushes = Breaks(model)
+    before, pushes = base(model), Pushes(model, ConnectionError("the engine is gone"))
     pin_base(pushes, model)
     with pytest.raises(ConnectionError):
         pushes.sync_weights()
-    assert base_hash(model) == name
-
-
-def test_the_hash_sees_the_base_and_not_the_adapter():
-    model = adapted()
-    name = base_hash(model)
-    weights = dict(model.named_parameters())
-    adapter = next(w for key, w in weights.items() if "lora_A" in key)
-    base = next(w for key, w in weights.items() if ".base_layer." in key)
-    with torch.no_grad():
-        adapter += 1
-        assert base_hash(model) == name
-        base += 1
-    assert base_hash(model) != name
-
-
-def test_without_the_adapter_the_model_is_the_base_and_afterwards_the_policy_again():
-    plain, model = tiny.lm().model.to(torch.bfloat16), adapted()
-    policy = model(input_ids=IDS).logits
-    model.train()
-    with adapter_off(model):
-        out = model(input_ids=IDS).logits
-        assert not out.requires_grad and not model.training
-    assert torch.equal(out, plain(input_ids=IDS).logits)
-    assert model.training
-    assert torch.equal(model.eval()(input_ids=IDS).logits, policy)
-
-
-def test_the_policys_base_reads_while_the_policy_trains():
-    """`LocalChat(adapter_off=True)` is the reader of one card: what it says is the base's."""
-    from peft import LoraConfig, get_peft_model
-    from tiny_models import tiny_qwen3, tiny_tokenizer
-
-    tok = tiny_tokenizer()
-    config = LoraConfig(r=4, lora_alpha=64, target_modules=["v_proj"], init_lora_weights=False)
-    asked = [request("", "Who keeps bees?", max_tokens=8)]
-    base = LocalChat(CausalLM("base", tiny_qwen3(tok), tok, (tok.eos_token_id,)))
-    model = get_peft_model(tiny_qwen3(tok), config)
-    reader = LocalChat(CausalLM("policy", model, tok, (tok.eos_token_id,)), adapter_off=True)
-    policy = LocalChat(CausalLM("policy", model, tok, (tok.eos_token_id,)))
-    assert reader.chat(asked)[0].text == base.chat(asked)[0].text != policy.chat(asked)[0].text
+    assert same(before, base(model))
 
 
 def test_a_model_without_an_adapter_has_no_base():
     with pytest.raises(InputError, match="expected a model with an adapter"):
-        PinnedBase(tiny.lm().model)
+        pin_base(Pushes(None), tiny.lm().model)

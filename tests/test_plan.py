@@ -11,17 +11,11 @@ from memalpha_kit.errors import InputError
 from memalpha_kit.files import load_json
 from memalpha_kit.lab import miniature
 from memalpha_kit.lab.lessons import tokenizer
+from memalpha_kit.lab.plan import REFERENCE, miniature_parameters, miniature_plan, planned
 from memalpha_kit.models.tiny import build_policy
 from memalpha_kit.settings import load_profile, profile_names
-from memalpha_kit.training.plan import (
-    REFERENCE,
-    SHAPES,
-    Assumptions,
-    miniature_parameters,
-    paper_data,
-    plan,
-    refuse,
-)
+from memalpha_kit.training.plan import Assumptions, paper_data, plan
+from memalpha_kit.training.shapes import SHAPES
 
 LAPTOP = load_profile("laptop")
 
@@ -32,7 +26,7 @@ def big(name):
 
 @pytest.mark.parametrize("name", profile_names())
 def test_every_profile_has_a_plan_whose_numbers_are_not_negative(name):
-    made = plan(load_profile(name), big(name))
+    made = planned(load_profile(name), big(name))
     table = made.table()
     assert (table.value.dropna() >= 0).all() and not made.problems
     assert {"episodes", "generations", "reader calls", "judge calls"} <= set(table.what)
@@ -82,7 +76,7 @@ def test_fill_rows_count_where_processes_differ():
 
 def test_what_cannot_fit_is_refused_with_the_sum(capsys):
     with pytest.raises(InputError, match=r"GB per card needed, rtx4090 has 24 .*model.lora_rank"):
-        refuse(plan(load_profile("paper"), Assumptions(card="rtx4090")))
+        plan(load_profile("paper"), Assumptions(card="rtx4090")).refuse()
     argv = ["plan", "--profile", "gpu", "--card", "rtx4090", "--set", "model.name=Qwen/Qwen3-8B"]
     assert cli.main(argv) == 2
     assert "load_in_4bit" in capsys.readouterr().err
@@ -123,7 +117,7 @@ def test_prices_are_only_there_when_they_are_given():
 
 
 def test_the_laptop_s_work_is_what_the_experiment_does():
-    made = plan(LAPTOP)
+    made = miniature_plan(LAPTOP)
     instances = miniature.training_instances(LAPTOP)
     assert made.value("episodes") == len(instances) * LAPTOP.grpo.rollouts
     chunks = sum(len(i.chunks) for i in instances) * LAPTOP.grpo.rollouts
@@ -131,14 +125,14 @@ def test_the_laptop_s_work_is_what_the_experiment_does():
 
 
 def test_times_scale_with_steps_and_with_the_probe():
-    base, reference = plan(LAPTOP), load_json(REFERENCE)
+    base, reference = miniature_plan(LAPTOP), load_json(REFERENCE)
     half = replace(LAPTOP, grpo=replace(LAPTOP.grpo, steps=LAPTOP.grpo.steps // 2))
-    assert plan(half).value("GRPO") == pytest.approx(base.value("GRPO") / 2)
-    slow = plan(LAPTOP, speed=2 * reference["probe_s"])
+    assert miniature_plan(half).value("GRPO") == pytest.approx(base.value("GRPO") / 2)
+    slow = miniature_plan(LAPTOP, speed=2 * reference["probe_s"])
     assert slow.value("total") == pytest.approx(2 * base.value("total"))
 
 
 def test_the_reference_is_of_a_whole_recorded_run():
     reference = load_json(REFERENCE)
     parts = sum(reference[part]["seconds"] for part in ("warm_start", "grpo", "evaluation"))
-    assert plan(LAPTOP).value("total") == pytest.approx(parts + reference["other_s"])
+    assert miniature_plan(LAPTOP).value("total") == pytest.approx(parts + reference["other_s"])

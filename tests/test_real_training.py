@@ -29,6 +29,9 @@ from memalpha_kit.records import QA, Entry, Memory, make_instance, request
 from memalpha_kit.settings import ModelConfig, PolicyConfig, load_profile
 from memalpha_kit.training import backends, rollouts
 from memalpha_kit.training import real as real_training
+from memalpha_kit.training.grpo import first_and_last
+from memalpha_kit.training.plan import fitting, plan
+from memalpha_kit.training.shapes import known_card, known_shape
 
 SOURCES = ("squad", "trec_coarse")
 SETTINGS = {
@@ -255,25 +258,23 @@ def test_data_needs_a_training_part_once_and_nothing_of_it_held_out(data, tmp_pa
 
 def test_a_card_that_is_too_small_is_refused_with_the_sum(tmp_path):
     profile = load_profile("gpu")
-    assert real_training.fitting(profile, 1, 0.0) is None  # no card, no plan
-    assert real_training.fitting(profile, 1, 85.0).value("total") > 0
+    assert fitting(profile, 1, 0.0) is None  # no card, no plan
+    assert fitting(profile, 1, 85.0).value("total") > 0
     names = [(25.3, "NVIDIA GeForce RTX 4090"), (85.0, "NVIDIA H100 80GB HBM3"), (16.0, "Tesla T4")]
     names += [(85.1, "NVIDIA A100-SXM4-80GB"), (47.7, "NVIDIA L40S"), (150.1, "NVIDIA H200")]
-    found = [real_training.known_card(*named) for named in names]
+    found = [known_card(*named) for named in names]
     assert found == ["rtx4090", "h100", None, "a100-80", "l40s", "h200"]
     with pytest.raises(InputError, match="does not fit"):
-        real_training.fitting(load_profile("gpu", ["model.lora_rank=0"]), 1, 25.3)
+        fitting(load_profile("gpu", ["model.lora_rank=0"]), 1, 25.3)
     named = {"num_hidden_layers": 36, "hidden_size": 2560, "num_attention_heads": 32}
     named |= {"num_key_value_heads": 8, "head_dim": 128, "intermediate_size": 9728}
     store.save_json(
         tmp_path / "config.json", named | {"tie_word_embeddings": True, "vocab_size": 151936}
     )
     here = load_profile("gpu", [f"model.name={tmp_path}"])
-    pd.testing.assert_frame_equal(
-        real_training.planned(here).table(), real_training.planned(profile).table()
-    )
+    pd.testing.assert_frame_equal(plan(here).table(), plan(profile).table())
     store.save_json(tmp_path / "config.json", named)
-    assert real_training.planned(here) is None
+    assert known_shape(str(tmp_path)) is None
 
 
 # --- Who answers ----------------------------------------------------------------------------------
@@ -291,14 +292,16 @@ def test_the_base_model_answers_whatever_the_adapter_has_learned(base):
             weight += 0.5 if "lora_B" in name else 0
     assert asked.chat(question)[0].text == before == LocalChat(load_lm(base)).chat(question)[0].text
     assert LocalChat(lm).chat(question)[0].text != before
-    assert repr(asked) == "AskedModel('base')"
+    assert repr(asked) == "AskedModel(name='base')"
 
 
 def test_the_base_is_asked_in_the_engine_that_shares_its_weights():
     engine = SimpleNamespace()
     lm = SimpleNamespace(name="tiny", model=SimpleNamespace(vllm_engine=engine))
     unsloth = ModelConfig(backend="unsloth", vllm="colocate", lora_rank=4)
-    assert real_training.base_chat(lm, unsloth).lm.llm is engine
+    asked = real_training.AskedModel("base")
+    asked.meet(lm, unsloth)
+    assert asked.model.lm.llm is engine
 
 
 def test_the_rule_reader_votes_where_classes_are_asked_for():
@@ -321,7 +324,7 @@ def test_a_chat_model_trains_under_the_prompts_of_the_profile(data, tmp_path):
     card = json.loads((tmp_path / "run" / "run.json").read_text())
     assert card["best"] is None and card["finished"]
     trained, _ = real_training.load_data(load_profile("gpu"), data[:1])
-    [(read, episode)] = real_training.first_and_last(tmp_path / "run", trained).values()
+    [(read, episode)] = first_and_last(tmp_path / "run", trained).values()
     assert episode.instance == read.id and len(episode.steps) == len(read.chunks)
 
 

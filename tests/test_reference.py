@@ -12,8 +12,8 @@ import torch
 from memalpha_kit.models.local import load_lm
 from memalpha_kit.records import TrainingRow
 from memalpha_kit.settings import GrpoConfig
-from memalpha_kit.training.reference import grpo_loss, row_logprobs, token_losses, total_loss
-from memalpha_kit.training.trainer import build_trainer
+from memalpha_kit.training.loss import grpo_loss, row_logprobs, token_losses, total_loss
+from memalpha_kit.training.trainer import EpisodeTrainer
 
 MAX_REPLY = 6
 LOSSES = ("dapo", "grpo", "dr_grpo", "bnpo")
@@ -115,7 +115,7 @@ def trainer_for(tmp_path, rows=ROWS, lm=None, **changes):
     measures = {"reward": 0.0, "rows_trained": float(sum(r.reward is not None for r in rows))}
     order = [0] * config.instances * config.steps
     collect = lambda *_: (list(rows), measures)  # noqa: E731
-    return build_trainer(lm, collect, order, config, MAX_REPLY, 0, tmp_path), config
+    return EpisodeTrainer(lm, collect, order, config, MAX_REPLY, 0, tmp_path), config
 
 
 def slices_of(trainer):

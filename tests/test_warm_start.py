@@ -16,12 +16,11 @@ from memalpha_kit.method.protocol import parse_reply
 from memalpha_kit.method.writers import ModelWriter, WriteRequest
 from memalpha_kit.models.local import Sampling, load_lm
 from memalpha_kit.records import Entry, Memory
-from memalpha_kit.settings import WarmStartConfig
+from memalpha_kit.settings import GrpoConfig, WarmStartConfig
 from memalpha_kit.training.optimizer import Joint, build_optimizer, rate
 from memalpha_kit.training.warm_start import (
     Phase,
     Row,
-    _batches,
     completion_loss,
     encode_steps,
     train_warm_start,
@@ -32,6 +31,7 @@ CONFIG = WarmStartConfig(
     batch=4, bucket_batches=2, learning_rate=1e-2, warm_up_steps=2, log_every=5
 )
 PAD = 0
+MUON = GrpoConfig(optimizer="muon", learning_rate=1e-3, muon_rate=0.02)
 
 
 def rows(n=10):
@@ -85,7 +85,7 @@ def test_padding_and_the_other_rows_do_not_change_a_rows_loss():
 def test_every_row_is_visited_once_per_pass_and_lengths_are_sorted_into_buckets():
     given = rows(24)
     phase = Phase("all", 12, given)
-    batches = list(_batches(phase, CONFIG, seed=0))
+    batches = list(phase.batches(CONFIG, seed=0))
     assert len(batches) == 12 and {len(batch) for batch in batches} == {4}
     for part in (batches[:6], batches[6:]):
         seen = [row for batch in part for row in batch]
@@ -96,14 +96,11 @@ def test_every_row_is_visited_once_per_pass_and_lengths_are_sorted_into_buckets(
     assert longest <= min(len(row.prompt_ids) for row in first[1])
 
 
-def test_drawn_rows_take_their_share_of_each_batch():
-    drawn = Row([3], [4])
-    phase = Phase("mixed", 3, rows(), lambda rng: drawn, drawn_share=0.5)
-    assert [batch.count(drawn) for batch in _batches(phase, CONFIG, seed=0)] == [2, 2, 2]
+def test_drawn_rows_follow_from_the_seed():
     only = Phase("drawn", 2, draw=lambda rng: ([rng.randint(2, 9)], [1]))
-    assert all(len(batch) == 4 for batch in _batches(only, CONFIG, seed=0))
-    assert list(_batches(only, CONFIG, 0)) == list(_batches(only, CONFIG, 0))
-    assert list(_batches(only, CONFIG, 0)) != list(_batches(only, CONFIG, 1))
+    assert all(len(batch) == 4 for batch in only.batches(CONFIG, seed=0))
+    assert list(only.batches(CONFIG, 0)) == list(only.batches(CONFIG, 0))
+    assert list(only.batches(CONFIG, 0)) != list(only.batches(CONFIG, 1))
 
 
 @pytest.mark.parametrize(
@@ -180,7 +177,7 @@ def test_a_teachers_step_becomes_the_writers_prompt_and_the_calls_tokens():
 
 def test_the_rate_rises_from_the_first_update_on_and_falls_at_the_end():
     shares = [rate(step, 10, warm_up=2, decay_share=0.4, floor=0.1) for step in range(10)]
-    assert shares[:3] == [0.5, 1.0, 1.0]  # the release started with 0 (D47)
+    assert shares[:3] == [0.5, 1.0, 1.0]  # the release started with 0
     assert shares[5:] == pytest.approx([1.0, 1.0, 0.75, 0.5, 0.25])
     assert rate(9, 10, 0, 1.0) == pytest.approx(0.1)  # linear over everything
     assert [rate(step, 10, 0, 0.0) for step in range(10)] == [1.0] * 10  # constant
@@ -189,7 +186,7 @@ def test_the_rate_rises_from_the_first_update_on_and_falls_at_the_end():
 
 def test_muon_moves_hidden_matrices_and_adamw_the_rest():
     model = tiny.lm().model
-    joint = build_optimizer(model, "muon", 1e-3, 0.02, 0.99)
+    joint = build_optimizer(model, MUON)
     muon, adamw = ([w for g in part.param_groups for w in g["params"]] for part in joint.parts)
     layer = model.model.layers[0]
     assert any(w is layer.mlp.up_proj.weight for w in muon)
@@ -204,7 +201,8 @@ def test_weight_decay_shrinks_matrices_and_embeddings_and_nothing_else(name):
     for weight in model.parameters():
         weight.grad = torch.zeros_like(weight)
     before = {key: weight.detach().clone() for key, weight in model.named_parameters()}
-    build_optimizer(model, name, 0.1, 0.1, 0.999, weight_decay=0.01).step()
+    config = GrpoConfig(optimizer=name, learning_rate=0.1, muon_rate=0.1, weight_decay=0.01)
+    build_optimizer(model, config).step()
     for key, weight in model.named_parameters():
         share = 1 - 0.1 * 0.01 if weight.ndim > 1 else 1.0
         torch.testing.assert_close(weight.detach(), before[key] * share, rtol=1e-6, atol=0)
@@ -217,9 +215,9 @@ def test_a_joint_optimiser_continues_from_its_saved_state():
         optimizer.step()
 
     one, other = tiny.lm().model, tiny.lm().model
-    first = build_optimizer(one, "muon", 1e-3, 0.02, 0.99)
+    first = build_optimizer(one, MUON)
     step(one, first)
-    second = build_optimizer(other, "muon", 5.0, 5.0, 0.5)
+    second = build_optimizer(other, dataclasses.replace(MUON, learning_rate=5.0, muon_rate=5.0))
     other.load_state_dict(one.state_dict())
     second.load_state_dict(copy.deepcopy(first.state_dict()))  # loading shares tensors
     assert isinstance(second, Joint)

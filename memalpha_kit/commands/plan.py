@@ -39,8 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """0 if the profile fits; InputError (exit code 2) with the sum if it does not."""
     from memalpha_kit import files as store
+    from memalpha_kit.lab.plan import miniature_plan, probe, record_reference
     from memalpha_kit.settings import load_profile
-    from memalpha_kit.training.plan import plan, probe, record_reference, refuse
+    from memalpha_kit.training.plan import plan
 
     profile = profile_of(args)
     if args.record_reference:
@@ -52,7 +53,7 @@ def main(args: argparse.Namespace) -> int:
         given = PUBLISHED | given
     miniature = not profile.model.name
     speed = probe(load_profile("laptop")) if args.probe and miniature else None
-    made = plan(profile, Assumptions(**given), speed)
+    made = miniature_plan(profile, speed) if miniature else plan(profile, Assumptions(**given))
     for line in made.lines:
         value = (
             "" if line.value != line.value else f"{line.value:,.{2 if line.value < 100 else 0}f}"
@@ -60,5 +61,5 @@ def main(args: argparse.Namespace) -> int:
         print(f"{line.part:8} {line.what:22} {value:>18} {line.unit:9} {line.how}")
     if args.out:
         store.save_table(args.out, made.table())
-    refuse(made)
+    made.refuse()
     return 0

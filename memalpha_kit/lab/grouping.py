@@ -197,7 +197,7 @@ def row_gradient(model: PreTrainedModel, row: TrainingRow, config: GrpoConfig) -
     """
     import torch
 
-    from memalpha_kit.training.reference import row_logprobs
+    from memalpha_kit.training.loss import row_logprobs
 
     logprobs = row_logprobs(model, row, config.temperature)
     loss = -(logprobs.mean() if config.loss == "grpo" else logprobs.sum())

@@ -1,4 +1,4 @@
-"""What a GRPO run asks of TRL: its settings, and the checks that they and TRL itself fit.
+"""What a GRPO run asks of TRL: its arguments as a table, and the checks that everything fits.
 
 How counts map (trl 1.15; W processes):
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from memalpha_kit.errors import InputError
 from memalpha_kit.models.local import CausalLM
@@ -23,6 +23,42 @@ from memalpha_kit.training.backends import vllm_arguments
 if TYPE_CHECKING:
     from trl import GRPOConfig
 
+RENAMED = {  # our setting: TRL's argument
+    "slices": "steps_per_generation",
+    "iterations": "num_iterations",
+    "loss": "loss_type",
+    "clip": "epsilon",
+    "clip_high": "epsilon_high",
+    "dual_clip": "delta",
+    "kl": "beta",
+    "temperature": "temperature",
+    "max_gradient": "max_grad_norm",
+    "keep_checkpoints": "save_total_limit",
+}
+FIXED = {  # TRL's argument: value, and why; all are stated, for a GPU backend changes defaults
+    "num_train_epochs": (1, "max_steps says when training ends"),
+    "shuffle_dataset": (False, "the order of instances is ours"),
+    "dataloader_num_workers": (0, "rows are made when they are needed"),
+    "remove_unused_columns": (False, "`instance` is no argument of the model"),
+    "ddp_find_unused_parameters": (False, "every weight takes part"),
+    "use_bias_correction_kl": (False, "the plain k3 term, not weighted by the ratio"),
+    "importance_sampling_level": ("token", "as published"),
+    "scale_rewards": ("none", "advantages come normalised from `rewards.py`"),
+    "top_entropy_quantile": (1.0, "every token is learned"),
+    "entropy_coef": (0.0, "no term of that name in the paper"),
+    "off_policy_mask_threshold": (None, "no row is left out"),
+    "mask_truncated_completions": (False, "a reply that was cut off is learned from"),
+    "disable_dropout": (True, "probabilities are those that sampled"),
+    "top_p": (1.0, "sampling is not cut: the loss knows the whole distribution"),
+    "top_k": (0, "the same"),
+    "min_p": (None, "the same"),
+    "repetition_penalty": (1.0, "the same"),
+    "logging_nan_inf_filter": (False, "a NaN is seen, not replaced"),
+    "log_completions": (False, "episodes are dumped by us"),
+    "save_strategy": ("steps", "at the end of a step, for TRL's place inside one is not saved"),
+    "disable_tqdm": (True, "our own bar"),
+    "fp16": (False, "bf16 on a card, fp32 on a CPU"),
+}
 METHODS = {
     "_generate_and_score_completions": "inputs",
     "_get_per_token_logps_and_entropies": "input_ids attention_mask logits_to_keep batch_size",
@@ -44,33 +80,67 @@ def dataset_copies(config: GrpoConfig) -> int:
     return config.slices * -(-config.rollouts // config.slices)
 
 
+def trl_arguments(
+    config: GrpoConfig,
+    max_reply_tokens: int,
+    seed: int,
+    folder: Path,
+    on_cpu: bool,
+    model: ModelConfig = ModelConfig(),  # noqa: B008 (frozen)
+) -> GRPOConfig:
+    """TRL's settings. Raises InputError if TRL or a backend put another value in place of ours."""
+    import torch
+    from trl import GRPOConfig
+
+    updates, copies = updates_per_step(config), dataset_copies(config)
+    n_instances = config.instances // processes.count()  # of this process, in a step
+    wanted: dict[str, Any] = {theirs: getattr(config, ours) for ours, theirs in RENAMED.items()}
+    wanted |= {name: value for name, (value, _) in FIXED.items()}
+    wanted |= vllm_arguments(model)
+    wanted |= {
+        "output_dir": str(folder),
+        "seed": seed,
+        "max_steps": config.steps * updates,
+        "num_generations": copies,
+        "per_device_train_batch_size": n_instances * copies // config.slices,
+        "gradient_accumulation_steps": config.slices // config.updates,
+        "max_completion_length": max_reply_tokens,
+        "logging_steps": updates,
+        "save_steps": (config.save_every or max(1, config.steps)) * updates,
+        "use_cpu": on_cpu,
+        "bf16": not on_cpu,
+        "gradient_checkpointing": model.gradient_checkpointing and not on_cpu,
+    }
+    check_trackers(config)
+    made = GRPOConfig(**wanted, report_to=list(config.report_to), run_name=folder.parent.name)
+    if on_cpu:  # with several processes it is cpu:0, which torch.load refuses on resuming
+        vars(made)["_setup_devices"] = torch.device("cpu")
+    for name, value in wanted.items():
+        if getattr(made, name) != value:
+            raise InputError(f"trl {name}: expected {value!r}, found {getattr(made, name)!r}")
+    return made
+
+
+# --- Checks ---------------------------------------------------------------------------------------
+
+
 def check(config: GrpoConfig, n_processes: int = 1) -> None:
     """Raises InputError, naming the setting, for numbers that do not go together.
 
     Every one of `n_processes` takes the same number of instances: whole groups, never parts.
     """
-    problems = (
-        (config.rollouts < 2, f"rollouts: expected at least 2, found {config.rollouts}"),
-        (
-            config.temperature == 0,
-            "temperature: expected more than 0, found 0 (nothing to explore)",
+    problems = {
+        f"rollouts: expected at least 2, found {config.rollouts}": config.rollouts < 2,
+        "temperature: expected more than 0, found 0 (nothing to explore)": not config.temperature,
+        f"slices: expected a multiple of updates ({config.updates}), found {config.slices}": (
+            config.slices % config.updates
         ),
-        (
-            config.slices % config.updates,
-            f"slices: expected a multiple of updates ({config.updates}), found {config.slices}",
-        ),
-        (
-            config.instances % n_processes,
-            f"instances: expected a multiple of the number of processes ({n_processes}), "
-            f"found {config.instances}",
-        ),
-        (
-            config.loss == "bnpo" and n_processes > 1,
-            "loss: expected another than bnpo with several processes (a mean of the processes' "
-            "means would depend on their number)",
-        ),
-    )
-    for wrong, message in problems:
+        f"instances: expected a multiple of the number of processes ({n_processes}), "
+        f"found {config.instances}": config.instances % n_processes,
+        "loss: expected another than bnpo with several processes (a mean of the processes' means "
+        "would depend on their number)": config.loss == "bnpo" and n_processes > 1,
+    }
+    for message, wrong in problems.items():
         if wrong:
             raise InputError(f"grpo.{message}")
 
@@ -107,82 +177,3 @@ def check_lm(lm: CausalLM) -> None:
         raise InputError(
             f"{lm.name}: pad token: expected one that is no end token ({lm.stop_ids}), found {pad}"
         )
-
-
-def trl_arguments(
-    config: GrpoConfig,
-    max_reply_tokens: int,
-    seed: int,
-    folder: Path,
-    on_cpu: bool,
-    model: ModelConfig = ModelConfig(),  # noqa: B008 (frozen)
-) -> GRPOConfig:
-    """TRL's settings, with every field stated that we rely on: a GPU backend changes defaults.
-
-    Raises InputError if TRL or a backend put another value in the place of one of ours.
-    """
-    import torch
-    from trl import GRPOConfig
-
-    updates = updates_per_step(config)
-    copies = dataset_copies(config)
-    wanted = dict(
-        output_dir=str(folder),
-        seed=seed,
-        # how often
-        max_steps=config.steps * updates,
-        num_train_epochs=1,
-        per_device_train_batch_size=config.instances * copies // processes.count() // config.slices,
-        steps_per_generation=config.slices,
-        gradient_accumulation_steps=config.slices // config.updates,
-        num_generations=copies,
-        num_iterations=config.iterations,
-        shuffle_dataset=False,  # `order` has decided
-        dataloader_num_workers=0,
-        remove_unused_columns=False,
-        ddp_find_unused_parameters=False,
-        # loss
-        loss_type=config.loss,
-        epsilon=config.clip,
-        epsilon_high=config.clip_high,
-        delta=config.dual_clip,
-        beta=config.kl,
-        use_bias_correction_kl=False,  # the plain k3 term, not weighted by the ratio
-        temperature=config.temperature,
-        importance_sampling_level="token",
-        scale_rewards="none",
-        top_entropy_quantile=1.0,
-        entropy_coef=0.0,
-        off_policy_mask_threshold=None,
-        mask_truncated_completions=False,
-        disable_dropout=True,
-        max_grad_norm=config.max_gradient,
-        # generation
-        max_completion_length=max_reply_tokens,
-        top_p=1.0,
-        top_k=0,
-        min_p=None,
-        repetition_penalty=1.0,
-        **vllm_arguments(model),
-        # records: at the ends of steps only, for TRL's position inside one is not saved
-        logging_steps=updates,
-        logging_nan_inf_filter=False,
-        log_completions=False,
-        save_strategy="steps",
-        save_steps=(config.save_every or max(1, config.steps)) * updates,
-        save_total_limit=config.keep_checkpoints,
-        disable_tqdm=True,
-        # numbers
-        use_cpu=on_cpu,
-        bf16=not on_cpu,
-        fp16=False,
-        gradient_checkpointing=model.gradient_checkpointing and not on_cpu,
-    )
-    check_trackers(config)
-    made = GRPOConfig(**wanted, report_to=list(config.report_to), run_name=folder.parent.name)
-    if on_cpu:  # with several processes it is cpu:0, which torch.load refuses on resuming
-        vars(made)["_setup_devices"] = torch.device("cpu")
-    for name, value in wanted.items():
-        if getattr(made, name) != value:
-            raise InputError(f"trl {name}: expected {value!r}, found {getattr(made, name)!r}")
-    return made

@@ -4,9 +4,7 @@
     unsloth        the same through FastLanguageModel; one GPU, vLLM in the same process
 
 The one law: what cannot work is refused before anything is loaded, with the setting's name.
-Libraries rewrite settings and drop arguments in silence (trl_unsloth_vllm.md 3.6, 5); we look
-before and after. Nothing here has been run on a GPU; arguments and checks are tested with
-stand-ins.
+Libraries rewrite settings and drop arguments in silence, so we look before and after.
 
 Unsloth patches transformers, trl and peft when it is imported, so it comes first: call `start`
 before anything else of a run.
@@ -22,6 +20,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from packaging.specifiers import SpecifierSet
+
 from memalpha_kit.errors import InputError, closest
 from memalpha_kit.models.local import CausalLM, load_lm, stop_ids
 from memalpha_kit.settings import ModelConfig, ProtocolConfig
@@ -31,14 +32,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 VERSIONS = {
-    "trl": ("1.15", "1.17"),
-    "transformers": ("5.0", None),
-    "peft": ("0.20", None),
-    "vllm": ("0.21", "0.33"),
+    "trl": ">=1.15,<1.17",
+    "transformers": ">=5.0",
+    "peft": ">=0.20",
+    "vllm": ">=0.21,<0.33",
 }
-"""Lowest version that will do, and the first that will not."""
-
-UNSLOTH_VERSIONS = {"trl": ("1.15", "1.16"), "transformers": ("5.0", "5.17.1")}
+UNSLOTH_VERSIONS = {"trl": ">=1.15,<1.16", "transformers": ">=5.0,<5.17.1"}
 
 GENERATION = (
     *("temperature", "top_p", "top_k", "min_p", "repetition_penalty"),
@@ -52,92 +51,61 @@ GENERATION = (
 
 def check_model(model: ModelConfig, protocol: ProtocolConfig | None = None) -> None:
     """Raises InputError, naming the setting, for parts that do not go together."""
-    unsloth, adapter = model.backend == "unsloth", model.lora_rank > 0
-    n = processes.count()
-    problems = (
-        (
-            model.load_in_4bit and not adapter,
-            "load_in_4bit: expected a lora_rank above 0 (weights of 4 bits cannot be trained)",
+    unsloth, adapter, n = model.backend == "unsloth", model.lora_rank > 0, processes.count()
+    both = unsloth and model.vllm == "colocate"
+    longest = protocol.max_prompt_tokens + protocol.max_reply_tokens if protocol else 0
+    problems = {
+        "load_in_4bit: expected a lora_rank above 0 (weights of 4 bits cannot be trained)": (
+            model.load_in_4bit and not adapter
         ),
-        (
-            model.load_in_4bit and not unsloth and model.vllm != "none",
-            "load_in_4bit: expected vllm none or backend unsloth (every push of merged weights "
-            "would round the base again)",
+        "load_in_4bit: expected vllm none or backend unsloth (every push of merged weights would "
+        "round the base again)": model.load_in_4bit and not unsloth and model.vllm != "none",
+        "lora_targets: expected none but lm_head's": "lm_head" in model.lora_targets,
+        f"backend: unsloth: expected one process, found {n}": unsloth and n > 1,
+        "vllm: expected none or colocate with backend unsloth (it overwrites server)": (
+            unsloth and model.vllm == "server"
         ),
-        ("lm_head" in model.lora_targets, "lora_targets: expected none but lm_head's"),
-        (
-            unsloth and n > 1,
-            f"backend: unsloth: expected one process, found {n}",
+        "lora_rank: expected above 0 with backend unsloth and vllm colocate": both and not adapter,
+        "revision: expected a folder as name instead, with backend unsloth and vllm colocate": (
+            both and model.revision
         ),
-        (
-            unsloth and model.vllm == "server",
-            "vllm: expected none or colocate with backend unsloth (it overwrites server)",
+        "vllm_server_url: expected the server's address with vllm server, and only there": (
+            (model.vllm == "server") != bool(model.vllm_server_url)
         ),
-        (
-            unsloth and model.vllm == "colocate" and not adapter,
-            "lora_rank: expected above 0 with backend unsloth and vllm colocate",
+        "reader: base: expected a lora_rank above 0 (without an adapter the base is trained)": (
+            model.reader == "base" and not adapter
         ),
-        (
-            unsloth and model.vllm == "colocate" and bool(model.revision),
-            "revision: expected a folder as name instead, with backend unsloth and vllm colocate",
+        "reader_url: expected the server's address with reader endpoint, and only there": (
+            (model.reader == "endpoint") != bool(model.reader_url)
         ),
-        (
-            (model.vllm == "server") != bool(model.vllm_server_url),
-            "vllm_server_url: expected the server's address with vllm server, and only there",
-        ),
-        (
-            model.reader == "base" and not adapter,
-            "reader: base: expected a lora_rank above 0 (without an adapter the base is trained)",
-        ),
-        (
-            (model.reader == "endpoint") != bool(model.reader_url),
-            "reader_url: expected the server's address with reader endpoint, and only there",
-        ),
-    )
-    for wrong, message in problems:
+        f"max_seq_length: expected at least {longest} (protocol.max_prompt_tokens + "
+        f"protocol.max_reply_tokens), found {model.max_seq_length}": longest > model.max_seq_length,
+    }
+    for message, wrong in problems.items():
         if wrong:
             raise InputError(f"model.{message}")
-    if protocol:
-        longest = protocol.max_prompt_tokens + protocol.max_reply_tokens
-        if longest > model.max_seq_length:
-            raise InputError(
-                f"model.max_seq_length: expected at least {longest} (protocol.max_prompt_tokens + "
-                f"protocol.max_reply_tokens), found {model.max_seq_length}"
-            )
 
 
 def check_versions(model: ModelConfig, installed: Callable[[str], str] = version) -> None:
     """Raises InputError unless the packages that `model` needs are there, in versions that fit."""
+    unsloth = model.backend == "unsloth"
     needed = ["trl", "transformers", *(["peft"] if model.lora_rank else [])]
     needed += ["vllm"] if model.vllm == "colocate" else []
-    limits = VERSIONS | (UNSLOTH_VERSIONS if model.backend == "unsloth" else {})
+    needed += ["unsloth", "unsloth_zoo"] if unsloth else []
+    limits, found = VERSIONS | (UNSLOTH_VERSIONS if unsloth else {}), {}
     for name in needed:
-        low, high = limits[name]
-        found = _installed(name, installed)
-        if _parts(found) < _parts(low) or (high and _parts(found) >= _parts(high)):
-            expected = f"at least {low}" + (f" and below {high}" if high else "")
-            raise InputError(f"{name}: expected version {expected}, found {found}")
-    if model.backend == "unsloth":
-        pair = [_installed(name, installed) for name in ("unsloth", "unsloth_zoo")]
-        if pair[0] != pair[1]:
-            raise InputError(f"unsloth_zoo: expected unsloth's version {pair[0]}, found {pair[1]}")
-
-
-def _installed(name: str, installed: Callable[[str], str]) -> str:
-    try:
-        return installed(name)
-    except PackageNotFoundError as error:
-        raise InputError(f"{name}: expected to be installed, found no such package") from error
-
-
-def _parts(text: str) -> tuple[int, ...]:
-    """1.15.0.dev1 -> (1, 15, 0)"""
-    numbers = []
-    for part in text.split("."):
-        if not part.isdigit():
-            break
-        numbers.append(int(part))
-    return tuple(numbers)
+        try:
+            found[name] = installed(name)
+        except PackageNotFoundError as error:
+            raise InputError(f"{name}: expected to be installed, found no such package") from error
+        limit = limits.get(name, "")
+        if not SpecifierSet(limit).contains(found[name], prereleases=True):
+            raise InputError(f"{name}: expected version {limit}, found {found[name]}")
+    if unsloth and found["unsloth"] != found["unsloth_zoo"]:
+        raise InputError(
+            f"unsloth_zoo: expected unsloth's version {found['unsloth']}, "
+            f"found {found['unsloth_zoo']}"
+        )
 
 
 def start(model: ModelConfig, modules: Mapping[str, Any] = sys.modules) -> None:
@@ -170,7 +138,18 @@ def load_model(
     """
     if model.backend == "unsloth":
         return _load_unsloth(model, folder, seed, batch_size)
-    lm = load_lm(folder, device, batch_size, **_load_options(model, device))
+    options: dict[str, Any] = {} if model.dtype == "auto" else {"dtype": model.dtype}
+    if model.load_in_4bit:
+        from transformers import BitsAndBytesConfig
+
+        options["device_map"] = {"": device}
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+    lm = load_lm(folder, device, batch_size, **options)
     if not model.lora_rank:
         return lm
     return CausalLM(lm.name, _adapted(lm.model, model, seed), lm.tokenizer, lm.stop_ids, batch_size)
@@ -191,27 +170,7 @@ def load_adapter(model: Any, folder: Path) -> None:
     set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"), "default")
 
 
-def _load_options(model: ModelConfig, device: str) -> dict[str, Any]:
-    """What transformers is told beside the folder."""
-    options: dict[str, Any] = {}
-    if model.dtype != "auto":
-        options["dtype"] = model.dtype
-    if model.load_in_4bit:
-        import torch
-        from transformers import BitsAndBytesConfig
-
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch.bfloat16,
-        )
-        options["device_map"] = {"": device}
-    return options
-
-
 def _adapted(base: PreTrainedModel, model: ModelConfig, seed: int) -> Any:
-    import torch
     from peft import LoraConfig, get_peft_model
 
     known = {name.rpartition(".")[2] for name, _ in base.named_modules()}
@@ -236,19 +195,18 @@ def _lora(model: ModelConfig) -> dict[str, Any]:
 
 def unsloth_arguments(model: ModelConfig, folder: Path) -> dict[str, Any]:
     """Arguments of `FastLanguageModel.from_pretrained`."""
-    import torch
-
-    dtype = None if model.dtype == "auto" else getattr(torch, model.dtype)
-    fast = model.vllm == "colocate"
+    engine = {
+        "gpu_memory_utilization": model.gpu_memory_utilization,
+        "max_lora_rank": model.lora_rank,
+    }
     return {
         "model_name": str(folder),
         "max_seq_length": model.max_seq_length,
-        "dtype": dtype,
+        "dtype": None if model.dtype == "auto" else getattr(torch, model.dtype),
         "load_in_4bit": model.load_in_4bit,
         "full_finetuning": not model.lora_rank,
-        "fast_inference": fast,
-        **({"gpu_memory_utilization": model.gpu_memory_utilization} if fast else {}),
-        **({"max_lora_rank": model.lora_rank} if fast else {}),
+        "fast_inference": model.vllm == "colocate",
+        **(engine if model.vllm == "colocate" else {}),
     }
 
 
@@ -274,21 +232,17 @@ def _load_unsloth(model: ModelConfig, folder: Path, seed: int, batch_size: int) 
 def vllm_arguments(model: ModelConfig) -> dict[str, Any]:
     """TRL's settings of vLLM, every one stated.
 
-    The importance-sampling correction is on, per token and cut at 3: products over a long row would
-    zero it (trl_unsloth_vllm.md 1.6). Sleep mode is off: it would push all weights again at every
-    chunk (2.3).
+    The importance-sampling correction is on, per token and cut at 3: a product over a long row
+    would be 0. Sleep mode is off: it would push all weights again at every chunk.
     """
     if model.vllm == "none":
         return {"use_vllm": False}
-    where = (
-        {"vllm_server_base_url": model.vllm_server_url}
-        if model.vllm == "server"
-        else {
-            "vllm_gpu_memory_utilization": model.gpu_memory_utilization,
-            "vllm_max_model_length": model.max_seq_length,
-            "vllm_tensor_parallel_size": 1,
-        }
-    )
+    server = {"vllm_server_base_url": model.vllm_server_url}
+    here = {
+        "vllm_gpu_memory_utilization": model.gpu_memory_utilization,
+        "vllm_max_model_length": model.max_seq_length,
+        "vllm_tensor_parallel_size": 1,
+    }
     return {
         "use_vllm": True,
         "vllm_mode": model.vllm,
@@ -296,7 +250,7 @@ def vllm_arguments(model: ModelConfig) -> dict[str, Any]:
         "vllm_importance_sampling_mode": "token_truncate",
         "vllm_importance_sampling_clip_max": 3.0,
         "vllm_enable_sleep_mode": False,
-        **where,
+        **(server if model.vllm == "server" else here),
     }
 
 
@@ -304,21 +258,13 @@ def vllm_arguments(model: ModelConfig) -> dict[str, Any]:
 
 
 def check_built(trainer: Any, model: ModelConfig) -> None:
-    """Raises InputError if TRL or Unsloth did not build what was asked for.
-
-    Source: trl_unsloth_vllm.md 4.2.
-    """
+    """Raises InputError if TRL or Unsloth did not build what was asked for."""
     if model.vllm != "none":
-        check_generation(trainer.vllm_generation)
+        missing = [name for name in GENERATION if not hasattr(trainer.vllm_generation, name)]
+        if missing:
+            raise InputError(f"trl VLLMGeneration: expected {', '.join(missing)}, found none of it")
     if model.backend == "unsloth":
         check_unsloth(type(trainer), trainer.model, model)
-
-
-def check_generation(generation: Any) -> None:
-    """Raises InputError unless TRL's VLLMGeneration can be given other settings for a call."""
-    missing = [name for name in GENERATION if not hasattr(generation, name)]
-    if missing:
-        raise InputError(f"trl VLLMGeneration: expected {', '.join(missing)}, found none of it")
 
 
 def check_unsloth(trainer: type, policy: Any, model: ModelConfig) -> None:

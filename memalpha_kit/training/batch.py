@@ -12,11 +12,12 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import torch
+
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import TrainingRow
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel
 
 GROUP_ROWS = 16
@@ -48,8 +49,6 @@ def rows_to_batch(
     learned. Ids are copied, never encoded again. Raises InputError if a prompt contains the pad
     token, ValueError without rows.
     """
-    import torch
-
     if not rows:
         raise ValueError("rows: expected at least one, found none")
     for row in rows:
@@ -57,38 +56,35 @@ def rows_to_batch(
             raise InputError(f"{row.episode}: step {row.step}: the prompt contains the pad token")
     real = trained(rows)
     wanted = max(len(real), at_least, 1)
-    n_fill = wanted - len(real) + -wanted % multiple
+    fill = [()] * (wanted - len(real) + -wanted % multiple)
     shortest = min((row.prompt_ids for row in rows), key=len)
-    prompts = [row.prompt_ids for row in real] + [shortest] * n_fill
-    width = max((len(row.completion_ids) for row in real), default=1)
-    completions = [row.completion_ids for row in real] + [()] * n_fill
-    learned = [row.loss_mask for row in real] + [()] * n_fill
-    ones = [(1,) * len(ids) for ids in completions]
+    prompts = [row.prompt_ids for row in real] + [shortest for _ in fill]
+    completions, learned = (
+        [getattr(row, name) for row in real] + fill for name in ("completion_ids", "loss_mask")
+    )
+    width = max(1, *map(len, completions))
     batch = {
         "prompt_ids": _padded(prompts, pad_id, "left"),
         "prompt_mask": _padded([(1,) * len(ids) for ids in prompts], 0, "left"),
         "completion_ids": _padded(completions, pad_id, "right", width),
-        "completion_mask": _padded(ones, 0, "right", width),
+        "completion_mask": _padded([(1,) * len(ids) for ids in completions], 0, "right", width),
         "tool_mask": _padded(learned, 0, "right", width),
-        "advantages": torch.tensor([row.advantage for row in real] + [0.0] * n_fill),
+        "advantages": torch.tensor([row.advantage for row in real] + [0.0] * len(fill)),
         "num_items_in_batch": torch.tensor(sum(map(sum, learned))),
     }
     if sampled:
         known = [row.logprobs or (math.nan,) * len(row.completion_ids) for row in real]
-        known += [()] * n_fill
-        batch["sampling_per_token_logps"] = _padded(known, 0.0, "right", width)
+        batch["sampling_per_token_logps"] = _padded(known + fill, 0.0, "right", width)
     return {name: value.to(device) for name, value in batch.items()}
 
 
 def _padded(
-    rows: Sequence[Sequence[int]], value: int, side: str, width: int | None = None
+    rows: Sequence[Sequence[float]], value: float, side: str, width: int | None = None
 ) -> torch.Tensor:
     """One (B, width) tensor; `width` defaults to the longest row."""
-    import torch
-
     width = max(map(len, rows)) if width is None else width
-    spare = [[value] * (width - len(row)) for row in rows]
-    pairs = zip(spare, map(list, rows), strict=True)
+    gaps = [[value] * (width - len(row)) for row in rows]
+    pairs = zip(gaps, map(list, rows), strict=True)
     return torch.tensor([gap + row if side == "left" else row + gap for gap, row in pairs])
 
 
@@ -98,10 +94,7 @@ def importance_ratio(
     """How much likelier the trainer finds each token than the engine that sampled it. (B, C)
 
     exp(old - sampling), not above `highest`; 1 where masked or where the engine said nothing (NaN).
-    Source: trl_unsloth_vllm.md 1.6, mode token_truncate.
     """
-    import torch
-
     difference = torch.nan_to_num((old - sampling) * mask, nan=0.0)
     return difference.exp().clamp(max=highest)
 
@@ -120,21 +113,18 @@ def token_logprobs(
     torch; the entropy carries no gradient. Rows are read in groups of similar length, without their
     padding, which is most of a batch: much faster on a CPU.
     """
-    import torch
-
     scored = mask[:, -n_completion:].bool()
-    logprobs = torch.zeros(scored.shape, device=ids.device)
-    entropies = torch.zeros_like(logprobs)
+    results = tuple(torch.zeros(scored.shape, device=ids.device) for _ in range(2))
     rows = scored.any(1).nonzero()[:, 0]
     if not len(rows):  # fill rows only: a loss of 0 that still has a gradient
         rows = rows.new_zeros(1)
     rows = rows[mask[rows].sum(1).argsort(stable=True)]
     for group in rows.split(GROUP_ROWS):
-        chosen, spread = _packed_logprobs(model, ids[group], mask[group], n_completion, temperature)
         places = scored[group]
-        logprobs[group] = torch.zeros(places.shape).to(chosen).masked_scatter(places, chosen)
-        entropies[group] = torch.zeros(places.shape).to(spread).masked_scatter(places, spread)
-    return logprobs, entropies
+        found = _packed_logprobs(model, ids[group], mask[group], n_completion, temperature)
+        for result, values in zip(results, found, strict=True):
+            result[group] = torch.zeros(places.shape).to(values).masked_scatter(places, values)
+    return results
 
 
 def _packed_logprobs(
@@ -145,8 +135,6 @@ def _packed_logprobs(
     temperature: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probabilities and entropies of all completion tokens, row after row, (tokens,) each."""
-    import torch
-
     lengths = mask.sum(1)
     along = torch.arange(int(lengths.max()), device=ids.device)
     columns = mask.argmax(1)[:, None] + along  # (B, T): where each row's tokens stand

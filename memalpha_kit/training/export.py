@@ -2,38 +2,45 @@
 
 Three kinds of checkpoints are read: a Hugging Face folder (what our own training writes), a LoRA
 adapter (merged into its base), and the published trainer's `global_step_<k>/` with one shard per
-process (method.md 7). A run folder stands for its best policy, or its last if none was validated.
+process. A run folder stands for its best policy, or its last if none was validated.
 
 The one law: what is exported is what was trained. Every parameter that the architecture expects is
-there exactly once, and after saving the folder is loaded again and compared: the same weights, or
-for a merged adapter the same log-probabilities of a fixed prompt within what rounding allows.
+there exactly once, stop ids, pad id and sampling defaults are the base's, and after saving the
+folder is loaded again and compared: the same weights, or for a merged adapter the same
+log-probabilities of a fixed prompt within what rounding allows, and the same greedy reply.
 
-Differs from the release: the model's own configuration decides whether embeddings are tied (it
-passes a flag), a missing rank is an error before anything is loaded, and shards are read without
-running code from them (`weights_only`).
+Differs from the published code: the model's own configuration decides whether embeddings are tied
+(it passes a flag), a missing rank is an error before anything is loaded, and shards are read
+without running code from them (`weights_only`).
 """
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from memalpha_kit.errors import InputError
+from memalpha_kit.files import load_json, save_json
+from memalpha_kit.models.local import CausalLM, load_lm, stop_ids
 from memalpha_kit.models.tiny import quiet, save_policy, writing
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel
 
 SHARD = re.compile(r"model_world_size_(\d+)_rank_(\d+)\.pt")
 DTYPES = ("keep", "bfloat16", "float16", "float32")
+DEFAULTS = "generation_config.json"
 FIXED_PROMPT = tuple(range(5, 37))
-"""Ids whose log-probabilities are compared after a merge."""
+"""Ids whose log-probabilities and whose greedy reply are compared."""
+REPLY_TOKENS = 24
+ROUNDING = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.3}
+"""Largest difference of a log-probability that merging may make, by the merged weights' type."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +66,19 @@ def export(checkpoint: Path, out: Path, base: Path | None = None, dtype: str = "
     """
     if dtype not in DTYPES:
         raise InputError(f"dtype: expected one of {', '.join(DTYPES)}, found {dtype!r}")
-    folder = _policy_folder(Path(checkpoint))
-    if (folder / "actor").is_dir():
-        return _shards(folder / "actor", out, base, dtype)
-    if (folder / "adapter_config.json").is_file():
-        return _adapter(folder, out, base, dtype)
-    return _whole(folder, out, dtype)
+    folder, out = _policy_folder(Path(checkpoint)), Path(out)
+    with quiet():
+        if (folder / "actor").is_dir():
+            lm, kind, base = _shards(folder / "actor", base)
+            dtype = "bfloat16" if dtype == "keep" else dtype  # as its own export; shards are fp32
+        elif (folder / "adapter_config.json").is_file():
+            base = base or Path(
+                load_json(folder / "adapter_config.json")["base_model_name_or_path"]
+            )
+            lm, kind = load_lm(base), "adapter, merged"
+        else:
+            lm, kind, base = load_lm(folder), "Hugging Face folder", folder
+        return _checked(lm, kind, folder, base, out, dtype)
 
 
 def _policy_folder(folder: Path) -> Path:
@@ -78,79 +92,156 @@ def _policy_folder(folder: Path) -> Path:
     return folder
 
 
-def _whole(folder: Path, out: Path, dtype: str) -> Exported:
-    from memalpha_kit.models.local import load_lm
-
-    with quiet():
-        lm = load_lm(folder)
-    return _saved(_converted(lm.model, dtype), lm.tokenizer, out, "Hugging Face folder")
+# --- Saving ---------------------------------------------------------------------------------------
 
 
-def _adapter(folder: Path, out: Path, base: Path | None, dtype: str) -> Exported:
-    """The adapter merged into its base, in the base's precision."""
+def save_trained(
+    lm: CausalLM, folder: Path, base: Path, weights: Mapping[str, Any] | None = None
+) -> Path:
+    """`save_policy`, with the stop ids, pad id and sampling defaults of the model in `base`.
+
+    An adapter has none: its base has them. `weights` are those of a sharded model.
+    """
+    save_policy(lm.model, lm.tokenizer, folder, weights)
+    if not hasattr(lm.model, "peft_config"):
+        save_json(folder / DEFAULTS, generation_defaults(lm, base))
+    return folder
+
+
+def generation_defaults(lm: CausalLM, base: Path) -> dict[str, Any]:
+    """What `base` says about generation, and all end tokens that `lm` was trained to stop at."""
+    file = base / DEFAULTS
+    said = {k: v for k, v in load_json(file).items() if v is not None} if file.is_file() else {}
+    stops = list(lm.stop_ids)
+    pad = {"pad_token_id": lm.tokenizer.pad_token_id}
+    return pad | said | {"eos_token_id": stops[0] if len(stops) == 1 else stops}
+
+
+def _checked(lm: CausalLM, kind: str, folder: Path, base: Path, out: Path, dtype: str) -> Exported:
+    """Saves whole or not at all, loads again, and compares weights, probabilities and replies."""
     from peft import PeftModel
+    from transformers import AutoModelForCausalLM, GenerationConfig
 
-    from memalpha_kit.models.local import load_lm
-
-    settings = json.loads((folder / "adapter_config.json").read_text())
-    with quiet():
-        lm = load_lm(base or Path(settings["base_model_name_or_path"]))
-        adapted = PeftModel.from_pretrained(lm.model, str(folder), is_trainable=False)
-        before = _logprobs(adapted)
-        merged = _converted(adapted.merge_and_unload(), dtype)
-    made = _saved(merged, lm.tokenizer, out, "adapter, merged")
-    difference = float((_logprobs(_loaded(out)) - before).abs().max())
-    allowed = ROUNDING[str(merged.dtype).removeprefix("torch.")]
+    defaults = GenerationConfig.from_dict(generation_defaults(lm, base))
+    adapter = kind.startswith("adapter")
+    if adapter:
+        lm.model.generation_config = defaults
+        trained = PeftModel.from_pretrained(lm.model, str(folder), is_trainable=False)
+        logprobs, reply = _said(trained)
+        model = _converted(trained.merge_and_unload(), dtype)
+    else:
+        model = _converted(lm.model, dtype)
+        model.generation_config = defaults
+        logprobs, reply = _said(model)
+    model.generation_config = GenerationConfig()  # a file of its own says it, as the base's does
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    save_trained(replace(lm, model=model.eval()), out, base)
+    again = AutoModelForCausalLM.from_pretrained(out, dtype="auto", local_files_only=True)
+    difference = float((_said(again)[0] - logprobs).abs().max()) if adapter else 0.0
+    allowed = ROUNDING[str(model.dtype).removeprefix("torch.")] if adapter else 0.0
+    problem = _difference(model, again, out)
     if difference > allowed:
-        shutil.rmtree(out)
-        raise InputError(
+        problem = (
             f"{folder}: expected the merged model's log-probabilities within {allowed} of the "
             f"adapted one's, found {difference:.3f}; export with a wider dtype, or evaluate the "
             "adapter itself"
         )
-    return Exported(out, made.kind, made.parameters, difference)
+    problem = problem or _other_reply(again, reply, 2 * allowed, out)
+    if problem:
+        shutil.rmtree(out)
+        raise InputError(problem)
+    return Exported(out, kind, sum(p.numel() for p in model.parameters()), difference)
 
 
-ROUNDING = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.3}
-"""Largest difference of a log-probability that merging may make, by the merged weights' type."""
+def _converted(model: PreTrainedModel, dtype: str) -> PreTrainedModel:
+    return model if dtype == "keep" else model.to(getattr(torch, dtype))
 
 
-def _shards(actor: Path, out: Path, base: Path | None, dtype: str) -> Exported:
-    """The published trainer's shards, one per process, joined along the sharded dimension."""
+def _difference(model: PreTrainedModel, again: PreTrainedModel, out: Path) -> str:
+    """What of the weights is not the same when loaded again; "" if all is."""
+    wanted, found = model.state_dict(), again.state_dict()
+    odd = sorted(wanted.keys() ^ found.keys())
+    odd += [name for name in wanted.keys() & found if not torch.equal(wanted[name], found[name])]
+    return f"{out}: expected the same weights when loaded again, differs in {odd[0]}" if odd else ""
+
+
+def _said(model: Any) -> tuple[torch.Tensor, list[int]]:
+    """Log-probabilities of tokens after the fixed prompt, (T, V), and the greedy reply to it."""
+    size = model.get_input_embeddings().weight.shape[0]
+    ids = torch.tensor([[token % size for token in FIXED_PROMPT]])
+    with torch.inference_mode():
+        logits = model.eval()(input_ids=ids).logits[0]
+        mask = torch.ones_like(ids)
+        reply = model.generate(
+            input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=REPLY_TOKENS
+        )
+    return logits.float().log_softmax(-1), reply[0, ids.shape[1] :].tolist()
+
+
+def _other_reply(again: PreTrainedModel, reply: list[int], allowed: float, out: Path) -> str:
+    """How the exported model's reply differs from `reply`; "" if it is the same.
+
+    Where two tokens are as likely as `allowed` says, rounding may choose the other one.
+    """
+    _, found = _said(again)
+    pairs = zip(reply, found, strict=False)
+    place = next((place for place, (a, b) in enumerate(pairs) if a != b), None)
+    if place is None and len(reply) == len(found):
+        return ""
+    if place is None:
+        return f"{out}: expected a reply of {len(reply)} tokens, found {len(found)}: other stop ids"
+    size = again.get_input_embeddings().weight.shape[0]
+    ids = torch.tensor([[*(token % size for token in FIXED_PROMPT), *reply[:place]]])
+    with torch.inference_mode():
+        logprobs = again(input_ids=ids).logits[0, -1].float().log_softmax(-1)
+    apart = float(logprobs[found[place]] - logprobs[reply[place]])
+    return "" if apart <= allowed else f"{out}: expected the trained model's reply, found another"
+
+
+# --- Shards ---------------------------------------------------------------------------------------
+
+
+def _shards(actor: Path, base: Path | None) -> tuple[CausalLM, str, Path]:
+    """The model of the published trainer's shards, which are one per process, and its base."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    paths = _ranks(actor)
-    config = base or actor / "huggingface"
+    paths, config = _ranks(actor), base or actor / "huggingface"
     if not (config / "config.json").is_file():
         raise InputError(f"{config}: expected config.json (or name a base), found none")
     shards = [_load_shard(path) for path in paths]
-    first = getattr(next(iter(shards[0].values())), "_local_tensor", next(iter(shards[0].values())))
+    first = next(iter(shards[0].values()))
+    dtype = getattr(first, "_local_tensor", first).dtype
     local = {"local_files_only": True, "trust_remote_code": False}
-    with quiet():
-        settings = AutoConfig.from_pretrained(config, **local)
-        model = AutoModelForCausalLM.from_config(settings, dtype=first.dtype)
-        shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-        _fill(model, join_shards(shards, shapes), actor)
-        tokenizer = AutoTokenizer.from_pretrained(config, **local)
-    # the published trainer shards fp32 master weights; its export is bfloat16
-    kind = f"{len(paths)} shards"
-    return _saved(_converted(model, "bfloat16" if dtype == "keep" else dtype), tokenizer, out, kind)
+    settings = AutoConfig.from_pretrained(config, **local)
+    model = AutoModelForCausalLM.from_config(settings, dtype=dtype)
+    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    _fill(model, join_shards(shards, shapes), actor)
+    tokenizer = AutoTokenizer.from_pretrained(config, **local)
+    stops = _stops(config, settings, tokenizer)
+    return CausalLM(str(actor), model, tokenizer, stops), f"{len(paths)} shards", config
+
+
+def _stops(config: Path, settings: Any, tokenizer: Any) -> tuple[int, ...]:
+    """End tokens of a base without weights."""
+    file = config / DEFAULTS
+    said = load_json(file).get("eos_token_id") if file.is_file() else settings.eos_token_id
+    return stop_ids(said, tokenizer.eos_token_id)
 
 
 def _ranks(actor: Path) -> list[Path]:
     """The shard files in rank order. Raises InputError unless exactly all ranks are there."""
-    found = {m: path for path in sorted(actor.glob("model_world_size_*.pt"))
-             if (m := SHARD.fullmatch(path.name))}  # fmt: skip
-    if not found:
+    files = {match: path for path in sorted(actor.glob("model_world_size_*.pt"))
+             if (match := SHARD.fullmatch(path.name))}  # fmt: skip
+    if not files:
         raise InputError(f"{actor}: expected model_world_size_W_rank_r.pt files, found none")
-    sizes = {int(match[1]) for match in found}
-    settings = actor / "fsdp_config.json"
+    sizes, settings = {int(match[1]) for match in files}, actor / "fsdp_config.json"
     if settings.is_file():
-        sizes.add(int(json.loads(settings.read_text())["world_size"]))
+        sizes.add(int(load_json(settings)["world_size"]))
     if len(sizes) > 1:
         raise InputError(f"{actor}: expected shards of one world size, found {sorted(sizes)}")
     (size,) = sizes
-    by_rank = {int(match[2]): path for match, path in found.items()}
+    by_rank = {int(match[2]): path for match, path in files.items()}
     missing = sorted(set(range(size)) - by_rank.keys())
     if missing:
         raise InputError(f"{actor}: expected {size} shards, found none for ranks {missing}")
@@ -159,7 +250,6 @@ def _ranks(actor: Path) -> list[Path]:
 
 def _load_shard(path: Path) -> Mapping[str, Any]:
     """Names to tensors of one shard; only tensors are read, no code of the file is run."""
-    import torch
     from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
     from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
@@ -185,26 +275,21 @@ def join_shards(
     tensor: a copy if it has the parameter's whole shape (in `shapes`), else a piece of the first
     dimension. Raises InputError if the ranks hold different parameters.
     """
-    import torch
-
-    names = list(shards[0])
     for rank, shard in enumerate(shards):
-        if set(shard) != set(names):
-            odd = sorted(set(shard) ^ set(names))[0]
-            raise InputError(f"rank {rank}: expected the parameters of rank 0, differs in {odd}")
+        if odd := sorted(shard.keys() ^ shards[0].keys()):
+            raise InputError(f"rank {rank}: expected the parameters of rank 0, differs in {odd[0]}")
     joined = {}
-    for name in names:
-        pieces = [shard[name] for shard in shards]
-        placements = getattr(pieces[0], "placements", None)
-        local = [getattr(piece, "_local_tensor", piece) for piece in pieces]
-        if placements is not None:
-            if len(placements) != 1:
-                raise InputError(f"{name}: expected one dimension of sharding, found {placements}")
+    for name in shards[0]:
+        placements = getattr(shards[0][name], "placements", None)
+        pieces = [getattr(shard[name], "_local_tensor", shard[name]) for shard in shards]
+        if placements is None:
+            copies, dim = tuple(pieces[0].shape) == shapes.get(name), 0
+        elif len(placements) == 1:
             copies = placements[0].is_replicate()
             dim = 0 if copies else placements[0].dim
         else:
-            copies, dim = tuple(local[0].shape) == shapes.get(name), 0
-        joined[name] = local[0] if copies else torch.cat(local, dim=dim)
+            raise InputError(f"{name}: expected one dimension of sharding, found {placements}")
+        joined[name] = pieces[0] if copies else torch.cat(pieces, dim=dim)
     return joined
 
 
@@ -224,42 +309,3 @@ def _fill(model: PreTrainedModel, joined: Mapping[str, torch.Tensor], where: Pat
             )
     model.load_state_dict(dict(joined), strict=False)
     model.tie_weights()
-
-
-def _converted(model: PreTrainedModel, dtype: str) -> PreTrainedModel:
-    import torch
-
-    return model if dtype == "keep" else model.to(getattr(torch, dtype))
-
-
-def _saved(model: PreTrainedModel, tokenizer: Any, out: Path, kind: str) -> Exported:
-    """Saves whole or not at all, loads again, compares every weight."""
-    import torch
-
-    out = Path(out)
-    with writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-    save_policy(model.eval(), tokenizer, out)
-    wanted, found = model.state_dict(), _loaded(out).state_dict()
-    differing = [n for n in wanted if n not in found or not torch.equal(wanted[n], found[n])]
-    if differing or wanted.keys() != found.keys():
-        shutil.rmtree(out)
-        raise InputError(f"{out}: expected the same weights when loaded again: {differing[:1]}")
-    return Exported(out, kind, sum(p.numel() for p in model.parameters()), 0.0)
-
-
-def _loaded(folder: Path) -> PreTrainedModel:
-    from memalpha_kit.models.local import load_lm
-
-    with quiet():
-        return load_lm(folder).model
-
-
-def _logprobs(model: Any) -> torch.Tensor:
-    """Log-probabilities of all tokens after the fixed prompt, in float32. (1, T, V)"""
-    import torch
-
-    size = model.get_input_embeddings().weight.shape[0]
-    ids = torch.tensor([[token % size for token in FIXED_PROMPT]])
-    with torch.inference_mode():
-        return torch.log_softmax(model.eval()(input_ids=ids).logits.float(), dim=-1)

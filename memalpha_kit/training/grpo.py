@@ -18,40 +18,39 @@ A run folder holds:
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import json
 import random
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from memalpha_kit.errors import InputError
-from memalpha_kit.files import fingerprint, flat, save_json
+from memalpha_kit.files import fingerprint, resume_or_refuse
+from memalpha_kit.method.episode import Environment
+from memalpha_kit.method.saved import load_episodes
 from memalpha_kit.models.local import CausalLM
-from memalpha_kit.models.tiny import BATCH_ROWS, quiet, save_policy
-from memalpha_kit.records import Instance
+from memalpha_kit.models.tiny import BATCH_ROWS, quiet
+from memalpha_kit.records import Episode, Instance
 from memalpha_kit.settings import GrpoConfig, ModelConfig
 from memalpha_kit.training import processes
 from memalpha_kit.training.arguments import check, check_lm, updates_per_step
 from memalpha_kit.training.backends import check_model, checkpointed, load_model
+from memalpha_kit.training.export import save_trained
+from memalpha_kit.training.generation import writer_lm
 from memalpha_kit.training.journal import TABLES, Checkpoint, Journal, latest_checkpoint
-from memalpha_kit.training.rollouts import Environment, Rollouts
-from memalpha_kit.training.trainer import build_trainer, save_live, writer_lm
-from memalpha_kit.training.validation import BEST, Validation, check_validation
+from memalpha_kit.training.rollouts import Rollouts
+from memalpha_kit.training.validation import BEST, Validation
 
-__all__ = ["Environment", "Rollouts", "train_grpo", "training_order"]
-
+SETTINGS = "settings.json"
 FREE = (
-    *("save_every", "keep_checkpoints", "dump_every", "dump_episodes", "report_to"),
-    *("validate_every", "validate_instances", "skip_limit", "overlap"),
-    *("missing_limit", "outage_retries", "outage_pause_s"),
+    *("grpo.save_every", "grpo.keep_checkpoints", "grpo.dump_every", "grpo.dump_episodes"),
+    *("grpo.validate_every", "grpo.validate_instances", "grpo.skip_limit", "grpo.overlap"),
+    *("grpo.missing_limit", "grpo.outage_retries", "grpo.outage_pause_s", "grpo.report_to"),
+    *("model.name", "model.vllm_server_url", "model.gpu_memory_utilization", "model.reader_url"),
 )
-"""GRPO settings that a resumed run may change: no weight depends on them."""
-
-PLACES = ("name", "vllm_server_url", "gpu_memory_utilization", "reader_url")
-"""Model settings that a resumed run may change: where things are. The base's files have a hash."""
+"""Settings that a resumed run may change: no weight depends on them, or the base has a hash."""
 
 
 def train_grpo(
@@ -81,21 +80,20 @@ def train_grpo(
     processes.start(on_cpu=device == "cpu")
     check(config, processes.count())
     check_model(model, environment.protocol if model.name else None)
-    _check(instances, environment, config)
-    check_validation(validation, config)
+    _check_instances(instances, validation, environment, config)
     with quiet():
         lm = load_model(model, policy, seed, device, BATCH_ROWS)
         check_lm(lm)
         if environment.meet:
             environment.meet(lm)
         settings = _settings(policy, instances, environment, config, seed, model)
-        start = _begun(out, settings, resume)
+        start = processes.in_main(lambda: _begin(out, settings, resume))
         if start.step < config.steps:
             _train(lm, instances, environment, config, out, seed, start, validation, model)
         else:
             lm = checkpointed(lm, start.folder) if start.folder else lm
             if processes.is_main():
-                save_policy(lm.model, lm.tokenizer, out / "policy")
+                save_trained(lm, out / "policy", policy)
     processes.wait()
     return out / "policy"
 
@@ -112,37 +110,39 @@ def _train(
     model: ModelConfig,
 ) -> None:
     """Trains the model of `lm` in place, from `start` to the last step, and saves it."""
-    journal = Journal(out, config.steps, done=start.step)
-    trainer = build_trainer(
+    from memalpha_kit.training.trainer import EpisodeTrainer, Reporter
+
+    order = training_order(len(instances), config, seed)
+    ahead = order[start.step * config.instances + processes.place() :: processes.count()]
+    n_replies = config.rollouts * sum(len(instances[place].chunks) for place in ahead)
+    journal = Journal(out, config.steps, n_replies, done=start.step)
+    rollouts = Rollouts(instances, environment, config, seed, out / "episodes", journal.advance)
+    trainer = EpisodeTrainer(
         lm,
-        Rollouts(instances, environment, config, seed, out / "episodes"),
-        training_order(len(instances), config, seed),
+        rollouts,
+        order,
         config,
         environment.protocol.max_reply_tokens,
         seed,
         out / "checkpoints",
-        model_config=model,
+        model,
     )
+    validate = Validation(validation, environment, config, out, trainer.save_live)
 
-    look = Validation(
-        validation, environment, config, out, lambda folder: save_live(trainer, lm, folder)
-    )
-    trainer.add_callback(
-        journal.callback(
-            updates_per_step(config),
-            lambda step: look(step, writer_lm(lm, trainer)) if look.due(step) else None,
-        )
-    )
+    def look(step: int) -> dict[str, float] | None:
+        return validate(step, writer_lm(lm, trainer)) if validate.due(step) else None
+
+    trainer.add_callback(Reporter(journal, updates_per_step(config), look))
     with journal.bar:
         trainer.train(resume_from_checkpoint=start.folder and str(start.folder))
-    save_live(trainer, lm, out / "policy")
+    trainer.save_live(out / "policy")
 
 
 def training_order(n: int, config: GrpoConfig, seed: int) -> list[int]:
     """Places of the instances that each step uses, `config.instances` of them per step.
 
     Every pass over the data is shuffled and an incomplete last batch dropped, so a step never has
-    an instance twice. Source: method.md 4.2.
+    an instance twice.
     """
     places: list[int] = []
     whole = n - n % config.instances
@@ -152,14 +152,33 @@ def training_order(n: int, config: GrpoConfig, seed: int) -> list[int]:
     return places[: config.steps * config.instances]
 
 
+def first_and_last(run: Path, instances: Sequence[Instance]) -> dict[str, tuple[Instance, Episode]]:
+    """A sampled episode of the first and of the last step that kept some, with its instance."""
+    by_id = {instance.id: instance for instance in instances}
+    files = sorted((run / "episodes").glob("step_*.jsonl"))
+    found = {file.stem: load_episodes(file)[0] for file in dict.fromkeys(files[:1] + files[-1:])}
+    return {step: (by_id[episode.instance], episode) for step, episode in found.items()}
+
+
 # --- Starting and resuming ------------------------------------------------------------------------
 
 
-def _check(instances: Sequence[Instance], env: Environment, config: GrpoConfig) -> None:
+def _check_instances(
+    instances: Sequence[Instance],
+    validation: Sequence[Instance],
+    env: Environment,
+    config: GrpoConfig,
+) -> None:
+    """Raises InputError if the settings ask for more than there is."""
     if len(instances) < config.instances:
         raise InputError(
             f"grpo.instances: expected at most the number of training instances "
             f"({len(instances)}), found {config.instances}"
+        )
+    if config.validate_every and not validation:
+        raise InputError(
+            f"grpo.validate_every: expected 0 without held-out instances, "
+            f"found {config.validate_every}"
         )
     if env.judge is None and env.reward.content:
         raise InputError(f"reward.content: expected 0 without a judge, found {env.reward.content}")
@@ -174,58 +193,35 @@ def _settings(
     model: ModelConfig,
 ) -> dict[str, Any]:
     """Everything the weights depend on, as plain values."""
-    grpo = {k: v for k, v in dataclasses.asdict(config).items() if k not in FREE}
-    names = "\n".join(instance.id for instance in instances)
-    parts = {"memory": env.memory, "protocol": env.protocol, "reward": env.reward}
-    loaded = {k: v for k, v in dataclasses.asdict(model).items() if k not in PLACES}
+    parts = ("memory", "protocol", "reward", "advantage")
     return {
         "seed": seed,
         "policy": fingerprint(path for path in sorted(policy.iterdir()) if path.is_file()),
-        "instances": hashlib.sha256(names.encode()).hexdigest(),
-        "grpo": grpo,
-        **{name: dataclasses.asdict(part) for name, part in parts.items()},
-        "advantage": dataclasses.asdict(env.advantage),
+        "instances": _content_hash(instances),
+        "grpo": asdict(config),
+        **{name: asdict(getattr(env, name)) for name in parts},
         "reader": repr(env.reader),
         "judge": getattr(env.judge, "__qualname__", type(env.judge).__name__),
         "metric": env.metric,
-        **({"model": loaded} if model != ModelConfig() else {}),
+        **({"model": asdict(model)} if model != ModelConfig() else {}),
         **({"processes": processes.count()} if processes.count() > 1 else {}),
     }
 
 
-def _begun(out: Path, settings: Mapping[str, Any], resume: bool) -> Checkpoint:
-    """`_prepare` by the main process; what it found, or why it did not start, is everybody's."""
-    problem, start = None, None
-    if processes.is_main():
-        try:
-            start = _prepare(out, settings, resume)
-        except InputError as error:
-            problem = error
-    start, problem = processes.from_main((start, problem))
-    if problem:
-        raise problem
-    return start
+def _content_hash(instances: Sequence[Instance]) -> str:
+    """A name of exactly these chunks, questions and answers, whatever the ids say."""
+    digest = hashlib.sha256()
+    for one in instances:
+        digest.update(repr((one.id, one.source, one.chunks, one.questions)).encode())
+    return digest.hexdigest()
 
 
-def _prepare(out: Path, settings: Mapping[str, Any], resume: bool) -> Checkpoint:
+def _begin(out: Path, settings: Mapping[str, Any], resume: bool) -> Checkpoint:
     """The checkpoint to start from, after removing what must not be trusted."""
-    file = out / "settings.json"
-    if resume and file.is_file():
-        _compare(file, settings)
-    else:
+    if not (resume and (out / SETTINGS).is_file()):
         for name in ("checkpoints", "episodes", "policy", BEST):
             shutil.rmtree(out / name, ignore_errors=True)
-        for name in TABLES:
+        for name in (SETTINGS, *TABLES):
             (out / name).unlink(missing_ok=True)
-    save_json(file, settings)
+    resume_or_refuse(out, settings, FREE, SETTINGS)
     return latest_checkpoint(out / "checkpoints")
-
-
-def _compare(file: Path, settings: Mapping[str, Any]) -> None:
-    """Raises InputError naming the first setting in which the run in `file` differs."""
-    before, now = flat(json.loads(file.read_text())), flat(json.loads(json.dumps(settings)))
-    for name in sorted(before.keys() | now.keys()):
-        if before.get(name) != now.get(name):
-            raise InputError(
-                f"{file}: {name}: expected {now.get(name)!r} to resume, found {before.get(name)!r}"
-            )

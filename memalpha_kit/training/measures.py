@@ -1,6 +1,6 @@
 """Numbers that describe the episodes of one GRPO step: a row of `metrics.csv`.
 
-    observe -> joined (over processes) -> summarise
+    summarise(joined(processes.gathered(observe(...))))
 
 The one law: means are taken over everybody's episodes, never over processes' means. So several
 processes report what one would.
@@ -21,25 +21,8 @@ from memalpha_kit.training.batch import trained
 KINDS = {INSERT: "inserts", UPDATE: "updates", DELETE: "deletes"}
 STATUSES = ("ok", "skipped", "rejected", "malformed")
 
-LAST = ("loss_tokens", "flat_rows")
-"""Measures of the rows that are trained on; they stand at the end."""
-
 Observed = dict[str, list[float | None]]
 """What was seen, by name of the measure; one number per episode, per step or per row."""
-
-
-def measure(
-    episodes: Sequence[Episode],
-    parts: Mapping[str, Rewards],
-    rows: Sequence[TrainingRow],
-    counter_name: str,
-) -> dict[str, float]:
-    """What the episodes of one step were like; means leave out what is missing, NaN if all is.
-
-    accuracy and compression are means over episodes, format, content and reward over rows; calls
-    by kind and by status are per chunk; missing counts rows without a reward.
-    """
-    return summarise(observe(episodes, parts, rows, counter_name))
 
 
 def observe(
@@ -48,7 +31,7 @@ def observe(
     rows: Sequence[TrainingRow],
     counter_name: str,
 ) -> Observed:
-    """The numbers behind `measure`, which other processes' can be put beside."""
+    """Accuracy and compression by episode, format, content and reward by row, calls by chunk."""
     steps = [step for episode in episodes for step in episode.steps]
     kinds = [Counter(KINDS.get(call.name, "other_calls") for call in s.calls) for s in steps]
     statuses = [Counter(call.status for call in step.calls) for step in steps]
@@ -78,23 +61,20 @@ def joined(parts: Iterable[Observed]) -> Observed:
 
 
 def summarise(observed: Observed) -> dict[str, float]:
-    """The measures of what was seen, as `measure` describes them."""
-    rewards, real = observed["reward"], observed["loss_tokens"]
-    known = [reward for reward in rewards if reward is not None]
-    spread = stdev(known) if len(known) > 1 else math.nan
-    means = {name: _mean(values) for name, values in observed.items() if name not in LAST}
+    """Means of what is known, NaN where nothing is, and counts of rows.
+
+    rows_missing have no reward, flat_rows is the share of trained rows whose advantage is 0.
+    """
+    known = {name: [v for v in values if v is not None] for name, values in observed.items()}
+    means = {name: fmean(values) if values else math.nan for name, values in known.items()}
+    n_rows, n_rewarded = len(observed["reward"]), len(known["reward"])
     return {
         "reward": means.pop("reward"),
-        "reward_std": spread,
-        **means,
-        "rows": len(rewards),
-        "rows_missing": len(rewards) - len(known),
-        "rows_trained": len(real),
-        "loss_tokens": sum(real),
-        "flat_rows": _mean(observed["flat_rows"]),
+        "reward_std": stdev(known["reward"]) if n_rewarded > 1 else math.nan,
+        **{name: mean for name, mean in means.items() if name not in ("loss_tokens", "flat_rows")},
+        "rows": n_rows,
+        "rows_missing": n_rows - n_rewarded,
+        "rows_trained": len(observed["loss_tokens"]),
+        "loss_tokens": sum(observed["loss_tokens"]),
+        "flat_rows": means["flat_rows"],
     }
-
-
-def _mean(values: Iterable[float | None]) -> float:
-    known = [value for value in values if value is not None]
-    return fmean(known) if known else math.nan

@@ -9,9 +9,11 @@ Shared by warm start and GRPO, so that both mean the same by a setting.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+from memalpha_kit.settings import GrpoConfig, WarmStartConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -23,7 +25,7 @@ BETA1 = 0.9
 def rate(step: int, total: int, warm_up: int, decay_share: float, floor: float = 0.0) -> float:
     """The learning rate of update `step` (from 0) of `total`, as a share of the highest.
 
-    Rises as (step + 1) / warm_up, so the first update counts (D47: it had rate 0 in the release);
+    Rises as (step + 1) / warm_up, so the first update counts (in the published code it has rate 0);
     falls linearly over the last `decay_share` of the updates, not below `floor`.
     """
     rising = min(1.0, (step + 1) / warm_up) if warm_up else 1.0
@@ -32,12 +34,7 @@ def rate(step: int, total: int, warm_up: int, decay_share: float, floor: float =
 
 
 def build_optimizer(
-    model: PreTrainedModel,
-    name: Literal["adamw", "muon"],
-    learning_rate: float,
-    muon_rate: float,
-    beta2: float,
-    weight_decay: float = 0.0,
+    model: PreTrainedModel, config: GrpoConfig | WarmStartConfig
 ) -> torch.optim.Optimizer:
     """An optimiser over all weights that are trained.
 
@@ -45,25 +42,26 @@ def build_optimizer(
     layer and norms keep AdamW (at `learning_rate`). Each update shrinks matrices, embeddings too,
     by the share rate * `weight_decay`; norms and biases never.
     """
+    decay = getattr(config, "weight_decay", 0.0)
     matrices, rest = [], []
     for key, weight in model.named_parameters():
         if not weight.requires_grad:  # the base below an adapter
             continue
         hidden = weight.ndim == 2 and "embed" not in key and "lm_head" not in key
-        (matrices if hidden and name == "muon" else rest).append(weight)
+        (matrices if hidden and config.optimizer == "muon" else rest).append(weight)
     parts: list[torch.optim.Optimizer] = []
     if matrices:
-        parts.append(torch.optim.Muon(matrices, lr=muon_rate, weight_decay=weight_decay))
+        parts.append(torch.optim.Muon(matrices, lr=config.muon_rate, weight_decay=decay))
     if rest:
-        on_cpu, betas = rest[0].device.type == "cpu", (BETA1, beta2)
-        groups = [{"params": rest, "weight_decay": 0.0}]
-        if weight_decay:
-            groups = [
-                {"params": [w for w in rest if w.ndim > 1], "weight_decay": weight_decay},
-                {"params": [w for w in rest if w.ndim < 2], "weight_decay": 0.0},
-            ]
-        groups = [group for group in groups if group["params"]]
-        parts.append(torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=on_cpu))
+        shrunk = [w for w in rest if w.ndim > 1] if decay else []
+        plain = [w for w in rest if w.ndim < 2] if decay else rest
+        groups = [
+            {"params": weights, "weight_decay": share}
+            for weights, share in ((shrunk, decay), (plain, 0.0))
+            if weights
+        ]
+        betas, on_cpu = (BETA1, config.adam_beta2), rest[0].device.type == "cpu"
+        parts.append(torch.optim.AdamW(groups, config.learning_rate, betas, fused=on_cpu))
     return parts[0] if len(parts) == 1 else Joint(parts)
 
 

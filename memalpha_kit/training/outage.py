@@ -2,7 +2,7 @@
 
 The one law: nobody's silence becomes a number. A step whose answers or verdicts are missing is not
 trained on with zeros in their place; it is asked for again, and training stops if that does not
-help (D32). What is missing below `grpo.missing_limit` stays missing and is counted.
+help. What is missing below `grpo.missing_limit` stays missing and is counted.
 """
 
 from __future__ import annotations
@@ -41,38 +41,26 @@ def patiently(
     Called again after a pause that doubles each time. Raises TrainingStopped, in all processes,
     after `grpo.outage_retries` more calls in vain in one of them.
     """
-    result, problem = None, None
-    try:
-        result = _asked_again(asked, missing, config, sleep)
-    except TrainingStopped as error:
-        problem = error
-    for found in processes.gathered(problem):
-        if found:
-            raise found
-    return result
-
-
-def _asked_again(
-    asked: Callable[[], T],
-    missing: Callable[[T], float],
-    config: GrpoConfig,
-    sleep: Callable[[float], None],
-) -> T:
-    tries = config.outage_retries + 1
+    result, tries = None, config.outage_retries + 1
     for number in range(tries):
+        found = ""
         try:
             result = asked()
+            share = missing(result)
         except GONE as error:
             found = str(error) or type(error).__name__
         else:
-            share = missing(result)
-            if share <= config.missing_limit:
-                return result
-            found = f"{share:.0%} missing"
+            found = f"{share:.0%} missing" if share > config.missing_limit else ""
+        if not found:
+            break
         log.warning("reader or judge: try %d of %d: %s", number + 1, tries, found)
         if number + 1 < tries:
             sleep(config.outage_pause_s * 2**number)
-    raise TrainingStopped(
-        f"reader or judge: expected at most {config.missing_limit:.0%} of the answers and verdicts "
-        f"missing (grpo.missing_limit), found after {tries} tries: {found}; {GO_ON}"
-    )
+    for problem in processes.gathered(found):
+        if problem:
+            raise TrainingStopped(
+                f"reader or judge: expected at most {config.missing_limit:.0%} of the answers and "
+                f"verdicts missing (grpo.missing_limit), found after {tries} tries: {problem}; "
+                f"{GO_ON}"
+            )
+    return result

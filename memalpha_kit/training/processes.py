@@ -9,8 +9,13 @@ from __future__ import annotations
 
 import atexit
 import gc
+from collections.abc import Callable
 from datetime import timedelta
 from typing import TypeVar
+
+import torch.distributed as group
+
+from memalpha_kit.errors import InputError
 
 T = TypeVar("T")
 
@@ -24,10 +29,10 @@ def start(on_cpu: bool) -> None:
 
     PartialState(cpu=on_cpu, timeout=PATIENCE)
     if _joined():
-        atexit.register(leave)
+        atexit.register(_leave)
 
 
-def leave() -> None:
+def _leave() -> None:
     """Lets go of the other processes; called when Python ends.
 
     A trainer that is still in memory holds on to them, and taking both down after Python has ended
@@ -35,18 +40,18 @@ def leave() -> None:
     """
     if _joined():
         gc.collect()
-        _group().destroy_process_group()
+        group.destroy_process_group()
         gc.collect()
 
 
 def count() -> int:
     """Number of processes."""
-    return _group().get_world_size() if _joined() else 1
+    return group.get_world_size() if _joined() else 1
 
 
 def place() -> int:
     """Which one this is, from 0."""
-    return _group().get_rank() if _joined() else 0
+    return group.get_rank() if _joined() else 0
 
 
 def is_main() -> bool:
@@ -59,7 +64,7 @@ def gathered(value: T) -> list[T]:
     if count() == 1:
         return [value]
     values: list[T | None] = [None] * count()
-    _group().all_gather_object(values, value)
+    group.all_gather_object(values, value)
     return values
 
 
@@ -68,16 +73,24 @@ def from_main(value: T) -> T:
     return gathered(value)[0]
 
 
+def in_main(work: Callable[[], T]) -> T:
+    """What `work` gives in the main process, where alone it runs; its InputError is everybody's."""
+    done, problem = None, None
+    if is_main():
+        try:
+            done = work()
+        except InputError as error:
+            problem = error
+    done, problem = from_main((done, problem))
+    if problem:
+        raise problem
+    return done
+
+
 def wait() -> None:
     """Returns when every process is here."""
     gathered(None)
 
 
-def _group():
-    import torch.distributed
-
-    return torch.distributed
-
-
 def _joined() -> bool:
-    return _group().is_available() and _group().is_initialized()
+    return group.is_available() and group.is_initialized()

@@ -10,8 +10,8 @@ Who answers and judges is `model.reader`:
     endpoint    a served model: model.reader_url and reader_model, else QWEN_URL, QWEN_MODEL_NAME
 
 The one law: what cannot work is said in one line before anything is loaded: a name or an address
-that is missing, a card that is not there or too small, a server that does not answer (D50), data
-that is on both sides. Nothing here has been run on a GPU.
+that is missing, a card that is not there or too small, a server that does not answer, data that is
+on both sides.
 """
 
 from __future__ import annotations
@@ -20,44 +20,30 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from importlib import metadata
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memalpha_kit.data import dataset
 from memalpha_kit.errors import InputError
-from memalpha_kit.files import load_json
+from memalpha_kit.files import load_json, run_card
 from memalpha_kit.method.answering import ModelReader, Retrieval
+from memalpha_kit.method.episode import Environment
 from memalpha_kit.method.judges import content_judge
-from memalpha_kit.method.readers import BestEntry, LabelVote, Reader, ReadRequest
-from memalpha_kit.method.readers import Done as Answered
-from memalpha_kit.method.saved import load_episodes
+from memalpha_kit.method.readers import BestEntry, LabelVote, ReadRequest
 from memalpha_kit.models.chat import LocalChat, vllm_chat
-from memalpha_kit.models.endpoint import Client, Endpoint, endpoint_from_env
-from memalpha_kit.records import (
-    Answer,
-    ChatModel,
-    ChatReply,
-    ChatRequest,
-    Done,
-    Episode,
-    Instance,
-    request,
-)
+from memalpha_kit.models.endpoint import Client, endpoint_from_env
+from memalpha_kit.records import Answer, ChatModel, ChatReply, ChatRequest, Done, Instance, request
 from memalpha_kit.settings import ModelConfig, Profile
 from memalpha_kit.tasks import metric_of
-from memalpha_kit.training.plan import CARDS, SHAPES, Assumptions, Plan, Shape, plan, refuse
+from memalpha_kit.training.plan import fitting
 
 if TYPE_CHECKING:
-    from memalpha_kit.method.episode import Environment
     from memalpha_kit.models.local import CausalLM
 
 EXPORT = "export"
 READ_ROWS = 8
 """Prompts that the base model of transformers reads together: their cache lies on the same card."""
-
-PACKAGES = ("peft", "unsloth", "vllm", "accelerate")
 
 
 @dataclass(frozen=True)
@@ -99,17 +85,24 @@ def train(
 
     backends.start(profile.model)  # imports Unsloth, if asked for, before what it patches
     processes.start(on_cpu=not _cards())
-    cost = fitting(profile, processes.count(), *_card())
     if _cards() and processes.is_main():
-        say(_cost_line(cost))
+        say(_plan_line(profile, processes.count()))
     base = model_folder(profile.model)
-    facts = _facts(data, base, client) | {"instances": len(instances), "held_out": len(held_out)}
     files = [file for path in data for file in _files(path)]
+    facts = {
+        "data": [str(path) for path in data],
+        "base": str(base),
+        "served_reader": client.name if client else None,
+        "processes": processes.count(),
+        "device": _device(),
+        "instances": len(instances),
+        "held_out": len(held_out),
+    }
 
     def card(**found: Any) -> None:
         if processes.is_main():
             out.mkdir(parents=True, exist_ok=True)
-            files.run_card(out, profile, started, files, facts | found)
+            run_card(out, profile, started, files, facts | found)
 
     card(finished=False)
     _train(profile, base, client, instances, held_out, out, resume)
@@ -118,20 +111,6 @@ def train(
     if processes.is_main():
         say(str(made))
     return made
-
-
-def _facts(data: Sequence[Path], base: Path, client: Client | None) -> dict[str, Any]:
-    """What a run's card tells beside the settings."""
-    from memalpha_kit.training import processes
-
-    return {
-        "data": [str(path) for path in data],
-        "base": str(base),
-        "served_reader": client.name if client else None,
-        "processes": processes.count(),
-        "device": _device(),
-        "packages": {name: _version(name) for name in PACKAGES},
-    }
 
 
 def _train(
@@ -143,14 +122,13 @@ def _train(
     out: Path,
     resume: bool,
 ) -> None:
-    from memalpha_kit.training import grpo
+    from memalpha_kit.training.grpo import train_grpo
 
     asked = AskedModel(client.name if client else f"base of {profile.model.name}", client)
-    surroundings = environment(profile, base, asked)
-    grpo.train_grpo(
+    train_grpo(
         base,
         instances,
-        replace(surroundings, meet=lambda lm: asked.meet(lm, profile.model)),
+        environment(profile, base, asked),
         profile.grpo,
         out,
         profile.seed,
@@ -166,10 +144,7 @@ def _exported(out: Path, base: Path | None) -> Trained:
     from memalpha_kit.training import processes
     from memalpha_kit.training.export import export
 
-    difference = 0.0
-    if processes.is_main():
-        difference = export(out, out / EXPORT, base).difference
-    difference = processes.from_main(difference)
+    difference = processes.in_main(lambda: export(out, out / EXPORT, base).difference)
     best = out / "best" / "best.json"
     step = load_json(best)["step"] if best.is_file() else None
     return Trained(out, out / EXPORT, difference, step)
@@ -184,151 +159,58 @@ def checked(profile: Profile) -> tuple[Profile, Client | None]:
     Raises InputError for a missing name, address or card, settings that do not go together, and a
     server that does not answer.
     """
-    model = profile.model
+    from memalpha_kit.training.backends import check_model
+
+    model, content = profile.model, profile.reward.content
     if not model.name:
         raise InputError(
             "model.name: expected a folder or the hub's name of a model (--profile gpu has one), "
             "found none; `memalpha run` trains the miniature"
         )
-    check_card(profile, _cards())
-    if model.reader == "base" and profile.grpo.overlap:
-        raise InputError("grpo.overlap: expected false with model.reader base (one model, one use)")
-    if model.reader == "rule" and profile.reward.content:
-        raise InputError(
-            "reward.content: expected 0 with model.reader rule (nobody judges), "
-            f"found {profile.reward.content}"
-        )
-    served = reader_endpoint(model) if model.reader == "endpoint" else None
-    if served:
-        model = replace(model, reader_url=served.url, reader_model=served.model)
-    from memalpha_kit.training.backends import check_model
-
-    check_model(model, profile.protocol)
-    return replace(profile, model=model), ready(Client(served)) if served else None
-
-
-def check_card(profile: Profile, cards: int) -> None:
-    """Raises InputError if the profile needs a CUDA card and there is none."""
-    model = profile.model
     needs = {
         "model.backend=unsloth": model.backend == "unsloth",
         f"model.vllm={model.vllm}": model.vllm != "none",
         "model.load_in_4bit=true": model.load_in_4bit,
     }
-    asked = [name for name, needed in needs.items() if needed]
-    if asked and not cards:
+    if any(needs.values()) and not _cards():
+        names = " and ".join(name for name, needed in needs.items() if needed)
         raise InputError(
-            f"profile {profile.name}: expected a CUDA card for {' and '.join(asked)}, found none "
+            f"profile {profile.name}: expected a CUDA card for {names}, found none "
             "(a small model trains on a CPU with model.backend=transformers, model.vllm=none)"
         )
+    if model.reader == "base" and profile.grpo.overlap:
+        raise InputError("grpo.overlap: expected false with model.reader base (one model, one use)")
+    if model.reader == "rule" and content:
+        raise InputError(
+            f"reward.content: expected 0 with model.reader rule (nobody judges), found {content}"
+        )
+    client = served_reader(model) if model.reader == "endpoint" else None
+    if client:
+        address = client.endpoint
+        model = replace(model, reader_url=address.url, reader_model=address.model)
+    check_model(model, profile.protocol)
+    return replace(profile, model=model), client
 
 
-def reader_endpoint(model: ModelConfig) -> Endpoint:
-    """The server that answers and judges. Raises InputError that names what is missing (D50)."""
+def served_reader(model: ModelConfig) -> Client:
+    """A client of the server that answers and judges, after it has answered a question.
+
+    Raises InputError that names what is missing, or what the server says.
+    """
     try:
-        return endpoint_from_env(url=model.reader_url, model=model.reader_model)
+        client = Client(endpoint_from_env(url=model.reader_url, model=model.reader_model))
     except InputError as error:
         raise InputError(
             f"model.reader endpoint: {error} (settings: model.reader_url, model.reader_model)"
         ) from error
-
-
-def ready(client: Client) -> Client:
-    """The client, after its server has answered a question. Raises InputError if it does not."""
     why = client.ready()
-    reply = None if why else client.chat([request("", "Say OK.", max_tokens=8)])[0]
-    if reply is not None and reply.text is None:
-        why = reply.error
+    if not why:
+        reply = client.chat([request("", "Say OK.", max_tokens=8)])[0]
+        why = reply.error if reply.text is None else ""
     if why:
         url = client.endpoint.url
         raise InputError(f"{url}: expected an answer of {client.name!r}, found: {why}")
     return client
-
-
-def planned(profile: Profile, given: Assumptions = Assumptions()) -> Plan | None:  # noqa: B008
-    """`plan.plan`; a folder counts as the model of the plan's table that has its sizes.
-
-    None for a model that is in no table.
-    """
-    name, folder = profile.model.name, Path(profile.model.name)
-    if name and name not in SHAPES:
-        name = known_shape(folder) if folder.is_dir() else None
-    if name is None:
-        return None
-    return plan(replace(profile, model=replace(profile.model, name=name)), given)
-
-
-def fitting(profile: Profile, cards: int, memory_gb: float, called: str = "") -> Plan | None:
-    """The plan for cards with so much memory, `called` so by their maker; 0 GB is no card.
-
-    None if card or model are in no table. Raises InputError, with the sum that shows it, for what
-    cannot fit.
-    """
-    card = known_card(memory_gb, called)
-    made = planned(profile, Assumptions(card=card, cards=cards)) if card else None
-    if made:
-        refuse(made)
-    return made
-
-
-def known_card(memory_gb: float, called: str = "") -> str | None:
-    """The largest card of the plan's table that has no more memory; None if all have more.
-
-    Of equal ones the one whose name is in `called`: "h100" in "NVIDIA H100 80GB HBM3".
-    """
-    known = {name: card for name, card in CARDS.items() if card.memory_gb <= 1.05 * memory_gb}
-
-    def fit(name: str) -> tuple[float, bool]:
-        series = name.partition("-")[0].removeprefix("rtx")
-        return known[name].memory_gb, series in called.lower()
-
-    return max(known, key=fit, default=None)
-
-
-def _cost_line(cost: Plan | None) -> str:
-    if cost is None:
-        return "plan: not checked (this card or model is in no table of the plan)"
-    return f"plan: {cost.value('total per card'):.0f} GB per card, {cost.value('total'):.1f} h"
-
-
-def known_shape(folder: Path) -> str | None:
-    """The name of the plan's model with the sizes of the one in this folder; None for others."""
-    names = ("num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads")
-    names += ("head_dim", "intermediate_size", "tie_word_embeddings", "vocab_size")
-    settings = load_json(folder / "config.json")
-    if not all(name in settings for name in names):
-        return None
-    found = Shape(*(settings[name] for name in names))
-    return next((name for name, shape in SHAPES.items() if shape == found), None)
-
-
-def _cards() -> int:
-    """CUDA cards of this machine."""
-    import torch
-
-    return torch.cuda.device_count() if torch.cuda.is_available() else 0
-
-
-def _card() -> tuple[float, str]:
-    """Memory in GB and name of the first card; 0 GB without one."""
-    import torch
-
-    if not _cards():
-        return 0.0, ""
-    found = torch.cuda.get_device_properties(0)
-    return found.total_memory / 1e9, found.name
-
-
-def _device() -> str:
-    """Where this process computes: its own card, or the CPU."""
-    if not _cards():
-        return "cpu"
-    from accelerate import PartialState
-
-    return str(PartialState().device)
-
-
-# --- Data and model -------------------------------------------------------------------------------
 
 
 def load_data(
@@ -385,8 +267,8 @@ def model_folder(model: ModelConfig) -> Path:
 
     wanted = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
     try:
-        found = snapshot_download(
-            model.name, revision=model.revision or None, allow_patterns=wanted
+        return Path(
+            snapshot_download(model.name, revision=model.revision or None, allow_patterns=wanted)
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -394,40 +276,62 @@ def model_folder(model: ModelConfig) -> Path:
             f"model.name {model.name}: expected a folder, or a model that the hub gives, "
             f"found: {reason}"
         ) from error
-    return Path(found)
+
+
+# --- The machine ----------------------------------------------------------------------------------
+
+
+def _cards() -> int:
+    """CUDA cards of this machine."""
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def _device() -> str:
+    """Where this process computes: its own card, or the CPU."""
+    from accelerate import PartialState
+
+    return str(PartialState().device) if _cards() else "cpu"
+
+
+def _plan_line(profile: Profile, cards: int) -> str:
+    """What the run will cost. Raises InputError if it does not fit the first card."""
+    import torch
+
+    found = torch.cuda.get_device_properties(0)
+    cost = fitting(profile, cards, found.total_memory / 1e9, found.name)
+    return str(cost or "plan: not checked (this card or model is in no table of the plan)")
 
 
 # --- Who answers and judges -----------------------------------------------------------------------
 
 
 def environment(profile: Profile, base: Path, asked: AskedModel) -> Environment:
-    """What episodes are played in and scored by; `asked` is the model that answers, if one does."""
-    from memalpha_kit.method.episode import Environment
+    """What episodes are played in and scored by; `asked` is the model that answers, if one does.
 
-    rule = profile.model.reader == "rule"
-    judge = None
-    if not rule and profile.reward.content:
-        judge = content_judge(asked, max_tokens=_reply_tokens(profile.model) // 4)
-    reader = RuleReader() if rule else model_reader(profile, base, asked)
+    The base model has its own, smaller window and its own tokens.
+    """
+    model, reader, judge = profile.model, RuleReader(), None
+    if model.reader == "endpoint":
+        limit, reply = Retrieval.budget_tokens, ModelReader.max_tokens
+        retrieval = Retrieval(counter=profile.memory.counter)
+    else:
+        reply = min(ModelReader.max_tokens, model.max_seq_length // 4)
+        limit = min(Retrieval.budget_tokens, model.max_seq_length - reply)
+        retrieval = Retrieval(budget_tokens=limit, counter=f"hf:{base}")
+    if model.reader != "rule":
+        reader = ModelReader(asked, retrieval, reply)
+        judge = content_judge(asked, max_tokens=reply // 4) if profile.reward.content else None
     return Environment(
-        profile.memory, profile.protocol, reader, judge, profile.reward, profile.advantage
+        profile.memory,
+        profile.protocol,
+        reader,
+        judge,
+        profile.reward,
+        profile.advantage,
+        meet=lambda lm: asked.meet(lm, model),
     )
-
-
-def model_reader(profile: Profile, base: Path, asked: ChatModel) -> ModelReader:
-    """Asks once per question. The base model has its own, smaller window and its own tokens."""
-    reply = _reply_tokens(profile.model)
-    if profile.model.reader == "endpoint":
-        return ModelReader(asked, Retrieval(counter=profile.memory.counter), reply)
-    room = profile.model.max_seq_length - reply
-    limit = min(Retrieval.budget_tokens, room)
-    return ModelReader(asked, Retrieval(budget_tokens=limit, counter=f"hf:{base}"), reply)
-
-
-def _reply_tokens(model: ModelConfig) -> int:
-    """Room for an answer: the paper's 2048, of the base model at most a quarter of its window."""
-    whole = ModelReader.max_tokens
-    return whole if model.reader == "endpoint" else min(whole, model.max_seq_length // 4)
 
 
 @dataclass(frozen=True)
@@ -436,64 +340,40 @@ class RuleReader:
 
     name: str = "rule"
 
-    def read(self, requests: Sequence[ReadRequest], done: Answered | None = None) -> list[Answer]:
+    def read(
+        self, requests: Sequence[ReadRequest], done: Callable[[int, Answer], None] | None = None
+    ) -> list[Answer]:
         """One answer per request, in order; each is handed to `done`."""
-        readers: dict[str, Reader] = {"label": LabelVote()}
         answers = []
         for place, asked in enumerate(requests):
-            metric = metric_of(asked.source, judged=False)
-            answers += readers.get(metric, BestEntry()).read([asked])
+            by_label = metric_of(asked.source, judged=False) == "label"
+            answers += (LabelVote() if by_label else BestEntry()).read([asked])
             if done:
                 done(place, answers[-1])
         return answers
 
 
+@dataclass
 class AskedModel:
     """A chat model that is known by its name alone, and found when the policy is loaded.
 
     A run's settings keep the name; addresses and weights are not part of what was asked for.
     """
 
-    def __init__(self, name: str, model: ChatModel | None = None) -> None:
-        self.name, self.model = name, model
-
-    def __repr__(self) -> str:
-        return f"AskedModel({self.name!r})"
+    name: str
+    model: ChatModel | None = field(default=None, repr=False)
 
     def meet(self, lm: CausalLM, config: ModelConfig) -> None:
-        """Takes the base model of the policy `lm`, unless there is a model already."""
-        self.model = self.model or base_chat(lm, config)
+        """Takes the base model of the policy `lm`, unless there is a model already.
+
+        Unsloth's engine is the base where it is asked without an adapter; TRL's holds merged
+        weights, so there transformers answers, on the policy's own weights below its adapter.
+        """
+        engine = getattr(lm.model, "vllm_engine", None)
+        if self.model is None and config.backend == "unsloth" and engine is not None:
+            self.model = vllm_chat(engine, f"base of {lm.name}")
+        self.model = self.model or LocalChat(replace(lm, batch_size=READ_ROWS), adapter_off=True)
 
     def chat(self, requests: Sequence[ChatRequest], done: Done | None = None) -> list[ChatReply]:
         """As its model's."""
         return self.model.chat(requests, done)
-
-
-def base_chat(lm: CausalLM, config: ModelConfig) -> ChatModel:
-    """The base model below the policy's adapter, on the same weights.
-
-    Unsloth's engine is the base where it is asked without an adapter; TRL's holds merged weights,
-    so there transformers answers. Source: trl_unsloth_vllm.md 2.4, 3.7.
-    """
-    engine = getattr(lm.model, "vllm_engine", None)
-    if config.backend == "unsloth" and engine is not None:
-        return vllm_chat(engine, f"base of {lm.name}")
-    return LocalChat(replace(lm, batch_size=READ_ROWS), adapter_off=True)
-
-
-# --- Reading a run --------------------------------------------------------------------------------
-
-
-def first_and_last(run: Path, instances: Sequence[Instance]) -> dict[str, tuple[Instance, Episode]]:
-    """A sampled episode of the first and of the last step that kept some, with its instance."""
-    by_id = {instance.id: instance for instance in instances}
-    files = sorted((run / "episodes").glob("step_*.jsonl"))
-    found = {file.stem: load_episodes(file)[0] for file in dict.fromkeys(files[:1] + files[-1:])}
-    return {step: (by_id[episode.instance], episode) for step, episode in found.items()}
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "absent"

@@ -7,8 +7,9 @@ questions are asked (`grpo.overlap`) and in how many processes changes none of t
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from memalpha_kit.method.episode import Environment, Played, play
 from memalpha_kit.method.rewards import training_rows
@@ -25,7 +26,8 @@ from memalpha_kit.training.outage import patiently
 class Rollouts:
     """Plays one step's episodes and turns them into rows and measures.
 
-    With several processes the rows are this one's, the measures everybody's.
+    With several processes the rows are this one's, the measures everybody's. `progress` is told how
+    many replies were just written, or episodes answered.
     """
 
     def __init__(
@@ -35,9 +37,10 @@ class Rollouts:
         config: GrpoConfig,
         seed: int,
         dumps: Path,
+        progress: Callable[[int], None] | None = None,
     ) -> None:
         self.instances, self.environment, self.config = instances, environment, config
-        self.seed, self.dumps = seed, dumps
+        self.seed, self.dumps, self.progress = seed, dumps, progress
 
     def __call__(
         self, step: int, places: Sequence[int], lm: CausalLM
@@ -48,16 +51,16 @@ class Rollouts:
         """
         env, config = self.environment, self.config
         instances = [self.instances[place] for place in places]
-        sampling = Sampling(config.temperature, env.protocol.max_reply_tokens)
-        writer = ModelWriter(lm, env.memory, env.protocol, sampling)
-        played = play(
-            instances,
-            writer,
+        played = played_by(
+            lm,
             env,
-            config.rollouts,
-            step_seed(self.seed, step),
+            config,
+            instances,
+            config.temperature,
+            rollouts=config.rollouts,
+            seed=step_seed(self.seed, step),
             overlap=config.overlap,
-            retry=lambda attempt: patiently(attempt, Played.missing, config),
+            progress=self.progress,
         )
         rows = training_rows(played.episodes, played.rewards, env.reward, env.advantage)
         seen = observe(played.episodes, played.rewards, rows, env.memory.counter)
@@ -72,6 +75,24 @@ class Rollouts:
         if processes.is_main() and every and step % every == 0:
             sampled = episodes[:: max(1, len(episodes) // n)][:n]
             save_episodes(self.dumps / f"step_{step + 1:05d}.jsonl", sampled)
+
+
+def played_by(
+    lm: CausalLM,
+    environment: Environment,
+    config: GrpoConfig,
+    instances: Sequence[Instance],
+    temperature: float,
+    **how: Any,
+) -> Played:
+    """`play` with the language model as writer; what is missing is asked for again."""
+    sampling = Sampling(temperature, environment.protocol.max_reply_tokens)
+    writer = ModelWriter(lm, environment.memory, environment.protocol, sampling)
+
+    def retry(attempt: Callable[[], Played]) -> Played:
+        return patiently(attempt, Played.missing, config)
+
+    return play(instances, writer, environment, retry=retry, **how)
 
 
 def step_seed(seed: int, step: int) -> int:

@@ -5,8 +5,8 @@
     best/best.json        that step and its measures, written after the policy
 
 The one law: looking changes nothing. Replies are greedy, no global random number is drawn, and a
-run with validation ends with the weights of one without. Source: method.md 6.5 (validation is
-greedy, its score is r1 alone); differs: means over instances, not over chunks (D48).
+run with validation ends with the weights of one without. As published, the score is r1 alone; our
+means are over instances, theirs over chunks.
 """
 
 from __future__ import annotations
@@ -14,16 +14,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from memalpha_kit.errors import InputError
 from memalpha_kit.files import load_json, save_json
-from memalpha_kit.method.episode import Environment, Played, play
-from memalpha_kit.method.writers import ModelWriter
-from memalpha_kit.models.local import CausalLM, Sampling
+from memalpha_kit.method.episode import Environment
+from memalpha_kit.models.local import CausalLM
 from memalpha_kit.records import Instance
 from memalpha_kit.settings import GrpoConfig
 from memalpha_kit.training import processes
 from memalpha_kit.training.measures import joined, observe, summarise
-from memalpha_kit.training.outage import patiently
+from memalpha_kit.training.rollouts import played_by
 
 BEST = "best"
 MEASURES = (
@@ -62,37 +60,16 @@ class Validation:
         After a crash the best may be of a step behind the checkpoint: the resumed run gets there
         again, and equals are not better.
         """
-        env = self.environment
         mine = self.instances[processes.place() :: processes.count()]
-        greedy = Sampling(0.0, env.protocol.max_reply_tokens)
-        writer = ModelWriter(lm, env.memory, env.protocol, greedy)
-        played = play(
-            mine,
-            writer,
-            env,
-            retry=lambda attempt: patiently(attempt, Played.missing, self.config),
-        )
-        seen = observe(played.episodes, played.rewards, (), env.memory.counter)
+        played = played_by(lm, self.environment, self.config, mine, temperature=0.0)
+        seen = observe(played.episodes, played.rewards, (), self.environment.memory.counter)
         every = summarise(joined(processes.gathered(seen)))
         values = {name: every[name] for name in MEASURES}
-        self._keep(step, values)
-        return values
-
-    def _keep(self, step: int, values: dict[str, float]) -> None:
         found = values["accuracy"]
-        if found != found or (self.best is not None and found <= self.best):  # NaN: nobody knows
-            return
-        self.best = found
-        self.save(self.folder / "policy")
-        if processes.is_main():
-            known = {name: value if value == value else None for name, value in values.items()}
-            save_json(self.folder / "best.json", {"step": step, **known})
-
-
-def check_validation(instances: Sequence[Instance], config: GrpoConfig) -> None:
-    """Raises InputError if there is nothing to look at."""
-    if config.validate_every and not instances:
-        raise InputError(
-            f"grpo.validate_every: expected 0 without held-out instances, "
-            f"found {config.validate_every}"
-        )
+        if found == found and (self.best is None or found > self.best):  # NaN: nobody knows
+            self.best = found
+            self.save(self.folder / "policy")
+            if processes.is_main():
+                known = {name: value if value == value else None for name, value in values.items()}
+                save_json(self.folder / "best.json", {"step": step, **known})
+        return values

@@ -20,18 +20,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
+import torch
+from torch.nn.functional import cross_entropy
 
 from memalpha_kit.errors import InputError
 from memalpha_kit.files import save_table
 from memalpha_kit.method.protocol import render_calls
 from memalpha_kit.method.writers import ModelWriter, WriteRequest
+from memalpha_kit.models.local import encode_text
 from memalpha_kit.models.tiny import save_policy
 from memalpha_kit.progress import bar
 from memalpha_kit.records import Memory, ToolCall
 from memalpha_kit.settings import WarmStartConfig
+from memalpha_kit.training.optimizer import build_optimizer, rate
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 FLOOR = 0.03
@@ -52,16 +55,19 @@ class Row(NamedTuple):
     completion_ids: Sequence[int]
     weights: Sequence[float] = ()
 
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of prompt and completion."""
+        return len(self.prompt_ids) + len(self.completion_ids)
+
 
 def encode_steps(
     writer: ModelWriter, steps: Iterable[tuple[Memory, str, Sequence[ToolCall]]]
 ) -> list[Row]:
     """One row per (memory before, chunk, calls), with the prompt that `writer` would be given.
 
-    The completion is the calls on the writer's wire and the end-of-turn token.
+    The completion is the calls in the writer's format and the end-of-turn token.
     """
-    from memalpha_kit.models.local import encode_text
-
     tokenizer, wire = writer.lm.tokenizer, writer.protocol_config.wire
     return [
         Row(
@@ -77,14 +83,45 @@ class Phase:
     """A number of steps on one kind of rows.
 
     `rows` are visited in shuffled order, again and again; `draw` makes a row from a generator.
-    With both, `drawn_share` of each batch is drawn.
     """
 
     name: str
     steps: int
     rows: Sequence[Row] = ()
     draw: Callable[[random.Random], Row] | None = None
-    drawn_share: float = 0.0
+
+    def batches(self, config: WarmStartConfig, seed: int) -> Iterator[list[Row]]:
+        """`steps` batches. Raises InputError for a row that cannot be learned, and without rows."""
+        rows = [Row(*row) for row in self.rows]
+        for place, row in enumerate(rows):
+            where = f"warm start, phase {self.name}, row {place}"
+            for part in ("prompt", "completion"):
+                if not getattr(row, f"{part}_ids"):
+                    raise InputError(f"{where}: {part}: found no token")
+            n, n_weights = len(row.completion_ids), len(row.weights)
+            if n_weights not in (0, n):
+                raise InputError(f"{where}: weights: expected {n}, found {n_weights}")
+        if not rows and not self.draw:
+            raise InputError(f"warm start, phase {self.name}: expected rows, found none")
+        rng = random.Random(f"{seed}/{self.name}")
+        given = _shuffled(rows, config.batch, config.bucket_batches, rng)
+        for _ in range(self.steps):
+            drawn = [Row(*self.draw(rng)) for _ in range(config.batch)] if self.draw else None
+            yield drawn or next(given)
+
+
+def _shuffled(
+    rows: Sequence[Row], size: int, buckets: int, rng: random.Random
+) -> Iterator[list[Row]]:
+    """Batches without end: each pass shuffles, then sorts `buckets` batches at a time by length."""
+    while True:
+        order = rng.sample(range(len(rows)), len(rows))
+        for start in range(0, len(order), size * buckets):
+            part = order[start : start + size * buckets]
+            part.sort(key=lambda i: rows[i].n_tokens)
+            batches = [part[i : i + size] for i in range(0, len(part), size)]
+            rng.shuffle(batches)
+            yield from ([rows[i] for i in batch] for batch in batches)
 
 
 def train_warm_start(
@@ -100,7 +137,6 @@ def train_warm_start(
     The policy is written last and appears whole or not at all.
     """
     metrics = warm_start(model, phases, config, tokenizer.pad_token_id, seed)
-    folder.mkdir(parents=True, exist_ok=True)
     save_table(folder / "metrics.csv", metrics)
     return save_policy(model, tokenizer, folder / "policy")
 
@@ -118,13 +154,7 @@ def warm_start(
     rate (share of the highest), tokens (trained on so far, without padding). One schedule spans all
     phases. Raises InputError if a phase has no rows or a row no completion.
     """
-    import torch
-
-    from memalpha_kit.training.optimizer import build_optimizer, rate
-
-    optimizer = build_optimizer(
-        model, config.optimizer, config.learning_rate, config.muon_rate, config.adam_beta2
-    )
+    optimizer = build_optimizer(model, config)
     total = sum(phase.steps for phase in phases)
 
     def share(step: int) -> float:
@@ -132,37 +162,28 @@ def warm_start(
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
     model.train()
-    records, step, tokens = [], 0, 0
+    records, step, tokens, smoothed = [], 0, 0, 0.0
     with bar(total, "warm start") as shown:
         for phase in phases:
-            smoothed = None
-            for number, batch in enumerate(_batches(phase, config, seed), 1):
-                loss = _step(model, optimizer, batch, pad_id, config.clip)
+            for number, batch in enumerate(phase.batches(config, seed), 1):
+                optimizer.zero_grad()
+                loss = completion_loss(model, batch, pad_id)
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+                optimizer.step()
                 schedule.step()
-                step, tokens = step + 1, tokens + sum(map(_length, batch))
-                smoothed = loss if smoothed is None else _smooth(smoothed, loss)
+                step, tokens, now = (
+                    step + 1,
+                    tokens + sum(row.n_tokens for row in batch),
+                    loss.item(),
+                )
+                smoothed = now if number == 1 else SMOOTHING * smoothed + (1 - SMOOTHING) * now
                 shown.advance(note=f"{phase.name}, loss {smoothed:.3f}")
                 if step % config.log_every == 0 or number == phase.steps:
-                    records.append((phase.name, step, loss, smoothed, share(step - 1), tokens))
+                    records.append((phase.name, step, now, smoothed, share(step - 1), tokens))
     model.eval()
     columns = ["phase", "step", "loss", "smoothed", "rate", "tokens"]
     return pd.DataFrame(records, columns=columns)
-
-
-def _smooth(past: float, loss: float) -> float:
-    return SMOOTHING * past + (1 - SMOOTHING) * loss
-
-
-def _step(model, optimizer, batch: Sequence[Row], pad_id: int, clip: float) -> float:
-    """One update; the loss before it, a mean over the completion tokens of the batch."""
-    import torch
-
-    optimizer.zero_grad()
-    loss = completion_loss(model, batch, pad_id)
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
-    optimizer.step()
-    return loss.item()
 
 
 def completion_loss(model: PreTrainedModel, batch: Sequence[Row], pad_id: int) -> torch.Tensor:
@@ -171,13 +192,10 @@ def completion_loss(model: PreTrainedModel, batch: Sequence[Row], pad_id: int) -
     Rows are padded on the right, so causal attention keeps padding out of every real position;
     logits are made for tokens with a weight only.
     """
-    import torch
-    from torch.nn.functional import cross_entropy
-
-    ids = torch.full((len(batch), max(map(_length, batch))), pad_id)  # (B, T)
+    ids = torch.full((len(batch), max(row.n_tokens for row in batch)), pad_id)  # (B, T)
     weights = torch.zeros(ids.shape)
     for place, row in enumerate(batch):
-        start, end = len(row.prompt_ids), _length(row)
+        start, end = len(row.prompt_ids), row.n_tokens
         ids[place, :end] = torch.tensor([*row.prompt_ids, *row.completion_ids])
         weights[place, start:end] = torch.tensor(row.weights or [1.0] * (end - start))
     ids, weights = ids.to(model.device), weights[:, 1:].to(model.device)
@@ -186,50 +204,3 @@ def completion_loss(model: PreTrainedModel, batch: Sequence[Row], pad_id: int) -
     logits = model.get_output_embeddings()(hidden[:, :-1][learned])  # (learned tokens, V)
     losses = cross_entropy(logits.float(), ids[:, 1:][learned], reduction="none")
     return (losses * weights[learned]).sum() / weights.sum()
-
-
-def _length(row: Row) -> int:
-    """Tokens of prompt and completion."""
-    return len(row.prompt_ids) + len(row.completion_ids)
-
-
-def _batches(phase: Phase, config: WarmStartConfig, seed: int) -> Iterator[list[Row]]:
-    """`phase.steps` batches of rows."""
-    rows = [Row(*row) for row in phase.rows]
-    _check(phase.name, rows)
-    if not rows and not phase.draw:
-        raise InputError(f"warm start, phase {phase.name}: expected rows, found none")
-    rng = random.Random(f"{seed}/{phase.name}")
-    share = phase.drawn_share if rows else 1.0
-    n_drawn = round(share * config.batch) if phase.draw else 0
-    given = _shuffled(rows, config.batch - n_drawn, config.bucket_batches, rng)
-    for _ in range(phase.steps):
-        drawn = [Row(*phase.draw(rng)) for _ in range(n_drawn)]
-        yield drawn + (next(given) if n_drawn < config.batch else [])
-
-
-def _check(name: str, rows: Sequence[Row]) -> None:
-    for place, row in enumerate(rows):
-        n, weights = len(row.completion_ids), row.weights
-        if not row.prompt_ids or not n:
-            missing = "completion" if row.prompt_ids else "prompt"
-            raise InputError(f"warm start, phase {name}, row {place}: {missing}: found no token")
-        if weights and len(weights) != n:
-            raise InputError(
-                f"warm start, phase {name}, row {place}: weights: expected {n}, "
-                f"found {len(weights)}"
-            )
-
-
-def _shuffled(
-    rows: Sequence[Row], size: int, buckets: int, rng: random.Random
-) -> Iterator[list[Row]]:
-    """Batches without end: each pass shuffles, then sorts `buckets` batches at a time by length."""
-    while True:
-        order = rng.sample(range(len(rows)), len(rows))
-        for start in range(0, len(order), size * buckets):
-            part = order[start : start + size * buckets]
-            part.sort(key=lambda i: _length(rows[i]))
-            batches = [part[i : i + size] for i in range(0, len(part), size)]
-            rng.shuffle(batches)
-            yield from ([rows[i] for i in batch] for batch in batches)

@@ -6,10 +6,13 @@ slices or accumulation, so a mistake there shows as a difference here. Too slow 
     loss = grpo_loss(model, rows, GrpoConfig(), max_reply_tokens=96)
 
 A row's advantage is A; for each of its own tokens, with probabilities pi of the model that is
-trained, of the one that sampled (old) and of the reference (method.md 6.3):
+trained, of the one that sampled (old) and of the reference:
 
     rho = pi / old     l = max(-A rho, -A clip(rho, 1 - low, 1 + high)), and l <= -A c if A < 0
     d = log(reference / pi)     k = e^d - d - 1     loss of the token = l + kl k
+
+Source: paper, section 3.3, and the actor of the published code (`verl`). Differs: exponents are not
+clipped to +-20, nor k to 10, as in TRL.
 """
 
 from __future__ import annotations
@@ -17,11 +20,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import torch
+
 from memalpha_kit.records import TrainingRow
 from memalpha_kit.settings import GrpoConfig
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel
 
 
@@ -30,8 +34,6 @@ def row_logprobs(model: PreTrainedModel, row: TrainingRow, temperature: float) -
 
     Logits are divided by the temperature. Forced tokens are read and left out of the result.
     """
-    import torch
-
     ids = torch.tensor([[*row.prompt_ids, *row.completion_ids]], device=model.device)
     logits = model(input_ids=ids).logits[0, len(row.prompt_ids) - 1 : -1].float() / temperature
     logprobs = logits.log_softmax(-1).gather(1, ids[0, len(row.prompt_ids) :, None])[:, 0]
@@ -45,10 +47,7 @@ def token_losses(
     config: GrpoConfig,
     reference: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Loss of every token of one row from log-probabilities, all (tokens,).
-
-    Source: method.md 6.3. Differs: exponents are not clipped to +-20 nor k to 10, as in TRL.
-    """
+    """Loss of every token of one row from log-probabilities, all (tokens,)."""
     ratio = (new - old).exp()
     clipped = ratio.clamp(1 - config.clip, 1 + config.clip_high)
     loss = (-advantage * ratio).maximum(-advantage * clipped)
@@ -63,13 +62,11 @@ def token_losses(
 def total_loss(
     losses: Sequence[torch.Tensor], config: GrpoConfig, max_reply_tokens: int
 ) -> torch.Tensor:
-    """One number from the token losses of every row: `config.loss` says which mean (D45).
+    """One number from the token losses of every row: `config.loss` says which mean.
 
-    dapo and bnpo: mean over all tokens. grpo: mean over rows of their means (the release).
+    dapo and bnpo: mean over all tokens. grpo: mean over rows of their means (as published).
     dr_grpo: sum over rows * max_reply_tokens.
     """
-    import torch
-
     if config.loss == "grpo":
         return torch.stack([row.mean() for row in losses]).mean()
     tokens = torch.cat(list(losses))
