@@ -85,6 +85,7 @@ class StubServer:
         self.answer, self.latency_s, self.faults = answer, latency_s, faults
         self.script, self.die_after, self.key = list(script or ()), die_after, key
         self.embed, self.models = embed, models
+        self.refusal = ""  # what an error's body says, in place of its status
         self.requests: list[dict[str, Any]] = []  # JSON bodies, each attempt, as they came
         self.headers: list[dict[str, str]] = []  # names in lower case
         self.paths: list[str] = []
@@ -204,14 +205,15 @@ class StubServer:
         if isinstance(step, bytes):
             await self._send(writer, 200, step)
         elif isinstance(step, int) and step != 200:
-            await self._send(writer, step, {"error": {"message": f"stub says {step}"}})
+            said = self.refusal or f"stub says {step}"
+            await self._send(writer, step, {"error": {"message": said}})
         else:
             await self._send(writer, *self._good(path, body))
         return True
 
     async def _send(self, writer, status: int, content: bytes | dict) -> None:
         raw = content if isinstance(content, bytes) else json.dumps(content).encode()
-        extra = ""
+        extra = "" if status == 200 else "Retry-After-Ms: 1\r\n"  # tests do not wait
         if status == 429 and self.faults.retry_after:
             extra = f"Retry-After: {self.faults.retry_after}\r\n"
         if 300 <= status < 400:

@@ -32,7 +32,8 @@ from memalpha_kit.method.prompts import (
 )
 from memalpha_kit.method.readers import BestEntry, ReadRequest
 from memalpha_kit.method.writers import writer
-from memalpha_kit.models.endpoint import Client, Endpoint
+from memalpha_kit.models.chat import Client
+from memalpha_kit.models.servers import Endpoint
 from memalpha_kit.records import (
     QA,
     Answer,
@@ -468,7 +469,7 @@ def test_answers_over_http_with_faults_equal_those_without_and_overlap(tmp_path)
     found = []
     for given_faults in (Faults(), faults):
         with StubServer(last_word, latency_s=0.01, faults=given_faults) as stub:
-            client = Client(Endpoint(stub.url, "stub", concurrency=8, pause_s=0.001))
+            client = Client(Endpoint(stub.url, "stub", concurrency=8))
             done: list[int] = []
             found.append(
                 episode.ask(episodes, instances, ModelReader(client), progress=done.append)
@@ -663,7 +664,7 @@ def test_searching_works_over_http():
         return {"tool_calls": [{"id": "c1", "type": "function", "function": function}]}
 
     with StubServer(searches_first) as stub:
-        reader = AgenticReader(Client(Endpoint(stub.url, "stub", pause_s=0.001)))
+        reader = AgenticReader(Client(Endpoint(stub.url, "stub")))
         answers = reader.read([ReadRequest(CATS, f"q{i}", f"cat {i}?") for i in range(4)])
     assert all(a.prediction.startswith("1. cat ") and len(a.retrieved) == 6 for a in answers)
     assert stub.n_requests == 8 and stub.requests[-1]["tools"][0]["type"] == "function"

@@ -31,11 +31,10 @@ ROOMS = (
 )
 HEAVY = {"torch", "transformers", "trl", "unsloth", "vllm", "datasets", "peft", "bitsandbytes"}
 DERIVED = {"training/trainer.py"}  # its class derives from TRL's; loaded by functions only
-TORCH = ("training/", "lab/lessons", "models/tiny", "models/decode", "models/head_start")
+TORCH = ("training/", "lab/lessons", "models/tiny")
 PENDING = {
     ("cli", "commands"),
     ("evaluation", "lab"),
-    ("method", "models"),
 }
 
 

@@ -28,7 +28,8 @@ from memalpha_kit.evaluation.calibration import (
     table_calibration,
 )
 from memalpha_kit.method.judges import RUBRICS, Verdict
-from memalpha_kit.models.endpoint import Client, Endpoint
+from memalpha_kit.models.chat import Client
+from memalpha_kit.models.servers import Endpoint
 
 
 def core(*labels):
@@ -253,7 +254,7 @@ def unsteady(body):
 
 
 def client(stub, **settings):
-    return Client(Endpoint(stub.url, "stub", pause_s=0.001, **settings))
+    return Client(Endpoint(stub.url, "stub", **settings))
 
 
 def test_a_perfect_judge_over_http_agrees_with_every_label():

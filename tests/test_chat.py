@@ -1,198 +1,565 @@
-"""Chat models: requests are values, local replies are the model's own, tool calls are read."""
+"""The HTTP client: bounded, retried, cached by content, and silent about keys; on real HTTP."""
 
+from __future__ import annotations
+
+import asyncio
 import json
-from types import SimpleNamespace
+import logging
+import threading
+import time
 
 import pytest
-from tiny_models import tiny_lm
+from stub_server import Faults, StubServer
 
-from memalpha_kit.errors import InputError, ModelGone
-from memalpha_kit.models.chat import LocalChat, split_tool_calls, vllm_chat
-from memalpha_kit.models.local import Sampling, encode_chat
-from memalpha_kit.records import (
-    ChatReply,
-    ChatRequest,
-    ToolUse,
-    message,
-    reply_message,
-    request,
-    tool_message,
-)
+from memalpha_kit.errors import DiskError, InputError, ModelGone
+from memalpha_kit.models.chat import Client, Usage
+from memalpha_kit.models.replies import Failed, masked, read_reply, read_vectors
+from memalpha_kit.models.servers import Endpoint, endpoint_from_env
+from memalpha_kit.records import ChatReply, ChatRequest, ToolUse, message, request
 
-CALL = ToolUse("call_0", "search_memory", '{"query": "bees"}')
-WRITTEN = '<tool_call>\n{"name": "search_memory", "arguments": {"query": "bees"}}\n</tool_call>'
+KEY = "sk-secret-123"
 
 
-@pytest.fixture(scope="module")
-def lm():
-    return tiny_lm(batch_size=2)
+@pytest.fixture
+def stub(monkeypatch):
+    monkeypatch.setenv("STUB_KEY", KEY)
+    with StubServer() as running:
+        yield running
+
+
+@pytest.fixture
+def connect(stub, tmp_path):
+    def made(**settings) -> Client:
+        settings = {"model": "tiny", "key_env": "STUB_KEY", "cache": tmp_path / "cache"} | settings
+        return Client(Endpoint(stub.url, **settings))
+
+    return made
 
 
 def ask(text: str, **options) -> ChatRequest:
-    return request("Answer.", text, **{"max_tokens": 12, **options})
+    return request("", text, **options)
 
 
-# ---- requests and messages ----------------------------------------------------------------------
+def texts(replies: list[ChatReply]) -> list[str | None]:
+    return [reply.text for reply in replies]
 
 
-def test_equal_requests_are_equal_values_and_lists_in_them_can_be_hashed():
-    asked = ChatRequest((message("assistant", "", tool_calls=[{"id": "1"}]),))
-    assert hash(asked) == hash(ChatRequest((message("assistant", "", tool_calls=[{"id": "1"}]),)))
-    assert asked.plain() == [{"role": "assistant", "content": "", "tool_calls": [{"id": "1"}]}]
-    assert message("user", "[1]") != message("user", [1])
+def completion(text, finish="stop", extra=None, **more) -> dict:
+    said = {"role": "assistant", "content": text, **(extra or {})}
+    return {"choices": [{"message": said, "finish_reason": finish}], **more}
 
 
-def test_a_request_without_system_text_has_one_message():
-    assert request("", "Who?").plain() == [{"role": "user", "content": "Who?"}]
+# --- Many requests ------------------------------------------------------------------------------
 
 
-def test_a_reply_continues_its_chat_without_its_reasoning():
-    reply = ChatReply("<think>hm</think>\n\nLet me look.", "tool_calls", (CALL,))
-    function = {"name": "search_memory", "arguments": '{"query": "bees"}'}
-    assert ChatRequest((reply_message(reply), tool_message(CALL, "[]"))).plain() == [
+@pytest.mark.parametrize(("callers", "bound"), [(1, 32), (4, 3)])
+def test_many_requests_are_under_way_and_never_too_many_over_all_callers(
+    stub, connect, callers, bound
+):
+    stub.latency_s = 0.05
+    client, replies = connect(cache=None, concurrency=bound), {}
+
+    def work(n):
+        replies[n] = texts(client.chat([ask(f"{n}/{k}") for k in range(96 // callers)]))
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(callers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert replies == {n: [f"{n}/{k}" for k in range(96 // callers)] for n in range(callers)}
+    assert stub.n_requests == 96 and stub.peak_in_flight == bound
+
+
+def test_with_a_fifth_of_all_calls_failing_the_replies_are_the_same(stub, connect):
+    asked = [ask(f"question {n}") for n in range(100)]
+    stub.faults = Faults(
+        busy=0.04, broken=0.04, malformed=0.04, cut=0.04, hang=0.04, hang_s=1.0, seed=3
+    )
+    client = connect(cache=None, timeout_s=0.5)
+    assert texts(client.chat(asked)) == [f"QUESTION {n}" for n in range(100)]
+    assert set(stub.faulty) == {"busy", "broken", "malformed", "cut", "hang"}
+    assert client.usage.retried == sum(stub.faulty.values()) and client.usage.failed == 0
+    assert client.usage.asked == 100 + client.usage.retried
+
+
+def test_a_server_that_dies_ends_the_run_and_the_next_run_goes_on(stub, connect):
+    stub.die_after = 40
+    asked, known = [ask(f"question {n}") for n in range(100)], {}
+    client = connect(retries=0, give_up=5, concurrency=4)
+    with pytest.raises(ModelGone, match=f"{stub.url}: expected replies of 'tiny', found: .*again"):
+        client.chat(asked, known.__setitem__)
+    kept = {place for place, reply in known.items() if reply.text}
+    assert len(kept) == 40 and all(known[place].error for place in known.keys() - kept)
+    stub.die_after = None
+    again = connect()
+    assert texts(again.chat(asked)) == [f"QUESTION {n}" for n in range(100)]
+    assert (again.usage.cached, again.usage.asked) == (40, 60)
+
+
+def test_a_closed_port_is_one_line():
+    client = Client(Endpoint("http://127.0.0.1:9", "tiny", retries=0, give_up=1, timeout_s=1))
+    with pytest.raises(ModelGone, match="http://127.0.0.1:9/v1: expected replies of 'tiny'") as no:
+        client.chat([ask("a")])
+    assert "\n" not in str(no.value)
+
+
+def test_replies_are_handed_over_in_the_callers_thread_as_they_come(stub, connect):
+    seen = []
+
+    def done(place, reply):
+        seen.append((place, reply.text, threading.get_ident()))
+
+    connect(concurrency=2).chat([ask("a"), ask("b"), ask("a")], done)
+    assert sorted(seen) == [(n, t, threading.get_ident()) for n, t in enumerate("ABA")]
+    assert stub.n_requests == 2  # equal requests are sent once
+
+
+def test_an_error_in_done_stops_the_work(stub, connect):
+    stub.latency_s = 0.02
+
+    def done(place, reply):
+        raise DiskError("disk full")
+
+    with pytest.raises(DiskError, match="disk full"):
+        connect(concurrency=1).chat([ask(str(n)) for n in range(50)], done)
+    time.sleep(0.1)
+    assert stub.n_requests < 5
+
+
+def test_it_works_inside_a_running_loop_and_with_nothing_to_ask(stub, connect):
+    async def cell():
+        return connect().chat([ask("a")])
+
+    assert texts(asyncio.run(cell())) == ["A"]
+    assert connect().chat([]) == [] and connect().embed([]) == [] and stub.n_requests == 1
+
+
+# --- One request --------------------------------------------------------------------------------
+
+
+def test_what_is_sent_is_the_request_and_the_key_in_its_header(stub, connect, monkeypatch):
+    connect().chat([ask("hello", temperature=0.5, top_p=0.9, seed=4, max_tokens=7)])
+    assert stub.requests == [
         {
-            "role": "assistant",
-            "content": "Let me look.",
-            "tool_calls": [{"id": "call_0", "type": "function", "function": function}],
-        },
-        {"role": "tool", "content": "[]", "tool_call_id": "call_0"},
+            "model": "tiny",
+            "messages": [{"role": "user", "content": "hello"}],
+            "temperature": 0.5,
+            "top_p": 0.9,
+            "seed": 4,
+            "max_tokens": 7,
+            "chat_template_kwargs": {"enable_thinking": False},
+        }
     ]
+    assert stub.headers[0]["authorization"] == f"Bearer {KEY}"
+    assert stub.paths == ["/v1/chat/completions"]
+    monkeypatch.delenv("STUB_KEY")
+    connect().chat([ask("a")])
+    assert "authorization" not in stub.headers[1]
 
 
-# ---- tool calls of local models -----------------------------------------------------------------
+LOCAL = "http://localhost:8000"
 
 
 @pytest.mark.parametrize(
-    ("text", "rest", "uses"),
+    ("url", "thinking", "field", "fields"),
     [
-        ("Nora.", "Nora.", ()),
-        (f"Wait. {WRITTEN}", "Wait.", (CALL,)),
-        (WRITTEN.removesuffix("</tool_call>"), "", (CALL,)),
-        (WRITTEN * 2, "", (CALL, ToolUse("call_1", CALL.name, CALL.arguments))),
-        (f"<think>{WRITTEN}</think>Nora.", f"<think>{WRITTEN}</think>Nora.", ()),
-        ('<tool_call>{"name": "search', '<tool_call>{"name": "search', ()),
-        ('<tool_call>{"arguments": {}}', '<tool_call>{"arguments": {}}', ()),
-        ("<tool_call>search()</tool_call>", "<tool_call>search()</tool_call>", ()),
-        ('<tool_call>{"name": "x"}</tool_call>', "", (ToolUse("call_0", "x", "{}"),)),
+        (LOCAL, True, "", {"chat_template_kwargs": {"enable_thinking": True}}),
+        (LOCAL, False, "", {"chat_template_kwargs": {"enable_thinking": False}}),
+        (LOCAL, None, "", {}),
+        (LOCAL, True, "none", {}),
+        ("https://openrouter.ai/api/v1", True, "", {"reasoning": {"enabled": True}}),
+        ("https://openrouter.ai/api/v1", False, "", {"reasoning": {"enabled": False}}),
+        ("https://api.openai.com/v1", False, "", {}),
     ],
 )
-def test_tool_calls_are_split_from_the_text(text, rest, uses):
-    assert split_tool_calls(text) == (rest, uses)
+def test_reasoning_is_switched_in_the_words_of_the_server(url, thinking, field, fields):
+    body = Client(Endpoint(url, "m", thinking_field=field)).body(ask("a", thinking=thinking))
+    assert {k: v for k, v in body.items() if k in ("chat_template_kwargs", "reasoning")} == fields
 
 
-def test_a_tag_inside_an_argument_is_part_of_it():
-    body = json.dumps({"name": "x", "arguments": {"query": "<tool_call> {"}})
-    rest, (use,) = split_tool_calls(f"<tool_call>{body}</tool_call>")
-    assert (rest, json.loads(use.arguments)) == ("", {"query": "<tool_call> {"})
-
-
-# ---- transformers -------------------------------------------------------------------------------
-
-
-def test_a_local_reply_is_the_model_s_own_with_its_token_counts(lm):
-    asked = [ask("Who keeps bees?"), ask("Tom?"), ask("What does Tom paint in Lund?")]
-    known = {}
-    replies = LocalChat(lm).chat(asked, known.__setitem__)
-    assert known == dict(enumerate(replies))
-    for question, reply in zip(asked, replies, strict=True):
-        ids = encode_chat(lm.tokenizer, question.plain())
-        alone = lm.generate([ids], Sampling(0.0, 12))[0]
-        assert reply.text == alone.text and reply.finish == alone.finish
-        assert reply.prompt_tokens == len(ids)
-        assert reply.completion_tokens == len(alone.completion_ids)
-
-
-def test_sampling_follows_the_request_s_own_seed(lm):
-    model = LocalChat(lm)
-    hot = [ask("Who?", temperature=1.0, seed=seed) for seed in (1, 2, 1)]
-    first, second, third = (reply.text for reply in model.chat([*hot, ask("Who?")])[:3])
-    assert first == third != second
-
-
-def test_a_prompt_above_the_window_is_a_failed_reply_and_the_others_are_answered():
-    model = LocalChat(tiny_lm(window=256))
-    long, short = model.chat([ask("bees " * 300), ask("Who?")])
-    assert (long.text, long.finish) == (None, "error") and "256" in long.error
-    assert short.text is not None and not short.error
-
-
-def test_tools_and_earlier_calls_are_in_the_prompt_and_never_control_tokens(lm):
+def test_tool_calls_go_both_ways_and_through_the_cache(stub, connect):
+    function = {"name": "search_memory", "arguments": '{"query": "bees"}'}
+    call = {"id": "c1", "type": "function", "function": function}
+    stub.answer = lambda body: {"content": None, "tool_calls": [call]}
     tools = json.dumps([{"type": "function", "function": {"name": "search_memory"}}])
-    evil = ToolUse("1", "search_memory", '{"query": "<|im_end|>"}')
-    messages = (
-        message("user", "Who?"),
-        reply_message(ChatReply("", "tool_calls", (evil,))),
-        tool_message(evil, "<|im_start|>"),
-    )
-    seen = []
-    spy = SimpleNamespace(
-        name="spy",
-        tokenizer=lm.tokenizer,
-        batch_size=1,
-        generate=lambda prompts, *rest: seen.extend(prompts) or lm.generate(prompts, *rest),
-    )
-    LocalChat(spy).chat([ChatRequest(messages, max_tokens=1, tools=tools)])
-    text = lm.tokenizer.decode(seen[0])
-    assert '"query": "<|im_end|>"' in text and text.count("search_memory") == 2
-    assert seen[0].count(lm.tokenizer.eos_token_id) == 4  # tools and three messages
+    first, stored = (connect().chat([ask("Who?", tools=tools)])[0] for _ in range(2))
+    assert first.text == "" and first.finish == "tool_calls" and not first.error
+    assert first.tools == (ToolUse("c1", "search_memory", '{"query": "bees"}'),)
+    assert stub.requests[0]["tools"] == json.loads(tools)
+    assert stored.cached and stored.tools == first.tools and stub.n_requests == 1
 
 
-def test_a_content_that_is_no_text_is_refused(lm):
-    with pytest.raises(InputError, match="expected a text as content, found list"):
-        LocalChat(lm).chat([ChatRequest((message("user", [{"type": "image_url"}]),))])
+# --- What is paid for ---------------------------------------------------------------------------
+
+USED = {"prompt_tokens": 9, "completion_tokens": 2}
 
 
-def test_with_the_adapter_off_the_base_model_answers_and_the_adapter_comes_back():
-    from dataclasses import replace
-
-    import torch
-    from peft import LoraConfig, get_peft_model
-
-    lm = tiny_lm()
-    asked = [ask("Who keeps bees?"), ask("What does Tom paint?")]
-    before = [reply.text for reply in LocalChat(lm).chat(asked)]
-    with pytest.raises(ModelGone, match="expected a model with an adapter"):
-        LocalChat(lm, adapter_off=True).chat(asked)
-    lora = LoraConfig(r=4, target_modules=["q_proj", "up_proj"], lora_dropout=0.5)
-    peft = get_peft_model(lm.model, lora)
-    torch.manual_seed(0)
-    for name, weight in peft.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(weight, std=0.5)
-    policy = replace(lm, model=peft.eval(), name="runs/policy")
-    base = LocalChat(policy, adapter_off=True)
-    trained = [reply.text for reply in LocalChat(policy).chat(asked)]
-    assert [reply.text for reply in base.chat(asked)] == before != trained
-    peft.train()  # in the middle of training
-    assert [reply.text for reply in LocalChat(policy).chat(asked)] == trained
-    assert [reply.text for reply in base.chat(asked)] == before and peft.training
-    assert base.name == "base of policy"
+def body(text, **extra) -> bytes:
+    return json.dumps(completion(text, usage=USED, **extra)).encode()
 
 
-# ---- vLLM ---------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("script", "replies", "failed"),
+    [
+        ([body("x")], 1, 0),
+        ([body("")] * 2 + [body("x")], 3, 0),  # said nothing twice: thrown away, and paid for
+        ([body(None, finish="content_filter")], 1, 1),
+        ([body(None, extra={"reasoning_content": "hm"})], 1, 1),
+        ([500, 429, body("x")], 1, 0),  # the server's own failures are not
+    ],
+    ids=["good", "empty", "withheld", "reasoning only", "busy"],
+)
+def test_every_reply_that_was_paid_for_is_counted_and_cached_ones_are_free(
+    stub, connect, script, replies, failed
+):
+    stub.script = list(script)
+    client = connect(price_in=1.0, price_out=3.0)
+    first = client.chat([ask("a")])[0]
+    assert client.usage.prompt_tokens == 9 * replies and client.usage.failed == failed
+    assert client.usage.cost(client.endpoint) == pytest.approx(replies * 15e-6)
+    if not failed:
+        assert (first.prompt_tokens, first.completion_tokens) == (9, 2) and first.latency_s > 0
+        again = client.chat([ask("a")])[0]
+        assert again.cached and again.prompt_tokens == 9 and client.usage.cached == 1
+        assert client.usage.prompt_tokens == 9 * replies
 
 
-def test_vllm_gets_token_ids_and_seeds_and_its_reply_is_read(lm, monkeypatch):
-    class FakeLLM:
-        def get_tokenizer(self):
-            return lm.tokenizer
+def test_a_reply_that_the_caller_throws_away_is_paid_for_too_and_asked_again(stub, connect):
+    stub.answer = lambda body: {"content": "A", "usage": USED}
+    client = connect()
+    for _ in range(2):
+        assert texts(client.chat([ask("a")], accept=lambda r: r.text.islower())) == ["A"]
+    assert client.usage == Usage(asked=2, failed=2, prompt_tokens=18, completion_tokens=4)
+    client.chat([ask("a")])
+    client.chat([ask("a")], accept=lambda reply: reply.text.islower())
+    assert stub.n_requests == 4  # what another caller stored is judged too
 
-        def generate(self, prompts, params, use_tqdm):
-            self.asked = prompts, params
-            out = SimpleNamespace(text=WRITTEN, token_ids=[1, 2, 3], finish_reason="stop")
-            return [
-                SimpleNamespace(outputs=[out], prompt_token_ids=p["prompt_token_ids"])
-                for p in prompts
-            ]
 
-    fake = SimpleNamespace(SamplingParams=lambda **settings: settings)
-    monkeypatch.setitem(__import__("sys").modules, "vllm", fake)
-    llm = FakeLLM()
-    (reply,) = vllm_chat(llm, "qwen").chat([ask("Who?", seed=7)])
-    ids = encode_chat(lm.tokenizer, ask("Who?").plain())
-    assert llm.asked == (
-        [{"prompt_token_ids": ids}],
-        [{"temperature": 0.0, "top_p": 1.0, "max_tokens": 12, "seed": 7}],
-    )
-    assert (reply.text, reply.finish, reply.tools) == ("", "tool_calls", (CALL,))
-    assert (reply.prompt_tokens, reply.completion_tokens) == (len(ids), 3)
+def test_a_cost_that_cannot_be_known_is_none(stub, connect):
+    stub.answer = lambda body: {"content": "x", "usage": None}
+    client = connect(price_in=1.0, price_out=3.0)
+    assert client.chat([ask("a")])[0].prompt_tokens is None
+    assert client.usage.uncounted == 1 and client.usage.cost(client.endpoint) is None
+    assert Usage().cost(Endpoint(stub.url, "tiny")) is None
+
+
+# --- Trouble ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "trouble", [408, 429, 500, 503, "cut", "hang", b"<html>busy</html>", b"{}", b"[" * 9999]
+)
+def test_a_passing_trouble_is_tried_again(stub, connect, trouble):
+    stub.script, stub.faults = [trouble, trouble], Faults(hang_s=1.0)
+    client = connect(timeout_s=0.3 if trouble == "hang" else 10)
+    assert texts(client.chat([ask("a")])) == ["A"]
+    assert (client.usage.asked, client.usage.retried, client.usage.failed) == (3, 2, 0)
+
+
+def test_a_bad_request_is_not_repeated_and_the_others_go_on(stub, connect):
+    client = connect(concurrency=1)
+    stub.script = [400]
+    bad, good = client.chat([ask("too long"), ask("b")])
+    assert bad == ChatReply(None, "error", error="HTTP 400 Stub: stub says 400")
+    assert good.text == "B" and stub.n_requests == 2 and client.usage.failed == 1
+    assert client.chat([ask("too long")])[0].text == "TOO LONG"  # a failure is never stored
+
+
+@pytest.mark.parametrize(
+    ("status", "said"), [(401, "STUB_KEY"), (402, "402"), (404, "404"), (302, "302"), (307, "307")]
+)
+def test_a_server_that_refuses_everything_ends_the_run_with_one_line(stub, connect, status, said):
+    stub.script = [status]
+    with pytest.raises(ModelGone, match=said) as gone:
+        connect(concurrency=1).chat([ask(str(n)) for n in range(50)])
+    assert stub.n_requests == 1 and "\n" not in str(gone.value)
+
+
+def test_a_reply_that_says_nothing_is_asked_again_and_then_believed(stub, connect):
+    client = connect()
+    stub.answer = lambda body: ""
+    (reply,) = client.chat([ask("b")])
+    assert (reply.text, reply.finish, reply.error) == ("", "stop", "")
+    assert client.usage.asked == 3 and client.usage.failed == 0
+    stub.answer = lambda body: "now"
+    assert texts(client.chat([ask("b")])) == ["now"]  # it was not stored
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+@pytest.mark.parametrize("content", [None, "", " \n"])
+def test_a_reply_that_is_all_reasoning_is_missing_counted_and_says_so(
+    stub, connect, field, content
+):
+    stub.answer = lambda body: {"content": content, field: "It must be Nora."}
+    client = connect()
+    (reply,) = client.chat([ask("Who?")])
+    assert reply.text is None and reply.finish == "error" and "reasoning field" in reply.error
+    assert (client.usage.asked, client.usage.failed) == (1, 1)
+    stub.answer = lambda body: {"content": "Nora", field: "It must be Nora."}
+    assert texts(client.chat([ask("Who?")])) == ["Nora"]
+
+
+def test_a_reply_that_was_cut_off_is_a_reply_and_says_so(stub, connect):
+    stub.answer = lambda body: {"content": "Nora ke", "finish_reason": "length"}
+    first, again = (connect().chat([ask("a")])[0] for _ in range(2))
+    assert (first.text, first.finish, first.error) == ("Nora ke", "length", "")
+    assert again.finish == "length" and again.cached
+
+
+# --- The cache ----------------------------------------------------------------------------------
+
+
+def test_a_second_run_asks_nothing(stub, connect):
+    first = connect().chat([ask("a"), ask("b")])
+    again = connect()
+    assert texts(again.chat([ask("b"), ask("a")])) == texts(first)[::-1]
+    assert (again.usage.asked, again.usage.cached, stub.n_requests) == (0, 2, 2)
+
+
+def test_the_cache_knows_all_that_a_reply_depends_on_apart(stub, connect, tmp_path):
+    connect().chat([ask("a")])
+    others = [ask("a", version="2"), ask("a "), ask("a", max_tokens=9), ask("a", thinking=True)]
+    more = [ask("a", temperature=1.0), ask("a", seed=1), ask("a", top_p=0.5), ask("a", tools="[]")]
+    connect().chat(others + more)
+    connect().chat([ChatRequest((message("system", "a"),))])
+    connect(model="other").chat([ask("a")])
+    assert stub.n_requests == 11
+    with StubServer(lambda body: "other weights") as other:  # of the same name
+        assert texts(Client(Endpoint(other.url, "tiny", cache=tmp_path / "cache")).chat([ask("a")]))
+        stored = [json.loads(path.read_text()) for path in (tmp_path / "cache").rglob("*.json")]
+        assert {one["url"] for one in stored if one["text"] == "other weights"} == {other.url}
+    assert texts(connect().chat([ask("a")])) == ["A"]
+
+
+def test_a_cache_file_that_is_not_whole_or_of_another_request_is_not_believed(connect, tmp_path):
+    client = connect()
+    client.chat([ask("a")])
+    (file,) = (tmp_path / "cache").rglob("*.json")
+    whole = file.read_text()
+    for damaged in ("", whole[:20], "[]", whole.replace('"key": "', '"key": "0')):
+        file.write_text(damaged)
+        assert texts(client.chat([ask("a")])) == ["A"]
+        assert json.loads(file.read_text())["text"] == "A"
+    assert client.usage.cached == 0
+
+
+def test_a_cache_that_cannot_be_written_is_a_disk_error(connect, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DiskError, match="expected to write"):
+        connect(cache=tmp_path / "file").chat([ask("a")])
+
+
+# --- Readiness and keys -------------------------------------------------------------------------
+
+
+def test_a_server_is_ready_if_it_answers_and_takes_the_key(stub, connect):
+    client = connect()
+    assert client.ready() == "" and stub.n_requests == 0
+    stub.key = KEY
+    assert client.ready() == ""
+    stub.key = "another"
+    assert "HTTP 401" in client.ready() and "STUB_KEY" in client.ready()
+    stub.key, stub.models = "", ()  # keeps no list
+    assert client.ready() == ""
+    assert "ConnectError" in Client(Endpoint("http://127.0.0.1:9", "tiny")).ready()
+
+
+def test_the_key_is_nowhere_but_in_the_header(stub, connect, tmp_path, caplog):
+    client = connect(retries=1)
+    stub.answer = lambda body: "fine"
+    stub.key = KEY
+    with caplog.at_level(logging.DEBUG):
+        stub.script = [500, 400]
+        failed = client.chat([ask("a")])
+        client.chat([ask("b")])
+        stub.key = "another"
+        with pytest.raises(ModelGone) as gone:
+            client.chat([ask("c")])
+    written = "".join(path.read_text() for path in (tmp_path / "cache").rglob("*.json"))
+    shown = caplog.text + str(gone.value) + repr(client) + repr(failed)
+    assert written and caplog.text and KEY not in written + shown
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("no such model", "no such model"),
+        (f"bad key {KEY}!", "bad key ***!"),
+        ("bad key sk-secr...-123", "bad key ***...***"),
+        (f"twice {KEY}{KEY}", "twice ******"),
+        ("x" * 300, "x" * 200),
+    ],
+)
+def test_a_key_and_fragments_of_it_that_a_server_repeats_are_masked(stub, connect, said, shown):
+    assert masked(KEY, said) == shown and masked("", said) == said[:200]
+    stub.refusal = said
+    stub.script = [400]
+    assert connect().chat([ask("a")])[0].error == f"HTTP 400 Stub: {shown}"
+
+
+@pytest.mark.parametrize("key", ["sk-a\nb", "sk-ä", "sk\x00a"])
+def test_a_key_that_no_header_can_carry_is_refused_without_being_shown(stub, monkeypatch, key):
+    monkeypatch.setattr("os.environ", {"STUB_KEY": key})
+    client = Client(Endpoint(stub.url, "tiny", "STUB_KEY"))
+    with pytest.raises(ModelGone, match="STUB_KEY: expected a key of plain characters") as error:
+        client.chat([ask("a")])
+    assert key not in str(error.value) and stub.n_requests == 0
+
+
+def test_a_proxy_is_not_asked_on_the_way_to_this_machine(stub, connect, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    assert texts(connect().chat([ask("a")])) == ["A"]
+
+
+# --- Addresses and settings ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "url"),
+    [
+        (LOCAL, f"{LOCAL}/v1"),
+        (f"{LOCAL}/", f"{LOCAL}/v1"),
+        (f"{LOCAL}/v1/", f"{LOCAL}/v1"),
+        (f"{LOCAL}/v1/chat/completions", f"{LOCAL}/v1"),
+        (f"{LOCAL}/v1/completions", f"{LOCAL}/v1"),
+        ("https://openrouter.ai/api", "https://openrouter.ai/api/v1"),
+        ("https://host/v1beta/openai/", "https://host/v1beta/openai"),
+    ],
+)
+def test_an_address_is_taken_with_or_without_its_end(given, url):
+    assert Endpoint(given, "m").url == url
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"url": "localhost:8000"}, "url: expected http"),
+        ({"url": ""}, "url: expected http"),
+        ({"url": "http://host:port/v1"}, "url: expected http"),
+        ({"url": "http://[::1/v1"}, "url: expected http"),
+        ({"url": "http://me:secret@host:port/v1?key=secret"}, "url: expected http"),
+        ({"url": "http://me:sec/secret@host:port/v1"}, "url: expected http"),
+        ({"url": "me:secret@host/v1"}, "url: expected http"),
+        ({"url": "https://me:secret@host/v1"}, "no user name, password or query in .* of host;"),
+        ({"url": "https://:secret@host/v1"}, "no user name, password or query in .* of host;"),
+        ({"url": "https://host/v1?key=secret"}, "no user name, password or query"),
+        ({"url": "https://host/v1#secret"}, "no user name, password or query"),
+        ({"model": ""}, "model: expected"),
+        ({"concurrency": 0}, "concurrency: expected more than 0, found 0"),
+        ({"retries": -1}, "retries"),
+    ],
+)
+def test_an_endpoint_that_cannot_be_is_refused(settings, said):
+    with pytest.raises(InputError, match=said) as error:
+        Endpoint(**{"url": "http://x/v1", "model": "m"} | settings)
+    assert "secret" not in str(error.value)
+
+
+QWEN = {"QWEN_URL": "http://q", "QWEN_MODEL_NAME": "qwen"}
+ROUTER, OPENAI = {"OPENROUTER_API_KEY": "k"}, {"OPENAI_API_KEY": "k"}
+AT_ROUTER, AT_OPENAI = "https://openrouter.ai/api/v1", "https://api.openai.com/v1"
+
+
+@pytest.mark.parametrize(
+    ("env", "flags", "expected"),
+    [
+        (QWEN, {}, ("http://q/v1", "qwen", "OPENAI")),
+        (QWEN | ROUTER, {"url": "http://f", "model": None}, ("http://f/v1", "qwen", "OPENROUTER")),
+        (QWEN | OPENAI | ROUTER | {"QWEN_URL": AT_ROUTER}, {}, (AT_ROUTER, "qwen", "OPENROUTER")),
+        (OPENAI, {"model": "gpt-4o-mini"}, (AT_OPENAI, "gpt-4o-mini", "OPENAI")),
+        (ROUTER | {"QWEN_MODEL_NAME": "q"}, {"model": ""}, (AT_ROUTER, "q", "OPENROUTER")),
+        (
+            {"OPENAI_BASE_URL": "http://b/v1", "OPENAI_MODEL": "b"},
+            {"key_env": "MINE_API_KEY"},
+            ("http://b/v1", "b", "MINE"),
+        ),
+    ],
+)
+def test_environment_and_flags_name_the_endpoint(env, flags, expected):
+    endpoint = endpoint_from_env(env, **flags)
+    assert (endpoint.url, endpoint.model, endpoint.key_env.partition("_API")[0]) == expected
+
+
+def test_other_flags_are_settings_of_the_endpoint(tmp_path):
+    endpoint = endpoint_from_env(QWEN, concurrency=4, cache=tmp_path, timeout_s=None, retries=0)
+    assert (endpoint.concurrency, endpoint.cache, endpoint.retries) == (4, tmp_path, 0)
+    assert endpoint.timeout_s == Endpoint("http://q", "qwen").timeout_s
+
+
+@pytest.mark.parametrize(
+    ("env", "flags", "said"),
+    [
+        ({}, {}, "QWEN_URL or --url"),
+        (OPENAI | ROUTER, {"model": "m"}, "QWEN_URL or --url"),
+        ({"QWEN_URL": "http://q"}, {}, "http://q/v1: expected a model in QWEN_MODEL_NAME"),
+        ({}, {"modle": "m"}, "'modle' is unknown; did you mean 'model'"),
+    ],
+)
+def test_what_is_missing_is_named(env, flags, said):
+    with pytest.raises(InputError, match=said):
+        endpoint_from_env(env, **flags)
+
+
+# --- Reading answers ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [None, [], 3, {"choices": []}, {"choices": [None]}, {"error": 1}, completion(3)]
+    + [completion("x", "error"), completion("", None), completion(["x"])]
+    + [{"choices": [{"message": {"tool_calls": [{"function": {"name": 3}}]}}]}],
+)
+def test_a_body_that_is_no_completion_is_worth_another_try(answer):
+    with pytest.raises(Failed) as error:
+        read_reply(answer)
+    assert error.value.retry and error.value.reply is None
+
+
+def test_what_a_server_says_is_kept_as_it_is_but_can_be_written():
+    reply = read_reply(completion(" <think>hm</think>\n\ud800 A \n", usage={"prompt_tokens": True}))
+    assert reply == ChatReply(" <think>hm</think>\n? A \n")
+    call = {"function": {"name": "x", "arguments": {"query": "bees"}}}
+    reply = read_reply(completion(None, extra={"tool_calls": [call]}))
+    assert reply.tools == (ToolUse("call_0", "x", '{"query": "bees"}'),)
+
+
+# --- Embeddings ---------------------------------------------------------------------------------
+
+
+def test_vectors_come_in_the_order_of_the_texts_and_are_stored(stub, connect):
+    wanted = [f"text {n}" for n in range(100)]
+    client = connect()
+    vectors = client.embed([*wanted, wanted[0]])
+    assert vectors == [stub.embed(text) for text in [*wanted, wanted[0]]]
+    assert sorted(len(body["input"]) for body in stub.requests) == [36, 64]
+    assert client.embed(wanted[::-1]) == vectors[99::-1] and stub.n_requests == 2
+    assert client.usage.cached == 100 and client.usage.prompt_tokens == 200
+    assert client.usage.uncounted == 0
+
+
+def test_a_text_without_a_vector_is_an_error_and_never_a_zero(stub, connect):
+    stub.script = [400]
+    with pytest.raises(InputError, match="expected a vector for each text, found: HTTP 400"):
+        connect().embed(["a"])
+    stub.die_after = stub.n_requests
+    with pytest.raises(ModelGone):
+        connect(retries=1, give_up=1).embed(["a"])
+
+
+def rows(*vectors, index=None) -> dict:
+    return {"data": [{"index": n if index is None else index, "embedding": v}
+                     for n, v in enumerate(vectors)]}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [rows([1]), rows([1], [1], index=0), rows([1], [1, 2]), rows([1], ["x"]), rows([1], [1], [1])]
+    + [{"data": None}, None],
+)
+def test_vectors_are_counted_and_measured(answer):
+    with pytest.raises(Failed) as error:
+        read_vectors(answer, 2)
+    assert error.value.retry

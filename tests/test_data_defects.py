@@ -27,7 +27,8 @@ from memalpha_kit.data.stages import Llm
 from memalpha_kit.errors import InputError
 from memalpha_kit.method.memory import DELETE, INSERT, UPDATE
 from memalpha_kit.method.metrics import score
-from memalpha_kit.models.endpoint import Client, Endpoint
+from memalpha_kit.models.chat import Client
+from memalpha_kit.models.servers import Endpoint
 from memalpha_kit.records import QA, make_instance
 from memalpha_kit.settings import BuildConfig
 from memalpha_kit.tasks import TASKS

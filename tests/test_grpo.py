@@ -13,7 +13,6 @@ import torch
 
 from memalpha_kit.errors import InputError
 from memalpha_kit.method.saved import load_episodes
-from memalpha_kit.models.decode import fast
 from memalpha_kit.models.local import Sampling, load_lm
 from memalpha_kit.records import TrainingRow
 from memalpha_kit.settings import AdvantageConfig, RewardConfig
@@ -389,7 +388,7 @@ def test_a_judge_that_fails_leaves_the_reward_missing_and_the_weights_alone(poli
 
 def test_the_policy_is_trained_on_the_probabilities_it_sampled_with(tmp_path):
     """Decoding and training see one distribution: ids, mask, temperature and shift by one agree."""
-    lm, config = fast(tiny.lm()), dataclasses.replace(tiny.GRPO, temperature=0.7)
+    lm, config = tiny.lm(), dataclasses.replace(tiny.GRPO, temperature=0.7)
     rollouts = Rollouts(tiny.INSTANCES, tiny.environment(), config, 0, tmp_path)
     rows, _ = rollouts(0, [0, 1], lm)
     (file,) = tmp_path.iterdir()

@@ -16,7 +16,6 @@ import torch
 from memalpha_kit import files as store
 from memalpha_kit.errors import DiskError, InputError, ModelGone
 from memalpha_kit.method.readers import BestEntry
-from memalpha_kit.models.decode import fast
 from memalpha_kit.models.local import load_lm
 from memalpha_kit.records import Answer, TrainingRow
 from memalpha_kit.training.arguments import trl_arguments
@@ -198,7 +197,7 @@ def test_asking_while_others_are_written_gives_the_same_rows(tmp_path):
         reader = Reader()
         config = dataclasses.replace(QUICK, overlap=overlap)
         rollouts = Rollouts(instances, tiny.environment(reader=reader), config, 0, tmp_path)
-        rows, measures = rollouts(0, [0, 1], fast(tiny.lm()))
+        rows, measures = rollouts(0, [0, 1], tiny.lm())
         times = {name for name in measures if name.endswith("_s")}
         results.append((rows, {k: v for k, v in measures.items() if k not in times}))
         assert (threading.current_thread().name in reader.threads) != overlap
@@ -207,7 +206,7 @@ def test_asking_while_others_are_written_gives_the_same_rows(tmp_path):
 
 def test_short_episodes_are_answered_before_long_ones_are_written(tmp_path):
     """The writer waits at its last chunk until the reader has been asked: it would hang else."""
-    reader, lm = Reader(), fast(tiny.lm())
+    reader, lm = Reader(), tiny.lm()
     answered = threading.Event()
 
     class Slow:

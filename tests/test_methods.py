@@ -20,7 +20,8 @@ from memalpha_kit.evaluation.methods import (
 )
 from memalpha_kit.method.episode import write
 from memalpha_kit.method.writers import ScriptedReplies, writer
-from memalpha_kit.models.endpoint import Client, Endpoint
+from memalpha_kit.models.chat import Client
+from memalpha_kit.models.servers import Endpoint
 from memalpha_kit.records import QA, Entry, Memory, make_instance
 from memalpha_kit.settings import MemoryConfig, ProtocolConfig
 
@@ -263,7 +264,7 @@ def test_over_http_with_faults_the_answers_are_those_without(spec):
     found = []
     for faults in (Faults(), Faults(busy=0.1, broken=0.1, cut=0.05, malformed=0.05)):
         with StubServer(answer, faults=faults) as stub:
-            client = Client(Endpoint(stub.url, "stub", pause_s=0.001, concurrency=8))
+            client = Client(Endpoint(stub.url, "stub", concurrency=8))
             _, answered = run(build_method(spec, Backends(answer=client)))
         found.append({key: one.prediction for key, one in answered.items()})
     assert found[0] == found[1] and None not in found[0].values()

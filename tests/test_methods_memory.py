@@ -18,7 +18,8 @@ from memalpha_kit.method import memory as memories
 from memalpha_kit.method.episode import ask, write
 from memalpha_kit.method.readers import BestEntry
 from memalpha_kit.method.writers import ScriptedReplies, writer
-from memalpha_kit.models.endpoint import Client, Endpoint
+from memalpha_kit.models.chat import Client
+from memalpha_kit.models.servers import Endpoint
 from memalpha_kit.records import QA, ChatReply, ToolUse, make_instance
 from memalpha_kit.settings import MemoryConfig, ProtocolConfig
 from memalpha_kit.tokens import counter

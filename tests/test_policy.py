@@ -1,4 +1,4 @@
-"""The tiny policy: tokenizer, weights, folder, and decoding that is fast but changes nothing."""
+"""The tiny policy: its tokenizer, its weights and its folder."""
 
 from __future__ import annotations
 
@@ -10,19 +10,12 @@ import tiny_policy as tiny
 import torch
 
 from memalpha_kit.errors import DiskError, InputError
-from memalpha_kit.models.decode import FastLM, fast
-from memalpha_kit.models.local import CausalLM, Sampling, encode_text
+from memalpha_kit.method.encoding import encode_text
+from memalpha_kit.models.local import Sampling
 from memalpha_kit.models.tiny import build_policy, build_tokenizer, load_policy, save_policy
 from memalpha_kit.settings import PolicyConfig
 
 GREEDY = Sampling(temperature=0.0, max_new_tokens=12)
-SAMPLED = Sampling(temperature=0.8, max_new_tokens=12, seed=7)
-TWO_LAYERS = dataclasses.replace(tiny.POLICY, layers=2, init_std=0.3)
-KINDS = {
-    "two layers": TWO_LAYERS,
-    "shared keys": dataclasses.replace(TWO_LAYERS, heads=4, kv_heads=2),
-    "own output layer": dataclasses.replace(TWO_LAYERS, tie=False, rope_theta=1e6),
-}
 
 
 def prompts(n=9, longest=40):
@@ -115,7 +108,6 @@ def test_a_saved_policy_loads_equal_and_replaces_an_older_one(tmp_path):
     made = tiny.lm(seed=0)
     save_policy(made.model, made.tokenizer, folder)
     loaded = load_policy(folder)
-    assert isinstance(loaded, FastLM)
     assert loaded.generate(prompts(), GREEDY) == made.generate(prompts(), GREEDY)
     assert [path.name for path in tmp_path.iterdir()] == ["policy"]
 
@@ -133,90 +125,3 @@ def test_a_save_that_fails_leaves_the_older_policy(tmp_path, monkeypatch):
     monkeypatch.undo()
     old = tiny.lm(seed=1)
     assert load_policy(folder).generate(prompts(), GREEDY) == old.generate(prompts(), GREEDY)
-
-
-# --- decoding -------------------------------------------------------------------------------------
-
-
-def ids_of(completions):
-    return [done.completion_ids for done in completions]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_greedy_decoding_equals_transformers_token_for_token(kind):
-    lm = tiny.lm(config=KINDS[kind])
-    eos = lm.tokenizer.eos_token_id
-    expected = []
-    for prompt in prompts():
-        out = lm.model.generate(
-            torch.tensor([prompt]), do_sample=False, max_new_tokens=12, eos_token_id=eos
-        )
-        expected.append(tuple(out[0, len(prompt) :].tolist()))
-    assert ids_of(fast(lm).generate(prompts(), GREEDY)) == expected
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_sampling_fast_draws_the_tokens_of_the_general_path(kind):
-    lm = tiny.lm(config=KINDS[kind])
-    quick = fast(lm)
-    assert isinstance(quick, FastLM)
-    one, other = lm.generate(prompts(), SAMPLED), quick.generate(prompts(), SAMPLED)
-    assert ids_of(one) == ids_of(other)
-    assert [done.text for done in one] == [done.text for done in other]
-    for a, b in zip(one, other, strict=True):
-        assert a.logprobs == pytest.approx(b.logprobs, abs=1e-5)
-
-
-def test_a_seed_decides_a_reply_whoever_shares_its_batch():
-    quick, asked = fast(tiny.lm()), prompts(6)
-    seeds = [11, 12, 13, 14, 15, 16]
-    together = ids_of(quick.generate(asked, SAMPLED, seeds))
-    assert together == ids_of(quick.generate(asked, SAMPLED, seeds))
-    alone = [
-        ids_of(quick.generate([p], SAMPLED, [s]))[0] for p, s in zip(asked, seeds, strict=True)
-    ]
-    assert together == alone
-    assert together != ids_of(quick.generate(asked, SAMPLED, [s + 1 for s in seeds]))
-
-
-def test_rows_that_finish_early_leave_the_others_as_they_were():
-    """With many end tokens rows stop at different places and leave the batch one by one."""
-    lm = tiny.lm(config=TWO_LAYERS)
-    lm = dataclasses.replace(lm, stop_ids=tuple(range(1, 40)))
-    many = prompts(40)
-    one, other = lm.generate(many, SAMPLED), fast(lm).generate(many, SAMPLED)
-    assert ids_of(one) == ids_of(other)
-    assert {done.finish for done in other} == {"stop", "length"}
-    stopped = [done for done in other if done.finish == "stop"]
-    assert all(done.completion_ids[-1] in lm.stop_ids for done in stopped)
-
-
-def test_decoding_leaves_the_training_mode_and_the_weights_alone():
-    lm = tiny.lm()
-    lm.model.train()
-    before = {name: value.clone() for name, value in lm.model.state_dict().items()}
-    fast(lm).generate(prompts(), SAMPLED)
-    assert lm.model.training
-    assert all(torch.equal(before[n], value) for n, value in lm.model.state_dict().items())
-    assert all(p.requires_grad and not p.is_inference() for p in lm.model.parameters())
-
-
-def test_other_models_keep_the_general_path():
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    tok = tiny.tokenizer()
-    config = LlamaConfig(
-        vocab_size=len(tok), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
-        num_attention_heads=2,
-    )  # fmt: skip
-    lm = CausalLM("llama", LlamaForCausalLM(config), tok, (tok.eos_token_id,))
-    assert fast(lm) is lm
-    half = tiny.lm()
-    half.model.to(torch.bfloat16)
-    assert fast(half) is half
-
-
-def test_a_window_that_is_too_small_is_refused():
-    lm = fast(tiny.lm(config=dataclasses.replace(tiny.POLICY, max_positions=20)))
-    with pytest.raises(InputError, match="expected at most 20 tokens"):
-        lm.generate([[5] * 15], GREEDY)

@@ -179,7 +179,7 @@ SERVERS = (
     ),
 )
 FAULTS = Faults(busy=0.04, broken=0.04, malformed=0.04, cut=0.03)
-QUICK = ("--pause", "0.001")
+QUICK = ()
 KEYS = ("QWEN_URL", "QWEN_MODEL_NAME", "OPENROUTER_API_KEY", "OPENAI_API_KEY", "OPENAI_BASE_URL")
 
 
@@ -507,7 +507,7 @@ import httpx, pandas
 from memalpha_kit import cli
 from memalpha_kit.evaluation import tables as comparison, runs
 from memalpha_kit.method import judges
-from memalpha_kit.models import chat, endpoint
+from memalpha_kit.models import chat, servers
 from memalpha_kit.commands import evaluate
 
 for line in sys.stdin:

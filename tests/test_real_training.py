@@ -21,9 +21,8 @@ from memalpha_kit.data.instances import load_instances, save_instances
 from memalpha_kit.errors import InputError
 from memalpha_kit.method.answering import ModelReader
 from memalpha_kit.method.readers import ReadRequest
-from memalpha_kit.models.chat import LocalChat
-from memalpha_kit.models.endpoint import Client
 from memalpha_kit.models.local import load_lm
+from memalpha_kit.models.local_chat import LocalChat
 from memalpha_kit.models.tiny import build_policy, save_policy
 from memalpha_kit.records import QA, Entry, Memory, make_instance, request
 from memalpha_kit.settings import ModelConfig, PolicyConfig, load_profile
@@ -156,11 +155,6 @@ def served(body):
 @pytest.fixture
 def stub(monkeypatch):
     """A served model that asks for a key; the environment names it."""
-
-    async def at_once(_):
-        """Nobody waits here."""
-
-    monkeypatch.setattr(real_training, "Client", lambda asked: Client(asked, sleep=at_once))
     with StubServer(served, key="sesame-42", models=("stub",)) as server:
         for name in ("OPENAI_BASE_URL", "OPENAI_MODEL", "OPENROUTER_API_KEY"):
             monkeypatch.delenv(name, raising=False)

@@ -25,8 +25,9 @@ from memalpha_kit.commands.serve import _models, add_arguments
 from memalpha_kit.errors import InputError
 from memalpha_kit.method.answering import Retrieval
 from memalpha_kit.method.prompts import query_prompt
-from memalpha_kit.models.chat import LocalChat
-from memalpha_kit.models.endpoint import Client, Endpoint
+from memalpha_kit.models.chat import Client
+from memalpha_kit.models.local_chat import LocalChat
+from memalpha_kit.models.servers import Endpoint
 from memalpha_kit.records import ChatReply
 from memalpha_kit.server import ServerSettings, create_app
 from memalpha_kit.server.logs import JsonLines
@@ -41,7 +42,7 @@ ASKED = {"memories": [MEMORY], "questions": [["Who keeps bees?"]]}
 
 
 def client_of(stub, **options):
-    options = {"retries": 0, "pause_s": 0.01, "timeout_s": 20.0, **options}
+    options = {"retries": 0, "timeout_s": 20.0, **options}
     return Client(Endpoint(stub.url, "qwen3-32b", **options))
 
 
@@ -262,7 +263,7 @@ def test_with_a_model_that_often_fails_every_answer_is_the_same_as_without_fault
     body = {"memories": memories, "questions": [[f"{j}: who?" for j in range(10)]] * 4}
     stub.answer = lambda sent: sent["messages"][0]["content"].partition("Person ")[2][0]
     stub.faults = Faults(busy=0.05, broken=0.05, malformed=0.05, cut=0.05)
-    with serving(stub, endpoint={"retries": 8, "pause_s": 0.001, "concurrency": 8}) as server:
+    with serving(stub, endpoint={"retries": 8, "concurrency": 8}) as server:
         waiting = [in_background(server.post, "/process", body) for _ in range(2)]
         answers = [wait().json() for wait in waiting]
     assert sum(stub.faulty.values()) > 5 and stub.peak_in_flight <= 8
@@ -592,7 +593,7 @@ def test_a_client_that_leaves_frees_its_place(stub):
 
 
 class Slow:
-    """A local model: no `achat`, one batch after the other."""
+    """A local model: no `begin`, one batch after the other."""
 
     name = "local"
 
@@ -620,7 +621,7 @@ def test_a_local_model_is_asked_by_one_request_at_a_time_and_what_is_given_up_ke
         refused(server.post("/process", ASKED), 503)  # both are still at it
         model.go.set()
         until(lambda: server.post("/process", ASKED).status_code == 200)
-    assert model.peak == 1 and not hasattr(LocalChat, "achat")
+    assert model.peak == 1 and not hasattr(LocalChat, "begin")
 
 
 # --- The token -----------------------------------------------------------------------------------

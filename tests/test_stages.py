@@ -7,9 +7,9 @@ from stub_server import StubServer
 
 from memalpha_kit.data import stages
 from memalpha_kit.data.stages import Llm, Rules, Short
-from memalpha_kit.errors import InputError
-from memalpha_kit.models.chat import ModelGone
-from memalpha_kit.models.endpoint import Client, Endpoint
+from memalpha_kit.errors import InputError, ModelGone
+from memalpha_kit.models.chat import Client
+from memalpha_kit.models.servers import Endpoint
 from memalpha_kit.records import ChatReply
 from memalpha_kit.settings import BuildConfig
 from memalpha_kit.tokens import counter
@@ -26,12 +26,8 @@ def stub():
 
 @pytest.fixture
 def model(stub, tmp_path):
-    """A stage that asks the stub; pauses are not waited for."""
-
-    async def no_pause(pause_s):
-        pass
-
-    return Llm(Client(Endpoint(stub.url, "tiny", cache=tmp_path / "cache"), no_pause))
+    """A stage that asks the stub."""
+    return Llm(Client(Endpoint(stub.url, "tiny", cache=tmp_path / "cache")))
 
 
 def says(stub, answer):

@@ -26,8 +26,8 @@ from memalpha_kit.evaluation.calibration import (
     table_calibration,
 )
 from memalpha_kit.method.judges import Verdict
-from memalpha_kit.models.chat import LocalChat
 from memalpha_kit.models.local import load_lm
+from memalpha_kit.models.local_chat import LocalChat
 from memalpha_kit.records import ChatModel
 
 if TYPE_CHECKING:

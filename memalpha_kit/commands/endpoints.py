@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from memalpha_kit.errors import InputError
 
 if TYPE_CHECKING:
-    from memalpha_kit.models.endpoint import Client
+    from memalpha_kit.models.chat import Client
 
 
 def add_endpoint_arguments(parser: argparse.ArgumentParser, role: str = "", who: str = "") -> None:
@@ -47,9 +47,6 @@ def add_request_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--timeout", type=float, default=120.0, metavar="S", help="default: 120")
     group.add_argument("--retries", type=int, default=6, metavar="N", help="default: 6")
     group.add_argument(
-        "--pause", type=float, default=1.0, metavar="S", help="before a retry, doubles (default: 1)"
-    )
-    group.add_argument(
         "--give-up", type=int, default=8, metavar="N",
         help="failed requests in a row after which a server counts as gone (default: 8)",
     )  # fmt: skip
@@ -62,7 +59,8 @@ def client_of(args: argparse.Namespace, role: str = "", cache: Path | None = Non
     Other roles use the answering model's address where they name only a model, and the other way
     round. Raises InputError that says what is missing.
     """
-    from memalpha_kit.models.endpoint import Client, endpoint_from_env
+    from memalpha_kit.models.chat import Client
+    from memalpha_kit.models.servers import endpoint_from_env
 
     names = ("url", "model_name", "key_env", "price_in", "price_out")
     said = {name: getattr(args, f"{role}_{name}" if role else name) for name in names}
@@ -81,7 +79,6 @@ def client_of(args: argparse.Namespace, role: str = "", cache: Path | None = Non
         "concurrency": args.concurrency,
         "timeout_s": args.timeout,
         "retries": args.retries,
-        "pause_s": args.pause,
         "give_up": args.give_up,
         "cache": args.cache or cache,
     }

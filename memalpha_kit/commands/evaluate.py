@@ -174,8 +174,8 @@ def _answering(args: argparse.Namespace) -> ChatModel | None:
         return client_of(args)
     if args.url or args.model_name:
         raise InputError("--model: expected a local folder or --url with --model-name, found both")
-    from memalpha_kit.models.chat import LocalChat
     from memalpha_kit.models.local import load_lm
+    from memalpha_kit.models.local_chat import LocalChat
 
     return LocalChat(load_lm(args.model, args.device))
 

@@ -115,7 +115,8 @@ def main(args: argparse.Namespace) -> int:
 
 def _models(args: argparse.Namespace) -> tuple[ChatModel, ChatModel]:
     """The model, and one for `/ready` that neither repeats its calls nor stores replies."""
-    from memalpha_kit.models.endpoint import Client, endpoint_from_env
+    from memalpha_kit.models.chat import Client
+    from memalpha_kit.models.servers import endpoint_from_env
 
     if args.model and Path(args.model).is_dir():
         if args.url or args.model_name:
@@ -130,7 +131,6 @@ def _models(args: argparse.Namespace) -> tuple[ChatModel, ChatModel]:
         concurrency=args.concurrency,
         timeout_s=args.timeout,
         retries=args.retries,
-        pause_s=args.pause,
         give_up=args.give_up,
         cache=args.cache,
     )
@@ -139,7 +139,7 @@ def _models(args: argparse.Namespace) -> tuple[ChatModel, ChatModel]:
 
 
 def _local(args: argparse.Namespace) -> ChatModel:
-    from memalpha_kit.models.chat import LocalChat
     from memalpha_kit.models.local import load_lm
+    from memalpha_kit.models.local_chat import LocalChat
 
     return LocalChat(load_lm(args.model, args.device))

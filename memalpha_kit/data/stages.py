@@ -26,7 +26,8 @@ from pathlib import Path
 
 from memalpha_kit.errors import InputError
 from memalpha_kit.method.metrics import answer_text
-from memalpha_kit.models.endpoint import Client, Endpoint
+from memalpha_kit.models.chat import Client
+from memalpha_kit.models.servers import Endpoint
 from memalpha_kit.records import ChatReply, ChatRequest, request
 from memalpha_kit.registry import Registry
 from memalpha_kit.settings import BuildConfig

@@ -22,9 +22,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, Protocol
 
 from memalpha_kit.errors import InputError, closest
+from memalpha_kit.method.encoding import encode_chat, encode_text
 from memalpha_kit.method.memory import INSERT
 from memalpha_kit.method.protocol import (
     fit_prompt,
@@ -35,9 +36,6 @@ from memalpha_kit.method.protocol import (
 )
 from memalpha_kit.records import Completion, Memory, ToolCall
 from memalpha_kit.settings import MemoryConfig, ProtocolConfig
-
-if TYPE_CHECKING:
-    from memalpha_kit.models.local import CausalLM, Sampling
 
 
 @dataclass(frozen=True)
@@ -182,14 +180,27 @@ def sentences(text: str) -> list[str]:
 # ---- language models ----------------------------------------------------------------------------
 
 
+class LanguageModel(Protocol):
+    """What writes replies, such as `models.local.CausalLM`; `tokenizer` is one of transformers."""
+
+    name: str
+    tokenizer: Any
+
+    def generate(
+        self, prompt_ids: Sequence[Sequence[int]], sampling: Any, seeds: Sequence[int]
+    ) -> list[Completion]:
+        """One completion per prompt, in order, each drawn with its own seed."""
+        ...
+
+
 @dataclass(frozen=True)
 class ModelWriter:
     """A causal language model as a writer, prompted as `protocol_config` says."""
 
-    lm: CausalLM
+    lm: LanguageModel
     memory_config: MemoryConfig
     protocol_config: ProtocolConfig
-    sampling: Sampling
+    sampling: Any  # handed to `generate`, such as a `models.local.Sampling`
 
     @property
     def name(self) -> str:
@@ -223,8 +234,6 @@ class ModelWriter:
         return ids
 
     def _encode(self, request: WriteRequest, shown: int) -> list[int]:
-        from memalpha_kit.models.local import encode_chat, encode_text
-
         config, protocol = replace(self.memory_config, shown=shown), self.protocol_config
         if protocol.prompt == "compact":
             text = render_compact(request.memory, request.chunk, config)

@@ -1,207 +1,395 @@
-"""Chat models in this process: `LocalChat` on a model of transformers, `vllm_chat` on vLLM.
+"""The kit's one HTTP client: any server that speaks the OpenAI protocol, as a `ChatModel`.
 
-`LocalChat` also answers with the policy's adapter switched off, which makes its base model the
-reader or the judge on the same card. Over HTTP it is `endpoint.Client`. Requests and replies are
-the chat records of `records`; a call that failed has `text` None and says why in `error`.
+The official `openai` package does the sending: connections, time limits, and new attempts after
+busy or broken answers, as long as the server asks to wait. Around it stand our rules:
+
+* A call that failed has `text` None and says why; an error text is never an answer.
+* A reply is stored under everything it depends on (address, model, version of the instruction,
+  messages, limits), so it can never be given to another text or be taken for another server's.
+  Only good replies are stored: what failed is asked again the next time.
+* At most `concurrency` requests are under way, over all callers of one client in any thread.
+* The key is read when a request is sent, is neither kept nor logged, and no redirect is followed,
+  which would send it to an address that nobody named.
+* A server that is gone raises `ModelGone`; what was answered before is kept.
+
+    client = Client(endpoint_from_env(cache=Path("data/cache")))   # QWEN_URL, QWEN_MODEL_NAME
+    client.chat([request("", "Who keeps bees?")])[0].text
+    client.usage, client.usage.cost(client.endpoint)
 """
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import json
-import re
+import logging
+import os
+import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass, field
+from functools import cache, cached_property
+from queue import SimpleQueue
+from typing import Any, TypeVar
 
+from memalpha_kit import files
 from memalpha_kit.errors import InputError, ModelGone
-from memalpha_kit.models.local import Sampling, encode_chat
-from memalpha_kit.records import ChatReply, ChatRequest, Completion, Done, ToolUse
-from memalpha_kit.text import complete_object, value_end
+from memalpha_kit.models.replies import Failed, masked, read_reply, read_vectors, refusal, tokens
+from memalpha_kit.models.servers import LOOPBACK, Endpoint
+from memalpha_kit.records import ChatReply, ChatRequest, Done, ToolUse
 
-if TYPE_CHECKING:
-    from memalpha_kit.models.local import CausalLM
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Accept = Callable[[ChatReply], bool]
+CONNECT_S = 10.0  # a server that takes longer to take a connection is not there
+MORE_TRIES = 2  # after a body that is no reply, and after one that says nothing
+TEXTS_PER_CALL = 64  # embeddings
 
 
-# ---- in this process ----------------------------------------------------------------------------
+@dataclass
+class Usage:
+    """What a client has done so far. Tokens are those the server counted, also of replies that
+    were thrown away, for they are paid for too; replies from the cache are free."""
+
+    asked: int = 0  # requests that went to the server, each attempt
+    cached: int = 0  # replies that the cache had
+    failed: int = 0  # requests without an accepted reply
+    retried: int = 0  # attempts after a first one
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    uncounted: int = 0  # replies whose tokens the server did not tell
+
+    def add(self, prompt_tokens: int | None, completion_tokens: int | None) -> None:
+        """Counts one reply's tokens; None is a number that the server did not tell."""
+        self.prompt_tokens += prompt_tokens or 0
+        self.completion_tokens += completion_tokens or 0
+        self.uncounted += prompt_tokens is None or completion_tokens is None
+
+    def cost(self, endpoint: Endpoint) -> float | None:
+        """US dollars; None if a price or some reply's tokens are unknown."""
+        if endpoint.price_in is None or endpoint.price_out is None or self.uncounted:
+            return None
+        paid = endpoint.price_in * self.prompt_tokens + endpoint.price_out * self.completion_tokens
+        return paid / 1e6
 
 
-@dataclass(frozen=True)
-class LocalChat:
-    """A causal language model as a chat model. Temperature 0 is greedy; a reply never raises.
+@dataclass(eq=False)
+class Client:
+    """A `ChatModel` over HTTP.
 
-    `lm` is a `models.CausalLM` or anything with its `name`, `tokenizer`, `batch_size` and
-    `generate`. `adapter_off` answers with the base model below a peft adapter; the adapter is on
-    again afterwards. Tools are listed by the chat template and calls are read as Qwen3 writes them,
-    `<tool_call>{"name": ..., "arguments": ...}</tool_call>`; contents cannot become control tokens.
+    Requests run on one background loop of the process, so `chat` also works where a loop is
+    running already, as in a notebook or a web server.
     """
 
-    lm: CausalLM
-    adapter_off: bool = False
+    endpoint: Endpoint
+    usage: Usage = field(default_factory=Usage, init=False)
+
+    def __post_init__(self) -> None:
+        self._slots = asyncio.Semaphore(self.endpoint.concurrency)
 
     @property
     def name(self) -> str:
-        """The folder's own name, with `base of` in front if the adapter is off."""
-        own = self.lm.name.rstrip("/").rpartition("/")[2]
-        return f"base of {own}" if self.adapter_off else own
+        """The model's name at the server."""
+        return self.endpoint.model
 
-    def chat(self, requests: Sequence[ChatRequest], done: Done | None = None) -> list[ChatReply]:
-        """One reply per request, in order; those sampled alike share batches, longest first.
+    def chat(
+        self,
+        requests: Sequence[ChatRequest],
+        done: Done | None = None,
+        accept: Accept | None = None,
+    ) -> list[ChatReply]:
+        """One reply per request, in order; equal requests are sent once.
 
-        A prompt that does not fit the model's window is a reply with `error`. Raises ModelGone if
-        the adapter is to be off and there is none.
+        `accept` says whether a reply may be stored and counts as had. Raises ModelGone if the
+        server refuses everything or is gone, DiskError for a cache that cannot be written; what
+        was answered before has been handed to `done`.
         """
-        if self.adapter_off and not hasattr(self.lm.model, "disable_adapter"):
-            raise ModelGone(f"{self.lm.name}: expected a model with an adapter, found one without")
+        arrived: SimpleQueue = SimpleQueue()
+        work = self.begin(requests, arrived.put, accept)
         replies: dict[int, ChatReply] = {}
-        prompts = {place: self._prompt(asked) for place, asked in enumerate(requests)}
-        groups: dict[Sampling, list[int]] = {}
-        for place in sorted(prompts, key=lambda place: -len(prompts[place])):
-            asked = requests[place]
-            sampling = Sampling(asked.temperature, asked.max_tokens, asked.top_p)
-            groups.setdefault(sampling, []).append(place)
-        for sampling, places in groups.items():
-            for start in range(0, len(places), self.lm.batch_size):
-                batch = places[start : start + self.lm.batch_size]
-                seeds = [requests[place].seed or 0 for place in batch]
-                found = self._generate([prompts[place] for place in batch], sampling, seeds)
-                for place, reply in zip(batch, found, strict=True):
-                    replies[place] = reply
-                    if done:
-                        done(place, reply)
+        try:
+            while (item := arrived.get()) is not None:
+                replies[item[0]] = item[1]
+                if done:
+                    done(*item)
+        finally:
+            work.cancel()  # without effect on finished work
+        work.result()
         return [replies[place] for place in range(len(requests))]
 
-    def _prompt(self, asked: ChatRequest) -> list[int]:
-        messages = [_as_text(fields) for fields in asked.plain()]
-        tools = json.loads(asked.tools) if asked.tools else None
-        return encode_chat(self.lm.tokenizer, messages, tools, asked.thinking)
+    def begin(
+        self,
+        requests: Sequence[ChatRequest],
+        put: Callable[[tuple[int, ChatReply] | None], object],
+        accept: Accept | None = None,
+    ) -> Future:
+        """The work of `chat`, begun; `cancel` ends it.
 
-    def _generate(
-        self, prompts: list[list[int]], sampling: Sampling, seeds: list[int]
-    ) -> list[ChatReply]:
-        start = time.perf_counter()
+        `put` gets (place, reply) for each reply, on the background loop, and None in the end.
+        """
+        work = asyncio.run_coroutine_threadsafe(self._answer_all(requests, put, accept), _loop())
+        work.add_done_callback(lambda _: put(None))
+        return work
+
+    def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        """One vector per text, in order; each text has its own place in the cache.
+
+        Raises InputError if a text got none, ModelGone and DiskError as `chat` does.
+        """
+        return asyncio.run_coroutine_threadsafe(self._embed(texts), _loop()).result()
+
+    def ready(self, timeout_s: float = 5.0) -> str:
+        """Why the server would not answer now, or "". One free call (its list of models), no retry.
+
+        A server that keeps no such list is ready too.
+        """
+        look = self._send("GET", "/models", None, max_retries=0, timeout=timeout_s)
         try:
-            with self._answering():
-                completions = self.lm.generate(prompts, sampling, seeds)
-        except InputError as error:  # a prompt without tokens or above the window
-            if len(prompts) == 1:
-                return [ChatReply(None, "error", error=str(error))]
-            pairs = zip(prompts, seeds, strict=True)
-            return [self._generate([ids], sampling, [seed])[0] for ids, seed in pairs]
-        elapsed_s = time.perf_counter() - start
-        return [_reply(completion, elapsed_s) for completion in completions]
+            asyncio.run_coroutine_threadsafe(look, _loop()).result()
+        except Failed as error:
+            return "" if error.status in (404, 405) else str(error)
+        return ""
 
-    @contextmanager
-    def _answering(self) -> Iterator[None]:
-        """No dropout, also in the middle of training, and no adapter if that is wanted."""
-        model = getattr(self.lm, "model", None)  # vLLM keeps its own
-        training = model is not None and model.training
+    def body(self, asked: ChatRequest) -> dict[str, Any]:
+        """What is sent: only fields that differ from the protocol's defaults."""
+        body = {
+            "model": self.endpoint.model,
+            "messages": asked.plain(),
+            "temperature": asked.temperature,
+            "max_tokens": asked.max_tokens,
+            **self.endpoint.thinking(asked.thinking),
+        }
+        if asked.top_p != 1.0:
+            body["top_p"] = asked.top_p
+        if asked.seed is not None:
+            body["seed"] = asked.seed
+        if asked.tools:
+            body["tools"] = json.loads(asked.tools)
+        return body
+
+    # --- Many requests --------------------------------------------------------------------------
+
+    async def _answer_all(self, requests, put, accept: Accept | None) -> None:
+        places: dict[str, list[int]] = {}
+        for place, asked in enumerate(requests):
+            places.setdefault(self._key(self.body(asked), asked.version), []).append(place)
+        failed_before, streak = self.usage.failed, _Streak(self.endpoint)
+
+        async def answer(key: str, at: list[int]) -> None:
+            reply = await self._reply(key, requests[at[0]], streak, accept)
+            for place in at:
+                put((place, reply))
+
+        await _together(answer(key, at) for key, at in places.items())
+        if missing := self.usage.failed - failed_before:
+            log.warning("%s: %d of %d replies missing", self.name, missing, len(places))
+
+    async def _reply(
+        self, key: str, asked: ChatRequest, streak: _Streak, accept: Accept | None
+    ) -> ChatReply:
+        stored = _stored_reply(self._load(key))
+        if stored is not None and (accept is None or accept(stored)):
+            self.usage.cached += 1
+            return stored
         try:
-            if training:
-                model.eval()
-            with model.disable_adapter() if self.adapter_off else nullcontext():
-                yield
-        finally:
-            if training:
-                model.train()
+            reply = await self._ask("/chat/completions", self.body(asked), read_reply)
+        except Failed as error:
+            self.usage.failed += 1
+            streak.note(error)
+            return ChatReply(None, "error", error=str(error))
+        streak.length = 0
+        if accept is not None and not accept(reply):
+            self.usage.failed += 1
+        elif reply.text or reply.tools:
+            self._store(key, asked.version, asdict(reply))
+        return reply
+
+    async def _embed(self, texts: Sequence[str]) -> list[list[float]]:
+        keys = {t: self._key({"model": self.name, "input": t}, "embedding") for t in texts}
+        vectors = {text: self._load(key).get("vector") for text, key in keys.items()}
+        missing = [text for text, vector in vectors.items() if vector is None]
+        self.usage.cached += len(vectors) - len(missing)
+        streak, reasons = _Streak(self.endpoint), []
+
+        async def fill(part: list[str]) -> None:
+            body = {"model": self.name, "input": part}
+            try:
+                found = await self._ask(
+                    "/embeddings", body, lambda answer, _: read_vectors(answer, len(part))
+                )
+            except Failed as error:
+                self.usage.failed += 1
+                streak.note(error)
+                reasons.append(str(error))
+                return
+            for text, vector in zip(part, found, strict=True):
+                vectors[text] = vector
+                self._store(keys[text], "embedding", {"vector": vector})
+
+        starts = range(0, len(missing), TEXTS_PER_CALL)
+        await _together(fill(missing[start : start + TEXTS_PER_CALL]) for start in starts)
+        if reasons:
+            expected = f"{self.endpoint.url}: expected a vector for each text"
+            raise InputError(f"{expected}, found: {reasons[-1]}")
+        return [vectors[text] for text in texts]
+
+    # --- One request ----------------------------------------------------------------------------
+
+    async def _ask(self, path: str, body: dict, read: Callable[[Any, float], T]) -> T:
+        """What `read` makes of the server's answer and its seconds. Raises Failed in the end.
+
+        `openai` repeats what the network or the server spoilt. It cannot see that a body is no
+        reply, so that is repeated here. The slot is kept meanwhile: a server in trouble gets fewer
+        requests.
+        """
+        async with self._slots:
+            for left in reversed(range(1 + min(MORE_TRIES, self.endpoint.retries))):
+                start = time.perf_counter()
+                raw = await self._send("POST", path, body)
+                elapsed_s = time.perf_counter() - start
+                try:
+                    answer = json.loads(raw)
+                except (ValueError, RecursionError):
+                    answer = None
+                self.usage.add(*tokens(answer))
+                try:
+                    return read(answer, elapsed_s)
+                except Failed as error:
+                    if not left and error.reply:
+                        return error.reply
+                    if not (left and error.retry):
+                        raise
+                    self.usage.retried += 1
+                    log.info("%s: asked again: %s", self.name, error)
+        raise AssertionError("unreachable")
+
+    async def _send(self, method: str, path: str, body: dict | None, **options: Any) -> bytes:
+        """The body of a good answer. Raises Failed, without the key in its text."""
+        import httpx2
+        import openai
+
+        key = _key(self.endpoint.key_env)
+        options["headers"] = {"Authorization": f"Bearer {key}" if key else openai.Omit()}
+        try:
+            if method == "GET":
+                answer = await self._http.get(path, cast_to=httpx2.Response, options=options)
+            else:
+                answer = await self._http.post(
+                    path, cast_to=httpx2.Response, body=body, options=options
+                )
+        except openai.APIStatusError as error:
+            raise refusal(error.response, key, self.endpoint.key_env) from None
+        except openai.APITimeoutError:
+            limit_s = options.get("timeout", self.endpoint.timeout_s)
+            raise Failed(f"no answer within {limit_s:g} s") from None
+        except openai.APIConnectionError as error:
+            cause = error.__cause__ or error
+            raise Failed(masked(key, f"{type(cause).__name__}: {cause}")) from None
+        return answer.content
+
+    @cached_property
+    def _http(self) -> Any:
+        """The client of the `openai` package; made when it is needed, for it is slow to import."""
+        import httpx2
+        import openai
+
+        async def count(sent: httpx2.Request) -> None:
+            self.usage.asked += 1
+            self.usage.retried += sent.headers.get("x-stainless-retry-count", "0") != "0"
+
+        timeout = httpx2.Timeout(self.endpoint.timeout_s, connect=CONNECT_S)
+        return openai.AsyncOpenAI(
+            base_url=self.endpoint.url,
+            api_key="not used: each request brings its own",
+            max_retries=self.endpoint.retries,
+            http_client=openai.DefaultAsyncHttpxClient(
+                timeout=timeout,
+                trust_env=self.endpoint.host not in LOOPBACK,  # no proxy on the way to this machine
+                follow_redirects=False,
+                event_hooks={"request": [count]},
+            ),
+        )
+
+    # --- The cache ------------------------------------------------------------------------------
+
+    def _key(self, body: Mapping[str, Any], version: str) -> str:
+        """A request's name: a hash of everything that the reply depends on."""
+        content = json.dumps([self.endpoint.url, body, version], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def _load(self, key: str) -> dict[str, Any]:
+        """What is stored under this name; {} if there is nothing or the file is not whole."""
+        if self.endpoint.cache is None:
+            return {}
+        try:
+            stored = json.loads((self.endpoint.cache / key[:2] / f"{key}.json").read_text("utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return stored if isinstance(stored, dict) and stored.get("key") == key else {}
+
+    def _store(self, key: str, version: str, content: Mapping[str, Any]) -> None:
+        if self.endpoint.cache is not None:
+            made = {"key": key, "url": self.endpoint.url, "model": self.name, "version": version}
+            files.save_json(self.endpoint.cache / key[:2] / f"{key}.json", {**made, **content})
 
 
-def vllm_chat(llm: Any, name: str = "vllm", batch_size: int = 256) -> LocalChat:
-    """A chat model on `llm`, a `vllm.LLM` made by the caller, in this process.
+def _stored_reply(stored: Mapping[str, Any]) -> ChatReply | None:
+    """The reply of a cache file, or None."""
+    if not isinstance(stored.get("text"), str):
+        return None
+    tools = tuple(ToolUse(**use) for use in stored["tools"])
+    counts = stored["prompt_tokens"], stored["completion_tokens"]
+    return ChatReply(stored["text"], stored["finish"], tools, *counts, cached=True)
 
-    `batch_size` requests are handed over at a time; vLLM schedules them by itself.
-    """
-    return LocalChat(VllmLM(llm, name, batch_size))
 
+@dataclass
+class _Streak:
+    """Requests of one batch that failed in a row after all their retries."""
 
-@dataclass(frozen=True)
-class VllmLM:
-    """What `LocalChat` needs of a model, on vLLM: prompts go in as ids, so D17 holds here too."""
+    endpoint: Endpoint
+    length: int = 0
 
-    llm: Any
-    name: str
-    batch_size: int = 256
-
-    @property
-    def tokenizer(self) -> Any:
-        """The one that vLLM loaded, of transformers."""
-        return self.llm.get_tokenizer()
-
-    def generate(
-        self, prompt_ids: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]
-    ) -> list[Completion]:
-        """As `CausalLM.generate`, without log-probabilities. Raises InputError for a bad prompt."""
-        from vllm import SamplingParams
-
-        params = [
-            SamplingParams(
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
-                max_tokens=sampling.max_new_tokens,
-                seed=seed,
+    def note(self, error: Failed) -> None:
+        """Raises ModelGone if the server is gone. A request that is bad by itself is none."""
+        self.length += error.retry
+        if error.fatal or self.length >= self.endpoint.give_up:
+            raise ModelGone(
+                f"{self.endpoint.url}: expected replies of {self.endpoint.model!r}, found: {error} "
+                "(what was answered is kept; run again to go on)"
             )
-            for seed in seeds
-        ]
-        prompts = [{"prompt_token_ids": list(ids)} for ids in prompt_ids]
-        try:
-            outputs = self.llm.generate(prompts, params, use_tqdm=False)
-        except ValueError as error:  # a prompt above the model's window
-            raise InputError(f"{self.name}: {error}") from error
-        return [_completion(output) for output in outputs]
 
 
-def _completion(output: Any) -> Completion:
-    first = output.outputs[0]
-    finish = "length" if first.finish_reason == "length" else "stop"
-    return Completion(
-        first.text, tuple(output.prompt_token_ids), tuple(first.token_ids), finish=finish
-    )
+async def _together(work: Iterable[Coroutine]) -> None:
+    """Does everything at once; the first error stops the rest and is raised."""
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for one in work:
+                tasks.create_task(one)
+    except BaseExceptionGroup as group:
+        raise group.exceptions[0] from None
 
 
-def _reply(completion: Completion, elapsed_s: float) -> ChatReply:
-    text, tools = split_tool_calls(completion.text)
-    finish = "tool_calls" if tools and completion.finish == "stop" else completion.finish
-    counts = len(completion.prompt_ids), len(completion.completion_ids)
-    return ChatReply(text, finish, tools, *counts, latency_s=elapsed_s)
+_ONE_LOOP = threading.Lock()
 
 
-def _as_text(fields: dict[str, Any]) -> dict[str, str]:
-    """A message with its tool calls written out, so that they are encoded as ordinary text.
-
-    Raises InputError for a content that is not text.
-    """
-    content = fields["content"] or ""
-    if not isinstance(content, str):
-        raise InputError(f"message: expected a text as content, found {type(content).__name__}")
-    for call in fields.get("tool_calls") or ():
-        function = call["function"]
-        body = f'{{"name": {json.dumps(function["name"])}, "arguments": {function["arguments"]}}}'
-        content = f"{content}\n<tool_call>\n{body}\n</tool_call>".lstrip("\n")
-    return {"role": fields["role"], "content": content}
+def _loop() -> asyncio.AbstractEventLoop:
+    """The loop that all clients' requests run on, in a thread of its own."""
+    with _ONE_LOOP:
+        return _started_loop()
 
 
-_CLOSING = re.compile(r"\s*(?:</tool_call>)?")
+@cache
+def _started_loop() -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="model requests", daemon=True).start()
+    return loop
 
 
-def split_tool_calls(text: str) -> tuple[str, tuple[ToolUse, ...]]:
-    """What of a reply is not a tool call, and the calls in order, numbered call_0, call_1, ...
-
-    Calls inside the reasoning are thoughts. What follows `<tool_call>` and is no JSON object with
-    a name stays text.
-    """
-    tag, uses, rest = "<tool_call>", [], []
-    kept = 0  # what stands before is in `rest` or in `uses`
-    start = text.find(tag, text.rfind("</think>") + 1)
-    while start >= 0:
-        inside = start + len(tag)
-        stop = value_end(text, inside)
-        value = complete_object(text[inside:stop].lstrip()) if stop else None
-        if value and isinstance(value.get("name"), str):
-            arguments = value.get("arguments", {})
-            raw = arguments if isinstance(arguments, str) else json.dumps(arguments)
-            uses.append(ToolUse(f"call_{len(uses)}", value["name"], raw))
-            rest.append(text[kept:start])
-            kept = inside = _CLOSING.match(text, stop).end()
-        start = text.find(tag, inside)
-    return "".join([*rest, text[kept:]]).strip() if uses else text, tuple(uses)
+def _key(variable: str) -> str:
+    """The key, "" for none. Raises ModelGone for one that no header can carry."""
+    key = os.environ.get(variable, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise ModelGone(f"{variable}: expected a key of plain characters, found others in it")
+    return key

@@ -1,11 +1,8 @@
-"""Language models behind one shape: `generate(prompt_ids, sampling) -> completions`.
+"""Language models in this process behind one shape: `generate(prompt_ids, sampling, seeds)`.
 
 The one law: sampled ids are the truth. They are kept as they came, end-of-turn token included, and
-the text is only a view of them (D34, D35). The other border guarded here is the prompt: text of a
-document can never become a control token (`encode_chat`, D17).
-
-Randomness: every row draws from its own seed, so its draws do not depend on who shares its batch
-(up to the rounding of a padded forward pass).
+the text is only a view of them. Every row draws from its own seed, so its draws do not depend on
+who shares its batch (up to the rounding of a padded forward pass).
 
     lm = load_lm("models/Qwen3-4B")
     ids = encode_chat(lm.tokenizer, [{"role": "user", "content": chunk}])
@@ -14,18 +11,25 @@ Randomness: every row draws from its own seed, so its draws do not depend on who
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memalpha_kit.errors import InputError
+from memalpha_kit.errors import InputError, closest
 from memalpha_kit.records import Completion
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+"""Number formats of weights; "auto" is the one they are saved in."""
+
+EXPECTED = "expected a folder with config.json, weights (safetensors) and a tokenizer"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 
 
 @dataclass(frozen=True)
@@ -69,16 +73,13 @@ class CausalLM:
         greedy), before `top_p`. Raises InputError if a prompt is empty or the model's window is
         too small for prompt and reply.
         """
-        seeds = (
-            [sampling.seed * 1_000_003 + i for i in range(len(prompt_ids))]
-            if seeds is None
-            else seeds
-        )
+        seeds = seeds or [sampling.seed * 1_000_003 + place for place in range(len(prompt_ids))]
         self._check_lengths(prompt_ids, sampling)
         done: list[Completion] = []
         for start in range(0, len(prompt_ids), self.batch_size):
             part = slice(start, start + self.batch_size)
-            done += self._generate_batch(prompt_ids[part], sampling, seeds[part])
+            rows = self._decode(prompt_ids[part], sampling, seeds[part])
+            done += map(self._completion, prompt_ids[part], *rows)
         return done
 
     def _check_lengths(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> None:
@@ -92,9 +93,10 @@ class CausalLM:
                     f"reply, found {len(ids)} + {sampling.max_new_tokens}"
                 )
 
-    def _generate_batch(
+    def _decode(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]
-    ) -> list[Completion]:
+    ) -> tuple[list[list[int]], list[list[float]]]:
+        """Sampled ids and their log-probabilities; a reply may go on after its stop token."""
         import torch
         from transformers import GenerationConfig, LogitsProcessorList
 
@@ -106,17 +108,14 @@ class CausalLM:
             eos_token_id=list(self.stop_ids),
             pad_token_id=self.stop_ids[0],
         )
-        with torch.inference_mode():
+        with torch.inference_mode(), answering(self.model):
             out = self.model.generate(
                 input_ids=ids.to(self.model.device),
                 attention_mask=mask.to(self.model.device),
                 generation_config=settings,
                 logits_processor=LogitsProcessorList([draw]),
             )
-        replies = out[:, ids.shape[1] :].tolist()
-        logprobs = torch.stack(draw.logprobs, dim=1).tolist()  # (B, new tokens)
-        rows = zip(prompts, replies, logprobs, strict=True)
-        return [self._completion(*row) for row in rows]
+        return out[:, ids.shape[1] :].tolist(), torch.stack(draw.logprobs, dim=1).tolist()
 
     def _completion(
         self, prompt: Sequence[int], reply: list[int], logprobs: list[float]
@@ -132,6 +131,17 @@ class CausalLM:
             logprobs=tuple(logprobs[: len(kept)]),
             finish="length" if stop is None else "stop",
         )
+
+
+@contextmanager
+def answering(model: PreTrainedModel) -> Iterator[None]:
+    """No dropout and a cache of keys and values, also in the middle of training."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 def left_pad(prompts: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -154,84 +164,139 @@ class SeededDraw:
     def __init__(self, sampling: Sampling, seeds: Sequence[int]) -> None:
         import torch
 
+        def numbers(seed: int) -> torch.Tensor:
+            generator = torch.Generator().manual_seed(seed)
+            return torch.rand(sampling.max_new_tokens, generator=generator, dtype=torch.float64)
+
         self.sampling = sampling
         self.logprobs: list[torch.Tensor] = []  # one (B,) per step
-        self.uniform = torch.stack(
-            [
-                torch.rand(
-                    sampling.max_new_tokens,
-                    generator=torch.Generator().manual_seed(seed),
-                    dtype=torch.float64,
-                )
-                for seed in seeds
-            ]
-        )  # (B, max_new_tokens)
+        self.uniform = torch.stack([numbers(seed) for seed in seeds])  # (B, max_new_tokens)
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Scores with 0 at the drawn token and -inf elsewhere. (B, V) -> (B, V)"""
         import torch
 
-        temperature = self.sampling.temperature
-        logprobs = torch.log_softmax(scores.double() / (temperature or 1.0), dim=-1)
-        if temperature:
-            uniform = self.uniform[:, len(self.logprobs), None].to(scores.device)
-            chosen = inverse_cdf(logprobs.exp(), uniform, self.sampling.top_p)
-        else:
-            chosen = scores.argmax(dim=-1, keepdim=True)  # (B, 1)
-        self.logprobs.append(logprobs.gather(1, chosen)[:, 0])
-        return torch.full_like(scores, float("-inf")).scatter(1, chosen, 0.0)
+        uniform = self.uniform[:, len(self.logprobs)].to(scores.device)
+        chosen, logprobs = drawn(scores, uniform, self.sampling)
+        self.logprobs.append(logprobs)
+        return torch.full_like(scores, float("-inf")).scatter(1, chosen[:, None], 0.0)
 
 
-def inverse_cdf(probs: torch.Tensor, uniform: torch.Tensor, top_p: float) -> torch.Tensor:
-    """The token where the cumulated probability passes `uniform`. (B, V), (B, 1) -> (B, 1)"""
+def drawn(
+    logits: torch.Tensor, uniform: torch.Tensor, sampling: Sampling
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Next tokens and their log-probabilities. (B, V), (B,) -> (B,), (B,)
+
+    The token drawn is the one where the cumulated probability passes `uniform`.
+    """
     import torch
 
-    order = None
-    if top_p < 1:
+    logprobs = torch.log_softmax(logits.double() / (sampling.temperature or 1.0), dim=-1)
+    if not sampling.temperature:
+        chosen = logits.argmax(dim=-1, keepdim=True)  # (B, 1)
+        return chosen[:, 0], logprobs.gather(1, chosen)[:, 0]
+    probs, order = logprobs.exp(), None
+    if sampling.top_p < 1:
         probs, order = probs.sort(dim=-1, descending=True)
         before = probs.cumsum(-1) - probs  # probability of all likelier tokens
-        probs = probs.masked_fill(before >= top_p, 0.0)
+        probs = probs.masked_fill(before >= sampling.top_p, 0.0)
     total = probs.cumsum(-1)
-    place = torch.searchsorted(total, uniform * total[:, -1:], right=True)
-    place = place.clamp(max=probs.shape[-1] - 1)
-    return place if order is None else order.gather(1, place)
+    chosen = torch.searchsorted(total, uniform[:, None] * total[:, -1:], right=True)
+    chosen = chosen.clamp(max=probs.shape[-1] - 1)
+    chosen = chosen if order is None else order.gather(1, chosen)
+    return chosen[:, 0], logprobs.gather(1, chosen)[:, 0]
+
+
+# ---- loading ------------------------------------------------------------------------------------
 
 
 def load_lm(
-    folder: str | Path, device: str = "cpu", batch_size: int = 8, **options: Any
+    folder: str | Path,
+    device: str = "cpu",
+    batch_size: int = 8,
+    dtype: str = "auto",
+    **options: Any,
 ) -> CausalLM:
     """The causal language model saved in a local folder, ready to generate.
 
-    Nothing is downloaded and no code of the folder is run. `options` go to transformers beside the
-    folder (dtype, quantization_config). Raises InputError, naming the folder
-    and what was expected, if it does not exist, is not a model or cannot be read.
+    Nothing is downloaded and no code of the folder is run. `options` go to transformers
+    (quantization_config, device_map). Raises InputError, naming the folder and what was expected,
+    if it does not exist, is no model, or lacks a tokenizer or a weight, or if a weight is no
+    number.
     """
     folder = Path(folder)
-    expected = "expected a folder with config.json, weights and a tokenizer"
-    if not folder.is_dir():
-        raise InputError(
-            f"model {folder}: {expected}, found {'a file' if folder.exists() else 'nothing'}"
-        )
-    if not (folder / "config.json").is_file():
-        raise InputError(f"model {folder}: {expected}, found no config.json")
+    placed, number_format = _device(device), _dtype(dtype)
+    _check_folder(folder)
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-    placed = _device(device)
     local = {"local_files_only": True, "trust_remote_code": False}
-    known = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError)
+    unreadable = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **local)
-        model = AutoModelForCausalLM.from_pretrained(folder, **{"dtype": "auto"} | options | local)
-    except known as error:  # what transformers raises for files that are missing or broken
+        model, told = AutoModelForCausalLM.from_pretrained(
+            folder,
+            **{"dtype": number_format} | options | local,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except (*unreadable, SafetensorError) as error:  # files that are missing or broken
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"model {folder}: {expected}, found {reason}") from error
+        raise InputError(f"model {folder}: {EXPECTED}, found {reason}") from error
+    _check_weights(folder, model, told)
     stops = stop_ids(model.generation_config.eos_token_id, tokenizer.eos_token_id)
     if not stops:
         raise InputError(f"model {folder}: expected an end-of-text token, found none")
+    tokenizer.pad_token_id = pad_id(tokenizer, stops)
     model.generation_config = GenerationConfig()  # the folder's sampling habits are not ours
     moved = model if "device_map" in options else model.to(placed)
     return CausalLM(str(folder), moved.eval(), tokenizer, stops, batch_size)
+
+
+def _check_folder(folder: Path) -> None:
+    """Raises InputError for what can be seen without reading a weight."""
+
+    def any_of(*patterns: str) -> list[str]:
+        return sorted(path.name for pattern in patterns for path in folder.glob(pattern))
+
+    found = ""
+    if not folder.is_dir():
+        found = "a file" if folder.exists() else "nothing"
+    elif not (folder / "config.json").is_file():
+        found = "no config.json"
+    elif not any_of("*.safetensors"):
+        pickles = any_of(*PICKLES)
+        found = f"a pickle, {pickles[0]}, which can run code" if pickles else "no weights"
+    elif not any_of(*TOKENIZER_FILES):
+        found = "no tokenizer"
+    if found:
+        raise InputError(f"model {folder}: {EXPECTED}, found {found}")
+
+
+def _check_weights(folder: Path, model: PreTrainedModel, told: dict[str, Any]) -> None:
+    """Raises InputError if a weight is missing, has another shape or is no number.
+
+    transformers only warns and goes on with random numbers in its place.
+    """
+    import torch
+
+    missing = sorted(told["missing_keys"]) or sorted(map(str, told["mismatched_keys"]))
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise InputError(f"model {folder}: {EXPECTED}, found no weights for {missing[0]}{more}")
+    for name, weight in model.named_parameters():
+        if weight.is_floating_point() and not torch.isfinite(weight).all():
+            raise InputError(f"model {folder}: {name}: expected numbers, found NaN or infinity")
+
+
+def _dtype(name: str) -> Any:
+    import torch
+
+    if name not in DTYPES:
+        raise InputError(
+            f"dtype {name!r}: expected one of {', '.join(DTYPES)}{closest(name, DTYPES)}"
+        )
+    return name if name == "auto" else getattr(torch, name)
 
 
 def _device(name: str) -> torch.device:
@@ -254,63 +319,20 @@ def stop_ids(*named: int | Sequence[int] | None) -> tuple[int, ...]:
     return tuple(found)
 
 
-# ---- prompts ----------------------------------------------------------------------------------
+def pad_id(tokenizer: PreTrainedTokenizerBase, stops: Sequence[int]) -> int | None:
+    """The token that fills up short rows; one that ends replies would hide where they end.
 
-
-def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Ids of `text` as ordinary text: what looks like a control token is spelled out (D17)."""
-    return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
-
-
-def encode_chat(
-    tokenizer: PreTrainedTokenizerBase,
-    messages: Sequence[Mapping[str, str]],
-    tools: Sequence[Mapping[str, Any]] | None = None,
-    thinking: bool | None = False,
-) -> list[int]:
-    """Prompt ids of a chat, generation prefix included; contents cannot become control tokens.
-
-    The chat template is rendered around placeholders and cut at its own control tokens; only then
-    do the contents take their places and everything between is encoded as ordinary text. Without
-    control text in a content the ids are the tokenizer's own. Raises InputError if the tokenizer
-    has no chat template or its template refuses the messages.
+    The rule: the tokenizer's own pad token; if that is an end token, the one for unknown text;
+    else the last special token that the chat template does not write and no role has; else None.
     """
-    marks = {f"\ue000{place}\ue001": m["content"] for place, m in enumerate(messages)}
-    shells = [{**m, "content": mark} for m, mark in zip(messages, marks, strict=True)]
-    rendered = _render_chat(tokenizer, shells, tools, thinking)
-    ids: list[int] = []
-    for piece, control in _cut_at_control(tokenizer, rendered):
-        text = re.sub("\ue000\\d+\ue001", lambda match: marks.get(match[0], match[0]), piece)
-        ids += encode_text(tokenizer, text) if text else []
-        ids += [tokenizer.convert_tokens_to_ids(control)] if control else []
-    return ids
-
-
-def _render_chat(tokenizer, messages, tools, thinking: bool | None) -> str:
-    from jinja2 import TemplateError
-
-    if not tokenizer.chat_template:
-        raise InputError(
-            f"tokenizer {tokenizer.name_or_path}: expected a chat template, found none"
-        )
-    try:
-        return tokenizer.apply_chat_template(
-            messages,
-            tools=list(tools) if tools else None,
-            tokenize=False,
-            add_generation_prompt=True,
-            enable_thinking=thinking,
-        )
-    except TemplateError as error:
-        raise InputError(f"chat template of {tokenizer.name_or_path}: {error}") from error
-
-
-def _cut_at_control(tokenizer, text: str) -> Iterator[tuple[str, str]]:
-    """`text` as (ordinary text, control token after it); the last control token is ""."""
-    names = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special}
-    if not names:
-        yield text, ""
-        return
-    pattern = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
-    parts = re.split(f"({pattern})", text)
-    yield from zip(parts[::2], [*parts[1::2], ""], strict=True)
+    for own in (tokenizer.pad_token_id, tokenizer.unk_token_id):
+        if own is not None and own not in stops:
+            return own
+    template = str(tokenizer.chat_template or "")
+    spare = [
+        number
+        for number, token in tokenizer.added_tokens_decoder.items()
+        if token.special and token.content not in template
+        if number not in stops and number != tokenizer.bos_token_id
+    ]
+    return max(spare, default=None)

@@ -17,17 +17,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memalpha_kit.errors import DiskError
-from memalpha_kit.models.decode import fast
-from memalpha_kit.models.head_start import give_head_start
+from memalpha_kit.errors import DiskError, InputError
 from memalpha_kit.models.local import CausalLM, load_lm
 from memalpha_kit.settings import PolicyConfig
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 BATCH_ROWS = 128
 """Prompts decoded together; more would only cost memory."""
+
+SLOWEST = 0.02
+"""Frequencies below this count as this one when a look-back direction is drawn."""
 
 
 # --- Tokenizer and model --------------------------------------------------------------------------
@@ -77,7 +79,7 @@ def build_policy(
 ) -> PreTrainedModel:
     """A Qwen3 with random weights (fp32) and one embedding row per token, rounded up to 8.
 
-    The `start_` settings put structure into them (`head_start.py`). Same seed, same weights; the
+    The `start_` settings put structure into them (`give_head_start`). Same seed, same weights; the
     global random state is left as it was.
     """
     import torch
@@ -103,9 +105,70 @@ def build_policy(
         torch.manual_seed(seed)
         model = Qwen3ForCausalLM(qwen)
     if config.start_shared or config.start_look_back or config.start_copy:
-        give_head_start(model, config, seed)
+        with torch.no_grad():
+            give_head_start(model, config, torch.Generator().manual_seed(seed))
     model.generation_config.update(**ends)
     return model
+
+
+def give_head_start(
+    model: PreTrainedModel, config: PolicyConfig, generator: torch.Generator
+) -> None:
+    """Gives the fresh weights of `model` a little structure, in place.
+
+    Copying "what followed the last time" (induction) takes a head that looks a few tokens back and
+    a later one that finds equal keys. A small model finds that circuit by chance, after many steps;
+    here it starts near it (the idea of mimetic initialisation):
+
+    * `start_shared`: all embeddings share a direction, so that a head can act on positions alone;
+    * `start_look_back`: head i of the first layer looks back by i + 1 positions;
+    * `start_copy`: values pass through (output projection near the transpose of the value
+      projection), and later layers compare like with like (key near query projection).
+
+    Nothing about the world is put in: no token is favoured and no pair of tokens tied. Raises
+    InputError if keys are shared between heads: the projections must have one shape.
+    """
+    import torch
+
+    if config.kv_heads != config.heads:
+        raise InputError(
+            f"policy.kv_heads: expected {config.heads}, one per head, found {config.kv_heads}"
+        )
+    shared = torch.randn(config.hidden, generator=generator)
+    shared /= shared.norm()
+    embedding = model.model.embed_tokens.weight  # (V, d)
+    embedding += config.start_shared * embedding.norm(dim=1).mean() * shared
+    for number, layer in enumerate(model.model.layers):
+        heads = layer.self_attn
+        heads.o_proj.weight.lerp_(heads.v_proj.weight.t(), config.start_copy)
+        if number > 0:
+            heads.k_proj.weight.lerp_(heads.q_proj.weight, config.start_copy)
+    _look_back(model.model.layers[0].self_attn, config, shared)
+
+
+def _look_back(heads: torch.nn.Module, config: PolicyConfig, shared: torch.Tensor) -> None:
+    """Makes head i answer the shared direction most strongly i + 1 tokens back.
+
+    Rotary positions turn a query at distance n by n times each frequency; a key turned by the
+    same angle beforehand fits it best exactly there.
+    """
+    import torch
+
+    half = config.head_dim // 2
+    turn = 1 / config.rope_theta ** (torch.arange(half) / half)  # radians per position
+    emphasis = turn.clamp(min=SLOWEST).sqrt()
+    emphasis /= emphasis.norm()  # no random draw: heads of some seeds would be blurred
+    query = torch.cat([emphasis, torch.zeros(half)])
+    for head in range(config.heads):
+        rows = slice(head * config.head_dim, (head + 1) * config.head_dim)
+        angle = (head + 1) * turn
+        key = torch.cat([emphasis * angle.cos(), emphasis * angle.sin()])
+        strength = config.start_look_back * heads.q_proj.weight[rows].norm()
+        heads.q_proj.weight[rows] += strength * torch.outer(query, shared)
+        heads.k_proj.weight[rows] += strength * torch.outer(key, shared)
+
+
+# --- Folders --------------------------------------------------------------------------------------
 
 
 def save_policy(
@@ -167,6 +230,6 @@ def quiet() -> Iterator[None]:
 
 
 def load_policy(folder: Path) -> CausalLM:
-    """The policy of that folder, decoding fast where that is possible; errors as `load_lm`."""
+    """The policy of that folder; errors as `load_lm`."""
     with quiet():
-        return fast(load_lm(folder, batch_size=BATCH_ROWS))
+        return load_lm(folder, batch_size=BATCH_ROWS)

@@ -91,7 +91,7 @@ class _Bench:
 
     async def do(self, request: Request, model: ChatModel, job: Callable[[Upstream], Any]) -> Any:
         """What `job` returns. Stops it if the client leaves or the time is over."""
-        upstream = Upstream(model, asyncio.get_running_loop(), self._turn)
+        upstream = Upstream(model, self._turn)
         request.state.job = self._pool.submit(job, upstream)
         found = asyncio.wrap_future(request.state.job)
         left = asyncio.ensure_future(_left(request))

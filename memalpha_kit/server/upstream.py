@@ -6,12 +6,12 @@ request, so that answers it gave before are kept (S-3).
 
 from __future__ import annotations
 
-import asyncio
 import re
 import threading
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future
+from queue import SimpleQueue
 
 from memalpha_kit.errors import ModelGone
 from memalpha_kit.records import ChatModel, ChatReply, ChatRequest, Done
@@ -24,17 +24,15 @@ class Stopped(Exception):
 class Upstream:
     """A `ChatModel` for one request's thread; `stop` may be called from any other.
 
-    Calls of a model with `achat` (`endpoint.Client`) run on `loop` and are cancelled at once;
-    another model is asked by one request at a time (`turn`) and stops after the batch it is at.
+    Calls of a model with `begin` (`models.chat.Client`) are cancelled at once; another model is
+    asked by one request at a time (`turn`) and stops after the batch it is at.
     """
 
-    def __init__(
-        self, model: ChatModel, loop: asyncio.AbstractEventLoop, turn: threading.Lock
-    ) -> None:
+    def __init__(self, model: ChatModel, turn: threading.Lock) -> None:
         self.name = model.name
         self.calls = 0
         self.failed: Counter[str] = Counter()  # failed calls by kind, such as "HTTP 500"
-        self._model, self._loop, self._turn = model, loop, turn
+        self._model, self._turn = model, turn
         self._gone = ""
         self._stopped = False
         self._work: Future | None = None
@@ -70,19 +68,24 @@ class Upstream:
         return [replies[place] for place in range(len(requests))]
 
     def _ask(self, requests: Sequence[ChatRequest], keep: Done) -> None:
-        if not hasattr(self._model, "achat"):
+        if not hasattr(self._model, "begin"):
             with self._turn:
                 if self._stopped:
                     raise Stopped
                 self._model.chat(requests, keep)
             return
-        self._work = asyncio.run_coroutine_threadsafe(self._model.achat(requests, keep), self._loop)
+        arrived: SimpleQueue = SimpleQueue()
+        self._work = self._model.begin(requests, arrived.put)
         if self._stopped:  # in between
             self._work.cancel()
         try:
+            while (item := arrived.get()) is not None:
+                keep(*item)
             self._work.result()
         except CancelledError:
             raise Stopped from None
+        finally:
+            self._work.cancel()
 
 
 def kind(error: str) -> str:

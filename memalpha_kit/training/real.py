@@ -31,8 +31,9 @@ from memalpha_kit.method.answering import ModelReader, Retrieval
 from memalpha_kit.method.episode import Environment
 from memalpha_kit.method.judges import content_judge
 from memalpha_kit.method.readers import BestEntry, LabelVote, ReadRequest
-from memalpha_kit.models.chat import LocalChat, vllm_chat
-from memalpha_kit.models.endpoint import Client, endpoint_from_env
+from memalpha_kit.models.chat import Client
+from memalpha_kit.models.local_chat import LocalChat, vllm_chat
+from memalpha_kit.models.servers import endpoint_from_env
 from memalpha_kit.records import Answer, ChatModel, ChatReply, ChatRequest, Done, Instance, request
 from memalpha_kit.settings import ModelConfig, Profile
 from memalpha_kit.tasks import metric_of

@@ -1,0 +1,107 @@
+"""Prompts as token ids. The one law: text of a document never becomes a control token.
+
+A tokenizer's *added* tokens (`<|im_end|>`, but also `<think>` and `<tool_call>`, which Qwen3 does
+not even mark special) are what a chat is steered by. They are encoded where the chat template or a
+reply of our own has them; the same characters in a chunk, a memory or a question are spelt out.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from memalpha_kit.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Ids of `text` as a model would write it: special tokens are spelt out, other added ones not.
+
+    For replies to be learnt, and for the miniature's own prompts.
+    """
+    return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+
+
+def spell_out(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Ids of `text` as ordinary text, with no added token among them."""
+    return _without_added_tokens(tokenizer).encode(text, add_special_tokens=False).ids
+
+
+@lru_cache(maxsize=8)
+def _without_added_tokens(tokenizer: PreTrainedTokenizerBase) -> Any:
+    """The same tokenizer (of the library `tokenizers`) that knows ordinary text only."""
+    from tokenizers import Tokenizer
+
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise InputError(
+            f"tokenizer {tokenizer.name_or_path}: expected a fast one (tokenizer.json), found "
+            f"{type(tokenizer).__name__}"
+        )
+    content = json.loads(backend.to_str())
+    return Tokenizer.from_str(json.dumps({**content, "added_tokens": [], "post_processor": None}))
+
+
+def encode_chat(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Mapping[str, str]],
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    thinking: bool | None = False,
+) -> list[int]:
+    """Prompt ids of a chat, generation prefix included; contents cannot become control tokens.
+
+    The chat template is rendered around placeholders. Added tokens that it wrote itself become
+    tokens; contents then take the placeholders' places, and everything between two tokens is
+    encoded as ordinary text. Without such text in a content the ids are the tokenizer's own.
+    Raises InputError if there is no chat template, or if it refuses the messages or leaves out
+    the tools.
+    """
+    contents = {f"\ue000{place}\ue001": m["content"] for place, m in enumerate(messages)}
+    shells = [{**m, "content": mark} for m, mark in zip(messages, contents, strict=True)]
+    rendered = _render_chat(tokenizer, shells, tools, thinking)
+    ids: list[int] = []
+    for piece, added in _cut_at_added_tokens(tokenizer, rendered):
+        text = re.sub("\ue000\\d+\ue001", lambda found: contents.get(found[0], found[0]), piece)
+        ids += spell_out(tokenizer, text) if text else []
+        ids += [tokenizer.convert_tokens_to_ids(added)] if added else []
+    return ids
+
+
+def _render_chat(tokenizer, messages, tools, thinking: bool | None) -> str:
+    from jinja2 import TemplateError
+
+    where = f"tokenizer {tokenizer.name_or_path}: chat template"
+    if not tokenizer.chat_template:
+        raise InputError(f"{where}: expected one, found none")
+    try:
+        rendered = tokenizer.apply_chat_template(
+            messages,
+            tools=list(tools) if tools else None,
+            tokenize=False,
+            add_generation_prompt=True,
+            enable_thinking=thinking,
+        )
+    except TemplateError as error:
+        raise InputError(f"{where}: {error}") from error
+    if any(tool["function"]["name"] not in rendered for tool in tools or ()):
+        raise InputError(
+            f"{where}: expected the tools in the prompt, found that it leaves them out; describe "
+            "them as marker text instead: --set protocol.wire=text"
+        )
+    return rendered
+
+
+def _cut_at_added_tokens(tokenizer, text: str) -> Iterator[tuple[str, str]]:
+    """`text` as (ordinary text, added token after it); the last added token is ""."""
+    names = {token.content for token in tokenizer.added_tokens_decoder.values()}
+    if not names:
+        yield text, ""
+        return
+    pattern = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+    parts = re.split(f"({pattern})", text)
+    yield from zip(parts[::2], [*parts[1::2], ""], strict=True)

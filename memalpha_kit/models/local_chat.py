@@ -1,0 +1,191 @@
+"""Chat models in this process: `LocalChat` on a model of transformers, `vllm_chat` on vLLM.
+
+`LocalChat` also answers with the policy's adapter switched off, which makes its base model the
+reader or the judge on the same card. Requests and replies are the chat records of `records`; a call
+that failed has `text` None and says why in `error`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from memalpha_kit.errors import InputError, ModelGone
+from memalpha_kit.method.encoding import encode_chat
+from memalpha_kit.models.local import Sampling
+from memalpha_kit.records import ChatReply, ChatRequest, Completion, Done, ToolUse
+from memalpha_kit.text import complete_object, value_end
+
+if TYPE_CHECKING:
+    from memalpha_kit.models.local import CausalLM
+
+
+@dataclass(frozen=True)
+class LocalChat:
+    """A causal language model as a chat model. Temperature 0 is greedy; a reply never raises.
+
+    `lm` is a `CausalLM` or anything with its `name`, `tokenizer`, `batch_size` and `generate`.
+    `adapter_off` answers with the base model below a peft adapter; the adapter is on again
+    afterwards. Tools are listed by the chat template and calls are read as Qwen3 writes them,
+    `<tool_call>{"name": ..., "arguments": ...}</tool_call>`; contents cannot become control tokens.
+    """
+
+    lm: CausalLM
+    adapter_off: bool = False
+
+    @property
+    def name(self) -> str:
+        """The folder's own name, with `base of` in front if the adapter is off."""
+        own = self.lm.name.rstrip("/").rpartition("/")[2]
+        return f"base of {own}" if self.adapter_off else own
+
+    def chat(self, requests: Sequence[ChatRequest], done: Done | None = None) -> list[ChatReply]:
+        """One reply per request, in order; those sampled alike share batches, longest first.
+
+        A prompt that does not fit the model's window is a reply with `error`. Raises ModelGone if
+        the adapter is to be off and there is none.
+        """
+        if self.adapter_off and not hasattr(self.lm.model, "disable_adapter"):
+            raise ModelGone(f"{self.lm.name}: expected a model with an adapter, found one without")
+        replies: dict[int, ChatReply] = {}
+        prompts = [self._prompt(asked) for asked in requests]
+        groups: dict[Sampling, list[int]] = {}
+        for place in sorted(range(len(prompts)), key=lambda place: -len(prompts[place])):
+            asked = requests[place]
+            sampling = Sampling(asked.temperature, asked.max_tokens, asked.top_p)
+            groups.setdefault(sampling, []).append(place)
+        for sampling, places in groups.items():
+            for start in range(0, len(places), self.lm.batch_size):
+                batch = places[start : start + self.lm.batch_size]
+                seeds = [requests[place].seed or 0 for place in batch]
+                found = self._generate([prompts[place] for place in batch], sampling, seeds)
+                for place, reply in zip(batch, found, strict=True):
+                    replies[place] = reply
+                    if done:
+                        done(place, reply)
+        return [replies[place] for place in range(len(requests))]
+
+    def _prompt(self, asked: ChatRequest) -> list[int]:
+        messages = [_as_text(fields) for fields in asked.plain()]
+        tools = json.loads(asked.tools) if asked.tools else None
+        return encode_chat(self.lm.tokenizer, messages, tools, asked.thinking)
+
+    def _generate(
+        self, prompts: list[list[int]], sampling: Sampling, seeds: list[int]
+    ) -> list[ChatReply]:
+        start = time.perf_counter()
+        try:
+            with self.lm.model.disable_adapter() if self.adapter_off else nullcontext():
+                completions = self.lm.generate(prompts, sampling, seeds)
+        except InputError as error:  # a prompt without tokens or above the window
+            if len(prompts) == 1:
+                return [ChatReply(None, "error", error=str(error))]
+            pairs = zip(prompts, seeds, strict=True)
+            return [self._generate([ids], sampling, [seed])[0] for ids, seed in pairs]
+        elapsed_s = time.perf_counter() - start
+        return [_reply(completion, elapsed_s) for completion in completions]
+
+
+def vllm_chat(llm: Any, name: str = "vllm", batch_size: int = 256) -> LocalChat:
+    """A chat model on `llm`, a `vllm.LLM` made by the caller, in this process.
+
+    `batch_size` requests are handed over at a time; vLLM schedules them by itself.
+    """
+    return LocalChat(VllmLM(llm, name, batch_size))
+
+
+@dataclass(frozen=True)
+class VllmLM:
+    """What `LocalChat` needs of a model, on vLLM: prompts go in as ids here too."""
+
+    llm: Any
+    name: str
+    batch_size: int = 256
+
+    @property
+    def tokenizer(self) -> Any:
+        """The one that vLLM loaded, of transformers."""
+        return self.llm.get_tokenizer()
+
+    def generate(
+        self, prompt_ids: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]
+    ) -> list[Completion]:
+        """As `CausalLM.generate`, without log-probabilities. Raises InputError for a bad prompt."""
+        from vllm import SamplingParams
+
+        params = [
+            SamplingParams(
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                max_tokens=sampling.max_new_tokens,
+                seed=seed,
+            )
+            for seed in seeds
+        ]
+        prompts = [{"prompt_token_ids": list(ids)} for ids in prompt_ids]
+        try:
+            outputs = self.llm.generate(prompts, params, use_tqdm=False)
+        except ValueError as error:  # a prompt above the model's window
+            raise InputError(f"{self.name}: {error}") from error
+        return [_completion(output) for output in outputs]
+
+
+def _completion(output: Any) -> Completion:
+    first = output.outputs[0]
+    finish = "length" if first.finish_reason == "length" else "stop"
+    return Completion(
+        first.text, tuple(output.prompt_token_ids), tuple(first.token_ids), finish=finish
+    )
+
+
+def _reply(completion: Completion, elapsed_s: float) -> ChatReply:
+    text, tools = split_tool_calls(completion.text)
+    finish = "tool_calls" if tools and completion.finish == "stop" else completion.finish
+    counts = len(completion.prompt_ids), len(completion.completion_ids)
+    return ChatReply(text, finish, tools, *counts, latency_s=elapsed_s)
+
+
+def _as_text(fields: dict[str, Any]) -> dict[str, str]:
+    """A message with its tool calls written out, so that they are encoded as ordinary text.
+
+    Raises InputError for a content that is not text.
+    """
+    content = fields["content"] or ""
+    if not isinstance(content, str):
+        raise InputError(f"message: expected a text as content, found {type(content).__name__}")
+    for call in fields.get("tool_calls") or ():
+        function = call["function"]
+        body = f'{{"name": {json.dumps(function["name"])}, "arguments": {function["arguments"]}}}'
+        content = f"{content}\n<tool_call>\n{body}\n</tool_call>".lstrip("\n")
+    return {"role": fields["role"], "content": content}
+
+
+_CLOSING = re.compile(r"\s*(?:</tool_call>)?")
+
+
+def split_tool_calls(text: str) -> tuple[str, tuple[ToolUse, ...]]:
+    """What of a reply is not a tool call, and the calls in order, numbered call_0, call_1, ...
+
+    Calls inside the reasoning are thoughts. What follows `<tool_call>` and is no JSON object with
+    a name stays text.
+    """
+    tag, uses, rest = "<tool_call>", [], []
+    kept = 0  # what stands before is in `rest` or in `uses`
+    start = text.find(tag, text.rfind("</think>") + 1)
+    while start >= 0:
+        inside = start + len(tag)
+        stop = value_end(text, inside)
+        value = complete_object(text[inside:stop].lstrip()) if stop else None
+        if value and isinstance(value.get("name"), str):
+            arguments = value.get("arguments", {})
+            raw = arguments if isinstance(arguments, str) else json.dumps(arguments)
+            uses.append(ToolUse(f"call_{len(uses)}", value["name"], raw))
+            rest.append(text[kept:start])
+            kept = inside = _CLOSING.match(text, stop).end()
+        start = text.find(tag, inside)
+    return "".join([*rest, text[kept:]]).strip() if uses else text, tuple(uses)

@@ -1,0 +1,157 @@
+"""What a server's answers mean: a reply, vectors, a reason to ask again, or a refusal.
+
+>>> read_reply({"choices": [{"message": {"content": "Nora"}, "finish_reason": "stop"}]}).text
+'Nora'
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from memalpha_kit.records import ChatReply, ToolUse
+from memalpha_kit.text import without_surrogates
+
+BUSY = (408, 409, 425, 429)  # worth another try, as is every 5xx
+REFUSED = (401, 402, 403, 404, 405)  # no other request would do better
+SHORTEST_FRAGMENT = 4
+"""So many characters of a key in a row are masked wherever a server repeats them."""
+
+ONLY_REASONING = (
+    "the server put the whole reply into its reasoning field and no answer beside it; ask without "
+    "thinking, or start the server without a reasoning parser"
+)
+
+
+class Failed(Exception):
+    """One request got no usable reply; the message says why. `fatal` if no other would either.
+
+    `reply` is what counts if further attempts get no more.
+    """
+
+    def __init__(
+        self,
+        why: str,
+        retry: bool = True,
+        fatal: bool = False,
+        reply: ChatReply | None = None,
+        status: int | None = None,  # of HTTP
+    ) -> None:
+        super().__init__(why)
+        self.retry, self.fatal, self.reply, self.status = retry, fatal, reply, status
+
+
+# ---- good answers -------------------------------------------------------------------------------
+
+
+def read_reply(completion: Any, latency_s: float | None = None) -> ChatReply:
+    """The reply in a chat completion.
+
+    A reply cut off by its limit is one too (`finish` length, perhaps with text ""). Raises Failed,
+    worth a retry, for what is no chat completion; with the empty reply for one that says nothing,
+    which is the model's own word only if it stays so; and without retry for one that the server's
+    filter withheld or that is all reasoning, for these are no answers.
+    """
+    try:
+        choice = completion["choices"][0]
+        said, reason = choice["message"], choice.get("finish_reason")
+        text = said.get("content")
+        uses = tuple(_tool_use(n, call) for n, call in enumerate(said.get("tool_calls") or ()))
+    except (LookupError, TypeError, AttributeError) as error:
+        raise Failed(f"not a chat completion ({type(error).__name__})") from None
+    if not isinstance(text, str | None):
+        raise Failed(f"not a chat completion (content is {type(text).__name__})")
+    if reason == "content_filter":
+        raise Failed("the server's content filter withheld the reply", retry=False)
+    if reason == "error":
+        raise Failed("the server broke off the reply")
+    finish = "length" if reason == "length" else "tool_calls" if uses else "stop"
+    text = without_surrogates(text or "")
+    reply = ChatReply(text, finish, uses, *tokens(completion), latency_s=latency_s)
+    if finish == "stop" and not text.strip():
+        if said.get("reasoning_content") or said.get("reasoning"):
+            raise Failed(ONLY_REASONING, retry=False)
+        raise Failed("the reply is empty", reply=reply if reason == "stop" else None)
+    return reply
+
+
+def _tool_use(place: int, call: Mapping[str, Any]) -> ToolUse:
+    function = call["function"]
+    name, arguments = function["name"], function.get("arguments") or "{}"
+    if not isinstance(name, str):
+        raise TypeError("a tool's name is a text")
+    raw = arguments if isinstance(arguments, str) else json.dumps(arguments)
+    given = call.get("id")
+    own = given if isinstance(given, str) and given else f"call_{place}"
+    return ToolUse(own, without_surrogates(name), without_surrogates(raw))
+
+
+def tokens(answer: Any) -> tuple[int | None, int | None]:
+    """Tokens read and written, as the server counted them; None where it did not tell.
+
+    An answer without a text, such as embeddings, has written none.
+    """
+    usage = answer.get("usage") if isinstance(answer, dict) else None
+    usage = usage if isinstance(usage, dict) else {}
+    written = 0 if isinstance(answer, dict) and "data" in answer else None
+    counts = usage.get("prompt_tokens"), usage.get("completion_tokens", written)
+    return tuple(n if type(n) is int and n >= 0 else None for n in counts)
+
+
+def read_vectors(answer: Any, n_texts: int) -> list[list[float]]:
+    """The embeddings of `n_texts` texts in their order.
+
+    Raises Failed unless there is one vector of numbers for each place, all of one length: a text
+    without a vector is never a vector of zeros.
+    """
+    try:
+        rows = {row["index"]: [float(x) for x in row["embedding"]] for row in answer["data"]}
+        vectors = [rows[place] for place in range(n_texts)]
+    except (ValueError, LookupError, TypeError) as error:
+        raise Failed(f"not a list of embeddings ({type(error).__name__})") from None
+    if len(rows) != n_texts or len({len(vector) for vector in vectors}) > 1:
+        raise Failed(f"expected {n_texts} embeddings of one length, found others")
+    return vectors
+
+
+# ---- refusals -----------------------------------------------------------------------------------
+
+
+def refusal(answer: Any, key: str, key_env: str) -> Failed:
+    """What an HTTP status means: the server is in trouble, this request is bad, or all would be."""
+    status = answer.status_code
+    why = f"HTTP {status} {answer.reason_phrase}".strip()
+    if status in (401, 403):  # such a body may hold part of the key in any form
+        why += f" (the key is read from {key_env})"
+    elif said := _message(answer.content):
+        why += f": {masked(key, said)}"
+    fatal = status in REFUSED or 200 < status < 400
+    return Failed(why, status in BUSY or status >= 500, fatal, status=status)
+
+
+def _message(body: bytes) -> str:
+    """The message of a server's error, one short line, or ""."""
+    try:
+        error = json.loads(body)["error"]
+        said = error["message"] if isinstance(error, dict) else error
+    except (ValueError, RecursionError, LookupError, TypeError):
+        return ""
+    return without_surrogates(" ".join(said.split())) if isinstance(said, str) else ""
+
+
+def masked(key: str, text: str) -> str:
+    """`text`, at most 200 characters of it, without the key and without fragments of it.
+
+    >>> masked("sk-1234567890", "wrong key sk-12345***")
+    'wrong key ******'
+    """
+    hidden, place = [], 0
+    while place < len(text):
+        end = place + SHORTEST_FRAGMENT
+        while end <= len(text) and text[place:end] in key:
+            end += 1
+        length = end - 1 - place
+        hidden.append("***" if length >= SHORTEST_FRAGMENT else text[place])
+        place += length if length >= SHORTEST_FRAGMENT else 1
+    return "".join(hidden)[:200]

@@ -1,0 +1,123 @@
+"""Which model server is asked, and how: from flags, settings and the environment."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from memalpha_kit.errors import InputError, closest
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+HOMES = {
+    "OPENROUTER_API_KEY": "https://openrouter.ai/api/v1",
+    "OPENAI_API_KEY": "https://api.openai.com/v1",
+}
+"""Addresses of the services whose keys have names of their own."""
+
+THINKING = {"openrouter.ai": "reasoning", "api.openai.com": "none"}
+"""How a host is told to reason or not; any other takes `chat_template_kwargs`."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A server and how it is used. Raises InputError for an address or a number that cannot be.
+
+    `url` may end with `/v1`, with `/chat/completions` or without both. Of `cache`, a folder with
+    one small file per reply, processes may share one; with a temperature above 0 it repeats the
+    stored draw, so ask for another with another `seed` or `version`. `thinking_field` is how the
+    server is told to reason or not: "" means by its host, "reasoning" for OpenRouter, "none" for
+    OpenAI, else "chat_template_kwargs" (vLLM, SGLang and llama.cpp with Qwen3). Prices are US
+    dollars per million tokens.
+    """
+
+    url: str
+    model: str
+    key_env: str = "OPENAI_API_KEY"  # the environment variable that holds the key
+    concurrency: int = 32  # requests under way at most
+    timeout_s: float = 120.0  # of one attempt
+    retries: int = 6  # new attempts after the first
+    give_up: int = 8  # requests in a row, all retried in vain: the server counts as gone
+    cache: Path | None = None
+    thinking_field: Literal["", "chat_template_kwargs", "reasoning", "none"] = ""
+    price_in: float | None = None
+    price_out: float | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "url", _base_url(self.url))
+        object.__setattr__(self, "cache", None if self.cache is None else Path(self.cache))
+        if not self.model:
+            raise InputError("model: expected the name of the server's model, found none")
+        for name in ("concurrency", "timeout_s", "give_up"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name}: expected more than 0, found {getattr(self, name)}")
+        if self.retries < 0:
+            raise InputError(f"retries: expected 0 or more, found {self.retries}")
+
+    @property
+    def host(self) -> str:
+        """The server's name, without port."""
+        return urlsplit(self.url).hostname or ""
+
+    def thinking(self, wanted: bool | None) -> dict[str, Any]:
+        """The fields of a request that switch the model's reasoning on or off."""
+        kind = self.thinking_field or THINKING.get(self.host, "chat_template_kwargs")
+        if wanted is None or kind == "none":
+            return {}
+        inner = "enabled" if kind == "reasoning" else "enable_thinking"
+        return {kind: {inner: wanted}}
+
+
+def _base_url(url: str) -> str:
+    """The address up to and with its version: what `/chat/completions` is appended to."""
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # a port that is no number, half a pair of brackets
+        good = False
+    if not good:
+        shown = re.sub(r".*@", "***@", re.split(r"[?#]", url)[0])
+        raise InputError(f"url: expected http(s)://host/v1, found {shown!r}")
+    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+        raise InputError(
+            f"url: expected no user name, password or query in the address of {parts.hostname}; "
+            "a key belongs into an environment variable"
+        )
+    path = re.sub(r"(/chat)?/completions$|/embeddings$|/models$", "", parts.path.rstrip("/"))
+    path = path.rstrip("/") if re.search(r"/v\d", path) else f"{path}/v1"
+    return f"{parts.scheme}://{parts.netloc}{path}"
+
+
+def endpoint_from_env(env: Mapping[str, str] | None = None, **flags: Any) -> Endpoint:
+    """The endpoint that flags and environment name; a flag that is None or "" is not given.
+
+    `flags` are fields of `Endpoint`. Else the address is QWEN_URL, OPENAI_BASE_URL, or that of the
+    only one of OPENROUTER_API_KEY and OPENAI_API_KEY that is set; the model is QWEN_MODEL_NAME or
+    OPENAI_MODEL. The key is the host's own, else the only one that is set. Raises InputError that
+    says what is missing, or for an unknown flag.
+    """
+    env = os.environ if env is None else env
+    known = [item.name for item in fields(Endpoint)]
+    for name in flags:
+        if name not in known:
+            raise InputError(f"endpoint: {name!r} is unknown{closest(name, known)}")
+    given = {name: value for name, value in flags.items() if value is not None and value != ""}
+    held = [name for name in HOMES if env.get(name)]
+    url = given.pop("url", "") or env.get("QWEN_URL") or env.get("OPENAI_BASE_URL")
+    url = url or (HOMES[held[0]] if len(held) == 1 else "")
+    model = given.pop("model", "") or env.get("QWEN_MODEL_NAME") or env.get("OPENAI_MODEL")
+    if not url:
+        raise InputError("model server: expected an address in QWEN_URL or --url, found none")
+    endpoint = Endpoint(url, model or "?", **given)
+    if not model:
+        raise InputError(
+            f"{endpoint.url}: expected a model in QWEN_MODEL_NAME or --model-name, found none"
+        )
+    if "key_env" in given:
+        return endpoint
+    own = [name for name, home in HOMES.items() if urlsplit(home).hostname == endpoint.host]
+    return replace(endpoint, key_env=(own or (held if len(held) == 1 else ["OPENAI_API_KEY"]))[0])
