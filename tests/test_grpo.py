@@ -16,9 +16,9 @@ from memalpha_kit.method.saved import load_episodes
 from memalpha_kit.models.local import Sampling, load_lm
 from memalpha_kit.records import TrainingRow
 from memalpha_kit.settings import AdvantageConfig, RewardConfig
-from memalpha_kit.training import generation
 from memalpha_kit.training.arguments import check_trl
 from memalpha_kit.training.batch import rows_to_batch, token_logprobs, trained
+from memalpha_kit.training.generation import TrainerLM
 from memalpha_kit.training.grpo import Rollouts, train_grpo, training_order
 from memalpha_kit.training.journal import latest_checkpoint, mark_complete
 from memalpha_kit.training.trainer import EpisodeTrainer, narrowed
@@ -300,7 +300,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(policy, tmp_path, changes):
 
 
 def test_a_run_that_trl_generates_resumes_equal_too(policy, tmp_path, monkeypatch):
-    monkeypatch.setattr(generation, "fast", lambda lm: lm)
+    monkeypatch.setattr("memalpha_kit.training.trainer.writer_lm", TrainerLM)
     config = dataclasses.replace(tiny.GRPO, steps=2)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     train_grpo(policy, tiny.INSTANCES, tiny.environment(), config, whole, seed=3)
