@@ -27,7 +27,7 @@ class bar(tqdm):  # noqa: N801 (used like a function: `with bar(120, "GRPO") as 
     monitor_interval = 0  # no thread that prints on its own
 
     def __init__(self, total: int | None, label: str = "", **options: Any) -> None:
-        self.plain, self.shown = not sys.stderr.isatty(), -1
+        self.plain, self.shown = not sys.stderr.isatty(), 0
         if self.plain:
             left = ", about {remaining} left" if total else ""
             count = "{n_fmt}/{total_fmt} ({percentage:.0f}%)" if total else "{n_fmt}"
