@@ -521,7 +521,7 @@ def test_a_sharded_policy_is_saved_from_its_gathered_weights(tmp_path):
 
 def test_validation_is_greedy_also_where_all_processes_must_generate_together(tmp_path):
     trainer, lm = trainer_for(tmp_path), tiny.lm()
-    writer = generation.TrainerLM(lm, trainer)
+    writer = TrainerLM(lm, trainer)
     writer.joint = True  # as with sharded weights and without vLLM
     state = torch.get_rng_state()
     found = writer.generate([(5, 6, 7), (8, 9)], Sampling(0.0, 6))
