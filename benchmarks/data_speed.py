@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import dataclasses
 import json
 import os
 import random
@@ -80,8 +79,7 @@ def train_tokenizer(folder: Path, texts: list[str]) -> str:
 def measure(source: str, raw: Path, counter_name: str, out: Path) -> dict[str, float]:
     """One build, timed; runs in a process of its own for the sake of its peak memory."""
     from memalpha_kit.data import dataset
-    from memalpha_kit.data.card import build_card
-    from memalpha_kit.data.sources import SOURCES as TABLE
+    from memalpha_kit.data.build import build_source
     from memalpha_kit.settings import BuildConfig
     from memalpha_kit.tokens import counter
 
@@ -89,9 +87,8 @@ def measure(source: str, raw: Path, counter_name: str, out: Path) -> dict[str, f
     count = counter(counter_name).count
     count("The tokenizer is loaded before the clock starts.")
     started = time.process_time()
-    built, skips = dataset.build(source, raw, config, 0, 0.9)
-    card = build_card(built, TABLE[source], raw, config, 0, skips, 0.9)
-    dataset.save(out, dataclasses.replace(built, card=card))
+    built = build_source(source, raw, config, 0, 0.9)
+    dataset.save(out, built)
     build_s = time.process_time() - started
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     chunks = [chunk for instance in (*built.train, *built.test) for chunk in instance.chunks]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -16,10 +14,12 @@ import pytest
 from memalpha_kit import cli
 from memalpha_kit import files as store
 from memalpha_kit.data import dataset, sources
-from memalpha_kit.data.dataset import RECIPES, Dataset
+from memalpha_kit.data.build import RECIPES, build_source
+from memalpha_kit.data.dataset import Dataset
 from memalpha_kit.data.instances import COLUMNS
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, make_instance
+from memalpha_kit.release.splits import split_release
 from memalpha_kit.settings import BuildConfig
 from memalpha_kit.tasks import TASKS
 from tools.sample_data import make_raw
@@ -81,7 +81,7 @@ def test_the_release_splits_instances_and_shares_groups(tmp_path):
     assert (len(data.train), len(data.test)) == (36, 4)
     config = BuildConfig(compat="release", instances=20, rows="any")
     built = sources.build("ttl_train", tmp_path / "raw" / "ttl_train", config, 0)
-    train, test = dataset.split_release(built, 0.9)
+    train, test = split_release(built, 0.9)
     assert [i.id for i in data.train] == [i.id for i in train]
     assert [i.id for i in data.test] == [i.id for i in test]
     assert card["split"]["rule"] == "instances" and card["split"]["shared_groups"] > 0
@@ -121,23 +121,6 @@ def test_the_same_command_gives_the_same_bytes_with_any_number_of_workers(tmp_pa
     assert first == content(build(tmp_path, "hotpotqa", "--workers", 4))
     assert first == content(build(tmp_path, "hotpotqa", out="elsewhere"))
     assert first != content(build(tmp_path, "hotpotqa", "--seed", 1))
-
-
-def test_a_build_does_not_depend_on_the_hash_seed(tmp_path, root):
-    folder = raw(tmp_path, "lme_train")
-    command = (sys.executable, "-m", "memalpha_kit", "data", "build", "--source", "lme_train")
-    found = []
-    for seed in "12":
-        out = tmp_path / seed / "lme_train"
-        subprocess.run(
-            [*command, "--raw", str(folder), "--out", str(out)],
-            cwd=root,
-            env=os.environ | {"PYTHONHASHSEED": seed},
-            check=True,
-            capture_output=True,
-        )
-        found.append(content(out))
-    assert found[0] == found[1]
 
 
 def break_trec(folder):
@@ -194,15 +177,6 @@ def test_wrong_options_are_one_line(tmp_path, capsys, options, message):
     assert not (tmp_path / "o").exists()
 
 
-def test_another_folder_is_never_replaced(tmp_path, capsys):
-    (tmp_path / "o").mkdir()
-    (tmp_path / "o" / "thesis.tex").write_text("mine")
-    folder = raw(tmp_path, "trec_coarse")
-    assert run("build", "--source", "trec_coarse", "--raw", folder, "--out", tmp_path / "o") == 2
-    assert "found thesis.tex" in capsys.readouterr().err
-    assert os.listdir(tmp_path / "o") == ["thesis.tex"]
-
-
 # --- merge ---------------------------------------------------------------------------------------
 
 
@@ -221,7 +195,7 @@ def part(root: Path, name: str, n_train: int, n_test: int = 1, compat: str = "fi
 @pytest.fixture
 def parts(tmp_path) -> Path:
     """All seven training sources with the paper's numbers of training instances."""
-    sizes = RECIPES["balanced"].expected | {"squad": 264, "hotpotqa": 150, "ttl_train": 360}
+    sizes = RECIPES["balanced"].instances | {"squad": 264, "hotpotqa": 150, "ttl_train": 360}
     for name, n in sizes.items():
         part(tmp_path / "data", name, n)
     return tmp_path / "data"
@@ -235,8 +209,8 @@ def test_the_default_recipe_is_the_balanced_set_of_562(parts, tmp_path, capsys):
     assert card["settings"]["recipe"] == "balanced" and len(card["parts"]) == 7
     assert {n["found"] == n["expected"] for n in card["instances_by_part"].values()} == {True}
     order = [i.source for i in dataset.read(tmp_path / "memalpha").test]
-    assert order == list(RECIPES["balanced"].parts)
-    named = [parts / name for name in reversed(RECIPES["balanced"].parts)]
+    assert order == list(RECIPES["balanced"].instances)
+    named = [parts / name for name in reversed(RECIPES["balanced"].instances)]
     assert run("merge", *named, "--recipe", "balanced", "--out", tmp_path / "again") == 0
     assert {k: v for k, v in content(tmp_path / "again").items() if k != "card.json"} == {
         k: v for k, v in content(tmp_path / "memalpha").items() if k != "card.json"
@@ -286,7 +260,7 @@ def test_limits_are_read_from_the_command_line(parts, tmp_path, capsys):
 
 
 def test_evaluation_sets_are_merged_as_one(tmp_path, capsys):
-    for name in RECIPES["memoryagentbench"].parts:
+    for name in RECIPES["memoryagentbench"].instances:
         part(tmp_path / "data", name, 0, 1)
     words = ("--data", tmp_path / "data", "--recipe", "memoryagentbench")
     assert run("merge", *words, "--out", tmp_path / "memoryagentbench") == 0
@@ -342,7 +316,7 @@ def test_the_check_saves_what_it_prints(tmp_path, capsys):
     folder = build(tmp_path, "hotpotqa", *SMALL["hotpotqa"])
     assert run("check", folder, "--out", tmp_path / "report", "--counter", "words") == 0
     shown = capsys.readouterr().out
-    names = ("statistics", "histograms", "paper", "provenance", "leaks")
+    names = ("statistics", "paper", "provenance", "leaks")
     assert sorted(os.listdir(tmp_path / "report")) == sorted(f"{name}.csv" for name in names)
     rows = pd.read_csv(tmp_path / "report" / "statistics.csv")
     assert set(rows["counter"]) == {"words"} and set(rows["category"]) == {"AR"}
@@ -374,14 +348,7 @@ def test_a_dry_run_names_everything_that_can_be_downloaded(tmp_path, monkeypatch
     assert os.listdir(tmp_path) == []
 
 
-def test_example_raw_files_are_written_and_named(tmp_path, capsys):
-    assert run("example", "--source", "squad", "--out", tmp_path / "raw") == 0
-    [path] = capsys.readouterr().out.split()
-    assert Path(path).is_file()
-    assert run("example", "--source", "squat", "--out", tmp_path / "raw") == 2
-
-
 def test_every_source_says_what_to_expect_of_a_folder_without_its_files(tmp_path):
     for name in sources.SOURCES:
         with pytest.raises(InputError, match="expected"):
-            dataset.build(name, tmp_path, BuildConfig(), 0)
+            build_source(name, tmp_path, BuildConfig())

@@ -17,8 +17,8 @@ import pytest
 from stub_server import StubServer
 
 from memalpha_kit import cli
-from memalpha_kit.data import card as datacard
-from memalpha_kit.data import dataset, sources, stages
+from memalpha_kit.data import check, dataset, sources, stages
+from memalpha_kit.data.build import PROMPTS, build_source
 from memalpha_kit.data.chunks import pack_dialogues
 from memalpha_kit.data.instances import load_instances, read_instance
 from memalpha_kit.data.sources import lme_train, longmemeval, memory_agent_bench, perltqa
@@ -123,11 +123,11 @@ def test_classification_is_called_test_time_learning(tmp_path):
     ]
     assert len(published_ones) == 7 and {s.category for s in published_ones} == {"TTL"}
     make_raw(tmp_path, TTL)
-    built, _ = dataset.build(TTL, tmp_path, BuildConfig(rows="any"), 0)
+    built = build_source(TTL, tmp_path, BuildConfig(rows="any"))
     [instance] = built.test
     assert instance.metadata["split"] == "Test_Time_Learning"
-    assert instance.prompt == dataset.TASKS["TTL"]
-    rows, _ = datacard.statistics([built], "words")
+    assert instance.prompt == PROMPTS["TTL"]
+    rows = check.statistics([built], "words")
     assert set(rows["category"]) == {"TTL"}
 
 
@@ -177,13 +177,13 @@ def test_every_setting_of_a_build_is_read_somewhere(root):
 def test_task_texts_name_no_tool(tmp_path):
     """D25: the release's name tools that do not exist."""
     tools = (INSERT, UPDATE, DELETE, "memory_insert", "memory_type")
-    for text in (*dataset.TASKS.values(), *(s.question_prefix for s in TASKS.values())):
+    for text in (*PROMPTS.values(), *(s.question_prefix for s in TASKS.values())):
         assert not any(tool in text for tool in tools)
     for name in ("hotpotqa", "perltqa", TTL):
         make_raw(tmp_path / name, name)
-        built, _ = dataset.build(name, tmp_path / name, BuildConfig(rows="any"), 0)
+        built = build_source(name, tmp_path / name, BuildConfig(rows="any"))
         for instance in (*built.train, *built.test):
-            assert instance.prompt == dataset.TASKS[TASKS[name].category]
+            assert instance.prompt == PROMPTS[TASKS[name].category]
 
 
 # --- Answers -------------------------------------------------------------------------------------
@@ -349,7 +349,7 @@ def refuse(event, args):
 
 sys.addaudithook(refuse)
 from memalpha_kit import cli
-from memalpha_kit.data import card as datacard, hub, stages  # noqa
+from memalpha_kit.data import check, hub, stages  # noqa
 
 for source in sys.argv[1:]:
     for words in (["example"], ["build", "--raw", f"{source}/raw", "--stage", "rules"]):
@@ -522,7 +522,7 @@ COVERED: dict[str, tuple[str, ...]] = {
     "D13": (
         *named(TRAINING, "builds_are_the_same_in_every_process_and_for_any_number_of_them"),
         *named(BENCH, "builds_do_not_depend_on_the_process"),
-        *named("test_dataset", "the_release_draws_do_not_touch_global_generators"),
+        *named("test_dataset", "draws_do_not_touch_global_generators"),
     ),
     "D14": (
         *named(
@@ -559,9 +559,8 @@ COVERED: dict[str, tuple[str, ...]] = {
     "D20": (
         *named(HERE, "what_did_nothing_is_not_offered"),
         *named(
-            "test_datacard",
-            "a_histogram_counts_every_value_once",
-            "a_part_without_instances_has_no_row",
+            "test_check",
+            "statistics_are_means_and_ranges_by_part_and_source",
         ),
     ),
     "D21a": named(TRAINING, "squad_evidence_is_recorded_and_not_searched"),
@@ -593,7 +592,7 @@ COVERED: dict[str, tuple[str, ...]] = {
     "D25": named(HERE, "task_texts_name_no_tool"),
     "D26": (
         *named(STAGES, "equal_questions_keep_their_own_verdicts"),
-        *named("test_datacard", "the_same_words_for_another_question_are_no_leak"),
+        *named("test_leaks", "the_same_words_for_another_question_are_no_leak"),
     ),
     "D27": named(HERE, "classification_is_called_test_time_learning"),
     "D28": (

@@ -1,10 +1,13 @@
-"""Splits without leaks, the release's draws, merges and folders (data.md 4, 6.1, 7.9)."""
+"""Splits without leaks, the published draws, merges and folders."""
 
 from __future__ import annotations
 
 import json
 import os
 import random
+import signal
+import subprocess
+import sys
 from collections import Counter as Tally
 
 import numpy as np
@@ -13,12 +16,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from memalpha_kit import files as store
 from memalpha_kit.data import dataset
-from memalpha_kit.data.dataset import RECIPES, Dataset, merge, shared_groups, split, split_release
+from memalpha_kit.data.build import RECIPES
+from memalpha_kit.data.dataset import Dataset, merge, shared_groups, split
 from memalpha_kit.data.instances import COLUMNS, save_instances
 from memalpha_kit.errors import DiskError, InputError
+from memalpha_kit.files import sha256
 from memalpha_kit.records import QA, make_instance
+from memalpha_kit.release.splits import split_release
 
 
 def instance(name, source="squad", groups=(), question=None):
@@ -37,17 +42,15 @@ def many(*names, source="squad"):
     return tuple(instance(name, source) for name in names)
 
 
-# --- The release's draws -------------------------------------------------------------------------
+# --- The published draws -------------------------------------------------------------------------
 
 
 def test_the_release_split_gives_the_worked_example():
-    """data.md 7.9."""
     train, test = split_release(many(*map(str, range(10))), 0.9)
     assert named(train) == list("732856940") and named(test) == ["1"]
 
 
 def test_sampling_gives_the_worked_example_and_is_that_of_pandas():
-    """data.md 7.9."""
     rows = many(*map(str, range(9)))
     assert named(dataset.sample(rows, 4, 42)) == list("7150")
     for seed in (0, 7, 42):
@@ -57,7 +60,7 @@ def test_sampling_gives_the_worked_example_and_is_that_of_pandas():
 
 
 def test_400_classification_instances_are_split_and_sampled_as_in_the_paper():
-    """data.md 4.3: 180/180 and 20/20 by the split, 51/49 by the limit of 100."""
+    """180/180 and 20/20 by the split, 51/49 by the limit of 100."""
     both = [*many(*map(str, range(200)), source="trec"), *many(*map(str, range(200)), source="nlu")]
     train, test = split_release(both, 0.9)
     assert Tally(i.source for i in train) == {"trec": 180, "nlu": 180}
@@ -73,7 +76,6 @@ B = Dataset("B", many("b0", "b1"), many("tb"))
 
 
 def test_a_merge_gives_the_worked_example(tmp_path):
-    """data.md 7.9."""
     merged = merge([A, B], "AB", limit=2)
     assert named(merged.train) == ["b0", "a1", "b1", "a0"] and named(merged.test) == ["ta", "tb"]
     dataset.save(tmp_path / "AB", merged)
@@ -82,30 +84,33 @@ def test_a_merge_gives_the_worked_example(tmp_path):
 
 
 def test_the_counts_of_the_recipes_are_those_of_the_paper():
-    sums = {name: sum(recipe.expected.values()) for name, recipe in RECIPES.items()}
+    sums = {name: sum(recipe.instances.values()) for name, recipe in RECIPES.items()}
     assert sums == {
         **{"balanced": 562, "balanced_release": 567, "full": 4139, "memoryagentbench": 112}
     }
-    for recipe in RECIPES.values():
-        assert set(recipe.parts) == set(recipe.expected)
-    assert [name for name, recipe in RECIPES.items() if recipe.compat == "release"] == [
+    assert [n for n, recipe in RECIPES.items() if recipe.compat == "release"] == [
         "balanced_release"
     ]
-
-
-def test_the_paper_counts_follow_from_nine_tenths():
-    """data.md 4.3, column "by the code's rule"."""
     full = {"squad": 294, "hotpotqa": 2185, "perltqa": 31, "lme_train": 50, "ttl_train": 400}
-    for name, n in (full | {"booksum": 1542}).items():
-        train, _ = split_release(range(n), 0.9)
-        assert len(train) == RECIPES["full"].expected[name]
+    for name, n in (full | {"booksum": 1542}).items():  # nine tenths of all that there are
+        assert len(split_release(range(n), 0.9)[0]) == RECIPES["full"].instances[name]
+
+
+def test_draws_do_not_touch_global_generators():
+    def state():
+        return random.getstate(), np.random.get_state()[1].tolist()
+
+    before = state()
+    merge([A, B], "m", limit=1)
+    split_release(A.train, 0.5)
+    assert state() == before
 
 
 # --- Splits that do not leak ---------------------------------------------------------------------
 
 
 def test_nothing_that_belongs_together_is_on_both_sides():
-    """D2: the release's split leaves most articles on both sides of this chain of neighbours."""
+    """The published split leaves most articles on both sides of this chain of neighbours."""
     chain = [instance(str(i), groups=[f"a{i // 3}", f"a{(i + 1) // 3}"]) for i in range(0, 300, 3)]
     books = [instance(f"b{i}", groups=[f"book {i // 5}"]) for i in range(200)]
     for seed in range(5):
@@ -129,12 +134,10 @@ def test_the_side_of_an_instance_depends_on_the_seed_alone():
 
 
 def test_without_named_groups_the_questions_are_the_group():
-    """Published ttl_train rows: all instances of a source ask the same questions (D1, D2)."""
+    """Published ttl_train rows: all instances of a source ask the same questions."""
     same = [instance(str(i), question="Why?") for i in range(10)]
-    train, test = split(same, 0.9, 0)
-    assert (len(train), len(test)) == (10, 0)
-    one_more = [*same, instance("other")]
-    assert named(split(one_more, 0.9, 0)[1]) == ["other"]
+    assert [len(part) for part in split(same, 0.9, 0)] == [10, 0]
+    assert named(split([*same, instance("other")], 0.9, 0)[1]) == ["other"]
 
 
 def test_every_source_is_split_on_its_own():
@@ -159,17 +162,17 @@ def test_large_groups_leave_a_test_part_where_they_can(sizes, held_out):
 
 
 @pytest.mark.parametrize("ratio", [-0.1, 1.1, float("nan")])
-def test_a_ratio_outside_0_and_1_is_refused(ratio):
-    for way in (lambda: split(many("a"), ratio, 0), lambda: split_release(many("a"), ratio)):
-        with pytest.raises(InputError, match="train ratio: expected a number from 0 to 1"):
-            way()
+@pytest.mark.parametrize("rule", [split, split_release])
+def test_a_ratio_outside_0_and_1_is_refused(rule, ratio):
+    with pytest.raises(InputError, match="train ratio: expected a number from 0 to 1"):
+        rule(many("a"), ratio, 0)
 
 
 # --- Merges --------------------------------------------------------------------------------------
 
 
 def test_merging_evaluation_parts_leaves_a_training_file_with_all_columns(tmp_path):
-    """data.md 7.9; the release writes a file without columns (D16)."""
+    """The published code writes a file without columns."""
     parts = [Dataset("x", (), many("a", source="x")), Dataset("y", (), many("b", source="y"))]
     dataset.save(tmp_path / "m", merge(parts, "m"))
     table = pq.read_table(tmp_path / "m" / "train.parquet")
@@ -178,7 +181,6 @@ def test_merging_evaluation_parts_leaves_a_training_file_with_all_columns(tmp_pa
 
 
 def test_merging_the_merged_again_leaves_metadata_unchanged(tmp_path):
-    """data.md 7.9."""
     part = Dataset("A", (instance("a", groups=["g"]), instance("b")), ())
     cells = []
     for _ in range(3):
@@ -190,48 +192,69 @@ def test_merging_the_merged_again_leaves_metadata_unchanged(tmp_path):
     assert any(json.loads(cell).get("groups") == ["g"] for cell in cells[0])
 
 
-def test_limits_hold_per_part_or_per_source_inside_one():
-    """D35."""
-    ttl = Dataset("ttl", many("a", "b", "c", source="x") + many("d", "e", source="y"), ())
-    count = lambda merged: Tally(i.source for i in merged.train)  # noqa: E731
-    assert count(merge([ttl, A], "m", limits={"ttl": 4}))["squad"] == 3
-    assert count(merge([ttl], "m", limits={"x": 1})) == {"x": 1, "y": 2}
-    assert count(merge([ttl], "m", limit=2, limits={"ttl": 5})) == {"x": 3, "y": 2}
-    with pytest.raises(InputError, match="limit: expected a part or source, found 'ttk'; did you"):
-        merge([ttl], "m", limits={"ttk": 1})
-    with pytest.raises(InputError, match="limit: expected at least 1, found 0"):
-        merge([ttl], "m", limit=0)
+TTL = Dataset("ttl", many("a", "b", "c", source="x") + many("d", "e", source="y"), ())
 
 
-def test_a_merge_that_leaks_is_refused_unless_the_release_is_asked_for():
-    groups = {"groups": ["squad:Oxygen"]}
-    left, right = (instance(name, groups=groups["groups"]) for name in "ab")
-    straddling = [Dataset("A", (left,), ()), Dataset("B", (), (right,))]
-    released = Dataset("ttl_train", (left,), (), {"settings": {"compat": "release"}})
-    with pytest.raises(InputError, match="without a common group, found 1, e.g. 'squad:Oxygen'"):
-        merge(straddling, "m")
-    with pytest.raises(InputError, match="ttl_train: expected a part built without --compat rel"):
-        merge([released], "m")
-    with pytest.raises(InputError, match="m: train: expected an instance once"):
-        merge([A, A], "m")
-    for parts in (straddling, [released], [A, A]):
-        assert merge(parts, "m", compat="release").name == "m"
+@pytest.mark.parametrize(
+    ("limits", "counts"),
+    [
+        ({"limits": {"ttl": 4}}, {"squad": 3, "x": 3, "y": 1}),
+        ({"limits": {"x": 1}}, {"squad": 3, "x": 1, "y": 2}),
+        ({"limit": 2, "limits": {"ttl": 5}}, {"squad": 2, "x": 3, "y": 2}),
+        ({"limits": {"ttk": 1}}, "limit: expected a part or source, found 'ttk'; did you"),
+        ({"limit": 0}, "limit: expected at least 1, found 0"),
+    ],
+)
+def test_limits_hold_per_part_or_per_source_inside_one(limits, counts):
+    if isinstance(counts, str):
+        with pytest.raises(InputError, match=counts):
+            merge([TTL, A], "m", **limits)
+    else:
+        assert Tally(i.source for i in merge([TTL, A], "m", **limits).train) == counts
+
+
+LEFT, RIGHT = (instance(name, groups=["squad:Oxygen"]) for name in "ab")
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (
+            [Dataset("A", (LEFT,), ()), Dataset("B", (), (RIGHT,))],
+            "without a common group, found 1, e.g. 'squad:Oxygen'",
+        ),
+        (
+            [Dataset("ttl_train", (LEFT,), (), {"settings": {"compat": "release"}})],
+            "ttl_train: expected a part built without --compat rel",
+        ),
+        ([A, A], "m: train: expected an instance once"),
+    ],
+)
+def test_a_merge_that_leaks_is_refused_unless_the_release_is_asked_for(parts, message):
+    with pytest.raises(InputError, match=message):
+        merge(parts, "m")
+    assert merge(parts, "m", compat="release").name == "m"
 
 
 # --- Folders -------------------------------------------------------------------------------------
 
 WHOLE = Dataset("squad", many("a", "b"), many("c"), {"name": "squad", "seed": 0})
+OTHER = Dataset("squad", WHOLE.test, WHOLE.train, {"name": "squad", "seed": 1})
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
 def test_a_data_set_comes_back_equal(tmp_path):
     for _ in range(2):  # also over an earlier one
         dataset.save(tmp_path / "new" / "squad", WHOLE)
-        assert sorted(os.listdir(tmp_path / "new")) == ["squad"]
-        assert sorted(os.listdir(tmp_path / "new" / "squad")) == sorted(dataset.FILES)
+        assert os.listdir(tmp_path / "new") == ["squad"]
+        assert sorted(content(tmp_path / "new" / "squad")) == sorted(dataset.FILES)
     back = dataset.read(tmp_path / "new" / "squad")
     assert (back.name, back.train, back.test) == ("squad", WHOLE.train, WHOLE.test)
     hashes = back.card["data_sha256"]
-    assert hashes["test.parquet"] == store.sha256(tmp_path / "new/squad/test.parquet")
+    assert hashes["test.parquet"] == sha256(tmp_path / "new/squad/test.parquet")
 
 
 @pytest.mark.parametrize(
@@ -243,7 +266,6 @@ def test_a_data_set_comes_back_equal(tmp_path):
     ],
 )
 def test_published_layouts_are_read(tmp_path, files):
-    """data.md 1.4: flat or a sub-folder per split."""
     for name, part in zip(files, WHOLE.parts.values(), strict=True):
         save_instances(tmp_path / name, part)
     assert dataset.read(tmp_path).parts == WHOLE.parts
@@ -271,6 +293,13 @@ def test_what_is_no_data_set_is_named(tmp_path):
         dataset.read(tmp_path)
 
 
+def test_an_instance_that_occurs_twice_in_a_part_is_refused_on_loading(tmp_path):
+    for name in ("train-00000-of-00002.parquet", "train-00001-of-00002.parquet"):
+        save_instances(tmp_path / name, WHOLE.train)
+    with pytest.raises(InputError, match=f"train: expected an instance once, found {LEFT.source}/"):
+        dataset.read(tmp_path)
+
+
 def test_a_folder_with_anything_else_is_never_replaced(tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(InputError, match="or an earlier data set, found thesis.tex"):
@@ -280,38 +309,68 @@ def test_a_folder_with_anything_else_is_never_replaced(tmp_path):
     assert os.listdir(tmp_path) == ["thesis.tex"]
 
 
-def test_a_write_that_fails_leaves_the_old_data_set(tmp_path, monkeypatch):
+@pytest.mark.parametrize("step", ["card", "swap"])
+def test_a_write_that_fails_leaves_the_old_data_set(tmp_path, monkeypatch, step):
     dataset.save(tmp_path / "squad", WHOLE)
-    before = {path.name: path.read_bytes() for path in (tmp_path / "squad").iterdir()}
-    other = Dataset("squad", WHOLE.test, WHOLE.train)
-
-    def full(*args):
-        raise DiskError("full")
-
-    monkeypatch.setattr(store, "save_json", full)
-    with pytest.raises(DiskError, match="full"):
-        dataset.save(tmp_path / "squad", other)
-    monkeypatch.undo()
+    before = content(tmp_path / "squad")
     rename = type(tmp_path).rename
 
-    def fail_for_new(path, target):
-        if path.name.endswith(".tmp"):
+    def fail(path, target):
+        if isinstance(target, dict) or path.name.endswith(".new"):
             raise OSError(28, "No space left on device")
         return rename(path, target)
 
-    monkeypatch.setattr(type(tmp_path), "rename", fail_for_new)
+    if step == "card":
+        monkeypatch.setattr(dataset, "save_json", fail)
+    else:
+        monkeypatch.setattr(type(tmp_path), "rename", fail)
     with pytest.raises(DiskError, match="squad: expected to write a folder, found: No space"):
-        dataset.save(tmp_path / "squad", other)
+        dataset.save(tmp_path / "squad", OTHER)
+    assert os.listdir(tmp_path) == ["squad"] and content(tmp_path / "squad") == before
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from test_dataset import OTHER, dataset
+
+rename, seen = Path.rename, []
+
+def kill_before(path, target):
+    seen.append(path)
+    if len(seen) == int(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rename(path, target)
+
+Path.rename = kill_before
+dataset.save(Path(sys.argv[1]), OTHER)
+"""
+
+
+@pytest.mark.parametrize(("renames", "finished"), [(1, False), (2, True)])
+@pytest.mark.parametrize("command", [dataset.read, dataset.check_free])
+def test_an_interrupted_swap_is_finished_or_undone_by_the_next_command(
+    tmp_path, root, renames, finished, command
+):
+    """Killed before the first rename the old one stays, before the second the new one comes."""
+    folder = tmp_path / "squad"
+    dataset.save(folder, WHOLE)
+    arguments = [sys.executable, "-c", KILLED, folder, root / "tests", str(renames)]
+    done = subprocess.run(arguments, cwd=root, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert len(os.listdir(tmp_path)) == 2
+    command(folder)
     assert os.listdir(tmp_path) == ["squad"]
-    assert {path.name: path.read_bytes() for path in (tmp_path / "squad").iterdir()} == before
+    assert dataset.read(folder).parts == (OTHER if finished else WHOLE).parts
 
 
-def test_the_release_draws_do_not_touch_global_generators():
-    random.seed(5)
-    np.random.seed(5)
-    before = random.random(), np.random.random()
-    random.seed(5)
-    np.random.seed(5)
-    merge([A, B], "m", limit=1)
-    split_release(WHOLE.train, 0.5)
-    assert (random.random(), np.random.random()) == before
+def test_what_a_running_process_writes_is_left_alone(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        half = tmp_path / f".squad.{other.pid}.new"
+        half.mkdir()
+        dataset.save(tmp_path / "squad", WHOLE)
+        assert half.exists()
+        other.communicate(b"\n")
+    dataset.check_free(tmp_path / "squad")
+    assert not half.exists()

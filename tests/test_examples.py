@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from memalpha_kit.data import card as datacard
-from memalpha_kit.data import dataset, examples
+from memalpha_kit.data import check, dataset, examples
 from memalpha_kit.data.sources import SOURCES
 from memalpha_kit.settings import load_profile
 from memalpha_kit.tasks import TASKS
@@ -26,7 +25,7 @@ def test_every_source_of_the_paper_is_built(folders):
 
 
 def test_the_report_finds_the_release_leak_and_none_in_the_default(folders):
-    leaks = datacard.tables(
+    leaks = check.tables(
         [folder for name, folder in folders.items() if "ttl" in name or name.startswith("icl_")],
         "wordpunct",
     )["leaks"]

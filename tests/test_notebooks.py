@@ -28,7 +28,6 @@ TABLES = {
         "sources_statistics.csv": "dataset part source category instances questions",
         "sources_paper.csv": "dataset part source table instances instances_paper",
         "sources_provenance.csv": "dataset licence revision raw_sha256 data_sha256",
-        "sources_histograms.csv": "dataset part source quantity low high count",
         "sources_leaks.csv": "train test groups questions repeated shown leak",
     },
     "02_memory_environment": {"rewards.csv": "chunk r1 r2 r3 r4 R"},

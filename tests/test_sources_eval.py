@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from memalpha_kit.data import dataset
+from memalpha_kit.data.build import build_source
 from memalpha_kit.data.sources import SOURCES, build, frames, lme_train, longmemeval, ttl_train
 from memalpha_kit.data.sources import memory_agent_bench as bench
 from memalpha_kit.data.sources.building import Skips
@@ -219,7 +219,7 @@ def test_a_tenth_of_the_instances_shares_no_sentence_with_the_others(corpora):
 
 
 def test_ttl_train_is_split_as_in_the_paper_without_a_leak(corpora):
-    read, _ = dataset.build("ttl_train", corpora[0], BuildConfig(max_questions=5), 0)
+    read = build_source("ttl_train", corpora[0], BuildConfig(max_questions=5))
     assert Counter(i.source for i in read.train) == {TREC: 180, NLU: 180}
     assert Counter(i.source for i in read.test) == {TREC: 20, NLU: 20}
 

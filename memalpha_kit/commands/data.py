@@ -14,16 +14,13 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from memalpha_kit import files as store
 from memalpha_kit.data import dataset
-from memalpha_kit.data.dataset import RECIPES, Dataset, Recipe
+from memalpha_kit.data.dataset import MERGE_SEED, Dataset
 from memalpha_kit.data.sources import SOURCES
-from memalpha_kit.errors import InputError, closest
+from memalpha_kit.errors import InputError
 from memalpha_kit.settings import BuildConfig
-
-DEFAULT_RECIPE = "balanced"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,23 +77,22 @@ def build(args: argparse.Namespace) -> int:
     names = [field.name for field in dataclasses.fields(BuildConfig)]
     config = BuildConfig(**{name: getattr(args, name) for name in names})
     dataset.check_free(args.out)
-    built = build_source(args.source, args.raw, config, args.seed, args.train_ratio)
-    card = built.card
-    _save(args.out, built, card)
-    if 0 < card["split"]["train_ratio"] < 1 < card["instances"] and not (
-        built.train and built.test
-    ):
+    data = build_source(args.source, args.raw, config, args.seed, args.train_ratio)
+    _save(args.out, data)
+    card, several = data.card, len(data.train) + len(data.test) > 1
+    if 0 < card["split"]["train_ratio"] < 1 and several and not (data.train and data.test):
         print("all instances belong together, so one part is empty (groups in their metadata)")
     if card["skipped"]:
         print(f"{len(card['skipped'])} raw records left out, listed in {args.out / dataset.CARD}")
     return 0
 
 
-def _save(out: Path, data: Dataset, card: dict[str, Any]) -> None:
-    dataset.save(out, dataclasses.replace(data, card=card))
+def _save(out: Path, data: Dataset) -> None:
+    dataset.save(out, data)
     print(
         f"{out}: {len(data.train)} training and {len(data.test)} test instances, "
-        f"{card['chunks']} chunks, {card['questions']} questions, {card['characters']} characters"
+        f"{data.card['chunks']} chunks, {data.card['questions']} questions, "
+        f"{data.card['characters']} characters"
     )
 
 
@@ -104,6 +100,8 @@ def _save(out: Path, data: Dataset, card: dict[str, Any]) -> None:
 
 
 def _add_merge(parser: argparse.ArgumentParser) -> None:
+    from memalpha_kit.data.build import DEFAULT_RECIPE, RECIPES
+
     recipes = "; ".join(f"{name}: {recipe.about}" for name, recipe in RECIPES.items())
     parser.add_argument(
         "parts",
@@ -124,7 +122,7 @@ def _add_merge(parser: argparse.ArgumentParser) -> None:
         metavar="N|NAME=N",
         help="largest training part of each, or of this one or this source; may be repeated",
     )
-    parser.add_argument("--seed", type=int, default=dataset.RELEASE_SEED, help="default: 42")
+    parser.add_argument("--seed", type=int, default=MERGE_SEED, help="default: 42")
     parser.add_argument(
         "--compat",
         default="fixed",
@@ -136,39 +134,19 @@ def _add_merge(parser: argparse.ArgumentParser) -> None:
 
 def merge(args: argparse.Namespace) -> int:
     """Merges, saves with a card, prints the counts beside the expected ones."""
-    from memalpha_kit.data.card import merge_card
+    from memalpha_kit.data.build import merge_sets
 
-    recipe = _recipe(args)
     limit, limits = _limits(args.limit)
-    parts = [dataset.read(path) for path in args.parts or _found(recipe, args.data)]
-    compat = args.compat
-    if recipe is not None:
-        parts = _in_order(parts, recipe)
-        limit = recipe.limit if limit is None else limit
-        compat = recipe.compat if compat == "fixed" else compat
     dataset.check_free(args.out)
-    merged = dataset.merge(parts, args.out.resolve().name, limit, limits, args.seed, compat)
-    settings = {
-        **{"recipe": recipe and _recipe_name(args), "limit": limit, "limits": limits},
-        **{"seed": args.seed, "compat": compat},
-    }
-    card = merge_card(merged, parts, settings, recipe)
-    _save(args.out, merged, card)
-    for name, n in card["instances_by_part"].items():
+    merged = merge_sets(
+        *(args.out.resolve().name, args.parts, args.recipe, args.data),
+        **{"limit": limit, "limits": limits, "seed": args.seed, "compat": args.compat},
+    )
+    _save(args.out, merged)
+    for name, n in merged.card["instances_by_part"].items():
         expected = "" if n["expected"] is None else f" (the paper: {n['expected']})"
         print(f"  {name}: {n['found']}{expected}")
     return 0
-
-
-def _recipe_name(args: argparse.Namespace) -> str | None:
-    return args.recipe or (None if args.parts else DEFAULT_RECIPE)
-
-
-def _recipe(args: argparse.Namespace) -> Recipe | None:
-    name = _recipe_name(args)
-    if name is not None and name not in RECIPES:
-        raise InputError(f"recipe: expected a known name, found {name!r}{closest(name, RECIPES)}")
-    return RECIPES[name] if name else None
 
 
 def _limits(texts: Sequence[str]) -> tuple[int | None, dict[str, int]]:
@@ -183,35 +161,6 @@ def _limits(texts: Sequence[str]) -> tuple[int | None, dict[str, int]]:
         else:
             limit = int(number)
     return limit, limits
-
-
-def _found(recipe: Recipe, root: Path) -> list[Path]:
-    """The folders in `root` that were built from the recipe's sources, one each."""
-    built: dict[str, list[Path]] = {}
-    for card in sorted(root.glob(f"*/{dataset.CARD}")):
-        built.setdefault(dataset.read_card(card.parent).get("name", ""), []).append(card.parent)
-    for name in recipe.parts:
-        if len(built.get(name, [])) > 1:
-            folders = ", ".join(str(path) for path in built[name])
-            raise InputError(f"{root}: expected one data set of {name}, found {folders}")
-    _check_complete(recipe, built.keys(), str(root))
-    return [built[name][0] for name in recipe.parts]
-
-
-def _in_order(parts: Sequence[Dataset], recipe: Recipe) -> list[Dataset]:
-    by_name = {part.name: part for part in parts}
-    _check_complete(recipe, by_name.keys(), "recipe")
-    if extra := sorted(by_name.keys() - set(recipe.parts)):
-        raise InputError(f"recipe: expected {', '.join(recipe.parts)} only, found {extra[0]} too")
-    return [by_name[name] for name in recipe.parts]
-
-
-def _check_complete(recipe: Recipe, names, where: str) -> None:
-    if missing := [name for name in recipe.parts if name not in names]:
-        raise InputError(
-            f"{where}: expected data sets of {', '.join(recipe.parts)}, found none of "
-            f"{', '.join(missing)}; `memalpha data build` makes them"
-        )
 
 
 # --- split ---------------------------------------------------------------------------------------
@@ -232,19 +181,10 @@ def _add_split(parser: argparse.ArgumentParser) -> None:
 
 def split(args: argparse.Namespace) -> int:
     """Puts both parts together, splits them, saves with a card."""
-    from memalpha_kit.data.card import split_card
+    from memalpha_kit.data.build import split_set
 
-    old = dataset.read(args.data)
     dataset.check_free(args.out)
-    both = (*old.train, *old.test)
-    if args.compat == "release":
-        train, test = dataset.split_release(both, args.train_ratio)
-    else:
-        train, test = dataset.split(both, args.train_ratio, args.seed)
-    new = Dataset(old.name, tuple(train), tuple(test))
-    rule = "instances" if args.compat == "release" else "groups"
-    made = {"train_ratio": args.train_ratio, "rule": rule, "seed": args.seed}
-    _save(args.out, new, split_card(new, old, made))
+    _save(args.out, split_set(args.data, args.train_ratio, args.seed, args.compat))
     return 0
 
 
@@ -266,17 +206,17 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
 
 
 def check(args: argparse.Namespace) -> int:
-    """Prints and saves the tables of `datacard.tables`. 1 if there is a leak under `--strict`."""
-    from memalpha_kit.data import card as datacard
+    """Prints and saves the tables of `data.check`. 1 if there is a leak under `--strict`."""
+    from memalpha_kit.data.check import as_text, tables
 
     if args.workers < 1:
         raise InputError(f"--workers: expected at least 1, found {args.workers}")
-    tables = datacard.tables(args.data, args.counter, args.workers)
-    for name, table in tables.items():
+    report = tables(args.data, args.counter, args.workers)
+    for name, table in report.items():
         store.save_table(args.out / f"{name}.csv", table)
-    print(datacard.as_text(tables))
-    print(f"\n{args.out}: {', '.join(f'{name}.csv' for name in tables)}")
-    return int(args.strict and any(tables["leaks"]["leak"]))
+    print(as_text(report))
+    print(f"\n{args.out}: {', '.join(f'{name}.csv' for name in report)}")
+    return int(args.strict and any(report["leaks"]["leak"]))
 
 
 # --- download ------------------------------------------------------------------------------------

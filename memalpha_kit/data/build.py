@@ -1,14 +1,54 @@
-"""Whole steps of `memalpha data`: from raw files or data sets to a data set with its card."""
+"""Whole steps of `memalpha data`: raw files or data sets in, one data set with its card out.
+
+data = build_source("squad", Path("raw/squad"), BuildConfig())
+dataset.save(Path("data/squad"), data)
+"""
 
 from __future__ import annotations
 
-import dataclasses
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import yaml
+
 from memalpha_kit.data import card, dataset
-from memalpha_kit.data.dataset import Dataset
-from memalpha_kit.data.sources import source
+from memalpha_kit.data.dataset import MERGE_SEED, SEPARATIONS, Dataset
+from memalpha_kit.data.instances import ANSWER_TYPE
+from memalpha_kit.data.sources import Skips, source
+from memalpha_kit.errors import InputError, closest
+from memalpha_kit.records import Instance
 from memalpha_kit.settings import BuildConfig
+from memalpha_kit.tasks import Task, task
+
+PROMPTS = {
+    "AR": "You read texts one piece after the other. Keep the facts that questions may ask for.",
+    "TTL": "You read labelled examples. Later you give the number of the label of new sentences.",
+    "LRU": "You read a long text in parts. Keep what a summary of the whole text needs.",
+    "CR": "You read facts one after the other, of which a later one may replace an earlier one.",
+    "": "You read a text piece by piece. Keep what later questions may need.",
+}
+"""What the column `prompt` says where a builder says nothing, by category. It names no tool: the
+published prompts name tools that do not exist."""
+TRAIN_SHARE = 0.9
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A merged data set by name."""
+
+    about: str
+    instances: Mapping[str, int]  # names of the parts in order, and how many to expect of each
+    limit: int | None = None  # largest training part of any one
+    compat: str = "fixed"
+
+
+RECIPES = {
+    name: Recipe(**fields)
+    for name, fields in yaml.safe_load(Path(__file__).with_name("recipes.yaml").read_text()).items()
+}
+DEFAULT_RECIPE = "balanced"
 
 
 def build_source(
@@ -16,11 +56,104 @@ def build_source(
 ) -> Dataset:
     """The data set of a source from its raw files, split, with its card.
 
-    `ratio` is the share of the instances that goes to the training part; by default
-    `dataset.share`. Raises InputError for raw files that are not as they must be.
+    `ratio` is the share of the instances that goes to the training part; by default `train_share`.
+    Raises InputError for raw files that are not as they must be.
     """
-    named = source(name)
-    ratio = dataset.share(named, config.compat) if ratio is None else ratio
-    built, skips = dataset.build(name, raw, config, seed, ratio)
-    facts = card.build_card(built, named, raw, config, seed, skips, ratio)
-    return dataclasses.replace(built, card=facts)
+    named, kind, skips = source(name), task(name), Skips(config.on_error)
+    rule = SEPARATIONS[config.compat]
+    ratio = train_share(kind, config.compat) if ratio is None else ratio
+    instances = [_completed(i, kind) for i in named.build(Path(raw), config, seed, skips)]
+    train, test = rule.split(instances, ratio, seed)
+    data = Dataset(name, tuple(train), tuple(test))
+    made = {"seed": seed, "train_ratio": ratio, "rule": rule.rule}
+    return replace(data, card=card.build_card(data, named, Path(raw), config, skips, **made))
+
+
+def train_share(kind: Task, compat: str = "fixed") -> float:
+    """The training share of a source: nothing of an evaluation source, else nine tenths."""
+    if kind.role != "train":
+        return 0.0
+    return 1.0 if kind.name in SEPARATIONS[compat].all_train else TRAIN_SHARE
+
+
+def _completed(instance: Instance, kind: Task) -> Instance:
+    """The instance with a task text, and in evaluation with answers as lists, as published."""
+    lists = {ANSWER_TYPE: "list"} if kind.role == "eval" else {}
+    prompt = instance.prompt or PROMPTS[kind.category]
+    return replace(instance, prompt=prompt, metadata={**instance.metadata, **lists})
+
+
+def merge_sets(
+    name: str,
+    folders: Sequence[Path] = (),
+    recipe: str | None = None,
+    root: Path = Path("data"),
+    limit: int | None = None,
+    limits: Mapping[str, int] | None = None,
+    seed: int = MERGE_SEED,
+    compat: str = "fixed",
+) -> Dataset:
+    """Several data sets as one, with its card: those in `folders` or, without any, those below
+    `root` that were built from the recipe's sources.
+
+    With folders and no recipe they are merged as given; else parts come in the recipe's order, and
+    its `limit` and `compat` hold where none is given. Raises InputError for a part that is missing,
+    twice there or not in the recipe, and as `dataset.merge`.
+    """
+    recipe = recipe or (None if folders else DEFAULT_RECIPE)
+    if recipe is not None and recipe not in RECIPES:
+        found = f"found {recipe!r}{closest(recipe, RECIPES)}"
+        raise InputError(f"recipe: expected a known name, {found}")
+    chosen = RECIPES[recipe] if recipe else None
+    parts = [dataset.read(path) for path in folders or _built(chosen, Path(root))]
+    if chosen:
+        parts = _in_order(parts, chosen)
+        limit = chosen.limit if limit is None else limit
+        compat = chosen.compat if compat == "fixed" else compat
+    merged = dataset.merge(parts, name, limit, limits, seed, compat)
+    settings = {"recipe": recipe, "limit": limit, "limits": dict(limits or {})}
+    settings |= {"seed": seed, "compat": compat}
+    expected = chosen.instances if chosen else {}
+    return replace(merged, card=card.merge_card(merged, parts, settings, expected))
+
+
+def _built(recipe: Recipe, root: Path) -> list[Path]:
+    """The folders in `root` that were built from the recipe's sources, one each."""
+    dataset.finish_swaps(root)
+    built: dict[str, list[Path]] = defaultdict(list)
+    for path in sorted(root.glob(f"*/{dataset.CARD}")):
+        built[dataset.read_card(path.parent).get("name", "")].append(path.parent)
+    _check_complete(recipe, built.keys(), str(root))
+    for name in recipe.instances:
+        if len(built[name]) > 1:
+            folders = ", ".join(str(path) for path in built[name])
+            raise InputError(f"{root}: expected one data set of {name}, found {folders}")
+    return [built[name][0] for name in recipe.instances]
+
+
+def _in_order(parts: Sequence[Dataset], recipe: Recipe) -> list[Dataset]:
+    by_name = {part.name: part for part in parts}
+    _check_complete(recipe, by_name.keys(), "recipe")
+    if extra := sorted(by_name.keys() - recipe.instances.keys()):
+        wanted = ", ".join(recipe.instances)
+        raise InputError(f"recipe: expected {wanted} only, found {extra[0]} too")
+    return [by_name[name] for name in recipe.instances]
+
+
+def _check_complete(recipe: Recipe, names: Iterable[str], where: str) -> None:
+    if missing := [name for name in recipe.instances if name not in set(names)]:
+        raise InputError(
+            f"{where}: expected data sets of {', '.join(recipe.instances)}, found none of "
+            f"{', '.join(missing)}; `memalpha data build` makes them"
+        )
+
+
+def split_set(
+    path: Path, ratio: float = TRAIN_SHARE, seed: int = 0, compat: str = "fixed"
+) -> Dataset:
+    """Both parts of a data set (or of a parquet file) together, split anew, with a card."""
+    old, rule = dataset.read(path), SEPARATIONS[compat]
+    train, test = rule.split((*old.train, *old.test), ratio, seed)
+    new = Dataset(old.name, tuple(train), tuple(test))
+    settings = {"train_ratio": ratio, "rule": rule.rule, "seed": seed}
+    return replace(new, card=card.split_card(new, old, settings))

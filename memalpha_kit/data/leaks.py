@@ -1,12 +1,13 @@
 """What a test set shares with a training set: groups, questions, labelled samples, passages.
 
 The release's `ttl_train` is cut from the rows that MemoryAgentBench is scored on: same questions,
-same answers, and samples that are part of the very contexts (data.md 6.1, D1). Nothing in its files
-says so; comparing their content does.
+same answers, and samples that are part of the very contexts. Nothing in its files says so; what is
+in them does.
 
-Contexts are compared by 13-grams of words, lower-cased, without punctuation and articles, taken
-from what the frame of a chunk holds; a labelled sample counts on its own, as a whole where it is
-shorter. Samples stand in any order, so grams over their borders would find nothing.
+Questions and labelled samples are compared by `spelling.key`: "wake me at five am" and "Wake me at
+5am." are one sentence. Contexts are compared by 13-grams of normalised words, taken from what the
+frame of a chunk holds; a labelled sample counts as one gram. Samples stand in any order, so grams
+over their borders would find nothing.
 
 | column | meaning |
 | --- | --- |
@@ -24,13 +25,15 @@ shorter. Samples stand in any order, so grams over their borders would find noth
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from memalpha_kit.data.dataset import Dataset
+from memalpha_kit.data.spelling import key, words
 from memalpha_kit.records import Instance
 from memalpha_kit.text import normalise
 
@@ -49,7 +52,7 @@ DIALOGUE, BOOK = "[Dialogue between User and Assistant on ", "[Event happened on
 
 
 def content(chunk: str) -> str:
-    """What the frame of a chunk holds; a chunk without one as it is (data.md 2.0)."""
+    """What the frame of a chunk holds; a chunk without one as it is."""
     if chunk.startswith(DIALOGUE):
         held = chunk.rpartition("\n<Assistant>")[0]
         return held.split("\n", 2)[-1]
@@ -68,12 +71,12 @@ class Side:
     """What is compared of one part of one source."""
 
     name: str  # data set and source
-    groups: frozenset[str]
-    asked: Mapping[str, frozenset[str]]  # question -> its answers, all normalised
-    labelled: frozenset[str]  # the questions that are sentences to be labelled
-    shown: Mapping[str, frozenset[str]]  # sentence of a sample -> its label numbers
+    groups: set[str]
+    asked: Mapping[str, set[str]]  # key of a question -> those of its answers
+    labelled: set[str]  # keys of the questions that are sentences to be labelled
+    shown: Mapping[str, set[str]]  # key of a sample's sentence -> its label numbers
     grams: np.ndarray  # hashes, sorted, each once
-    labels: frozenset[str] | None  # names of the label table, where a card has one
+    labels: set[str] | None  # names of the label table, where a card has one
 
 
 class Words:
@@ -82,10 +85,9 @@ class Words:
     def __init__(self) -> None:
         self.numbers: dict[str, int] = {}
 
-    def grams(self, text: str) -> np.ndarray:
+    def grams(self, found: Sequence[str]) -> np.ndarray:
         """A 64-bit hash of every `GRAM` consecutive words, or of all if there are fewer."""
-        words, numbers = normalise(text).split(), self.numbers
-        ids = np.array([numbers.setdefault(w, len(numbers)) for w in words], dtype=np.uint64)
+        ids = np.array([self.numbers.setdefault(w, len(self.numbers)) for w in found], np.uint64)
         width = min(GRAM, len(ids))
         if width < SHORTEST:
             return np.empty(0, dtype=np.uint64)
@@ -94,6 +96,11 @@ class Words:
             total = total * np.uint64(0x9E3779B97F4A7C15)
             total += mixed[offset : offset + len(total)]
         return _mixed(total)
+
+    def sample(self, sentence: str) -> np.ndarray:
+        """One hash for a labelled sentence, however it is spelled and however long it is."""
+        found = words(sentence)
+        return self.grams(["".join(found)] * SHORTEST if len(found) >= SHORTEST else [])
 
 
 def _mixed(values: np.ndarray) -> np.ndarray:
@@ -104,53 +111,39 @@ def _mixed(values: np.ndarray) -> np.ndarray:
     return values ^ (values >> np.uint64(31))
 
 
-def sides(dataset: Dataset, part: str, words: Words) -> list[Side]:
+def sides(dataset: Dataset, part: str, numbered: Words) -> list[Side]:
     """What there is to compare in a part ("train" or "test"), by source in sorted order."""
-    by_source: dict[str, list[Instance]] = {}
+    by_source: dict[str, list[Instance]] = defaultdict(list)
     for instance in dataset.parts[part]:
-        by_source.setdefault(instance.source, []).append(instance)
+        by_source[instance.source].append(instance)
     tables = dataset.card.get("labels", {})
-    return [
-        _side(_name(dataset.name, source), instances, tables.get(source), words)
-        for source, instances in sorted(by_source.items())
-    ]
+    found = []
+    for source, instances in sorted(by_source.items()):
+        name = source if dataset.name == source else f"{dataset.name}/{source}"
+        labels = set(tables[source]) if tables.get(source) else None
+        found.append(_side(name, instances, labels, numbered))
+    return found
 
 
-def _name(dataset: str, source: str) -> str:
-    return source if dataset == source else f"{dataset}/{source}"
-
-
-def _side(name: str, instances: Sequence[Instance], table: Any, words: Words) -> Side:
-    asked: dict[str, set[str]] = {}
+def _side(name: str, instances: Sequence[Instance], labels: set[str] | None, numbered: Words):
+    asked, shown = defaultdict(set), defaultdict(set)
     labelled: set[str] = set()
-    shown: dict[str, set[str]] = {}
-    grams = [np.empty(0, dtype=np.uint64)]
-    for instance in instances:
-        for qa in instance.questions:
-            sentence = ASKED.match(qa.question)
-            key = normalise(sentence[1] if sentence else qa.question)
-            asked.setdefault(key, set()).update(map(normalise, qa.answers))
-            if sentence:
-                labelled.add(key)
-        for chunk in instance.chunks:
-            for sentence, number in samples(chunk):
-                shown.setdefault(normalise(sentence), set()).add(number)
-        units = [words.grams(text) for chunk in instance.chunks for text in _units(chunk)]
-        grams.append(np.unique(np.concatenate(units)))
-    return Side(
-        name,
-        frozenset(g for i in instances for g in (*i.metadata.get("groups", ()), i.id)),
-        {key: frozenset(answers) for key, answers in asked.items()},
-        frozenset(labelled),
-        {key: frozenset(numbers) for key, numbers in shown.items()},
-        np.unique(np.concatenate(grams)),
-        frozenset(table) if table else None,
-    )
-
-
-def _units(chunk: str) -> Iterator[str]:
-    found = samples(chunk)
-    yield from (sentence for sentence, _ in found) if found else (content(chunk),)
+    grams = []
+    for qa in (qa for instance in instances for qa in instance.questions):
+        sentence = ASKED.match(qa.question)
+        question = key(sentence[1] if sentence else qa.question)
+        asked[question].update(map(key, qa.answers))
+        if sentence:
+            labelled.add(question)
+    for chunk in (chunk for instance in instances for chunk in instance.chunks):
+        found = samples(chunk)
+        for sentence, number in found:
+            shown[key(sentence)].add(number)
+            grams.append(numbered.sample(sentence))
+        if not found:
+            grams.append(np.unique(numbered.grams(normalise(content(chunk)).split())))
+    names = {g for i in instances for g in (*i.metadata.get("groups", ()), i.id)}
+    return Side(name, names, asked, labelled, shown, np.unique(np.concatenate(grams)), labels)
 
 
 def compare(train: Side, test: Side) -> dict[str, Any]:
@@ -191,12 +184,12 @@ def leaks(datasets: Iterable[Dataset]) -> pd.DataFrame:
     """One row for every training source beside every test source, leaks first, then by share."""
     import pandas as pd
 
-    words, train, test = Words(), [], []
+    numbered, train, test = Words(), [], []
     for dataset in datasets:
-        train += sides(dataset, "train", words)
-        test += sides(dataset, "test", words)
+        train += sides(dataset, "train", numbered)
+        test += sides(dataset, "test", numbered)
     rows = [compare(left, right) for left in train for right in test]
     rows.sort(key=lambda row: (not row["leak"], -row["gram_share"]))
-    empty = Side("", frozenset(), {}, frozenset(), {}, np.empty(0, dtype=np.uint64), None)
+    empty = Side("", set(), {}, set(), {}, np.empty(0, dtype=np.uint64), None)
     table = pd.DataFrame(rows, columns=list(compare(empty, empty)))
     return table.astype({"labels": "Int64", "shared_labels": "Int64"})
