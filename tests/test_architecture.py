@@ -18,6 +18,7 @@ ROOMS = (
         "errors",
         "progress",
         "registry",
+        "sections",
         "settings",
         "entries",
         "records",

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import get_type_hints
 
 import pytest
 
-from memalpha_kit import settings as config
 from memalpha_kit.errors import InputError
-from memalpha_kit.settings import Profile, load_profile, profile_dict, profile_names
+from memalpha_kit.sections import settings_from
+from memalpha_kit.settings import (
+    BuildConfig,
+    MemoryConfig,
+    Profile,
+    load_profile,
+    profile_dict,
+    profile_names,
+)
 
 
 @pytest.mark.parametrize("name", profile_names())
@@ -79,9 +87,9 @@ def test_an_empty_profile_file_has_all_defaults(tmp_path):
         ("reward.content=.nan", "reward.content: expected a number, found nan"),
         ("reward.content=high", "reward.content: expected a number, found 'high'"),
         ("grpo=3", "grpo: expected a section with settings, found 3"),
-        ("memory.behaviour=fixd", "memory.behaviour: found 'fixd'; did you mean 'fixed'?"),
+        ("memory.display=recnt", "memory.display: found 'recnt'; did you mean 'recent'?"),
         ("memory.core=1", "memory.core: expected true or false, found 1"),
-        ("world.facts=[1]", "world.facts: expected a list of 2, found [1]"),
+        ("world.facts=[1]", "world.facts[1]: expected another number of values, found [1]"),
         ("world.facts=3", "world.facts: expected a list, found 3"),
         ("world.facts=[1, x]", "world.facts[1]: expected a whole number, found 'x'"),
         ("grpo.steps=[", "grpo.steps: expected a value, found '['"),
@@ -135,10 +143,37 @@ def test_an_unknown_profile_is_answered_with_the_closest_name():
         load_profile(Path("nowhere.yaml"))
 
 
-def test_every_setting_has_a_default_of_its_own_type():
-    for name, section in get_type_hints(Profile).items():
-        if not dataclasses.is_dataclass(section):
-            continue
-        kinds = get_type_hints(section, include_extras=True)
-        for key, value in dataclasses.asdict(section()).items():
-            assert config._converted(value, kinds[key], f"{name}.{key}") == value
+def test_every_setting_has_a_default_of_its_own_type_and_a_line_about_it():
+    for name, kind in get_type_hints(Profile).items():
+        if dataclasses.is_dataclass(kind):
+            assert settings_from(kind, dataclasses.asdict(kind()), name) == kind()
+            assert all(field.metadata["about"] for field in dataclasses.fields(kind))
+
+
+def test_settings_made_in_code_are_checked_too():
+    with pytest.raises(InputError, match="shown: expected at least 0, found -1"):
+        MemoryConfig(shown=-1)
+    with pytest.raises(InputError, match="unknown key 'show'; did you mean 'shown'"):
+        MemoryConfig(show=1)
+    with pytest.raises(InputError, match="chunk_min_tokens: expected at most 50, found 100"):
+        dataclasses.replace(BuildConfig(), chunk_max_tokens=50)
+
+
+def test_a_part_may_need_what_stands_in_another_part(tmp_path):
+    (tmp_path / "large.yaml").write_text("data: {chunk_max_tokens: 9000}\n")
+    profile = load_profile(tmp_path / "large.yaml", ["data.chunk_min_tokens=4000"])
+    assert profile.data.chunk_min_tokens == 4000
+
+
+@pytest.mark.parametrize("seed", ["-1", "18446744073709551616", "9" * 5000])
+def test_a_seed_that_no_generator_takes_is_refused_in_one_line(seed):
+    with pytest.raises(InputError, match=r"(seed: expected at|override seed: expected a value)"):
+        load_profile("ci", [f"seed={seed}"])
+
+
+def test_a_profile_imports_the_modules_it_extends_the_kit_with(tmp_path, monkeypatch):
+    (tmp_path / "my_variants.py").write_text("import sys\nsys.my_variants_ran = True\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "my_variants_ran", False, raising=False)
+    assert load_profile("ci", ["extensions=[my_variants]"]).extensions == ("my_variants",)
+    assert sys.my_variants_ran

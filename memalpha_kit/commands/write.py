@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -66,7 +67,7 @@ def main(args: argparse.Namespace) -> int:
 
 def _settings(args: argparse.Namespace, profile: Profile, data: str) -> dict[str, Any]:
     """Everything that the episodes depend on, as plain values."""
-    return {
+    settings = {
         "data_sha256": data,
         "writer": args.writer or f"model:{args.model.name}",
         "temperature": args.temperature if args.model else None,
@@ -76,6 +77,7 @@ def _settings(args: argparse.Namespace, profile: Profile, data: str) -> dict[str
         "memory": dataclasses.asdict(profile.memory),
         "protocol": dataclasses.asdict(profile.protocol),
     }
+    return json.loads(json.dumps(settings))  # as they come back from disk
 
 
 def _writer(args: argparse.Namespace, profile: Profile) -> Writer:
