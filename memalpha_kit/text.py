@@ -71,13 +71,30 @@ REPAIR_FAILS = (ValueError, AssertionError, LookupError, TypeError, RecursionErr
 
 def value_end(text: str, start: int = 0) -> int | None:
     """Where the JSON object or array at `start` ends (after white space); None if incomplete."""
-    start = _SPACE.match(text, start).end()
+    decoded = _decoded(text, start)
+    return decoded and decoded[1]
+
+
+def _decoded(text: str, start: int = 0) -> tuple[Any, int] | None:
+    """The object or array at `start` and where it ends, in time linear in its length.
+
+    Decoded in windows that grow, because an error in a long text costs a count of its lines.
+    """
+    start, size = _SPACE.match(text, start).end(), 512
     if not text.startswith(("{", "["), start):
         return None
-    try:
-        return _JSON.raw_decode(text, start)[1]
-    except (ValueError, RecursionError):
-        return None
+    while True:
+        window = text[start : start + size]
+        try:
+            value, end = _JSON.raw_decode(window)
+            return value, start + end
+        except json.JSONDecodeError as error:
+            cut = error.msg.startswith("Unterminated") or error.pos > len(window) - 16
+            if start + size >= len(text) or not cut:
+                return None
+            size *= 4
+        except (ValueError, RecursionError):
+            return None
 
 
 def complete_object(source: str, as_text: Sequence[str] = ()) -> dict[str, Any] | None:
@@ -85,18 +102,30 @@ def complete_object(source: str, as_text: Sequence[str] = ()) -> dict[str, Any] 
 
     A code fence before it is removed, what follows it is ignored, an array of one object is
     unwrapped, and raw line breaks inside strings are allowed. An unquoted value of a key in
-    `as_text` is taken as its characters: 0712 is "0712", 5e20 is "5e20" (method.md 2.5, point 7).
+    `as_text` is taken as its characters: 0712 is "0712", 5e20 is "5e20".
     """
-    source = _FENCE.sub("", source)
-    for key in as_text:  # valid JSON never holds this pattern inside a string
-        source = re.sub(rf'("{key}"{_BARE_VALUE}', r'\1"\2"', source)
-    try:
-        value = _tame(_JSON.raw_decode(source)[0], MAX_NESTING)
-    except (ValueError, RecursionError):
-        return None
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    return value if isinstance(value, dict) else None
+    return _only(_value(_with_text(source, as_text))[0])
+
+
+def complete_objects(source: str, as_text: Sequence[str] = ()) -> tuple[list[Any], str]:
+    """All JSON values that `source` begins with, and what follows them.
+
+    Read like `complete_object`; objects and arrays of them may follow each other after white space
+    or a comma, and arrays are opened.
+
+    >>> complete_objects('{"a": 1}, [{"b": 2}] and more')
+    ([{'a': 1}, {'b': 2}], ' and more')
+    """
+    items, place, source = [], 0, _with_text(source, as_text)
+    while True:
+        value, end = _value(source, place)
+        if value is None:
+            return items, source[place:]
+        items += value if isinstance(value, list) else [value]
+        more = _NEXT_OBJECT.match(source, end)
+        if not more:
+            return items, source[end:]
+        place = more.end()
 
 
 def repaired_object(source: str, as_text: Sequence[str] = ()) -> dict[str, Any] | None:
@@ -105,6 +134,11 @@ def repaired_object(source: str, as_text: Sequence[str] = ()) -> dict[str, Any] 
     It closes open strings and objects, takes single quotes, stray commas and comments, and finds
     an object inside other text. Sources with many brackets or quotes are not tried.
     """
+    return _only(repaired_value(source, as_text))
+
+
+def repaired_value(source: str, as_text: Sequence[str] = ()) -> dict[str, Any] | list[Any] | None:
+    """`repaired_object`, or the array that the repair makes of several objects."""
     if len(re.findall(r"[\[\]{}()]", source)) > MAX_REPAIR_BRACKETS:
         return None
     if len(re.findall("[\"'`“”]", source)) > MAX_REPAIR_QUOTES:
@@ -112,9 +146,33 @@ def repaired_object(source: str, as_text: Sequence[str] = ()) -> dict[str, Any] 
     for key in as_text:
         source = re.sub(rf"""(["']{key}["']{_BARE_VALUE}""", r'\1"\2"', source)
     try:
-        return complete_object(json_repair.repair_json(source), as_text)
+        return _value(_with_text(json_repair.repair_json(source), as_text))[0]
     except REPAIR_FAILS:
         return None
+
+
+def _with_text(source: str, as_text: Sequence[str]) -> str:
+    """The source without a code fence, values of these keys in quotes."""
+    source = _FENCE.sub("", source)
+    for key in as_text:  # valid JSON never holds this pattern inside a string
+        source = re.sub(rf'("{key}"{_BARE_VALUE}', r'\1"\2"', source)
+    return source
+
+
+def _value(source: str, start: int = 0) -> tuple[dict[str, Any] | list[Any] | None, int]:
+    """The object or array at `start`, and where it ends."""
+    value, end = _decoded(source, start) or (None, 0)
+    try:
+        return _tame(value, MAX_NESTING), end
+    except (ValueError, RecursionError):
+        return None, 0
+
+
+def _only(value: dict[str, Any] | list[Any] | None) -> dict[str, Any] | None:
+    """The object itself, or the one that an array holds."""
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    return value if isinstance(value, dict) else None
 
 
 def without_surrogates(text: str) -> str:
@@ -123,6 +181,7 @@ def without_surrogates(text: str) -> str:
 
 
 _SPACE = re.compile(r"\s*")
+_NEXT_OBJECT = re.compile(r"[\s,]*(?=\{|\[\s*\{)")
 _FENCE = re.compile(r"\A\s*(?:```\w*)?\s*")
 _BARE_VALUE = r"\s*:\s*)(?!(?:null|true|false)\b)([\w.+-]+)"
 

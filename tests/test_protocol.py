@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from memalpha_kit.errors import InputError
 from memalpha_kit.method.memory import apply, empty
 from memalpha_kit.method.protocol import (
-    WIRES,
     fit_prompt,
     parse_reply,
     render_calls,
@@ -25,6 +24,8 @@ from memalpha_kit.method.protocol import (
 from memalpha_kit.records import Entry, Memory, ToolCall
 from memalpha_kit.settings import MemoryConfig, ProtocolConfig
 from memalpha_kit.text import complete_object, repaired_object
+
+WIRES = ("qwen", "text", "compact")
 
 FIXED = MemoryConfig(counter="words")
 
@@ -205,9 +206,9 @@ DELETE = f'{{"name": "memory_delete", "arguments": {CORE}}}'
         (native("delete the core"), "stop", ["bad_json"]),
         (native(DELETE.replace('"', "'")), "stop", [CLEAR]),
         (native(f"[{DELETE}]"), "stop", [CLEAR]),
-        (native(f"[{DELETE}, {DELETE}]"), "stop", ["bad_json"]),
+        (native(f"[{DELETE}, {DELETE}]"), "stop", [CLEAR, CLEAR]),
         (native(f"```json\n{DELETE}\n```"), "stop", [CLEAR]),
-        (native(f"{DELETE} {DELETE}"), "stop", [CLEAR]),
+        (native(f"{DELETE} {DELETE}"), "stop", [CLEAR, CLEAR]),
         (native(DELETE, "") + native(DELETE), "stop", [CLEAR, CLEAR]),
         (native('{"name": "memory_delete"}'), "stop", ["malformed"]),
         (native(DELETE.replace("arguments", "parameters")), "stop", ["malformed"]),
@@ -248,7 +249,7 @@ def test_text_that_mentions_an_id_is_left_alone():
     assert parse_reply(reply, "stop", "qwen")[0].arguments == {"content": content}
 
 
-@pytest.mark.parametrize("value", ["NaN", "-Infinity", "1e999", "1" * 5000, "[" * 50 + "]" * 50])
+@pytest.mark.parametrize("value", ["NaN", "-Infinity", "1e999", "[" * 50 + "]" * 50])
 def test_values_that_no_file_could_hold_are_bad_json(value):
     reply = native(f'{{"name": "x", "arguments": {{"content": {value}}}}}')
     assert outcomes(parse_reply(reply, "stop", "qwen")) == ["bad_json"]
@@ -266,7 +267,7 @@ def test_half_a_surrogate_pair_becomes_a_question_mark():
 def test_several_objects_in_a_row_are_no_arguments_in_the_release():
     text = wired(f"F: memory_delete⏎A: {CORE}{CORE}")
     assert outcomes(parse_reply(text, "stop", "text", behaviour="release")) == ["bad_json"]
-    assert outcomes(parse_reply(text, "stop", "text")) == [CLEAR]
+    assert outcomes(parse_reply(text, "stop", "text")) == [CLEAR, CLEAR]
 
 
 def test_an_unknown_wire_is_refused():

@@ -27,7 +27,7 @@ from typing import Any
 from memalpha_kit.errors import InputError
 from memalpha_kit.method import memory as memories
 from memalpha_kit.method import metrics
-from memalpha_kit.method.protocol import parse_reply
+from memalpha_kit.method.protocol import read_calls
 from memalpha_kit.method.readers import Reader, ReadRequest
 from memalpha_kit.method.rewards import Judge, rewards
 from memalpha_kit.method.writers import Writer, WriteRequest
@@ -241,20 +241,6 @@ def _seed(*parts: object) -> int:
     """A 31-bit seed that depends on all parts and on nothing else."""
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1
-
-
-def read_calls(
-    completion: Completion, memory_config: MemoryConfig, protocol_config: ProtocolConfig
-) -> tuple[ToolCall, ...]:
-    """The calls in a completion, read as the settings say; not applied yet."""
-    return parse_reply(
-        completion.text,
-        completion.finish,
-        protocol_config.wire,
-        thinking=protocol_config.thinking,
-        execute_truncated=protocol_config.execute_truncated,
-        behaviour=memory_config.behaviour,
-    )
 
 
 # ---- ask --------------------------------------------------------------------------------------

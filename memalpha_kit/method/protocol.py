@@ -1,14 +1,17 @@
-"""What the writer is shown and how its reply is read.
+"""What the writer is shown of a memory, and how its reply is read.
 
 The one law: `parse_reply(render_calls(calls, wire), "stop", wire)` gives the calls back, and
-`parse_reply` is a pure function of the text and the finish reason that never raises for what a
-model wrote: every attempt at a call becomes a `ToolCall`, a broken one a `malformed` one.
+reading is a pure function of the reply that never raises for what a model wrote and takes time
+linear in its length: every attempt at a call becomes a `ToolCall`, a broken one a `malformed` one.
 
-Three wires:
+Three tool-call formats (the setting `wire`):
 * "qwen": Qwen3's native JSON between `<tool_call>` tags; the chat template lists the tools.
 * "text": the `✿FUNCTION✿` / `✿ARGS✿` lines that the published Memalpha-4B speaks.
 * "compact": "qwen" for the miniature: arguments first and the name last, so that insert or update
   is decided after the content; an update's text is called `content` there.
+
+Calls that an endpoint returns as structures are read by the same rules (`parse_tools`). The setting
+`behaviour` names the rules: "fixed", or "release" (`release/protocol.py`).
 
 >>> call = ToolCall("memory_delete", {"memory_type": "core_memory"})
 >>> render_calls([call], "compact")
@@ -21,49 +24,34 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
-from memalpha_kit.errors import InputError, closest
+from memalpha_kit.entries import Entry
+from memalpha_kit.errors import InputError
 from memalpha_kit.method.memory import (
-    COMPONENTS,
-    DELETE,
-    INSERT,
+    MEMORY_COMPONENTS,
     SEARCH,
+    TEXTS,
     TOOLS,
     UPDATE,
     Tool,
     components,
     shown,
 )
-from memalpha_kit.records import STORES, Entry, Memory, ToolCall
-from memalpha_kit.settings import Behaviour, MemoryConfig, ProtocolConfig
-from memalpha_kit.text import complete_object, repaired_object, value_end, without_surrogates
+from memalpha_kit.records import Completion, Memory, ToolCall, ToolUse
+from memalpha_kit.registry import Registry
+from memalpha_kit.settings import MemoryConfig, ProtocolConfig
+from memalpha_kit.text import (
+    complete_objects,
+    repaired_value,
+    value_end,
+    without_surrogates,
+    without_thinking,
+)
 
-WIRES = ("qwen", "text", "compact")
-STOP_MARKERS = ("✿RESULT✿", "✿RETURN✿")
-"""Stop strings for a sampler that speaks the text wire; what follows them is never read."""
-
-# --- Tools ---------------------------------------------------------------------------------------
-
-_PURPOSE = {
-    INSERT: "Add one entry to a memory store. The entry gets an id of its own. "
-    "The core memory is one paragraph and takes no entries.",
-    UPDATE: "Rewrite what is stored. For core memory give the whole new paragraph, also to fill it "
-    "for the first time; for a store, replace the text of the entry with the given id.",
-    DELETE: "Empty the core memory, or remove the entry with the given id from a store.",
-    SEARCH: "Find entries of a store by their words or by their meaning. "
-    "The core memory needs no search: it is always visible.",
-}
-_MEANING = {
-    "memory_type": "The part of the memory that the call is about.",
-    "content": "Text of the new entry.",
-    "new_content": "The complete new text: what stays true of the old one together with the news.",
-    "memory_id": "Id of the entry, as it stands in front of it. Left out for core memory.",
-    "query": "What to look for.",
-    "search_method": "How entries are ranked: by words (the default) or by meaning.",
-}
+# --- What the writer is shown ---------------------------------------------------------------------
 
 
 def tool_schemas(
@@ -71,47 +59,26 @@ def tool_schemas(
 ) -> list[dict[str, Any]]:
     """The tools offered in a mode, as JSON schemas of functions.
 
-    Memorising offers insert, update and delete; chat offers search. `memory_type` lists only what
-    is switched on, and a tool with nothing to work on is not offered. Source: method.md 2.1.
+    Memorising offers `config.tools` (insert, update and delete), chat offers search. `memory_type`
+    lists only what is switched on, and a tool with nothing to work on is not offered.
     """
-    names = (INSERT, UPDATE, DELETE) if mode == "memorise" else (SEARCH,)
+    names = config.tools if mode == "memorise" else (SEARCH,)
     offered = {name: [c for c in components(config) if TOOLS[name].accepts(c)] for name in names}
     return [_schema(name, TOOLS[name], on) for name, on in offered.items() if on]
 
 
-def _schema(name: str, tool: Tool, names: list[str]) -> dict[str, Any]:
-    values = {"memory_type": [f"{component}_memory" for component in names]}
-    optional = ("memory_id",) if tool.takes_id else ()
-    if name == SEARCH:
-        optional, values["search_method"] = ("search_method",), ["bm25", "text-embedding"]
+def _schema(name: str, tool: Tool, on: Sequence[str]) -> dict[str, Any]:
+    choices = {"memory_type": [f"{component}_memory" for component in on]}
+    choices["search_method"] = ["bm25", "text-embedding"]
+    meanings = TEXTS["arguments"] | dict(tool.meanings)
     properties = {
-        argument: {"type": "string", "description": _MEANING[argument]}
-        | ({"enum": values[argument]} if argument in values else {})
-        for argument in (*tool.required, *optional)
+        argument: {"type": "string", "description": meanings[argument]}
+        | ({"enum": choices[argument]} if argument in choices else {})
+        for argument in (*tool.required, *(["memory_id"] if tool.takes_id else ()), *tool.optional)
     }
     parameters = {"type": "object", "properties": properties, "required": list(tool.required)}
-    function = {"name": name, "description": _PURPOSE[name], "parameters": parameters}
+    function = {"name": name, "description": tool.purpose, "parameters": parameters}
     return {"type": "function", "function": function}
-
-
-# --- What the writer is shown --------------------------------------------------------------------
-
-_KEEP = {
-    "core": "Core memory is one dense paragraph: the essence of everything read up to now.",
-    "semantic": "Semantic memory lists facts and concepts that hold in general.",
-    "episodic": "Episodic memory lists what happened to somebody: always with its date, and with "
-    "the place or the circumstances where they are known.",
-}
-_STEP = {
-    "core": "Core memory: rewrite it in a few sentences so that it holds whichever fits the "
-    "material: who the user is; the gist of the book or article so far; or, for labelled samples, "
-    "the rules that say what each label number stands for.",
-    "semantic": 'Semantic memory: add every fact worth keeping, for example "Ines, 41, is the '
-    'user\'s aunt", "The author of The Salt Road is Jon Aker" or "Sample: Where is Oslo? '
-    'Label: 3".',
-    "episodic": "Episodic memory: add what the user, the people around the user or the assistant "
-    'did, time first, for example "At 2024-05-02, the user booked a train to Graz".',
-}
 
 
 def render_messages(
@@ -123,86 +90,85 @@ def render_messages(
 ) -> list[dict[str, str]]:
     """System and user message for one chunk: nothing of earlier chunks but the memory.
 
-    `shown_k` overrides how many entries of each store are shown (see `fit_prompt`). The text wire
-    lists the tools in the system message; for "qwen" pass `tool_schemas` to the chat template.
-    Special-token text in a chunk is ordinary text: encode it as such (D17). Own wording.
-    Source: method.md 1.5, 2.3, 3.1, 3.2.
+    `shown_k` overrides how many entries of each list are shown (see `fit_prompt`). The text format
+    lists the tools in the system message; for others pass `tool_schemas` to the chat template. Tags
+    and special tokens in a chunk are ordinary text: encode it as such.
     """
     config = memory_config if shown_k is None else replace(memory_config, shown=shown_k)
     system = _system_text(memory, chunk, config)
-    if protocol_config.wire == "text":
+    if FORMATS[protocol_config.wire].lists_tools:
         system += _tool_text(tool_schemas(config))
-    user = _chunk_text(chunk, config, int(0.8 * protocol_config.max_reply_tokens))
+    tasks = [MEMORY_COMPONENTS[name].task for name in components(config)]
+    steps = "\n".join(f"{number}. {task}" for number, task in enumerate(tasks, 1))
+    end = TEXTS["chunk"]["end"].format(tokens=int(0.8 * protocol_config.max_reply_tokens))
+    block = f"<new_chunk>\n{_without_tags(chunk)}\n</new_chunk>"
+    user = f"{TEXTS['chunk']['task']}\n{steps}\n\n{block}\n\n{end}"
     return [{"role": "system", "content": system}, {"role": "user", "content": user}]
 
 
 def _system_text(memory: Memory, chunk: str, config: MemoryConfig) -> str:
-    kinds = [_KEEP[component] for component in COMPONENTS if getattr(config, component)]
-    if not kinds:
-        return "You are an assistant whose memory is switched off: there is nothing to write to."
-    rules = (
-        "Take in all of the text you are given.",
-        "Find its facts and concepts and how they belong together.",
-        "Store what matters where it fits. The content decides the kind of memory:",
-        *(f"  {kind}" for kind in kinds),
-    )
-    return "\n\n".join(
-        (
-            "You are an assistant with a memory. In this turn you take in what the user brings "
-            "you and keep it for later.",
-            "# Rules\n" + "\n".join(f"- {rule}" for rule in rules),
-            "# Memory now",
-            *_blocks(memory, chunk, config),
-            "Your task is to store, with the tools. If nothing is left to store, answer Done. "
-            "Nobody reads your reply and there is only this turn, so make all calls in it.",
-        )
-    )
+    texts, on = TEXTS["system"], components(config)
+    if not on:
+        return texts["off"]
+    rules = (*texts["rules"], *(f"  {MEMORY_COMPONENTS[name].keeps}" for name in on))
+    rule_list = "# Rules\n" + "\n".join(f"- {rule}" for rule in rules)
+    blocks = _blocks(memory, chunk, config)
+    return "\n\n".join((texts["role"], rule_list, "# Memory now", *blocks, texts["end"]))
 
 
 def _blocks(memory: Memory, chunk: str, config: MemoryConfig) -> Iterator[str]:
-    """One tagged block per component; a store says how many entries are visible, and which."""
-    if config.core:
-        yield f"<core_memory>\n{memory.core}\n</core_memory>"
-    for store, entries in zip(STORES, shown(memory, chunk, config), strict=True):
-        if getattr(config, store):
-            count = f"{len(entries)} of {len(getattr(memory, store))} entries"
-            how = f"most recent {count}"
-            if config.display == "relevant":
-                how = f"{count}: those closest to the new text"
-            lines = "\n".join(f"[{entry.id}] {entry.text}" for entry in entries) or "Empty."
-            yield f"<{store}_memory> ({how})\n{lines}\n</{store}_memory>"
+    """One tagged block per component; a list says how many entries are visible, and which."""
+    visible = iter(shown(memory, chunk, config))
+    lists = {"semantic": next(visible), "episodic": next(visible)}
+    for name in components(config):
+        part = memory.part(name)
+        if isinstance(part, str):
+            yield f"<{name}_memory>\n{_without_tags(part)}\n</{name}_memory>"
+            continue
+        entries = lists[name] if name in lists else next(visible)
+        count = f"{len(entries)} of {len(part)} entries"
+        how = f"most recent {count}"
+        if config.display == "relevant":
+            how = f"{count}: those closest to the new text"
+        lines = "\n".join(f"[{e.id}] {one_row(e.text)}" for e in entries) or "Empty."
+        yield f"<{name}_memory> ({how})\n{lines}\n</{name}_memory>"
 
 
-def _chunk_text(chunk: str, config: MemoryConfig, reply_tokens: int) -> str:
-    on = [component for component in COMPONENTS if getattr(config, component)]
-    steps = "\n".join(f"{i}. {_STEP[component]}" for i, component in enumerate(on, 1))
-    return (
-        f"Commit the text below to memory, step by step.\n{steps}\n\n"
-        f"<new_chunk>\n{chunk}\n</new_chunk>\n\n"
-        f"**Your reply may have at most {reply_tokens} tokens, so keep entries short.**"
-    )
+_BREAK = re.compile(r"\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
+_BLOCK_TAG = re.compile(r"<(?=/?(?:\w+_memory|new_chunk)\b)")
+
+
+def one_row(text: str) -> str:
+    """An entry's text for a list of rows: it can neither begin another row nor close its block.
+
+    Lines after the first are indented, and the tags of blocks lose their first character's meaning.
+
+    >>> one_row("Nora keeps bees.\\n[7] Tom lies.</semantic_memory>")
+    'Nora keeps bees.\\n    [7] Tom lies.&lt;/semantic_memory>'
+    """
+    return _BREAK.sub(lambda found: found[0] + "    ", _without_tags(text))
+
+
+def _without_tags(text: str) -> str:
+    return _BLOCK_TAG.sub("&lt;", text)
 
 
 def _tool_text(schemas: list[dict[str, Any]]) -> str:
-    """The tools and how to call them in the text wire; "" without tools (method.md 2.3)."""
+    """The tools and how to call them in the text format, as Qwen-Agent puts it; "" without any."""
     if not schemas:
         return ""
-    functions = [schema["function"] for schema in schemas]
-    tools = "\n\n".join(
-        f"### {f['name']}\n\n{f['name']}: {f['description']} Parameters: "
-        f"{json.dumps(f['parameters'])} The arguments are one JSON object."
-        for f in functions
+    texts, functions = TEXTS["format_text"], [schema["function"] for schema in schemas]
+    tools = (
+        texts["tool"].format(**f | {"parameters": json.dumps(f["parameters"])}) for f in functions
     )
-    names, n = ", ".join(f["name"] for f in functions), len(functions)
-    calls = "\n".join(
-        f"✿FUNCTION✿: name of tool {i}{f', one of [{names}]' if i == 1 else ''}\n"
-        f"✿ARGS✿: arguments of tool {i}"
-        for i in range(1, n + 1)
-    )
-    results = "\n".join(f"✿RESULT✿: result of tool {i}" for i in range(1, n + 1))
-    return (
-        f"\n\n# Tools\n\n## What you can call\n\n{tools}\n\n"
-        f"## To call {n} tools at once, write\n\n{calls}\n{results}\n✿RETURN✿: reply to the results"
+    names, calls = ", ".join(f["name"] for f in functions), []
+    for i in range(1, len(functions) + 1):
+        first = texts["names"].format(names=names) if i == 1 else ""
+        calls += [texts["name"].format(i=i) + first, texts["arguments"].format(i=i)]
+    results = [texts["result"].format(i=i) for i in range(1, len(functions) + 1)]
+    lines = "\n".join((*calls, *results, texts["end"]))
+    return "\n\n" + "\n\n".join(
+        (texts["heading"], *tools, texts["calls"].format(n=len(functions)), lines)
     )
 
 
@@ -212,16 +178,13 @@ def render_compact(memory: Memory, chunk: str, memory_config: MemoryConfig) -> s
     A row is written like the arguments of a call and ends in the entry's id, so that using an id
     is copying it. The core is not shown: the miniature has none.
     """
-    semantic, episodic = shown(memory, chunk, memory_config)
-    rows = "".join(
-        "\n" + _json_text({"content": entry.text, "memory_id": entry.id})
-        for entry in _by_age(semantic + episodic)
-    )
-    return f"<memory>{rows}\n</memory>\n<text>\n{chunk}\n</text>"
 
+    def age(entry: Entry) -> tuple[int, str]:
+        return len(entry.id), entry.id  # decimal ids, oldest first
 
-def _by_age(entries: tuple[Entry, ...]) -> list[Entry]:
-    return sorted(entries, key=lambda entry: (len(entry.id), entry.id))  # decimal ids, oldest first
+    entries = [entry for part in shown(memory, chunk, memory_config) for entry in part]
+    rows = (json_text({"content": e.text, "memory_id": e.id}) for e in sorted(entries, key=age))
+    return "\n".join(("<memory>", *rows, f"</memory>\n<text>\n{chunk}\n</text>"))
 
 
 Prompt = TypeVar("Prompt")
@@ -230,11 +193,11 @@ Prompt = TypeVar("Prompt")
 def fit_prompt(
     render: Callable[[int], Prompt], count: Callable[[Prompt], int], shown: int, limit: int
 ) -> tuple[Prompt, int]:
-    """The first prompt of at most `limit` tokens, and how many entries per store it shows.
+    """The first prompt of at most `limit` tokens, and how many entries per list it shows.
 
     Starts with `shown` entries and halves (5, 2, 1, 0). `count` gives the policy tokens of a
     rendered prompt. Raises InputError if even the prompt without entries is too long: such a chunk
-    must be split when the data is built. Source: method.md 1.5, D09.
+    must be split when the data is built.
     """
     while True:
         prompt = render(shown)
@@ -249,20 +212,34 @@ def fit_prompt(
         shown //= 2
 
 
-# --- What the writer replies ---------------------------------------------------------------------
+# --- What the writer replies ----------------------------------------------------------------------
 
 AS_TEXT = ("memory_id",)  # arguments whose unquoted value is text: 0712 is "0712"
 MAX_REPAIR_CHARS = 32_000  # a longer reply is read, but nothing in it is repaired
 
 
 @dataclass(frozen=True)
-class _Attempt:
-    """One attempt at a call as a wire's scanner finds it, from its start marker to its end."""
+class Attempt:
+    """One attempt at calls as a format finds it, from its start marker to its end."""
 
     raw: str
-    source: str | None  # JSON text; None if the marker for arguments is missing
-    name: str = ""  # text wire: the name stands outside the JSON
+    source: Any  # JSON text, or what it was decoded to; None if the marker for it is missing
+    name: str | None = None  # where the name stands outside the JSON
     closed: bool = False  # an end marker was written, so the attempt cannot be cut off
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How replies are read: what the settings say, and how the reply ended.
+
+    `thinking`: the model was asked to think. `execute_truncated`: a call that the length limit cut
+    off is repaired and run, as released.
+    """
+
+    finish: str = "stop"
+    thinking: bool = False
+    execute_truncated: bool = False
+    repair: bool = True
 
 
 def parse_reply(
@@ -271,47 +248,158 @@ def parse_reply(
     wire: str,
     thinking: bool = False,
     execute_truncated: bool = False,
-    behaviour: Behaviour = "fixed",
+    behaviour: str = "fixed",
 ) -> tuple[ToolCall, ...]:
     """Every attempt at a call in a reply, in order; status `parsed`, or `malformed` with a code.
 
     `finish` is "stop" or "length": the last attempt of a reply that hit the length limit is
-    `truncated` unless its JSON is complete (`execute_truncated`: it is repaired and run). With
-    `thinking` only what follows the last `</think>` is read; without it the same holds if the
-    reply opens a `<think>` before its first call. Arguments are decoded, else repaired, else
-    `bad_json`; an unquoted `memory_id` keeps its characters (0712 is "0712").
-    `behaviour` "release" reads the text wire as the published training code does, losing and
-    completing calls on the way (method.md 2.4); the other wires are our own and have none.
-    Source: method.md 2.5, 9.4. Raises InputError for an unknown wire.
+    `truncated` unless its JSON is complete. A thinking block stands at the start of the reply, or
+    before its first closing tag if the model was asked to think, and nothing in it is read. One
+    attempt may hold several calls, one after the other or in an array; each is a call of its own.
+    Arguments are decoded, else repaired, else `bad_json`; an unquoted `memory_id` keeps its
+    characters. Raises InputError for an unknown format.
     """
-    if wire not in WIRES:
-        raise InputError(f"wire: expected one of {WIRES}, found {wire!r}{closest(wire, WIRES)}")
-    text = without_surrogates(text)
-    if behaviour == "release" and wire == "text":
-        return tuple(_parse_release(text))
-    marker, scan = ("✿FUNCTION✿", _scan_text) if wire == "text" else ("<tool_call>", _scan_tags)
-    if thinking or "<think>" in text.split(marker, 1)[0]:
-        text = text.rpartition("</think>")[2] if "</think>" in text else ""
-    attempts = list(scan(text))
     repair = len(text) <= MAX_REPAIR_CHARS
-    last = len(attempts) - 1
-    return tuple(
-        _read(
-            attempt,
-            wire,
-            cut=finish == "length" and i == last and not attempt.closed,
-            repair_cut=execute_truncated,
-            repair=repair,
-        )
-        for i, attempt in enumerate(attempts)
+    reading = Reading(finish, thinking, execute_truncated, repair)
+    return REPLY_RULES[behaviour](without_surrogates(text), wire, reading)
+
+
+def parse_tools(uses: Sequence[ToolUse], finish: str, wire: str = "qwen") -> tuple[ToolCall, ...]:
+    """The calls that an endpoint returned as structures, read like those of a text."""
+    attempts = []
+    for use in uses:
+        name, source = map(without_surrogates, (use.name, use.arguments))
+        raw = json.dumps({"name": name, "arguments": source}, ensure_ascii=False)
+        attempts.append(Attempt(raw, source, name))
+    size = sum(len(use.arguments) for use in uses)
+    return _calls(attempts, wire, Reading(finish, repair=size <= MAX_REPAIR_CHARS))
+
+
+def read_calls(
+    completion: Completion, memory_config: MemoryConfig, protocol_config: ProtocolConfig
+) -> tuple[ToolCall, ...]:
+    """The calls in a completion, read as the settings say; not applied yet."""
+    finish, wire = completion.finish, protocol_config.wire
+    calls = parse_reply(
+        completion.text,
+        finish,
+        wire,
+        protocol_config.thinking,
+        protocol_config.execute_truncated,
+        memory_config.behaviour,
     )
+    return calls + parse_tools(completion.tools, finish, wire)
 
 
+def read_reply(text: str, wire: str, reading: Reading) -> tuple[ToolCall, ...]:
+    """The rules of "fixed": what follows the thinking is scanned for the format's attempts."""
+    scan = FORMATS[wire].scan
+    if reading.thinking and "</think>" not in text:
+        return ()
+    spoken = without_thinking(text, asked=reading.thinking)
+    return _calls(list(scan(spoken or "")), wire, reading)
+
+
+REPLY_RULES: Registry[Callable[[str, str, Reading], tuple[ToolCall, ...]]] = Registry("behaviour")
+REPLY_RULES.add("fixed", read_reply)
+
+
+def _calls(attempts: Sequence[Attempt], wire: str, reading: Reading) -> tuple[ToolCall, ...]:
+    """The calls of all attempts; only the last one can be cut off by the length limit."""
+    result: list[ToolCall] = []
+    for number, attempt in enumerate(attempts, 1):
+        cut = reading.finish == "length" and number == len(attempts) and not attempt.closed
+        result += _read(attempt, wire, cut and not reading.execute_truncated, reading.repair, cut)
+    return tuple(result)
+
+
+def _read(attempt: Attempt, wire: str, fatal: bool, repair: bool, cut: bool) -> Iterator[ToolCall]:
+    """The calls of an attempt. `fatal`: generation stopped inside it if it is not complete."""
+
+    def call(name: str | None, arguments: Any) -> ToolCall:
+        if isinstance(arguments, dict):
+            arguments = FORMATS[wire].arguments(name, arguments)
+            return ToolCall(name, arguments, attempt.raw)
+        code = arguments if isinstance(arguments, _Code) else _BAD_JSON
+        return ToolCall(name or "", raw=attempt.raw, status="malformed", detail=str(code))
+
+    if attempt.source is None:
+        yield call(attempt.name, _TRUNCATED if cut else _MALFORMED)
+        return
+    for item in _objects(attempt.source, fatal, repair):
+        if attempt.name is not None or not isinstance(item, dict):
+            yield call(attempt.name, item)
+            continue
+        name, inner = item.get("name"), item.get("arguments")
+        if not isinstance(name, str) or inner is None:
+            yield call(None, _MALFORMED)
+        else:
+            for arguments in _objects(inner, False, repair):
+                yield call(name, arguments)
+
+
+class _Code(str):
+    """Why a part of a reply is no call; no string that a model can write is one."""
+
+
+_MALFORMED, _TRUNCATED, _BAD_JSON = map(_Code, ("malformed", "truncated", "bad_json"))
+
+
+def _objects(source: Any, fatal: bool, repair: bool) -> list[Any]:
+    """The objects that `source` holds, and a code for a part that is none.
+
+    `source` is JSON text, perhaps with JSON inside a string, or what was decoded already.
+    """
+    if isinstance(source, list):
+        return source or [_BAD_JSON]
+    if not isinstance(source, str):
+        return [source]
+    if source.lstrip().startswith('"'):
+        try:
+            return _objects(json.loads(source), fatal, repair)
+        except (ValueError, RecursionError):
+            pass  # no whole string: broken like everything else
+    items, rest = complete_objects(source, AS_TEXT)
+    if items and not _OBJECT.match(rest):
+        return items
+    if fatal:
+        return [*items, _TRUNCATED]
+    value = repaired_value(rest, AS_TEXT) if repair else None
+    return [*items, *(value if isinstance(value, list) and value else [value])]
+
+
+_OBJECT = re.compile(r"[\s,]*\{")
+
+
+# --- The formats ----------------------------------------------------------------------------------
+
+
+def _as_they_are(name: str | None, arguments: dict[str, Any]) -> dict[str, Any]:
+    return arguments
+
+
+@dataclass(frozen=True)
+class Format:
+    """A way to write calls: what stands between them, how one is written, where attempts stand.
+
+    `arguments` gives the tools' names of arguments where the format has other ones; `lists_tools`:
+    the system message must list the tools, as no chat template does.
+    """
+
+    write: Callable[[ToolCall], str]
+    scan: Callable[[str], Iterator[Attempt]]
+    between: str = "\n"
+    arguments: Callable[[str | None, dict[str, Any]], dict[str, Any]] = _as_they_are
+    lists_tools: bool = False
+
+
+STOP_MARKERS = ("✿RESULT✿", "✿RETURN✿")
+"""Stop strings for a sampler that speaks the text format; what follows them is never read."""
 _UNFINISHED = re.compile(r"(?<!✿ARGS)✿[A-Z]*\Z")
 
 
-def _scan_text(text: str) -> Iterator[_Attempt]:
-    """Attempts of the text wire: each runs from a function marker to the next one.
+def _scan_text(text: str) -> Iterator[Attempt]:
+    """Attempts of the text format: each runs from a function marker to the next one.
 
     Nothing counts from the first result or return marker on, nor an unfinished marker at the end.
     """
@@ -323,118 +411,99 @@ def _scan_text(text: str) -> Iterator[_Attempt]:
         if not marker:
             name = name.partition("\n")[0]
         source = rest.partition("✿ARGS✿")[0].removeprefix(":") if marker else None
-        yield _Attempt("✿FUNCTION✿" + part.rstrip(), source, name)
+        yield Attempt("✿FUNCTION✿" + part.rstrip(), source, name)
 
 
+_OPEN = "<tool_call>"
 _TAG = re.compile("</?tool_call>")
 _CLOSING = re.compile(r"\s*</tool_call>")
+_NEXT = re.compile(r"[\s,]*(?=\{|\[\s*\{)")
+_NEXT_CALL = re.compile(r'[\s,]*(?=\{\s*"(?:name|arguments)")')
 
 
-def _scan_tags(text: str) -> Iterator[_Attempt]:
-    """Attempts of the tag wires: each runs from `<tool_call>` to the end of its JSON object.
+def _scan_tags(text: str) -> Iterator[Attempt]:
+    """Attempts of the tag formats: each runs from `<tool_call>` to the end of its JSON values.
 
-    So a tag inside a string ends nothing. Without a complete object the attempt runs to the next
-    tag, opening or closing, or to the end of the text.
+    So a tag inside a string ends nothing. Where a value is not complete the attempt runs to the
+    next tag, opening or closing, or to the end of the text. An object with a name after a closing
+    tag is an attempt as well.
     """
-    start = text.find("<tool_call>")
+    start = text.find(_OPEN)
     while start >= 0:
-        inside = start + len("<tool_call>")
-        end = value_end(text, inside)
-        if end is None:
-            tag = _TAG.search(text, inside)
-            end = tag.start() if tag else len(text)
-        closing = _CLOSING.match(text, end)
-        stop = closing.end() if closing else end
-        yield _Attempt(text[start:stop], text[inside:end], closed=closing is not None)
-        start = text.find("<tool_call>", stop)
+        inside = start + len(_OPEN)
+        while True:
+            end = _values_end(text, inside)
+            closing = _CLOSING.match(text, end)
+            stop = closing.end() if closing else end
+            yield Attempt(text[start:stop], text[inside:end], closed=closing is not None)
+            another = _NEXT_CALL.match(text, stop) if closing else None
+            if not another:
+                break
+            start = inside = another.end()
+        start = text.find(_OPEN, stop)
 
 
-def _read(attempt: _Attempt, wire: str, cut: bool, repair_cut: bool, repair: bool) -> ToolCall:
-    """The call of an attempt. `cut`: generation stopped inside it if its JSON is not complete."""
-    broken = ToolCall(attempt.name, raw=attempt.raw, status="malformed", detail="malformed")
-    if attempt.source is None:
-        return replace(broken, detail="truncated") if cut else broken
-    value = complete_object(attempt.source, AS_TEXT)
-    if value is None and cut and not repair_cut:
-        return replace(broken, detail="truncated")
-    if value is None and repair:
-        value = repaired_object(attempt.source, AS_TEXT)
-    if value is None:
-        return replace(broken, detail="bad_json")
-    if wire == "text":
-        return ToolCall(attempt.name, value, attempt.raw)
-    name, arguments = value.get("name"), value.get("arguments")
-    if not isinstance(name, str) or arguments is None:
-        return broken
-    if isinstance(arguments, str):  # JSON text within JSON
-        arguments = complete_object(arguments, AS_TEXT)
-    if not isinstance(arguments, dict):
-        return replace(broken, name=name, detail="bad_json")
-    if wire == "compact" and name == UPDATE:
-        arguments = _renamed(arguments, "content", "new_content")
-    return ToolCall(name, arguments, attempt.raw)
+def _values_end(text: str, place: int) -> int:
+    """Where the JSON values at `place` end, or the next tag if one of them is not complete."""
+    while (end := value_end(text, place)) is not None:
+        more = _NEXT.match(text, end)
+        if not more:
+            return end
+        place = more.end()
+    tag = _TAG.search(text, place)
+    return tag.start() if tag else len(text)
 
 
-def _renamed(arguments: Mapping[str, Any], old: str, new: str) -> dict[str, Any]:
-    """`arguments` with one key renamed, unless the new key is there too."""
-    if new in arguments:
-        return dict(arguments)
-    return {new if key == old else key: value for key, value in arguments.items()}
+def _renamed(old: str, new: str) -> Callable[[str | None, Mapping[str, Any]], dict[str, Any]]:
+    """Gives an update's arguments with one key renamed, unless the new key is there too."""
+
+    def rename(name: str | None, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        if name != UPDATE or new in arguments:
+            return dict(arguments)
+        return {new if key == old else key: value for key, value in arguments.items()}
+
+    return rename
 
 
-# The release's scan, marker for marker; possessive so that no text makes it slow (method.md 2.4).
-_RELEASE_CALL = re.compile(
-    r"✿FUNCTION✿:([^\n✿]*+)\s*+✿ARGS✿:([^✿]++)(?=✿RESULT✿|✿RETURN✿|✿FUNCTION✿|\Z)"
-)
+_MARKUP = re.compile(r"<(?=/?(?:tool_call|think|memory|text)>|\|)")  # tags, special tokens
 
 
-def _parse_release(text: str) -> Iterator[ToolCall]:
-    text = text.partition("✿RESULT✿:")[0].strip()
-    for match in _RELEASE_CALL.finditer(text):
-        name, source = match[1].strip(), match[2].strip()
-        for first, end in (("{", "}"), ("```", "```")):
-            if source.startswith(first) and source.rfind(end) > 0:
-                source = source[: source.rfind(end) + len(end)]
-        value, end = complete_object(source), value_end(source)
-        if value is None and len(text) <= MAX_REPAIR_CHARS:
-            value = repaired_object(source)
-        if value is None or (end is not None and value_end(source, end) is not None):
-            # also several objects in a row: there an array, which no tool takes
-            yield ToolCall(name, raw=match[0], status="malformed", detail="bad_json")
-        else:
-            yield ToolCall(name, value, match[0])
+def json_text(value: Mapping[str, Any]) -> str:
+    """JSON in which nothing that a text holds can end a call, a row or a block."""
+    text = json.dumps(value, ensure_ascii=False).replace("✿", "\\u273f")
+    return _MARKUP.sub(r"\\u003c", text)
 
 
-# --- What a teacher writes -----------------------------------------------------------------------
+def _write_text(call: ToolCall) -> str:
+    return f"✿FUNCTION✿: {call.name}\n✿ARGS✿: {json_text(call.arguments)}"
 
-_MARKUP = re.compile(r"<(?=/?(?:tool_call|think)>|\|)")  # tags of the wire, special tokens
+
+def _write_qwen(call: ToolCall) -> str:
+    body = json_text({"name": call.name, "arguments": call.arguments})
+    return f"<tool_call>\n{body}\n</tool_call>"
+
+
+def _write_compact(call: ToolCall) -> str:
+    arguments = _renamed("new_content", "content")(call.name, call.arguments)
+    return f"<tool_call>{json_text({'arguments': arguments, 'name': call.name})}</tool_call>"
+
+
+FORMATS: Registry[Format] = Registry("wire")
+FORMATS.add("qwen", Format(_write_qwen, _scan_tags))
+FORMATS.add("text", Format(_write_text, _scan_text, lists_tools=True))
+FORMATS.add("compact", Format(_write_compact, _scan_tags, "", _renamed("content", "new_content")))
 
 
 def render_calls(calls: Iterable[ToolCall], wire: str) -> str:
     """The reply that makes these calls; the inverse of `parse_reply`.
 
     Arguments come in the order of the schema. Markers and tags inside texts are escaped in the
-    JSON, so that nothing a text holds can end a call. Raises InputError for an unknown wire.
+    JSON. Raises InputError for an unknown format.
     """
-    if wire not in WIRES:
-        raise InputError(f"wire: expected one of {WIRES}, found {wire!r}{closest(wire, WIRES)}")
-    return ("" if wire == "compact" else "\n").join(_render_call(call, wire) for call in calls)
-
-
-def _render_call(call: ToolCall, wire: str) -> str:
-    order = [*TOOLS[call.name].required, "memory_id"] if call.name in TOOLS else []
-    keys = sorted(call.arguments, key=lambda k: order.index(k) if k in order else len(order))
-    arguments = {key: call.arguments[key] for key in keys}
-    if wire == "text":
-        return f"✿FUNCTION✿: {call.name}\n✿ARGS✿: {_json_text(arguments)}"
-    if wire == "qwen":
-        body = _json_text({"name": call.name, "arguments": arguments})
-        return f"<tool_call>\n{body}\n</tool_call>"
-    if call.name == UPDATE:
-        arguments = _renamed(arguments, "new_content", "content")
-    return f"<tool_call>{_json_text({'arguments': arguments, 'name': call.name})}</tool_call>"
-
-
-def _json_text(value: Mapping[str, Any]) -> str:
-    text = json.dumps(value, ensure_ascii=False).replace("✿", "\\u273f")
-    return _MARKUP.sub(r"\\u003c", text)
+    form, texts = FORMATS[wire], []
+    for call in calls:
+        order = [*TOOLS[call.name].required, "memory_id"] if call.name in TOOLS else []
+        known = [key for key in order if key in call.arguments]
+        keys = (*known, *(key for key in call.arguments if key not in known))
+        texts.append(form.write(replace(call, arguments={k: call.arguments[k] for k in keys})))
+    return form.between.join(texts)

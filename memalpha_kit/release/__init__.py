@@ -5,4 +5,4 @@ folder but the registry, which does so when it meets a name that nobody has regi
 folder the kit works as before, under its own rules only.
 """
 
-from memalpha_kit.release import memory, splits, tasks  # noqa: F401
+from memalpha_kit.release import memory, protocol, splits, tasks  # noqa: F401
