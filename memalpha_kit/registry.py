@@ -28,10 +28,14 @@ RELEASE = "memalpha_kit.release"
 
 
 class Registry(Generic[T]):
-    """Things of one kind by exact name; `what` is the kind's word in errors, such as "metric"."""
+    """Things of one kind by exact name; `what` is the kind's word in errors, such as "metric".
 
-    def __init__(self, what: str) -> None:
+    `modules` register more of them and are imported when they are needed, as `release` is.
+    """
+
+    def __init__(self, what: str, *modules: str) -> None:
         self.what = what
+        self._modules = modules
         self._things: dict[str, T] = {}
 
     def add(self, name: str, thing: T) -> T:
@@ -54,11 +58,14 @@ class Registry(Generic[T]):
     def __contains__(self, name: object) -> bool:
         """Whether the name is registered, by the published code's variants too."""
         if name not in self._things:
+            import_extensions(self._modules)
+        if name not in self._things:
             _import_release()
         return name in self._things
 
     def names(self) -> tuple[str, ...]:
         """All names, in the order of registration."""
+        import_extensions(self._modules)
         _import_release()
         return tuple(self._things)
 

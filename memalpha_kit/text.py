@@ -39,19 +39,25 @@ def normalise(text: str) -> str:
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
+_CLOSING = re.compile(r"(?<![ \t\"'`(\[])</think>")
+
+
 def without_thinking(reply: str, asked: bool | None = None) -> str | None:
     """What stands after the thinking block of a reply, trimmed; None if the block never closes.
 
     A block stands at the start of the reply. Where the prompt has opened it, the reply has its
-    closing tag only: `asked` says whether the model was asked to think, None that nobody knows. A
-    tag that is mentioned later is text.
+    closing tag only: `asked` says whether the model was asked to think. Where nobody knows (None),
+    a closing tag after a space or a quote is only mentioned, and so is one in JSON. A tag that is
+    mentioned later is text.
 
-    >>> without_thinking("Close it with </think>.", asked=False)
-    'Close it with </think>.'
+    >>> without_thinking("Who was it?</think>Nora"), without_thinking("Close it with </think>.")
+    ('Nora', 'Close it with </think>.')
     """
     text = reply.strip()
-    if asked is not False and "<think>" not in text.partition("</think>")[0]:
-        text = text.partition("</think>")[2].strip() if "</think>" in text else text
+    if asked or (asked is None and not text.startswith(("{", "[", "```"))):
+        closing = re.search("</think>" if asked else _CLOSING, text)
+        if closing and "<think>" not in text[: closing.start()]:
+            text = text[closing.end() :].strip()
     while text.startswith("<think>"):
         _, closed, text = text.partition("</think>")
         if not closed:

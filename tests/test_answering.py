@@ -13,24 +13,22 @@ from stub_server import Faults, StubServer
 
 from memalpha_kit.errors import InputError, ModelGone
 from memalpha_kit.method import episode
-from memalpha_kit.method.answering import (
-    TEMPLATE_TOKENS,
-    AgenticReader,
-    ModelReader,
-    Retrieval,
-    Unanswerable,
-    build_reader,
-    rank,
-    retrieve,
-)
+from memalpha_kit.method.model_readers import AgenticReader, ModelReader
 from memalpha_kit.method.prompts import (
     VERSION,
     Retrieved,
-    answer_messages,
     query_prompt,
     system_prompt,
 )
-from memalpha_kit.method.readers import BestEntry, ReadRequest
+from memalpha_kit.method.readers import BestEntry
+from memalpha_kit.method.readers import reader as make
+from memalpha_kit.method.retrieval import (
+    TEMPLATE_TOKENS,
+    Retrieval,
+    Unanswerable,
+    Vectors,
+    view,
+)
 from memalpha_kit.method.writers import writer
 from memalpha_kit.models.chat import Client
 from memalpha_kit.models.servers import Endpoint
@@ -41,11 +39,24 @@ from memalpha_kit.records import (
     ChatRequest,
     Entry,
     Memory,
+    Question,
     ToolUse,
     make_instance,
 )
 from memalpha_kit.settings import MemoryConfig, ProtocolConfig
 from memalpha_kit.tokens import counter
+
+PLAIN = Retrieval()
+
+
+def retrieve(memory, text, retrieval=PLAIN, embed=None, source=""):
+    return view(memory, retrieval, embed and Vectors(embed)).show(text, source)
+
+
+def put(memory, id, text, source=""):
+    """A question to a memory."""
+    return Question(id, text, source, memory=memory)
+
 
 RELEASE = Retrieval(behaviour="release")
 
@@ -153,7 +164,7 @@ def test_a_blank_question_is_refused_and_finds_nothing_in_the_release():
     [
         ({"method": "bm52"}, "did you mean 'bm25'"),
         ({"behaviour": "relase"}, "found 'relase'"),
-        ({"behaviour": "release", "method": "hybrid"}, "bm25 only"),
+        ({"behaviour": "release", "method": "embedding"}, "expected bm25 under release"),
         ({"top_k": 0}, "top_k: expected >= 1"),
         ({"budget_tokens": 0}, "budget_tokens: expected >= 1"),
     ],
@@ -196,18 +207,6 @@ def test_embeddings_rank_by_direction_not_by_length():
     assert texts(found.semantic) == ["north", "north east"]
 
 
-def test_hybrid_adds_the_reciprocal_ranks_of_both():
-    """bm25 finds "east" and "north east" for their word; cosines say north east, east, north."""
-    stored = memory(["north", "east", "north east"])
-    order = rank(stored, "semantic", "east of what?", 3, EMBEDDING, Embedder())
-    assert texts(order) == ["north east", "east", "north"]
-    hybrid = rank(
-        stored, "semantic", "east of what?", 3, replace(EMBEDDING, method="hybrid"), Embedder()
-    )
-    # east 1/62 + 1/61, north east 1/61 + 1/62: a tie, the older first
-    assert texts(hybrid) == ["east", "north east", "north"]
-
-
 @pytest.mark.parametrize(
     ("vectors", "reason"),
     [
@@ -222,12 +221,12 @@ def test_an_embedding_that_failed_is_an_error_and_never_zeros(vectors, reason):
     """A-15."""
     reader = ModelReader(Fake(), EMBEDDING, embed=vectors)
     with pytest.raises(InputError, match=reason):
-        reader.read([ReadRequest(memory(["north", "east"]), "q0", "Where is north?")])
+        reader.read([put(memory(["north", "east"]), "q0", "Where is north?")])
 
 
 def test_texts_are_embedded_once_in_one_call_for_all_questions():
     embedder, stored = Embedder(), memory(["north", "east"])
-    requests = [ReadRequest(stored, "q", q) for q in ("Where is north?", "east of what?")] * 2
+    requests = [put(stored, "q", q) for q in ("Where is north?", "east of what?")] * 2
     ModelReader(Fake(), EMBEDDING, embed=embedder).read(requests)
     assert [sorted(asked) for asked in embedder.asked] == [
         sorted(["Where is north?", "east of what?", "north", "east"])
@@ -319,7 +318,7 @@ def test_an_entry_larger_than_the_budget_is_cut_and_not_lost():
 def test_a_core_that_does_not_fit_is_the_question_s_own_error():
     """S-5, D42: the others are answered."""
     large = memory(["north"], core="x " * 40_000)
-    requests = [ReadRequest(BOATS, "q0", "Who?"), ReadRequest(large, "q1", "Who?")] * 2
+    requests = [put(BOATS, "q0", "Who?"), put(large, "q1", "Who?")] * 2
     model, told = Fake(), []
     answers = ModelReader(model, WORDS).read(requests, lambda place, _: told.append(place))
     assert [a.prediction for a in answers] == ["Nora", None] * 2
@@ -380,10 +379,10 @@ def test_the_model_sees_the_memory_and_the_question_and_its_raw_reply_is_the_pre
     reply = ChatReply("<think>hm</think>\n\nTom", "stop", (), 90, 7, 0.25)
     model = Fake(lambda asked: reply)
     reader = ModelReader(model, max_tokens=64, temperature=0.7, thinking=True, seed=3)
-    [answer] = reader.read([ReadRequest(BOATS, "q0", "Who sold a boat?", "squad")])
+    [answer] = reader.read([put(BOATS, "q0", "Who sold a boat?", "squad")])
     [[asked]] = model.batches
-    system, user = answer_messages(retrieve(BOATS, "Who sold a boat?"), "Who sold a boat?", "squad")
-    assert [m["content"] for m in asked.plain()] == [system, user]
+    system = system_prompt(retrieve(BOATS, "Who sold a boat?"))
+    assert [m["content"] for m in asked.plain()] == [system, "Who sold a boat?"]
     assert (asked.max_tokens, asked.temperature, asked.thinking, asked.seed) == (64, 0.7, True, 3)
     assert asked.version == VERSION and asked.tools == ""
     ids = retrieve(BOATS, "Who sold a boat?").ids
@@ -393,7 +392,7 @@ def test_the_model_sees_the_memory_and_the_question_and_its_raw_reply_is_the_pre
 def test_by_default_answers_are_greedy_and_do_not_think():
     """A-20, S-12."""
     model = Fake()
-    ModelReader(model).read([ReadRequest(BOATS, "q0", "Who?")])
+    ModelReader(model).read([put(BOATS, "q0", "Who?")])
     asked = model.batches[0][0]
     assert (asked.temperature, asked.thinking, asked.max_tokens) == (0.0, False, 2048)
 
@@ -402,10 +401,10 @@ def test_all_questions_of_all_memories_go_in_one_call():
     """A-9."""
     model = Fake(question)
     memories = [memory([f"fact {i}"]) for i in range(3)]
-    requests = [ReadRequest(m, f"q{j}", f"Q{i}{j}?") for i, m in enumerate(memories) for j in "ab"]
+    requests = [put(m, f"q{j}", f"Q{i}{j}?") for i, m in enumerate(memories) for j in "ab"]
     answers = ModelReader(model).read(requests)
     assert [len(batch) for batch in model.batches] == [6]
-    assert [a.prediction for a in answers] == [r.question for r in requests]
+    assert [a.prediction for a in answers] == [r.text for r in requests]
     assert ModelReader(model).read([]) == [] and len(model.batches) == 1
 
 
@@ -418,7 +417,7 @@ def test_a_failed_call_has_no_prediction_and_a_text_that_starts_with_error_is_on
         "Q3?": ChatReply(None),
     }
     model = Fake(lambda asked: replies[question(asked)])
-    answers = ModelReader(model).read([ReadRequest(BOATS, "q", q) for q in replies])
+    answers = ModelReader(model).read([put(BOATS, "q", q) for q in replies])
     assert [a.prediction for a in answers] == [None, "Error: 404 is the code", "", None]
     assert [a.error for a in answers] == ["timeout", "", "", "the reply has no text"]
     assert [a.finish for a in answers] == ["error", "stop", "length", "stop"]
@@ -427,7 +426,7 @@ def test_a_failed_call_has_no_prediction_and_a_text_that_starts_with_error_is_on
 @pytest.mark.parametrize("tells", [True, False])
 def test_every_answer_is_told_once_as_soon_as_it_is_known(tells):
     told = []
-    requests = [ReadRequest(BOATS, "q", f"Q{i}?") for i in range(3)]
+    requests = [put(BOATS, "q", f"Q{i}?") for i in range(3)]
     reader = ModelReader(Fake(question, tells))
     answers = reader.read(requests, lambda place, answer: told.append((place, answer)))
     assert sorted(told, key=lambda row: row[0]) == list(enumerate(answers))
@@ -442,7 +441,7 @@ def test_a_model_that_is_gone_ends_the_run_and_what_was_known_is_kept():
 
     told = []
     with pytest.raises(ModelGone):
-        ModelReader(Dying()).read([ReadRequest(BOATS, "q0", "Who?")] * 2, lambda *a: told.append(a))
+        ModelReader(Dying()).read([put(BOATS, "q0", "Who?")] * 2, lambda *a: told.append(a))
     assert [answer.prediction for _, answer in told] == ["Nora"]
 
 
@@ -507,7 +506,7 @@ class Script(Fake):
 
 
 def ask(reader: AgenticReader, stored: Memory, text: str = "cat?"):
-    [(answer, history)] = reader.converse([ReadRequest(stored, "q0", text)])
+    [(answer, history)] = reader.converse([put(stored, "q0", text)])
     return answer, history
 
 
@@ -625,18 +624,12 @@ def test_a_failed_call_ends_its_question_and_no_other():
     model, told = Fake(answer), []
     reader = AgenticReader(model)
     names = ("short?", "bad?", "long?", " ")
-    requests = [ReadRequest(CATS, name, name) for name in names]
+    requests = [put(CATS, name, name) for name in names]
     answers = reader.read(requests, lambda place, _: told.append(place))
     assert [a.prediction for a in answers] == ["short?", None, "long?", None]
     assert [a.error for a in answers[:3]] == ["", "timeout", ""] and "blank" in answers[3].error
     assert [len(batch) for batch in model.batches] == [3, 2, 1]
     assert told == [3, 0, 1, 2]
-    assert [h[-1].get("action") for h in reader.histories] == [
-        "final_answer",
-        "error",
-        "final_answer",
-        "error",
-    ]
 
 
 def test_a_memory_without_stores_is_asked_without_a_tool():
@@ -665,7 +658,7 @@ def test_searching_works_over_http():
 
     with StubServer(searches_first) as stub:
         reader = AgenticReader(Client(Endpoint(stub.url, "stub")))
-        answers = reader.read([ReadRequest(CATS, f"q{i}", f"cat {i}?") for i in range(4)])
+        answers = reader.read([put(CATS, f"q{i}", f"cat {i}?") for i in range(4)])
     assert all(a.prediction.startswith("1. cat ") and len(a.retrieved) == 6 for a in answers)
     assert stub.n_requests == 8 and stub.requests[-1]["tools"][0]["type"] == "function"
     assert stub.requests[-1]["chat_template_kwargs"] == {"enable_thinking": False}
@@ -676,16 +669,16 @@ def test_searching_works_over_http():
 
 def test_readers_are_built_by_name():
     model = Fake()
-    assert build_reader("model", model, temperature=0.7) == ModelReader(model, temperature=0.7)
-    assert isinstance(build_reader("agentic", model, max_iterations=2), AgenticReader)
-    assert build_reader("best_entry", k=2) == BestEntry(2)
-    assert build_reader("model", model).name == "model"
+    assert make("model", model, temperature=0.7) == ModelReader(model, temperature=0.7)
+    assert isinstance(make("agentic", model, max_iterations=2), AgenticReader)
+    assert make("best_entry", k=2) == BestEntry(2)
+    assert make("model", model).name == "model"
 
 
 @pytest.mark.parametrize(
     ("name", "options", "reason"),
     [
-        ("modle", {}, "'modle' is unknown; did you mean 'model'"),
+        ("modle", {}, "found 'modle'; did you mean 'model'"),
         ("model", {}, "expected a chat model, found none"),
         ("model", {"temprature": 1.0}, "did you mean 'temperature'"),
         ("best_entry", {"top_k": 3}, "'top_k' is unknown"),
@@ -694,14 +687,13 @@ def test_readers_are_built_by_name():
 )
 def test_a_reader_that_cannot_be_built_says_why(name, options, reason):
     with pytest.raises(InputError, match=reason):
-        build_reader(name, **options)
+        make(name, **options)
 
 
 @pytest.mark.parametrize("name", ["model", "agentic"])
 def test_settings_are_plain_values_that_tell_runs_apart(name):
-    reader = build_reader(name, Fake(), embed=Embedder())
+    reader = make(name, Fake(), embed=Embedder())
     found = json.loads(json.dumps(reader.settings()))
     assert found["model"] == "fake" and found["embed"] == "compass"
     assert found["retrieval"]["top_k"] == 20 and found["prompts"] == VERSION
-    assert "histories" not in found
-    assert build_reader(name, Fake(), temperature=1.0).settings() != reader.settings()
+    assert make(name, Fake(), temperature=1.0).settings() != reader.settings()

@@ -7,9 +7,9 @@ import pytest
 from memalpha_kit.errors import InputError
 from memalpha_kit.method.episode import Environment, ask, play, score, write
 from memalpha_kit.method.memory import replay
-from memalpha_kit.method.readers import BestEntry, ReadRequest
+from memalpha_kit.method.readers import BestEntry
 from memalpha_kit.method.writers import ScriptedReplies, WriteRequest, writer
-from memalpha_kit.records import QA, Answer, Completion, Entry, make_instance
+from memalpha_kit.records import QA, Answer, Completion, Entry, Question, make_instance
 from memalpha_kit.settings import MemoryConfig, ProtocolConfig
 
 
@@ -143,8 +143,8 @@ def test_every_question_is_answered_and_scored_by_the_source_s_metric():
 class Failing:
     name: str = "failing"
 
-    def read(self, requests: list[ReadRequest], done=None) -> list[Answer]:
-        return [Answer(request.qa, None) for request in requests]
+    def read(self, requests: list[Question], done=None) -> list[Answer]:
+        return [Answer(request.id, None) for request in requests]
 
 
 @dataclasses.dataclass
@@ -154,7 +154,7 @@ class Backwards:
     name: str = "backwards"
     sizes: list[int] = dataclasses.field(default_factory=list)
 
-    def read(self, requests: list[ReadRequest], done) -> list[Answer]:
+    def read(self, requests: list[Question], done) -> list[Answer]:
         self.sizes.append(len(requests))
         answers = BestEntry().read(requests)
         for place in reversed(range(len(requests))):
@@ -178,7 +178,7 @@ def test_a_reader_that_loses_an_answer_is_a_bug():
         name: str = "losing"
 
         def read(self, requests, done=None):
-            return [Answer(request.qa, "") for request in requests[1:]]
+            return [Answer(request.id, "") for request in requests[1:]]
 
     episodes = write([INSTANCE], writer("silent"), *SETTINGS)
     with pytest.raises(ValueError, match="2 questions, 1 answers"):
@@ -191,8 +191,8 @@ def test_a_reader_that_failed_has_no_score():
 
 
 def test_a_question_whose_gold_answer_is_nothing_to_the_metric_has_no_score(caplog):
-    odd = make_instance("squad", ["A chunk."], [QA("q7", "Which article?", ("the",))])
-    [asked] = ask(write([odd], writer("silent"), *SETTINGS), [odd], BestEntry(), metric="substring")
+    odd = make_instance("squad", ["A chunk."], [QA("q7", "Which parts?", (";",))])
+    [asked] = ask(write([odd], writer("silent"), *SETTINGS), [odd], BestEntry(), metric="perltqa")
     assert asked.answers[0].score is None
     assert "question q7 is not scored" in caplog.text
 
@@ -222,7 +222,7 @@ class Recovering:
     def read(self, requests, done=None):
         self.calls += 1
         if self.calls <= self.fails:
-            return [Answer(request.qa, None) for request in requests]
+            return [Answer(request.id, None) for request in requests]
         return BestEntry().read(requests, done)
 
 

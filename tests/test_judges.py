@@ -16,15 +16,11 @@ from memalpha_kit.method.judges import (
     JudgeItem,
     LongMemEvalJudge,
     Verdict,
-    bounds,
     content_judge,
     judge_steps,
     read_content,
-    read_content_release,
     read_label,
-    read_label_release,
     read_yes_no,
-    read_yes_no_release,
     tally,
 )
 from memalpha_kit.method.rewards import rewards
@@ -39,6 +35,7 @@ from memalpha_kit.records import (
     ToolCall,
     make_instance,
 )
+from memalpha_kit.release import judges as published
 from memalpha_kit.settings import MemoryConfig
 from memalpha_kit.tokens import counter
 
@@ -90,12 +87,13 @@ ITEM = JudgeItem("What is my dog called?", ("Biscuit",), "It is called Biscuit."
         ("<think>no, hm</think>\n\nYes", False, True),
         ("<think>yes yes", True, None),
         ("Yesterday it was right", True, None),
+        ("Yes. It says so after the </think> tag.", True, True),
+        ("No: the <think> tag is only mentioned", False, False),
         ("", False, None),
     ],
 )
 def test_a_yes_or_no_is_the_first_word(reply, release, fixed):
-    """evaluation.md 7.7, the first five, and thinking."""
-    assert read_yes_no_release(reply) is release
+    assert published.read_yes_no(reply) is release
     assert read_yes_no(reply) is fixed
 
 
@@ -112,6 +110,8 @@ BARE = '{"VALID": false, "ISSUES": ["no time"], "EXPLANATION": "No day is named.
         (f"```\n{BARE}\n```", None, False),
         (f"<think>It is {{fine}}</think>{BARE}", None, False),
         (f"<think>{FENCED}", True, None),  # an open thought is no reply
+        (BARE.replace("No day", "The </think> tag, no day"), None, False),
+        (f"After the <think> tag:\n{FENCED}", True, True),
         (f"{BARE}\n{FENCED}", True, None),  # two that differ
         (f"{FENCED}\n{FENCED}", True, True),
         (f'An example is {{"a": 1}}.\n{BARE}', None, False),
@@ -129,7 +129,7 @@ BARE = '{"VALID": false, "ISSUES": ["no time"], "EXPLANATION": "No day is named.
     ],
 )
 def test_a_content_verdict_is_a_whole_object_with_three_typed_fields(reply, release, fixed):
-    as_released, ours = read_content_release(reply), read_content(reply)
+    as_released, ours = published.read_content(reply), read_content(reply)
     assert (as_released and as_released.valid) is release
     assert (ours and ours.valid) is fixed
 
@@ -143,15 +143,17 @@ def test_a_content_verdict_keeps_issues_and_explanation():
     [
         ("Same place. <label>CORRECT</label>", True, True),
         ("Another year. <label>WRONG</label>", False, False),
-        ("<label>CORRECT</label> or <label>WRONG</label>", False, None),  # evaluation.md 7.9
+        ("<label>CORRECT</label> or <label>WRONG</label>", False, None),
         ("It is correct.", False, None),
         ("<label> correct </label>", False, True),
         ("<think><label>WRONG</label></think><label>CORRECT</label>", False, True),
         ("<think><label>CORRECT</label>", True, None),
+        ("It names the <think> tag. <label>CORRECT</label>", True, True),
+        ("<label>WRONG</label> It ends with </think>.", False, False),
     ],
 )
 def test_exactly_one_label_is_a_verdict(reply, release, fixed):
-    assert read_label_release(reply) is release
+    assert published.read_label(reply) is release
     assert read_label(reply) is fixed
 
 
@@ -196,7 +198,7 @@ def test_only_what_has_no_verdict_is_asked_again():
 
 
 def test_release_asks_once_and_counts_failures_as_wrong():
-    """S-8, D32: shown so that nobody takes these zeros for judgements."""
+    """Shown so that nobody takes these zeros for judgements."""
     model = Scripted(turns("Looks fine", None, BARE, FENCED))
     judge = ContentJudge(model, behaviour="release")
     verdicts = judge.judge([("core", text) for text in "abcd"])
@@ -235,9 +237,10 @@ def test_every_mean_has_bounds():
     counted = tally(verdicts)
     assert (counted.n, counted.valid, counted.missing) == (4, 2, 1)
     assert counted.mean == pytest.approx(2 / 3)
-    assert bounds(verdicts) == (0.5, 0.75)
-    assert bounds([Verdict(None)]) == (0.0, 1.0) and tally([Verdict(None)]).mean is None
-    assert bounds([]) == (None, None) and tally([]).mean is None
+    assert (counted.low, counted.high) == (0.5, 0.75)
+    unknown, nothing = tally([Verdict(None)]), tally([])
+    assert (unknown.low, unknown.high, unknown.mean) == (0.0, 1.0, None)
+    assert (nothing.low, nothing.high, nothing.mean) == (None, None, None)
 
 
 # ---- what is asked -------------------------------------------------------------------------------
@@ -282,8 +285,13 @@ def test_one_rubric_for_all_or_one_by_type():
     items = [JudgeItem("Q?", "G", "A", kind) for kind in QUESTION_TYPES]
     items.append(JudgeItem("Q?", "G", "A", "multi-session", abstention=True))
     LongMemEvalJudge(model).judge(items)
-    assert len(set(model.requests)) == 1, "published: the type is not looked at"
-    assert RUBRICS["published"] in model.requests[0].plain()[0]["content"]
+    *typed, never = (asked.plain()[0]["content"] for asked in model.requests)
+    assert len(set(typed)) == 1, "published: the type is not looked at"
+    assert RUBRICS["published"] in typed[0]
+    assert RUBRICS["abstention"] in never, "a question without an answer has its own rubric"
+    model.requests.clear()
+    LongMemEvalJudge(model, "release").judge(items)
+    assert len(set(model.requests)) == 1, "but not in the release"
     model.requests.clear()
     LongMemEvalJudge(model, rubric="by_type").judge(items)
     texts = [asked.plain()[0]["content"] for asked in model.requests]
@@ -352,7 +360,6 @@ def content_model(content):
     ],
 )
 def test_a_step_scores_what_was_written_and_judged(calls, release, fixed):
-    """evaluation.md 7.11: the first three rows."""
     for behaviour, expected in (("release", release), ("fixed", fixed[0])):
         [step] = judge_steps([calls], ContentJudge(Scripted(content_model), behaviour))
         assert step.score == (expected if expected is None else pytest.approx(expected))

@@ -82,8 +82,8 @@ def test_settings_of_another_reader_are_refused():
         built(FakeChat(), writer="silent", initial_k=3)
     with pytest.raises(InputError, match="k has no effect: reader agentic"):
         built(FakeChat(), writer="silent", reader="agentic", k=3)
-    with pytest.raises(InputError, match="retrieval hybrid: expected a model that embeds"):
-        built(FakeChat(), writer="silent", retrieval="hybrid")
+    with pytest.raises(InputError, match="retrieval embedding: expected a model that embeds"):
+        built(FakeChat(), writer="silent", retrieval="embedding")
 
 
 def test_what_embeds_belongs_to_the_settings_where_it_is_used():

@@ -10,7 +10,6 @@ from memalpha_kit.errors import InputError
 from memalpha_kit.lab.world import SOURCE
 from memalpha_kit.method.prompts import (
     Retrieved,
-    answer_messages,
     asked,
     query_prompt,
     search_tool,
@@ -69,8 +68,7 @@ def test_an_unknown_source_is_an_error_that_names_the_closest():
 
 
 def test_entries_are_numbered_and_have_no_ids():
-    system, user = answer_messages(FULL, "Who keeps bees?", "squad")
-    assert user == "Who keeps bees?"
+    system = system_prompt(FULL)
     assert "<core_memory>\nNora is a vet.\n</core_memory>" in system
     assert "<semantic_memory>\n1. Nora keeps bees.\n</semantic_memory>" in system
     assert "<episodic_memory>\n1. 2024-05-02: Tom bought a boat.\n</episodic_memory>" in system
@@ -86,8 +84,8 @@ def test_a_blank_core_has_no_block_an_empty_store_says_so_and_what_is_off_is_not
 
 
 def test_searching_is_mentioned_only_where_the_tool_is_offered():
-    assert "search_memory" in answer_messages(FULL, "Who?", search=True)[0]
-    assert "search_memory" not in answer_messages(FULL, "Who?")[0]
+    assert "search_memory" in system_prompt(FULL, search=True)
+    assert "search_memory" not in system_prompt(FULL)
     [tool] = json.loads(search_tool(["episodic"]))
     parameters = tool["function"]["parameters"]
     assert parameters["properties"]["memory_type"]["enum"] == ["episodic"]

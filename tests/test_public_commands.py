@@ -434,7 +434,7 @@ def test_a_judge_is_asked_once_and_its_failures_are_no_zeros(here, capsys):
 
 
 def test_an_embedding_model_is_a_setting(here, capsys):
-    more = ("--source", "squad", "--writer", "keep_sentences", "--set", "retrieval=hybrid")
+    more = ("--source", "squad", "--writer", "keep_sentences", "--set", "retrieval=embedding")
     with StubServer(little_model) as stub:
         for name, code in (("e1", 0), ("e2", 2)):
             embed = ("--embed-url", stub.url, "--embed-model-name", name)

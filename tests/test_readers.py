@@ -1,5 +1,7 @@
 """Readers without a model: ranking, ties, votes, and what they answer when nothing fits."""
 
+from dataclasses import dataclass
+
 import pytest
 
 from memalpha_kit.errors import InputError
@@ -8,11 +10,10 @@ from memalpha_kit.method.readers import (
     BestEntry,
     LabelVote,
     ReadNothing,
-    ReadRequest,
     reader,
     sentence,
 )
-from memalpha_kit.records import Entry, Memory
+from memalpha_kit.records import Answer, Entry, Memory, Question
 
 BOATS = Memory(
     core="Nora is a vet.",
@@ -32,7 +33,7 @@ SAMPLES = Memory(
 
 
 def answer(reader, memory: Memory, question: str):
-    [found] = reader.read([ReadRequest(memory, "q0", question)])
+    [found] = reader.read([Question("q0", question, memory=memory)])
     assert found.qa == "q0" and found.score is None
     return found
 
@@ -95,22 +96,40 @@ def test_reading_nothing_answers_nothing():
     assert answer(ReadNothing(), BOATS, "who keeps bees?").prediction == ""
 
 
+RULES = ("best_entry", "label_vote", "read_nothing")
+
+
 def test_readers_are_made_by_name():
-    assert [reader(name).name for name in READERS] == list(READERS)
+    assert [reader(name).name for name in RULES] == list(RULES)
     with pytest.raises(InputError, match="did you mean 'label_vote'"):
         reader("label_votes")
 
 
 def test_another_number_of_entries_is_part_of_the_name():
-    assert (reader("best_entry", 5).name, reader("best_entry", 1).name) == (
+    assert (reader("best_entry", k=5).name, reader("best_entry", k=1).name) == (
         "best_entry(k=5)",
         "best_entry",
     )
-    assert reader("label_vote", 3) == LabelVote(3)
-    for name, k in (("best_entry", 0), ("read_nothing", 3)):
-        with pytest.raises(InputError, match="k: expected"):
-            reader(name, k)
+    assert reader("label_vote", k=3) == LabelVote(3)
+    wrong = (("best_entry", 0, "k: expected"), ("read_nothing", 3, "'k' is unknown"))
+    for name, k, reason in wrong:
+        with pytest.raises(InputError, match=reason):
+            reader(name, k=k)
 
 
-def test_a_request_has_no_room_for_gold_answers():
-    assert set(ReadRequest.__dataclass_fields__) == {"memory", "qa", "question", "source"}
+def test_a_reader_of_the_user_s_own_module_is_registered_by_name():
+    @READERS.register("test_echo")
+    @dataclass(frozen=True)
+    class Echo:
+        mark: str = "!"
+        name: str = "test_echo"
+
+        def read(self, questions, done=None):
+            return [Answer(question.id, question.text + self.mark) for question in questions]
+
+    try:
+        assert answer(reader("test_echo", mark="?"), BOATS, "boats").prediction == "boats?"
+        with pytest.raises(InputError, match="did you mean 'mark'"):
+            reader("test_echo", marks="?")
+    finally:
+        del READERS._things["test_echo"]

@@ -19,12 +19,11 @@ from memalpha_kit import cli
 from memalpha_kit import files as store
 from memalpha_kit.data.instances import load_instances, save_instances
 from memalpha_kit.errors import InputError
-from memalpha_kit.method.answering import ModelReader
-from memalpha_kit.method.readers import ReadRequest
+from memalpha_kit.method.model_readers import ModelReader
 from memalpha_kit.models.local import load_lm
 from memalpha_kit.models.local_chat import LocalChat
 from memalpha_kit.models.tiny import build_policy, save_policy
-from memalpha_kit.records import QA, Entry, Memory, make_instance, request
+from memalpha_kit.records import QA, Entry, Memory, Question, make_instance, request
 from memalpha_kit.settings import ModelConfig, PolicyConfig, load_profile
 from memalpha_kit.training import backends, rollouts
 from memalpha_kit.training import real as real_training
@@ -301,7 +300,7 @@ def test_the_base_is_asked_in_the_engine_that_shares_its_weights():
 def test_the_rule_reader_votes_where_classes_are_asked_for():
     memory = Memory(semantic=(Entry("1", "Sentence: Where is Oslo?\nLabel: 3"),))
     asked = [
-        ReadRequest(memory, "q", "Sentence: Where is Lund?", source)
+        Question("q", "Sentence: Where is Lund?", source, memory=memory)
         for source in ("trec_coarse", "squad")
     ]
     label, entry = real_training.RuleReader().read(asked)

@@ -23,8 +23,8 @@ from stub_server import Faults, StubServer
 from memalpha_kit import cli
 from memalpha_kit.commands.serve import _models, add_arguments
 from memalpha_kit.errors import InputError
-from memalpha_kit.method.answering import Retrieval
 from memalpha_kit.method.prompts import query_prompt
+from memalpha_kit.method.retrieval import Retrieval
 from memalpha_kit.models.chat import Client
 from memalpha_kit.models.local_chat import LocalChat
 from memalpha_kit.models.servers import Endpoint

@@ -12,7 +12,7 @@ from fake_chat import FakeChat
 from hypothesis import HealthCheck, settings
 from schemathesis.config import SchemathesisConfig
 
-from memalpha_kit.method.answering import Retrieval
+from memalpha_kit.method.retrieval import Retrieval
 from memalpha_kit.server import ServerSettings, create_app
 
 TOKEN = "correct-horse-battery"

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `memalpha ask`."""
     parser.add_argument("--data", required=True, type=Path, metavar="PATH", help="built data")
     parser.add_argument("--episodes", required=True, type=Path, metavar="FILE.jsonl")
-    parser.add_argument("--reader", required=True, metavar="NAME", help=", ".join(READERS))
+    parser.add_argument("--reader", required=True, metavar="NAME", help=", ".join(READERS.names()))
     parser.add_argument("--k", type=int, metavar="N", help="entries that the reader looks at")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.jsonl", help="answers")
     parser.add_argument("--metric", metavar="NAME", help="default: the source's own")
@@ -30,7 +30,8 @@ def main(args: argparse.Namespace) -> int:
     out = check_jsonl(args.out)
     if out.resolve() == args.episodes.resolve():
         raise InputError(f"{out}: expected another name than the episodes'")
-    reading, card = reader(args.reader, args.k), finished_card(args.episodes, "write")
+    reading = reader(args.reader, **({} if args.k is None else {"k": args.k}))
+    card = finished_card(args.episodes, "write")
     instances, episodes = load_data([args.data]), load_episodes(args.episodes)
     started = time.monotonic()
     with bar(len(episodes), f"ask {reading.name}") as shown:

@@ -150,7 +150,7 @@ def score(run: Run, args: argparse.Namespace) -> None:
         runs.scores_of(run, args.profile)  # keeps a judge's scores, says if they are too old
         return
     behaviour = "release" if args.profile.startswith("release") else "fixed"
-    judge = LongMemEvalJudge(model, args.rubric, behaviour)
+    judge = LongMemEvalJudge(model, behaviour, rubric=args.rubric)
     judgement = runs.judgement(run, judge)
     runs.score_run(run, args.profile, judgement, f"{model.name}, rubric {args.rubric}")
 

@@ -76,7 +76,7 @@ def main(args: argparse.Namespace) -> int:
     """Serves until it is interrupted. Raises InputError for what it must not or cannot do."""
     import uvicorn
 
-    from memalpha_kit.method.answering import Retrieval
+    from memalpha_kit.method.retrieval import Retrieval
     from memalpha_kit.server.app import create_app
     from memalpha_kit.server.logs import log_config
     from memalpha_kit.server.settings import TOKEN_ENV, ServerSettings, address, listen

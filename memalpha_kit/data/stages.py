@@ -25,13 +25,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from memalpha_kit.errors import InputError
-from memalpha_kit.method.metrics import answer_text
 from memalpha_kit.models.chat import Client
 from memalpha_kit.models.servers import Endpoint
 from memalpha_kit.records import ChatReply, ChatRequest, request
 from memalpha_kit.registry import Registry
 from memalpha_kit.settings import BuildConfig
-from memalpha_kit.text import normalise
+from memalpha_kit.text import normalise, without_thinking
 
 Pairs = Sequence[tuple[str, str]]
 """(question, gold answer) of each question."""
@@ -164,7 +163,7 @@ def finished_text(reply: ChatReply) -> str | None:
     """The reply without its reasoning; None if it failed, was cut off or says nothing."""
     if reply.text is None or reply.finish == "length":
         return None
-    return answer_text(reply.text) or None
+    return without_thinking(reply.text) or None
 
 
 STAGES: Registry[Callable[[BuildConfig], Stage]] = Registry("stage")

@@ -1,4 +1,4 @@
-"""One scorer for training, agents and baselines: which metric a source has under which rules.
+"""One scorer for training, agents and baselines: answers to scores, under a profile's rules.
 
 The one law: a score says how it was made (`metric`) and whether it is one (`status`). Only `ok` and
 `no_answer` have a number and enter a mean; what failed has None, whatever the rules:
@@ -11,33 +11,31 @@ The one law: a score says how it was made (`metric`) and whether it is one (`sta
 | `judge_error` | the judge failed, could not be read, or there is none | None |
 | `data_error` | no gold answer that can be compared with | None |
 
-`fixed` is the right behaviour and the default. The others repeat what was published, to compare
-with printed numbers: `release-agent`, `release-baseline` and `release-training` are the release's
-three scorers, which disagree on 9 of 16 reported columns (trap M-1); `memoryagentbench` has the
-benchmark's own rules. One profile holds for all methods of a table.
+`fixed` is the right behaviour and the default. The other profiles repeat what was published, to
+compare with printed numbers; they are registered by `memalpha_kit.release`. One profile holds for
+all methods of a table. A profile of your own needs `tasks.SCORING` (the metric of a source) and
+`RULES` (what of a reply is compared).
 
->>> score("ruler_qa1_197K", "City of Light", ("Paris", "City of Light")).score
-1.0
->>> score("ruler_qa1_197K", "City of Light", ("Paris", "City of Light"), profile="release-baseline")
-Scored(score=0.0, status='ok', metric='contains@release', judge_reply='')
-
-Source: spec evaluation.md 3.1 to 3.10. Differs: a reply that failed is never 0 in the release's
-profiles either, and a name is never guessed from a part of it, except for the families of
-`_LEGACY`, which have one (`eventqa_full`); sources that are ours are scored as what they stand for.
+>>> item = Item("ruler_qa1_197K", "City of Light", ("Paris", "City of Light"))
+>>> score_all([item])
+[Scored(score=1.0, status='ok', metric='substring', judge_reply='')]
+>>> score_all([item], "release-baseline")[0].score
+0.0
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from types import EllipsisType
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from memalpha_kit.errors import InputError
 from memalpha_kit.method import metrics
 from memalpha_kit.records import Episode, Instance
+from memalpha_kit.registry import Registry
 from memalpha_kit.stats import mean_interval
 from memalpha_kit.tasks import JUDGED, SCORING, metric_of
+from memalpha_kit.text import without_thinking
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,8 +47,8 @@ Status = Literal["ok", "no_answer", "infra_error", "judge_error", "data_error"]
 class Item:
     """One answer to score. `prediction` is the raw reply, None if the model failed.
 
-    `gold` is a tuple as in `QA.answers`, or a text where the raw data has a text: the release's
-    training tells them apart (7.4). `instance` is whose voice it has in a mean.
+    `gold` is a tuple as in `QA.answers`, or a text where the raw data has a text: one of the
+    published scorers tells them apart. `instance` is whose voice it has in a mean.
     """
 
     source: str
@@ -59,6 +57,11 @@ class Item:
     question: str = ""
     instance: str = ""
     qa: str = ""
+
+    @property
+    def golds(self) -> tuple[str, ...]:
+        """The accepted answers."""
+        return (self.gold,) if isinstance(self.gold, str) else tuple(self.gold)
 
 
 @dataclass(frozen=True)
@@ -86,44 +89,21 @@ Judgement = Callable[[Sequence[Item]], Sequence[Ruling]]
 """Judges items in one batch; their predictions have been stripped."""
 
 
-_STRIP = {
-    "fixed": metrics.answer_text,
-    "release-agent": metrics.answer_text_release,
-    "release-baseline": metrics.answer_text_release,
-    "release-training": metrics.answer_text_training,
-    "memoryagentbench": metrics.answer_text,  # its models do not think aloud
-}
-"""What of a reply is compared (3.2). The release puts the word "Empty" for an unclosed thought."""
-
-
-# ---- scores ----------------------------------------------------------------------------------
-
-
-def score(
-    source: str,
-    prediction: str | None,
-    gold: Sequence[str] | str,
-    question: str = "",
-    profile: str = "fixed",
-    verdict: bool | float | None | EllipsisType = ...,
-) -> Scored:
-    """One scored answer. `verdict` is what a judge said, None if it failed, `...` if none is there.
-
-    Raises InputError for a source or profile that is unknown or has no metric.
-    """
-    item = Item(source, prediction, gold, question)
-    if verdict is ...:
-        return score_all([item], profile)[0]
-    return score_all([item], profile, lambda asked: [_Given(verdict) for _ in asked])[0]
-
-
 @dataclass(frozen=True)
-class _Given:
-    """A ruling that was handed in."""
+class Rules:
+    """What a profile compares, beside the metrics that `tasks.SCORING` names.
 
-    valid: bool | float | None
-    reply: str = ""
-    error: str = ""
+    `strip` cuts a reply; `compares_blank`: an empty answer is compared like any other; `adjusted`
+    may choose another metric by what an item's gold is.
+    """
+
+    strip: Callable[[str], str | None] = without_thinking
+    compares_blank: bool = False
+    adjusted: Callable[[str, Item], str] = lambda metric, item: metric
+
+
+RULES: Registry[Rules] = Registry("profile")
+RULES.add("fixed", Rules())
 
 
 def score_all(
@@ -132,144 +112,105 @@ def score_all(
     """The items' scores, in order; `judge` is asked once, for all that need it together.
 
     Without a judge the metric that stands in is used and named, where there is one. What needs no
-    judge is not shown to it: failed and missing answers. Raises InputError as `metric_of` does, and
-    if the judge does not give one ruling per item.
+    judge is not shown to it: failed and missing answers. Raises InputError for a source or profile
+    that is unknown or has no metric, and if the judge does not give one ruling per item.
     """
-    names = [_metric(item, profile, judged=judge is not None) for item in items]
-    found = [_unjudged(item, name, profile) for item, name in zip(items, names, strict=True)]
-    asked = [i for i, scored in enumerate(found) if scored is None]
-    rulings = _rulings([items[i] for i in asked], profile, judge)
-    for i, ruling in zip(asked, rulings, strict=True):
-        found[i] = _ruled(ruling, names[i])
-    return found
+    rules = RULES[profile]
+    names = [
+        rules.adjusted(metric_of(item.source, profile, judge is not None), item) for item in items
+    ]
+    scores = [_unjudged(item, name, rules) for item, name in zip(items, names, strict=True)]
+    places = [place for place, scored in enumerate(scores) if scored is None]
+    shown = [replace(items[p], prediction=rules.strip(items[p].prediction or "")) for p in places]
+    rulings = judge(shown) if judge and shown else [None] * len(shown)
+    if len(rulings) != len(shown):
+        raise InputError(f"judge: expected {len(shown)} rulings, found {len(rulings)}")
+    for place, ruling in zip(places, rulings, strict=True):
+        failed = ruling is None or ruling.valid is None or ruling.error
+        scores[place] = Scored(
+            None if failed else float(ruling.valid),
+            "judge_error" if failed else "ok",
+            names[place],
+            ruling.reply if ruling else "",
+        )
+    return scores
 
 
-def _metric(item: Item, profile: str, judged: bool) -> str:
-    name = metric_of(item.source, profile, judged)
-    text_gold = isinstance(item.gold, str)
-    return "label@release" if text_gold and name == "label@release-training" else name
-
-
-def _unjudged(item: Item, name: str, profile: str) -> Scored | None:
+def _unjudged(item: Item, name: str, rules: Rules) -> Scored | None:
     """The score as far as no judge is needed; None: it is the judge's turn."""
-    gold = (item.gold,) if isinstance(item.gold, str) else tuple(item.gold)
-    text = None if item.prediction is None else _STRIP[profile](item.prediction)
+    text = None if item.prediction is None else rules.strip(item.prediction)
     try:
         # a judge is shown the gold as it is, which must not be blank
-        value = metrics.compare("contains" if name in JUDGED else name, text or "", gold)
+        value = metrics.compare("contains" if name in JUDGED else name, text or "", item.golds)
     except InputError:
         return Scored(None, "data_error", name)
     if item.prediction is None:
         return Scored(None, "infra_error", name)
-    if not text and not profile.startswith("release"):
+    if not text and not rules.compares_blank:
         return Scored(0.0, "no_answer", name)
     return None if name in JUDGED else Scored(value, "ok", name)
-
-
-def _rulings(items: Sequence[Item], profile: str, judge: Judgement | None) -> Sequence[Ruling]:
-    if judge is None or not items:
-        return [_Given(None)] * len(items)
-    strip = _STRIP[profile]
-    rulings = judge([replace(item, prediction=strip(item.prediction or "")) for item in items])
-    if len(rulings) != len(items):
-        raise InputError(f"judge: expected {len(items)} rulings, found {len(rulings)}")
-    return rulings
-
-
-def _ruled(ruling: Ruling, name: str) -> Scored:
-    if ruling.valid is None or ruling.error:
-        return Scored(None, "judge_error", name, ruling.reply)
-    return Scored(float(ruling.valid), "ok", name, ruling.reply)
 
 
 def items(episodes: Iterable[Episode], instances: Iterable[Instance]) -> list[Item]:
     """The answers of asked episodes as items. Raises InputError if an instance is missing."""
     by_id = {instance.id: instance for instance in instances}
-    found = []
+    rows = []
     for episode in episodes:
         if episode.instance not in by_id:
             raise InputError(f"episode {episode.id}: its instance is not in the data")
         instance = by_id[episode.instance]
-        asked = {qa.id: qa for qa in instance.questions}
+        questions = {qa.id: qa for qa in instance.questions}
         for answer in episode.answers:
-            qa = asked[answer.qa]
-            found.append(
-                Item(
-                    instance.source, answer.prediction, qa.answers, qa.question, instance.id, qa.id
-                )
-            )
-    return found
+            qa = questions[answer.qa]
+            text, golds = answer.prediction, qa.answers
+            rows.append(Item(instance.source, text, golds, qa.question, instance.id, qa.id))
+    return rows
 
 
 # ---- parity ----------------------------------------------------------------------------------
-
-PARITY = (
-    "source",
-    "profile",
-    "metric",
-    "questions",
-    "missing",
-    "score",
-    "above",
-    "below",
-    "example",
-)
 
 
 def parity(items: Sequence[Item], judge: Judgement | None = None) -> pd.DataFrame:
     """What the same answers score under every profile: a row per source and profile.
 
-    `score` is the mean over instances of their mean over questions (evaluation.md 5), `missing`
-    the number without a score; `above` and `below` count answers that this profile scores higher
-    and lower than `fixed`, of which `example` is the first. A profile that has no metric for a
-    source has no row.
+    `score` is the mean over instances of their mean over questions, `missing` the number without a
+    score; `above` and `below` count answers that this profile scores higher and lower than `fixed`,
+    of which `example` is the first. A profile that has no metric for a source has no row.
     """
     import pandas as pd
 
-    by_source: dict[str, list[Item]] = {}
-    for item in items:
-        by_source.setdefault(item.source, []).append(item)
     rows = []
-    for source, part in by_source.items():
+    for source in dict.fromkeys(item.source for item in items):
+        part = [item for item in items if item.source == source]
         fixed = score_all(part, "fixed", judge)
-        rows.append(_parity_row(source, "fixed", part, fixed, fixed))
-        for profile in SCORING.names()[1:]:
+        for profile in SCORING.names():
             if SCORING[profile](source):
-                found = score_all(part, profile, judge)
-                rows.append(_parity_row(source, profile, part, found, fixed))
-    return pd.DataFrame(rows, columns=list(PARITY))
+                scores = fixed if profile == "fixed" else score_all(part, profile, judge)
+                row = {"source": source, "profile": profile}
+                rows.append(row | _parity_row(part, scores, fixed))
+    return pd.DataFrame(rows)
 
 
 def _parity_row(
-    source: str,
-    profile: str,
-    part: Sequence[Item],
-    found: Sequence[Scored],
-    fixed: Sequence[Scored],
+    part: Sequence[Item], scored: Sequence[Scored], fixed: Sequence[Scored]
 ) -> dict[str, object]:
-    pairs = [
-        (here.score - there.score, item, here, there)
-        for item, here, there in zip(part, found, fixed, strict=True)
-        if here.score is not None and there.score is not None
+    moved = [
+        (here.score - there.score, item, here.score, there.score)
+        for item, here, there in zip(part, scored, fixed, strict=True)
+        if None not in (here.score, there.score) and abs(here.score - there.score) > 1e-9
     ]
-    moved = [pair for pair in pairs if abs(pair[0]) > 1e-9]
-    names = sorted({scored.metric for scored in found})
-    scores = [scored.score for scored in found]
-    instances = [item.instance for item in part]
+    example = ""
+    for _, item, here, there in moved[:1]:
+        said, gold = " ".join((item.prediction or "").split()), " | ".join(item.golds)
+        example = f"{said[:60]!r} for {gold[:40]!r}: {here:.2f}, fixed {there:.2f}"
+    scores = [one.score for one in scored]
+    mean = mean_interval(scores, seed=0, n=1, clusters=[item.instance for item in part]).mean
     return {
-        "source": source,
-        "profile": profile,
-        "metric": ", ".join(names),
+        "metric": ", ".join(sorted({one.metric for one in scored})),
         "questions": len(part),
         "missing": scores.count(None),
-        "score": mean_interval(scores, seed=0, n=1, clusters=instances).mean,
-        "above": sum(pair[0] > 0 for pair in moved),
-        "below": sum(pair[0] < 0 for pair in moved),
-        "example": _example(*moved[0][1:]) if moved else "",
+        "score": mean,
+        "above": sum(row[0] > 0 for row in moved),
+        "below": sum(row[0] < 0 for row in moved),
+        "example": example,
     }
-
-
-def _example(item: Item, here: Scored, fixed: Scored) -> str:
-    gold = item.gold if isinstance(item.gold, str) else " | ".join(item.gold)
-    said = " ".join((item.prediction or "").split())
-    return f"{said[:60]!r} for {gold[:40]!r}: {here.score:.2f}, fixed {fixed.score:.2f}"

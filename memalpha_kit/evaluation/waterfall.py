@@ -36,10 +36,9 @@ from typing import TYPE_CHECKING, Self
 
 from memalpha_kit.errors import InputError
 from memalpha_kit.lab.world import SOURCE as MINIATURE
-from memalpha_kit.method.metrics import answer_text
 from memalpha_kit.records import QA, Answer, Episode, Instance, Memory
 from memalpha_kit.tasks import metric_of
-from memalpha_kit.text import normalise
+from memalpha_kit.text import normalise, without_thinking
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -174,7 +173,7 @@ def lenient(prediction: str, answers: Sequence[str]) -> bool:
     Case, punctuation, accents and number words (up to twelve) do not matter. It says all words of
     an answer side by side, in any order; or nothing but words of it, and more than half of them.
     """
-    said = _plain(answer_text(prediction) or "")
+    said = _plain(without_thinking(prediction) or "")
     return any(_says(said, _plain(answer)) for answer in answers)
 
 

@@ -28,7 +28,7 @@ from memalpha_kit.errors import InputError
 from memalpha_kit.method import memory as memories
 from memalpha_kit.method import metrics
 from memalpha_kit.method.protocol import read_calls
-from memalpha_kit.method.readers import Reader, ReadRequest
+from memalpha_kit.method.readers import Reader
 from memalpha_kit.method.rewards import Judge, rewards
 from memalpha_kit.method.writers import Writer, WriteRequest
 from memalpha_kit.records import (
@@ -37,6 +37,7 @@ from memalpha_kit.records import (
     Episode,
     Instance,
     Memory,
+    Question,
     Rewards,
     Step,
     ToolCall,
@@ -265,10 +266,12 @@ def ask(
         if episode.instance not in by_id:
             raise InputError(f"episode {episode.id}: its instance is not in the data")
     mine = [by_id[episode.instance] for episode in episodes]
-    names = [metrics.metric(metric or metric_of(i.source, judged=False)).name for i in mine]
+    names = [metric or metric_of(instance.source, judged=False) for instance in mine]
+    for name in dict.fromkeys(names):
+        metrics.METRICS[name]  # an unknown one is refused before anything is asked
     questions = [(place, qa) for place, instance in enumerate(mine) for qa in instance.questions]
     requests = [
-        ReadRequest(episodes[place].memory, qa.id, qa.question, mine[place].source)
+        Question(qa.id, qa.question, mine[place].source, mine[place].id, episodes[place].memory)
         for place, qa in questions
     ]
     open_questions = [len(instance.questions) for instance in mine]

@@ -5,4 +5,12 @@ folder but the registry, which does so when it meets a name that nobody has regi
 folder the kit works as before, under its own rules only.
 """
 
-from memalpha_kit.release import memory, protocol, splits, tasks  # noqa: F401
+from memalpha_kit.release import (  # noqa: F401
+    answers,
+    judges,
+    memory,
+    protocol,
+    scoring,
+    splits,
+    tasks,
+)

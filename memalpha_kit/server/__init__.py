@@ -2,8 +2,8 @@
 
 It has the public endpoints and JSON shapes (spec evaluation.md 2), so that training and evaluation
 scripts written for the published server can point at it. The one law: the server parses, bounds and
-reports; retrieval, wording and judging are those of `answering` and `judges`, and a failed answer
-is `null` with an error beside it, never a text (S-3, S-20).
+reports; retrieval, wording and judging are those of `model_readers` and `judges`, and a failed
+answer is `null` with an error beside it, never a text (S-3, S-20).
 
     app = create_app(ServerSettings(), Client(endpoint_from_env()))   # or: memalpha serve
 

@@ -8,7 +8,7 @@ import socket
 from dataclasses import dataclass, field
 
 from memalpha_kit.errors import InputError
-from memalpha_kit.method.answering import Retrieval
+from memalpha_kit.method.retrieval import Retrieval
 
 TOKEN_ENV = "MEMALPHA_SERVER_TOKEN"
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from memalpha_kit.method.answering import AgenticReader, ModelReader
 from memalpha_kit.method.judges import ContentJudge, StepVerdict, Verdict, judge_steps
-from memalpha_kit.method.readers import ReadRequest
-from memalpha_kit.records import Answer
+from memalpha_kit.method.model_readers import AgenticReader, ModelReader
+from memalpha_kit.records import Answer, Question
 from memalpha_kit.server.guard import Refused
 from memalpha_kit.server.settings import ServerSettings
 from memalpha_kit.server.upstream import Upstream
@@ -67,12 +66,12 @@ def answer(asked: Questions, settings: ServerSettings, model: Upstream) -> dict[
     return body
 
 
-def _requests(asked: Questions) -> list[ReadRequest]:
+def _requests(asked: Questions) -> list[Question]:
     """One per question; its id is its place."""
     memories = [memory.memory() for memory in asked.memories]
     sources = asked.sources or [""] * len(memories)
     return [
-        ReadRequest(memory, f"{i}.{j}", question, source)
+        Question(f"{i}.{j}", question, source, memory=memory)
         for i, (memory, questions, source) in enumerate(
             zip(memories, asked.questions, sources, strict=True)
         )
@@ -81,7 +80,7 @@ def _requests(asked: Questions) -> list[ReadRequest]:
 
 
 def _read(
-    asked: Questions, requests: Sequence[ReadRequest], settings: ServerSettings, model: Upstream
+    asked: Questions, requests: Sequence[Question], settings: ServerSettings, model: Upstream
 ) -> tuple[list[Answer], list[list[dict]] | None]:
     """The answers, and with search their histories."""
     given = {

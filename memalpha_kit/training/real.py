@@ -27,14 +27,25 @@ from typing import TYPE_CHECKING, Any
 from memalpha_kit.data import dataset
 from memalpha_kit.errors import InputError
 from memalpha_kit.files import load_json, run_card
-from memalpha_kit.method.answering import ModelReader, Retrieval
 from memalpha_kit.method.episode import Environment
 from memalpha_kit.method.judges import content_judge
-from memalpha_kit.method.readers import BestEntry, LabelVote, ReadRequest
+from memalpha_kit.method.model_readers import ModelReader
+from memalpha_kit.method.readers import BestEntry, LabelVote
+from memalpha_kit.method.readers import Done as Answered
+from memalpha_kit.method.retrieval import Retrieval
 from memalpha_kit.models.chat import Client
 from memalpha_kit.models.local_chat import LocalChat, vllm_chat
 from memalpha_kit.models.servers import endpoint_from_env
-from memalpha_kit.records import Answer, ChatModel, ChatReply, ChatRequest, Done, Instance, request
+from memalpha_kit.records import (
+    Answer,
+    ChatModel,
+    ChatReply,
+    ChatRequest,
+    Done,
+    Instance,
+    Question,
+    request,
+)
 from memalpha_kit.settings import ModelConfig, Profile
 from memalpha_kit.tasks import metric_of
 from memalpha_kit.training.plan import fitting
@@ -341,17 +352,20 @@ class RuleReader:
 
     name: str = "rule"
 
-    def read(
-        self, requests: Sequence[ReadRequest], done: Callable[[int, Answer], None] | None = None
-    ) -> list[Answer]:
-        """One answer per request, in order; each is handed to `done`."""
-        answers = []
-        for place, asked in enumerate(requests):
-            by_label = metric_of(asked.source, judged=False) == "label"
-            answers += (LabelVote() if by_label else BestEntry()).read([asked])
-            if done:
-                done(place, answers[-1])
-        return answers
+    def read(self, questions: Sequence[Question], done: Answered | None = None) -> list[Answer]:
+        """One answer per question, in order; each is handed to `done`."""
+        votes = {q.source: metric_of(q.source, judged=False) == "label" for q in questions}
+        answers: dict[int, Answer] = {}
+        for rule in (LabelVote(), BestEntry()):
+            places = [
+                place
+                for place, question in enumerate(questions)
+                if votes[question.source] == isinstance(rule, LabelVote)
+            ]
+            answers |= zip(places, rule.read([questions[place] for place in places]), strict=True)
+        for place in range(len(questions) if done else 0):
+            done(place, answers[place])
+        return [answers[place] for place in range(len(questions))]
 
 
 @dataclass

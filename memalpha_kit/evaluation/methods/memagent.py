@@ -30,10 +30,10 @@ from memalpha_kit.evaluation.methods.chains import Chain, walk
 from memalpha_kit.evaluation.methods.contexts import ChatSettings
 from memalpha_kit.evaluation.methods.journal import Spent
 from memalpha_kit.evaluation.methods.windows import pieces, without_middle
-from memalpha_kit.method.metrics import answer_text
 from memalpha_kit.method.prompts import VERSION, asked
 from memalpha_kit.records import ChatReply, ChatRequest, Instance, request
 from memalpha_kit.settings import Behaviour, Count
+from memalpha_kit.text import without_thinking
 from memalpha_kit.tokens import counter
 
 NOTHING = "Nothing has been kept yet."
@@ -142,7 +142,7 @@ class MemAgent(Method):
 
     def _read(self, reply: str) -> str | None:
         """The new memory: the reply, in "fixed" after its thoughts; None if these did not end."""
-        return reply if self.options.behaviour == "release" else answer_text(reply)
+        return reply if self.options.behaviour == "release" else without_thinking(reply)
 
     def _ask(self, ready: Sequence[_Ready], done: AnsweredDone) -> None:
         """The final request of each question."""

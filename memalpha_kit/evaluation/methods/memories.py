@@ -2,7 +2,7 @@
 
 The one law: writer and reader know nothing of each other, so every writer (scripted, a policy's
 folder, a chat model with tools, one that the caller made) can be asked through every reader
-(`answering.NAMES`, or one that the caller made).
+(`readers.READERS`, or one that the caller made).
 
     MethodSpec("memory", {"writer": "keep_sentences", "reader": "best_entry"})     # no model
     MethodSpec("memory", {"writer": "models/Memalpha-4B", "protocol.wire": "text"})
@@ -36,10 +36,10 @@ from memalpha_kit.evaluation.methods.base import (
 )
 from memalpha_kit.evaluation.methods.journal import MeteredWriter, Spent
 from memalpha_kit.method import memory as memories
-from memalpha_kit.method.answering import NAMES, Retrieval, build_reader
 from memalpha_kit.method.episode import write
 from memalpha_kit.method.prompts import VERSION
-from memalpha_kit.method.readers import READERS, Reader, ReadRequest
+from memalpha_kit.method.readers import READERS, Reader, needs_model, reader
+from memalpha_kit.method.retrieval import Retrieval
 from memalpha_kit.method.writers import (
     RULES,
     SAMPLE,
@@ -50,6 +50,7 @@ from memalpha_kit.method.writers import (
     writer,
 )
 from memalpha_kit.records import Answer, Entry, Episode, Instance, Memory
+from memalpha_kit.records import Question as Asked
 from memalpha_kit.settings import (
     Behaviour,
     Count,
@@ -71,7 +72,7 @@ class ReaderSettings(Settings):
 
     reader: str = "model"  # model, agentic, best_entry, label_vote, read_nothing
     k: int | None = None  # readers without a model: entries they look at
-    retrieval: Literal["bm25", "embedding", "hybrid"] = "bm25"
+    retrieval: Literal["bm25", "embedding"] = "bm25"
     top_k: Count = 20  # entries of each store
     budget_tokens: Count = 30_000  # of the whole prompt
     behaviour: Behaviour = "fixed"  # of retrieval
@@ -102,19 +103,20 @@ class FromMemory(Method):
             return found | {"reader": identity(given[name])}
         if self.options.retrieval != "bm25":
             found["embed_model"] = self.reader.settings()["embed"]
-        return found | ({} if name in READERS else {"prompts": VERSION})
+        return found | ({"prompts": VERSION} if needs_model(name) else {})
 
     def _reader(self) -> Reader:
         name, given = self.options.reader, self.backends.readers
         if name in given:
             self.check_unused((*_RETRIEVAL, *_ASKING, *_SEARCHING, "k"), f"reader {name}")
             return given[name]
-        if name not in NAMES:
-            raise InputError(f"reader {name!r} is unknown{closest(name, [*NAMES, *given])}")
-        if name in READERS:
+        if name not in READERS:
+            known = [*READERS.names(), *given]
+            raise InputError(f"reader {name!r} is unknown{closest(name, known)}")
+        if not needs_model(name):
             self.check_unused((*_RETRIEVAL, *_ASKING, *_SEARCHING), f"reader {name}")
             k = {} if self.options.k is None else {"k": self.options.k}
-            return build_reader(name, **k)
+            return reader(name, **k)
         self.check_unused(("k",) if name == "agentic" else ("k", *_SEARCHING), f"reader {name}")
         said = {key: getattr(self.options, key) for key in _ASKING}
         if name == "agentic":
@@ -124,7 +126,7 @@ class FromMemory(Method):
         embed = self.backends.embed
         if method != "bm25" and embed is None:
             raise InputError(f"retrieval {method}: expected a model that embeds, found none")
-        made = build_reader(name, self.model, retrieval=found, **said)
+        made = reader(name, self.model, retrieval=found, **said)
         return replace(made, embed=embed) if embed else made
 
     def answer_group(self, questions: Sequence[Question], done: AnsweredDone) -> None:
@@ -136,12 +138,12 @@ class FromMemory(Method):
         self.reader.read([_request(question) for question in questions], take)
 
 
-def _request(question: Question) -> ReadRequest:
+def _request(question: Question) -> Asked:
     held, qa = question.prepared.memory, question.qa
     if held is None:
         where = question.instance.id
         raise InputError(f"{where}: expected a memory of three parts, found another method's")
-    return ReadRequest(held, qa.id, qa.question, question.instance.source)
+    return Asked(qa.id, qa.question, question.instance.source, question.instance.id, held)
 
 
 def _answered(question: Question, answer: Answer) -> Answered:

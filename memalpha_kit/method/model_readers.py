@@ -1,0 +1,389 @@
+"""Readers that ask a chat model: once per question, or letting it search the memory first.
+
+The laws: a question that cannot be asked, or whose call failed, has prediction None and an `error`,
+and costs no other question its answer. All questions of all memories go to the model in one call,
+so its client can keep as many in flight as it may. A prediction is the raw reply; thinking is cut
+off where it is scored.
+
+    reader = ModelReader(client, Retrieval(top_k=20, counter="hf:Qwen/Qwen3-32B"))
+    episodes = ask(episodes, instances, reader)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from memalpha_kit.errors import InputError
+from memalpha_kit.method.memory import SEARCH
+from memalpha_kit.method.prompts import (
+    TEXTS,
+    VERSION,
+    asked,
+    numbered,
+    search_tool,
+    system_prompt,
+)
+from memalpha_kit.method.readers import READERS, Done, sentence
+from memalpha_kit.method.retrieval import (
+    TEMPLATE_TOKENS,
+    Embed,
+    Retrieval,
+    Unanswerable,
+    Vectors,
+    View,
+    view,
+)
+from memalpha_kit.records import (
+    STORES,
+    Answer,
+    ChatModel,
+    ChatReply,
+    ChatRequest,
+    Entry,
+    Memory,
+    Message,
+    Question,
+    ToolUse,
+    message,
+    reply_message,
+    request,
+    tool_message,
+)
+from memalpha_kit.text import complete_object
+from memalpha_kit.tokens import counter
+
+# ---- asking once ------------------------------------------------------------------------------
+
+
+@READERS.register("model")
+@dataclass(frozen=True)
+class ModelReader:
+    """Asks a chat model once per question, with the retrieved part of the memory before it.
+
+    Differs from `memory_server.py` of the published code: temperature 0 instead of 0.7, so that a
+    run can be repeated; give a seed and a temperature to sample.
+    """
+
+    model: ChatModel
+    retrieval: Retrieval = Retrieval()
+    max_tokens: int = 2048  # of the reply, thinking included
+    temperature: float = 0.0
+    thinking: bool | None = False  # None: as the model does by itself
+    seed: int | None = None
+    embed: Embed | None = field(default=None, repr=False)
+    name: str = "model"
+
+    def settings(self) -> dict[str, Any]:
+        """Plain values that the answers depend on: the model by its name, texts by a version."""
+        owner = getattr(self.embed, "__self__", self.embed)  # of a method, such as Client.embed
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)} | {
+            "model": self.model.name,
+            "retrieval": dataclasses.asdict(self.retrieval),
+            "embed": getattr(owner, "name", None) or getattr(owner, "__qualname__", None),
+            "prompts": VERSION,
+        }
+
+    def read(self, questions: Sequence[Question], done: Done | None = None) -> list[Answer]:
+        """One answer per question; `done` is told each as soon as it is known.
+
+        Raises ModelGone if the model answers nobody, InputError if an embedding fails.
+        """
+        answers = _Answers(done)
+        views = self._views(questions)
+        requests: dict[int, ChatRequest] = {}
+        ids: dict[int, tuple[str, ...]] = {}
+        for place, question in enumerate(questions):
+            try:
+                shown = views[place].show(question.text, question.source)
+            except Unanswerable as error:
+                answers.add(place, _unanswerable(question, error))
+                continue
+            user = asked(question.text, question.source)
+            requests[place] = request(system_prompt(shown), user, **self._options)
+            ids[place] = shown.ids
+        places = list(requests)
+
+        def take(i: int, reply: ChatReply) -> None:
+            answers.add(places[i], _answer(questions[places[i]], ids[places[i]], [reply]))
+
+        replies = self.model.chat(list(requests.values()), take) if requests else []
+        for i, reply in enumerate(replies):
+            take(i, reply)
+        return answers.in_order()
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        names = ("max_tokens", "temperature", "thinking", "seed")
+        return {name: getattr(self, name) for name in names} | {"version": VERSION}
+
+    def _views(self, questions: Sequence[Question]) -> list[View]:
+        """Each question's memory as it can be shown; embeddings are asked for in one call."""
+        memories = {id(question.memory): question.memory for question in questions}
+        if None in memories.values():
+            raise InputError(f"reader {self.name}: expected a memory of three parts, found none")
+        vectors = None
+        if self.embed and self.retrieval.method != "bm25":
+            texts = [sentence(q.text) for q in questions if q.text.strip()]
+            texts += [entry.text for memory in memories.values() for _, entry in memory.entries()]
+            vectors = Vectors(self.embed, texts)
+        views = {place: self._view(memory, vectors) for place, memory in memories.items()}
+        return [views[id(question.memory)] for question in questions]
+
+    def _view(self, memory: Memory, vectors: Vectors | None) -> View:
+        return view(memory, self.retrieval, vectors)
+
+
+class _Answers:
+    """Answers by place; each is told to `done` once, whichever way it came."""
+
+    def __init__(self, done: Done | None) -> None:
+        self._done = done
+        self.known: dict[int, Answer] = {}
+
+    def add(self, place: int, answer: Answer) -> None:
+        if place not in self.known:
+            self.known[place] = answer
+            if self._done:
+                self._done(place, answer)
+
+    def in_order(self) -> list[Answer]:
+        return [self.known[place] for place in range(len(self.known))]
+
+
+def _answer(question: Question, ids: Iterable[str], replies: Sequence[ChatReply]) -> Answer:
+    """The answer that the last reply gives; tokens and seconds are those of all replies."""
+    last = replies[-1]
+    sums = {
+        name: None if None in values else sum(values)
+        for name in ("prompt_tokens", "completion_tokens", "latency_s")
+        for values in [[getattr(reply, name) for reply in replies]]
+    }
+    return Answer(
+        question.id,
+        last.text,
+        retrieved=tuple(ids),
+        finish=last.finish,
+        requests=len(replies),
+        error=last.error or ("" if last.text is not None else "the reply has no text"),
+        instance=question.instance,
+        **sums,
+    )
+
+
+def _unanswerable(question: Question, error: Unanswerable) -> Answer:
+    """No prediction, and asking again would not help."""
+    said = {"finish": "unanswerable", "error": str(error), "instance": question.instance}
+    return Answer(question.id, None, **said)
+
+
+# ---- asking with search -----------------------------------------------------------------------
+
+
+@READERS.register("agentic")
+@dataclass(frozen=True)
+class AgenticReader(ModelReader):
+    """Shows a few entries and lets the model search the stores for more before it answers.
+
+    The questions go round by round: one call of the model holds the next request of all that are
+    still open. After `max_iterations` rounds, or when the budget is used up, a last request offers
+    no tool. `top_k` of the retrieval is not used. Differs from `agentic_search` of the published
+    code: every tool call gets an answer; a failed call ends its question with an error instead of
+    being made again here (the client has repeated it).
+    """
+
+    initial_k: int = 2  # entries of each store shown at the start
+    per_search: int = 2  # new entries that a search brings
+    candidates: int = 10  # best entries that a search looks at
+    max_iterations: int = 5
+    name: str = "agentic"
+
+    def __post_init__(self) -> None:
+        for name in ("initial_k", "per_search", "candidates", "max_iterations"):
+            if getattr(self, name) < 1:
+                raise InputError(f"agentic.{name}: expected >= 1, found {getattr(self, name)}")
+
+    def read(self, questions: Sequence[Question], done: Done | None = None) -> list[Answer]:
+        """One answer per question, `retrieved` in the order of showing; as `ModelReader.read`."""
+        return [answer for answer, _ in self.converse(questions, done)]
+
+    def converse(
+        self, questions: Sequence[Question], done: Done | None = None
+    ) -> list[tuple[Answer, list[dict[str, Any]]]]:
+        """Answers with the history of each question's search, in the shape of the published code.
+
+        A search is {iteration, memory_type, query, search_method, results_count, new_items}, any
+        other event {iteration, action, message} with the action final_answer,
+        max_iterations_reached or error.
+        """
+        answers = _Answers(done)
+        pairs = zip(questions, self._views(questions), strict=True)
+        talks = [_Talk(place, question, shows) for place, (question, shows) in enumerate(pairs)]
+        for talk in talks:
+            try:
+                talk.open()
+            except Unanswerable as error:
+                talk.log(0, action="error", message=str(error))
+                answers.add(talk.place, _unanswerable(talk.question, error))
+        for iteration in range(1, self.max_iterations + 2):
+            if live := [talk for talk in talks if talk.place not in answers.known]:
+                self._round(live, iteration, answers)
+        return list(zip(answers.in_order(), (talk.history for talk in talks), strict=True))
+
+    def _view(self, memory: Memory, vectors: Vectors | None) -> View:
+        """What is shown at the start, beside the tool."""
+        counted = map(counter(self.retrieval.counter).count, (_tools(memory), TEXTS["searching"]))
+        room = max(1, self.retrieval.budget_tokens - sum(counted))
+        start = replace(self.retrieval, top_k=self.initial_k, budget_tokens=room)
+        return view(memory, start, vectors)
+
+    def _round(self, live: Sequence[_Talk], iteration: int, answers: _Answers) -> None:
+        """One request for each open question, and the answers to its tool calls."""
+        last = iteration > self.max_iterations
+        searching = [bool(talk.tools) and not talk.full and not last for talk in live]
+        requests = [self._chat(talk, on, last) for talk, on in zip(live, searching, strict=True)]
+
+        def take(i: int, reply: ChatReply) -> None:
+            """Closes the question, unless the reply asks for a search that it may make."""
+            talk = live[i]
+            if talk.place in answers.known or (reply.tools and searching[i]):
+                return
+            talk.replies.append(reply)
+            answer = _answer(talk.question, talk.shown, talk.replies)
+            action = "max_iterations_reached" if last else "final_answer"
+            action = "error" if answer.prediction is None else action
+            talk.log(iteration, action=action, message=answer.error)
+            answers.add(talk.place, answer)
+
+        replies = self.model.chat(requests, take)
+        for i, reply in enumerate(replies):
+            take(i, reply)
+        calls = [
+            (talk, reply, [_wanted(use, talk.stores) for use in reply.tools])
+            for talk, reply in zip(live, replies, strict=True)
+            if talk.place not in answers.known
+        ]
+        queries = [what[1] for _, _, row in calls for what in row if isinstance(what, tuple)]
+        if queries and (vectors := live[0].shows.vectors):
+            vectors(queries)  # all at once, not one by one below
+        for talk, reply, wanted in calls:
+            self._answer_calls(talk, reply, wanted, iteration)
+
+    def _chat(self, talk: _Talk, searching: bool, last: bool) -> ChatRequest:
+        options = self._options
+        if last and not talk.shows.answers_thinking:
+            options["thinking"] = None
+        return ChatRequest(tuple(talk.messages), tools=talk.tools if searching else "", **options)
+
+    def _answer_calls(
+        self, talk: _Talk, reply: ChatReply, wanted: Sequence[tuple[str, str] | str], iteration: int
+    ) -> None:
+        """Adds the reply and one result per call; broken arguments are not sent back."""
+        uses = tuple(
+            use if complete_object(use.arguments) is not None else replace(use, arguments="{}")
+            for use in reply.tools
+        )
+        talk.replies.append(reply)
+        talk.add(reply_message(replace(reply, tools=uses)), reply.text or "")
+        for use, what in zip(uses, wanted, strict=True):
+            if isinstance(what, str):
+                talk.log(iteration, action="error", message=what)
+            result = what if isinstance(what, str) else self._search(talk, *what, iteration)
+            talk.add(tool_message(use, result), use.arguments, result)
+
+    def _search(self, talk: _Talk, store: str, query: str, iteration: int) -> str:
+        """The best entries that were not shown yet, as text; stops short of the budget."""
+        found = talk.shows.rank(store, query, self.candidates)
+        new: list[Entry] = []
+        limit = type(talk.shows).search_budget(self.retrieval)
+        for entry in [entry for entry in found if entry.id not in talk.shown][: self.per_search]:
+            if talk.size + talk.count(numbered([*new, entry])) > limit:
+                talk.full = True
+                break
+            new.append(entry)
+        talk.shown += [entry.id for entry in new]
+        talk.log(
+            iteration,
+            memory_type=store,
+            query=query,
+            search_method=self.retrieval.method,
+            results_count=len(found),
+            new_items=len(new),
+        )
+        ending = TEXTS["no room"] if talk.full else "" if new else TEXTS["nothing new"]
+        return "\n".join(filter(None, (numbered(new), ending)))
+
+
+@dataclass
+class _Talk:
+    """One question's conversation."""
+
+    place: int
+    question: Question
+    shows: View
+    messages: list[Message] = field(default_factory=list)
+    shown: list[str] = field(default_factory=list)
+    size: int = 0  # tokens of all messages and the tool
+    full: bool = False  # the budget is used up
+    replies: list[ChatReply] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def stores(self) -> list[str]:
+        """Where the model may search."""
+        return _stores(self.question.memory)
+
+    @property
+    def tools(self) -> str:
+        """The search tool, "" where there is nothing to search."""
+        return _tools(self.question.memory)
+
+    def open(self) -> None:
+        """Adds the first two messages. Raises Unanswerable."""
+        start = self.shows.show(self.question.text, self.question.source)
+        system = system_prompt(start, search=bool(self.tools))
+        user = asked(self.question.text, self.question.source)
+        self.shown = list(start.ids)
+        self.size = TEMPLATE_TOKENS
+        self.add(message("system", system), system, self.tools)
+        self.add(message("user", user), user)
+
+    def count(self, text: str) -> int:
+        """Tokens of a text."""
+        return self.shows.counter.count(text)
+
+    def add(self, new: Message, *counted: str) -> None:
+        """Adds a message, and the tokens of these texts."""
+        self.messages.append(new)
+        self.size += sum(map(self.count, counted))
+
+    def log(self, iteration: int, **event: Any) -> None:
+        """Adds to the history."""
+        self.history.append({"iteration": iteration, **event})
+
+
+def _stores(memory: Memory) -> list[str]:
+    return [store for store in STORES if getattr(memory, store) is not None]
+
+
+def _tools(memory: Memory) -> str:
+    stores = _stores(memory)
+    return search_tool(stores) if stores else ""
+
+
+def _wanted(use: ToolUse, stores: Sequence[str]) -> tuple[str, str] | str:
+    """Store and query of a search, or what is wrong with the call, which the model is told."""
+    if use.name != SEARCH:
+        return f"There is no tool {use.name!r:.40}. Only {SEARCH} can be called."
+    arguments = complete_object(use.arguments)
+    if arguments is None:
+        return "The arguments must be one JSON object."
+    store = str(arguments.get("memory_type")).removesuffix("_memory")  # both spellings
+    if store not in stores:
+        return f"memory_type must be one of: {', '.join(stores)}."
+    query = arguments.get("query")
+    if not isinstance(query, str) or not query.strip():
+        return "query must be a text that is not blank."
+    return store, query
