@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from immutables import Map
@@ -67,16 +67,23 @@ def make_instance(
 ) -> Instance:
     """An `Instance` whose id is a hash of its source, chunks and questions.
 
-    Blank chunks are dropped (method.md 4.2). Raises InputError naming the source and the field if
-    no chunk or no question is left, or a question is blank or has no non-blank answer.
+    Blank chunks are dropped, and half surrogate pairs, which no file or server takes, are replaced.
+    Raises InputError naming the source and the field if no chunk or no question is left, or a
+    question is blank or has no non-blank answer.
     """
     kept, moved = [], {}
-    for index, chunk in enumerate(chunks):
+    for index, chunk in enumerate(map(_whole, chunks)):
         if chunk.strip():
             moved[index] = len(kept)
             kept.append(chunk)
     asked = tuple(
-        replace(qa, chunk=None if qa.chunk is None else moved.get(qa.chunk)) for qa in questions
+        QA(
+            qa.id,
+            _whole(qa.question),
+            tuple(map(_whole, qa.answers)),
+            None if qa.chunk is None else moved.get(qa.chunk),
+        )
+        for qa in questions
     )
     content = json.dumps([source, kept, [(q.question, q.answers) for q in asked]])
     name = f"{source}/{hashlib.sha256(content.encode()).hexdigest()[:12]}"
@@ -89,7 +96,16 @@ def make_instance(
             raise InputError(f"{name}: question {qa.id}: expected text, found a blank question")
         if not any(answer.strip() for answer in qa.answers):
             raise InputError(f"{name}: question {qa.id}: expected an answer, found none")
-    return Instance(name, source, tuple(kept), asked, prompt, dict(metadata or {}))
+    return Instance(name, source, tuple(kept), asked, _whole(prompt), dict(metadata or {}))
+
+
+def _whole(text: str) -> str:
+    """The text with U+FFFD in place of every half surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 @dataclass(frozen=True)

@@ -535,7 +535,7 @@ COVERED: dict[str, tuple[str, ...]] = {
     ),
     "D16": (
         *named(
-            "test_store",
+            "test_instances",
             "metadata_becomes_flat_valid_json_and_stays_so",
             "a_file_has_the_public_columns_also_without_rows",
         ),
@@ -545,10 +545,10 @@ COVERED: dict[str, tuple[str, ...]] = {
     "D17": (
         *named("test_data_commands", "missing_parts_are_errors"),
         *named(BENCH, "a_missing_corpus_stops_the_build_or_is_listed"),
-        *named("test_store", "a_bad_row_is_named_with_its_column"),
+        *named("test_instances", "a_bad_row_is_named_with_its_column"),
     ),
     "D18": (
-        *named("test_store", "answers_that_are_numbers_become_text"),
+        *named("test_instances", "answers_that_are_numbers_become_text"),
         *named(
             HERE,
             "an_answer_that_is_no_text_is_refused_with_its_row",

@@ -8,14 +8,11 @@ import json
 import os
 import resource
 
-import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from memalpha_kit import files as store
-from memalpha_kit.data.instances import load_instances, read_instance, save_instances
+from memalpha_kit.data.instances import save_instances
 from memalpha_kit.errors import InputError
 from memalpha_kit.method import memory
 from memalpha_kit.method.saved import append_episode, load_episodes, save_episodes
@@ -29,229 +26,6 @@ from memalpha_kit.records import (
     make_instance,
 )
 from memalpha_kit.settings import MemoryConfig
-
-INSTANCES = [
-    make_instance(
-        "squad",
-        ["Nora keeps bees.\u2028", 'Otto "paints" é🙂.'],
-        [QA("5733be", "Who keeps bees?", ("Nora",), 0), QA("x", "Who paints?", ("Otto", "O."))],
-    ),
-    make_instance("trec_coarse", ["Sentence: Why ?\nLabel: 0"], [QA("line-3", "Who ?", ("1",))]),
-    make_instance(
-        *("ruler_qa1_197K", ["Quill Bay trades salt."], [QA("q0", "What?", ("salt",))]),
-        prompt="Read, then answer.",
-        metadata={"groups": ["squad:Quill Bay", "é"], "revision": "a1", "answer_type": "list"},
-    ),
-]
-
-
-def test_instances_come_back_equal(tmp_path):
-    save_instances(tmp_path / "new" / "a.parquet", INSTANCES)
-    assert load_instances(tmp_path / "new" / "a.parquet") == INSTANCES
-
-
-@pytest.mark.parametrize("instances", [INSTANCES, []])
-def test_a_file_has_the_public_columns_also_without_rows(tmp_path, instances):
-    """The reference writes a file without columns when there is no row (data.md 1.4, D16)."""
-    path = tmp_path / "a.parquet"
-    save_instances(path, instances)
-    table = pq.read_table(path)
-    assert table.column_names == [
-        *("instance_id", "prompt", "chunks", "questions_and_answers"),
-        *("data_source", "metadata", "num_chunks", "num_questions"),
-    ]
-    assert [str(kind) for kind in table.schema.types] == [
-        *("int64", "string", "string", "string", "string", "string", "int64", "int64")
-    ]
-    assert len(load_instances(path)) == len(instances)
-
-
-def test_a_row_has_the_public_shapes(tmp_path):
-    save_instances(tmp_path / "a.parquet", INSTANCES)
-    row, other, listed = pq.read_table(tmp_path / "a.parquet").to_pylist()
-    assert (row["instance_id"], row["num_chunks"], row["num_questions"]) == (0, 2, 2)
-    assert other["instance_id"] == 1 and other["data_source"] == "trec_coarse"
-    assert json.loads(row["chunks"]) == list(INSTANCES[0].chunks)
-    assert row["chunks"].isascii()
-    assert json.loads(row["questions_and_answers"]) == [
-        {"question": "Who keeps bees?", "answer": "Nora"},
-        {"question": "Who paints?", "answer": ["Otto", "O."]},
-    ]
-    assert json.loads(row["metadata"]) == {
-        "id": INSTANCES[0].id,
-        "question_ids": ["5733be", "x"],
-        "question_chunks": [0, None],
-    }
-    assert listed["prompt"] == "Read, then answer."
-    assert json.loads(listed["questions_and_answers"])[0]["answer"] == ["salt"]
-    assert json.loads(listed["metadata"])["groups"] == ["squad:Quill Bay", "é"]
-
-
-def test_a_file_without_columns_is_an_empty_data_set(tmp_path):
-    pq.write_table(pa.table({}), tmp_path / "a.parquet")
-    assert load_instances(tmp_path / "a.parquet") == []
-
-
-def row(**change):
-    """A published row, which has nothing of ours in its metadata."""
-    return {
-        "instance_id": 7,
-        "prompt": "",
-        "chunks": '["one", "two"]',
-        "questions_and_answers": '[{"question": "Which?", "answer": "two"}]',
-        "data_source": "squad",
-        "metadata": '{"data_source": "squad", "metadata": "{}"}',
-    } | change
-
-
-PAIR = {"question": "Which?", "answer": "two"}
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {},
-        {"chunks": ["one", "two"], "questions_and_answers": [PAIR]},
-        {"chunks": ("one", "two"), "questions_and_answers": (PAIR,)},
-        {"chunks": np.array(["one", "two"]), "questions_and_answers": np.array([PAIR])},
-        {"questions_and_answers": [{"question": "Which?", "answers": ["two"]}]},
-        {"questions_and_answers": [{"question": "Which?", "answers": "two", "answer": None}]},
-        {"questions_and_answers": [{"question": "Which?", "answer": np.array(["two"])}]},
-        {"data_source": None},
-        {"metadata": '{"x": NaN'},
-        {"metadata": None},
-        {"metadata": "[1]"},
-        {"metadata": '{"question_ids": ["a", "b"]}'},
-    ],
-)
-def test_every_published_shape_of_a_row_is_read(change):
-    """data.md 1.5: one reader for all."""
-    instance = read_instance(row(**change), "here", source="squad")
-    assert instance.chunks == ("one", "two") and instance.source == "squad"
-    assert instance.questions == (QA("q0", "Which?", ("two",)),)
-    assert instance.id == make_instance("squad", ["one", "two"], instance.questions).id
-
-
-@pytest.mark.parametrize(
-    ("answer", "read"), [(3, ("3",)), (["salt", 2.5], ("salt", "2.5")), (["x"], ("x",))]
-)
-def test_answers_that_are_numbers_become_text(answer, read):
-    """D18: the reference stops in a debugger."""
-    pairs = json.dumps([{"question": "Which?", "answer": answer}])
-    [qa] = read_instance(row(questions_and_answers=pairs), "here").questions
-    assert qa.answers == read
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (
-            {"questions_and_answers": [PAIR | {"answer": {"a": 1}}]},
-            r"answers\[0\]: answer: expected",
-        ),
-        ({"questions_and_answers": [PAIR | {"answer": True}]}, r"answers\[0\]: answer: expected"),
-        ({"data_source": None}, "row 3: data_source: expected a name, found none"),
-        ({"chunks": "[]"}, r"row 3: chunks: expected a list that is not empty, found \[\]"),
-        ({"chunks": None}, "row 3: chunks: expected a list"),
-        ({"chunks": "['a']"}, "row 3: chunks: expected a JSON list, found"),
-        ({"chunks": '["a", null]'}, r"row 3: chunks\[1\]: expected text, found None"),
-        ({"chunks": '[" "]'}, "row 3: squad/.*: chunks: expected at least one non-blank"),
-        ({"questions_and_answers": "[]"}, "row 3: questions_and_answers: expected a list that"),
-        ({"questions_and_answers": '[{"answer": "a"}]'}, r"answers\[0\]: question: expected text"),
-        ({"questions_and_answers": "[3]"}, r"answers\[0\]: question: expected text"),
-        ({"questions_and_answers": '[{"question": "Q"}]'}, r"answers\[0\]: answer: expected text"),
-        ({"questions_and_answers": '[{"question": "Q", "answer": []}]'}, "expected an answer"),
-        ({"questions_and_answers": "[" * 100_000}, "questions_and_answers: expected a JSON list"),
-    ],
-)
-def test_a_bad_row_is_named_with_its_column(change, message):
-    with pytest.raises(InputError, match=message) as caught:
-        read_instance(row(**change), "file.parquet: row 3")
-    assert len(str(caught.value)) < 200 and "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("found", "flat"),
-    [
-        ("{}", {}),
-        (None, {}),
-        ('{"sub_source": "squad"}', {"sub_source": "squad"}),
-        (
-            '{"data_source": "squad", "metadata": "{\\"sub_source\\": \\"ruler\\"}"}',
-            {"sub_source": "ruler", "data_source": "squad"},
-        ),
-        ('{"sub_source": NaN}', {"sub_source": None}),
-        (
-            '{"dates": {"start": "2024", "end": "2025"}}',
-            {"dates.start": "2024", "dates.end": "2025"},
-        ),
-        ('{"turns": [["a"], 1]}', {"turns": '[["a"], 1]'}),
-        ('{"x": NaN', {"metadata": '{"x": NaN'}),
-        ({"score": float("inf")}, {"score": "Infinity"}),
-        ("[1]", {"metadata": [1]}),
-    ],
-)
-def test_metadata_becomes_flat_valid_json_and_stays_so(tmp_path, found, flat):
-    """data.md 1.3: the reference nests JSON in JSON at every merge and writes NaN (D16)."""
-
-    def refuse(constant):
-        raise AssertionError(constant)
-
-    path = tmp_path / "a.parquet"
-    read = read_instance(row(metadata=found), "here")
-    assert read.metadata == flat
-    save_instances(path, [read])
-    cell = pq.read_table(path).to_pylist()[0]["metadata"]
-    json.loads(cell, parse_constant=refuse)
-    again = load_instances(path)
-    assert again == [read]
-    save_instances(path, again)
-    assert pq.read_table(path).to_pylist()[0]["metadata"] == cell
-
-
-def test_a_published_row_is_written_as_it_was_read(tmp_path):
-    pairs = [{"question": "A?", "answer": ["x"]}, {"question": "B?", "answer": ["y", "z"]}]
-    published = row(questions_and_answers=json.dumps(pairs), prompt="Go.", metadata="{}")
-    save_instances(tmp_path / "a.parquet", [read_instance(published, "here")])
-    [written] = pq.read_table(tmp_path / "a.parquet").to_pylist()
-    assert json.loads(written["questions_and_answers"]) == pairs
-    for column in ("prompt", "chunks", "data_source"):
-        assert written[column] == published[column]
-
-
-@pytest.mark.parametrize(
-    ("metadata", "message"),
-    [
-        ({"id": "x"}, "metadata 'id': expected another name"),
-        ({"a": {"b": 1}}, "metadata 'a': expected text, numbers or a list"),
-        ({"a": float("nan")}, "metadata 'a': expected text, numbers or a list"),
-    ],
-)
-def test_metadata_that_is_not_flat_json_is_not_written(tmp_path, metadata, message):
-    instance = make_instance("squad", ["a"], INSTANCES[1].questions, metadata=metadata)
-    with pytest.raises(InputError, match=message):
-        save_instances(tmp_path / "a.parquet", [instance])
-
-
-def test_a_bad_file_is_named(tmp_path):
-    path = tmp_path / "a.parquet"
-    with pytest.raises(InputError, match="a.parquet: expected a readable file, found: No such"):
-        load_instances(path)
-    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 62000\n")
-    with pytest.raises(InputError, match="a.parquet: expected data, found a Git-LFS pointer"):
-        load_instances(path)
-    path.write_bytes(b"PAR1 and then nothing")
-    with pytest.raises(InputError, match="a.parquet: expected parquet"):
-        load_instances(path)
-    pq.write_table(pa.table({"chunks": ['["a"]']}), path)
-    with pytest.raises(InputError, match="expected a column 'questions_and_answers', found chunks"):
-        load_instances(path)
-
-
-def test_more_questions_than_public_readers_take_are_refused(tmp_path):
-    questions = [QA(f"q{i}", "Which?", ("one",)) for i in range(101)]
-    with pytest.raises(InputError, match="expected at most 100 questions, found 101"):
-        save_instances(tmp_path / "a.parquet", [make_instance("x", ["one"], questions)])
 
 
 def insert(text, memory_type="semantic_memory"):
@@ -351,7 +125,7 @@ WRITES = {
     "json": lambda path: store.save_json(path, {"a": list(range(9000))}),
     "table": lambda path: store.save_table(path, pd.DataFrame({"a": range(9000)})),
     "instances": lambda path: save_instances(
-        path, [make_instance("s", map(str, range(9000)), INSTANCES[0].questions)]
+        path, [make_instance("s", map(str, range(9000)), [QA("q0", "Who?", ("Nora",))])]
     ),
     "episodes": lambda path: save_episodes(path, [episode()] * 20),
     "append": lambda path: store.Log(path).append({"a": "x" * 20_000}),

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from memalpha_kit.data.instances import load_instances, save_instances
+from memalpha_kit.data.instances import check_ids, load_instances, save_instances
 from memalpha_kit.errors import DiskError, InputError, closest
 from memalpha_kit.files import load_json, save_json, sha256
 from memalpha_kit.records import Instance
@@ -207,9 +207,7 @@ def sample(instances: Sequence[Instance], n: int | None, seed: int) -> list[Inst
 def _check_clean(parts: Sequence[Dataset], merged: Dataset) -> None:
     anyway = "--compat release takes it all the same"
     for part, instances in merged.parts.items():
-        if twice := repeated_ids(instances):
-            where = f"{merged.name}: {part}"
-            raise InputError(f"{where}: expected an instance once, found {twice[0]} twice")
+        check_ids(instances, f"{merged.name}: {part}")
     for part in parts:
         if part.train and part.card.get("settings", {}).get("compat") == "release":
             leaks = "expected a part built without --compat release, which leaks"
@@ -219,12 +217,6 @@ def _check_clean(parts: Sequence[Dataset], merged: Dataset) -> None:
             f"{merged.name}: expected training and test without a common group, found "
             f"{len(shared)}, e.g. {shared[0]!r}; {anyway}"
         )
-
-
-def repeated_ids(instances: Iterable[Instance]) -> list[str]:
-    """Ids that occur more than once, in order."""
-    seen: set[str] = set()
-    return [i.id for i in instances if i.id in seen or seen.add(i.id)]
 
 
 # --- Folders -------------------------------------------------------------------------------------
@@ -257,8 +249,7 @@ def read(path: Path) -> Dataset:
         card,
     )
     for part, instances in data.parts.items():
-        if twice := repeated_ids(instances):
-            raise InputError(f"{path}: {part}: expected an instance once, found {twice[0]} twice")
+        check_ids(instances, f"{path}: {part}")
     return data
 
 

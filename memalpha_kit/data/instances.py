@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from memalpha_kit.errors import InputError
-from memalpha_kit.files import write_bytes
+from memalpha_kit.files import flat, parse_json, write_bytes
 from memalpha_kit.records import QA, Instance, make_instance
 
 NUMBERS = ("instance_id", "num_chunks", "num_questions")
@@ -29,20 +29,35 @@ SCHEMA = pa.schema([(c, pa.int64() if c in NUMBERS else pa.string()) for c in CO
 OWN_KEYS = ("id", "question_ids", "question_chunks")
 """Keys of `metadata` that are fields of the record and never keys of `Instance.metadata`."""
 ANSWER_TYPE = "answer_type"
-"""Key of `Instance.metadata`; "list": a single answer is written as a list too (data.md 1.6)."""
+"""Key of `Instance.metadata`; "list": a single answer is written as a list too, as in published
+evaluation files."""
 MAX_QUESTIONS = 100
 LFS_POINTER = b"version https://git-lfs"
+
+
+# --- Writing -------------------------------------------------------------------------------------
 
 
 def save_instances(path: Path, instances: Sequence[Instance]) -> None:
     """Writes a parquet file with the public schema, also when there is no instance.
 
-    Raises InputError for an instance with more than 100 questions, which public readers refuse.
+    Raises InputError for an instance with more than 100 questions, which public readers refuse, and
+    for two with one id.
     """
+    check_ids(instances, str(path))
     rows = [_row(number, instance) for number, instance in enumerate(instances)]
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), sink)
     write_bytes(path, sink.getvalue().to_pybytes())
+
+
+def check_ids(instances: Iterable[Instance], where: str) -> None:
+    """Nothing; raises InputError starting with `where` if two instances have one id."""
+    seen: set[str] = set()
+    for instance in instances:
+        if instance.id in seen:
+            raise InputError(f"{where}: expected an instance once, found {instance.id} twice")
+        seen.add(instance.id)
 
 
 def _row(number: int, instance: Instance) -> dict[str, Any]:
@@ -50,13 +65,22 @@ def _row(number: int, instance: Instance) -> dict[str, Any]:
     if len(questions) > MAX_QUESTIONS:
         found = f"found {len(questions)}"
         raise InputError(f"{instance.id}: expected at most {MAX_QUESTIONS} questions, {found}")
-    metadata = _checked(instance) | {
+    for key, value in instance.metadata.items():
+        expected = "another name" if key in OWN_KEYS else "text, numbers or a list of them"
+        if key in OWN_KEYS or not _is_flat(value):
+            found = f"{value!r:.40}"
+            raise InputError(f"{instance.id}: metadata {key!r}: expected {expected}, found {found}")
+    metadata = {
+        **instance.metadata,
         "id": instance.id,
         "question_ids": [qa.id for qa in questions],
         "question_chunks": [qa.chunk for qa in questions],
     }
     lists = instance.metadata.get(ANSWER_TYPE) == "list"
-    pairs = [{"question": qa.question, "answer": _answer(qa.answers, lists)} for qa in questions]
+    pairs = [
+        {"question": q.question, "answer": q.answers if lists or q.answers[1:] else q.answers[0]}
+        for q in questions
+    ]
     return {
         "instance_id": number,
         "prompt": instance.prompt,
@@ -69,21 +93,6 @@ def _row(number: int, instance: Instance) -> dict[str, Any]:
     }
 
 
-def _answer(answers: tuple[str, ...], lists: bool) -> str | list[str]:
-    return answers[0] if len(answers) == 1 and not lists else list(answers)
-
-
-def _checked(instance: Instance) -> dict[str, Any]:
-    """The instance's metadata. Raises InputError for a key of ours or what is not flat JSON."""
-    for key, value in instance.metadata.items():
-        expected = "text, numbers or a list of them"
-        if key in OWN_KEYS or not _is_flat(value):
-            expected = "another name" if key in OWN_KEYS else expected
-            found = f"{value!r:.40}"
-            raise InputError(f"{instance.id}: metadata {key!r}: expected {expected}, found {found}")
-    return dict(instance.metadata)
-
-
 def _is_flat(value: Any) -> bool:
     """Whether this is a JSON value without objects, lists of lists, NaN and infinities."""
     values = value if isinstance(value, (list, tuple)) else [value]
@@ -93,51 +102,68 @@ def _is_flat(value: Any) -> bool:
     )
 
 
+# --- Reading -------------------------------------------------------------------------------------
+
+
 def load_instances(path: Path, source: str | None = None) -> list[Instance]:
     """The instances of a parquet file with the public schema, ours or published.
 
-    `source` is used where a row has no `data_source`. Raises InputError naming file, row and column
-    for anything missing, and for a Git-LFS pointer in place of the data.
-    Source: data.md 1.5, the one reader.
+    `source` is used where a row does not name its own. Raises InputError naming file, row and
+    column for anything missing or strange, an id that occurs twice, and for a Git-LFS pointer.
     """
     try:
         with open(path, "rb") as file:
-            if file.read(len(LFS_POINTER)) == LFS_POINTER:
-                raise InputError(f"{path}: expected data, found a Git-LFS pointer (git lfs pull)")
-        table = pq.read_table(path, partitioning=None)
+            pointer = file.read(len(LFS_POINTER)) == LFS_POINTER
+        table = pa.table({}) if pointer else pq.read_table(path, partitioning=None)
+        rows = table.to_pylist()
+    except (pa.ArrowException, ValueError, OverflowError) as error:
+        found = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: expected parquet, found: {found:.80}") from error
     except OSError as error:
-        raise InputError(
-            f"{path}: expected a readable file, found: {error.strerror or error}"
-        ) from error
-    except pa.ArrowInvalid as error:
-        raise InputError(f"{path}: expected parquet, found something else") from error
+        found = error.strerror or error
+        raise InputError(f"{path}: expected a readable file, found: {found}") from error
+    if pointer:
+        raise InputError(f"{path}: expected data, found a Git-LFS pointer (git lfs pull)")
     for column in ("chunks", "questions_and_answers"):
-        if table.num_rows and column not in table.column_names:
+        if rows and column not in table.column_names:
             found = ", ".join(table.column_names)
             raise InputError(f"{path}: expected a column {column!r}, found {found}")
-    rows = table.to_pylist()
-    return [read_instance(row, f"{path}: row {i}", source) for i, row in enumerate(rows)]
+    instances = [read_instance(row, f"{path}: row {i}", source) for i, row in enumerate(rows)]
+    check_ids(instances, str(path))
+    return instances
 
 
 def read_instance(row: Mapping[str, Any], where: str, source: str | None = None) -> Instance:
-    """The instance in a row, whose lists may be JSON text, lists, tuples or arrays."""
-    name = row.get("data_source") or source
-    if not name:
-        raise InputError(f"{where}: data_source: expected a name, found none")
+    """The instance in a row, whose lists may be JSON text or lists.
+
+    Its source is `data_source`, as in merged files, else `sub_source`, as in the parts that they
+    are merged of, else `source`.
+    """
+    name = row.get("data_source") or row.get("sub_source") or source
+    if not isinstance(name, str):
+        raise InputError(f"{where}: data_source: expected a name, found {name or 'none'}")
     chunks = _items(row["chunks"], f"{where}: chunks")
     for i, chunk in enumerate(chunks):
         if not isinstance(chunk, str):
             raise InputError(f"{where}: chunks[{i}]: expected text, found {chunk!r:.40}")
     column = f"{where}: questions_and_answers"
-    pairs = _items(row["questions_and_answers"], column)
-    metadata = _metadata(row.get("metadata"))
-    own = {key: metadata.pop(key, None) for key in OWN_KEYS}
-    ids = _parallel(own["question_ids"], [f"q{i}" for i in range(len(pairs))])
-    evidence = _parallel(own["question_chunks"], [None] * len(pairs))
-    questions = [
-        QA(ids[i], *_pair(pair, f"{column}[{i}]"), evidence[i]) for i, pair in enumerate(pairs)
+    pairs = [
+        _pair(pair, f"{column}[{i}]")
+        for i, pair in enumerate(_items(row["questions_and_answers"], column))
     ]
-    if any(isinstance(_value(pair), list) and len(_value(pair)) == 1 for pair in pairs):
+    metadata = _metadata(row.get("metadata"))
+    if (also := row.get("sub_source")) and also != name:
+        metadata.setdefault("sub_source", _flat(also))
+    id, ids, evidence = (metadata.pop(key, None) for key in OWN_KEYS)
+    ids = _parallel(ids, str, [f"q{i}" for i in range(len(pairs))])
+    evidence = _parallel(evidence, int | None, [None] * len(pairs))
+    if len(set(ids)) < len(ids):
+        raise InputError(f"{where}: metadata: question_ids: expected each once")
+    questions = [
+        QA(i, question, tuple(map(str, answers if isinstance(answers, list) else [answers])), chunk)
+        for i, (question, answers), chunk in zip(ids, pairs, evidence, strict=True)
+    ]
+    if any(isinstance(answers, list) and len(answers) == 1 for _, answers in pairs):
         metadata[ANSWER_TYPE] = "list"
     prompt = row.get("prompt")
     try:
@@ -145,41 +171,29 @@ def read_instance(row: Mapping[str, Any], where: str, source: str | None = None)
         instance = make_instance(name, chunks, questions, prompt, metadata)
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
-    return replace(instance, id=own["id"]) if isinstance(own["id"], str) else instance
+    return replace(instance, id=id) if isinstance(id, str) else instance
 
 
 def _items(value: Any, where: str) -> list[Any]:
     """The cell's non-empty list."""
     if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise InputError(f"{where}: expected a JSON list, found {value[:40]!r}") from error
-    if hasattr(value, "tolist"):
-        value = value.tolist()
+        value = parse_json(value, where, "a JSON list")
     if not isinstance(value, (list, tuple)) or not value:
         raise InputError(f"{where}: expected a list that is not empty, found {value!r:.40}")
     return list(value)
 
 
-def _pair(pair: Any, where: str) -> tuple[str, tuple[str, ...]]:
-    """Question and accepted answers of one entry, `answer` or `answers`, numbers as text."""
+def _pair(pair: Any, where: str) -> tuple[str, Any]:
+    """Question and accepted answer or answers of one entry, under `answer` or `answers`."""
     question = pair.get("question") if isinstance(pair, dict) else None
     if not isinstance(question, str):
         raise InputError(f"{where}: question: expected text, found {question!r:.40}")
-    value = _value(pair)
-    answers = value if isinstance(value, (list, tuple)) else [value]
-    for answer in answers:
+    value = pair["answer"] if pair.get("answer") is not None else pair.get("answers")
+    for answer in value if isinstance(value, list) else [value]:
         odd = isinstance(answer, bool) or (isinstance(answer, float) and not math.isfinite(answer))
         if odd or not isinstance(answer, (str, int, float)):
             raise InputError(f"{where}: answer: expected text or a list, found {value!r:.40}")
-    return question, tuple(map(str, answers))
-
-
-def _value(pair: Mapping[str, Any]) -> Any:
-    """What stands under `answer`, else `answers`; an array as a list."""
-    value = pair["answer"] if pair.get("answer") is not None else pair.get("answers")
-    return value.tolist() if hasattr(value, "tolist") else value
+    return question, value
 
 
 def _metadata(value: Any) -> dict[str, Any]:
@@ -187,24 +201,16 @@ def _metadata(value: Any) -> dict[str, Any]:
 
     JSON within JSON under the name "metadata", the mark of a merge, is unpacked, other objects get
     dotted names, deeper lists become JSON text, NaN None, and what is no object stays under
-    "metadata" (data.md 1.3, D16).
+    "metadata".
     """
     value = _parsed(value)
     if not isinstance(value, dict):
-        return {} if value is None else {"metadata": _flattened(value)}
-    flat: dict[str, Any] = {}
-    for key, inner in value.items():
-        inner = _parsed(inner) if key == "metadata" else inner
-        if isinstance(inner, dict):
-            prefix = "" if key == "metadata" else f"{key}."
-            below = {prefix + name: v for name, v in _metadata(inner).items()}
-            flat = below | flat
-        else:
-            flat[key] = _flattened(inner)
-    return flat
+        return {} if value is None else {"metadata": _flat(value)}
+    outer = flat({key: inner for key, inner in value.items() if key != "metadata"})
+    return _metadata(value.get("metadata")) | {key: _flat(inner) for key, inner in outer.items()}
 
 
-def _flattened(value: Any) -> Any:
+def _flat(value: Any) -> Any:
     return value if _is_flat(value) else json.dumps(value, default=str)
 
 
@@ -212,9 +218,11 @@ def _parsed(value: Any) -> Any:
     """The JSON value in a text, or the value itself."""
     try:
         return json.loads(value, parse_constant=lambda _: None) if isinstance(value, str) else value
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return value
 
 
-def _parallel(value: Any, default: list[Any]) -> list[Any]:
-    return value if isinstance(value, list) and len(value) == len(default) else default
+def _parallel(value: Any, kind: Any, default: list[Any]) -> list[Any]:
+    """The list if it has an item of this kind per question, else `default`."""
+    fits = isinstance(value, list) and len(value) == len(default)
+    return value if fits and all(isinstance(item, kind) for item in value) else default
