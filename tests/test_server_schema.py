@@ -13,12 +13,14 @@ from hypothesis import HealthCheck, settings
 from schemathesis.config import SchemathesisConfig
 
 from memalpha_kit.method.retrieval import Retrieval
-from memalpha_kit.server import ServerSettings, create_app
+from memalpha_kit.server.app import create_app
+from memalpha_kit.server.limits import ServerSettings
 
 TOKEN = "correct-horse-battery"
 
 CONFIG = {
     "seed": 20250911,
+    "base-url": "http://localhost",
     "generation": {"deterministic": True, "max-examples": 10, "database": "none"},
     # What JSON Schema cannot say: as many lists as memories, no blank question (422).
     "checks": {"positive_data_acceptance": {"expected-statuses": ["2xx", "422"]}},

@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", metavar="FOLDER", help="a local model instead; a name means --model-name"
     )
     group.add_argument("--device", default="cpu", help="of a local model (default: cpu)")
+    group.add_argument("--dtype", default="auto", help="of a local model's weights (default: auto)")
     group.add_argument("--key-env", metavar="NAME", help="environment variable that holds the key")
     group = parser.add_argument_group("the server")
     group.add_argument("--port", type=int, default=5005, help="0: any (default: 5005)")
@@ -59,6 +60,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="memories, questions or calls in one request (default: 10000)",
     )  # fmt: skip
     group.add_argument(
+        "--max-entries", type=int, default=100_000, metavar="N",
+        help="entries of all memories in one request (default: 100000)",
+    )  # fmt: skip
+    group.add_argument(
+        "--judge-tokens", type=int, default=512, metavar="N",
+        help="of one judgement at most (default: 512)",
+    )  # fmt: skip
+    group.add_argument(
         "--top-k", type=int, default=20, metavar="N", help="entries of each store (default: 20)"
     )
     group.add_argument(
@@ -78,8 +87,8 @@ def main(args: argparse.Namespace) -> int:
 
     from memalpha_kit.method.retrieval import Retrieval
     from memalpha_kit.server.app import create_app
+    from memalpha_kit.server.limits import TOKEN_ENV, ServerSettings, address, listen
     from memalpha_kit.server.logs import log_config
-    from memalpha_kit.server.settings import TOKEN_ENV, ServerSettings, address, listen
 
     settings = ServerSettings(
         Retrieval("bm25", args.top_k, args.budget_tokens, args.compat, args.counter),
@@ -88,6 +97,8 @@ def main(args: argparse.Namespace) -> int:
         time_limit_s=args.time_limit,
         max_at_work=args.at_work,
         max_items=args.max_items,
+        max_entries=args.max_entries,
+        judge_tokens=args.judge_tokens,
         log_content=args.log_content,
     )
     place = address(args.host, args.port, settings.token)
@@ -142,4 +153,4 @@ def _local(args: argparse.Namespace) -> ChatModel:
     from memalpha_kit.models.local import load_lm
     from memalpha_kit.models.local_chat import LocalChat
 
-    return LocalChat(load_lm(args.model, args.device))
+    return LocalChat(load_lm(args.model, args.device, dtype=args.dtype))

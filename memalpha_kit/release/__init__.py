@@ -11,6 +11,7 @@ from memalpha_kit.release import (  # noqa: F401
     memory,
     protocol,
     scoring,
+    server,
     splits,
     tasks,
 )

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import threading
 import uuid
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-from fastapi import APIRouter, Depends, FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi.openapi.utils import get_openapi
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 
 from memalpha_kit import __version__, records
-from memalpha_kit.errors import closest
 from memalpha_kit.method.judges import ContentJudge
 from memalpha_kit.records import ChatModel
 from memalpha_kit.server import wire, work
-from memalpha_kit.server.guard import Guard, Refused
+from memalpha_kit.server.limits import Gate, ServerSettings
 from memalpha_kit.server.logs import RequestLog
-from memalpha_kit.server.settings import ServerSettings
-from memalpha_kit.server.upstream import Upstream
+from memalpha_kit.server.wire import Refused
 from memalpha_kit.tokens import counter
 
 DESCRIPTION = """Answers questions from memories and judges memory writes with a frozen model.
@@ -37,22 +32,17 @@ of its group's mean. Every refusal has `error`, `detail` and `request_id`."""
 REFUSALS = {
     400: "The body is no JSON.",
     401: "The token is missing or another one.",
+    408: "The body did not arrive in time.",
     413: "The body, or the number of items in it, is too large.",
     415: "The body is not application/json.",
+    421: "The Host header names another machine.",
     422: "The JSON has another shape than expected.",
     500: "An error of the server.",
     502: "The model answered nothing.",
     503: "All places are taken (try again after Retry-After seconds), or not ready.",
     504: "The time limit is over.",
 }
-
-
-class AsciiJSON(JSONResponse):
-    """JSON in ASCII: a model's text may hold what UTF-8 cannot."""
-
-    def render(self, content: Any) -> bytes:
-        """The body's bytes."""
-        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
+SHAPES = (wire.Questions, wire.AgenticQuestions, wire.Calls)
 
 
 def create_app(
@@ -65,200 +55,173 @@ def create_app(
 
     Raises InputError for a counter that cannot be loaded.
     """
+    behaviour = settings.retrieval.behaviour
     counter(settings.retrieval.counter)
-    judge = judge or ContentJudge(model, settings.retrieval.behaviour)
-    bench = _Bench(settings.max_at_work)
+    judge = judge or ContentJudge(model, behaviour, max_tokens=settings.judge_tokens)
+    gate = Gate(settings)
     app = FastAPI(
         title="Mem-alpha memory server",
         version=__version__,
         description=DESCRIPTION,
         redoc_url=None,
+        dependencies=[Depends(gate.check_host)],
     )
-    _add_endpoints(app, settings, model, judge, probe or model, bench)
-    app.add_exception_handler(RequestValidationError, _mistyped)
-    app.add_exception_handler(HTTPException, _refused)
+    app.include_router(_endpoints(settings, gate, model, judge))
+    app.include_router(_signs_of_life(settings, gate, model.name, probe or model))
+    app.openapi = lambda: _page(app)
+    app.add_exception_handler(Refused, _refused)
+    app.add_exception_handler(HTTPException, _refused_by_fastapi)
     app.add_exception_handler(Exception, _broken)
-    app.add_middleware(RequestLog, paths={"/docs", "/openapi.json", *app.openapi()["paths"]})
+    app.add_middleware(RequestLog, paths={"/docs", "/openapi.json", *_page(app)["paths"]})
     return app
 
 
-class _Bench:
-    """Threads in which requests work, one each."""
-
-    def __init__(self, n_threads: int) -> None:
-        self._pool = ThreadPoolExecutor(n_threads, thread_name_prefix="memalpha-serve")
-        self._turn = threading.Lock()
-
-    async def do(self, request: Request, model: ChatModel, job: Callable[[Upstream], Any]) -> Any:
-        """What `job` returns. Stops it if the client leaves or the time is over."""
-        upstream = Upstream(model, self._turn)
-        request.state.job = self._pool.submit(job, upstream)
-        found = asyncio.wrap_future(request.state.job)
-        left = asyncio.ensure_future(_left(request))
-        try:
-            await asyncio.wait((found, left), return_when=asyncio.FIRST_COMPLETED)
-            if not found.done():
-                raise Refused(499, "the client has left")
-            return found.result()
-        finally:
-            left.cancel()
-            found.cancel()
-            upstream.stop()
-            request.state.facts.update(calls=upstream.calls, failed=dict(upstream.failed))
+def _page(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI page. The bodies are added here, for we read them off the event loop."""
+    if not app.openapi_schema:
+        about = {name: getattr(app, name) for name in ("title", "version", "description", "routes")}
+        page = get_openapi(**about)
+        _, shapes = models_json_schema(
+            [(shape, "validation") for shape in SHAPES], ref_template="#/components/schemas/{model}"
+        )
+        page["components"]["schemas"] |= shapes["$defs"]
+        app.openapi_schema = page
+    return app.openapi_schema
 
 
-async def _left(request: Request) -> None:
-    """Returns when the client has closed the connection."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+def _json(value: Any) -> bytes:
+    """JSON in ASCII: a model's text may hold what UTF-8 cannot."""
+    return json.dumps(value, allow_nan=False, separators=(",", ":")).encode("ascii")
 
 
-# ---- endpoints --------------------------------------------------------------------------------
+def _response(content: bytes, status: int = 200) -> Response:
+    return Response(content, status, media_type="application/json")
 
 
-def _add_endpoints(
-    app: FastAPI,
-    settings: ServerSettings,
-    model: ChatModel,
-    judge: ContentJudge,
-    probe: ChatModel,
-    bench: _Bench,
-) -> None:
-    guard = Guard(settings)
-    secured = [Depends(HTTPBearer(auto_error=False))] if settings.token else []
-    responses = {
-        status: {"model": wire.Refusal, "description": text} for status, text in REFUSALS.items()
+def _refusals(*but: int) -> dict[int | str, dict[str, Any]]:
+    return {
+        status: {"model": wire.Refusal, "description": text}
+        for status, text in REFUSALS.items()
+        if status not in but
     }
-    router = APIRouter(route_class=guard.route(), dependencies=secured, responses=responses)
-    release = settings.release
 
-    @app.get("/health", response_model=wire.Health)
-    async def health() -> AsciiJSON:
-        """Whether the process is alive. Needs no token and does not ask the model."""
-        return AsciiJSON(
-            {
-                "status": "healthy",
-                "model": model.name,
-                "model_name": model.name,
-                "processor_available": True,
-                "analysis_mode": "llm-based",
-            }
+
+# ---- endpoints ----------------------------------------------------------------------------------
+
+
+def _secured(settings: ServerSettings, gate: Gate, *more: Any) -> list[Any]:
+    shown = [Depends(HTTPBearer(auto_error=False))] if settings.token else []  # on the page
+    return [*shown, Depends(gate.check_token), *more]
+
+
+def _endpoints(
+    settings: ServerSettings, gate: Gate, model: ChatModel, judge: ContentJudge
+) -> APIRouter:
+    router = APIRouter(
+        dependencies=_secured(settings, gate, Depends(gate.check_body)), responses=_refusals()
+    )
+    manner = work.MANNERS[settings.retrieval.behaviour]
+
+    async def respond(
+        request: Request, shape: type[BaseModel], counted: str, answer: Callable[..., dict]
+    ) -> Response:
+        def job(body: bytes, upstream: work.Upstream) -> bytes:
+            asked = wire.read_body(shape, body, settings.max_entries, settings.max_items)
+            request.state.facts.update(asked.counts())
+            answered = answer(asked, upstream)
+            request.state.facts["answered"] = answered[counted]
+            if settings.log_content:
+                said = {"asked": asked.model_dump(), "answered": answered}
+                request.state.facts["content"] = said
+            return _json(answered)
+
+        return _response(
+            await gate.run(request, judge.model if shape is wire.Calls else model, job)
         )
 
-    @router.get("/ready", response_model=wire.Ready)
-    async def ready(request: Request) -> AsciiJSON:
+    async def answered(request: Request, shape: type[BaseModel]) -> Response:
+        def answer(asked: Any, upstream: work.Upstream) -> dict[str, Any]:
+            return work.answer(asked, settings.retrieval, manner, upstream, request.url.path)
+
+        return await respond(request, shape, "processed_count", answer)
+
+    def takes(shape: type[BaseModel], gives: type[BaseModel]) -> dict[str, Any]:
+        schema = {"$ref": f"#/components/schemas/{shape.__name__}"}
+        body = {"required": True, "content": {"application/json": {"schema": schema}}}
+        return {"response_model": gives, "openapi_extra": {"requestBody": body}}
+
+    @router.post("/batch_process", **takes(wire.Questions, wire.Answers))
+    async def batch_process(request: Request) -> Response:
+        """Answers each question from what its memory has retrieved for it."""
+        return await answered(request, wire.Questions)
+
+    @router.post("/process", **takes(wire.Questions, wire.Answers))
+    async def process(request: Request) -> Response:
+        """The same as `/batch_process`."""
+        return await answered(request, wire.Questions)
+
+    @router.post("/agentic_process", **takes(wire.AgenticQuestions, wire.Answers))
+    async def agentic_process(request: Request) -> Response:
+        """Answers each question; the model may search its memory before."""
+        return await answered(request, wire.AgenticQuestions)
+
+    @router.post("/analyze_function", **takes(wire.Calls, wire.Judgements))
+    async def analyze_function(request: Request) -> Response:
+        """Judges what inserts and updates write: is it worth its memory type?"""
+        return await respond(
+            request,
+            wire.Calls,
+            "total_processed",
+            lambda asked, upstream: work.analyse(asked, replace(judge, model=upstream), manner),
+        )
+
+    return router
+
+
+def _signs_of_life(settings: ServerSettings, gate: Gate, name: str, probe: ChatModel) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/health", response_model=wire.Health, responses=_refusals(*set(REFUSALS) - {421}))
+    async def health() -> Response:
+        """Whether the process is alive. Needs no token and does not ask the model."""
+        return _response(_json(wire.Health(model=name, model_name=name).model_dump()))
+
+    @router.get(
+        "/ready",
+        response_model=wire.Ready,
+        dependencies=_secured(settings, gate),
+        responses=_refusals(),
+    )
+    async def ready(request: Request) -> Response:
         """Whether the model answers: one call of one token."""
         once = records.request("", "Say yes.", max_tokens=1, version=f"ready {uuid.uuid4()}")
-        reply = (await bench.do(request, probe, lambda upstream: upstream.chat([once])))[0]
+        reply = (await gate.run(request, probe, lambda _, upstream: upstream.chat([once])))[0]
         if reply.text is None:
             raise Refused(503, f"the model does not answer: {reply.error}")
-        return AsciiJSON({"status": "ready", "model": model.name})
+        return _response(_json(wire.Ready(model=name).model_dump()))
 
-    def note(request: Request, asked: BaseModel, body: dict[str, Any], answered: str) -> None:
-        """What the log says of an answer."""
-        request.state.facts["answered"] = body[answered]
-        if settings.log_content:
-            request.state.facts["content"] = {"asked": asked.model_dump(), "answered": body}
-
-    async def answer(request: Request, asked: wire.Questions) -> dict[str, Any]:
-        request.state.facts.update(_counts(asked))
-        work.check_questions(asked, settings)
-        body = await bench.do(request, model, lambda up: work.answer(asked, settings, up))
-        note(request, asked, body, "processed_count")
-        return body
-
-    answers = wire.ReleasedAnswers if release else wire.Answers
-    agentic = wire.ReleasedAgenticAnswers if release else wire.AgenticAnswers
-    judgements = wire.ReleasedJudgements if release else wire.Judgements
-
-    @router.post("/batch_process", response_model=answers)
-    async def batch_process(request: Request, asked: wire.Questions) -> AsciiJSON:
-        """Answers each question from what its memory has retrieved for it."""
-        return AsciiJSON(await answer(request, asked))
-
-    @router.post("/process", response_model=answers)
-    async def process(request: Request, asked: wire.Questions) -> AsciiJSON:
-        """The same as `/batch_process` (S-12)."""
-        body = await answer(request, asked)
-        if release:  # which counts memories here (S-19)
-            body["processed_count"] = len(asked.memories)
-        return AsciiJSON(body)
-
-    @router.post("/agentic_process", response_model=agentic)
-    async def agentic_process(request: Request, asked: wire.AgenticQuestions) -> AsciiJSON:
-        """Answers each question; the model may search its memory before."""
-        return AsciiJSON(await answer(request, asked))
-
-    @router.post("/analyze_function", response_model=judgements)
-    async def analyze_function(request: Request, asked: wire.Calls) -> AsciiJSON:
-        """Judges what inserts and updates write: is it worth its memory type?"""
-        request.state.facts.update(groups=len(asked.batch), items=sum(map(len, asked.batch)))
-        work.check_calls(asked, settings)
-        body = await bench.do(
-            request,
-            judge.model,
-            lambda up: work.analyse(asked, settings, replace(judge, model=up)),
-        )
-        note(request, asked, body, "total_processed")
-        return AsciiJSON(body)
-
-    app.include_router(router)
+    return router
 
 
-def _counts(asked: wire.Questions) -> dict[str, int]:
-    """What the log says of a request: how much, not what."""
-    entries = [
-        text
-        for memory in asked.memories
-        for row in (*(memory.semantic or ()), *(memory.episodic or ()))
-        for text in row.values()
-    ]
-    return {
-        "memories": len(asked.memories),
-        "entries": len(entries),
-        "memory_chars": sum(map(len, entries)) + sum(len(m.core or "") for m in asked.memories),
-        "questions": sum(map(len, asked.questions)),
-        "question_chars": sum(len(q) for row in asked.questions for q in row),
-    }
+# ---- error bodies -------------------------------------------------------------------------------
 
 
-# ---- error bodies -----------------------------------------------------------------------------
-
-
-def _body(request: Request, status: int, error: str, items: Sequence[dict] = ()) -> AsciiJSON:
+def _body(request: Request, status: int, error: str, items: Sequence[dict] = ()) -> Response:
     name = getattr(request.state, "request_id", "")
-    return AsciiJSON({"error": error, "detail": list(items), "request_id": name}, status)
+    return _response(_json({"error": error, "detail": list(items), "request_id": name}), status)
 
 
-async def _refused(request: Request, error: Exception) -> AsciiJSON:
-    response = _body(request, error.status_code, error.detail, getattr(error, "items", ()))
-    response.headers.update(error.headers or {})
+async def _refused(request: Request, error: Refused) -> Response:
+    response = _body(request, error.status, error.error, error.items)
+    response.headers.update(error.headers)
     return response
 
 
-async def _mistyped(request: Request, error: Exception) -> AsciiJSON:
-    """Says where the body has another shape; never repeats a piece of it."""
-    found = error.errors()
-    items = [_item(one) for one in found[: work.MOST_DETAILS]]
-    where = ".".join(map(str, items[0]["loc"]))
-    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-    return _body(request, 422, f"{where}: {items[0]['msg']}{more}", items)
+async def _refused_by_fastapi(request: Request, error: HTTPException) -> Response:
+    return await _refused(request, Refused(error.status_code, error.detail, headers=error.headers))
 
 
-TOP = frozenset((*wire.AgenticQuestions.model_fields, *wire.Calls.model_fields))
-FIELDS = TOP.union(wire.MemoryIn.model_fields, wire.CallIn.model_fields)
-
-
-def _item(one: dict[str, Any]) -> dict[str, Any]:
-    """Place, message and type of an error; a key of the body's own is not repeated."""
-    loc = [part if isinstance(part, int) or part in FIELDS else "(key)" for part in one["loc"][1:]]
-    msg = one["msg"].removeprefix("Value error, ")
-    if one["type"] == "extra_forbidden":
-        msg = f"unknown field{closest(str(one['loc'][-1])[:50], TOP)}"
-    return {"loc": [one["loc"][0], *loc], "msg": msg, "type": one["type"]}
-
-
-async def _broken(request: Request, error: Exception) -> AsciiJSON:
+async def _broken(request: Request, error: Exception) -> Response:
     response = _body(request, 500, "an error of the server; its log has the request's id")
     response.headers["x-request-id"] = getattr(request.state, "request_id", "")
     response.headers["connection"] = "close"  # the error goes on to uvicorn, which hangs up

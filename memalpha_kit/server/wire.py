@@ -1,4 +1,4 @@
-"""The JSON that comes and goes (spec evaluation.md 2.3 to 2.7), checked by pydantic.
+"""The JSON that comes and goes, in the shapes of the published server, checked by pydantic.
 
 Types are strict: "5" is no number. Unknown top-level fields are refused, so that a misspelt option
 is not ignored; saved memory states and executed calls may carry more keys, which are ignored.
@@ -6,35 +6,44 @@ is not ignored; saved memory states and executed calls may carry more keys, whic
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import (
-    AfterValidator,
-    AliasChoices,
-    BaseModel,
-    ConfigDict,
-    Field,
-    WithJsonSchema,
-)
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from memalpha_kit.errors import closest
 from memalpha_kit.records import Entry, Memory
 from memalpha_kit.tasks import TASKS
 
+MOST_DETAILS = 20
+"""Errors that a refusal lists."""
+
 Item = TypeVar("Item")
 Many = Annotated[list[Item], Field(fail_fast=True)]  # one error per list: bodies may have millions
+Batch = Annotated[int | None, Field(ge=1, description="accepted, without effect")]
 
 
-def _text(value: Any) -> str:
-    """An entry's text; any other JSON value is written out, as the writer gave it."""
-    try:
-        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    except RecursionError:
-        raise ValueError("is nested too deeply") from None
+class Refused(Exception):
+    """A request that gets no answer: HTTP status, one sentence, what is wrong where, headers."""
+
+    def __init__(
+        self,
+        status: int,
+        error: str,
+        items: Sequence[dict[str, Any]] = (),
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(error)
+        self.status, self.error, self.items = status, error, list(items)[:MOST_DETAILS]
+        self.headers = headers or {}
 
 
-NAMED = ("", *TASKS)
+def wrong(loc: Sequence[str | int], msg: str, kind: str, status: int = 422) -> Refused:
+    """The refusal of a request that has the right types and still cannot be."""
+    where = ".".join(map(str, loc)) or "body"
+    return Refused(status, f"{where}: {msg}", [{"loc": ["body", *loc], "msg": msg, "type": kind}])
 
 
 def _source(name: str) -> str:
@@ -43,41 +52,43 @@ def _source(name: str) -> str:
     return name
 
 
-EntryText = Annotated[Any, AfterValidator(_text), WithJsonSchema({})]
-EntryIn = Annotated[dict[str, EntryText], Field(min_length=1, max_length=1)]
-SourceName = Annotated[
-    str,
-    Field(json_schema_extra={"enum": list(NAMED)}),
-    AfterValidator(_source),
-]
+NAMED = ("", *TASKS)
+SourceName = Annotated[str, Field(json_schema_extra={"enum": list(NAMED)}), AfterValidator(_source)]
 
 
 class _In(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
-# ---- requests ---------------------------------------------------------------------------------
+# ---- requests -----------------------------------------------------------------------------------
 
 
 class MemoryIn(_In):
-    """A memory. Entries are one-key objects, id to text; a store that is null is not mentioned."""
+    """A memory. Entries are one-key objects, id to text (any other value is written out as JSON);
+    a store that is null is not mentioned."""
 
     model_config = ConfigDict(extra="ignore")
 
     core: str | None = None
-    semantic: Many[EntryIn] | None = []
-    episodic: Many[EntryIn] | None = []
+    semantic: Many[Annotated[dict[str, Any], Field(min_length=1, max_length=1)]] | None = []
+    episodic: Many[Annotated[dict[str, Any], Field(min_length=1, max_length=1)]] | None = []
+
+    def texts(self, name: str) -> list[str] | None:
+        """The texts of one store's entries, in order."""
+        rows = getattr(self, name)
+        if rows is None:
+            return None
+        values = [value for row in rows for value in row.values()]
+        return [v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in values]
 
     def memory(self) -> Memory:
-        """As the kit has it, with ids of its own: those of the wire may clash (A-14)."""
-        stores, next_id = {}, 1
+        """As the kit has it, with ids of its own: those of the wire may clash."""
+        ids, stores = itertools.count(1), {}
         for name in ("semantic", "episodic"):
-            rows = getattr(self, name)
-            if rows is not None:
-                texts = [text for row in rows for text in row.values()]
-                stores[name] = tuple(Entry(str(next_id + i), t) for i, t in enumerate(texts))
-                next_id += len(texts)
-        return Memory(self.core, stores.get("semantic"), stores.get("episodic"), next_id)
+            texts = self.texts(name)
+            if texts is not None:
+                stores[name] = tuple(Entry(str(next(ids)), text) for text in texts)
+        return Memory(self.core, stores.get("semantic"), stores.get("episodic"), next(ids))
 
 
 EXAMPLE = {
@@ -104,8 +115,23 @@ class Questions(_In):
     max_tokens: int | None = Field(None, ge=1, le=131_072, description="of an answer; 2048")
     temperature: float | None = Field(None, ge=0, le=2, description="0; under release 0.7")
     enable_thinking: bool | None = Field(None, description="false")
-    qwen_batch_size: int | None = Field(None, ge=1, description="accepted, without effect")
-    azure_batch_size: int | None = Field(None, ge=1, description="accepted, without effect")
+    qwen_batch_size: Batch = None
+    azure_batch_size: Batch = None
+
+    def counts(self) -> dict[str, int]:
+        """How much is asked, for limits and the log."""
+        stores = [
+            m.texts(name) or [] for m in self.memories for name in ("semantic", "episodic")
+        ]  # fmt: skip
+        questions = [question for row in self.questions for question in row]
+        return {
+            "memories": len(self.memories),
+            "entries": sum(map(len, stores)),
+            "memory_chars": sum(len(text) for texts in stores for text in texts)
+            + sum(len(memory.core or "") for memory in self.memories),
+            "questions": len(questions),
+            "question_chars": sum(map(len, questions)),
+        }
 
 
 class AgenticQuestions(Questions):
@@ -125,11 +151,6 @@ class CallIn(_In):
     )
     success: bool | None = None
 
-    def plain(self) -> dict[str, Any]:
-        """As `judges.judge_steps` takes it."""
-        said = {} if self.success is None else {"success": self.success}
-        return {"name": self.name, "arguments": self.arguments, **said}
-
 
 JUDGED = {
     "name": "new_memory_insert",
@@ -144,11 +165,57 @@ class Calls(_In):
     model_config = ConfigDict(json_schema_extra={"examples": [{"batch": [[JUDGED]]}]})
 
     batch: Annotated[Many[Many[CallIn]], Field(min_length=1)]
-    qwen_batch_size: int | None = Field(None, ge=1, description="accepted, without effect")
-    azure_batch_size: int | None = Field(None, ge=1, description="accepted, without effect")
+    qwen_batch_size: Batch = None
+    azure_batch_size: Batch = None
+
+    def counts(self) -> dict[str, int]:
+        """How much is asked, for limits and the log."""
+        return {"groups": len(self.batch), "items": sum(map(len, self.batch))}
 
 
-# ---- answers ----------------------------------------------------------------------------------
+Asked = TypeVar("Asked", Questions, AgenticQuestions, Calls)
+
+
+def read_body(shape: type[Asked], body: bytes, most_entries: int, most_items: int) -> Asked:
+    """The request in a body. Raises Refused: 400 for no JSON, 422 for another shape, 413 for more
+    entries of memories, or memories, questions or calls, than one request may have."""
+    try:
+        asked = shape.model_validate_json(body)
+    except ValidationError as error:
+        raise _mistyped(error) from None
+    for name, n in asked.counts().items():
+        most = most_entries if name == "entries" else most_items
+        if n > most and not name.endswith("_chars"):
+            told = f"expected at most {most} {name} in one request, found {n}; ask in parts"
+            raise wrong([name], told, "too_many", status=413)
+    return asked
+
+
+TOP = frozenset((*AgenticQuestions.model_fields, *Calls.model_fields))
+FIELDS = TOP.union(MemoryIn.model_fields, CallIn.model_fields)
+
+
+def _mistyped(error: ValidationError) -> Refused:
+    """Says where the body has another shape; never repeats a piece of it."""
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    if found[0]["type"] == "json_invalid":
+        told = found[0]["msg"].removeprefix("Invalid JSON: ")
+        return wrong([], f"expected JSON, found: {told}", "json_invalid", status=400)
+    items = []
+    for one in found[:MOST_DETAILS]:
+        names = [
+            part if isinstance(part, int) or part in FIELDS else "(key)" for part in one["loc"]
+        ]
+        msg = one["msg"].removeprefix("Value error, ")
+        if one["type"] == "extra_forbidden":
+            msg = f"unknown field{closest(str(one['loc'][-1])[:50], TOP)}"
+        items.append({"loc": ["body", *names], "msg": msg, "type": one["type"]})
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    where = ".".join(map(str, items[0]["loc"][1:])) or "body"
+    return Refused(422, f"{where}: {items[0]['msg']}{more}", items)
+
+
+# ---- answers ------------------------------------------------------------------------------------
 
 
 class AnswerError(BaseModel):
@@ -162,30 +229,16 @@ class AnswerError(BaseModel):
     message: str
 
 
-class ReleasedAnswers(BaseModel):
-    """Answers as published."""
+class Answers(BaseModel):
+    """`result[i][j]` answers question j from memory i; null is a failed answer, see `errors`."""
 
     result: list[list[str | None]]
     status: Literal["success", "partial"]
-    processed_count: int
-
-
-class Answers(ReleasedAnswers):
-    """`result[i][j]` answers question j from memory i; `processed_count` counts answers (S-19)."""
-
-    errors: list[AnswerError]
-
-
-class ReleasedAgenticAnswers(ReleasedAnswers):
-    """Answers with the history of each question's search."""
-
-    search_iterations: list[list[list[dict[str, Any]]]]
-
-
-class AgenticAnswers(Answers):
-    """Answers with the history of each question's search."""
-
-    search_iterations: list[list[list[dict[str, Any]]]]
+    processed_count: int = Field(description="answers that are there")
+    errors: list[AnswerError] = Field([], description="not there under --compat release")
+    search_iterations: list[list[list[dict[str, Any]]]] = Field(
+        [], description="each question's search; of /agentic_process only"
+    )
 
 
 class Analysis(BaseModel):
@@ -207,38 +260,36 @@ class JudgeError(BaseModel):
     message: str
 
 
-class ReleasedJudgements(BaseModel):
-    """Judgements as published. `scores[g]` is the mean over group g."""
+class Judgements(BaseModel):
+    """A judgement per call, in groups."""
 
-    scores: list[float | None]
+    scores: list[float | None] = Field(
+        description="mean over the judged calls of a group; null if none could be judged: leave "
+        "such a group out, it is not 0 (--compat release never says null)"
+    )
     detailed_analyses: list[list[Analysis]]
     total_processed: int
     total_items: int
     total_groups: int
     llm_processed: int
     status: Literal["success", "partial"]
-
-
-class Judgements(ReleasedJudgements):
-    """`scores[g]` is the mean over the judged calls of group g, null if there is none (S-9)."""
-
-    errors: list[JudgeError]
+    errors: list[JudgeError] = Field([], description="not there under --compat release")
 
 
 class Health(BaseModel):
     """The process is alive; nothing is said about the model."""
 
-    status: Literal["healthy"]
+    status: Literal["healthy"] = "healthy"
     model: str
     model_name: str
-    processor_available: bool
-    analysis_mode: Literal["llm-based"]
+    processor_available: bool = True
+    analysis_mode: Literal["llm-based"] = "llm-based"
 
 
 class Ready(BaseModel):
     """The model answered a short request just now."""
 
-    status: Literal["ready"]
+    status: Literal["ready"] = "ready"
     model: str
 
 

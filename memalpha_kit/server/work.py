@@ -1,68 +1,97 @@
 """What the endpoints do, without HTTP: checked requests in, the bodies of answers out.
 
-Everything here runs in a thread of its own and may take minutes.
+Everything here runs in a thread of its own and may take minutes. How failures are worded is a
+`Manner`; the published server's stands in `release/server.py`.
 """
 
 from __future__ import annotations
 
+import re
+import threading
+from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import CancelledError, Future
+from queue import SimpleQueue
 from typing import Any
 
+from memalpha_kit.errors import ModelGone
 from memalpha_kit.method.judges import ContentJudge, StepVerdict, Verdict, judge_steps
 from memalpha_kit.method.model_readers import AgenticReader, ModelReader
-from memalpha_kit.records import Answer, Question
-from memalpha_kit.server.guard import Refused
-from memalpha_kit.server.settings import ServerSettings
-from memalpha_kit.server.upstream import Upstream
-from memalpha_kit.server.wire import AgenticQuestions, Calls, Questions
-
-MOST_DETAILS = 20
-"""Errors that a refusal lists."""
+from memalpha_kit.method.retrieval import Retrieval
+from memalpha_kit.records import Answer, ChatModel, ChatReply, ChatRequest, Done, Question
+from memalpha_kit.registry import Registry
+from memalpha_kit.server.wire import AgenticQuestions, Calls, Questions, Refused, wrong
 
 
-# ---- answering --------------------------------------------------------------------------------
+class Manner:
+    """How a server words its answers. This one: what failed is null, with its reason beside it."""
+
+    temperature = 0.0  # of an answer whose request does not name one
+
+    def check(self, asked: Questions) -> None:
+        """Raises Refused for what the fields' types cannot say."""
+        for i, row in enumerate(asked.questions):
+            for j, question in enumerate(row):
+                if not question.strip():
+                    raise wrong(["questions", i, j], "expected a text, found a blank one", "blank")
+
+    def answered(self, asked: Questions, answers: Sequence[Answer], path: str) -> dict[str, Any]:
+        """The body of an answering endpoint, without the histories of searches."""
+        errors = answer_errors(answers)
+        return {
+            "result": nested([answer.prediction for answer in answers], asked.questions),
+            "status": "partial" if errors else "success",
+            "processed_count": len(answers) - len(errors),
+            "errors": errors,
+        }
+
+    def judged(self, steps: Sequence[StepVerdict]) -> dict[str, Any]:
+        """The body of `/analyze_function`. Raises Refused (502) if the judge answered nothing."""
+        errors = judge_errors(steps)
+        body = judgements(steps)
+        if errors and not body["llm_processed"]:
+            raise Refused(502, "the judge answered nothing", details("batch", errors))
+        return body | {"status": "partial" if errors else "success", "errors": errors}
 
 
-def check_questions(asked: Questions, settings: ServerSettings) -> None:
-    """Raises Refused for what the fields' types cannot say."""
-    n, items = len(asked.memories), sum(map(len, asked.questions))
-    for name in ("questions", "sources"):
-        rows = getattr(asked, name)
-        if rows is not None and len(rows) != n:
-            raise wrong([name], f"expected one per memory, {n}, found {len(rows)}", "length")
-    if max(n, items) > settings.max_items:
-        raise _too_many("questions", settings.max_items, max(n, items))
-    if settings.release:
-        return
-    blank = [
-        [i, j] for i, row in enumerate(asked.questions) for j, q in enumerate(row) if not q.strip()
-    ]
-    if blank:
-        raise wrong(["questions", *blank[0]], "expected a text, found a blank one", "blank")
+MANNERS: Registry[Manner] = Registry("behaviour of the server")
+MANNERS.add("fixed", Manner())
 
 
-def answer(asked: Questions, settings: ServerSettings, model: Upstream) -> dict[str, Any]:
+# ---- answering ----------------------------------------------------------------------------------
+
+
+def answer(
+    asked: Questions, retrieval: Retrieval, manner: Manner, model: ChatModel, path: str
+) -> dict[str, Any]:
     """The body of `/batch_process`, with histories that of `/agentic_process`.
 
-    Source: evaluation.md 2.4, 2.6. Raises Refused (502) if the model answered nothing.
+    Raises Refused: 422 for questions that cannot be, 502 if the model answered nothing.
     """
-    requests = _requests(asked)
-    answers, histories = _read(asked, requests, settings, model)
-    errors = [_error(a) for a in answers if a.prediction is None]
-    if len(errors) == len(answers) and any(error["kind"] == "no_reply" for error in errors):
-        raise Refused(502, "the model answered nothing", map(_detail, errors[:MOST_DETAILS]))
-    release = settings.release
-    said = [f"Error: {a.error}" if release and a.prediction is None else a.prediction
-            for a in answers]  # fmt: skip
-    body = {
-        "result": _nested(said, asked.questions),
-        "status": "partial" if errors and not release else "success",
-        "processed_count": len(answers) if release else len(answers) - len(errors),
+    for name in ("questions", "sources"):
+        rows, n = getattr(asked, name), len(asked.memories)
+        if rows is not None and len(rows) != n:
+            raise wrong([name], f"expected one per memory, {n}, found {len(rows)}", "length")
+    manner.check(asked)
+    options = {
+        "max_tokens": asked.max_tokens,
+        "temperature": manner.temperature if asked.temperature is None else asked.temperature,
+        "thinking": asked.enable_thinking,
+        "max_iterations": getattr(asked, "max_iterations", None),
     }
-    if not release:
-        body["errors"] = errors
+    options = {name: value for name, value in options.items() if value is not None}
+    histories = None
+    if isinstance(asked, AgenticQuestions):
+        found = AgenticReader(model, retrieval, **options).converse(_requests(asked))
+        answers, histories = [one for one, _ in found], [history for _, history in found]
+    else:
+        answers = ModelReader(model, retrieval, **options).read(_requests(asked))
+    errors = answer_errors(answers)
+    if len(errors) == len(answers) and any(error["kind"] == "no_reply" for error in errors):
+        raise Refused(502, "the model answered nothing", details("questions", errors))
+    body = manner.answered(asked, answers, path)
     if histories is not None:
-        body["search_iterations"] = _nested(histories, asked.questions)
+        body["search_iterations"] = nested(histories, asked.questions)
     return body
 
 
@@ -71,119 +100,161 @@ def _requests(asked: Questions) -> list[Question]:
     memories = [memory.memory() for memory in asked.memories]
     sources = asked.sources or [""] * len(memories)
     return [
-        Question(f"{i}.{j}", question, source, memory=memory)
-        for i, (memory, questions, source) in enumerate(
-            zip(memories, asked.questions, sources, strict=True)
-        )
+        Question(f"{i}.{j}", question, sources[i], memory=memories[i])
+        for i, questions in enumerate(asked.questions)
         for j, question in enumerate(questions)
     ]
 
 
-def _read(
-    asked: Questions, requests: Sequence[Question], settings: ServerSettings, model: Upstream
-) -> tuple[list[Answer], list[list[dict]] | None]:
-    """The answers, and with search their histories."""
-    given = {
-        "max_tokens": asked.max_tokens,
-        "temperature": settings.temperature if asked.temperature is None else asked.temperature,
-        "thinking": asked.enable_thinking,
-    }
-    options = {name: value for name, value in given.items() if value is not None}
-    if not isinstance(asked, AgenticQuestions):
-        return ModelReader(model, settings.retrieval, **options).read(requests), None
-    if asked.max_iterations is not None:
-        options["max_iterations"] = asked.max_iterations
-    found = AgenticReader(model, settings.retrieval, **options).converse(requests)
-    return [one for one, _ in found], [history for _, history in found]
+def answer_errors(answers: Sequence[Answer]) -> list[dict[str, Any]]:
+    """Which questions have no answer, and why."""
+    return [
+        {
+            **dict(zip(("memory", "question"), map(int, failed.qa.split(".")), strict=True)),
+            "kind": "unanswerable" if failed.finish == "unanswerable" else "no_reply",
+            "message": failed.error,
+        }
+        for failed in answers
+        if failed.prediction is None
+    ]
 
 
-def _error(failed: Answer) -> dict[str, Any]:
-    i, j = map(int, failed.qa.split("."))
-    kind = "unanswerable" if failed.finish == "unanswerable" else "no_reply"
-    return {"memory": i, "question": j, "kind": kind, "message": failed.error}
-
-
-def _detail(error: dict[str, Any]) -> dict[str, Any]:
-    loc = ["questions", error["memory"], error["question"]]
-    return {"loc": loc, "msg": error["message"], "type": error["kind"]}
-
-
-def _nested(flat: Sequence[Any], shape: Sequence[Sequence[Any]]) -> list[list[Any]]:
+def nested(flat: Sequence[Any], shape: Sequence[Sequence[Any]]) -> list[list[Any]]:
     """The values in lists as long as those of `shape`."""
     values = iter(flat)
     return [[next(values) for _ in row] for row in shape]
 
 
-# ---- judging ----------------------------------------------------------------------------------
+# ---- judging ------------------------------------------------------------------------------------
 
 
-def check_calls(asked: Calls, settings: ServerSettings) -> None:
-    """Raises Refused for more calls than are allowed."""
-    items = sum(map(len, asked.batch))
-    if max(items, len(asked.batch)) > settings.max_items:
-        raise _too_many("batch", settings.max_items, max(items, len(asked.batch)))
+def analyse(asked: Calls, judge: ContentJudge, manner: Manner) -> dict[str, Any]:
+    """The body of `/analyze_function`."""
+    calls = [[call.model_dump(exclude_unset=True) for call in group] for group in asked.batch]
+    plain = [[{"name": None, "arguments": None, **call} for call in group] for group in calls]
+    return manner.judged(judge_steps(plain, judge))
 
 
-def analyse(asked: Calls, settings: ServerSettings, judge: ContentJudge) -> dict[str, Any]:
-    """The body of `/analyze_function`. Raises Refused (502) if the judge answered nothing.
-
-    Under release nothing is refused: a failed judgement is 0 there. Source: evaluation.md 2.7.
-    """
-    release = settings.release
-    calls = [[call.plain() for call in group] for group in asked.batch]
-    steps = judge_steps(calls, judge)
+def judgements(steps: Sequence[StepVerdict]) -> dict[str, Any]:
+    """The published fields of `/analyze_function` but `status`."""
     verdicts = [v for step in steps for v in step.verdicts if v is not None and v.asked]
-    errors = _judge_errors(steps)
-    if errors and not release and not any(v.reply for v in verdicts):
-        details = [
-            {"loc": ["batch", e["group"], e["item"]], "msg": e["message"], "type": e["kind"]}
-            for e in errors[:MOST_DETAILS]
-        ]
-        raise Refused(502, "the judge answered nothing", details)
-    body = {
+    return {
         "scores": [step.score for step in steps],
-        "detailed_analyses": [[_analysis(v, release) for v in step.verdicts] for step in steps],
-        "total_processed": sum(not v.error for v in verdicts),
+        "detailed_analyses": [[_analysis(verdict) for verdict in s.verdicts] for s in steps],
+        "total_processed": sum(not verdict.error for verdict in verdicts),
         "total_items": sum(len(step.verdicts) for step in steps),
         "total_groups": len(steps),
-        "llm_processed": sum(bool(v.reply) for v in verdicts),
-        "status": "partial" if errors and not release else "success",
+        "llm_processed": sum(bool(verdict.reply) for verdict in verdicts),
     }
-    return body if release else body | {"errors": errors}
 
 
-def _judge_errors(steps: Sequence[StepVerdict]) -> list[dict[str, Any]]:
-    return [
-        {"group": g, "item": i, "kind": "judge_error", "message": v.error}
-        for g, step in enumerate(steps)
-        for i, v in enumerate(step.verdicts)
-        if v is not None and v.asked and v.error
-    ]
-
-
-def _analysis(verdict: Verdict | None, release: bool) -> dict[str, Any]:
-    """One item of `detailed_analyses`; what is not judged has no score, under release 0."""
-    if verdict is None:
-        verdict = Verdict(None, error="not to be judged")
-    issues = verdict.issues or ((verdict.error,) if release and verdict.error else ())
+def _analysis(verdict: Verdict | None) -> dict[str, Any]:
+    """One item of `detailed_analyses`; what is not judged has no score."""
+    verdict = verdict or Verdict(None, error="not to be judged")
     return {
         "is_valid": verdict.valid,
         "score": None if verdict.valid is None else float(verdict.valid),
-        "issues": list(issues),
+        "issues": list(verdict.issues),
         "explanation": verdict.explanation,
         **({"error": verdict.error} if verdict.error else {}),
     }
 
 
-# ---- refusals ---------------------------------------------------------------------------------
+def judge_errors(steps: Sequence[StepVerdict]) -> list[dict[str, Any]]:
+    """Which calls have no judgement though they were to be judged, and why."""
+    return [
+        {"group": g, "item": i, "kind": "judge_error", "message": verdict.error}
+        for g, step in enumerate(steps)
+        for i, verdict in enumerate(step.verdicts)
+        if verdict is not None and verdict.asked and verdict.error
+    ]
 
 
-def wrong(loc: Sequence[str | int], msg: str, kind: str) -> Refused:
-    """The refusal of a request that has the right types and still cannot be."""
-    where = ".".join(map(str, loc))
-    return Refused(422, f"{where}: {msg}", [{"loc": ["body", *loc], "msg": msg, "type": kind}])
+def details(name: str, errors: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The errors of an answer as details of a refusal."""
+    return [
+        {"loc": [name, *list(error.values())[:2]], "msg": error["message"], "type": error["kind"]}
+        for error in errors
+    ]
 
 
-def _too_many(name: str, limit: int, found: int) -> Refused:
-    msg = f"expected at most {limit} items in one request, found {found}; ask in parts"
-    return Refused(413, f"{name}: {msg}", [{"loc": ["body", name], "msg": msg, "type": "too_many"}])
+# ---- the model ----------------------------------------------------------------------------------
+
+
+class Stopped(Exception):
+    """Nobody waits for this work any more."""
+
+
+class Upstream:
+    """The server's chat model as one request uses it: it can be stopped, from any other thread.
+
+    A model that is gone fails every call that is still open, with its reason, instead of the whole
+    request, so that answers it gave before are kept. Calls of a model with `begin`
+    (`models.chat.Client`) are cancelled at once; another model is asked by one request at a time
+    (`turn`) and stops after the batch it is at.
+    """
+
+    def __init__(self, model: ChatModel, turn: threading.Lock) -> None:
+        self.name = model.name
+        self.calls = 0
+        self.failed: Counter[str] = Counter()  # failed calls by kind, such as "HTTP 500"
+        self._model, self._turn = model, turn
+        self._gone = ""
+        self._stopped = False
+        self._work: Future | None = None
+
+    def stop(self) -> None:
+        """Ends the work; its thread gets `Stopped` as soon as it can."""
+        self._stopped = True
+        if self._work:
+            self._work.cancel()
+
+    def chat(self, requests: Sequence[ChatRequest], done: Done | None = None) -> list[ChatReply]:
+        """One reply per request, in order. Raises Stopped."""
+        replies: dict[int, ChatReply] = {}
+
+        def keep(place: int, reply: ChatReply) -> None:
+            if self._stopped:
+                raise Stopped
+            replies[place] = reply
+            self.calls += 1
+            if reply.text is None:
+                self.failed[kind(reply.error)] += 1
+            if done:
+                done(place, reply)
+
+        if not self._gone:
+            try:
+                self._ask(requests, keep)
+            except ModelGone as error:
+                self._gone = str(error)
+        for place in range(len(requests)):
+            if place not in replies:
+                keep(place, ChatReply(None, "error", error=self._gone))
+        return [replies[place] for place in range(len(requests))]
+
+    def _ask(self, requests: Sequence[ChatRequest], keep: Done) -> None:
+        if not hasattr(self._model, "begin"):
+            with self._turn:
+                if self._stopped:
+                    raise Stopped
+                self._model.chat(requests, keep)
+            return
+        arrived: SimpleQueue = SimpleQueue()
+        self._work = self._model.begin(requests, arrived.put)
+        if self._stopped:  # in between
+            self._work.cancel()
+        try:
+            while (item := arrived.get()) is not None:
+                keep(*item)
+            self._work.result()
+        except CancelledError:
+            raise Stopped from None
+        finally:
+            self._work.cancel()
+
+
+def kind(error: str) -> str:
+    """What an error text is about, in a few words that hold nothing of a prompt or a reply."""
+    found = re.search(r"HTTP \d{3}|no answer within|\b[A-Z][A-Za-z]+(?:Error|Timeout)\b", error)
+    return found[0] if found else "other"

@@ -1,0 +1,212 @@
+"""What a memory server may be told, where it may listen, and what a request must pass.
+
+In this order: Host (421), token (401), content type (415), announced size (413), a free place (503
+with Retry-After), the body's size and time as it comes in (413, 408), the time limit (504). A place
+is free again when the work has really ended, not when its client got an answer: what was given up
+on still counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import ipaddress
+import math
+import socket
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from fastapi import Request
+from starlette.requests import ClientDisconnect
+
+from memalpha_kit.errors import InputError
+from memalpha_kit.method.retrieval import Retrieval
+from memalpha_kit.records import ChatModel
+from memalpha_kit.server.wire import Refused
+from memalpha_kit.server.work import Upstream
+
+T = TypeVar("T")
+TOKEN_ENV = "MEMALPHA_SERVER_TOKEN"
+RETRY_AFTER_S = 5
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """Limits and manners of a server. Raises InputError for what cannot be.
+
+    `retrieval.behaviour` is also the name of the server's manner: "release" answers in the
+    published shapes. `token` "" asks for none, which `address` allows on loopback only.
+    """
+
+    retrieval: Retrieval = Retrieval()
+    token: str = field(default="", repr=False)
+    max_request_mb: float = 64.0  # of a body, 2**20 bytes
+    body_time_s: float = 20.0  # for a body to arrive
+    time_limit_s: float = 1800.0  # for the answer, from then on
+    max_at_work: int = 8  # requests at the same time; one more is refused with 503
+    max_items: int = 10_000  # memories, questions or judged calls in one request
+    max_entries: int = 100_000  # of all memories in one request
+    judge_tokens: int = 512  # of one judgement at most
+    log_content: bool = False  # requests, answers and error texts into the log
+
+    def __post_init__(self) -> None:
+        if self.retrieval.method != "bm25":
+            raise InputError(f"retrieval.method: expected bm25, found {self.retrieval.method}")
+        for name, value in vars(self).items():
+            if type(value) in (int, float) and not 0 < value < math.inf:
+                raise InputError(f"{name}: expected more than 0, found {value}")
+        if not (self.token.isascii() and self.token.isprintable() and " " not in self.token):
+            raise InputError(f"{TOKEN_ENV}: expected plain characters without a space")
+
+    @property
+    def max_request_bytes(self) -> int:
+        """The largest body that is read."""
+        return int(self.max_request_mb * 2**20)
+
+
+def address(host: str, port: int, token: str) -> tuple[socket.AddressFamily, tuple]:
+    """The socket family and address of a host's name. Raises InputError if it must not be used.
+
+    Any address but loopback needs a token, whatever name it goes by.
+    """
+    if not 0 <= port <= 65535:
+        raise InputError(f"port: expected 0 to 65535, found {port}")
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError):
+        raise InputError(f"host: expected an address of this machine, found {host!r}") from None
+    family, _, _, _, place = found[0]
+    if not token and not is_loopback(place[0].partition("%")[0]):
+        raise InputError(
+            f"host {host}: other machines can reach it, so expected a token in {TOKEN_ENV}, found "
+            'none; make one with: python -c "import secrets; print(secrets.token_urlsafe(32))"'
+        )
+    return family, place
+
+
+def is_loopback(name: str) -> bool:
+    """Whether a host's name or address can only mean this machine."""
+    try:
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def listen(family: socket.AddressFamily, place: tuple) -> socket.socket:
+    """A socket that listens there. Raises InputError if it cannot."""
+    try:
+        return socket.create_server(place, family=family, backlog=128)
+    except OSError as error:
+        raise InputError(f"{place[0]}:{place[1]}: cannot listen there: {error.strerror}") from None
+
+
+class Gate:
+    """The checks of one server, its places and the threads in which requests work, one each."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self.settings = settings
+        self._places = threading.Semaphore(settings.max_at_work)
+        self._turn = threading.Lock()
+        self._pool = ThreadPoolExecutor(settings.max_at_work, thread_name_prefix="memalpha-serve")
+
+    async def check_host(self, request: Request) -> None:
+        """Raises Refused (421) for a name that a web page may have made to mean this machine.
+
+        A server with a token need not care: no page knows it.
+        """
+        host = request.headers.get("host", "")
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:
+            name = ""
+        if not (self.settings.token or is_loopback(name)):
+            raise Refused(421, "Host: expected localhost or a loopback address")
+
+    async def check_token(self, request: Request) -> None:
+        """Raises Refused (401)."""
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        same = hmac.compare_digest(given.strip().encode(), self.settings.token.encode())
+        if self.settings.token and not (scheme.lower() == "bearer" and same):
+            found = "another one" if given else "none"
+            raise Refused(
+                401,
+                f"expected the server's token as 'Authorization: Bearer ...', found {found}",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+
+    async def check_body(self, request: Request) -> None:
+        """Raises Refused (415, 413) for what the headers say of a body."""
+        if request.method != "POST":
+            return
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json":
+            raise Refused(415, "Content-Type: expected application/json")
+        if request.headers.get("content-encoding", "identity").lower() != "identity":
+            raise Refused(415, "Content-Encoding: expected none")
+        announced = request.headers.get("content-length", "0")
+        if announced.isdecimal() and int(announced[:20]) > self.settings.max_request_bytes:
+            raise self._too_large()
+
+    def _too_large(self) -> Refused:
+        limit = self.settings.max_request_bytes
+        return Refused(413, f"body: expected at most {limit} bytes, found more; ask in parts")
+
+    async def run(
+        self, request: Request, model: ChatModel, job: Callable[[bytes, Upstream], T]
+    ) -> T:
+        """What `job` makes of the body, in a thread. Stops it if the client leaves or is late."""
+        if not self._places.acquire(blocking=False):
+            raise Refused(
+                503,
+                f"busy: {self.settings.max_at_work} requests are at work; try again later",
+                headers={"Retry-After": str(RETRY_AFTER_S)},
+            )
+        upstream = Upstream(model, self._turn)
+        try:
+            body = await self._read(request)
+            work = self._pool.submit(job, body, upstream)
+        except BaseException:
+            self._places.release()
+            raise
+        work.add_done_callback(lambda _: self._places.release())
+        found, left = asyncio.wrap_future(work), asyncio.ensure_future(_left(request))
+        try:
+            limit_s = self.settings.time_limit_s
+            await asyncio.wait((found, left), timeout=limit_s, return_when="FIRST_COMPLETED")
+            if found.done():
+                return found.result()
+            if left.done():
+                raise Refused(499, "the client has left")
+            raise Refused(504, f"no answer within the time limit of {limit_s:g} s")
+        finally:
+            left.cancel()
+            found.cancel()
+            upstream.stop()
+            request.state.facts.update(calls=upstream.calls, failed=dict(upstream.failed))
+
+    async def _read(self, request: Request) -> bytes:
+        """The body. Raises Refused when it gets too large or does not come."""
+        parts, size, limit_s = [], 0, self.settings.body_time_s
+        try:
+            async with asyncio.timeout(limit_s):
+                async for part in request.stream():
+                    size += len(part)
+                    if size > self.settings.max_request_bytes:
+                        raise self._too_large()
+                    parts.append(part)
+        except TimeoutError:
+            closing = {"Connection": "close"}
+            raise Refused(408, f"no whole body within {limit_s:g} s", headers=closing) from None
+        except ClientDisconnect:
+            raise Refused(499, "the client has left") from None
+        return b"".join(parts)
+
+
+async def _left(request: Request) -> None:
+    """Returns when the client has closed the connection."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
