@@ -272,16 +272,18 @@ class Episode:
 
 @dataclass(frozen=True)
 class Rewards:
-    """The four parts of one episode's reward (method.md 5.1).
+    """The parts of one episode's reward; the paper, section 3.3.
 
-    `accuracy` (r1) and `compression` (r3) are one number each; `format` (r2) and `content` (r4)
-    one per step. None is a measurement that failed or was not made.
+    `accuracy` (r1) and `compression` (r3) are one number each; `format` (r2), `content` (r4) and
+    `others`, the terms of a user's module by name, one per step. None is a measurement that failed
+    or was not made.
     """
 
     accuracy: float | None
     compression: float | None
     format: tuple[float | None, ...]
     content: tuple[float | None, ...]
+    others: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,10 @@ STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 def about(default: Any, description: str) -> Any:
     """A field with its default and a line about it, which the command line shows."""
-    return dataclasses.field(default=default, metadata={"about": description})
+    metadata = {"about": description}
+    if isinstance(default, dict):
+        return dataclasses.field(default_factory=default.copy, hash=False, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(about,))

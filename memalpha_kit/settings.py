@@ -91,6 +91,7 @@ class RewardConfig:
     accuracy_threshold: float | None = about(None, "r1 becomes 1 if r1 >= threshold else 0")
     content_denominator: Literal["all_calls", "judged_calls"] = about("all_calls", "of r4")
     compression_floor: float | None = about(None, "lower clip of r3; None: r3 may be negative")
+    others: dict[str, float] = about({}, "weights of a user's own reward terms, by name")
 
 
 @section
@@ -102,7 +103,9 @@ class AdvantageConfig:
     )
     scale: Literal["std", "none"] = about("std", "std: divide by the group's deviation")
     epsilon: NonNegative = about(1e-6, "added to the standard deviation")
-    single: Literal["zero", "raw"] = about("zero", "group of one row: 0, or its reward as released")
+    single: Literal["zero", "raw", "release"] = about(
+        "zero", "group of one row: 0, its reward, or nearly that as released"
+    )
 
 
 @section

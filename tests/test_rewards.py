@@ -98,9 +98,10 @@ def test_a_threshold_turns_accuracy_into_one_or_zero():
     assert step_rewards(Rewards(0.7, 0.0, (0.0,), (0.0,)), config) == (1.0,)
 
 
-def test_a_group_of_one_gives_zero_and_the_raw_reward_as_released():
+def test_a_group_of_one_gives_zero_or_its_reward_or_nearly_that_as_released():
     assert advantages([1.234], ["q"], PLAIN) == [0.0]
-    released = advantages([1.234], ["q"], AdvantageConfig(single="raw"))
+    assert advantages([1.234], ["q"], AdvantageConfig(single="raw")) == [1.234]
+    released = advantages([1.234], ["q"], AdvantageConfig(single="release"))
     assert released == pytest.approx([1.233999], abs=5e-7)
 
 
@@ -245,10 +246,10 @@ def test_a_judge_rates_writes_of_text_only(asked, expected):
 
 def test_a_missing_term_with_a_weight_makes_the_reward_missing():
     config = RewardConfig()
-    assert total(None, 1.0, 1.0, 1.0, config) is None
-    assert total(1.0, 1.0, 1.0, None, config) is None
-    without_judge = dataclasses.replace(config, content=0.0)
-    assert total(1.0, 1.0, 1.0, None, without_judge) == pytest.approx(2.05)
+    unscored, unjudged = Rewards(None, 1.0, (1.0,), (1.0,)), Rewards(1.0, 1.0, (1.0,), (None,))
+    assert total(unscored, 0, config) is None
+    assert total(unjudged, 0, config) is None
+    assert total(unjudged, 0, dataclasses.replace(config, content=0.0)) == pytest.approx(2.05)
 
 
 # --- of an episode --------------------------------------------------------------------------------

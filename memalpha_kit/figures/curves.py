@@ -182,10 +182,16 @@ def plot_behaviour(table: pd.DataFrame, length: int = 1) -> Figure:
 
 
 def plot_rewards(metrics: pd.DataFrame) -> Figure:
-    """The four reward parts against GRPO step; with several seeds, mean and 95 % band."""
-    figure, axes = panels(8.4, 5.4, 2, 2, sharex=True)
-    columns = [c for c in ("seed", "step", *PARTS) if c in metrics]
-    for axis, (part, label) in zip(axes.flat, PARTS.items(), strict=True):
+    """The reward parts against GRPO step; with several seeds, mean and 95 % band.
+
+    The four of the paper, and the terms of a user's module (columns `term_...`).
+    """
+    terms = [column for column in metrics if column.startswith("term_")]
+    parts = PARTS | {column: column.removeprefix("term_") for column in terms}
+    n_rows = 2 + (len(terms) + 1) // 2
+    figure, axes = panels(8.4, 2.7 * n_rows, n_rows, 2, sharex=True)
+    columns = [c for c in ("seed", "step", *parts) if c in metrics]
+    for axis, (part, label) in zip(axes.flat, parts.items(), strict=False):
         data = metrics[columns].dropna(subset=[part])
         band = ("ci", 95) if "seed" in data and data.seed.nunique() > 1 else None
         sns.lineplot(data=data, x="step", y=part, ax=axis, errorbar=band, seed=0)

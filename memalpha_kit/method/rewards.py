@@ -1,6 +1,6 @@
 """Four reward terms, their weighted sum, and the advantages: the page to hold beside the paper.
 
-For rollout i of an instance with chunks t = 1..T and questions j (method.md 5 and 6):
+For rollout i of an instance with chunks t = 1..T and questions j (paper, section 3.3):
 
     r1[i]   = mean over questions of the answer's score           accuracy
     r2[i,t] = calls that succeeded / calls, 0 without a call      format
@@ -11,9 +11,10 @@ For rollout i of an instance with chunks t = 1..T and questions j (method.md 5 a
 
 The one law: a missing measurement stays missing. It is None, never 0; a row whose reward is None
 has advantage 0, enters no mean and no standard deviation, and is not trained on. Plain Python and
-numpy's float64; the release computes advantages in float32, which differs in the seventh digit.
+numpy's float64; the published code computes advantages in float32, which differs in the seventh
+digit. A user's module adds a term with `TERMS.add`; its weight stands in `reward.others`.
 
->>> total(accuracy=0.75, format=1.0, compression=0.9, content=1.0, config=RewardConfig())
+>>> total(Rewards(0.75, 0.9, (1.0,), (1.0,)), 0, RewardConfig())
 1.895
 >>> advantages([1.0, 0.0, None], ["a", "a", "a"], AdvantageConfig(epsilon=0.0))
 [0.7071067811865475, -0.7071067811865475, 0.0]
@@ -22,18 +23,20 @@ numpy's float64; the release computes advantages in float32, which differs in th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from memalpha_kit.errors import InputError
-from memalpha_kit.method.memory import COMPONENTS, INSERT, TOOLS, UPDATE, empty, tokens
+from memalpha_kit.method.memory import MEMORY_COMPONENTS, TOOLS, empty, tokens
 from memalpha_kit.records import Episode, Instance, Memory, Rewards, ToolCall, TrainingRow
+from memalpha_kit.registry import Registry
 from memalpha_kit.settings import AdvantageConfig, RewardConfig
 from memalpha_kit.tokens import Counter
 
 Judge = Callable[[ToolCall, str, Memory], bool | None]
 """Rates what one call wants to write: (call, chunk text, memory as the writer saw it, that is at
-the start of the step) -> valid or not; None if the judge failed (D32)."""
+the start of the step) -> valid or not; None if the judge failed."""
 
 
 # --- The four terms -------------------------------------------------------------------------------
@@ -42,7 +45,7 @@ the start of the step) -> valid or not; None if the judge failed (D32)."""
 def reward_accuracy(scores: Sequence[float | None]) -> float | None:
     """r1: mean score of the answers; None if none was scored.
 
-    Answers without a score are left out, not counted as wrong. Source: method.md 5.1.
+    Answers without a score are left out, not counted as wrong.
     """
     return _mean(scores)
 
@@ -56,9 +59,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 def reward_format(calls: Sequence[ToolCall]) -> float:
     """r2: share of the call attempts with status `ok`; 0 without a call, so silence earns nothing.
 
-    Skipped, rejected and malformed attempts count as failures. What is a success in the release
-    but not here (deleting an unknown id, say: D02) shows in the statuses that `memory` and
-    `protocol` give under `behaviour="release"`; this formula is the same. Source: method.md 5.3.
+    Skipped, rejected and malformed attempts count as failures.
     """
     return sum(call.status == "ok" for call in calls) / len(calls) if calls else 0.0
 
@@ -67,8 +68,8 @@ def reward_compression(memory_tokens: int, chunk_tokens: int, floor: float | Non
     """r3: share of the reading that the final memory saved, 1 - memory / chunks.
 
     Both counts in tokens of one counter; 1.0 is an empty memory, negative is a memory larger than
-    its input (unless `floor` clips it, which the release does not). Raises ValueError if
-    chunk_tokens < 1. Source: method.md 5.1.
+    its input (unless `floor` clips it, which the published code does not). Raises ValueError if
+    chunk_tokens < 1.
     """
     if chunk_tokens < 1:
         raise ValueError(f"compression: expected at least 1 chunk token, found {chunk_tokens}")
@@ -82,9 +83,9 @@ def reward_content(
     """r4: mean verdict over the calls of one step; None if the judge failed on all it was asked.
 
     `verdicts` has one entry per call that a judge rates (`judged`), `n_calls` counts all attempts.
-    `all_calls` (release): the others, deletions for instance, count as 0 (D31). `judged_calls`:
+    `all_calls` (as published): the others, deletions for instance, count as 0. `judged_calls`:
     they are left out. Verdicts that failed (None) are left out of both. A step with nothing to
-    rate earns 0, like a silent one. Source: method.md 5.4.
+    rate earns 0, like a silent one.
     """
     known = [bool(verdict) for verdict in verdicts if verdict is not None]
     failed = len(verdicts) - len(known)
@@ -98,17 +99,67 @@ def judged(call: ToolCall) -> bool:
     """Whether a judge is asked about this call: it writes non-blank text to a known component.
 
     Whether it was executed is not looked at: rejected and skipped writes are rated too. All other
-    attempts score 0 without being shown to anybody. Source: method.md 5.4; differs: no.
+    attempts score 0 without being shown to anybody.
     """
-    if call.name not in (INSERT, UPDATE):
+    if call.name not in TOOLS or TOOLS[call.name].mode != "memorise":
         return False
     text = call.arguments.get(TOOLS[call.name].text)
     kind = call.arguments.get("memory_type")
-    known = isinstance(kind, str) and kind.removesuffix("_memory") in COMPONENTS
+    known = isinstance(kind, str) and kind.removesuffix("_memory") in MEMORY_COMPONENTS
     return known and isinstance(text, str) and bool(text.strip())
 
 
 # --- Rewards of an episode and of its steps -------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a term looks at: an asked episode, its instance, the counter and the judge."""
+
+    episode: Episode
+    instance: Instance
+    counter: Counter
+    judge: Judge | None
+    config: RewardConfig
+
+
+def _accuracy(scene: Scene) -> float | None:
+    return reward_accuracy([answer.score for answer in scene.episode.answers])
+
+
+def _format(scene: Scene) -> tuple[float, ...]:
+    return tuple(reward_format(step.calls) for step in scene.episode.steps)
+
+
+def _compression(scene: Scene) -> float:
+    chunk_tokens = sum(scene.counter.count(chunk) for chunk in scene.instance.chunks)
+    memory_tokens = tokens(scene.episode.memory, scene.counter)
+    return reward_compression(memory_tokens, chunk_tokens, scene.config.compression_floor)
+
+
+def _content(scene: Scene) -> tuple[float | None, ...]:
+    episode, judge = scene.episode, scene.judge
+    if judge is None:
+        return (None,) * len(episode.steps)
+    seen, contents = empty(episode.memory_config), []
+    for step in episode.steps:
+        chunk = scene.instance.chunks[step.chunk]
+        verdicts = [judge(call, chunk, seen) for call in step.calls if judged(call)]
+        denominator = scene.config.content_denominator
+        contents.append(reward_content(verdicts, len(step.calls), denominator))
+        seen = step.memory
+    return tuple(contents)
+
+
+Term = Callable[[Scene], "float | None | Sequence[float | None]"]
+"""One number for the whole episode, or one per step; None is a measurement that failed."""
+TERMS: Registry[Term] = Registry("reward term")
+for _name, _term in zip(
+    ("accuracy", "format", "compression", "content"),
+    (_accuracy, _format, _compression, _content),
+    strict=True,
+):
+    TERMS.add(_name, _term)
 
 
 def rewards(
@@ -118,9 +169,10 @@ def rewards(
     judge: Judge | None = None,
     config: RewardConfig = RewardConfig(),  # noqa: B008 (frozen)
 ) -> Rewards:
-    """The four parts of one asked episode's reward; content is None for all steps without a judge.
+    """The parts of one asked episode's reward; content is None for all steps without a judge.
 
-    Raises InputError if the episode belongs to another instance or was not asked.
+    Raises InputError if the episode belongs to another instance or was not asked, and for a term
+    of a user's module that gives neither one number nor one per step.
     """
     if episode.instance != instance.id:
         raise InputError(f"{episode.id}: expected instance {episode.instance}, got {instance.id}")
@@ -128,52 +180,57 @@ def rewards(
         raise InputError(
             f"{episode.id}: answers: expected one per question, found none (ask first)"
         )
-    chunk_tokens = sum(counter.count(chunk) for chunk in instance.chunks)
+    scene = Scene(episode, instance, counter, judge, config)
+    others = {name: _per_step(name, scene) for name in config.others}
     return Rewards(
-        accuracy=reward_accuracy([answer.score for answer in episode.answers]),
-        compression=reward_compression(
-            tokens(episode.memory, counter), chunk_tokens, config.compression_floor
-        ),
-        format=tuple(reward_format(step.calls) for step in episode.steps),
-        content=_contents(episode, instance, judge, config.content_denominator),
+        accuracy=_accuracy(scene),
+        compression=_compression(scene),
+        format=_format(scene),
+        content=_content(scene),
+        others=others,
     )
 
 
-def _contents(
-    episode: Episode, instance: Instance, judge: Judge | None, denominator: str
-) -> tuple[float | None, ...]:
-    """r4 of every step."""
-    if judge is None:
-        return (None,) * len(episode.steps)
-    seen, contents = empty(episode.memory_config), []
-    for step in episode.steps:
-        chunk = instance.chunks[step.chunk]
-        verdicts = [judge(call, chunk, seen) for call in step.calls if judged(call)]
-        contents.append(reward_content(verdicts, len(step.calls), denominator))
-        seen = step.memory
-    return tuple(contents)
+def _per_step(name: str, scene: Scene) -> tuple[float | None, ...]:
+    """The values of a registered term; a number for the whole episode counts for every step."""
+    values, n = TERMS[name](scene), len(scene.episode.steps)
+    if values is None or isinstance(values, int | float):
+        return (values,) * n
+    if len(values) != n:
+        raise InputError(f"reward term {name!r}: expected {n} values, found {len(values)}")
+    return tuple(values)
 
 
-def total(
-    accuracy: float | None,
-    format: float | None,
-    compression: float | None,
-    content: float | None,
-    config: RewardConfig,
-) -> float | None:
-    """R: the weighted sum of one step's terms; None if a term with a weight is missing.
+def reward_terms(rewards: Rewards) -> dict[str, tuple[float | None, ...]]:
+    """The terms by the name of their column in tables: r1 and r3 have one value, others one a step.
 
-    A term of weight 0 may be missing: no judge is needed when gamma is 0 (D65). With a threshold
-    r1 becomes 1 if it reaches it, else 0. Source: method.md 5.1.
+    A term of a user's module is called `term_` and its name.
     """
+    return {
+        "accuracy": (rewards.accuracy,),
+        "format": rewards.format,
+        "compression": (rewards.compression,),
+        "content": rewards.content,
+        **{f"term_{name}": values for name, values in rewards.others.items()},
+    }
+
+
+def total(rewards: Rewards, step: int, config: RewardConfig) -> float | None:
+    """R of one step: the weighted sum of its terms; None if a term with a weight is missing.
+
+    A term of weight 0 may be missing: no judge is needed when gamma is 0. With a threshold r1
+    becomes 1 if it reaches it, else 0.
+    """
+    accuracy = rewards.accuracy
     if accuracy is not None and config.accuracy_threshold is not None:
         accuracy = float(accuracy >= config.accuracy_threshold)
-    terms = (
+    terms = [
         (config.accuracy, accuracy),
-        (config.format, format),
-        (config.compression, compression),
-        (config.content, content),
-    )
+        (config.format, rewards.format[step]),
+        (config.compression, rewards.compression),
+        (config.content, rewards.content[step]),
+        *((weight, rewards.others[name][step]) for name, weight in config.others.items()),
+    ]
     weighted = [(weight, term) for weight, term in terms if weight != 0]
     if any(term is None for _, term in weighted):
         return None
@@ -182,10 +239,7 @@ def total(
 
 def step_rewards(rewards: Rewards, config: RewardConfig) -> tuple[float | None, ...]:
     """R of every step of an episode; r1 and r3 are the episode's and repeat."""
-    return tuple(
-        total(rewards.accuracy, formed, rewards.compression, content, config)
-        for formed, content in zip(rewards.format, rewards.content, strict=True)
-    )
+    return tuple(total(rewards, step, config) for step in range(len(rewards.format)))
 
 
 # --- Advantages -----------------------------------------------------------------------------------
@@ -197,8 +251,8 @@ def advantages(
     """One advantage per reward, normalised within its group: (R - mean) / (std + epsilon).
 
     Rewards None get 0 and are in no mean. Equal rewards give exactly 0.0, whatever their mean
-    rounds to. A group of one gives 0; `single="raw"` gives R / (1 + epsilon) as released (D40).
-    Source: method.md 6.2. `scale="none"` leaves out the division (Dr. GRPO).
+    rounds to. A group of one gives 0, with `single="raw"` its reward, with "release" R / (1 +
+    epsilon) as published. `scale="none"` leaves out the division (Dr. GRPO).
     """
     members: dict[str, list[int]] = {}
     for index, (reward, group) in enumerate(zip(rewards, groups, strict=True)):
@@ -216,8 +270,8 @@ def _normalised(rewards: Sequence[float], config: AdvantageConfig) -> list[float
     """Advantages of one group."""
     values = np.asarray(rewards, dtype=np.float64)
     if len(values) == 1:
-        raw = config.single == "raw"
-        return [float(values[0] / (1 + config.epsilon)) if raw else 0.0]
+        reward = float(values[0])
+        return [{"zero": 0.0, "raw": reward}.get(config.single, reward / (1 + config.epsilon))]
     if values.min() == values.max():
         return [0.0] * len(values)
     centred = values - values.mean()
@@ -229,9 +283,9 @@ def _normalised(rewards: Sequence[float], config: AdvantageConfig) -> list[float
 def group(instance: str, step: int, grouping: str) -> str:
     """Name of the group that a step's reward is compared in.
 
-    `instance`: all steps of all rollouts of the instance (as released). `chunk`: the same chunk
+    `instance`: all steps of all rollouts of the instance (as published). `chunk`: the same chunk
     across rollouts. `rollout` and `leave_one_out` compare rollouts of the instance, see
-    `episode_advantages`. Source: method.md 6.1.
+    `episode_advantages`.
     """
     return f"{instance}#{step}" if grouping == "chunk" else instance
 
@@ -295,7 +349,7 @@ def training_rows(
     """One row per chunk of every episode, episode by episode, with reward, advantage and group.
 
     `parts` maps episode ids to their `Rewards`. The token ids are the sampled ones, end marker
-    included (D34, D35); rows without a reward have a loss mask of zeros.
+    included; rows without a reward have a loss mask of zeros.
     """
     steps = [step_rewards(parts[episode.id], reward_config) for episode in episodes]
     values = episode_advantages(steps, [episode.instance for episode in episodes], advantage_config)

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, stdev
 
 from memalpha_kit.method.memory import DELETE, INSERT, UPDATE, tokens
+from memalpha_kit.method.rewards import reward_terms
 from memalpha_kit.records import Episode, Rewards, TrainingRow
 from memalpha_kit.tokens import counter
 from memalpha_kit.training.batch import trained
@@ -38,10 +39,7 @@ def observe(
     real, counts, done = trained(rows), counter(counter_name), list(parts.values())
     return {
         "reward": [row.reward for row in rows],
-        "accuracy": [part.accuracy for part in done],
-        "format": [value for part in done for value in part.format],
-        "compression": [part.compression for part in done],
-        "content": [value for part in done for value in part.content],
+        **_terms(done),
         "calls": [len(step.calls) for step in steps],
         **{kind: [seen[kind] for seen in kinds] for kind in (*KINDS.values(), "other_calls")},
         **{f"calls_{status}": [seen[status] for seen in statuses] for status in STATUSES},
@@ -52,6 +50,12 @@ def observe(
         "loss_tokens": [sum(row.loss_mask) for row in real],
         "flat_rows": [row.advantage == 0 for row in real],
     }
+
+
+def _terms(parts: Sequence[Rewards]) -> Observed:
+    """The values of every reward term; r1 and r3 are an episode's, the others a step's."""
+    terms = [reward_terms(part) for part in parts or [Rewards(None, None, (), ())]]
+    return {name: [value for part in terms for value in part[name]] for name in terms[0]}
 
 
 def joined(parts: Iterable[Observed]) -> Observed:
