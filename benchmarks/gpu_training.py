@@ -47,7 +47,7 @@ from typing import TYPE_CHECKING, Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from memalpha_kit import files as store  # noqa: E402
+from memalpha_kit import files  # noqa: E402
 from memalpha_kit.lab import miniature, world  # noqa: E402
 from memalpha_kit.settings import (  # noqa: E402
     AdvantageConfig,
@@ -654,8 +654,8 @@ def main() -> None:
     profile = Profile("gpu_training", grpo=case.grpo, model=case.model, world=case.world)
     extra = {"card": card, "not_measured": not_measured(args), "arguments": sys.argv[1:]}
     with tempfile.TemporaryDirectory() as folder:
-        saved = store.run_card(Path(folder), profile, started, extra=extra)
-    store.save_json(args.out.with_suffix(".json"), saved)
+        saved = files.run_card(Path(folder), profile, started, extra=extra)
+    files.save_json(args.out.with_suffix(".json"), saved)
     print(f"{args.out}\nnot measured: {'; '.join(extra['not_measured']) or 'nothing is missing'}")
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from memalpha_kit import files as store
+from memalpha_kit import files
 from memalpha_kit.errors import DiskError, InputError
 from memalpha_kit.evaluation import tables as comparison
 from memalpha_kit.figures.charts import plot_chunks, plot_memory, plot_sources
@@ -124,7 +124,7 @@ def test_a_missing_answer_is_left_out_of_the_gain_and_a_single_seed_has_no_inter
 
 
 def test_lengths_load_back_from_csv_as_they_were(tmp_path):
-    store.save_table(tmp_path / "results.csv", BY_HAND)
+    files.save_table(tmp_path / "results.csv", BY_HAND)
     read = pd.read_csv(tmp_path / "results.csv")
     pd.testing.assert_frame_equal(
         table_lengths(read, resamples=50), table_lengths(BY_HAND, resamples=50)
@@ -206,7 +206,7 @@ def test_targets_of_a_single_seed_can_be_made_and_saved(tmp_path):
     one = results(seeds=(0,))
     table = table_targets(table_lengths(one), table_behaviour(one))
     assert not table.met[1] and pd.isna(table.measured[1])
-    store.save_table(tmp_path / "targets.csv", table)
+    files.save_table(tmp_path / "targets.csv", table)
     assert pd.read_csv(tmp_path / "targets.csv").met.tolist() == table.met.tolist()
 
 
@@ -344,7 +344,7 @@ def full(*_, **__):
 def test_a_figure_is_saved_whole_or_not_at_all(tmp_path, monkeypatch, failing):
     path = tmp_path / "figure.png"
     path.write_bytes(b"old")
-    monkeypatch.setattr(store.os, failing, full)
+    monkeypatch.setattr(files.os, failing, full)
     with pytest.raises(DiskError, match=r"figure.png: expected to write \d+ bytes, found: No sp"):
         save_figure(plot_memory(GROWTH), path)
     monkeypatch.undo()
@@ -408,29 +408,29 @@ def test_the_card_of_a_run_has_settings_seed_versions_data_hash_and_duration(tmp
     data = tmp_path / "data.csv"
     data.write_text("a\n1\n")
     profile = load_profile("ci", ["seed=3"])
-    card = store.run_card(tmp_path / "out", profile, time.time() - 2, [data], {"grpo_s": 1.5})
+    card = files.run_card(tmp_path / "out", profile, time.time() - 2, [data], {"grpo_s": 1.5})
     saved = json.loads((tmp_path / "out" / "run.json").read_text())
     assert saved == card
     assert (saved["profile"], saved["seed"], saved["grpo_s"]) == ("ci", 3, 1.5)
     assert saved["settings"] == json.loads(json.dumps(profile_dict(profile)))
-    assert set(store.PACKAGES) < set(saved["versions"]) and "memalpha-kit" in saved["versions"]
-    assert saved["data_sha256"] == store.fingerprint([data]) and saved["inputs"] == ["data.csv"]
+    assert set(files.PACKAGES) < set(saved["versions"]) and "memalpha-kit" in saved["versions"]
+    assert saved["data_sha256"] == files.fingerprint([data]) and saved["inputs"] == ["data.csv"]
     assert 1.5 < saved["duration_s"] < 60
     assert str(tmp_path) not in (tmp_path / "out" / "run.json").read_text()
 
 
 def test_the_card_of_a_run_without_data_says_so(tmp_path):
-    card = store.run_card(tmp_path, load_profile("ci"), time.time())
+    card = files.run_card(tmp_path, load_profile("ci"), time.time())
     assert card["data_sha256"] is None and card["inputs"] == []
 
 
 def test_a_card_about_a_file_that_is_gone_is_an_input_error_and_is_not_written(tmp_path):
     with pytest.raises(InputError, match=r"gone.csv: expected a readable file"):
-        store.run_card(tmp_path, load_profile("ci"), time.time(), [tmp_path / "gone.csv"])
+        files.run_card(tmp_path, load_profile("ci"), time.time(), [tmp_path / "gone.csv"])
     assert os.listdir(tmp_path) == []
 
 
 def test_a_package_that_is_absent_is_named_absent(monkeypatch, tmp_path):
-    monkeypatch.setattr(store, "PACKAGES", ("numpy", "no-such-package"))
-    versions = store.run_card(tmp_path, load_profile("ci"), time.time())["versions"]
+    monkeypatch.setattr(files, "PACKAGES", ("numpy", "no-such-package"))
+    versions = files.run_card(tmp_path, load_profile("ci"), time.time())["versions"]
     assert versions["no-such-package"] == "absent" and versions["numpy"] != "absent"

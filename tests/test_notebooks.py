@@ -13,7 +13,7 @@ import pytest
 from stub_server import StubServer
 from test_real_path import write_raw
 
-from memalpha_kit import files as store
+from memalpha_kit import files
 from memalpha_kit.data.instances import load_instances
 from memalpha_kit.figures.curves import TARGETS, table_lengths
 from memalpha_kit.notebooks import run
@@ -155,7 +155,7 @@ def test_the_card_has_settings_seed_versions_data_hash_and_duration(home, name):
     card = json.loads((folder(home, name) / "run.json").read_text())
     assert (card["profile"], card["seed"]) == ("ci", CI.seed)
     assert card["settings"] == json.loads(json.dumps(profile_dict(CI)))
-    assert set(store.PACKAGES) <= set(card["versions"])
+    assert set(files.PACKAGES) <= set(card["versions"])
     assert len(card["data_sha256"]) == 64 and card["inputs"]
     assert card["duration_s"] > 0
 
@@ -243,7 +243,7 @@ def test_notebook_05_draws_from_what_is_recorded_in_the_checkout(home, root):
     assert (table.seeds == len(seeds)).all()
     card = json.loads((folder(home, "05_figures") / "run.json").read_text())
     assert card["inputs"] == sorted(path.name for path in recorded.glob("*.csv"))
-    assert card["data_sha256"] == store.fingerprint(recorded.glob("*.csv"))
+    assert card["data_sha256"] == files.fingerprint(recorded.glob("*.csv"))
     targets = pd.read_csv(folder(home, "05_figures") / "targets.csv")
     assert list(targets.target) == list(TARGETS)
 
