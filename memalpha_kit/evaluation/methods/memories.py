@@ -41,8 +41,8 @@ from memalpha_kit.method.prompts import VERSION
 from memalpha_kit.method.readers import READERS, Reader, needs_model, reader
 from memalpha_kit.method.retrieval import Retrieval
 from memalpha_kit.method.writers import (
-    RULES,
     SAMPLE,
+    WRITERS,
     ModelWriter,
     Writer,
     content,
@@ -183,7 +183,7 @@ class WrittenMemory(FromMemory):
     options: MemorySettings
 
     def __init__(self, name: str, settings: MemorySettings, backends: Backends) -> None:
-        wanted, known = settings.writer, (*RULES, "api", *backends.writers)
+        wanted, known = settings.writer, (*WRITERS.names(), "api", *backends.writers)
         if wanted not in known and not (Path(wanted) / "config.json").is_file():
             tail = closest(wanted, known)
             raise InputError(f"writer: expected a name or a model's folder, found {wanted!r}{tail}")
@@ -198,7 +198,7 @@ class WrittenMemory(FromMemory):
         found, wanted = super().settings(), self.options.writer
         if wanted in self.backends.writers:
             return found | {"writer": identity(self.backends.writers[wanted])}
-        if wanted not in (*RULES, "api"):
+        if wanted not in (*WRITERS.names(), "api"):
             return found | {"writer": folder_hash(Path(wanted))}
         return found
 
@@ -239,7 +239,7 @@ class WrittenMemory(FromMemory):
         options, protocol = self.options, self.options.protocol
         if options.writer in self.backends.writers:
             return MeteredWriter(self.backends.writers[options.writer], self.journal), protocol
-        if options.writer in RULES:
+        if options.writer in WRITERS:
             return writer(options.writer, protocol.wire), protocol
         if options.writer == "api":
             model, heat = self.kept(self._write_model()), options.write_temperature
