@@ -132,7 +132,7 @@ def changed_column(name, value):
         (changed_column("chunks", None), "bad.parquet: row 1: chunks: expected a list that is not"),
         (changed_column("chunks", '["", " "]'), "chunks: expected at least one non-blank chunk"),
         (changed_column("chunks", "[1]"), "bad.parquet: row 1: chunks[0]: expected text, found 1"),
-        (changed_column("chunks", "[" * 9), "row 1: chunks: expected a JSON list, found '[[[[[["),
+        (changed_column("chunks", "[" * 9), "row 1: chunks: expected a JSON list, found: "),
         (
             changed_column("questions_and_answers", "[]"),
             "bad.parquet: row 1: questions_and_answers: expected a list that is not empty",
@@ -163,8 +163,8 @@ def test_data_that_is_not_as_it_must_be_is_refused_by_file_row_and_field(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "bad.parquet: expected parquet, found something else"),
-        (b"PAR1 and nothing else", "bad.parquet: expected parquet, found something else"),
+        (b"", "bad.parquet: expected parquet, found: "),
+        (b"PAR1 and nothing else", "bad.parquet: expected parquet, found: "),
         (b"version https://git-lfs.github.com/spec/v1\n", "found a Git-LFS pointer"),
     ],
 )

@@ -14,7 +14,8 @@ from memalpha_kit.records import QA, make_instance
 
 
 def plain(source, *chunks):
-    return make_instance(source, chunks, [QA("q", f"About {chunks[0]}?", ("x",))] * 2)
+    asked = [QA(name, f"About {chunks[0]}?", ("x",)) for name in ("q0", "q1")]
+    return make_instance(source, chunks, asked)
 
 
 SMALL = Dataset("a", (plain("squad", "a b c", "d"), plain("squad", "e f")), (plain("ruler", "g"),))

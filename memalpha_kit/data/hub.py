@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 from memalpha_kit.data.instances import COLUMNS, LFS_POINTER
 from memalpha_kit.data.sources import SOURCES
 from memalpha_kit.errors import DiskError, InputError, closest
-from memalpha_kit.files import load_json, save_json, sha256
+from memalpha_kit.files import load_json, resume_or_refuse, save_json, sha256
 
 MANIFEST = "hub.json"
 PARTIAL = ".partial"  # what has arrived but is not checked; the next call goes on with it
@@ -116,7 +116,10 @@ def download(
             "would check rows": ", ".join(rows) or "not known",
         }
     manifest = {"dataset": dataset, "about": named.about, "revision": _commit(named, revision)}
-    recorded = _recorded(manifest, out)
+    recorded = read_manifest(out)["files"]
+    if recorded:
+        same = {key: manifest[key] for key in ("dataset", "revision")}
+        resume_or_refuse(out, same, free=("about", "files"), name=MANIFEST)
     whole = [name for name in recorded if (out / name).exists()]
     for name in whole:
         _check_same(out / name, recorded[name]["sha256"], sha256(out / name))
@@ -155,18 +158,6 @@ def _commit(named: HubSet, revision: str | None) -> str:
             "lists them; the kit knows of none that it has verified)"
         )
     return revision
-
-
-def _recorded(manifest: Mapping[str, Any], out: Path) -> dict[str, Any]:
-    """The files of an earlier download of the same data set and revision into `out`."""
-    found = read_manifest(out)
-    for key in ("dataset", "revision") if found["files"] else ():
-        if found.get(key) != manifest[key]:
-            raise InputError(
-                f"{out / MANIFEST}: {key}: expected {manifest[key]}, found {found.get(key)} "
-                "(choose another folder)"
-            )
-    return found["files"]
 
 
 # --- Fetching ------------------------------------------------------------------------------------
