@@ -35,7 +35,6 @@ DERIVED = {"training/trainer.py"}  # its class derives from TRL's; loaded by fun
 TORCH = ("training/", "lab/lessons", "models/tiny")
 PENDING = {
     ("cli", "commands"),
-    ("evaluation", "lab"),
 }
 
 

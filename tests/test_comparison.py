@@ -10,9 +10,9 @@ import pytest
 
 from memalpha_kit import files as store
 from memalpha_kit.errors import InputError
-from memalpha_kit.evaluation import tables as comparison
-from memalpha_kit.evaluation.answered import Bootstrap
-from memalpha_kit.evaluation.tables import AVERAGE, Claim, verdict
+from memalpha_kit.evaluation import paper, tables
+from memalpha_kit.evaluation.paper import Claim, verdict
+from memalpha_kit.evaluation.tables import AVERAGE, Bootstrap
 from memalpha_kit.stats import detectable, sign_flip, stratified_interval
 
 QUICK = Bootstrap(resamples=200)
@@ -22,7 +22,7 @@ def answers(scores, method="ours", source="squad", profile="fixed", **columns) -
     """Rows from {instance: [score of each question]}."""
     rows = [
         {
-            **{"method": method, "source": source, "instance": instance, "index": index},
+            **{"method": method, "source": source, "instance": instance, "qa": f"q{index}"},
             **{"metric": "contains", "profile": profile, "score": score},
             "status": "infra_error" if score is None else "ok",
             **{"finish": "stop", "truncated": False, "memory_tokens": 20, "chunk_tokens": 100},
@@ -38,7 +38,15 @@ def answers(scores, method="ours", source="squad", profile="fixed", **columns) -
 def built(table: pd.DataFrame, **columns) -> pd.DataFrame:
     made = table[["method", "source", "instance"]].drop_duplicates()
     return made.assign(
-        **{"calls": 4, "calls_ok": 3, "prompt_tokens": 10, "completion_tokens": 1, "cost_usd": 1.0}
+        **{
+            "chunks": 2,
+            "calls": 4,
+            "calls_ok": 3,
+            "unusable": 0,
+            "prompt_tokens": 10,
+            "completion_tokens": 1,
+            "cost_usd": 1.0,
+        }
         | columns
     )
 
@@ -56,7 +64,7 @@ def test_an_average_is_the_mean_of_its_columns_as_in_the_spec():
         answers({"i1": [1, 1, 0, 0], "i2": [1]}, source="d1"),
         answers({"i3": [0.5]}, source="d2"),
     )
-    shown = comparison.table_sources(table, built(table), QUICK).set_index("source")
+    shown = tables.table_sources(table, built(table), QUICK).set_index("source")
     assert shown.score.tolist() == [0.75, 0.5, 0.625]
     assert shown.interval.tolist() == ["instances", "questions", "within columns"]
     assert shown.questions[AVERAGE] == 6 and shown.instances[AVERAGE] == 3
@@ -65,13 +73,13 @@ def test_an_average_is_the_mean_of_its_columns_as_in_the_spec():
 
 def test_a_missing_score_is_counted_and_never_0():
     table = answers({"a": [1, None], "b": [1, 1]})
-    row = comparison.table_sources(table, built(table), QUICK).iloc[0]
+    row = tables.table_sources(table, built(table), QUICK).iloc[0]
     assert (row.score, row.missing, row.error_rate) == (1.0, 1, 0.25)
 
 
 def test_a_missing_score_has_bounds():
     table = both(answers({"a": [1, None], "b": [1, 1]}), answers({"c": [0, 1]}, source="booksum"))
-    shown = comparison.table_sources(table, built(table), QUICK).set_index("source")
+    shown = tables.table_sources(table, built(table), QUICK).set_index("source")
     assert (shown.if_all_0["squad"], shown.if_all_1["squad"]) == (0.75, 1.0)
     assert (shown.if_all_0[AVERAGE], shown.if_all_1[AVERAGE]) == (0.625, 0.75)
 
@@ -80,16 +88,16 @@ def test_a_question_that_a_method_cannot_be_asked_is_no_error():
     table = answers({"a": [1, None], "b": [1, 1]}, "gold-chunk")
     table.loc[table.score.isna(), ["status", "prompt_tokens"]] = ["skipped", None]
     nobody = table.assign(status="skipped", score=None)
-    row = comparison.table_sources(nobody, built(nobody), QUICK).iloc[0]
+    row = tables.table_sources(nobody, built(nobody), QUICK).iloc[0]
     assert (row.instances, row.memory_tokens, row.compression) == (2, None, None)  # not 1.0
-    row = comparison.table_sources(table, built(table), QUICK).iloc[0]
+    row = tables.table_sources(table, built(table), QUICK).iloc[0]
     assert (row.skipped, row.missing, row.error_rate, row.score) == (1, 0, 0.0, 1.0)
     assert row.if_all_0 == 1.0 and row.prompt_tokens == 170
 
 
 def test_an_average_over_other_columns_is_not_given():
     table = both(answers({"a": [1]}), answers({"b": [None]}, source="hotpotqa"))
-    shown = comparison.table_sources(table, built(table), QUICK).set_index("source")
+    shown = tables.table_sources(table, built(table), QUICK).set_index("source")
     assert shown.score["squad"] == 1.0 and pd.isna(shown.score[AVERAGE])
 
 
@@ -98,7 +106,7 @@ def test_tokens_are_means_over_instances_and_costs_are_sums():
         answers({"a": [1, 0, 1]}, memory_tokens=10, chunk_tokens=100),
         answers({"b": [1]}, memory_tokens=90, chunk_tokens=100),
     )
-    row = comparison.table_sources(table, built(table), QUICK).iloc[0]
+    row = tables.table_sources(table, built(table), QUICK).iloc[0]
     assert (row.memory_tokens, row.chunk_tokens, row.compression) == (50, 100, 0.5)
     assert (row.prompt_tokens, row.completion_tokens, row.cost_usd) == (220, 22, 4.0)
     assert (row.calls, row.call_success) == (8, 0.75)
@@ -106,21 +114,41 @@ def test_tokens_are_means_over_instances_and_costs_are_sums():
 
 def test_a_cost_that_is_unknown_is_not_0():
     table = answers({"a": [1, 0]}, cost_usd=None)
-    row = comparison.table_sources(table, built(table), QUICK).iloc[0]
+    row = tables.table_sources(table, built(table), QUICK).iloc[0]
     assert row.cost_usd is None and row.prompt_tokens == 110
 
 
 def test_a_failed_question_has_no_tokens_and_does_not_hide_the_others():
     table = answers({"a": [1, None]})
     table["prompt_tokens"] = table["prompt_tokens"].astype(float).where(table.score.notna())
-    row = comparison.table_sources(table, built(table), QUICK).iloc[0]
+    row = tables.table_sources(table, built(table), QUICK).iloc[0]
     assert row.prompt_tokens == 60
 
 
 def test_two_profiles_in_one_table_are_refused():
     table = both(answers({"a": [1]}), answers({"a": [1]}, "b", profile="release-agent"))
     with pytest.raises(InputError, match="expected one profile for all runs, found fixed, release"):
-        comparison.table_sources(table, built(table))
+        tables.table_sources(table, built(table))
+
+
+def test_rollouts_of_an_instance_share_its_voice():
+    table = answers({"a#0": [1, 0], "a#1": [1, 1], "b#0": [0, 0], "b#1": [0, 0]})
+    row = tables.table_sources(table, built(table), QUICK).iloc[0]
+    assert (row.score, row.instances, row.questions) == (0.375, 2, 8)
+
+
+def test_calls_are_counted_per_chunk_and_by_how_many_worked():
+    table = answers({"a": [1], "b": [1]})
+    row = tables.table_sources(table, built(table, chunks=5), QUICK).iloc[0]
+    assert (row.calls, row.calls_per_chunk, row.call_success) == (8, 0.8, 0.75)
+    row = tables.table_sources(table, built(table, calls=0, calls_ok=0), QUICK).iloc[0]
+    assert (row.calls, row.calls_per_chunk) == (0, 0.0) and row.call_success is None
+
+
+def test_the_same_seed_gives_the_same_table():
+    table = answers({"a": [1, 0], "b": [1]})
+    first, second = (tables.table_sources(table, built(table), QUICK) for _ in range(2))
+    assert first.equals(second)
 
 
 # ---- intervals and tests ------------------------------------------------------------------------
@@ -182,7 +210,7 @@ def test_methods_are_compared_on_the_questions_that_both_answered():
         answers({"a": [1, 1, None], "b": [0, 1]}, "first"),
         answers({"a": [1, None, 1], "b": [0, 0]}, "second"),
     )
-    (row,) = comparison.paired(table, "second", "first", QUICK).to_dict("records")
+    (row,) = tables.paired(table, "second", "first", QUICK).to_dict("records")
     assert (row["questions"], row["units"]) == (3, 2)
     assert (row["score_against"], row["score"], row["difference"]) == (0.75, 0.5, -0.25)
 
@@ -195,7 +223,7 @@ def test_several_sources_get_an_average_row_in_which_each_weighs_the_same():
         answers(wrong, "first", source="hotpotqa"),
         answers(wrong, "second", source="hotpotqa"),
     ]
-    table = comparison.table_pairs(both(*parts), QUICK)
+    table = tables.table_pairs(both(*parts), QUICK)
     assert table.source.tolist() == ["squad", "hotpotqa", AVERAGE]
     assert table.difference.tolist() == [1.0, 0.0, 0.5]
     assert table.units.tolist() == [8, 8, 16]
@@ -205,16 +233,16 @@ def test_several_sources_get_an_average_row_in_which_each_weighs_the_same():
 def test_methods_without_a_common_question_are_refused():
     table = both(answers({"a": [1]}, "first"), answers({"b": [1]}, "second"))
     with pytest.raises(InputError, match="second and first: expected questions that both answered"):
-        comparison.paired(table, "second", "first")
+        tables.paired(table, "second", "first")
 
 
 def test_one_method_has_no_pairs():
-    assert comparison.table_pairs(answers({"a": [1]})).empty
+    assert tables.table_pairs(answers({"a": [1]})).empty
 
 
 def test_holm_by_hand():
     """Sorted 0.01, 0.03, 0.04 times 3, 2, 1 and never decreasing."""
-    assert comparison.holm([0.04, None, 0.01, 0.03]) == [0.06, None, 0.03, 0.06]
+    assert tables.holm([0.04, None, 0.01, 0.03]) == [0.06, None, 0.03, 0.06]
 
 
 def test_a_method_that_was_asked_something_else_is_left_out_of_the_pairs():
@@ -223,8 +251,8 @@ def test_a_method_that_was_asked_something_else_is_left_out_of_the_pairs():
         answers({"i1": [0], "i2": [0]}, "memory"),
         answers({"j1": [1]}, "mem1", source="hotpotqa"),
     )
-    assert comparison.table_pairs(table, QUICK).method.unique().tolist() == ["memory"]
-    assert comparison.table_pairs(table[table.method != "memory"], QUICK).empty
+    assert tables.table_pairs(table, QUICK).method.unique().tolist() == ["memory"]
+    assert tables.table_pairs(table[table.method != "memory"], QUICK).empty
 
 
 # ---- the paper ----------------------------------------------------------------------------------
@@ -250,18 +278,18 @@ def test_a_method_that_was_asked_something_else_is_left_out_of_the_pairs():
     ],
 )
 def test_verdicts(ours, low, high, printed, n, expected):
-    found = verdict(ours, low, high, printed, n)
-    assert found.verdict == expected and found.why
+    said, why = verdict(ours, low, high, printed, n)
+    assert said == expected and why
 
 
 def test_no_verdict_with_failures_or_another_model():
-    assert verdict(0.6, 0.55, 0.65, 0.6, 100, missing=1).why == "1 questions have no score"
-    assert verdict(0.6, 0.55, 0.65, 0.6, 100, doubt="another model").verdict == "cannot tell"
+    assert verdict(0.6, 0.55, 0.65, 0.6, 100, missing=1)[1] == "1 questions have no score"
+    assert verdict(0.6, 0.55, 0.65, 0.6, 100, doubt="another model")[0] == "cannot tell"
 
 
 def test_the_papers_averages_that_its_columns_do_not_give():
     """The rows of paper.md and evaluation.md 5, and one without a printed average of memory."""
-    found = comparison.paper_averages(comparison.paper_results())
+    found = paper.paper_averages(paper.paper_results())
     differ = found[found.differs].astype(object).fillna("")
     assert {
         (row.table, row.method, row.beta, row.gamma, row.score_printed, row.score_recomputed)
@@ -282,24 +310,24 @@ def test_the_papers_averages_that_its_columns_do_not_give():
 
 
 def test_ours_beside_the_papers():
-    paper = comparison.paper_results("table1")
-    columns = paper[(paper.method == "RAG-Top2") & (paper.dataset != AVERAGE)]
+    printed = paper.paper_results("table1")
+    columns = printed[(printed.method == "RAG-Top2") & (printed.dataset != AVERAGE)]
     table = both(
         *(
             answers({f"i{i}": [s] for i in range(10)}, "bm25", source=source, memory_tokens=9000)
             for source, s in zip(columns.source, columns.score, strict=True)
         )
     )
-    ours = comparison.table_sources(table, built(table), QUICK)
-    shown = comparison.table_paper(
-        ours, paper, {"bm25": Claim("RAG-Top2")}, {("bm25", "squad"): "another metric"}
+    ours = tables.table_sources(table, built(table), QUICK)
+    shown = paper.table_paper(
+        ours, printed, {"bm25": Claim("RAG-Top2")}, {("bm25", "squad"): "another metric"}
     ).set_index("dataset")
     assert shown.verdict["HotpotQA"] == "reproduced"
     assert shown.why["SQuAD"] == "another metric"
     assert (shown.printed[AVERAGE], shown.compared_with[AVERAGE]) == (0.567, 0.5666)
     assert shown.why[AVERAGE] == "some columns are not alike"
     assert shown.memory_ktok["SQuAD"] == 9.0
-    alike = comparison.table_paper(ours, paper, {"bm25": Claim("RAG-Top2")})
+    alike = paper.table_paper(ours, printed, {"bm25": Claim("RAG-Top2")})
     assert alike.verdict.unique().tolist() == ["reproduced"] and len(alike) == 8
 
 
@@ -321,7 +349,7 @@ def settings(method, model) -> dict:
     ],
 )
 def test_a_run_stands_beside_a_row_of_the_paper(method, model, writer, row, doubt):
-    found = comparison.claim(settings(method, model), writer)
+    found = paper.claim(settings(method, model), writer)
     assert found.method == row and found.doubt.startswith(doubt)
     assert bool(found.doubt) == bool(doubt)
 
@@ -344,20 +372,20 @@ def test_a_run_stands_beside_a_row_of_the_paper(method, model, writer, row, doub
 def test_a_run_that_is_not_what_was_published_gets_no_verdict(method, more, doubt):
     """A search with 20 chunks is no "RAG-Top2"; the release's own runs have a row too."""
     said = {"method": {"method": method, "model": "qwen3-32b", **more}}
-    found = comparison.claim(said, "Memalpha-4B")
+    found = paper.claim(said, "Memalpha-4B")
     assert found.doubt.startswith(doubt) and bool(found.doubt) == bool(doubt)
 
 
 def test_what_is_published_is_what_the_methods_do_by_default():
     from memalpha_kit.evaluation.methods import METHODS
 
-    for name, wanted in comparison.PUBLISHED.items():
+    for name, wanted in paper.PUBLISHED.items():
         flat = store.flat(asdict(METHODS[name].Settings()))
         assert {key: flat[key] for key in wanted} == wanted
 
 
 def test_floors_stand_beside_no_row():
-    assert comparison.claim(settings("closed-book", "qwen3-32b")) is None
+    assert paper.claim(settings("closed-book", "qwen3-32b")) is None
 
 
 def test_other_metrics_and_other_data_are_doubts():
@@ -367,7 +395,7 @@ def test_other_metrics_and_other_data_are_doubts():
                 metric="contains@release"),
         answers({"i0": [1]}, "bm25", source="booksum", metric="keywords"),
     )  # fmt: skip
-    found = comparison.doubts(table, {"bm25": Claim("RAG-Top2")}, 1)
+    found = paper.doubts(table, {"bm25": Claim("RAG-Top2")}, 1)
     assert found == {
         ("bm25", "hotpotqa"): "3 instances, the paper had 219",
         ("bm25", "booksum"): "scored by keywords, the paper by keywords@release",
@@ -376,9 +404,9 @@ def test_other_metrics_and_other_data_are_doubts():
 
 def test_an_average_over_fewer_columns_is_not_compared():
     table = answers({f"i{i}": [0.762] for i in range(10)}, "bm25")
-    ours = comparison.table_sources(table, built(table), QUICK)
+    ours = tables.table_sources(table, built(table), QUICK)
     claims = {"bm25": Claim("RAG-Top2")}
-    shown = comparison.table_paper(ours, comparison.paper_results(1), claims).set_index("dataset")
+    shown = paper.table_paper(ours, paper.paper_results(1), claims).set_index("dataset")
     assert shown.verdict["SQuAD"] == "reproduced"
     assert shown.why[AVERAGE] == "not all columns of the paper were run"
     assert shown.why["PubMed"] == "no score of ours"
@@ -386,12 +414,12 @@ def test_an_average_over_fewer_columns_is_not_compared():
 
 def test_an_unknown_table_of_the_paper_is_refused():
     with pytest.raises(InputError, match="'table5'"):
-        comparison.paper_results("table5")
+        paper.paper_results("table5")
 
 
 def test_markdown_shows_unknown_cells_blank():
     table = pd.DataFrame([{"name": "a|b", "score": 0.5, "tokens": 12345, "cost": None}])
-    assert comparison.markdown(table) == (
+    assert tables.markdown(table) == (
         "| name | score | tokens | cost |\n"
         "| --- | --- | --- | --- |\n"
         "| a\\|b | 0.500 | 12345 |  |\n"

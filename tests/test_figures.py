@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from memalpha_kit import files
 from memalpha_kit.errors import DiskError, InputError
-from memalpha_kit.evaluation import tables as comparison
+from memalpha_kit.evaluation.paper import paper_averages, paper_results
 from memalpha_kit.figures.charts import plot_chunks, plot_memory, plot_sources
 from memalpha_kit.figures.curves import (
     SHARES,
@@ -239,7 +239,7 @@ SOURCES = pd.DataFrame(
     }
 )
 CHUNKS = pd.DataFrame({"source": ["a", "a", "b"], "tokens": [3, 9, 100]})
-AVERAGES = comparison.paper_averages(comparison.paper_results())
+AVERAGES = paper_averages(paper_results())
 GROWTH = pd.DataFrame({"chunk": [0, 1], "read_tokens": [9, 20], "memory_tokens": [3, 30]})
 
 
@@ -360,7 +360,7 @@ def test_averages_stand_beside_the_printed_ones_and_say_how_much_they_are_off():
     """Spec paper.md: what a careful reader finds."""
     found = {}
     for number in (1, 2, 3, 4, 9):
-        table = table_printed(comparison.paper_results(number), AVERAGES)
+        table = table_printed(paper_results(number), AVERAGES)
         off = table[table["off by"].abs() > 0.005]
         found |= {(number, row["method"]): round(row["off by"], 3) for _, row in off.iterrows()}
     assert found == {
@@ -375,7 +375,7 @@ def test_averages_stand_beside_the_printed_ones_and_say_how_much_they_are_off():
 
 
 def test_a_printed_table_keeps_its_columns_and_its_order():
-    table = table_printed(comparison.paper_results(1), AVERAGES)
+    table = table_printed(paper_results(1), AVERAGES)
     assert table["method"].tolist()[::4] == ["Long-Context", "Mem-alpha (0.05, 0.1)"]
     assert table.columns[1:8].tolist() == [
         *("SQuAD", "HotpotQA", "PerLTQA", "TREC-C", "NLU", "PubMed", "BookSum")

@@ -7,7 +7,8 @@ from fake_chat import FakeChat
 from test_methods import INSTANCE, LABELLED, run
 
 from memalpha_kit.errors import InputError
-from memalpha_kit.evaluation.methods import Backends, MethodSpec, build_method
+from memalpha_kit.evaluation.base import Backends
+from memalpha_kit.evaluation.methods import MethodSpec, build_method
 from memalpha_kit.method.prompts import query_prompt, system_prompt_baseline
 from memalpha_kit.records import QA, ChatReply, make_instance
 
@@ -17,7 +18,7 @@ def asked(method: str, instance=INSTANCE, model=None, **options):
     questions = instance.questions
     model = model or FakeChat()
     made = build_method(MethodSpec(method, options), Backends(answer=model))
-    wanted = {(instance.id, n) for n in range(len(questions))}
+    wanted = {(instance.id, qa.id) for qa in questions}
     prepared, answered = run(made, wanted, [instance])
     texts = sorted(model.texts, key=lambda text: [not text.endswith(q.question) for q in questions])
     return texts, prepared[instance.id], [answered[key] for key in sorted(wanted)]
@@ -85,14 +86,14 @@ def test_bm25_shows_few_chunks_in_their_order_and_the_release_ranks_them():
     assert answers[1].retrieved == ("chunk:0", "chunk:1")
     chunks = ["Tom rows.", "Nora keeps bees.", "Ada paints."]
     instance = make_instance("squad", chunks, [QA("q0", "Who keeps bees?", ("Nora",))])
-    _, _, answers = asked("bm25", instance, top_k=3, behaviour="release")
+    _, _, answers = asked("release-qwen3-32b-bm25", instance, top_k=3)
     assert answers[0].retrieved == ("chunk:1", "chunk:0", "chunk:2")
 
 
 def test_bm25_of_a_question_without_a_word_shows_the_first_chunks():
     instance = make_instance("squad", ["a", "b", "c"], [QA("q0", "???", ("a",))])
-    for behaviour in ("fixed", "release"):
-        assert asked("bm25", instance, behaviour=behaviour)[2][0].retrieved == (
+    for name in ("bm25", "release-qwen3-32b-bm25"):
+        assert asked(name, instance)[2][0].retrieved == (
             "chunk:0",
             "chunk:1",
         )
@@ -108,7 +109,7 @@ def test_the_gold_chunk_is_shown_alone_and_without_a_label_the_question_is_skipp
     assert prepared.memory_tokens == 14 and answers[1].retrieved == ("chunk:1",)
     texts, prepared, answers = asked("gold-chunk", LABELLED)
     assert texts == [] and prepared.memory_tokens == 0
-    assert answers[0].prediction is None and answers[0].error == "" and answers[0].final
+    assert answers[0].prediction is None and answers[0].error == ""
     assert answers[0].skipped == "the data does not say which chunk holds the evidence"
 
 

@@ -10,10 +10,10 @@ from fake_chat import FakeChat, user
 from test_methods import INSTANCE, INSTANCES, LABELLED, run
 
 from memalpha_kit.errors import InputError, ModelGone
-from memalpha_kit.evaluation.methods import Backends, MethodSpec, Prepared, build_method
-from memalpha_kit.evaluation.methods.api_writer import reply_text
-from memalpha_kit.evaluation.methods.journal import Journal
-from memalpha_kit.evaluation.methods.memories import draw
+from memalpha_kit.evaluation.base import Backends, Prepared
+from memalpha_kit.evaluation.memories import draw
+from memalpha_kit.evaluation.methods import MethodSpec, build_method
+from memalpha_kit.evaluation.runs import read_record, record_line
 from memalpha_kit.method import memory as memories
 from memalpha_kit.method.episode import ask, write
 from memalpha_kit.method.readers import BestEntry
@@ -33,6 +33,12 @@ def built(model=None, backends=None, **options):
     return build_method(MethodSpec("memory", options), backends or Backends(answer=model))
 
 
+def calls(prepared) -> tuple[int, int]:
+    """How many memory operations were tried, and how many worked."""
+    statuses = [call.status for call in prepared.episode.calls]
+    return len(statuses), statuses.count("ok")
+
+
 # ---- scripted writers and model-free readers --------------------------------------------------
 
 
@@ -41,21 +47,19 @@ def test_a_scripted_writer_and_a_model_free_reader_give_what_write_and_ask_give(
     episodes = write(INSTANCES, writer("keep_sentences"), MemoryConfig(), ProtocolConfig())
     for instance, episode in zip(INSTANCES, ask(episodes, INSTANCES, BestEntry()), strict=True):
         one = prepared[instance.id]
-        assert one.episode.steps == episode.steps and one.memory == episode.memory
-        assert one.memory_tokens == memories.tokens(one.memory, WORDPUNCT)
-        statuses = [call.status for call in episode.calls]
-        assert (one.calls, one.calls_ok) == (len(statuses), statuses.count("ok"))
+        assert one.episode.steps == episode.steps
+        assert one.memory_tokens == memories.tokens(episode.memory, WORDPUNCT)
         assert (one.requests, one.prompt_tokens) == (0, None)
-        for index, answer in enumerate(episode.answers):
-            found = answered[instance.id, index]
+        for answer in episode.answers:
+            found = answered[instance.id, answer.qa]
             assert (found.prediction, found.retrieved) == (answer.prediction, answer.retrieved)
             assert found.memory_tokens == one.memory_tokens
 
 
 def test_memory_options_reach_the_writer():
     prepared, _ = run(built(writer="keep_sentences", reader="best_entry", memory__semantic=False))
-    assert prepared[INSTANCE.id].memory.semantic is None
-    assert (prepared[INSTANCE.id].calls, prepared[INSTANCE.id].calls_ok) == (4, 0)
+    assert prepared[INSTANCE.id].episode.memory.semantic is None
+    assert calls(prepared[INSTANCE.id]) == (4, 0)
 
 
 @pytest.mark.parametrize(
@@ -100,16 +104,16 @@ def test_what_embeds_belongs_to_the_settings_where_it_is_used():
 def test_writers_and_readers_of_the_caller_go_by_their_names():
     given = Backends(writers={"mine": ScriptedReplies(["", ""])}, readers={"best": BestEntry(2)})
     prepared, answered = run(built(backends=given, writer="mine", reader="best"))
-    assert prepared[INSTANCE.id].memory == memories.empty(MemoryConfig())
-    assert answered[INSTANCE.id, 0].prediction == ""
+    assert prepared[INSTANCE.id].episode.memory == memories.empty(MemoryConfig())
+    assert answered[INSTANCE.id, "q0"].prediction == ""
 
 
 def test_a_model_reads_the_memory_with_the_settings_of_the_method():
     model = FakeChat()
-    _, answered = run(built(model, writer="keep_sentences", max_tokens=7), {(INSTANCE.id, 0)})
+    _, answered = run(built(model, writer="keep_sentences", max_tokens=7), {(INSTANCE.id, "q0")})
     assert len(model.asked) == 1 and model.asked[0].max_tokens == 7
     assert "Ada paints boats." in model.asked[0].plain()[0]["content"]
-    one = answered[INSTANCE.id, 0]
+    one = answered[INSTANCE.id, "q0"]
     assert (one.prediction, one.finish, one.latency_s) == ("Nora", "stop", 0.5)
     assert one.prompt_tokens > 20 and one.retrieved
 
@@ -133,15 +137,15 @@ def test_an_untrained_model_writes_with_the_tools_of_its_endpoint():
     model = FakeChat(remember)
     prepared, answered = run(built(model, writer="api", protocol__max_reply_tokens=99))
     one = prepared[INSTANCE.id]
-    assert [e.text for e in one.memory.semantic] == INSTANCE_LINES
-    assert (one.calls, one.calls_ok, one.requests) == (2, 2, 2)
+    assert [e.text for e in one.episode.memory.semantic] == INSTANCE_LINES
+    assert (*calls(one), one.requests) == (2, 2, 2)
     assert (one.prompt_tokens, one.completion_tokens) == (100, 18)
     first = model.asked[0]
     assert first.max_tokens == 99 and first.temperature == 0.0 and first.thinking is False
     names = [tool["function"]["name"] for tool in json.loads(first.tools)]
     assert names == ["new_memory_insert", "memory_update", "memory_delete"]
     assert one.episode.writer == "api:fake" and one.episode.wire == "qwen"
-    assert answered[INSTANCE.id, 0].prediction == "Nora"
+    assert answered[INSTANCE.id, "q0"].prediction == "Nora"
 
 
 INSTANCE_LINES = [chunk.partition("\n")[0] for chunk in INSTANCE.chunks]
@@ -150,7 +154,7 @@ INSTANCE_LINES = [chunk.partition("\n")[0] for chunk in INSTANCE.chunks]
 def test_another_model_can_write():
     writes, answers = FakeChat(remember, name="writes"), FakeChat()
     method = built(backends=Backends(answers, writes), writer="api")
-    run(method, {(INSTANCE.id, 0)}, [INSTANCE])
+    run(method, {(INSTANCE.id, "q0")}, [INSTANCE])
     assert (len(writes.asked), len(answers.asked)) == (2, 1)
     assert method.settings()["write_model"] == "writes" and method.settings()["model"] == "fake"
 
@@ -175,14 +179,8 @@ def test_calls_are_read_by_the_one_parser_and_broken_ones_are_the_models_mistake
     method = built(model, writer="api", reader="best_entry", protocol__thinking=thinking)
     prepared, _ = run(method, (), [make_instance("squad", ["A."], [QA("q", "Who?", ("A",))])])
     (one,) = prepared.values()
-    assert one.error == "" and one.calls_ok == kept == len(one.memory.semantic)
-    assert one.calls == len(reply.tools)
-
-
-def test_the_reply_is_said_text_then_calls():
-    reply = ChatReply("<think>Hm.</think>\nI store it.", tools=(insert("B"), insert("C")))
-    assert reply_text(reply).startswith("I store it.\n<tool_call>\n{")
-    assert reply_text(reply).count("<tool_call>") == 2
+    assert one.error == "" and calls(one) == (len(reply.tools), kept)
+    assert len(one.episode.memory.semantic) == kept
 
 
 def test_a_failed_request_ends_the_memory_of_its_instance_and_of_no_other():
@@ -192,10 +190,10 @@ def test_a_failed_request_ends_the_memory_of_its_instance_and_of_no_other():
     model = FakeChat(failing)
     prepared, answered = run(built(model, writer="api"))
     one = prepared[INSTANCE.id]
-    assert one.error == "chunk 0: HTTP 500 six times" and one.memory is None
+    assert one.error == "chunk 0: HTTP 500 six times" and one.requests == 1
     assert one.memory_tokens is None and one.episode is None
-    assert answered[INSTANCE.id, 0].prediction is None and not answered[INSTANCE.id, 0].final
-    assert prepared[LABELLED.id].error == "" and answered[LABELLED.id, 0].prediction == "Nora"
+    assert answered[INSTANCE.id, "q0"].prediction is None
+    assert prepared[LABELLED.id].error == "" and answered[LABELLED.id, "q0"].prediction == "Nora"
     assert not any("Ada paints" in text for text in model.texts)  # nothing more is spent on it
 
 
@@ -232,6 +230,7 @@ def test_a_killed_writer_goes_on_at_the_next_chunk(tmp_path):
             found = run(method, ())[0]
         except ModelGone:
             found = None
+        method.close()
         calls += len(model.asked)
     assert found == whole and calls == 3
 
@@ -254,10 +253,11 @@ def test_a_policys_folder_writes_and_is_named_by_its_content(policy, tmp_path):
     options = {"writer": str(policy), "reader": "best_entry", "protocol__max_reply_tokens": 8}
     method = built(backends=Backends(journal=tmp_path), **options)
     prepared, _ = run(method, (), [INSTANCE])
+    method.close()
     one = prepared[INSTANCE.id]
     assert one.requests == 2 and one.completion_tokens <= 16 and one.prompt_tokens > 500
     assert all(step.completion.prompt_ids == () for step in one.episode.steps)
-    assert Prepared.from_plain(json.loads(json.dumps(one.to_plain()))) == one
+    assert read_record(json.loads(json.dumps(record_line(one))), "")[0] == one
     again, _ = run(built(backends=Backends(journal=tmp_path), **options), (), [INSTANCE])
     assert again == prepared
     key = method.settings()["writer"]
@@ -266,21 +266,6 @@ def test_a_policys_folder_writes_and_is_named_by_its_content(policy, tmp_path):
     (other / "config.json").write_text((policy / "config.json").read_text() + "\n")
     keys = [built(reader="best_entry", writer=str(f)).settings()["writer"] for f in (same, other)]
     assert keys[0] == key != keys[1]
-
-
-# ---- journal ----------------------------------------------------------------------------------
-
-
-def test_a_journal_drops_a_line_that_was_cut_off(tmp_path):
-    path = tmp_path / "replies.jsonl"
-    Journal(path).put("a", [1])
-    Journal(path).put("b", None)
-    with path.open("ab") as file:
-        file.write(b'{"key": "c", "val')
-    journal = Journal(path)
-    assert (journal.get("a"), journal.get("c")) == ([1], None)
-    journal.put("c", 3)
-    assert Journal(path).get("c") == 3
 
 
 # ---- random memories --------------------------------------------------------------------------
@@ -293,16 +278,18 @@ def random_memory(**options):
 def test_random_memories_hold_at_most_what_was_asked_for_in_the_order_of_the_text():
     prepared, _ = run(random_memory(share=0.5))
     one = prepared[INSTANCE.id]
-    assert one.memory_tokens <= one.input_tokens / 2 and one.memory.semantic
+    assert one.memory_tokens <= one.input_tokens / 2 and one.episode.memory.semantic
     text = "\n".join(INSTANCE.chunks)
-    places = [text.index(entry.text) for entry in one.memory.semantic]
+    places = [text.index(entry.text) for entry in one.episode.memory.semantic]
     assert places == sorted(places)
-    assert [e.text for e in prepared[LABELLED.id].memory.semantic][0].startswith("Sentence: ")
+    assert [e.text for e in prepared[LABELLED.id].episode.memory.semantic][0].startswith(
+        "Sentence: "
+    )
 
 
 def test_all_tokens_give_all_sentences_and_none_give_none():
-    assert len(run(random_memory(share=1.0))[0][INSTANCE.id].memory.semantic) == 4
-    assert run(random_memory(tokens=0))[0][INSTANCE.id].memory.semantic == ()
+    assert len(run(random_memory(share=1.0))[0][INSTANCE.id].episode.memory.semantic) == 4
+    assert run(random_memory(tokens=0))[0][INSTANCE.id].episode.memory.semantic == ()
 
 
 def test_a_draw_depends_on_its_seed_and_its_instance_alone():
@@ -310,12 +297,12 @@ def test_a_draw_depends_on_its_seed_and_its_instance_alone():
     instance = make_instance("squad", chunks, [QA("q", "Who?", ("A",))])
     once, other = (draw(instance, 60, WORDPUNCT.count, seed) for seed in (1, 2))
     assert once == draw(instance, 60, WORDPUNCT.count, 1) != other
-    assert len(once.semantic) == 12  # five tokens each
+    assert sum(map(len, once)) == 12  # five tokens each
 
 
 def test_a_random_memory_is_as_large_as_another_runs(tmp_path):
     path = tmp_path / "answers.jsonl"
-    lines = [{"kind": "prepared"} | Prepared(i.id, memory_tokens=9).to_plain() for i in INSTANCES]
+    lines = [record_line(Prepared(i.id, memory_tokens=9)) for i in INSTANCES]
     lines.append({"kind": "answer", "instance": INSTANCE.id, "prediction": "x"})
     path.write_text("".join(f"{json.dumps(line)}\n" for line in lines) + '{"kind": "pre')
     method = random_memory(like=str(path))
@@ -327,5 +314,5 @@ def test_a_random_memory_is_as_large_as_another_runs(tmp_path):
         run(random_memory(like=str(path)))
     with pytest.raises(InputError, match="expected tokens or like, found both"):
         random_memory(like=str(path), tokens=3)
-    with pytest.raises(InputError, match="expected the answers of a run"):
+    with pytest.raises(InputError, match="expected lines of JSON"):
         random_memory(like=str(tmp_path))

@@ -24,8 +24,8 @@ import pytest
 from little_world import BENCHMARK, MEMALPHA, little_model, save_data
 from stub_server import Faults, StubServer
 
-from memalpha_kit import cli
-from memalpha_kit.evaluation import runs
+from memalpha_kit import cli, files
+from memalpha_kit.evaluation import runs, scores
 
 # (command of the public repository, ours, models that must have been asked)
 COMMANDS = (
@@ -274,19 +274,19 @@ def test_a_public_agent_can_point_at_our_server(public, command, model, root, mo
 
 def test_the_runs_of_all_commands_are_complete_and_their_scores_are_as_expected(here):
     """After the commands above: what a method was shown decides what the little model knows."""
-    found = [runs.load_run(folder) for folder in sorted(Path("runs/evaluate").glob("*"))]
-    if len(found) < sum("evaluate --method" in command for _, command, _ in COMMANDS):
+    whole = [runs.load_run(folder) for folder in sorted(Path("runs/evaluate").glob("*"))]
+    if len(whole) < sum("evaluate --method" in command for _, command, _ in COMMANDS):
         pytest.skip("needs the runs of all commands above")
-    for run in found:
+    for run in whole:
         assert run.complete
-        scores = {row["score"] for row in runs.scores_of(run)}
+        found = {row["score"] for row in scores.scores_of(run)}
         method = run.settings["method"]
         blind = (
             method["method"] == "closed-book"
             or method.get("rollouts")
             or "sha256" in str(method.get("writer"))
         )
-        assert scores == ({0.0} if blind else {1.0}), run.folder
+        assert found == ({0.0} if blind else {1.0}), run.folder
     table = pd.read_csv("reports/table1/table_paper.csv")
     assert set(table.verdict) == {"cannot tell"}
     assert table.why.str.contains("2 instances, the paper had 30").any()
@@ -328,9 +328,9 @@ def evaluate(url: str, method: str, out: Path, data: str = "data/memalpha", *mor
 def outcome(folder: Path) -> dict:
     """Everything about a run that may not depend on faults, kills and time."""
     run = runs.load_run(folder)
-    rows = {(row["instance"], row["index"]): row for row in runs.scores_of(run)}
+    rows = {(row["instance"], row["qa"]): row for row in scores.scores_of(run)}
     asked = {key: (row["prediction"], row["score"], row["status"]) for key, row in rows.items()}
-    made = {i: (p.memory, p.text, p.memory_tokens) for i, p in run.prepared.items()}
+    made = {i: (p.episode, p.text, p.memory_tokens) for i, p in run.prepared.items()}
     return {"questions": asked, "prepared": made}
 
 
@@ -355,7 +355,7 @@ def test_with_20_per_cent_of_calls_failing_the_scores_are_those_of_a_run_without
     share = sum(stub.faulty.values()) / stub.n_requests
     assert 0.1 < share < 0.3
     assert outcome(out) == peaceful[method]
-    assert runs.read_lines(out / runs.FAILURES) == []
+    assert files.read_jsonl(out / runs.FAILURES) == []
 
 
 @pytest.mark.parametrize(("method", "more"), [("bm25", ()), ("memory", ("--writer", "api"))])
@@ -391,9 +391,13 @@ def test_a_server_that_dies_stops_the_run_and_what_was_answered_is_kept(here, pe
     assert 15 <= len(kept.answers) <= 20
     assert evaluate("http://127.0.0.1:9/v1", "bm25", out, "data/memalpha", *few) == 2  # no server
     assert runs.load_run(out).answers == kept.answers
-    with StubServer(little_model) as stub:  # another address is no other setting
-        assert evaluate(stub.url, "bm25", out) == 0
+    with StubServer(little_model) as stub:  # another address may be another model
+        assert evaluate(stub.url, "bm25", out) == 2
+        assert "or say --moved if it is the same model there" in capsys.readouterr().err
+        assert evaluate(stub.url, "bm25", out, "data/memalpha", "--moved") == 0
     assert stub.n_requests == 42 - len(kept.answers)
+    made_by = [row["made_by"] for row in scores.scores_of(runs.load_run(out))]
+    assert made_by.count(f"m at {stub.url}") == stub.n_requests and len(set(made_by)) == 2
     assert outcome(out) == peaceful["bm25"]
 
 
@@ -421,7 +425,7 @@ def test_a_judge_is_asked_once_and_its_failures_are_no_zeros(here, capsys):
         judge = ("--judge-url", stub.url, "--judge-model-name", "j")
         only = ("--source", "longmemeval_s*")
         assert evaluate(stub.url, "long-context", out, "data/memoryagentbench", *only, *judge) == 0
-        assert [row["metric"] for row in runs.scores_of(runs.load_run(out))] == ["judge"] * 3
+        assert [row["metric"] for row in scores.scores_of(runs.load_run(out))] == ["judge"] * 3
         n = stub.n_requests
         assert cli.main(["score", str(out), *judge]) == 0
         assert stub.n_requests == n  # what the judge said is kept with the run
@@ -429,7 +433,7 @@ def test_a_judge_is_asked_once_and_its_failures_are_no_zeros(here, capsys):
         other = ("--judge-url", stub.url, "--judge-model-name", "k")
         assert cli.main(["score", str(out), *other]) == 1
     assert "3 of 3 answers have no verdict" in capsys.readouterr().err
-    rows = runs.scores_of(runs.load_run(out))
+    rows = scores.scores_of(runs.load_run(out))
     assert {(row["score"], row["status"]) for row in rows} == {(None, "judge_error")}
 
 
@@ -454,7 +458,7 @@ def test_a_writer_of_ours_has_not_the_price_of_the_answering_model(here, policy)
         assert evaluate(stub.url, "memory", out, "data/memalpha", *more, *written) == 0
     assert runs.load_run(out).info == first.info  # prices stay if none are given
     assert first.info["writer"] == "models/Memalpha-4B"
-    answers, built = runs.frames({"memory": first})
+    answers, built = scores.frames({"memory": first})
     spent = answers.prompt_tokens.sum() + 2 * answers.completion_tokens.sum()
     assert answers.cost_usd.sum() == pytest.approx(spent / 1e6)
     assert built.prompt_tokens.iloc[0] > 0 and built.cost_usd.isna().all()  # unknown
@@ -505,7 +509,7 @@ FORKER = """
 import json, os, sys
 import httpx, pandas
 from memalpha_kit import cli
-from memalpha_kit.evaluation import tables as comparison, runs
+from memalpha_kit.evaluation import report, runs, scores, tables
 from memalpha_kit.method import judges
 from memalpha_kit.models import chat, servers
 from memalpha_kit.commands import evaluate
@@ -567,14 +571,14 @@ def test_twenty_kills_at_random_moments_lose_nothing_and_repeat_nothing(tmp_path
                 time.sleep(chance.uniform(0, 0.03 if more else 0.2))
                 os.kill(child, signal.SIGKILL)
                 assert forker.status() == signal.SIGKILL, f"ended before kill {n}"
-                if (tmp_path / "killed" / runs.CARD).exists():
+                if (tmp_path / "killed" / runs.SETTINGS).exists():
                     found = runs.load_run(tmp_path / "killed")
                     kept.append(len(found.answers))
                     kinds.add("answers" if found.answers else "writes")
         subprocess.run([*command, "killed"], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
-    lines = runs.read_lines(tmp_path / "killed" / runs.ANSWERS)
-    keys = [(line["kind"], line["instance"], line.get("index")) for line in lines]
+    lines = files.read_jsonl(tmp_path / "killed" / runs.ANSWERS)
+    keys = [(line["kind"], line["instance"], line.get("qa")) for line in lines]
     assert len(keys) == len(set(keys)) == 8 + n_answers
     assert kinds == {"writes", "answers"} and kept == sorted(kept) and kept[-1] < n_answers
     assert stub.n_requests < 2 * asked_whole  # a kill costs what was under way, no more

@@ -8,10 +8,10 @@ import shutil
 import pytest
 from test_real_path import write_raw
 
+from memalpha_kit import files
 from memalpha_kit.data.instances import load_instances, save_instances
 from memalpha_kit.errors import InputError
-from memalpha_kit.evaluation import runs
-from memalpha_kit.evaluation import tables as comparison
+from memalpha_kit.evaluation import scores, tables
 from memalpha_kit.lab.real import BY_RULE, HALF, MAJORITY, NOTHING, TURNS, answer_real, build_real
 from memalpha_kit.records import QA, make_instance
 from memalpha_kit.settings import load_profile
@@ -29,7 +29,7 @@ METHODS = {
 
 def table_of(profile, built, out):
     """The table of what `answer_real` finds."""
-    return comparison.table_sources(*runs.frames(answer_real(profile, built, out)))
+    return tables.table_sources(*scores.frames(answer_real(profile, built, out)))
 
 
 @pytest.fixture
@@ -114,20 +114,20 @@ def test_tiny_files_are_answered_by_floors_and_methods_of_their_kind(raw, tmp_pa
     build_real(CI, raw, tmp_path / "out")
     table = table_of(CI, tmp_path / "out", tmp_path / "runs")
     assert list(dict.fromkeys(table.method)) == [BY_RULE, TURNS, HALF, MAJORITY, NOTHING]
-    for name, part in table[table.source != comparison.AVERAGE].groupby("source"):
+    for name, part in table[table.source != tables.AVERAGE].groupby("source"):
         assert set(part.method) == METHODS[name], name
         assert part.metric.nunique() == 1 and (part.missing == 0).all()
         assert part.score[part.method == NOTHING].tolist() == [0.0]
         assert part.score.max() == 1.0
-    average = table[table.source == comparison.AVERAGE].set_index("method")
+    average = table[table.source == tables.AVERAGE].set_index("method")
     assert average.score[BY_RULE] == 1.0 and average.metric[BY_RULE] == "4 columns"
 
 
 def test_what_is_answered_already_is_not_asked_again(raw, tmp_path):
     build_real(CI, raw, tmp_path / "out")
     found = [answer_real(CI, tmp_path / "out", tmp_path / "runs") for _ in range(2)]
-    assert runs.frames(found[0])[0].equals(runs.frames(found[1])[0])
-    lines = [len(runs.read_lines(path)) for path in tmp_path.glob("runs/*/answers.jsonl")]
+    assert scores.frames(found[0])[0].equals(scores.frames(found[1])[0])
+    lines = [len(files.read_jsonl(path)) for path in tmp_path.glob("runs/*/answers.jsonl")]
     assert sum(lines) == sum(
         len(run.prepared) + len(run.answers) for several in found[0].values() for run in several
     )

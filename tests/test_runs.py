@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 
 import pytest
+from fake_chat import FakeChat
 
+from memalpha_kit import files
 from memalpha_kit.data.instances import ANSWER_TYPE
-from memalpha_kit.errors import DiskError, InputError, ModelGone
-from memalpha_kit.evaluation import runs
-from memalpha_kit.evaluation.methods import (
-    Answered,
-    Backends,
-    Method,
-    MethodSpec,
-    Prepared,
-    Settings,
-)
+from memalpha_kit.errors import InputError, ModelGone
+from memalpha_kit.evaluation import runs, scores
+from memalpha_kit.evaluation.base import Backends, Method, Prepared, Settings
+from memalpha_kit.evaluation.methods import MethodSpec
 from memalpha_kit.method.judges import Verdict
-from memalpha_kit.records import QA, make_instance
+from memalpha_kit.records import QA, Answer, ChatReply, make_instance, request
 
 
 def world(n: int = 3, questions: int = 4, source: str = "squad"):
@@ -52,19 +47,16 @@ class Copying(Method):
             failed = "no reply" if instance.id in self.unprepared else ""
             done(Prepared(instance.id, text="held", memory_tokens=2, input_tokens=8, error=failed))
 
-    def answer(self, instances, prepared, wanted, done):
-        for instance in instances:
-            for index, qa in enumerate(instance.questions):
-                key = (instance.id, index)
-                if key not in wanted:
-                    continue
-                if self.gone_after is not None and len(self.asked) >= self.gone_after:
-                    raise ModelGone("no model at http://127.0.0.1:1")
-                self.asked.append(key)
-                bad = key in self.fails or prepared[instance.id].error
-                text = None if bad else qa.answers[0]
-                done(Answered(*key, qa.id, text, error="500" if bad else "", prompt_tokens=10,
-                              completion_tokens=2, latency_s=len(self.asked)))  # fmt: skip
+    def answer(self, questions, instances, prepared, done):
+        gold = {(i.id, qa.id): qa.answers[0] for i in instances for qa in i.questions}
+        for question in questions:
+            if self.gone_after is not None and len(self.asked) >= self.gone_after:
+                raise ModelGone("no model at http://127.0.0.1:1")
+            key = (question.instance, question.id)
+            self.asked.append(key)
+            bad = "500" if key in self.fails or prepared[question.instance].error else ""
+            done(Answer(question.id, None if bad else gold[key], instance=question.instance,
+                        error=bad, prompt_tokens=10, completion_tokens=2))  # fmt: skip
 
 
 def begin(folder, instances, method=None):
@@ -78,7 +70,7 @@ def go(folder, instances, method=None):
 
 def results(run) -> dict:
     """What must be the same however often a run was stopped."""
-    return {key: (a.qa, a.prediction) for key, a in sorted(run.answers.items())}
+    return {key: answer.prediction for key, answer in sorted(run.answers.items())}
 
 
 # ---- resuming ---
@@ -89,10 +81,10 @@ def test_what_is_known_of_a_run_is_kept_and_written_only_where_it_is_new(tmp_pat
     settings = runs.run_settings(Copying(), instances)
     prices = {"model": "m", "price_in": 1.0}
     runs.open_run(folder, instances, settings, {"data": "a", "answer": prices})
-    written = (folder / runs.CARD).stat().st_ino
+    written = (folder / runs.SETTINGS).stat().st_ino
     again = runs.open_run(folder, instances, settings, {"answer": prices | {"price_in": None}})
     assert again.info == {"data": "a", "answer": prices}
-    assert (folder / runs.CARD).stat().st_ino == written
+    assert (folder / runs.SETTINGS).stat().st_ino == written
     moved = runs.open_run(folder, instances, settings, {"data": "b"})
     assert moved.info == {"data": "b", "answer": prices}
 
@@ -114,7 +106,7 @@ def test_a_run_that_was_cut_anywhere_ends_the_same(tmp_path, cut):
     os.truncate(folder / runs.ANSWERS, min(cut, size))
     resumed = go(folder, instances)
     assert results(resumed) == results(whole)
-    lines = runs.read_lines(folder / runs.ANSWERS)
+    lines = files.read_jsonl(folder / runs.ANSWERS)
     assert len(lines) == 2 + 6  # nothing twice
     assert runs.load_run(folder).complete
 
@@ -146,8 +138,8 @@ def test_a_torn_line_is_dropped_and_its_question_asked_again(tmp_path, caplog):
 def test_a_later_line_about_the_same_question_is_ignored(tmp_path):
     instances = world(1, 1)
     run = go(tmp_path / "run", instances)
-    (line,) = [x for x in runs.read_lines(run.folder / runs.ANSWERS) if x["kind"] == "answer"]
-    with runs.Log(run.folder / runs.ANSWERS) as log:
+    (line,) = [x for x in files.read_jsonl(run.folder / runs.ANSWERS) if x["kind"] == "answer"]
+    with files.Log(run.folder / runs.ANSWERS) as log:
         log.append(line | {"prediction": "another"})
     assert results(runs.load_run(run.folder)) == results(run)
 
@@ -156,28 +148,10 @@ def test_one_run_is_one_process_at_a_time(tmp_path):
     instances = world(1, 1)
     run = begin(tmp_path / "run", instances)
     with (
-        runs.Log(run.folder / runs.ANSWERS),
-        pytest.raises(InputError, match="another process is at work on this run"),
+        files.Log(run.folder / runs.ANSWERS),
+        pytest.raises(InputError, match="another process"),
     ):
         runs.complete(run, Copying(), instances)
-
-
-def test_a_full_disk_takes_the_line_back(tmp_path, monkeypatch):
-    write = os.write
-    with runs.Log(tmp_path / "a.jsonl") as log:
-        log.append({"a": 1})
-
-        def full(file, data):
-            if len(data) > 3:
-                return write(file, data[:3])
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-        monkeypatch.setattr(runs.os, "write", full)
-        with pytest.raises(DiskError, match="No space left"):
-            log.append({"b": 22222})
-        monkeypatch.undo()
-        log.append({"c": 3})
-    assert runs.read_lines(tmp_path / "a.jsonl") == [{"a": 1}, {"c": 3}]
 
 
 # ---- failures ---
@@ -185,19 +159,19 @@ def test_a_full_disk_takes_the_line_back(tmp_path, monkeypatch):
 
 def test_a_failure_is_no_answer_and_is_asked_again(tmp_path):
     instances = world(2, 3)
-    failing = {(instances[0].id, 1), (instances[1].id, 2)}
+    failing = {(instances[0].id, "q1"), (instances[1].id, "q2")}
     run = go(tmp_path / "run", instances, Copying(fails=failing))
     assert not run.complete and set(run.open) == failing
-    rows = runs.score_run(run)
+    rows = scores.score_run(run)
     failed = [row for row in rows if row["score"] is None]
-    assert {(row["instance"], row["index"]) for row in failed} == failing
+    assert {(row["instance"], row["qa"]) for row in failed} == failing
     assert {(row["status"], row["error"]) for row in failed} == {("infra_error", "500")}
     assert [row["score"] for row in rows if row not in failed] == [1.0] * 4
 
     again = Copying()
     run = go(tmp_path / "run", instances, again)
     assert set(again.asked) == failing and run.complete
-    assert [row["score"] for row in runs.scores_of(run)] == [1.0] * 6
+    assert [row["score"] for row in scores.scores_of(run)] == [1.0] * 6
 
 
 def test_what_could_not_be_prepared_is_made_again(tmp_path):
@@ -242,10 +216,10 @@ def test_addresses_and_prices_are_no_settings(tmp_path):
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
-    with pytest.raises(InputError, match="expected a run with run.json"):
+    with pytest.raises(InputError, match="expected a run with settings.json"):
         runs.load_run(tmp_path)
     (tmp_path / runs.ANSWERS).write_text("{}\n")
-    with pytest.raises(InputError, match="has answers but no run.json"):
+    with pytest.raises(InputError, match="has answers but no settings.json"):
         begin(tmp_path, world(1, 1))
 
 
@@ -255,7 +229,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
         ("nonsense", "expected JSON"),
         ("[1]", "expected an object"),
         ('{"kind": "note"}', "expected prepared or answer"),
-        ('{"kind": "answer", "instance": "i"}', "expected an answer"),
+        ('{"kind": "answer", "instance": "i"}', "expected an answer or a memory"),
     ],
 )
 def test_a_broken_line_is_named(tmp_path, line, message):
@@ -291,9 +265,9 @@ def test_a_choice_that_cannot_be_is_refused(change, message):
         runs.select(world(2), **change)
 
 
-def test_an_instance_that_comes_twice_is_refused():
-    with pytest.raises(InputError, match="expected each instance once"):
-        runs.select([*world(1), *world(1)])
+def test_a_question_that_comes_twice_is_refused():
+    with pytest.raises(InputError, match="question q0: expected each id once"):
+        runs.questions_of([*world(1), *world(1)])
 
 
 def test_questions_keep_what_a_judge_and_the_release_need():
@@ -314,13 +288,14 @@ def test_questions_keep_what_a_judge_and_the_release_need():
 
 
 class Yes:
-    """A judge that says yes and remembers what it saw."""
+    """A judge that says yes, after asking its model once per answer, and remembers what it saw."""
 
-    def __init__(self):
-        self.seen = []
+    def __init__(self, model, seen):
+        self.model, self.seen = model, seen
 
     def judge(self, items):
         self.seen += items
+        self.model.chat([request("", item.question) for item in items])
         return [Verdict(True, reply="yes") for _ in items]
 
 
@@ -338,38 +313,38 @@ def longmemeval():
 def test_scoring_asks_no_model_and_each_profile_has_its_file(tmp_path):
     run = go(tmp_path / "run", world(1, 2))
     for profile in ("fixed", "release-agent"):
-        assert [row["score"] for row in runs.score_run(run, profile)] == [1.0, 1.0]
+        assert [row["score"] for row in scores.score_run(run, profile)] == [1.0, 1.0]
     names = {file.name for file in (run.folder / "scores").iterdir()}
     assert names == {"fixed.jsonl", "release-agent.jsonl"}
-    row = runs.scores_of(run)[0]
-    asked = {"run_key", "instance", "index", "source", "question", "gold", "prediction", "status"}
+    row = scores.scores_of(run)[0]
+    asked = {"run_key", "instance", "qa", "source", "question", "gold", "prediction", "status"}
     assert asked | {"finish", "latency_s", "memory_tokens", "input_tokens", "profile"} <= set(row)
 
 
 def test_scores_are_made_anew_when_answers_were_added(tmp_path):
     instances = world(1, 2)
-    run = go(tmp_path / "run", instances, Copying(fails={(instances[0].id, 0)}))
-    assert [row["score"] for row in runs.score_run(run)] == [None, 1.0]
+    run = go(tmp_path / "run", instances, Copying(fails={(instances[0].id, "q0")}))
+    assert [row["score"] for row in scores.score_run(run)] == [None, 1.0]
     run = go(tmp_path / "run", instances)
-    assert [row["score"] for row in runs.scores_of(run)] == [1.0, 1.0]
+    assert [row["score"] for row in scores.scores_of(run)] == [1.0, 1.0]
 
 
-def test_a_judge_sees_types_and_its_old_scores_are_not_mixed_with_others(tmp_path):
-    instances = longmemeval()
-    run = go(tmp_path / "run", instances, Copying(fails={(instances[0].id, 1)}))
-    judge = Yes()
-    rows = runs.score_run(run, judge=runs.judgement(run, judge), judge_name="stub")
+def test_a_judge_sees_types_and_costs_and_its_old_scores_are_not_mixed_with_others(tmp_path):
+    instances, seen, prices = longmemeval(), [], {"price_in": 1.0, "price_out": 10.0}
+    run = go(tmp_path / "run", instances, Copying(fails={(instances[0].id, "q1_abs")}))
+    model = FakeChat(lambda _: ChatReply("yes", "stop", (), 100, 10))
+    rows = scores.judged(run, "fixed", model, lambda model: Yes(model, seen), "stub", prices)
     assert [(row["metric"], row["score"], row["judge_reply"]) for row in rows] == [
         ("judge", 1.0, "yes"),
         ("judge", None, ""),
     ]
-    assert [(item.question_type, item.abstention) for item in judge.seen] == [
-        ("multi-session", False)
-    ]
-    assert runs.judge_of(run) == "stub"
+    assert [(item.question_type, item.abstention) for item in seen] == [("multi-session", False)]
+    assert scores.judge_of(run) == "stub"
+    _, built = scores.frames({"ours": run})
+    assert built.cost_usd.tolist()[-1] == pytest.approx(2e-4)  # the judge's
     run = go(tmp_path / "run", instances)
     with pytest.raises(InputError, match="made by a judge; score the run again"):
-        runs.scores_of(run)
+        scores.scores_of(run)
 
 
 # ---- tables ---
@@ -377,22 +352,22 @@ def test_a_judge_sees_types_and_its_old_scores_are_not_mixed_with_others(tmp_pat
 
 def test_frames_count_what_was_spent_and_what_failed(tmp_path):
     instances = world(2, 2)
-    method = Copying(fails={(instances[0].id, 1)})
+    method = Copying(fails={(instances[0].id, "q1")})
     settings = runs.run_settings(method, instances)
     prices = {"answer": {"price_in": 1.0, "price_out": 10.0}}
     run = runs.open_run(tmp_path / "run", instances, settings, prices)
     run = runs.complete(run, method, instances)
-    answers, built = runs.frames({"ours": run})
+    answers, built = scores.frames({"ours": run})
     assert answers.score.isna().sum() == 1 and len(answers) == 4
     assert answers.cost_usd.dropna().tolist() == pytest.approx([3e-5] * 3)
     assert answers.memory_tokens.tolist() == [2] * 4 and answers.chunk_tokens.tolist() == [8] * 4
-    assert built.cost_usd.tolist() == [0.0, 0.0] and len(built) == 2
+    assert built.cost_usd.tolist() == [0.0, 0.0, 3e-5]  # and what was thrown away
 
 
 def test_a_method_may_be_several_runs_one_per_source(tmp_path):
     parts = [world(2, 2), world(1, 3, "hotpotqa")]
     found = [runs.complete(*begun, part) for part in parts if (begun := kept(tmp_path, part))]
-    answers, built = runs.frames({"ours": found})
+    answers, built = scores.frames({"ours": found})
     assert answers.source.tolist() == ["squad"] * 4 + ["hotpotqa"] * 3
     assert set(answers.method) == {"ours"} and len(built) == 3
 
@@ -426,17 +401,17 @@ def test_a_run_is_named_by_method_data_and_settings_and_found_again(tmp_path):
 def test_items_and_episodes_of_a_run_are_what_it_answered(tmp_path):
     instances = world(2, 2)
     run, method = kept(tmp_path, instances)
-    assert [item.prediction for item in runs.items(run)] == [None] * 4
-    assert runs.episodes(run) == []
+    assert [item.prediction for item in scores.items(run)] == [None] * 4
+    assert scores.episodes(run) == []
     run = runs.complete(run, method, instances)
-    assert [item.gold for item in runs.items(run)] == [
+    assert [item.gold for item in scores.items(run)] == [
         qa.answers[0] for instance in instances for qa in instance.questions
     ]
-    episodes = runs.episodes(run)
+    episodes = scores.episodes(run)
     assert [episode.instance for episode in episodes] == [i.id for i in instances]
     for episode, instance in zip(episodes, instances, strict=True):
         assert [answer.qa for answer in episode.answers] == [qa.id for qa in instance.questions]
-        assert episode.memory == run.prepared[instance.id].memory and episode.calls
+        assert episode.memory == run.prepared[instance.id].episode.memory and episode.calls
         for answer in episode.answers:
             assert answer.score == 1.0 and answer.retrieved == ("1",)
 
@@ -445,13 +420,13 @@ def test_a_method_without_a_memory_has_no_episodes(tmp_path):
     instances = world(1, 1)
     begun = runs.begin(MethodSpec("nothing"), Backends(), instances, tmp_path, "world")
     with pytest.raises(InputError, match="expected a run that writes memories"):
-        runs.episodes(runs.complete(*begun, instances))
+        scores.episodes(runs.complete(*begun, instances))
 
 
 def test_an_open_run_can_be_read_while_it_grows(tmp_path):
     instances = world(1, 2)
     run = begin(tmp_path / "run", instances)
-    with runs.Log(run.folder / runs.ANSWERS) as log:
-        log.append({"kind": "answer", **Answered(instances[0].id, 0, "q0", "a0-0").to_plain()})
+    with files.Log(run.folder / runs.ANSWERS) as log:
+        log.append({**runs.record_line(Answer("q0", "a0-0", instance=instances[0].id))})
         assert len(runs.load_run(run.folder).answers) == 1
-    assert json.loads((run.folder / runs.CARD).read_text())["key"] == run.key
+    assert run.key == runs.settings_key(json.loads((run.folder / runs.SETTINGS).read_text()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
@@ -12,7 +13,6 @@ from memalpha_kit.evaluation.waterfall import (
     ROWS,
     STAGES,
     History,
-    classify,
     lenient,
     stage,
     state,
@@ -71,9 +71,15 @@ def answer(text: str | None = "Lund", *retrieved: str, score: float | None = 0.0
     return Answer("q0", text, score, retrieved)
 
 
+def classify(episode, instance, answer, **settings):
+    """The row of one answer."""
+    asked = dataclasses.replace(episode, answers=(answer,))
+    return waterfall([asked], [instance], **settings).iloc[0]
+
+
 def found(episode, answer, instance=INSTANCE, **settings):
-    finding = classify(episode, instance, answer, **settings)
-    return finding.stage, finding.written, finding.lost
+    row = classify(episode, instance, answer, **settings)
+    return row.stage, *(None if pd.isna(step) else step for step in (row.written, row.lost))
 
 
 BORN = insert("Nora was born in Oslo.")
@@ -217,7 +223,7 @@ DATA = world.build_world(CONFIG, world.names(CONFIG)[1], 10, 6, "test")
 def teacher(habits: world.Habits, asked=None, memory=MEMORY):
     """(counts of stages, rows) of a teacher's memories."""
     episodes = write(DATA, Teacher("teacher", habits, memory), memory, PROTOCOL)
-    rows = waterfall(ask(episodes, DATA, asked or reader(READER), METRIC), DATA)
+    rows = waterfall(ask(episodes, DATA, asked or reader(READER), METRIC), DATA, strict=True)
     return rows.stage.value_counts().to_dict(), rows
 
 
@@ -263,11 +269,11 @@ def test_a_correction_beside_its_stale_fact_is_kept_but_not_retrieved():
     data = make_instance(world.SOURCE, chunks, [qa])
     inserts = [insert("46 phone Pemes"), insert("53 desk Banu") + insert("now 53 phone Pemes")]
     [asked] = ask([episode(*inserts, instance=data)], [data], BestEntry())
-    assert found(asked, asked.answers[0], data) == ("not_retrieved", 1, None)
+    assert found(asked, asked.answers[0], data, strict=True) == ("not_retrieved", 1, None)
     other = episode(inserts[0], insert("53 desk Banu"), instance=data)
-    assert found(other, asked.answers[0], data)[0] == "never_written"
+    assert found(other, asked.answers[0], data, strict=True)[0] == "never_written"
     undone = episode(insert("53 phone Pemes"), update("1", "46 phone Pemes"), instance=data)
-    assert found(undone, asked.answers[0], data) == ("overwritten_or_deleted", 0, 1)
+    assert found(undone, asked.answers[0], data, strict=True) == ("overwritten_or_deleted", 0, 1)
 
 
 # --- Tables and figure ----------------------------------------------------------------------------

@@ -33,24 +33,38 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `memalpha evaluate`."""
-    from memalpha_kit.evaluation.methods import METHODS
+    from memalpha_kit.evaluation.base import METHODS
 
-    parser.add_argument("--method", required=True, metavar="NAME", help=", ".join(METHODS))
-    parser.add_argument(
-        "--data", required=True, type=Path, metavar="PATH", help="a data set, or a parquet file"
-    )
+    parser.add_argument("--method", required=True, metavar="NAME", help=", ".join(METHODS.names()))
     parser.add_argument(
         "--source", action="append", default=[], metavar="NAME",
         help="only instances of this source; may be repeated",
     )  # fmt: skip
     parser.add_argument("--limit", type=int, metavar="N", help="instances of each source, drawn")
     parser.add_argument("--seed", type=int, default=0, help="of that draw (default: 0)")
+    parser.add_argument("--writer", metavar="NAME", help="--set writer=NAME: a rule, api, a folder")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/evaluate"), metavar="FOLDER",
+        help="where runs lie (default: runs/evaluate)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--name", metavar="NAME", help="of the run (default: method, data, hash of the settings)"
+    )
+    add_run_arguments(parser)
+    add_endpoint_arguments(parser, "writer", "writes memories, if it is another one")
+    parser.set_defaults(written_by="")
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what `evaluate` and `ask` have in common."""
+    parser.add_argument(
+        "--data", required=True, type=Path, metavar="PATH", help="a data set, or a parquet file"
+    )
+    parser.add_argument("--reader", metavar="NAME", help="--set reader=NAME")
     parser.add_argument(
         "--set", dest="options", action="append", default=[], metavar="KEY=VALUE",
         help="a setting of the method, e.g. top_k=2; may be repeated",
     )  # fmt: skip
-    parser.add_argument("--writer", metavar="NAME", help="--set writer=NAME: a rule, api, a folder")
-    parser.add_argument("--reader", metavar="NAME", help="--set reader=NAME")
     parser.add_argument(
         "--model", type=Path, metavar="FOLDER", help="a local model that answers, instead of --url"
     )
@@ -62,14 +76,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rubric", default="published", choices=("published", "by_type"), help="of the judge"
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("runs/evaluate"), metavar="FOLDER",
-        help="where runs lie (default: runs/evaluate)",
+        "--moved", action="store_true",
+        help="the models at the new addresses are the ones that the run was begun with",
     )  # fmt: skip
-    parser.add_argument(
-        "--name", metavar="NAME", help="of the run (default: method, data, hash of the settings)"
-    )
     add_endpoint_arguments(parser, "", "answers")
-    add_endpoint_arguments(parser, "writer", "writes memories, if it is another one")
     add_endpoint_arguments(parser, "judge", "judges answers, where a source needs one")
     add_endpoint_arguments(parser, "embed", "embeds, for the retrieval that needs it")
     add_request_arguments(parser)
@@ -78,51 +88,49 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Answers, scores, prints the table. 1 if questions are left without an answer."""
     from memalpha_kit.evaluation import runs
-    from memalpha_kit.tasks import metric_of
 
-    metric_of("squad", args.profile)  # what is wrong with the scoring is said before any work
-    client_of(args, "judge")
+    check(args)
     every = load_data([args.data])
     instances = runs.select(every, args.limit, args.seed, args.source)
-    backends = _backends(args, [instance.id for instance in every])
+    return evaluate(args, instances, [instance.id for instance in every])
+
+
+def check(args: argparse.Namespace) -> None:
+    """What is wrong with the scoring is said before any work."""
+    SCORING[args.profile]
+    client_of(args, "judge")
+
+
+def evaluate(args: argparse.Namespace, instances: Sequence[Instance], rows: Sequence[str]) -> int:
+    """The exit code after the method has answered all that it can."""
+    from memalpha_kit.evaluation import runs
+
+    backends = _backends(args, rows)
     run, method = runs.begin(
         _spec(args), backends, instances, args.out, _stem(args.data), args.name,
-        _info(args, backends),
+        _info(args, backends), args.moved,
     )  # fmt: skip
-    run = _answer(run, method, instances)
-    return finish(run, args)
+    return finish(_answer(run, method, instances), args)
 
 
 def finish(run: Run, args: argparse.Namespace) -> int:
     """Scores a run, prints its table; 1 and a line if questions have no answer or no verdict."""
-    from memalpha_kit.evaluation import runs
-    from memalpha_kit.evaluation import tables as comparison
+    from memalpha_kit.evaluation import scores, tables
+    from memalpha_kit.evaluation.report import SHOWN
 
     score(run, args)
-    table = comparison.table_sources(
-        *runs.frames({run.settings["method"]["method"]: run}, args.profile)
+    table = tables.table_sources(
+        *scores.frames({run.settings["method"]["method"]: run}, args.profile)
     )
-    print(comparison.markdown(table[list(SHOWN)]))
+    print(tables.markdown(table[list(SHOWN)]))
     print(run.folder)
-    if run.complete:
-        return _unjudged(run, args.profile)
-    reasons = [run.failed[key] for key in run.open if key in run.failed]
-    why = f", e.g. {reasons[0]}" if reasons else ""
-    print(
-        f"memalpha: incomplete: {len(run.open)} of {len(run.questions)} questions have no answer"
-        f"{why}; run `memalpha evaluate` again to ask them",
-        file=sys.stderr,
-    )
-    return 1
-
-
-def _unjudged(run: Run, profile: str) -> int:
-    """1 and a line if the judge failed on some answers, else 0."""
-    from memalpha_kit.evaluation import runs
-
-    rows = runs.scores_of(run, profile)
-    failed = sum(row["status"] == "judge_error" for row in rows)
-    if failed:
+    if warning := scores.silent_writer(run):
+        print(f"memalpha: {warning}", file=sys.stderr)
+    if not run.complete:
+        print(f"memalpha: incomplete: {run.why_open()}", file=sys.stderr)
+        return 1
+    rows = scores.scores_of(run, args.profile)
+    if failed := sum(row["status"] == "judge_error" for row in rows):
         print(
             f"memalpha: {failed} of {len(rows)} answers have no verdict of the judge and are in no "
             "mean, see if_all_0 and if_all_1; `memalpha score` with the judge asks again",
@@ -131,28 +139,25 @@ def _unjudged(run: Run, profile: str) -> int:
     return min(failed, 1)
 
 
-SHOWN = (
-    *("source", "metric", "instances", "questions", "error_rate", "score", "low", "high"),
-    *("if_all_0", "if_all_1"),
-    *("memory_tokens", "compression", "prompt_tokens", "completion_tokens", "cost_usd"),
-)
-
-
 def score(run: Run, args: argparse.Namespace) -> None:
     """Scores a run under the profile, with the judge that the options name, if any."""
-    from memalpha_kit.evaluation import runs
+    from memalpha_kit.evaluation import scores
     from memalpha_kit.method.judges import LongMemEvalJudge
 
     model = client_of(args, "judge", cache=run.folder / "judged")
     if model is None:
-        if not runs.judge_of(run, args.profile):
-            runs.score_run(run, args.profile)
-        runs.scores_of(run, args.profile)  # keeps a judge's scores, says if they are too old
+        if not scores.judge_of(run, args.profile):
+            scores.score_run(run, args.profile)
+        scores.scores_of(run, args.profile)  # keeps a judge's scores, says if they are too old
         return
     behaviour = "release" if args.profile.startswith("release") else "fixed"
-    judge = LongMemEvalJudge(model, behaviour, rubric=args.rubric)
-    judgement = runs.judgement(run, judge)
-    runs.score_run(run, args.profile, judgement, f"{model.name}, rubric {args.rubric}")
+    prices = {"price_in": args.judge_price_in, "price_out": args.judge_price_out}
+    name = f"{model.name}, rubric {args.rubric}"
+
+    def make(model: ChatModel) -> LongMemEvalJudge:
+        return LongMemEvalJudge(model, behaviour, rubric=args.rubric)
+
+    scores.judged(run, args.profile, model, make, name, prices)
 
 
 def _backends(args: argparse.Namespace, rows: Sequence[str]) -> Backends:
@@ -204,20 +209,18 @@ def _stem(path: Path) -> str:
 
 
 def _info(args: argparse.Namespace, backends: Backends) -> dict[str, Any]:
-    """What changes no answer but belongs to the run: where the data and the models are, prices."""
-    from memalpha_kit.evaluation.methods import RELEASED
+    """What changes no answer but belongs to the run: where the data is, who writes, prices."""
+    from memalpha_kit.evaluation.base import METHODS
 
+    roles = {"answer": (backends.answer, ""), "write": (backends.write, "writer_")}
     models = {
-        role: {
-            "model": model.name,
-            **({"url": ends.url, "price_in": ends.price_in, "price_out": ends.price_out}
-               if (ends := getattr(model, "endpoint", None)) else {}),
-        }
-        for role, model in (("answer", backends.answer), ("write", backends.write))
+        role: {"model": model.name}
+        | {name: getattr(args, prefix + name) for name in ("price_in", "price_out")}
+        for role, (model, prefix) in roles.items()
         if model
-    }  # fmt: skip
+    }
     spec = _spec(args)
-    writer = {**RELEASED.get(spec.method, ("", {}))[1], **spec.options}.get("writer") or ""
+    writer = {**METHODS[spec.method].defaults, **spec.options}.get("writer") or args.written_by
     if writer == "api":
         writer = (backends.write or backends.answer).name if backends.answer else ""
     elif writer:

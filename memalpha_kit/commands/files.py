@@ -5,14 +5,13 @@ The card of `episodes.jsonl` is `episodes.json`: settings, whether the step was 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from memalpha_kit.data import dataset
 from memalpha_kit.data.instances import load_instances
 from memalpha_kit.errors import InputError
+from memalpha_kit.files import load_json
 from memalpha_kit.records import Instance
 
 
@@ -43,30 +42,13 @@ def card_path(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
-def load_card(path: Path) -> dict[str, Any] | None:
-    """The card beside a JSONL file, None if there is none. Raises InputError if it is broken."""
-    card = card_path(path)
-    if not card.exists():
-        return None
-    try:
-        content = json.loads(card.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{card}: expected the card of {path.name} as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{card}: expected an object, found {type(content).__name__}")
-    return content
-
-
-def finished_card(path: Path, made_by: str) -> dict[str, Any]:
-    """The card of a finished step. Raises InputError, naming the command, if it is not finished."""
-    card = load_card(path)
-    if card is None:
-        raise InputError(
-            f"{card_path(path)}: expected beside {path.name}; `memalpha {made_by}` makes both"
-        )
-    if not card.get("complete"):
-        raise InputError(f"{path}: `memalpha {made_by}` did not finish; run it again to go on")
-    return card
+def check_written(path: Path) -> None:
+    """Raises InputError if `memalpha write` did not make these episodes, or did not finish."""
+    if not card_path(path).exists():
+        name = card_path(path)
+        raise InputError(f"{name}: expected beside {path.name}; `memalpha write` makes both")
+    if not load_json(card_path(path)).get("complete"):
+        raise InputError(f"{path}: `memalpha write` did not finish; run it again to go on")
 
 
 def check_jsonl(path: Path) -> Path:

@@ -9,19 +9,20 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from memalpha_kit import files as store
+from memalpha_kit import files
 from memalpha_kit.commands import add_profile_arguments, profile_of
-from memalpha_kit.commands.files import card_path, check_jsonl, data_file, load_card
+from memalpha_kit.commands.files import card_path, check_jsonl, data_file
 from memalpha_kit.data.instances import load_instances
 from memalpha_kit.errors import InputError
 from memalpha_kit.method.episode import episode_id, write
-from memalpha_kit.method.saved import append_episode, load_episodes
-from memalpha_kit.method.writers import WRITERS, ModelWriter, Writer, writer
+from memalpha_kit.method.saved import episode_fields, load_episodes
+from memalpha_kit.method.writers import RULES, ModelWriter, Writer, writer
 from memalpha_kit.progress import bar
 from memalpha_kit.records import Instance
 from memalpha_kit.settings import Profile
@@ -31,9 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `memalpha write`."""
     parser.add_argument("--data", required=True, type=Path, metavar="PATH", help="built data")
     who = parser.add_mutually_exclusive_group(required=True)
-    who.add_argument(
-        "--writer", metavar="NAME", help=f"a scripted writer: {', '.join(WRITERS.names())}"
-    )
+    who.add_argument("--writer", metavar="NAME", help=f"a scripted writer: {', '.join(RULES)}")
     who.add_argument("--model", type=Path, metavar="FOLDER", help="a local causal language model")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.jsonl", help="episodes")
     parser.add_argument(
@@ -57,13 +56,33 @@ def main(args: argparse.Namespace) -> int:
             raise InputError(f"--{option}: expected at least 1, found {value}")
     profile = profile_of(args)
     instances = load_instances(file)[: args.instances]
-    settings = _settings(args, profile, store.fingerprint([file]))
+    settings = _settings(args, profile, files.fingerprint([file]))
     made = _writer(args, profile)
-    card = _open(out, settings)
-    written = _write_missing(args, profile, instances, made, out, card)
-    card |= {"complete": True, "episodes": len(instances) * args.rollouts}
-    store.save_json(card_path(out), card)
-    print(f"{out}: {card['episodes']} episodes, {written} of them new")
+    if out.exists() and not card_path(out).exists():
+        raise InputError(f"{out}: is there without {card_path(out).name}; choose another --out")
+
+    def mark(**state: object) -> None:
+        """Says in the card how far the file is."""
+        free = ("complete", "duration_s")
+        files.resume_or_refuse(out.parent, settings | state, free, card_path(out).name)
+
+    mark()
+    with files.Log(out) as log:
+        written = _write_missing(args, profile, instances, made, log, mark)
+    episodes = load_episodes(out)
+    mark(complete=True)
+    calls = [call for episode in episodes for call in episode.calls]
+    steps = [step for episode in episodes for step in episode.steps]
+    worked = sum(call.status == "ok" for call in calls)
+    silent = sum(not step.calls for step in steps)
+    print(f"{out}: {len(episodes)} episodes, {written} of them new")
+    print(f"{len(calls)} calls, {worked} worked; no call in {silent} of {len(steps)} chunks")
+    if args.model and 2 * silent > len(steps):
+        print(
+            "memalpha: the model made no call in most chunks; does its chat template show tools? "
+            "--set protocol.wire=text asks for marker text instead",
+            file=sys.stderr,
+        )
     return 0
 
 
@@ -92,58 +111,29 @@ def _writer(args: argparse.Namespace, profile: Profile) -> Writer:
     return ModelWriter(lm, profile.memory, profile.protocol, sampling)
 
 
-def _open(out: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The card of `out`: a new one, or the old one if its settings are the same."""
-    card = load_card(out)
-    if card is None:
-        if out.exists():
-            raise InputError(f"{out}: is there without {card_path(out).name}; choose another --out")
-        card = {"settings": settings, "complete": False, "duration_s": 0.0}
-        store.save_json(card_path(out), card)
-        return card
-    old, new = store.flat(card.get("settings") or {}), store.flat(settings)
-    for key in sorted(old.keys() | new.keys()):
-        if old.get(key) != new.get(key):
-            raise InputError(
-                f"{out}: was begun with {key} = {old.get(key)}, now it is {new.get(key)}; "
-                "choose another --out or delete it"
-            )
-    return card
-
-
 def _write_missing(
     args: argparse.Namespace,
     profile: Profile,
     instances: list[Instance],
     made: Writer,
-    out: Path,
-    card: dict[str, Any],
+    log: files.Log,
+    mark: Callable[..., None],
 ) -> int:
     """How many episodes were written and appended, batch by batch."""
-    there = {episode.id for episode in load_episodes(out, resume=True)}
-    todo = [i for i in instances if not _done(i, args.rollouts, there)]
-    written = 0
+    there = {episode.id for episode in load_episodes(log.path)}
+    todo = [
+        instance
+        for instance in instances
+        if not all(episode_id(instance.id, number) in there for number in range(args.rollouts))
+    ]
+    written, started = 0, time.monotonic()
     with bar(sum(len(i.chunks) for i in todo) * args.rollouts, f"write {made.name}") as shown:
         for start in range(0, len(todo), args.batch):
-            started = time.monotonic()
-            batch = todo[start : start + args.batch]
-            episodes = write(
-                batch,
-                made,
-                profile.memory,
-                profile.protocol,
-                args.rollouts,
-                args.seed,
-                shown.advance,
-            )
-            for episode in episodes:
+            batch, settings = todo[start : start + args.batch], (profile.memory, profile.protocol)
+            for episode in write(batch, made, *settings, args.rollouts, args.seed, shown.advance):
                 if episode.id not in there:
-                    append_episode(out, episode)
+                    log.append(episode_fields(episode))
                     written += 1
-            card["duration_s"] = round(card["duration_s"] + time.monotonic() - started, 3)
-            store.save_json(card_path(out), card)
+    if written:
+        mark(duration_s=round(time.monotonic() - started, 3))
     return written
-
-
-def _done(instance: Instance, rollouts: int, there: set[str]) -> bool:
-    return all(episode_id(instance.id, number) in there for number in range(rollouts))

@@ -57,6 +57,7 @@ class Item:
     question: str = ""
     instance: str = ""
     qa: str = ""
+    kind: str = ""  # the type of the question, where the data knows one
 
     @property
     def golds(self) -> tuple[str, ...]:

@@ -15,14 +15,14 @@ says what the evidence is; everything else is `unknown` and counted, never guess
 and `correct`. Evidence is the gold answer in the words of the data: it must stand in the question's
 chunk (`QA.chunk`), or in any chunk where the data has no such label. A text holds it if it has all
 words of the answer and was written with that chunk, or shares a word with the question, or is a
-later version of a text that held it. In the miniature it must have all words of the question: there
-the evidence of a corrected fact is its latest value, and other facts share its words.
+later version of a text that held it. With `strict` it must have all words of the question: for
+worlds in which the evidence of a corrected fact is its latest value, and other facts share words.
 
 >>> lenient("3 May 1990", ("May 3, 1990",)), lenient("May 4, 1990", ("May 3, 1990",))
 (True, False)
 
-Source: ours; the published code has no such analysis. Words are compared, not meanings: a
-paraphrase of the evidence counts as never written, so read that share as an upper bound.
+The published code has no such analysis. Words are compared, not meanings: a paraphrase of
+the evidence counts as never written, so read that share as an upper bound.
 """
 
 from __future__ import annotations
@@ -32,16 +32,14 @@ import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Self
+from typing import Self
+
+import pandas as pd
 
 from memalpha_kit.errors import InputError
-from memalpha_kit.lab.world import SOURCE as MINIATURE
 from memalpha_kit.records import QA, Answer, Episode, Instance, Memory
 from memalpha_kit.tasks import metric_of
 from memalpha_kit.text import normalise, without_thinking
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 WRITTEN, KEPT, RETRIEVED, USED = (
     *("never_written", "overwritten_or_deleted"),
@@ -115,24 +113,13 @@ class History:
 # ---- one answer ------------------------------------------------------------------------------
 
 
-def classify(
-    episode: Episode, instance: Instance, answer: Answer, core_read: bool = True
+def stage(
+    history: History,
+    instance: Instance,
+    answer: Answer,
+    shown: Collection[str],
+    strict: bool = False,
 ) -> Finding:
-    """The stage of one scored answer of an episode; see `waterfall` for many.
-
-    `core_read`: the reader is given the core memory with every question, as models are; readers
-    without a model look at it only if no entry fits. Raises InputError if the question is not the
-    instance's.
-    """
-    return stage(History.of(episode), instance, answer, _shown(answer, core_read))
-
-
-def _shown(answer: Answer, core_read: bool) -> set[str]:
-    core = {CORE} if core_read or not answer.retrieved else set()
-    return core | set(answer.retrieved)
-
-
-def stage(history: History, instance: Instance, answer: Answer, shown: Collection[str]) -> Finding:
     """The stage of one scored answer from any memory; `shown` are the ids the reader was given.
 
     Raises InputError if the question is not the instance's.
@@ -151,7 +138,7 @@ def stage(history: History, instance: Instance, answer: Answer, shown: Collectio
     if isinstance(wanted, str):
         return Finding("unknown", why=wanted)
     traces = [
-        _trace([_held(part, qa, instance, history) for part in parts], history, shown)
+        _trace([_held(part, qa, history, strict) for part in parts], history, shown)
         for parts in wanted
     ]
     reached, written, lost = max(traces, key=lambda trace: STAGES.index(trace[0]))
@@ -238,7 +225,7 @@ def _stands(part: Sequence[str], texts: Iterable[str]) -> bool:
     return any(wanted.search(text) for text in texts)
 
 
-def _held(part: tuple[str, ...], qa: QA, instance: Instance, history: History) -> list[Version]:
+def _held(part: tuple[str, ...], qa: QA, history: History, strict: bool) -> list[Version]:
     """All versions that hold this part of the evidence."""
     asked = {word for word in _plain(qa.question) if word not in _FUNCTION_WORDS} - set(part)
     found = []
@@ -246,12 +233,11 @@ def _held(part: tuple[str, ...], qa: QA, instance: Instance, history: History) -
         held = False
         for version in past:
             there = version.words.issuperset(part)
-            if instance.source == MINIATURE:
+            if strict:
                 held = there and version.words.issuperset(asked)
             elif there and not held:
                 read = history.chunks[version.step : version.step + 1]
-                told = qa.chunk is not None and qa.chunk in read
-                held = told or not asked or not version.words.isdisjoint(asked)
+                held = qa.chunk in read or not asked or not version.words.isdisjoint(asked)
             else:
                 held = there
             if held:
@@ -266,17 +252,17 @@ def _trace(
     if not all(parts):
         return WRITTEN, None, None
     written = max(min(version.step for version in part) for part in parts)
+
+    def held(step: int) -> bool:
+        return all(any(history.holds(step, version) for version in part) for part in parts)
+
     last = len(history.states) - 1
-    while last >= written and not _all_held(parts, history, last):
+    while last >= written and not held(last):
         last -= 1
     if last < len(history.states) - 1:
         return KEPT, written, last + 1
     given = all(any(v.name in shown and history.holds(last, v) for v in part) for part in parts)
     return (USED if given else RETRIEVED), written, None
-
-
-def _all_held(parts: Sequence[Sequence[Version]], history: History, step: int) -> bool:
-    return all(any(history.holds(step, version) for version in part) for part in parts)
 
 
 # ---- tables ----------------------------------------------------------------------------------
@@ -292,28 +278,26 @@ def waterfall(
     instances: Iterable[Instance],
     reader: str = "",
     core_read: bool = True,
+    strict: bool = False,
 ) -> pd.DataFrame:
-    """One row per answer of the episodes with its stage, columns `ROWS`; see `classify`.
+    """One row per answer of the episodes with its stage, columns `ROWS`.
 
-    Raises InputError if an episode's instance is missing.
+    `core_read`: the reader is given the core memory with every question, as models are; readers
+    without a model look at it only if no entry fits. Raises InputError if an episode's instance is
+    missing, and for an answer to another question.
     """
-    import pandas as pd
-
     by_id = {instance.id: instance for instance in instances}
     rows = []
     for episode in episodes:
         if episode.instance not in by_id:
             raise InputError(f"episode {episode.id}: its instance is not in the data")
-        history = History.of(episode)
+        history, instance = History.of(episode), by_id[episode.instance]
+        named = {"source": episode.source, "writer": episode.writer, "reader": reader}
+        named |= {"instance": episode.instance, "rollout": episode.rollout}
         for answer in episode.answers:
-            found = stage(history, by_id[episode.instance], answer, _shown(answer, core_read))
-            rows.append(
-                {
-                    **{"source": episode.source, "writer": episode.writer, "reader": reader},
-                    **{"instance": episode.instance, "rollout": episode.rollout},
-                    **{"qa": answer.qa, "score": answer.score, **vars(found)},
-                }
-            )
+            core = {CORE} if core_read or not answer.retrieved else set()
+            found = stage(history, instance, answer, core | set(answer.retrieved), strict)
+            rows.append(named | {"qa": answer.qa, "score": answer.score, **vars(found)})
     table = pd.DataFrame(rows, columns=list(ROWS))
     return table.astype({"written": "Int64", "lost": "Int64", "score": "float"})
 
@@ -323,8 +307,6 @@ def table_waterfall(rows: pd.DataFrame) -> pd.DataFrame:
 
     `answers` is the number of all answers of the group, `n` those of the stage, `share` n of them.
     """
-    import pandas as pd
-
     group = ["source", "writer", "reader"]
     stages = pd.Categorical(rows["stage"], STAGES, ordered=True)
     counts = rows.assign(stage=stages).groupby([*group, "stage"], observed=False, sort=False).size()

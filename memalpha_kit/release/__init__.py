@@ -7,9 +7,10 @@ folder the kit works as before, under its own rules only.
 
 from memalpha_kit.release import (  # noqa: F401
     answers,
-    calls,
     judges,
     memory,
+    methods,
+    protocol,
     scoring,
     server,
     splits,

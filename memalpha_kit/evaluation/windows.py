@@ -1,8 +1,7 @@
 """Cutting what does not fit a model's window.
 
-The one law: "context" keeps the system message, the task and the question, whatever the length, and
-drops the oldest text of the context. "prompt" and "user" are what the release does and lose some of
-these (spec evaluation.md 4.3, B-6).
+The rule "context" keeps the system message, the task and the question, whatever the length, and
+drops the oldest text of the context.
 
 >>> from memalpha_kit.tokens import counter
 >>> Tail("one two three", counter("words")).last(2)
@@ -12,27 +11,21 @@ these (spec evaluation.md 4.3, B-6).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 from memalpha_kit.errors import InputError
+from memalpha_kit.registry import Registry
 from memalpha_kit.tokens import Counter
-
-Cut = Literal["context", "prompt", "user"]
-"""What is cut: the context (ours), the rendered prompt (release, Qwen), the user message (release,
-gpt-4o-mini)."""
-
-
-class DoesNotFit(InputError):
-    """A question that is longer than the window, without any context."""
-
 
 Texts = tuple[str, str]
 """System text ("" for none) and user text."""
-
 HEADER_TOKENS, FOOTER_TOKENS = 3, 2
 """Of each message in Qwen's chat template: `<|im_start|>`, role, line break; `<|im_end|>`, ..."""
 GENERATION_TOKENS = 7
 """The header that asks for a reply, with the empty thinking block."""
+
+
+class DoesNotFit(InputError):
+    """A question that is longer than the window, without any context."""
 
 
 class Tail:
@@ -59,6 +52,12 @@ def prompt_tokens(texts: Texts, counter: Counter) -> int:
     return sum(frame + counter.count(text) for text in texts if text) + GENERATION_TOKENS
 
 
+Cut = Callable[[Callable[[str], Texts], Tail, int, Counter], tuple[Texts, bool]]
+"""(prompt around a context, context, window, counter) -> the prompt, whether a part was left out"""
+CUTS: Registry[Cut] = Registry("cut")
+
+
+@CUTS.register("context")
 def cut_context(
     render: Callable[[str], Texts], context: Tail, window: int, counter: Counter
 ) -> tuple[Texts, bool]:
@@ -79,58 +78,11 @@ def cut_context(
         n_tokens -= over
 
 
-def cut_prompt(texts: Texts, window: int, counter: Counter) -> tuple[Texts, bool]:
-    """The prompt without its first tokens beyond the window: the system message goes first.
-
-    Source: evaluation.md 4.3, "Cut, Qwen". Differs: a chat endpoint puts the user's header back.
-    """
-    drop = prompt_tokens(texts, counter) - window
-    if drop <= 0:
-        return texts, False
-    system, user = texts
-    if system:
-        cut, drop = _dropped(system, drop, counter)
-        system = cut
-    if drop > 0:
-        user, _ = _dropped(user, drop, counter)
-    return (system, user), True
-
-
-def _dropped(text: str, drop: int, counter: Counter) -> tuple[str, int]:
-    """`text` without its header and first tokens, and how many are still to be dropped after it."""
-    tail = Tail(text, counter)
-    left = tail.n_tokens - max(0, drop - HEADER_TOKENS)
-    rest = drop - HEADER_TOKENS - tail.n_tokens - FOOTER_TOKENS
-    return tail.last(left), rest
-
-
-MARGIN = 1_000
-
-
-def cut_user(texts: Texts, window: int, counter: Counter) -> tuple[Texts, bool]:
-    """The user message cut to its end, a thousand tokens below what would fit.
-
-    All messages are counted as "role: content" lines; nothing is cut if no room would be left.
-    Source: evaluation.md 4.3, "Cut, gpt-4o-mini" (window 126,000).
-    """
-    system, user = texts
-    lines = [f"system: {system}"] * bool(system) + [f"user: {user}"]
-    total, tail = counter.count("\n".join(lines)), Tail(user, counter)
-    room = window - (total - tail.n_tokens) - MARGIN
-    if total <= window or room <= 0:
-        return texts, False
-    return (system, tail.last(room)), True
-
-
 def pieces(text: str, n_tokens: int, counter: Counter) -> list[str]:
-    """`text` in consecutive pieces of `n_tokens` tokens, cut wherever that is; joined, it is whole.
-
-    Source: evaluation.md 4.5, the original MemAgent protocol.
-    """
+    """`text` in consecutive pieces of `n_tokens` tokens, cut wherever that is; joined, the text."""
     ends = counter.ends(text)
     stops = [*(ends[i - 1] for i in range(n_tokens, len(ends), n_tokens)), len(text)]
-    starts = [0, *stops[:-1]]
-    return [text[a:b] for a, b in zip(starts, stops, strict=True) if a < b]
+    return [text[a:b] for a, b in zip([0, *stops[:-1]], stops, strict=True) if a < b]
 
 
 def without_middle(text: str, limit: int, counter: Counter) -> tuple[str, bool]:

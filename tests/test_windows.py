@@ -1,4 +1,4 @@
-"""Cutting to a window: the worked examples of spec evaluation.md 7.12, and what always survives."""
+"""Cutting to a window: worked examples of the published cuts, and what always survives of ours."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memalpha_kit.evaluation.methods.windows import (
+from memalpha_kit.evaluation.windows import (
+    CUTS,
     GENERATION_TOKENS,
     DoesNotFit,
     Tail,
     cut_context,
-    cut_prompt,
-    cut_user,
     pieces,
     prompt_tokens,
     without_middle,
@@ -26,33 +25,38 @@ def words(n: int, stem: str = "w") -> str:
     return " ".join(f"{stem}{i}" for i in range(n))
 
 
+def cut(name: str, texts: tuple[str, str], window: int):
+    """The released cut of these texts, whatever of the user text is the context."""
+    return CUTS[name](lambda _: texts, Tail("", WORDS), window, WORDS)
+
+
 def test_qwen_a_prompt_of_41500_tokens_loses_its_first_11500_with_the_system_message():
     frame = 2 * 5 + GENERATION_TOKENS
     texts = (words(100, "s"), words(41_500 - 100 - frame))
     assert prompt_tokens(texts, WORDS) == 41_500
-    (system, user), cut = cut_prompt(texts, 30_000, WORDS)
-    assert cut and system == ""
+    (system, user), lost = cut("prompt", texts, 30_000)
+    assert lost and system == ""
     # dropped: system header 3, text 100, footer 2, user header 3, and so many words of the text
     assert user.split()[0] == f"w{11_500 - 108}" and user.endswith(texts[1][-6:])
 
 
 def test_qwen_a_small_cut_takes_the_beginning_of_the_system_message_only():
     texts = (words(10, "s"), words(50))
-    (system, user), _ = cut_prompt(texts, prompt_tokens(texts, WORDS) - 5, WORDS)
+    (system, user), _ = cut("prompt", texts, prompt_tokens(texts, WORDS) - 5)
     assert system == words(10, "s")[6:] and user == texts[1]
 
 
 def test_gpt_4o_mini_a_user_text_of_139900_of_140000_tokens_keeps_124900():
     texts = (words(98, "s"), words(139_900))  # and "system:", "user:"
-    (system, user), cut = cut_user(texts, 126_000, WORDS)
-    assert cut and system == texts[0]
+    (system, user), lost = cut("user", texts, 126_000)
+    assert lost and system == texts[0]
     assert len(user.split()) == 126_000 - 100 - 1_000 == 124_900 and user.endswith("w139899")
 
 
 def test_gpt_4o_mini_nothing_is_cut_when_it_fits_or_no_room_would_be_left():
-    assert cut_user(("", words(125_999)), 126_000, WORDS) == (("", words(125_999)), False)
+    assert cut("user", ("", words(125_999)), 126_000) == (("", words(125_999)), False)
     texts = (words(200, "s"), words(50))
-    assert cut_user(texts, 100, WORDS) == (texts, False)
+    assert cut("user", texts, 100) == (texts, False)
 
 
 def around(context: str) -> tuple[str, str]:

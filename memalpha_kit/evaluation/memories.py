@@ -1,0 +1,384 @@
+"""Methods that answer from a memory of three parts: written by a writer, or drawn at random.
+
+Writer and reader know nothing of each other, so every writer (a rule, a policy's folder, a chat
+model with tools, one that the caller made, or episodes that were written before) can be asked
+through every reader.
+
+    MethodSpec("memory", {"writer": "keep_sentences", "reader": "best_entry"})     # no model
+    MethodSpec("memory", {"writer": "models/Memalpha-4B", "protocol.wire": "text"})
+    MethodSpec("memory", {"writer": "api"})                                        # untrained
+    MethodSpec("memory", {"episodes": "runs/squad.jsonl", "reader": "best_entry"})
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from memalpha_kit import files
+from memalpha_kit.errors import InputError, closest
+from memalpha_kit.evaluation.api_writer import ApiWriter
+from memalpha_kit.evaluation.base import (
+    METHODS,
+    Backends,
+    Method,
+    Prepared,
+    Put,
+    Settings,
+    draft,
+    folder_hash,
+    groups,
+    identity,
+)
+from memalpha_kit.evaluation.journal import KeptWriter, Spent
+from memalpha_kit.method import memory as memories
+from memalpha_kit.method import saved
+from memalpha_kit.method.episode import write
+from memalpha_kit.method.memory import INSERT
+from memalpha_kit.method.prompts import VERSION
+from memalpha_kit.method.protocol import render_calls
+from memalpha_kit.method.readers import READERS, Reader, needs_model, reader
+from memalpha_kit.method.retrieval import Retrieval
+from memalpha_kit.method.writers import (
+    RULES,
+    SAMPLE,
+    ModelWriter,
+    Writer,
+    WriteRequest,
+    content,
+    sentences,
+    writer,
+)
+from memalpha_kit.records import Answer, Completion, Episode, Instance, ToolCall
+from memalpha_kit.sections import Count, Natural, NonNegative, Share, about, section
+from memalpha_kit.settings import MemoryConfig, ProtocolConfig
+
+_RETRIEVAL = ("retrieval", "top_k", "budget_tokens", "behaviour")
+_ASKING = ("max_tokens", "temperature", "thinking", "seed")
+_SEARCHING = ("initial_k", "per_search", "candidates", "max_iterations")
+
+
+# ---- readers ------------------------------------------------------------------------------------
+
+
+@section
+class ReaderSettings(Settings):
+    """Who answers from the memory. A setting that the reader does not have is an error."""
+
+    reader: str = about("model", "model, agentic, best_entry, label_vote, read_nothing")
+    k: int | None = about(None, "readers without a model: entries they look at")
+    retrieval: Literal["bm25", "embedding"] = about("bm25", "how entries are found")
+    top_k: Count = about(20, "entries of each store")
+    budget_tokens: Count = about(30_000, "of the whole prompt")
+    behaviour: str = about("fixed", "of retrieval")
+    max_tokens: Count = about(2048, "of a reply, its reasoning included")
+    temperature: NonNegative = about(0.0, "of the answers")
+    thinking: bool | None = about(False, "whether the model reasons first")
+    seed: int | None = about(None, "of the draws")
+    initial_k: Count = about(2, "agentic: entries of each store at the start")
+    per_search: Count = about(2, "agentic: new entries of a search")
+    candidates: Count = about(10, "agentic: entries that a search looks at")
+    max_iterations: Count = about(5, "agentic: rounds with the tool")
+
+
+class FromMemory(Method):
+    """Puts questions to the prepared memory through a reader."""
+
+    Settings = ReaderSettings
+    options: ReaderSettings
+
+    def __init__(self, name: str, settings: ReaderSettings, backends: Backends) -> None:
+        super().__init__(name, settings, backends)
+        self.reader = self._reader()
+
+    def settings(self) -> dict[str, Any]:
+        """With the version of the answering texts, or the reader that the caller made."""
+        name, given, found = self.options.reader, self.backends.readers, super().settings()
+        if name in given:
+            return found | {"reader": identity(given[name])}
+        if self.options.retrieval != "bm25":
+            found["embed_model"] = self.reader.settings()["embed"]
+        return found | ({"prompts": VERSION} if needs_model(name) else {})
+
+    def _reader(self) -> Reader:
+        name, given, why = (
+            self.options.reader,
+            self.backends.readers,
+            f"reader {self.options.reader}",
+        )
+        if name in given:
+            self.check_unused((*_RETRIEVAL, *_ASKING, *_SEARCHING, "k"), why)
+            return given[name]
+        if name not in READERS:
+            known = closest(name, [*READERS.names(), *given])
+            raise InputError(f"reader {name!r} is unknown{known}")
+        if not needs_model(name):
+            self.check_unused((*_RETRIEVAL, *_ASKING, *_SEARCHING), why)
+            return reader(name, **({} if self.options.k is None else {"k": self.options.k}))
+        self.check_unused(("k",) if name == "agentic" else ("k", *_SEARCHING), why)
+        asking = (*_ASKING, *(_SEARCHING if name == "agentic" else ()))
+        method, *rest = (getattr(self.options, key) for key in _RETRIEVAL)
+        if method != "bm25" and self.backends.embed is None:
+            raise InputError(f"retrieval {method}: expected a model that embeds, found none")
+        made = reader(
+            name,
+            self.model,
+            retrieval=Retrieval(method, *rest, counter=self.options.counter),
+            **{key: getattr(self.options, key) for key in asking},
+        )
+        return replace(made, embed=self.backends.embed) if self.backends.embed else made
+
+    def answer_group(self, group: Sequence[Put], done: Callable[[Answer], None]) -> None:
+        """All at once; the reader says each as soon as it is known."""
+        questions = [replace(question, memory=held.episode.memory) for question, _, held in group]
+
+        def take(place: int, answer: Answer) -> None:
+            question, _, held = group[place]
+            known = draft(question, held)
+            answer = replace(answer, instance=known.instance, memory_tokens=known.memory_tokens)
+            if answer.prediction is None and not answer.error:
+                answer = replace(answer, error="the reader has no answer")
+            done(replace(answer, prediction=None) if answer.error else answer)
+
+        self.reader.read(questions, take)
+
+    def remembered(self, instance: Instance, episode: Episode, **values: Any) -> Prepared:
+        """The record of an instance whose memory was written."""
+        size = memories.tokens(episode.memory, self.counter)
+        return self.measured(instance, episode=episode, memory_tokens=size, **values)
+
+
+# ---- written ------------------------------------------------------------------------------------
+
+
+@section
+class MemorySettings(ReaderSettings):
+    """Who writes the memory, under which rules; `memory` and `protocol` are of the writer."""
+
+    writer: str = about("", "a rule's name, api, or a policy's folder")
+    episodes: str = about("", "or a file of `memalpha write`")
+    memory: MemoryConfig = about(MemoryConfig(), "what the writer may keep")
+    protocol: ProtocolConfig = about(ProtocolConfig(), "how the writer is asked and read")
+    write_temperature: NonNegative = about(0.0, "of a model that writes")
+    write_seed: Natural = about(0, "of a writer that draws")
+
+
+@METHODS.register("memory")
+class WrittenMemory(FromMemory):
+    """A writer reads the chunks one by one and keeps a memory of three parts; a reader answers.
+
+    Memory: core and every entry, one by one. Episodes keep texts and calls, not token ids. A policy
+    is loaded when the first chunk is to be read, and let go after the last.
+    """
+
+    Settings = MemorySettings
+    base = "memory"
+    summary = "a writer keeps a memory of three parts, a reader answers from it"
+    options: MemorySettings
+
+    def __init__(self, name: str, settings: MemorySettings, backends: Backends) -> None:
+        wanted, known = settings.writer, (*RULES, "api", *backends.writers)
+        folder = (Path(wanted) / "config.json").is_file()
+        if not settings.episodes and wanted not in known and not folder:
+            tail = closest(wanted, known)
+            raise InputError(f"writer: expected a name or a model's folder, found {wanted!r}{tail}")
+        super().__init__(name, settings, backends)
+        writing = ("memory", "protocol", "write_temperature", "write_seed")
+        if settings.episodes:
+            self.check_unused(("writer", *writing), "the episodes were written before")
+        elif wanted == "api":
+            self.writing  # noqa: B018  a missing model is said before any work
+            if settings.protocol.wire == "compact":
+                raise InputError("protocol.wire: expected qwen or text for writer api")
+        elif wanted in known:
+            self.check_unused(("write_temperature",), f"writer {wanted}")
+
+    def settings(self) -> dict[str, Any]:
+        """With the content of a policy's folder or of an episode file in place of its path."""
+        found, options = super().settings(), self.options
+        if options.episodes:
+            return found | {"episodes": files.sha256(Path(options.episodes))}
+        if options.writer in self.backends.writers:
+            return found | {"writer": identity(self.backends.writers[options.writer])}
+        if options.writer not in (*RULES, "api"):
+            return found | {"writer": folder_hash(Path(options.writer))}
+        return found
+
+    def prepare(self, instances: Sequence[Instance], done: Callable[[Prepared], None]) -> None:
+        """Writes a group of instances in lock-step, then hands each of them over."""
+        if self.options.episodes:
+            written = load_written(Path(self.options.episodes))
+            for instance in instances:
+                if instance.id not in written:
+                    raise InputError(
+                        f"{self.options.episodes}: expected an episode of {instance.id}, found none"
+                    )
+                done(self.remembered(instance, written[instance.id]))
+        elif instances:
+            made, options = self._writer(), self.options
+            for group in groups(instances, self.backends.group):
+                how = options.memory, options.protocol
+                episodes = write(group, made, *how, seed=options.write_seed)
+                for episode, instance in zip(episodes, group, strict=True):
+                    done(self._prepared(instance, episode, made))
+
+    def _prepared(self, instance: Instance, episode: Episode, made: Writer) -> Prepared:
+        spent = vars(getattr(made, "spent", {}).get(instance.id, Spent()))
+        if error := getattr(made, "failed", {}).get(instance.id, ""):
+            return self.measured(instance, memory_tokens=None, error=error, **spent)
+        return self.remembered(instance, episode, **spent)
+
+    def _writer(self) -> Writer:
+        options = self.options
+        protocol, heat = options.protocol, options.write_temperature
+        if options.writer in self.backends.writers:
+            return KeptWriter(self.backends.writers[options.writer], self.journal)
+        if options.writer in RULES:
+            return writer(options.writer, protocol.wire)
+        if options.writer == "api":
+            return ApiWriter(self.kept(self.writing), options.memory, protocol, self.counter, heat)
+        from memalpha_kit.models.local import Sampling, load_lm
+
+        lm = load_lm(Path(options.writer), self.backends.device)
+        sampling = Sampling(heat, protocol.max_reply_tokens)
+        return KeptWriter(ModelWriter(lm, options.memory, protocol, sampling), self.journal)
+
+
+def load_written(path: Path) -> Mapping[str, Episode]:
+    """The episodes of a file by the instance that they are asked about (see `asked_instances`)."""
+    episodes = saved.load_episodes(path)
+    names = [episode.instance for episode in episodes]
+    several = len(set(names)) < len(names)
+    return {episode.id if several else episode.instance: episode for episode in episodes}
+
+
+def asked_instances(path: Path, instances: Sequence[Instance]) -> list[Instance]:
+    """The instances that a file's episodes are about, in its order; several rollouts of one are
+    asked one by one, under the episode's id.
+
+    Raises InputError if an episode's instance is missing.
+    """
+    by_id, found = {instance.id: instance for instance in instances}, []
+    for name, episode in load_written(path).items():
+        if episode.instance not in by_id:
+            raise InputError(f"episode {episode.id}: its instance is not in the data")
+        found.append(replace(by_id[episode.instance], id=name))
+    return found
+
+
+# ---- drawn at random ----------------------------------------------------------------------------
+
+
+@section
+class RandomSettings(ReaderSettings):
+    """How much is drawn: a share of the chunks' tokens, a number of tokens, or as much as a run."""
+
+    share: Share = about(0.5, "of the tokens of the chunks")
+    tokens: Natural | None = about(None, "a number of tokens instead")
+    like: str = about("", "answers.jsonl of a run, for memories of the same sizes")
+    draw_seed: Natural = about(0, "of the draw")
+
+
+@METHODS.register("random-memory")
+class RandomMemory(FromMemory):
+    """Whole sentences and labelled samples drawn at random, in their order, as semantic entries.
+
+    The floor for any writer that keeps as many tokens. Each instance has its own draw from the
+    seed, whoever else is drawn. Memory: the tokens that were drawn, at most what was asked for.
+    """
+
+    Settings = RandomSettings
+    base = "random-memory"
+    summary = "sentences drawn at random, as many tokens as a memory has; a floor for writers"
+    options: RandomSettings
+
+    def __init__(self, name: str, settings: RandomSettings, backends: Backends) -> None:
+        super().__init__(name, settings, backends)
+        if settings.like and settings.tokens is not None:
+            raise InputError(f"method {name}: expected tokens or like, found both")
+        if settings.like or settings.tokens is not None:
+            self.check_unused(("share",), "the number of tokens is given")
+        self._sizes = _sizes(Path(settings.like)) if settings.like else None
+
+    def settings(self) -> dict[str, Any]:
+        """With the sizes of the other run in place of its path."""
+        if self._sizes is None:
+            return super().settings()
+        sizes = json.dumps(self._sizes, sort_keys=True).encode()
+        return super().settings() | {"like": f"sha256:{hashlib.sha256(sizes).hexdigest()}"}
+
+    def prepare(self, instances: Sequence[Instance], done: Callable[[Prepared], None]) -> None:
+        """Draws each memory. Raises InputError if the other run has not an instance."""
+        for instance in instances:
+            budget = self._budget(instance)
+            drawn = Drawn(draw(instance, budget, self.counter.count, self.options.draw_seed))
+            [episode] = write([instance], drawn, MemoryConfig(), ProtocolConfig())
+            done(self.remembered(instance, episode))
+
+    def _budget(self, instance: Instance) -> int:
+        if self._sizes is None:
+            tokens, share = self.options.tokens, self.options.share
+            return int(share * self.measured(instance).input_tokens) if tokens is None else tokens
+        if instance.id not in self._sizes:
+            raise InputError(f"{self.options.like}: expected a memory of {instance.id}, found none")
+        return self._sizes[instance.id]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Writes given texts, a list for each chunk, as semantic entries."""
+
+    texts: Sequence[Sequence[str]]
+    name: str = "random"
+
+    def write(self, requests: Sequence[WriteRequest]) -> list[Completion]:
+        """One insert per text of the request's chunk."""
+        kind = {"memory_type": "semantic_memory"}
+        return [
+            Completion(
+                render_calls(
+                    [ToolCall(INSERT, kind | {"content": t}) for t in self.texts[r.step]], "qwen"
+                )
+            )
+            for r in requests
+        ]
+
+
+def draw(
+    instance: Instance, budget: int, count: Callable[[str], int], seed: int = 0
+) -> list[list[str]]:
+    """By chunk, the units that were kept: all in a random order, each that still fits."""
+    units = dict.fromkeys(
+        unit for chunk in instance.chunks for unit in _units(chunk)
+    )  # each text once
+    order = list(units)
+    random.Random(f"{seed}/{instance.id}").shuffle(order)
+    kept, size = set(), 0
+    for unit in order:
+        if size + (more := count(unit)) <= budget:
+            kept.add(unit)
+            size += more
+    found = []
+    for chunk in instance.chunks:
+        mine = [unit for unit in dict.fromkeys(_units(chunk)) if unit in kept]
+        kept -= set(mine)
+        found.append(mine)
+    return found
+
+
+def _units(chunk: str) -> Iterator[str]:
+    """Labelled samples if the chunk has any, else its sentences."""
+    samples = [match[0] for match in SAMPLE.finditer(chunk)]
+    yield from samples or sentences(content(chunk))
+
+
+def _sizes(path: Path) -> dict[str, int]:
+    """Memory tokens by instance in a run's `answers.jsonl`, whose last line may be cut off."""
+    ready = [line for line in files.read_jsonl(path) if line.get("kind") == "prepared"]
+    sizes = {line["instance"]: line.get("memory_tokens") for line in ready}
+    return {instance: size for instance, size in sizes.items() if size is not None}

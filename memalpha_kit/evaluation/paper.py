@@ -1,0 +1,301 @@
+"""Our runs beside the paper's tables: which row a run stands beside, and a verdict on each number.
+
+Averages are recomputed from a table's columns, for the paper's rows too, as some printed averages
+are not the mean of their columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from memalpha_kit.errors import InputError, closest
+from memalpha_kit.evaluation.base import METHODS
+from memalpha_kit.evaluation.tables import AVERAGE, Row
+from memalpha_kit.tasks import metric_of
+
+PAPER = Path(__file__).parents[1] / "paper_tables" / "results.csv"
+STATISTICS = PAPER.with_name("statistics.csv")
+
+
+# ---- which row a run stands beside --------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Which row of the paper a run stands beside, and what keeps it from being the same thing."""
+
+    method: str  # as the paper's tables call it
+    doubt: str = ""  # e.g. another answering model; then no verdict is possible
+    beta: float | None = None
+    gamma: float | None = None
+
+
+BASELINES = {
+    "long-context": ("Long-Context", "qwen3-32b"),
+    "bm25": ("RAG-Top2", "qwen3-32b"),
+    "memagent": ("MemAgent", "rl-memoryagent-14b"),
+    "mem1": ("MEM1", "qwen3-32b"),
+}
+"""Our methods: the paper's name for them, and the model that answered there."""
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "long-context": {"window": 30_000},
+    "bm25": {"window": 30_000, "top_k": 2},
+    "memagent": {"mode": "agnostic", "memory_tokens": 1024, "max_tokens": 1024},
+    "mem1": {"window": 30_000, "state_tokens": 1024},
+    "memory": {
+        **{"reader": "model", "retrieval": "bm25", "top_k": 20},
+        **{f"memory.{part}": True for part in ("core", "semantic", "episodic")},
+    },
+}
+"""What a method is in the paper; anything else is another method. How its models are asked
+(wording, temperature, thinking) is not among it: ours is the same for all methods, on purpose; the
+`release-` methods ask as the published code does.
+"""
+MEM1_WRITER = "qwen2.5-7b-rl-rag-q2-em-release"
+WRITERS = {
+    "memalpha-4b": "Mem-alpha",
+    "qwen3-4b": "Qwen3-4B",
+    "gpt-4.1-mini": "gpt-4.1-mini",
+}
+"""The writers of a memory: the paper's name for each. Qwen3-32B answers."""
+
+
+def claim(settings: Mapping[str, Any], writer: str = "") -> Claim | None:
+    """Which row of the paper a run with these settings (`Run.settings`) stands beside, if any.
+
+    `writer` is the model that wrote the memory; names are compared without owner and capitals. A
+    run with another model, or that is not what is `PUBLISHED`, stands beside the row with a doubt,
+    so it gets no verdict.
+    """
+    said = settings["method"]
+    method, model = METHODS[said["method"]].base, _bare(said.get("model"))
+    if method == "memory":
+        known, wanted = WRITERS.get(_bare(writer)), "qwen3-32b"
+        doubt = "" if known else f"memory written by {writer or 'a rule'}"
+        found = Claim(known or "Mem-alpha", doubt)
+        if found.method == "Mem-alpha":
+            found = replace(found, beta=0.05, gamma=0.1)
+    elif method in BASELINES:
+        name, wanted = BASELINES[method]
+        found = Claim(name)
+    else:
+        return None
+    if not found.doubt and model != wanted:
+        return replace(found, doubt=f"answered by {model or 'no model'}, the paper's by {wanted}")
+    return replace(found, doubt=found.doubt or _unlike(said, method))
+
+
+def _unlike(said: Mapping[str, Any], method: str) -> str:
+    """The first setting that is not the published method's, "" if there is none."""
+    for name, wanted in PUBLISHED[method].items():
+        outer, _, inner = name.partition(".")
+        value = said.get(outer, wanted)
+        value = value.get(inner, wanted) if inner and isinstance(value, Mapping) else value
+        if value != wanted:
+            return f"{name} is {value}, the paper's {wanted}"
+    writer = _bare(said.get("write_model") or said.get("model"))
+    if method == "mem1" and not said.get("rollouts") and writer != MEM1_WRITER:
+        return f"summaries by {writer}, the paper's by {MEM1_WRITER}"
+    return ""
+
+
+def _bare(model: str | None) -> str:
+    return (model or "").rstrip("/").rpartition("/")[2].lower()
+
+
+def paper_profile(found: Claim) -> str:
+    """The scorer behind the paper's row: it has one for agents and another for baselines."""
+    baseline = found.method in (name for name, _ in BASELINES.values())
+    return "release-baseline" if baseline else "release-agent"
+
+
+def doubts(
+    answers: pd.DataFrame, claims: Mapping[str, Claim], table: int
+) -> dict[tuple[str, str], str]:
+    """What keeps (method, source) of `answers` from being what the paper's table measured.
+
+    Another metric than the paper's own scorer used, or another number of instances than its
+    statistics say (10 % more or less is accepted, as a rebuild may differ).
+    """
+    counted = pd.read_csv(STATISTICS, comment="#")
+    counted = counted[(counted.split == "test") & (counted.table == (8 if table in (2, 9) else 6))]
+    instances = counted.set_index("source")["instances"].to_dict()
+    found = {}
+    for (method, source), part in answers.groupby(["method", "source"], sort=False):
+        if method not in claims or source not in instances:
+            continue
+        ours, theirs = part["metric"].iloc[0], metric_of(source, paper_profile(claims[method]))
+        n, expected = part["instance"].nunique(), instances[source]
+        if ours != theirs:
+            found[method, source] = f"scored by {ours}, the paper by {theirs}"
+        elif abs(n - expected) > 0.1 * expected:
+            found[method, source] = f"{n} instances, the paper had {expected}"
+    return found
+
+
+# ---- verdicts -----------------------------------------------------------------------------------
+
+MIN_UNITS = 5
+"""Fewer instances (or questions) say too little about spread for a verdict."""
+MAX_HALF = 0.1
+"""An interval wider than this on either side cannot support "reproduced"."""
+ROUNDING = 0.0005
+"""Printed scores have three decimals."""
+
+
+def verdict(
+    ours: float | None,
+    low: float | None,
+    high: float | None,
+    printed: float | None,
+    n: int,
+    missing: int = 0,
+    doubt: str = "",
+) -> tuple[str, str]:
+    """Whether our score reproduces the printed one, and why this is said.
+
+    `low` and `high` are the ends of our 95 % interval, `n` the number of instances (or questions)
+    that were drawn for it. In this order:
+
+    1. `cannot tell` if something else than chance can make the difference (`doubt`: another model,
+       metric or setting), if a number or the interval is not there, if questions are missing, or
+       if n < 5.
+    2. `not reproduced` if the printed score is outside our interval widened by the square root of
+       two: it was measured once, on a sample of its own, so it is as uncertain as ours is. If ours
+       has no width (all n alike), by 3/n, the rule of three.
+    3. `reproduced` if the printed score is inside our interval and that is narrow, at most 0.1
+       (ten points) from our score to either end.
+    4. `cannot tell` otherwise: the interval is too wide, or the printed score is just outside.
+
+    >>> verdict(0.60, 0.55, 0.65, 0.62, n=100)
+    ('reproduced', 'printed score inside our interval')
+    """
+    if doubt:
+        return "cannot tell", doubt
+    if ours is None or printed is None:
+        return "cannot tell", "no score of ours" if ours is None else "not in the paper"
+    if missing:
+        return "cannot tell", f"{missing} questions have no score"
+    if low is None or high is None or n < MIN_UNITS:
+        return "cannot tell", f"{n} units: too few for an interval"
+    gap, reach = printed - ours, high - ours if printed > ours else ours - low
+    if abs(gap) > (2**0.5 * reach if high - low > 1e-9 else 3 / n) + ROUNDING:
+        return "not reproduced", f"printed {gap:+.3f} away, our interval {-reach:+.3f}"
+    if abs(gap) > reach + ROUNDING:
+        return "cannot tell", "printed score just outside our interval"
+    if max(high - ours, ours - low) > MAX_HALF:
+        return "cannot tell", f"interval wider than {MAX_HALF} on a side"
+    return "reproduced", "printed score inside our interval"
+
+
+# ---- tables -------------------------------------------------------------------------------------
+
+
+def paper_results(table: str | int | None = None) -> pd.DataFrame:
+    """The rows of tables 1 to 4 and 9 as printed, or of one of them ("table1" or 1)."""
+    blank = {"beta": "", "gamma": ""}
+    rows = pd.read_csv(PAPER, comment="#", keep_default_na=False, na_values=blank)
+    if table is None:
+        return rows
+    name = f"table{str(table).removeprefix('table')}"
+    names = "table" + rows["table"].astype(str)
+    if name not in set(names):
+        hint = closest(name, sorted(set(names)))
+        raise InputError(f"paper: expected a table with results, found {name!r}{hint}")
+    return rows[names == name].reset_index(drop=True)
+
+
+def paper_averages(rows: pd.DataFrame) -> pd.DataFrame:
+    """Printed and recomputed averages of score and memory, one row per table and method.
+
+    `differs` where the recomputed score, rounded as printed, is another one by more than 0.001, or
+    nothing was printed.
+    """
+    keys, average = ["table", "method", "beta", "gamma"], rows["dataset"] == AVERAGE
+    groups = {"sort": False, "dropna": False}
+    columns = {}
+    for name in ("score", "memory_ktok"):
+        mine = rows[keys].assign(printed=rows[name].where(average), rest=rows[name].where(~average))
+        found = mine.groupby(keys, **groups).agg({"printed": "first", "rest": "mean"}).reset_index()
+        columns[f"{name}_printed"] = found["printed"]
+        columns[f"{name}_recomputed"] = found["rest"].round(3)
+    table = found[keys].assign(**columns)
+    gap = (table["score_printed"].astype(float) - table["score_recomputed"]).abs()
+    return table.assign(differs=~(gap <= 0.001 + 1e-9))
+
+
+def table_paper(
+    table: pd.DataFrame,
+    paper: pd.DataFrame,
+    claims: Mapping[str, Claim],
+    doubts: Mapping[tuple[str, str], str] = {},
+) -> pd.DataFrame:
+    """Our rows of `table_sources` beside the paper's (`paper_results`) with a verdict on each.
+
+    `claims` says for each method which row of the paper it stands beside; `doubts` what else is not
+    alike, by (method, source). The average is compared with the mean of the paper's columns, not
+    with what was printed for it, and only if ours has the same columns. Columns that the paper has
+    and we have not are listed without a score of ours.
+    """
+    rows = []
+    for method, claim in claims.items():
+        ours = table[table["method"] == method].set_index("source")
+        theirs = paper[paper["method"] == claim.method]
+        for name in ("beta", "gamma"):
+            if (value := getattr(claim, name)) is not None:
+                theirs = theirs[theirs[name] == value]
+        columns = theirs[theirs["dataset"] != AVERAGE]
+        for _, cell in theirs.iterrows():
+            doubt = claim.doubt or doubts.get((method, cell["source"]), "")
+            name, compared = cell["source"], cell["score"]
+            if cell["dataset"] == AVERAGE:
+                name, compared = AVERAGE, round(columns["score"].mean(), 4)
+                doubt = doubt or _average_doubt(method, ours, columns, doubts)
+            mine = ours.loc[name] if name in ours.index else None
+            rows.append(_paper_row(method, claim, cell, compared, mine, doubt))
+    return pd.DataFrame(rows)
+
+
+def _average_doubt(
+    method: str, ours: pd.DataFrame, columns: pd.DataFrame, doubts: Mapping[tuple[str, str], str]
+) -> str:
+    """What keeps our average from being one of the paper's columns."""
+    if any(name == method for name, _ in doubts):
+        return "some columns are not alike"
+    if not columns["source"].isin(ours.index).all():
+        return "not all columns of the paper were run"
+    return "other columns than the paper's" if len(ours) - 1 != len(columns) else ""
+
+
+def _paper_row(
+    method: str, claim: Claim, cell: pd.Series, compared: float, mine: pd.Series | None, doubt: str
+) -> Row:
+    ours: Row = {} if mine is None else mine.where(mine.notna(), None).to_dict()
+    n = ours.get("instances") or 0
+    n = n if n > 1 else ours.get("questions") or 0
+    said, why = verdict(
+        ours.get("score"), ours.get("low"), ours.get("high"), compared, n,
+        int(ours.get("missing") or 0), doubt if ours else "",
+    )  # fmt: skip
+    tokens = ours.get("memory_tokens")
+    return {
+        "table": cell["table"],
+        "method": method,
+        "paper_method": claim.method,
+        "dataset": cell["dataset"],
+        "source": cell["source"],
+        "ours": ours.get("score"),
+        "low": ours.get("low"),
+        "high": ours.get("high"),
+        "printed": cell["score"],
+        "compared_with": compared,
+        "verdict": said,
+        "why": why,
+        "memory_ktok": None if tokens is None else tokens / 1000,
+        "memory_ktok_printed": cell["memory_ktok"],
+    }

@@ -1,0 +1,315 @@
+"""Scores of runs, and the tables' raw material: a row per question, a row per memory.
+
+Scoring calls no answering model. Every profile has a file in the run's `scores/`, whose first line
+says who judged and what that cost.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from memalpha_kit import files
+from memalpha_kit.errors import InputError
+from memalpha_kit.evaluation.journal import Spent
+from memalpha_kit.evaluation.runs import Run, key
+from memalpha_kit.evaluation.scoring import Item, Judgement, Scored, score_all
+from memalpha_kit.method.judges import JudgeItem
+from memalpha_kit.records import Answer, ChatModel, ChatReply, ChatRequest, Done, Episode
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Row = dict[str, Any]
+
+
+def items(run: Run) -> list[Item]:
+    """Every question of a run with its answer, as scorers want it."""
+    nothing = Answer("", None)
+    return [
+        replace(q, prediction=run.answers.get(key(q), nothing).prediction) for q in run.questions
+    ]
+
+
+def score_run(
+    run: Run, profile: str = "fixed", judge: Judgement | None = None, card: Mapping[str, Any] = {}
+) -> list[Row]:
+    """Scores every question under a profile and saves them; the rows are also returned.
+
+    No answering model is called, and no judge unless one is given; without one the metric that
+    stands in is used and named. One row per question in the order of the run. Questions without an
+    answer have `infra_error`, those that the method cannot be asked `skipped`; neither has a score.
+    `card` says who judged; it is kept with the scores.
+    """
+    scored = score_all(items(run), profile, judge)
+    rows = [_score_row(run, q, s, profile) for q, s in zip(run.questions, scored, strict=True)]
+    head = {"profile": profile, "judge": None, "answers": len(run.answers)} | dict(card)
+    lines = "".join(f"{json.dumps(line)}\n" for line in (head, *rows))
+    files.write_bytes(_file(run, profile), lines.encode())
+    return rows
+
+
+_FROM_ANSWER = (
+    *("finish", "prompt_tokens", "completion_tokens", "latency_s", "truncated", "requests"),
+)
+
+
+def _score_row(run: Run, question: Item, scored: Scored, profile: str) -> Row:
+    answer, made = run.answers.get(key(question)), run.prepared.get(question.instance)
+    failure = run.failed.get(key(question))
+    own = answer.memory_tokens if answer else None
+    return {
+        "run_key": run.key,
+        **asdict(question),
+        "prediction": answer.prediction if answer else None,
+        "status": "skipped" if answer and answer.skipped else scored.status,
+        **{name: getattr(answer, name, None) for name in _FROM_ANSWER},
+        "made_by": run.made_by.get(key(question), ""),
+        "memory_tokens": made.memory_tokens if made and own is None else own,
+        "input_tokens": made.input_tokens if made else None,
+        "profile": profile,
+        "metric": scored.metric,
+        "score": scored.score,
+        "judge_reply": scored.judge_reply,
+        "error": "" if answer else (failure.error if failure else "not asked yet"),
+    }
+
+
+def _file(run: Run, profile: str) -> Path:
+    return run.folder / "scores" / f"{profile}.jsonl"
+
+
+def scores_of(run: Run, profile: str = "fixed") -> list[Row]:
+    """The saved scores of a run, made anew where they are not there or older than its answers.
+
+    Raises InputError if the old ones came from a judge, which only `memalpha score` may ask again.
+    """
+    head, *rows = _saved(run, profile)
+    if head.get("answers") == len(run.answers) and len(rows) == len(run.questions):
+        return rows
+    if head.get("judge"):
+        where = _file(run, profile)
+        raise InputError(
+            f"{where}: older than the answers and made by a judge; score the run again"
+        )
+    return score_run(run, profile)
+
+
+def judge_of(run: Run, profile: str = "fixed") -> str:
+    """The name of the judge behind the saved scores, "" if there was none."""
+    return _saved(run, profile)[0].get("judge") or ""
+
+
+def _saved(run: Run, profile: str) -> list[Row]:
+    file = _file(run, profile)
+    return (files.read_jsonl(file) if file.exists() else []) or [{}]
+
+
+# ---- judges -------------------------------------------------------------------------------------
+
+
+class Metered:
+    """A chat model that counts the tokens of its replies."""
+
+    def __init__(self, model: ChatModel) -> None:
+        self.model, self.name, self.spent = model, model.name, Spent()
+
+    def chat(self, requests: Sequence[ChatRequest], done: Done | None = None) -> list[ChatReply]:
+        """As the model. Replies from a cache count too: they were paid for once."""
+        replies = self.model.chat(requests, done)
+        for reply in replies:
+            self.spent.add(reply.prompt_tokens, reply.completion_tokens)
+        return replies
+
+
+def judged(
+    run: Run,
+    profile: str,
+    model: ChatModel,
+    make: Callable[[ChatModel], Any],
+    name: str,
+    prices: Mapping[str, float | None],
+) -> list[Row]:
+    """Scores a run with a judge that `make` builds on `model`, and keeps what it cost by source."""
+    costs: dict[str, float | None] = {}
+
+    def judge(items: Sequence[Item]) -> list[Any]:
+        verdicts: dict[int, Any] = {}
+        for source in dict.fromkeys(item.source for item in items):
+            meter = Metered(model)
+            places = [place for place, item in enumerate(items) if item.source == source]
+            rulings = judgement(make(meter))([items[place] for place in places])
+            verdicts |= dict(zip(places, rulings, strict=True))
+            costs[source] = cost(vars(meter.spent), prices)
+        card["judge_usd"] = costs
+        return [verdicts[place] for place in range(len(items))]
+
+    card: dict[str, Any] = {"judge": name}
+    return score_run(run, profile, judge, card)
+
+
+def judgement(judge: Any) -> Judgement:
+    """A judge of answers (`judges.LongMemEvalJudge`) as `score_run` wants it.
+
+    Raises InputError for a metric that this judge does not give.
+    """
+
+    def asked(item: Item) -> JudgeItem:
+        if item.source in _OTHER_JUDGE:
+            raise InputError(f"source {item.source}: its judge gives F1, which the kit has not")
+        gold = item.gold if isinstance(item.gold, str) else tuple(item.gold)
+        never = item.qa.endswith("_abs")
+        return JudgeItem(item.question, gold, item.prediction or "", item.kind, never)
+
+    return lambda items: judge.judge([asked(item) for item in items])
+
+
+_OTHER_JUDGE = ("infbench_sum_eng_shots2",)
+
+
+def episodes(run: Run, profile: str = "fixed") -> list[Episode]:
+    """How each memory of a run was written, with its scored answers, e.g. for `waterfall`.
+
+    Instances that are not prepared are left out, questions without an answer have none. Raises
+    InputError for a method that writes no memory.
+    """
+    answers: dict[str, list[Answer]] = {}
+    for question, row in zip(run.questions, scores_of(run, profile), strict=True):
+        answer = run.answers.get(key(question), Answer(question.qa, None))
+        answers.setdefault(question.instance, []).append(replace(answer, score=row["score"]))
+    written = []
+    for instance in (name for name in answers if name in run.prepared):
+        episode = run.prepared[instance].episode
+        if episode is None:
+            raise InputError(f"{run.folder}: expected a run that writes memories, found none")
+        written.append(replace(episode, answers=tuple(answers[instance])))
+    return written
+
+
+def silent_writer(run: Run) -> str:
+    """A warning if a model that writes made no call at all in most chunks, "" otherwise.
+
+    Many small models cannot use tools, and some chat templates drop them without a word.
+    """
+    steps = [step for made in run.prepared.values() if made.episode for step in made.episode.steps]
+    silent = sum(not step.calls for step in steps)
+    sampled = any(made.requests for made in run.prepared.values())
+    if not sampled or 2 * silent <= len(steps):
+        return ""
+    return (
+        f"the writer made no call in {silent} of {len(steps)} chunks; does its server know tools? "
+        "--set protocol.wire=text asks for marker text instead"
+    )
+
+
+# ---- the raw material of tables -----------------------------------------------------------------
+
+
+def frames(
+    runs: Mapping[str, Run | Sequence[Run]], profile: str = "fixed"
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """`answers` and `built` of `tables`, all runs together; the mapping names the methods.
+
+    A method may be several runs, e.g. one per source.
+    """
+    import pandas as pd
+
+    answers: list[Row] = []
+    built: list[Row] = []
+    for name, found in runs.items():
+        for run in [found] if isinstance(found, Run) else found:
+            prices = run.info.get("answer") or {}
+            answers += [
+                row | {"chunk_tokens": row["input_tokens"], "cost_usd": cost(row, prices)}
+                | {"method": name}
+                for row in scores_of(run, profile)
+            ]  # fmt: skip
+            built += [row | {"method": name} for row in _built(run, profile)]
+    return pd.DataFrame(answers), pd.DataFrame(built)
+
+
+def _built(run: Run, profile: str) -> Iterator[Row]:
+    """A row per instance, per failure that was paid for, and per source that a judge saw."""
+    answering = run.info.get("answer") or {}
+    writing = run.info.get("write") or answering
+    sources = {question.instance: question.source for question in run.questions}
+    for instance, source in sources.items():
+        made = run.prepared.get(instance)
+        spent = vars(made) if made and made.requests else _NOTHING
+        steps = made.episode.steps if made and made.episode else ()
+        statuses = [call.status for step in steps for call in step.calls]
+        yield _NOTHING | {
+            "source": source,
+            "chunks": len(steps),
+            "calls": len(statuses),
+            "calls_ok": statuses.count("ok"),
+            "unusable": made.unusable if made else 0,
+            "prompt_tokens": spent["prompt_tokens"],
+            "completion_tokens": spent["completion_tokens"],
+            "cost_usd": cost(spent, writing),
+        }
+    for record in run.thrown:
+        if record.instance in sources and record.prompt_tokens is not None:
+            spent = {name: getattr(record, name) for name in ("prompt_tokens", "completion_tokens")}
+            prices = answering if isinstance(record, Answer) else writing
+            source = {"source": sources[record.instance]}
+            yield _NOTHING | source | spent | {"cost_usd": cost(spent, prices)}
+    for source, usd in (_saved(run, profile)[0].get("judge_usd") or {}).items():
+        yield _NOTHING | {"source": source, "cost_usd": usd}
+
+
+_NOTHING = dict.fromkeys(
+    ("chunks", "calls", "calls_ok", "unusable", "prompt_tokens", "completion_tokens", "cost_usd"), 0
+)
+
+
+def cost(spent: Mapping[str, Any], prices: Mapping[str, Any]) -> float | None:
+    """US dollars by prices per million tokens (`price_in`, `price_out`); None if unknown."""
+    tokens = [spent.get("prompt_tokens"), spent.get("completion_tokens")]
+    if tokens == [0, 0]:
+        return 0.0
+    rates = [prices.get("price_in"), prices.get("price_out")]
+    if None in (*rates, *tokens):
+        return None
+    return sum(rate * n for rate, n in zip(rates, tokens, strict=True)) / 1e6
+
+
+# ---- floors -------------------------------------------------------------------------------------
+
+
+def floors(runs: Sequence[Run], profile: str = "fixed") -> pd.DataFrame:
+    r"""`answers` of two constants on every question of the runs, as two methods.
+
+    `read_nothing` is an empty answer; `majority_label`, for classes only, answers with the
+    commonest accepted answer of an instance's questions as `\boxed{n}`. It looks at the gold, so no
+    constant answer can score better.
+    """
+    import pandas as pd
+
+    asked = {key(question): question for run in runs for question in run.questions}
+    by_instance: dict[str, list[Item]] = {}
+    for item in asked.values():
+        by_instance.setdefault(item.instance, []).append(item)
+    rows: list[Row] = []
+    for name in ("read_nothing", "majority_label"):
+        for _, mine in sorted(by_instance.items()):
+            text = "" if name == "read_nothing" else f"\\boxed{{{majority_label(mine)}}}"
+            given = [replace(item, prediction=text) for item in mine]
+            for item, scored in zip(given, score_all(given, profile), strict=True):
+                if not text or scored.metric.partition("@")[0] == "label":
+                    rows.append({"method": name, **_FLOOR, **asdict(item), **asdict(scored)})
+    return pd.DataFrame(rows).assign(profile=profile)
+
+
+_FLOOR = {"truncated": False, "finish": "", "memory_tokens": None, "chunk_tokens": None} | (
+    dict.fromkeys(("prompt_tokens", "completion_tokens", "cost_usd"), 0)
+)
+
+
+def majority_label(questions: Sequence[Item]) -> str:
+    """The commonest accepted answer of some questions, the smallest of equals."""
+    golds = [q.gold if isinstance(q.gold, str) else q.gold[0] for q in questions]
+    return min(golds, key=lambda gold: (-golds.count(gold), gold))

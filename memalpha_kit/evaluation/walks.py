@@ -1,0 +1,403 @@
+"""Methods that walk a model over a text: MemAgent and MEM1.
+
+Each reply is the state that the next request shows. Chains do not see each other: they are walked
+in rounds, one request of every chain that still has a piece, so that a server has them all at once.
+A request that failed ends its chain with a reason. A reply without a usable state is the model's
+mistake: the old state stays, the mistake is counted, and the questions are put all the same.
+
+All wording is our own.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from memalpha_kit import files
+from memalpha_kit.errors import InputError
+from memalpha_kit.evaluation.base import (
+    METHODS,
+    Backends,
+    Method,
+    Prepared,
+    Put,
+    draft,
+    groups,
+    replied,
+)
+from memalpha_kit.evaluation.contexts import ChatSettings, ContextMethod, ContextSettings
+from memalpha_kit.evaluation.journal import Spent
+from memalpha_kit.evaluation.windows import pieces, without_middle
+from memalpha_kit.method.prompts import VERSION, asked
+from memalpha_kit.records import (
+    Answer,
+    ChatModel,
+    ChatReply,
+    ChatRequest,
+    Instance,
+    Question,
+    request,
+)
+from memalpha_kit.sections import Count, NonNegative, Share, about, section
+from memalpha_kit.text import without_thinking
+from memalpha_kit.tokens import counter
+
+
+@dataclass
+class Chain:
+    """One walk. `of` is whose it is; `ask` makes the request for a state and a piece."""
+
+    of: Any
+    pieces: Sequence[str]
+    ask: Callable[[str, str], ChatRequest]
+    state: str
+    states: list[str] = field(default_factory=list)  # after each piece
+    unusable: int = 0  # replies without a usable state
+    error: str = ""  # why it ended early
+    spent: Spent = field(default_factory=Spent)
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do."""
+        return bool(self.error) or len(self.states) == len(self.pieces)
+
+    def take(self, reply: ChatReply, read: Callable[[str], str | None]) -> None:
+        """The next state from a reply."""
+        self.spent.add(reply.prompt_tokens, reply.completion_tokens)
+        if reply.error or reply.text is None:
+            self.error = f"piece {len(self.states)}: {reply.error or 'the reply has no text'}"
+            return
+        state = read(reply.text)
+        self.unusable += state is None
+        self.state = self.state if state is None else state
+        self.states.append(self.state)
+
+
+def walk(
+    chains: Sequence[Chain],
+    model: ChatModel,
+    read: Callable[[str], str | None],
+    done: Callable[[Chain], None],
+) -> None:
+    """Calls `done` with each chain as soon as it is finished.
+
+    `read` gives the state in a reply, None if there is none. Raises ModelGone.
+    """
+    for chain in chains:
+        if chain.finished:
+            done(chain)
+    while live := [chain for chain in chains if not chain.finished]:
+
+        def take(place: int, reply: ChatReply, live: Sequence[Chain] = live) -> None:
+            live[place].take(reply, read)
+            if live[place].finished:
+                done(live[place])
+
+        model.chat(
+            [chain.ask(chain.state, chain.pieces[len(chain.states)]) for chain in live], take
+        )
+
+
+# ---- MemAgent -----------------------------------------------------------------------------------
+
+NOTHING = "Nothing has been kept yet."
+MEMAGENT_WORDING = "memagent-1"
+"""Version of the instructions below."""
+
+_READ = (
+    "Below are a problem, a section of a long text, and the memory of what was read before. Read "
+    "the section with care and write the memory anew: keep every detail of the old one that may "
+    "matter for the problem, and add what is new and useful. Reply with the new memory only."
+)
+_ANSWER = (
+    "Below are a problem and the memory of a long text. Solve the problem with the memory and "
+    "write the answer in \\boxed{}."
+)
+
+
+@section
+class MemAgentSettings(ChatSettings):
+    """Budgets of the walk."""
+
+    max_tokens: Count = about(1024, "of the answer")
+    memory_tokens: Count = about(1024, "of the memory")
+    mode: Literal["agnostic", "per_question"] = about(
+        "agnostic", "one walk an instance, or one a question"
+    )
+    piece_tokens: Count = about(5000, "per_question: of a piece")
+    text_tokens: Count = about(120_000, "per_question: a longer text loses its middle")
+
+
+@METHODS.register("memagent")
+class MemAgent(Method):
+    """One memory text, rewritten piece by piece. Memory: the last text.
+
+    "agnostic" is how it was run beside Mem-alpha: one walk per instance over the chunks of the
+    data, with the task description in place of a question. "per_question" is its own protocol: one
+    walk per question, over the text cut anew into pieces. The model that walks also answers. Think
+    text is cut off the memory.
+    """
+
+    Settings = MemAgentSettings
+    base = "memagent"
+    summary = "a model rewrites one short memory, chunk by chunk, and answers from it"
+    needs_model: ClassVar[bool] = True
+    options: MemAgentSettings
+
+    def __init__(self, name: str, settings: MemAgentSettings, backends: Backends) -> None:
+        super().__init__(name, settings, backends)
+        if settings.mode == "agnostic":
+            self.check_unused(("piece_tokens", "text_tokens"), "the chunks are those of the data")
+
+    def settings(self) -> dict[str, Any]:
+        """With the versions of the wording."""
+        return super().settings() | {"prompts": [MEMAGENT_WORDING, VERSION]}
+
+    def read(self, reply: str) -> str | None:
+        """The new memory: the reply after its thoughts; None if these did not end."""
+        return without_thinking(reply)
+
+    def prepare(self, instances: Sequence[Instance], done: Callable[[Prepared], None]) -> None:
+        """Agnostic: one walk per instance. Per question there is nothing to do before one."""
+        if self.options.mode == "per_question":
+            for instance in instances:
+                done(self.measured(instance, memory_tokens=None))
+            return
+        model = self.kept(self.model)
+        for group in groups(instances, self.backends.group):
+            chains = [self._chain(i, i.prompt, i.chunks) for i in group]
+            walk(chains, model, self.read, lambda chain: done(self._prepared(chain)))
+
+    def _prepared(self, chain: Chain) -> Prepared:
+        size = self.counter.count(chain.state) if chain.states else 0
+        return walked(self, chain, size)
+
+    def _chain(self, of: Any, problem: str, parts: Sequence[str]) -> Chain:
+        fields = self.options.request_fields() | {"max_tokens": self.options.memory_tokens}
+
+        def ask(memory: str, section: str) -> ChatRequest:
+            text = f"{_READ}\n\n{_tagged(problem=problem, memory=memory, section=section)}"
+            return request("", text, version=MEMAGENT_WORDING, **fields)
+
+        return Chain(of, parts, ask, NOTHING)
+
+    def answer_group(self, group: Sequence[Put], done: Callable[[Answer], None]) -> None:
+        """Per question: the walks first; then one request per question."""
+        if self.options.mode == "agnostic":
+            super().answer_group(group, done)
+            return
+        requests, drafts = [], []
+
+        def take(chain: Chain) -> None:
+            question, said = chain.of
+            size = self.counter.count(chain.state)
+            said = replace(said, memory=chain.state, memory_tokens=size, **vars(chain.spent))
+            if chain.error:
+                done(replace(said, finish="error", error=chain.error))
+            else:
+                requests.append(self._asked(question, chain.state))
+                drafts.append(said)
+
+        walk([self._own_chain(put) for put in group], self.kept(self.model), self.read, take)
+        if requests:
+            self.model.chat(requests, lambda i, reply: done(replied(drafts[i], reply)))
+
+    def _own_chain(self, put: Put) -> Chain:
+        question, instance, held = put
+        parts, cut = _cut_anew(instance.chunks, self.options)
+        problem = asked(question.text, instance.source, "context")
+        return self._chain((question, draft(question, held, truncated=cut)), problem, parts)
+
+    def request(
+        self, question: Question, instance: Instance, held: Prepared
+    ) -> tuple[ChatRequest, Answer]:
+        """The final request, with the memory of the whole text."""
+        return self._asked(question, held.text or NOTHING), draft(question, held)
+
+    def _asked(self, question: Question, memory: str) -> ChatRequest:
+        problem = asked(question.text, question.source, "context")
+        text = f"{_ANSWER}\n\n{_tagged(problem=problem, memory=memory)}"
+        version = f"{MEMAGENT_WORDING} {VERSION}"
+        return request("", text, version=version, **self.options.request_fields())
+
+
+def walked(method: Method, chain: Chain, memory_tokens: int) -> Prepared:
+    """What a walk over an instance left."""
+    return method.measured(
+        chain.of,
+        text=chain.state,
+        steps=tuple(chain.states),
+        memory_tokens=memory_tokens,
+        unusable=chain.unusable,
+        error=chain.error,
+        **vars(chain.spent),
+    )
+
+
+@lru_cache(maxsize=8)
+def _cut_anew(chunks: tuple[str, ...], options: MemAgentSettings) -> tuple[list[str], bool]:
+    """The pieces of an instance's text, and whether its middle was left out."""
+    counts = counter(options.counter)
+    text, cut = without_middle("\n\n".join(chunks), options.text_tokens, counts)
+    return pieces(text, options.piece_tokens, counts), cut
+
+
+def _tagged(**parts: str) -> str:
+    return "\n\n".join(f"<{name}>\n{text}\n</{name}>" for name, text in parts.items())
+
+
+# ---- MEM1 ---------------------------------------------------------------------------------------
+
+MEM1_WORDING = "mem1-1"
+INSTRUCTIONS = (
+    "{task}\n\nYou read a text in parts. Keep one short summary of everything up to now between "
+    "<think> and </think>: what stood in the last summary and still matters, and what the new "
+    "part adds. The last summary stands between <summary> tags, the new part between <information> "
+    "tags. Reply with the new summary in <think> tags only."
+)
+_STOP = re.compile("</search>|</answer>")
+_STATE = re.compile("<think>.*?</think>", re.DOTALL)
+
+
+@section
+class Mem1Settings(ContextSettings):
+    """The walk, or where its results are."""
+
+    rollouts: str = about("", "a rollout file; : walk with the writing model")
+    state_tokens: Count = about(1024, "of a reply while walking")
+    state_temperature: NonNegative = about(0.0, "while walking")
+    state_top_p: Share = about(0.95, "while walking")
+
+
+@METHODS.register("mem1")
+class Mem1(ContextMethod):
+    """Puts questions to the last of one running summary between think tags. Memory: its tokens.
+
+    Rollout files of MEM1, `{"index": row, "memory": "<think>...</think>"}` a line, can take the
+    place of the walk. An index is the row of the data file; every instance must have one, and each
+    index comes once. The stops of its search protocol are cut off a reply here.
+    """
+
+    Settings = Mem1Settings
+    base = "mem1"
+    summary = "one running summary in think tags (or MEM1's rollout file); another model answers"
+    options: Mem1Settings
+
+    def __init__(self, name: str, settings: Mem1Settings, backends: Backends) -> None:
+        super().__init__(name, settings, backends)
+        if settings.rollouts:
+            walking = ("state_tokens", "state_temperature", "state_top_p")
+            self.check_unused(walking, "memories come from a rollout file")
+
+    def settings(self) -> dict[str, Any]:
+        """With the version of the wording and the rollout file's hash."""
+        file = self.options.rollouts
+        found = {"rollouts": files.sha256(Path(file))} if file else {}
+        return super().settings() | {"prompts": [MEM1_WORDING, VERSION]} | found
+
+    def context(
+        self, question: Question, instance: Instance, held: Prepared
+    ) -> tuple[str, Sequence[str]]:
+        """The summary, without its tags."""
+        return self.used(held.text or ""), ()
+
+    def used(self, state: str) -> str:
+        """What of a state is shown and counted."""
+        return state.removeprefix("<think>").removesuffix("</think>").strip()
+
+    def prepare(self, instances: Sequence[Instance], done: Callable[[Prepared], None]) -> None:
+        """Loads the rollouts, or walks over the chunks."""
+        if self.options.rollouts:
+            for instance, state in zip(instances, self._loaded(instances), strict=True):
+                size = self.counter.count(self.used(state))
+                done(self.measured(instance, text=state, memory_tokens=size))
+            return
+        model = self.kept(self.writing)
+        for group in groups(instances, self.backends.group):
+            chains = [Chain(i, i.chunks, self._asker(i), "") for i in group]
+            walk(chains, model, _state, lambda chain: done(self._prepared(chain)))
+
+    def _prepared(self, chain: Chain) -> Prepared:
+        return walked(self, chain, self.counter.count(self.used(chain.state)))
+
+    def _asker(self, instance: Instance) -> Callable[[str, str], ChatRequest]:
+        options, task = self.options, INSTRUCTIONS.format(task=instance.prompt).strip()
+        fields = {
+            "max_tokens": options.state_tokens,
+            "temperature": options.state_temperature,
+            "top_p": options.state_top_p,
+            "thinking": None,
+            "seed": options.seed,
+            "version": MEM1_WORDING,
+        }
+        return lambda state, chunk: self.step(task, state, chunk, fields)
+
+    def step(self, task: str, state: str, chunk: str, fields: Mapping[str, Any]) -> ChatRequest:
+        """The request of one chunk."""
+        shown = f"<summary>\n{self.used(state)}\n</summary>\n\n"
+        text = f"{task}\n\n{shown}<information>\n{chunk}\n</information>"
+        return request("", text, **fields)
+
+    def _loaded(self, instances: Sequence[Instance]) -> list[str]:
+        """The state of each instance. Raises InputError naming what is missing."""
+        path = Path(self.options.rollouts)
+        rows = {name: row for row, name in enumerate(self.backends.rows)}
+        if not rows:
+            raise InputError(f"{path}: rollouts name rows, and the data's rows are not known")
+        states = self.rollouts(path)
+        if lost := [i.id for i in instances if rows.get(i.id) not in states]:
+            few = ", ".join(f"{name} (row {rows.get(name)})" for name in lost[:3])
+            raise InputError(
+                f"{path}: expected a memory for each of {len(instances)} instances, "
+                f"found none for {len(lost)}: {few}{', ...' if len(lost) > 3 else ''}"
+            )
+        return [states[rows[i.id]] for i in instances]
+
+    def rollouts(self, path: Path) -> dict[int, str]:
+        """The states in a rollout file by row, each once and of a row that there is."""
+        states: dict[int, str] = {}
+        for row, state, where in read_rollouts(path, _strict):
+            if row in states:
+                raise InputError(f"{where}: expected each index once, found {row} again")
+            states[row] = state
+        if odd := [row for row in states if row >= len(self.backends.rows)]:
+            known = len(self.backends.rows)
+            raise InputError(f"{path}: expected rows below {known}, found {min(odd)}")
+        return states
+
+
+def _state(reply: str) -> str | None:
+    """The first pair of think tags, with the tags; None without one."""
+    found = _STATE.search(_STOP.split(reply, maxsplit=1)[0])
+    return found[0] if found else None
+
+
+def _strict(line: str, where: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: expected a JSON object, found: {error}") from error
+
+
+def read_rollouts(path: Path, parse: Callable[[str, str], Any]) -> list[tuple[int, str, str]]:
+    """(row, state, place) of each line. Raises InputError naming file and line."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: expected a rollout file, found: {error}") from error
+    found = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        value, where = parse(line, f"{path}:{number}"), f"{path}:{number}"
+        values = value if isinstance(value, Mapping) else {}
+        row, state = values.get("index"), values.get("memory")
+        if type(row) is not int or row < 0 or not isinstance(state, str):
+            raise InputError(f"{where}: expected an index and a memory, found {line[:60]!r}")
+        found.append((row, state, where))
+    return found

@@ -1,0 +1,77 @@
+"""The report of runs: labels, floors, and the tables that stand side by side."""
+
+from __future__ import annotations
+
+import pytest
+
+from memalpha_kit.errors import InputError
+from memalpha_kit.evaluation import report, runs, scores
+from memalpha_kit.evaluation.base import Backends
+from memalpha_kit.evaluation.methods import MethodSpec
+from memalpha_kit.evaluation.tables import Bootstrap
+from memalpha_kit.records import QA, make_instance
+
+QUICK = Bootstrap(resamples=50)
+
+
+def instance(source: str, chunk: str, *golds: str):
+    questions = [QA(f"q{i}", f"Question {i}?", (gold,)) for i, gold in enumerate(golds)]
+    return make_instance(source, [chunk], questions)
+
+
+LABELS = instance("trec_coarse", "Sentence: a b\nLabel: 2", "2", "2", "1")
+BEES = instance("squad", "Nora keeps bees. Tom paints.", "bees", "goats")
+
+
+def run(out, name, *instances, method="memory", writer="keep_sentences", reader="best_entry"):
+    options = {"writer": writer, "reader": reader} if method == "memory" else {}
+    info = {"writer": writer} if method == "memory" else {}
+    spec = MethodSpec(method, options)
+    begun = runs.begin(spec, Backends(), instances, out, "world", name, info)
+    return runs.complete(*begun, instances)
+
+
+def test_floors_stand_beside_the_methods_and_look_at_the_gold(tmp_path):
+    found = report.labelled([run(tmp_path, "a", LABELS, BEES)])
+    table = report.report(found, "fixed", None, QUICK)["table_sources"]
+    scored = table.set_index(["method", "source"]).score
+    assert scored["read_nothing", "squad"] == scored["read_nothing", "trec_coarse"] == 0.0
+    assert scored["majority_label", "trec_coarse"] == pytest.approx(2 / 3)
+    assert ("majority_label", "squad") not in scored  # no classes there
+    assert "keep_sentences + best_entry" in table.method.tolist()
+
+
+def test_the_majority_label_breaks_ties_by_the_smaller_one():
+    questions = runs.questions_of([instance("trec_coarse", "x", "3", "1", "3", "1")])
+    assert scores.majority_label(questions) == "1"
+
+
+def test_runs_of_one_method_are_one_and_those_about_the_same_source_have_names_of_their_own(
+    tmp_path,
+):
+    apart = [run(tmp_path, "a", LABELS), run(tmp_path, "b", BEES)]
+    assert list(report.labelled(apart)) == ["keep_sentences + best_entry"]
+    alike = [run(tmp_path, "a", LABELS), run(tmp_path, "c", LABELS)]
+    assert list(report.labelled(alike)) == ["a", "c"]
+    floor = run(tmp_path, "d", LABELS, method="nothing")
+    assert list(report.labelled([alike[0], floor])) == ["keep_sentences + best_entry", "nothing"]
+    with pytest.raises(InputError, match="expected each run once"):
+        report.labelled([alike[0], alike[0]])
+
+
+def test_pairs_are_of_methods_and_never_of_floors(tmp_path):
+    found = report.labelled(
+        [run(tmp_path, "a", LABELS), run(tmp_path, "d", LABELS, method="nothing")]
+    )
+    made = report.report(found, "fixed", None, QUICK)
+    assert made["table_pairs"].method.tolist() == ["nothing"]
+    text = report.page(found, "fixed", made)
+    assert "complete" in text and "## Paired differences" in text
+
+
+def test_a_question_list_that_was_cut_is_noticed(tmp_path):
+    folder = run(tmp_path, "a", LABELS).folder
+    lines = (folder / runs.QUESTIONS).read_text().splitlines(keepends=True)
+    (folder / runs.QUESTIONS).write_text("".join(lines[:-1]))
+    with pytest.raises(InputError, match="questions.jsonl: was changed or cut"):
+        runs.load_run(folder)
