@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
@@ -25,6 +25,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
 
 from memalpha_kit.data.instances import COLUMNS, LFS_POINTER
 from memalpha_kit.data.sources import SOURCES
@@ -42,8 +43,8 @@ class HubSet:
     repo: str
     about: str = "raw files"
     paths: tuple[str, ...] = ("*.parquet",)  # name patterns of the files that are fetched
-    columns: tuple[str, ...] = ()  # that every parquet file with rows must have
-    rows: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # published, by split
+    columns: Sequence[str] = ()  # that every parquet file with rows must have
+    rows: Mapping[str, Sequence[int]] = field(default_factory=dict)  # published, by split
     raw: bool = False  # raw files lie side by side, as builders expect them
 
     @property
@@ -52,37 +53,20 @@ class HubSet:
         return Path("data/raw" if self.raw else "data") / self.repo.rpartition("/")[2].lower()
 
 
-_PROCESSED = (
-    ("Memalpha", "training and validation", {"train": (562, 567), "test": (463, 458)}),
-    ("Memalpha-full", "training, not balanced", {"train": (4139,), "validation": (463,)}),
-    ("Memalpha-Memoryagentbench", "evaluation", {"train": (0,), "test": (112,)}),
-)
-_RAW: dict[str, tuple[tuple[str, ...], dict[str, tuple[int, ...]]]] = {
-    "ai-hyz/MemoryAgentBench": (
-        ("context", "questions", "answers", "metadata"),
-        {
-            **{"Accurate_Retrieval": (112, 22), "Test_Time_Learning": (6,)},
-            **{"Long_Range_Understanding": (100, 110), "Conflict_Resolution": (2, 8)},
-        },
-    ),
-    "pietrolesci/pubmed-200k-rct": ((), {"train": (2_211_861,)}),
-}
-"""Columns and rows of raw sets, where they are known."""
-
-
 def hub_sets() -> dict[str, HubSet]:
     """Everything that can be downloaded, by repository: processed sets, then raw ones."""
+    known = yaml.safe_load(Path(__file__).with_name("hub.yaml").read_text())
     sets = {
-        f"YuWangX/{name}": HubSet(
-            f"YuWangX/{name}", f"Mem-alpha's processed {about} set", columns=COLUMNS, rows=rows
+        repo: HubSet(
+            repo, f"Mem-alpha's processed {facts['about']} set", columns=COLUMNS, rows=facts["rows"]
         )
-        for name, about, rows in _PROCESSED
+        for repo, facts in known["processed"].items()
     }
     for hub in (source.hub for source in SOURCES.values() if source.hub):
-        columns, rows = _RAW.get(hub.repo, ((), {}))
-        known = sets[hub.repo].paths if hub.repo in sets else ()
-        paths = tuple(dict.fromkeys((*known, *hub.paths)))
-        sets[hub.repo] = HubSet(hub.repo, paths=paths, columns=columns, rows=rows, raw=True)
+        others = sets[hub.repo].paths if hub.repo in sets else ()
+        paths = tuple(dict.fromkeys((*others, *hub.paths)))
+        facts = known["raw"].get(hub.repo, {})
+        sets[hub.repo] = HubSet(hub.repo, paths=paths, raw=True, **facts)
     return sets
 
 

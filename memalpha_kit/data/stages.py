@@ -24,6 +24,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from memalpha_kit.errors import InputError
 from memalpha_kit.models.chat import Client
 from memalpha_kit.models.servers import Endpoint
@@ -195,33 +197,11 @@ def chosen(config: BuildConfig) -> Stage | None:
 # --- What a model is asked ------------------------------------------------------------------------
 
 ATTEMPTS = 3
+_TEXTS = yaml.safe_load(Path(__file__).with_name("stages.yaml").read_text(encoding="utf-8"))
 Instruction = tuple[str, str, int]
 """Version, text, and the most tokens of a reply. Another version is another cache entry."""
-CLOSED_BOOK: Instruction = (
-    "closed-book/1",
-    "Answer the question from what you know. Give the answer alone, in as few words as possible. "
-    "If you do not know it, say: unknown.",
-    4096,  # room for the reasoning of models that think first
-)
-KEYWORDS: Instruction = (
-    "keywords/1",
-    "List what a reader must remember of the summary: people, places, objects, events, times, "
-    "relations, decisions and themes, each as a word or a short phrase taken from the text. "
-    "Separate them with commas. Write the list and nothing else.",
-    2048,
-)
-SHORTEN: Instruction = (
-    "shortening/1",
-    "Shorten the answer to the keywords that decide whether another answer is right. Each keyword "
-    "has at most three words, copied from the answer as they stand. Separate keywords with ; and "
-    "write nothing else.",
-    256,
-)
-ANSWER: Instruction = (
-    "answerable/1",
-    "Answer the question from the text alone, in one short sentence. If the text does not say, "
-    "answer: unknown.",
-    2048,
+CLOSED_BOOK, KEYWORDS, SHORTEN, ANSWER = (
+    (row["version"], row["text"], row["max_tokens"]) for row in _TEXTS["instructions"].values()
 )
 
 
@@ -305,20 +285,10 @@ def _short(text: str, answer: str) -> Short:
     )
 
 
-STOP_WORDS = frozenset(
-    """a about after again all also always am an and any are as at away be became because been
-    before being between both but by can cannot could did do does down during each else even ever
-    every few for from get gets got had has have he her here him his how i if in into is it
-    its itself just later least less like made makes many may me might more most much must my
-    near never no nor not nothing now of off often on once one only or other our out over own
-    quite rather same she should since so some something soon still such take takes than that
-    the their them then there these they this those though through to together too toward
-    towards under until up upon us very was we were what when where which while who whom whose
-    why will with within without would yes yet you your""".split()  # noqa: SIM905
-)
-TITLES = "Mr Mrs Ms Messrs Mme Mlle Dr Prof Rev Fr St Sr Jr Hon Capt Col Gen Lt Sgt Maj Gov Sen"
-_TITLE = re.compile(rf"(?:{'|'.join(TITLES.split())})\.?", re.IGNORECASE)
-_WORD = re.compile(rf"\b(?:{'|'.join(TITLES.split())})\.|\d+(?:[.,:]\d+)*|[^\W_]+(?:[-'’][^\W_]+)*")
+STOP_WORDS = frozenset(_TEXTS["stop_words"].split())
+_TITLES = "|".join(_TEXTS["titles"].split())
+_TITLE = re.compile(rf"(?:{_TITLES})\.?", re.IGNORECASE)
+_WORD = re.compile(rf"\b(?:{_TITLES})\.|\d+(?:[.,:]\d+)*|[^\W_]+(?:[-'’][^\W_]+)*")
 
 
 def keywords_by_rule(text: str) -> tuple[str, ...]:
