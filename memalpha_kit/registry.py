@@ -18,7 +18,7 @@ imported when a name is asked for that nobody has registered; without that folde
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 from memalpha_kit.errors import InputError, closest
@@ -62,6 +62,9 @@ class Registry(Generic[T]):
         if name not in self._things:
             _import_release()
         return name in self._things
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names())
 
     def names(self) -> tuple[str, ...]:
         """All names, in the order of registration."""

@@ -157,6 +157,11 @@ class BuildConfig:
         "ttl_train, lme_train leave out what evaluation rows ask and show",
     )
     rows: Literal["published", "any"] = about("published", "evaluation sources: number of raw rows")
+    question_dates: Literal["shown", "kept"] = about(
+        "shown", "LongMemEval: the day of a question stands before it, or is kept in the metadata"
+    )
+    questions: str = about("", "text: the file with a question on each line")
+    metric: str = about("contains", "text: how answers are scored")
 
     def __post_init__(self) -> None:
         """Raises InputError for sizes that do not fit together."""

@@ -87,6 +87,12 @@ _ROWS = (
     Task("trec_fine", "label", "", CLASSIFY, "ours"),
     Task("banking77", "label", "", CLASSIFY_BY_EXAMPLE, "ours"),
     Task("longmemeval", "substring", role="ours", judge="judge"),
+    Task("text", "contains", role="ours"),
+    *(
+        Task(f"text-{metric}", metric, role="ours")
+        for metric in ("substring", "keywords", "rouge_l")
+    ),
+    Task("text-judge", "substring", role="ours", judge="judge"),
     Task("miniature", "substring"),
     # published rows that the kit can ask and score, but does not build
     Task("accurate_retrieval", ""),

@@ -14,18 +14,15 @@ import pytest
 
 from memalpha_kit.data.sources import (
     SOURCES,
-    banking77,
     build,
     frames,
     labelled,
     longmemeval,
     missing_files,
-    source,
-    squad,
-    trec,
+    sentences,
 )
 from memalpha_kit.data.sources.building import draw, generator
-from memalpha_kit.data.sources.labelled import Sample
+from memalpha_kit.data.sources.sentences import Sample
 from memalpha_kit.errors import InputError
 from memalpha_kit.settings import BuildConfig
 from memalpha_kit.tasks import TASKS
@@ -45,8 +42,8 @@ def framed(day, content, lead_in="Notes:"):
 
 @pytest.fixture
 def one_line_pools(monkeypatch):
-    monkeypatch.setattr(squad, "DOCUMENT_LEAD_INS", ("Notes:",))
-    monkeypatch.setattr(labelled, "CLASSIFICATION_LEAD_INS", ("Examples:",))
+    monkeypatch.setattr(frames, "DOCUMENT_LEAD_INS", ("Notes:",))
+    monkeypatch.setattr(frames, "CLASSIFICATION_LEAD_INS", ("Examples:",))
     monkeypatch.setattr(frames, "ACKNOWLEDGEMENTS", ("Stored.",))
 
 
@@ -181,7 +178,7 @@ def pairs(instance):
 
 
 def test_labels_are_numbered_in_sorted_order_of_their_names(small_trec):
-    assert trec.labels_coarse(small_trec) == ("ENTY", "HUM", "LOC", "NUM")
+    assert SOURCES["trec_coarse"].labels(small_trec) == ("ENTY", "HUM", "LOC", "NUM")
     assert SOURCES["trec_fine"].labels(small_trec)[3:] == ("NUM:count", "NUM:date")
     [instance] = build("trec_coarse", small_trec, BuildConfig(), seed=0)
     assert ("How many bees are there ?", 3) in pairs(instance)
@@ -232,9 +229,9 @@ def test_examples_are_dealt_evenly_into_a_fixed_number_of_chunks():
 def test_trec_reads_latin_1_and_a_byte_order_mark(tmp_path):
     file = tmp_path / "x.label"
     file.write_bytes("LOC:city Where is Orléans ?\r\n\r\n".encode("latin-1"))
-    assert trec.read_samples(file, fine=True)[0].text == "Where is Orléans ?"
+    assert sentences.read_trec(file, fine=True)[0].text == "Where is Orléans ?"
     file.write_bytes(b"\xef\xbb\xbf" + "LOC:city Where is Orléans ?".encode())
-    [sample] = trec.read_samples(file, fine=False)
+    [sample] = sentences.read_trec(file, fine=False)
     assert (sample.text, sample.label) == ("Where is Orléans ?", "LOC")
 
 
@@ -243,7 +240,7 @@ def test_banking77_joins_the_lines_of_a_message(tmp_path):
     content = '\ufefftext,category\n"line one\nline two, too",b\n"other",a\n'
     (tmp_path / "banking77_train.csv").write_text(content)
     (tmp_path / "banking77_test.csv").write_text("category,text\na,asked\n")
-    assert banking77.labels(tmp_path) == ("a", "b")
+    assert SOURCES["banking77"].labels(tmp_path) == ("a", "b")
     [instance] = build("banking77", tmp_path, BuildConfig(), seed=0)
     assert sorted(pairs(instance)) == [("line one line two, too", 1), ("other", 0)]
 
@@ -319,12 +316,12 @@ def without(record, name):
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ([], "expected an object with question, found \\[\\]"),
+        ([], "expected an object with haystack_dates, found \\[\\]"),
         (without(RECORD, "question"), "question: expected text, found nothing"),
         (RECORD | {"question": " "}, 'question: expected text, found " "'),
         (RECORD | {"answer": None}, "answer: expected text, found null"),
         (RECORD | {"haystack_dates": ["x"]}, "one per session, found 1 dates for 3 sessions"),
-        (RECORD | {"haystack_dates": [1, 2, 3]}, "haystack_dates: expected text only"),
+        (RECORD | {"haystack_dates": [1, 2, 3]}, r"haystack_dates\[0\]: expected text, found 1"),
         (RECORD | {"haystack_sessions": [[], {}, []]}, r"haystack_sessions\[1\]: expected a list"),
         (RECORD | {"haystack_sessions": [[{"role": "user"}], [], []]}, r"\[0\]\[0\]: content"),
         (RECORD | {"haystack_sessions": [[], [], []]}, "chunks: expected at least one"),
@@ -338,7 +335,7 @@ def test_a_bad_longmemeval_record_is_named_with_its_field(record, message):
 @pytest.mark.parametrize(
     ("name", "files", "message"),
     [
-        ("squad", {}, r"expected one raw file squad\*.json, found none"),
+        ("squad", {}, r"expected one raw file squad.*, found none of them in an empty"),
         ("squad", {"squad1.json": "{}", "squad2.json": "{}"}, "found squad1.json, squad2.json"),
         ("squad", {"squad.json": ""}, "squad.json: expected content, found an empty file"),
         ("squad", {"squad.json": '{"data":\n [}'}, "squad.json:2: expected JSON"),
@@ -351,7 +348,11 @@ def test_a_bad_longmemeval_record_is_named_with_its_field(record, message):
         ("longmemeval", {"longmemeval.json": "[3]"}, "longmemeval.json: record 0: expected an obj"),
         ("trec_fine", {"trec_train.label": "LOC:city\n"}, "trec_train.label:1: expected 'COARSE"),
         ("trec_fine", {"trec_train.label": "\n"}, "trec_train.label: expected content"),
-        ("trec_fine", {"trec_train.label": "A:b c\n"}, "one raw file trec_test.label, found none"),
+        (
+            "trec_fine",
+            {"trec_train.label": "A:b c\n"},
+            "one raw file trec_test.label .*, found none",
+        ),
         ("banking77", {"banking77_train.csv": "text,label\na,b\n"}, ":1: expected a column 'categ"),
         ("banking77", {"banking77_train.csv": "text,category\na\n"}, ":2: category: expected text"),
         ("banking77", {"banking77_train.csv": "text,category\na,b,c\n"}, ":2: expected 2 cells"),
@@ -361,7 +362,7 @@ def test_a_bad_longmemeval_record_is_named_with_its_field(record, message):
             "CSV after line 1, found",
         ),
         ("banking77", {"banking77_train.csv": "text,category\n,b\n"}, ":2: text: expected text"),
-        ("banking77", {"banking77_train.csv": "text,category\n"}, "expected at least one row"),
+        ("banking77", {"banking77_train.csv": "text,category\n"}, "expected at least one sentence"),
     ],
 )
 def test_a_bad_raw_file_is_one_line_with_file_and_place(tmp_path, name, files, message):
@@ -384,11 +385,12 @@ def test_settings_that_contradict_each_other_are_refused():
 
 def test_an_unknown_source_is_refused_with_the_closest_name():
     with pytest.raises(InputError, match="found 'trec_course'; did you mean 'trec_coarse'"):
-        source("trec_course")
+        SOURCES["trec_course"]
 
 
 def test_the_table_is_complete():
-    assert all(name == row.name and row.licence and row.files for name, row in SOURCES.items())
+    rows = [SOURCES[name] for name in SOURCES]
+    assert all(row.licence and row.files for row in rows) and {r.name for r in rows} == {*SOURCES}
     boxed = {name for name in SOURCES if "boxed" in TASKS[name].question_prefix}
     assert boxed == {name for name in SOURCES if TASKS[name].metric == "label"}
     named = {name for name in boxed if SOURCES[name].labels}

@@ -17,11 +17,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from memalpha_kit.data.build import build_source
-from memalpha_kit.data.sources import SOURCES, build, frames, lme_train, longmemeval, ttl_train
+from memalpha_kit.data.sources import SOURCES, build, contexts, frames, lme_train, ttl_train
 from memalpha_kit.data.sources import memory_agent_bench as bench
 from memalpha_kit.data.sources.building import Skips
+from memalpha_kit.data.sources.dialogues import about_questions
 from memalpha_kit.data.sources.memory_agent_bench import Row
+from memalpha_kit.data.sources.sentences import read_nlu
 from memalpha_kit.errors import InputError
+from memalpha_kit.release import data as release
 from memalpha_kit.settings import BuildConfig
 from memalpha_kit.tasks import TASKS
 from memalpha_kit.text import normalise
@@ -41,9 +44,8 @@ def framed(day, content, lead_in="Examples:"):
 
 @pytest.fixture
 def one_line_pools(monkeypatch):
-    for module in (ttl_train, bench):
-        monkeypatch.setattr(module, "CLASSIFICATION_LEAD_INS", ("Examples:",))
-    monkeypatch.setattr(bench, "DOCUMENT_LEAD_INS", ("Notes:",))
+    monkeypatch.setattr(frames, "CLASSIFICATION_LEAD_INS", ("Examples:",))
+    monkeypatch.setattr(frames, "DOCUMENT_LEAD_INS", ("Notes:",))
     monkeypatch.setattr(frames, "ACKNOWLEDGEMENTS", ("Stored.",))
     monkeypatch.setattr(frames, "BOOK_REQUEST", "KEEP {date}")
 
@@ -92,26 +94,12 @@ TINY = BuildConfig(counter="words", example_chunks=2, example_tokens=8, instance
 
 @pytest.fixture
 def identity_draws(monkeypatch):
-    monkeypatch.setattr(ttl_train, "generator", lambda *key: Identity(0))
-
-
-def test_a_row_gives_the_worked_example(one_line_pools, identity_draws):
-    """data.md 7.6: only the missing label is added, to chunk 0."""
-    [instance] = ttl_train.build_from_row(PARCEL, TINY, seed=0)
-    first = "Sentence: where is my parcel\nLabel: 2\n\nSentence: stop the music\nLabel: 1"
-    assert instance.chunks == (
-        framed("2024-01-01", first),
-        framed("2024-01-02", "Sentence: play some jazz\nLabel: 0"),
-    )
-    [qa] = instance.questions
-    assert qa.question.startswith("Sentence: track the van\n") and qa.answers == ("2",)
-    assert instance.source == "icl_nlu_8296shot_balance"
+    monkeypatch.setattr(release, "generator", lambda *key: Identity(0))
 
 
 def test_the_release_adds_an_example_of_every_label_to_the_first_chunk(identity_draws):
     """D5: it looks for `label:` where chunks say `Label:`, so that every label seems missing."""
-    release = replace(TINY, compat="release")
-    [instance] = ttl_train.build_from_row(PARCEL, release, seed=0)
+    [instance] = release.from_row(PARCEL, TINY, seed=0)
     assert [label for _, label in PAIR.findall(instance.chunks[0])] == ["2", "0", "1", "2"]
 
 
@@ -238,7 +226,7 @@ def test_a_missing_corpus_stops_the_build_or_is_listed(tmp_path):
     """D17: it is never just a smaller data set."""
     (tmp_path / "NLU.csv").write_text("text,category\nplay it,p\nstop it,p\n")
     config = replace(WORDS, exclude="none", instances=1)
-    with pytest.raises(InputError, match="expected one raw file trec_train.label, found none"):
+    with pytest.raises(InputError, match="expected one raw file trec_train.label .*, found none"):
         build("ttl_train", tmp_path, config, seed=0)
     skips = Skips("skip")
     [instance] = ttl_train.build(tmp_path, config, 0, skips)
@@ -256,10 +244,10 @@ PUBLISHED = (
 def test_both_layouts_of_the_intent_corpus_are_read(tmp_path):
     file = tmp_path / "NLU-Data.csv"
     file.write_text(PUBLISHED, encoding="utf-8-sig")
-    [sample] = ttl_train.read_intents(tmp_path)
+    [sample] = read_nlu(file, Skips())
     assert (sample.text, sample.label) == ("Wake me; at five", "alarm_set")
     file.write_bytes("text,category\nplay Beyonc\xe9,music\n".encode("latin-1"))
-    [sample] = ttl_train.read_intents(tmp_path)
+    [sample] = read_nlu(file, Skips())
     assert (sample.text, sample.label) == ("play Beyoncé", "music")
 
 
@@ -268,7 +256,10 @@ def test_both_layouts_of_the_intent_corpus_are_read(tmp_path):
     [
         ("scenario;intent;text\na;b;c\n", "NLU.csv:1: expected a column 'answer', found scenario"),
         ("text,label\na,b\n", "NLU.csv:1: expected a column 'category'"),
-        ("text,category\na,\n", "NLU.csv:2: category: expected text, found a blank cell"),
+        (
+            "text,category\na,\n",
+            "NLU.csv:2: category: expected text, found a blank or missing cell",
+        ),
         ("text,category\n", "NLU.csv:2: expected at least one sentence"),
         ('text,category\n"a,b\n', "NLU.csv: expected CSV after line 1"),
     ],
@@ -276,7 +267,7 @@ def test_both_layouts_of_the_intent_corpus_are_read(tmp_path):
 def test_a_bad_intent_corpus_is_named_with_its_line(tmp_path, content, message):
     (tmp_path / "NLU.csv").write_text(content)
     with pytest.raises(InputError, match=message):
-        ttl_train.read_intents(tmp_path)
+        read_nlu(tmp_path / "NLU.csv", Skips())
 
 
 def test_compat_release_leaks_with_a_warning(corpora, tmp_path, caplog):
@@ -456,7 +447,7 @@ def test_lme_train_needs_the_evaluation_rows_or_an_explicit_none(lme_raw, caplog
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"haystack_dates": ["a", None, "c"]}, r"record 1: haystack_dates\[1\]: expected a date"),
+        ({"haystack_dates": ["a", None, "c"]}, r"record 1: haystack_dates\[1\]: expected text"),
         ({"haystack_dates": ["a"]}, "record 1: haystack_dates: expected one per session, found 1"),
         ({"question_id": ""}, "record 1: question_id: expected text"),
         ({"answer": None}, "record 1: answer: expected text"),
@@ -552,7 +543,7 @@ def test_a_text_is_parsed_as_a_literal_and_never_evaluated(text):
 
 
 def test_a_list_above_the_size_limit_is_not_parsed(monkeypatch):
-    monkeypatch.setattr(bench, "MAX_LITERAL", 3)
+    monkeypatch.setattr(contexts, "MAX_LITERAL", 3)
     with pytest.raises(InputError, match="found 6 characters"):
         bench.parse_list("[1, 2]", "here")
 
@@ -561,9 +552,9 @@ def test_a_list_above_the_size_limit_is_not_parsed(monkeypatch):
     ("items", "message"),
     [
         (BISCUIT[:3], "expected pairs of date and turns, found 3"),
-        ([BISCUIT[1], BISCUIT[0]], r"context\[0\]: expected a date"),
-        (["2024", "text"], r"context\[1\]: expected a list of turns"),
-        (["2024", [{"role": "user"}]], r"context\[1\]\[0\]: content: expected text"),
+        ([BISCUIT[1], BISCUIT[0]], r"context: haystack_dates\[0\]: expected text"),
+        (["2024", "text"], r"haystack_sessions\[0\]: expected a list"),
+        (["2024", [{"role": "user"}]], r"haystack_sessions\[0\]\[0\]: content: expected text"),
     ],
 )
 def test_dates_and_turns_must_alternate(items, message):
@@ -812,7 +803,7 @@ def test_longmemeval_questions_keep_their_type_and_their_id(tmp_path):
     rows = [row | {"metadata": {"source": row["source"], "question_types": types}}]
     read = bench.read_row(rows[0], "here")
     assert read.types == tuple(types)
-    drawn = bench.make_dialogues(read, 0, replace(WORDS, max_questions=2), seed=1)
+    drawn = bench.make_dialogues(read, 0, replace(WORDS, max_questions=2), 1, Skips())
     kept = [types["ABC".index(qa.question[0])] for qa in drawn.questions]
     assert drawn.metadata["question_types"] == kept and len(kept) == 2
 
@@ -823,4 +814,4 @@ def test_types_that_are_missing_or_do_not_fit_are_left_out():
     assert "question_types" not in instance.metadata
     instance = lme_train.read_sample(SAMPLE, "here", lme_train.Excluded(), WORDS, Skips())
     assert instance.metadata["question_types"] == ["single-session-user"]
-    assert longmemeval.question_types([None, "multi-session"]) == {}
+    assert about_questions([None, "multi-session"], []) == {}

@@ -22,9 +22,7 @@ from memalpha_kit.data.sources import (
     build,
     building,
     frames,
-    hotpotqa,
     pubmed_rct,
-    squad,
 )
 from memalpha_kit.data.sources.building import Skips
 from memalpha_kit.errors import InputError
@@ -50,9 +48,8 @@ def framed(day, content, lead_in="Notes:"):
 
 @pytest.fixture(autouse=True)
 def one_line_pools(monkeypatch):
-    for source in (squad, hotpotqa):
-        monkeypatch.setattr(source, "DOCUMENT_LEAD_INS", ("Notes:",))
-    monkeypatch.setattr(pubmed_rct, "CLASSIFICATION_LEAD_INS", ("Examples:",))
+    monkeypatch.setattr(frames, "DOCUMENT_LEAD_INS", ("Notes:",))
+    monkeypatch.setattr(frames, "CLASSIFICATION_LEAD_INS", ("Examples:",))
     monkeypatch.setattr(frames, "ACKNOWLEDGEMENTS", ("Stored.",))
     monkeypatch.setattr(frames, "BOOK_REQUEST", "KEEP {date}")
 
@@ -902,10 +899,10 @@ def test_the_limit_on_instances_takes_the_first_ones(made, name):
 @pytest.mark.parametrize(
     ("name", "files", "message"),
     [
-        ("hotpotqa", {}, r"expected one raw file hotpot\*.json, found none; also read: hotpot"),
+        ("hotpotqa", {}, r"expected one raw file hotpot\*train\*.json \(or hotpot"),
         ("hotpotqa", {"hotpot.json": '{"data": []}'}, "expected a JSON list of records, found '{"),
         ("hotpotqa", {"hotpot.json": json.dumps([H1, H2])[:-60]}, "hotpot.json:1: expected JSON"),
-        ("hotpotqa", {"hotpot.json": "[]"}, "expected an instance with 1 questions, found 0"),
+        ("hotpotqa", {"hotpot.json": "[]"}, "expected an instance with 1 questions, found none"),
         ("hotpotqa", {"hotpot.json": [H1 | {"answer": " "}]}, "record 0: answer: expected text, f"),
         ("hotpotqa", {"hotpot.json": [DOOR]}, "record 0: question: expected text, found nothing"),
         (
@@ -1043,10 +1040,9 @@ def test_an_archive_of_several_files_is_refused(tmp_path):
     ("setting", "message"),
     [
         ({"compat": "old"}, "compat: found 'old'"),
-        ({"stage": "model"}, "stage: found 'model'"),
         ({"on_error": "go"}, "on_error: found 'go'"),
         ({"workers": 0}, "workers: expected at least 1, found 0"),
-        ({"chapter_min_chunks": 30}, "chapter chunks: expected the smaller number first"),
+        ({"chapter_min_chunks": 30}, "chapter_min_chunks: expected the smaller number first"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(setting, message):

@@ -16,7 +16,8 @@ import yaml
 from memalpha_kit.data import card, dataset
 from memalpha_kit.data.dataset import MERGE_SEED, SEPARATIONS, Dataset
 from memalpha_kit.data.instances import ANSWER_TYPE
-from memalpha_kit.data.sources import Skips, source
+from memalpha_kit.data.sources import SOURCES, Skips
+from memalpha_kit.data.sources import build as build_instances
 from memalpha_kit.errors import InputError, closest
 from memalpha_kit.records import Instance
 from memalpha_kit.settings import BuildConfig
@@ -59,10 +60,10 @@ def build_source(
     `ratio` is the share of the instances that goes to the training part; by default `train_share`.
     Raises InputError for raw files that are not as they must be.
     """
-    named, kind, skips = source(name), task(name), Skips(config.on_error)
+    named, kind, skips = SOURCES[name], task(name), Skips(config.on_error)
     rule = SEPARATIONS[config.compat]
     ratio = train_share(kind, config.compat) if ratio is None else ratio
-    instances = [_completed(i, kind) for i in named.build(Path(raw), config, seed, skips)]
+    instances = [_completed(i, kind) for i in build_instances(name, raw, config, seed, skips)]
     train, test = rule.split(instances, ratio, seed)
     data = Dataset(name, tuple(train), tuple(test))
     made = {"seed": seed, "train_ratio": ratio, "rule": rule.rule}

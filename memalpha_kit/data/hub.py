@@ -62,7 +62,7 @@ def hub_sets() -> dict[str, HubSet]:
         )
         for repo, facts in known["processed"].items()
     }
-    for hub in (source.hub for source in SOURCES.values() if source.hub):
+    for hub in (SOURCES[name].hub for name in SOURCES if SOURCES[name].hub):
         others = sets[hub.repo].paths if hub.repo in sets else ()
         paths = tuple(dict.fromkeys((*others, *hub.paths)))
         facts = known["raw"].get(hub.repo, {})

@@ -7,6 +7,7 @@ folder the kit works as before, under its own rules only.
 
 from memalpha_kit.release import (  # noqa: F401
     answers,
+    data,
     judges,
     memory,
     methods,

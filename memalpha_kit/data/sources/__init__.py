@@ -1,35 +1,43 @@
 """The table of sources: every raw data set the kit can turn into instances.
 
-To add one: a file here that reads its raw rows and has `build(raw, config, seed, skips)`, and a row
-of `SOURCES`, and of `tasks.TASKS`, which says how a source is asked and scored. Names are exact.
+To add one, in the kit or in a module of your own: a function that reads raw rows, a row of
+`SOURCES`, and a row of `tasks.TASKS`, which says how the source is asked and scored.
 
->>> SOURCES["squad"].files
-('squad*.json|squad*.parquet|train-*.parquet',)
+    SOURCES.add("mine", Source("mine", "my own", ("mine*.jsonl",), build))
+    TASKS["mine"] = Task("mine", "contains")
+
+>>> SOURCES["perltqa"].files
+('perltmem_en*.json', 'perltqa_en*.json')
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from memalpha_kit.data.sources import (
-    banking77,
     booksum,
     hotpotqa,
+    labelled,
     lme_train,
     longmemeval,
     memory_agent_bench,
     perltqa,
     pubmed_rct,
+    sentences,
     squad,
-    trec,
+    text,
     ttl_train,
 )
-from memalpha_kit.data.sources.building import HubFile, Skips, matches
-from memalpha_kit.errors import InputError, closest
+from memalpha_kit.data.sources.building import HubFile, Skips
+from memalpha_kit.data.sources.raw import matches, raw_file
 from memalpha_kit.records import Instance
+from memalpha_kit.registry import Registry
 from memalpha_kit.settings import BuildConfig
+
+Builder = Callable[[Path, BuildConfig, int, Skips], list[Instance]]
 
 
 @dataclass(frozen=True)
@@ -39,27 +47,44 @@ class Source:
     name: str  # exact; every instance carries it
     licence: str  # of the raw data, which is never part of the kit
     files: tuple[str, ...]  # name patterns of the raw files, one match each
-    build: Callable[[Path, BuildConfig, int, Skips], list[Instance]]
+    build: Builder
     labels: Callable[[Path], tuple[str, ...]] | None = None  # names of the classes, by number
     revision: str = "unknown"  # pinned revision of the raw data upstream
     hub: HubFile | None = None  # where the raw data can be fetched from
 
 
+SOURCES: Registry[Source] = Registry("source")
+RULES: Registry[dict[str, Builder]] = Registry("compat")
+"""What the setting `compat` names: builders that take the place of a source's own."""
+RULES.add("fixed", {})
+
+_LONGMEMEVAL = HubFile("xiaowu0162/longmemeval-cleaned", ("longmemeval_s*.json",))
+
+
+def _labelled(name: str, licence: str, files: tuple[str, ...], read: Callable) -> Source:
+    """A source whose two files hold labelled sentences to show and to ask."""
+
+    def labels(raw: Path) -> tuple[str, ...]:
+        return sentences.label_table(read(raw_file(raw, files[0])))
+
+    return Source(name, licence, files, partial(labelled.from_files, name, files, read), labels)
+
+
 def _benchmark(name: str) -> Source:
-    """The row of an evaluation source, all of which have one raw data set."""
+    """An evaluation source, all of which have one raw data set."""
     split = memory_agent_bench.KNOWN[name].split
     return Source(
-        name=name,
-        licence=memory_agent_bench.LICENCE,
-        files=(f"{split}*",),
-        build=memory_agent_bench.builder(name),
+        name,
+        memory_agent_bench.LICENCE,
+        (f"{split}*|data/{split}*",),
+        partial(memory_agent_bench.build, name),
         hub=HubFile(memory_agent_bench.REPOSITORY, (f"*{split}-*.parquet",)),
     )
 
 
-_LONGMEMEVAL = HubFile("xiaowu0162/longmemeval-cleaned", ("longmemeval_s*.json",))
+_TREC_LICENCE = "no licence stated by its authors; cite Li and Roth (2002)"
 
-_ROWS = (
+for _source in (
     Source(
         name="squad",
         licence="CC BY-SA 4.0; cite Rajpurkar et al. (2016)",
@@ -86,7 +111,7 @@ _ROWS = (
         licence="none: PubMed abstracts, some under copyright; cite Dernoncourt and Lee (2017)",
         files=pubmed_rct.FILES,
         build=pubmed_rct.build,
-        labels=pubmed_rct.labels,
+        labels=lambda raw: pubmed_rct.LABELS,
         hub=HubFile("pietrolesci/pubmed-200k-rct", ("data/train-*.parquet",)),
     ),
     Source(
@@ -111,26 +136,15 @@ _ROWS = (
         hub=_LONGMEMEVAL,
     ),
     *map(_benchmark, memory_agent_bench.KNOWN),
-    Source(
-        name="trec_coarse",
-        licence="no licence stated by its authors; cite Li and Roth (2002)",
-        files=trec.FILES,
-        build=trec.build_coarse,
-        labels=trec.labels_coarse,
+    _labelled("trec_coarse", _TREC_LICENCE, sentences.TREC_FILES, sentences.read_trec),
+    _labelled(
+        "trec_fine", _TREC_LICENCE, sentences.TREC_FILES, partial(sentences.read_trec, fine=True)
     ),
-    Source(
-        name="trec_fine",
-        licence="no licence stated by its authors; cite Li and Roth (2002)",
-        files=trec.FILES,
-        build=trec.build_fine,
-        labels=trec.labels_fine,
-    ),
-    Source(
-        name="banking77",
-        licence="CC BY 4.0; cite Casanueva et al. (2020)",
-        files=banking77.FILES,
-        build=banking77.build,
-        labels=banking77.labels,
+    _labelled(
+        "banking77",
+        "CC BY 4.0; cite Casanueva et al. (2020)",
+        sentences.BANKING_FILES,
+        sentences.read_banking77,
     ),
     Source(
         name="longmemeval",
@@ -139,21 +153,14 @@ _ROWS = (
         build=longmemeval.build,
         hub=_LONGMEMEVAL,
     ),
-)
-
-SOURCES: dict[str, Source] = {row.name: row for row in _ROWS}
-
-
-def source(name: str) -> Source:
-    """The row of that name. Raises InputError with the closest known name."""
-    if name not in SOURCES:
-        raise InputError(f"source: expected a known name, found {name!r}{closest(name, SOURCES)}")
-    return SOURCES[name]
+    Source(name="text", licence="your own", files=text.FILES, build=text.build),
+):
+    SOURCES.add(_source.name, _source)
 
 
 def missing_files(name: str, raw: Path) -> list[str]:
     """Patterns of the source's raw files that nothing in folder `raw` matches."""
-    return [pattern for pattern in source(name).files if not matches(Path(raw), pattern)]
+    return [pattern for pattern in SOURCES[name].files if not matches(Path(raw), pattern)]
 
 
 def build(
@@ -165,4 +172,5 @@ def build(
     `skips` receives what was left out. Raises InputError naming file, line and field for
     everything that is not as it must be, unless `config.on_error` says to skip it.
     """
-    return source(name).build(Path(raw), config, seed, skips or Skips(config.on_error))
+    builder = RULES[config.compat].get(name, SOURCES[name].build)
+    return builder(Path(raw), config, seed, skips or Skips(config.on_error))

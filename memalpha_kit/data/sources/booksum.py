@@ -6,13 +6,14 @@ A raw row is a chapter with its summaries, in parquet or JSON lines:
      "summary": [{"source": "sparknotes", "text": "Nell opens a blue door ..."}]}
 
 The one question asks for a summary; it is scored by keywords. With `stage` the answer is the
-keywords of the chapter's summary, and a chapter without any is left out (D4); with stage "none"
-it is the summary itself, a stage halfway. Groups are books (D2).
+keywords of the chapter's summary, and a chapter without any is left out; with stage "none" it is
+the summary itself, a stage halfway. Groups are books. BookSum's test file is not read, so that a
+model trained here can be tested on it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -21,24 +22,44 @@ from typing import Any
 
 from memalpha_kit.data import stages
 from memalpha_kit.data.chunks import pack_sentences
-from memalpha_kit.data.sources.building import Skips, generator, matches, raw_rows, spread, take
-from memalpha_kit.data.sources.frames import book_frame, reading_days
+from memalpha_kit.data.sources.building import Skips, generator, spread
+from memalpha_kit.data.sources.frames import book_frames
+from memalpha_kit.data.sources.raw import Row, Text, checked, matches, rows
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, Instance, make_instance
 from memalpha_kit.settings import BuildConfig
 from memalpha_kit.tokens import counter
 
-TRAIN = "booksum*train*.jsonl|booksum*train*.json|booksum*train*.parquet|train-*.parquet"
-TEST = TRAIN.replace("train", "test")
+TRAIN = (
+    "booksum*train*.jsonl|booksum*train*.json|booksum*train*.parquet|train-*.parquet|train.jsonl|"
+    "chapters/train.jsonl|chapters/train-*.parquet"
+)
 FILES = (TRAIN,)
 COLUMNS = ("text", "summary", "book_title", "chapter_id")
 QUESTION = "Summarize the content of the book that I read from {first} to {last}"
+END_OF_TEXT = "<|endoftext|>"  # a text's border in raw contexts; a line's border for us
 BATCH = 8  # chapters that are packed, and asked about, together
+
+
+class RawSummary(Row):
+    """A summary of a chapter."""
+
+    text: str | None
+    source: Any = None
+
+
+class RawChapter(Row):
+    """A raw row."""
+
+    text: Text
+    book_title: Text
+    summary: list[RawSummary]
+    chapter_id: Any = None
 
 
 @dataclass(frozen=True)
 class Chapter:
-    """A chapter and the summary that was chosen for it."""
+    """A chapter and the summary that was chosen for it, "" if it has none that can be used."""
 
     text: str
     book: str
@@ -47,20 +68,25 @@ class Chapter:
     summary_id: str
 
 
-def build(raw: Path, config: BuildConfig, seed: int, skips: Skips) -> list[Instance]:
+def first_with_text(texts: Sequence[str]) -> int | None:
+    """The first summary that is not blank."""
+    return next((number for number, text in enumerate(texts) if text), None)
+
+
+def build(
+    raw: Path,
+    config: BuildConfig,
+    seed: int,
+    skips: Skips,
+    patterns: Sequence[str] = FILES,
+    choose: Callable[[Sequence[str]], int | None] = first_with_text,
+) -> list[Instance]:
     """One instance per chapter of chapter_min_chunks..chapter_max_chunks chunks.
 
-    Raises InputError if no instance is left.
-    Source: data.md 2.3. Differs: paragraphs and a hard limit are kept (D6, D32); the first summary
-    that is not blank is used and named in the metadata (D33); the test file of BookSum is not read,
-    so that a model trained here can be tested on it (D2). With compat "release" it is read too, and
-    a chapter's first summary is used, blank or not; the release's days were not seeded, and its
-    splitter of sentences needs a download, so neither is repeated.
+    `choose` says which of a chapter's summaries is used. Raises InputError if no instance is left.
     """
-    patterns = (TRAIN, TEST) if config.compat == "release" else FILES
-    rows = (row for pattern in patterns for row in raw_rows(raw, pattern, COLUMNS, skips))
-    read = partial(_read_chapter, release=config.compat == "release")
-    chapters = _with_summary(skips.each(read, rows), skips)
+    found = (row for pattern in patterns for row in rows(raw, pattern, COLUMNS, skips))
+    chapters = _with_summary(skips.each(partial(_read_chapter, choose), found), skips)
     asked = _with_answer(_long_enough(chapters, config, skips), config, skips)
     built = [
         _instance(number, *one, config.stage, seed)
@@ -74,22 +100,36 @@ def build(raw: Path, config: BuildConfig, seed: int, skips: Skips) -> list[Insta
 
 
 def _instance(
-    number: int, chapter: Chapter, chunks: list[str], answer: str, stage: str, seed: int
+    number: int, chapter: Chapter, contents: list[str], answer: str, stage: str, seed: int
 ) -> Instance:
-    days = reading_days(len(chunks), generator(seed, "booksum", number, "days"))
+    chunks, days = book_frames(contents, generator(seed, "booksum", number, "days"))
     question = QUESTION.format(first=days[0], last=days[-1])
     return make_instance(
         "booksum",
-        [book_frame(chunk, day) for chunk, day in zip(chunks, days, strict=True)],
+        chunks,
         [QA("summary", question, (answer,))],
         metadata={
             "groups": [f"booksum:{chapter.book}"],
             "titles": [chapter.book],
             "chapter_id": chapter.name,
             "summary_id": chapter.summary_id,
-            "dates": [day.isoformat() for day in days],
+            "dates": days,
             "answer_from": {"none": "summary", "rules": "keywords by rules"}.get(stage, "keywords"),
         },
+    )
+
+
+def _read_chapter(choose: Callable[[Sequence[str]], int | None], raw: Any, where: str) -> Chapter:
+    row = checked(RawChapter, raw, where)
+    texts = [(summary.text or "").strip() for summary in row.summary]
+    chosen = choose(texts)
+    source = None if chosen is None else row.summary[chosen].source
+    return Chapter(
+        row.text.replace(END_OF_TEXT, "\n"),
+        " ".join(row.book_title.split()),
+        str(row.chapter_id or where.rpartition(": ")[2]),
+        "" if chosen is None else texts[chosen],
+        f"{chosen or 0}:{source}" if source else str(chosen or 0),
     )
 
 
@@ -121,7 +161,7 @@ def _packed(name: str, limit: int, chapters: list[Chapter]) -> list[tuple[Chapte
 def _with_answer(
     packed: Iterable[tuple[Chapter, list[str]]], config: BuildConfig, skips: Skips
 ) -> Iterator[tuple[Chapter, list[str], str]]:
-    """Chapters with the answer; those whose keywords are not to be had are dropped (D4)."""
+    """Chapters with the answer; those whose keywords are not to be had are dropped."""
     if config.stage == "none":
         yield from ((chapter, chunks, chapter.summary) for chapter, chunks in packed)
         return
@@ -132,24 +172,3 @@ def _with_answer(
             skips.drop("chapters whose keywords failed", not words)
             if words:
                 yield chapter, chunks, ", ".join(words)
-
-
-def _read_chapter(row: Any, where: str, release: bool) -> Chapter:
-    """The chapter; its summary is "" if it has none that can be used."""
-    text = take(row, "text", str, where).replace("<|endoftext|>", "\n")
-    book = " ".join(take(row, "book_title", str, where).split())
-    name = str(row.get("chapter_id") or where.rpartition(": ")[2])
-    summaries = take(row, "summary", list, where)
-    texts = [_summary(summary, f"{where}: summary[{i}]") for i, summary in enumerate(summaries)]
-    usable = [(i, t) for i, t in enumerate(texts[:1] if release else texts) if t]
-    number, summary = usable[0] if usable else (0, "")
-    source = summaries[number].get("source") if usable else None
-    summary_id = f"{number}:{source}" if source else str(number)
-    return Chapter(text, book, name, summary, summary_id)
-
-
-def _summary(raw: Any, where: str) -> str:
-    """The text of a summary; "" if it is blank or missing."""
-    if not isinstance(raw, dict) or not isinstance(raw.get("text"), (str, type(None))):
-        raise InputError(f"{where}: expected an object with text, found {raw!r:.40}")
-    return (raw.get("text") or "").strip()

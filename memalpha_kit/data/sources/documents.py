@@ -1,19 +1,21 @@
 """What the sources of documents share: from packed chunks with questions to instances.
 
 The order of the steps is a law: enough questions, then the stage, then a sample, then enough
-questions again (data.md 2.1, 2.2). Each step that drops something says so to `Skips`.
+questions again. Each step that drops something says so to `Skips`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from memalpha_kit.data import stages
-from memalpha_kit.data.sources.building import Skips, draw, generator
-from memalpha_kit.data.sources.frames import frame_all
+from memalpha_kit.data.sources import frames
+from memalpha_kit.data.sources.building import Skips, generator, sampled
 from memalpha_kit.data.stages import Stage
+from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, Instance, make_instance
 from memalpha_kit.settings import BuildConfig
 from memalpha_kit.tokens import counter
@@ -30,16 +32,12 @@ class Draft:
 
 
 def finish(
-    source: str,
-    drafts: Iterable[Draft],
-    lead_ins: Sequence[str],
-    config: BuildConfig,
-    seed: int,
-    skips: Skips,
+    source: str, drafts: Iterable[Draft], path: Path, config: BuildConfig, seed: int, skips: Skips
 ) -> list[Instance]:
     """At most `config.instances` instances of the drafts with enough questions.
 
-    Later drafts are not looked at, so that no model is asked in vain.
+    Later drafts are not looked at, so that no model is asked in vain. Raises InputError, naming the
+    raw file `path`, if no instance is left.
     """
     built: list[Instance] = []
     stage = stages.chosen(config)
@@ -51,15 +49,17 @@ def finish(
             skips.drop("instances with too few questions")
             continue
         asked = _unknown(asked, config, skips, stage)
-        drawn = draw(asked, config.max_questions, generator(seed, source, index, "questions"))
-        skips.drop("questions above the limit, sampled away", len(asked) - len(drawn))
-        asked = drawn
+        rng = generator(seed, source, index, "questions")
+        asked = sampled(asked, config.max_questions, rng, skips)
         if len(asked) < config.min_kept_questions or not asked:
             skips.drop("instances with too few questions after the closed-book filter")
             continue
-        frames = generator(seed, source, index, "frames")
-        chunks = frame_all(draft.contents, lead_ins, frames)
+        rng = generator(seed, source, index, "frames")
+        chunks = frames.frame_all(draft.contents, frames.DOCUMENT_LEAD_INS, rng)
         built.append(make_instance(source, chunks, asked, metadata=_metadata(source, draft, asked)))
+    if not built:
+        expected = f"an instance with {config.min_questions} questions"
+        raise InputError(f"{path}: expected {expected}, found none")
     return built
 
 
@@ -77,10 +77,9 @@ def _unknown(
 
 
 def _metadata(source: str, draft: Draft, asked: Sequence[QA]) -> dict[str, Any]:
-    metadata: dict[str, Any] = {
+    evidence = [draft.details[qa.id] for qa in asked] if draft.details else None
+    return {
         "groups": [f"{source}:{name}" for name in draft.groups],
         "titles": list(draft.groups),
+        **({"evidence": evidence} if evidence else {}),
     }
-    if draft.details:
-        metadata["evidence"] = [draft.details[qa.id] for qa in asked]
-    return metadata

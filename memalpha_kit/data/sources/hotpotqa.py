@@ -8,41 +8,81 @@ file, `_id` and pairs instead of columns:
      "supporting_facts": {"title": ["Ada Venn", "Port Marrow"], "sent_id": [0, 0]}}
 
 An instance shows the articles that its questions need, and no other. Laws: every sentence that a
-question needs stands in a chunk, whole, or the question is left out (D8); questions that share
-articles, directly or through others, are kept together where they fit into one instance (D2).
+question needs stands in a chunk, whole, or the question is left out; questions that share articles,
+directly or through others, are kept together where they fit into one instance.
 """
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AliasChoices, BeforeValidator, Field
 
 from memalpha_kit.data.chunks import pack_sizes, split_long
-from memalpha_kit.data.sources.building import Skips, generator, matches, raw_rows, sizes, take
+from memalpha_kit.data.sources.building import Skips, generator, linked, sizes
 from memalpha_kit.data.sources.documents import Draft, finish
-from memalpha_kit.data.sources.frames import DOCUMENT_LEAD_INS
+from memalpha_kit.data.sources.raw import Row, Text, checked, matches, rows, short
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, Instance
 from memalpha_kit.settings import BuildConfig
 from memalpha_kit.tokens import counter
 
-FILES = ("hotpot*.json|hotpot*.jsonl|hotpot*.parquet|train-*.parquet",)
+FILES = (
+    "hotpot*train*.json|hotpot*.json|hotpot*train*.jsonl|hotpot*.jsonl|hotpot*train*.parquet|"
+    "hotpot*.parquet|train-*.parquet|fullwiki/train-*.parquet|distractor/train-*.parquet",
+)
 COLUMNS = ("id", "question", "answer", "context", "supporting_facts")
 
 Fact = tuple[str, str]  # title, sentence without outer white space
-Articles = dict[str, list[str]]  # sentences by title
+Articles = dict[str, str]  # what is shown of each, by title
+
+
+def _pairs(columns: Sequence[str], kind: type) -> BeforeValidator:
+    """(title, value) pairs from two columns, as on the hub, or as pairs, as from the authors."""
+
+    def read(value: Any) -> list[tuple[str, Any]]:
+        if isinstance(value, dict):
+            first, second = (value.get(name) for name in columns)
+            if not (isinstance(first, list) and isinstance(second, list)):
+                raise ValueError(f"expected lists of {' and '.join(columns)}, found {short(value)}")
+            if len(first) != len(second):
+                found = f"{len(first)} and {len(second)}"
+                raise ValueError(f"expected {' and '.join(columns)} of one length, found {found}")
+            value = list(zip(first, second, strict=True))
+        for pair in value if isinstance(value, list) else [value]:
+            known = isinstance(pair, (list, tuple)) and len(pair) == 2 and isinstance(pair[0], str)
+            if not known or not isinstance(pair[1], kind) or isinstance(pair[1], bool):
+                raise ValueError(f"expected a title and {columns[1]}, found {pair!r:.60}")
+        return [tuple(pair) for pair in value]
+
+    return BeforeValidator(read)
+
+
+class RawRow(Row):
+    """A raw row of either layout."""
+
+    question: Text
+    answer: Text
+    id: Text = Field(validation_alias=AliasChoices("_id", "id"))
+    context: Annotated[list, _pairs(("title", "sentences"), list)]
+    supporting_facts: Annotated[list, _pairs(("title", "sent_id"), int)]
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question with the sentences it needs, in the order of the file."""
+    """A question with the sentences it needs, in the order of the file.
+
+    `complete` is False where an article it needs is not in its context, or no sentence is.
+    """
 
     qa: QA
     facts: tuple[Fact, ...]
+    complete: bool
 
     @property
     def titles(self) -> tuple[str, ...]:
@@ -50,95 +90,90 @@ class Question:
         return tuple(dict.fromkeys(title for title, _ in self.facts))
 
 
-@dataclass(frozen=True)
-class Packed:
-    """A batch's chunks, and the titles and texts of the articles in each."""
+Packed = list[list[Fact]]
+"""A batch's chunks: (title, text) of each article or part of one."""
 
-    chunks: tuple[tuple[Fact, ...], ...]  # (title, text) of each article or part of one
 
-    def contents(self) -> list[str]:
-        """The chunks as they are shown."""
-        return ["\n\n".join(_titled(*part) for part in chunk) for chunk in self.chunks]
-
-    def chunk_of(self, title: str, sentence: str = "") -> int | None:
-        """The first chunk in which the sentence of that article stands."""
-        for number, chunk in enumerate(self.chunks):
-            if any(name == title and sentence in text for name, text in chunk):
-                return number
-        return None
+def chunk_of(chunks: Packed, title: str, sentence: str = "") -> int | None:
+    """The first chunk in which the sentence of that article stands."""
+    for number, chunk in enumerate(chunks):
+        if any(name == title and sentence in text for name, text in chunk):
+            return number
+    return None
 
 
 def build(raw: Path, config: BuildConfig, seed: int, skips: Skips) -> list[Instance]:
     """Batches of about `config.article_tokens` of evidence articles with their questions.
 
+    An article above its target is a chunk of its own and one above chunk_max_tokens is split.
     Raises InputError if no instance is left.
-    Source: data.md 2.2. Differs: articles in the order of their questions, not of a hash; an
-    article above its target is a chunk of its own and one above chunk_max_tokens is split (D8);
-    questions without their evidence are dropped; questions are batched by what they share (D2).
-    With compat "release" they are batched in the order of the file, sentences are joined with a
-    second space, articles are cut or lost as there, and evidence that was lost is chunk 0. Its
-    order of articles and its draws changed with every run and cannot be repeated.
     """
-    release = config.compat == "release"
-    questions, articles = read_questions(raw, config, skips)
-    shown = {title: _body(sentences, release) for title, sentences in articles.items()}
-    k = _articles_per_batch(shown, config)
-    batches = batch([[q] for q in questions], k) if release else by_component(questions, k)
-
-    def drafts() -> Iterator[Draft]:
-        for number, asked in enumerate(batches):
-            titles = list(dict.fromkeys(title for q in asked for title in q.titles))
-            rng = generator(seed, "hotpotqa", number, "targets")
-            packer = pack_release if release else pack
-            packed = packer([(title, shown[title]) for title in titles], config, rng)
-            if len(packed.chunks) > config.article_max_chunks:
-                skips.drop("instances with too many chunks")
-            else:
-                yield _draft(asked, titles, packed, release, skips)
-
-    built = finish("hotpotqa", drafts(), DOCUMENT_LEAD_INS, config, seed, skips)
-    if not built:
-        found = f"{len(questions)} questions without one"
-        expected = f"an instance with {config.min_questions} questions"
-        raise InputError(f"{matches(raw, *FILES)[0]}: expected {expected}, found {found}")
-    return built
+    questions, articles = read_questions(raw, skips, whole_text)
+    complete = [question for question in questions if question.complete]
+    left_out = len(questions) - len(complete)
+    skips.drop("questions whose evidence is not in their context", left_out)
+    batches = by_component(complete, articles_per_batch(articles, config))
+    return from_batches(raw, batches, articles, config, seed, skips)
 
 
-def _titled(title: str, text: str) -> str:
+def _evidence(question: Question, chunks: Packed) -> list[int | None]:
+    return [chunk_of(chunks, *fact) for fact in question.facts]
+
+
+def from_batches(
+    raw: Path,
+    batches: Iterable[Sequence[Question]],
+    articles: Articles,
+    config: BuildConfig,
+    seed: int,
+    skips: Skips,
+    pack: Callable[..., Packed] | None = None,
+    evidence: Callable[[Question, Packed], list[int | None]] = _evidence,
+) -> list[Instance]:
+    """One instance of each batch. `evidence` gives a question's chunks, None for one that is lost;
+    such a question is dropped.
+    """
+
+    def draft(number: int, asked: Sequence[Question]) -> Draft | None:
+        titles = list(dict.fromkeys(title for q in asked for title in q.titles))
+        rng = generator(seed, "hotpotqa", number, "targets")
+        chunks = (pack or pack_whole)([(title, articles[title]) for title in titles], config, rng)
+        if len(chunks) > config.article_max_chunks:
+            skips.drop("instances with too many chunks")
+            return None
+        found = [(question, evidence(question, chunks)) for question in asked]
+        kept = [(q, sorted(set(where))) for q, where in found if None not in where]
+        skips.drop("questions whose evidence is not in the chunks", len(found) - len(kept))
+        return Draft(
+            ["\n\n".join(titled(*part) for part in chunk) for chunk in chunks],
+            [replace(q.qa, chunk=c[0] if len(c) == 1 else None) for q, c in kept],
+            titles,
+            {q.qa.id: _as_text(chunks=c, facts=q.facts) for q, c in kept},
+        )
+
+    drafts = (draft(number, asked) for number, asked in enumerate(batches))
+    kept = (one for one in drafts if one is not None)
+    return finish("hotpotqa", kept, matches(raw, *FILES)[0], config, seed, skips)
+
+
+def _as_text(**evidence: Any) -> str:
+    return json.dumps(evidence, ensure_ascii=False)
+
+
+def titled(title: str, text: str) -> str:
+    """An article as a chunk shows it."""
     return f"Title: {title}\n{text}"
 
 
-def _body(sentences: Sequence[str], release: bool) -> str:
-    if release:
-        return " ".join(sentences)
+def whole_text(sentences: Sequence[str]) -> str:
+    """The text of an article."""
     return " ".join(sentence.strip() for sentence in sentences if sentence.strip())
 
 
-def _articles_per_batch(shown: dict[str, str], config: BuildConfig) -> int:
+def articles_per_batch(articles: Articles, config: BuildConfig) -> int:
     """How many articles of mean size make `article_tokens`."""
-    total = sum(sizes((_titled(*article) for article in shown.items()), config))
-    return max(1, config.article_tokens * len(shown) // max(total, 1))
-
-
-def _draft(
-    asked: Sequence[Question], titles: Sequence[str], packed: Packed, release: bool, skips: Skips
-) -> Draft:
-    """The batch with the evidence of its questions; those that lost some are dropped."""
-    questions, details = [], {}
-    for question in asked:
-        if release:
-            chunks = [packed.chunk_of(title) for title in question.titles]
-            chunks = [chunk for chunk in chunks if chunk is not None] or [0]
-        else:
-            chunks = [packed.chunk_of(*fact) for fact in question.facts]
-        if None in chunks:
-            skips.drop("questions whose evidence is not in the chunks")
-            continue
-        chunks = sorted(set(chunks))
-        questions.append(replace(question.qa, chunk=chunks[0] if len(chunks) == 1 else None))
-        evidence = {"chunks": chunks, "facts": question.facts}
-        details[question.qa.id] = json.dumps(evidence, ensure_ascii=False)
-    return Draft(packed.contents(), questions, titles, details)
+    total = sum(sizes((titled(*article) for article in articles.items()), config))
+    return max(1, config.article_tokens * len(articles) // max(total, 1))
 
 
 # --- Batches -------------------------------------------------------------------------------------
@@ -159,7 +194,7 @@ def batch(units: Iterable[Sequence[Question]], k: int) -> list[list[Question]]:
 
 
 def by_component(questions: Sequence[Question], k: int) -> list[list[Question]]:
-    """Batches in which questions that share articles stand together (D2).
+    """Batches in which questions that share articles stand together.
 
     Components of at most `k` articles are never divided; each larger one has batches of its own.
     In the order of the first question of each batch.
@@ -167,7 +202,8 @@ def by_component(questions: Sequence[Question], k: int) -> list[list[Question]]:
     order = {question.qa.id: number for number, question in enumerate(questions)}
     small: list[list[Question]] = []
     batches: list[list[Question]] = []
-    for component in components(questions):
+    for numbers in linked(question.titles for question in questions):
+        component = [questions[number] for number in numbers]
         if len({title for question in component for title in question.titles}) <= k:
             small.append(component)
         else:
@@ -176,98 +212,56 @@ def by_component(questions: Sequence[Question], k: int) -> list[list[Question]]:
     return sorted(batches, key=lambda one: order[one[0].qa.id])
 
 
-def components(questions: Sequence[Question]) -> list[list[Question]]:
-    """The questions in groups that share no article with another group, in their old order."""
-    parent: dict[str, str] = {}
-
-    def root(title: str) -> str:
-        while parent.setdefault(title, title) != title:
-            parent[title] = title = parent[parent[title]]
-        return title
-
-    for question in questions:
-        first, *others = question.titles
-        for title in others:
-            parent[root(title)] = root(first)
-    groups: dict[str, list[Question]] = {}
-    for question in questions:
-        groups.setdefault(root(question.titles[0]), []).append(question)
-    return list(groups.values())
-
-
-# --- Packing -------------------------------------------------------------------------------------
-
-
-def pack(articles: Sequence[Fact], config: BuildConfig, rng: random.Random) -> Packed:
+def pack_whole(articles: Sequence[Fact], config: BuildConfig, rng: random.Random) -> Packed:
     """Articles whole in chunks to drawn targets; one above chunk_max_tokens in parts."""
     measure, limit = counter(config.counter), config.chunk_max_tokens
-    parts, tokens = [], []
+    parts: list[Fact] = []
+    tokens: list[int] = []
     for title, text in articles:
-        size = measure.count(_titled(title, text))
+        size = measure.count(titled(title, text))
         if size <= limit:
             parts.append((title, text))
             tokens.append(size)
             continue
-        room = max(limit - measure.count(_titled(title, "")), 1)
+        room = max(limit - measure.count(titled(title, "")), 1)
         parts += [(title, part.strip()) for part in split_long(text, measure, room)]
-        tokens += [measure.count(_titled(*part)) for part in parts[len(tokens) :]]
+        tokens += [measure.count(titled(*part)) for part in parts[len(tokens) :]]
     groups = pack_sizes(
         tokens, measure.count("\n\n"), lambda: rng.randint(config.chunk_min_tokens, limit)
     )
-    return Packed(tuple(tuple(parts[i] for i in group) for group in groups))
-
-
-def pack_release(articles: Sequence[Fact], config: BuildConfig, rng: random.Random) -> Packed:
-    """As released: an article above the current target is cut by characters, or lost (D8)."""
-    measure = counter(config.counter)
-    space, filled = measure.count("\n\n"), 0
-
-    def draw() -> int:
-        return rng.randint(config.chunk_min_tokens, config.chunk_max_tokens)
-
-    chunks: list[list[Fact]] = [[]]
-    target = draw()
-    for title, text in articles:
-        if measure.count(_titled(title, text)) > target:
-            text = text[: 4 * (target - 100)]
-        size = measure.count(_titled(title, text))
-        if size > target:
-            continue
-        if chunks[-1] and filled + size > target:
-            chunks.append([])
-            filled, target = 0, draw()
-        filled += size + (space if chunks[-1] else 0)
-        chunks[-1].append((title, text))
-    return Packed(tuple(tuple(chunk) for chunk in chunks if chunk))
+    return [[parts[i] for i in group] for group in groups]
 
 
 # --- Reading -------------------------------------------------------------------------------------
 
 
-def read_questions(raw: Path, config: BuildConfig, skips: Skips) -> tuple[list[Question], Articles]:
-    """The questions that have evidence, and the first text of every article.
+def read_questions(
+    raw: Path, skips: Skips, text_of: Callable[[Sequence[str]], str]
+) -> tuple[list[Question], Articles]:
+    """The questions, and what `text_of` makes of the first sentences of every article.
 
     Raises InputError naming row and field of what is not as it must be.
     """
     articles: Articles = {}
     questions = []
-    rows = skips.each(_read_row, raw_rows(raw, *FILES, COLUMNS, skips))
-    for qa, context, named in rows:
+    for row in skips.each(_read_row, rows(raw, *FILES, COLUMNS, skips)):
+        context = dict(row.context)
         for title, sentences in context.items():
             if any(sentence.strip() for sentence in sentences):
-                articles.setdefault(title, sentences)
+                if title not in articles:
+                    articles[title] = text_of(sentences)
             else:
                 skips.drop("articles without text that no question needs")
-        facts = _facts(context, named, skips)
-        missing = any(title not in context for title, _ in named)
-        if config.compat == "fixed" and (missing or not facts):
-            skips.drop("questions whose evidence is not in their context")
-            continue
-        questions.append(Question(qa, facts))
+        facts = _facts(context, row.supporting_facts, skips)
+        complete = bool(facts) and all(title in context for title, _ in row.supporting_facts)
+        qa = QA(row.id, row.question.strip(), (row.answer.strip(),))
+        questions.append(Question(qa, facts, complete))
     return questions, articles
 
 
-def _facts(context: Articles, named: Sequence[tuple[str, int]], skips: Skips) -> tuple[Fact, ...]:
+def _facts(
+    context: Mapping[str, list[str]], named: Sequence[tuple[str, int]], skips: Skips
+) -> tuple[Fact, ...]:
     """The sentences that are there."""
     facts = []
     for title, number in named:
@@ -279,33 +273,12 @@ def _facts(context: Articles, named: Sequence[tuple[str, int]], skips: Skips) ->
     return tuple(facts)
 
 
-def _read_row(row: Any, where: str) -> tuple[QA, Articles, list[tuple[str, int]]]:
-    question, answer = take(row, "question", str, where), take(row, "answer", str, where)
-    name = take(row, "_id" if "_id" in row else "id", str, where)
-    context = dict(_pairs(row, "context", ("title", "sentences"), list, where))
-    named = _pairs(row, "supporting_facts", ("title", "sent_id"), int, where)
-    for title, sentences in context.items():
+def _read_row(raw: Any, where: str) -> RawRow:
+    row = checked(RawRow, raw, where)
+    needed = {title for title, _ in row.supporting_facts}
+    for title, sentences in dict(row.context).items():
         if not all(isinstance(sentence, str) for sentence in sentences):
             raise InputError(f"{where}: context: expected sentences as text in {title!r}")
-        if title in dict(named) and not any(sentence.strip() for sentence in sentences):
+        if title in needed and not any(sentence.strip() for sentence in sentences):
             raise InputError(f"{where}: context: expected text in {title!r}, found none")
-    return QA(name, question.strip(), (answer.strip(),)), context, named
-
-
-def _pairs(row: Any, field: str, names: tuple[str, str], kind: type, where: str) -> list[tuple]:
-    """(title, value) of a field in columns, as on the hub, or in pairs, as from the authors."""
-    here = f"{where}: {field}"
-    if isinstance(row.get(field), list):
-        pairs = row[field]
-    else:
-        columns = take(row, field, dict, where)
-        titles, values = (take(columns, name, list, here) for name in names)
-        if len(titles) != len(values):
-            found = f"{len(titles)} and {len(values)}"
-            raise InputError(f"{here}: expected {' and '.join(names)} of one length, found {found}")
-        pairs = list(zip(titles, values, strict=True))
-    for pair in pairs:
-        known = isinstance(pair, (list, tuple)) and len(pair) == 2 and isinstance(pair[0], str)
-        if not known or not isinstance(pair[1], kind) or isinstance(pair[1], bool):
-            raise InputError(f"{here}: expected a title and {names[1]}, found {pair!r:.60}")
-    return [tuple(pair) for pair in pairs]
+    return row

@@ -6,21 +6,23 @@ A chunk shows samples like
     Label: 2
 
 and a question asks for the number of a sentence that was never shown. Laws: a sample is never
-split (D6, D7); every label is shown at least once (D5); no sentence of the held-out file is shown,
-whether it is asked or not (D1). Numbers are positions in the sorted list of the labels' names.
+split; every label is shown at least once; no sentence of the held-out file is shown, whether it is
+asked or not. Numbers are positions in the sorted list of the labels' names.
 """
 
 from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
+from pathlib import Path
 
 from memalpha_kit.data.chunks import pack_paragraphs
-from memalpha_kit.data.sources.building import draw, generator
-from memalpha_kit.data.sources.frames import CLASSIFICATION_LEAD_INS, frame_all
+from memalpha_kit.data.sources import frames
+from memalpha_kit.data.sources.building import Skips, draw, generator
+from memalpha_kit.data.sources.raw import raw_file
+from memalpha_kit.data.sources.sentences import Sample, label_table
 from memalpha_kit.errors import InputError, closest
 from memalpha_kit.records import QA, Instance, make_instance
 from memalpha_kit.settings import BuildConfig
@@ -34,23 +36,18 @@ INSTRUCTION = (
 )
 
 
-@dataclass(frozen=True)
-class Sample:
-    """A sentence, the name of its label, and where it stands ("file:line")."""
-
-    text: str
-    label: str
-    where: str
-
-    @property
-    def one_line(self) -> str:
-        """The sentence without line breaks, which would end it in a chunk."""
-        return " ".join(self.text.split())
-
-
-def label_table(train: Iterable[Sample]) -> tuple[str, ...]:
-    """Names of the labels; a label's position is its number."""
-    return tuple(sorted({sample.label for sample in train}))
+def from_files(
+    source: str,
+    files: Sequence[str],
+    read: Callable[[Path], list[Sample]],
+    raw: Path,
+    config: BuildConfig,
+    seed: int,
+    skips: Skips,
+) -> list[Instance]:
+    """Instances of a source whose two raw files hold samples to show and sentences to ask."""
+    train, test = (read(raw_file(raw, name)) for name in files)
+    return build_labelled(source, train, test, config, seed)
 
 
 def build_labelled(
@@ -60,43 +57,41 @@ def build_labelled(
 
     One instance with all samples, or, with `config.examples`, disjoint shares of that size from
     one shuffled list. Raises InputError for a label in `test` that `train` does not have.
-    Source: data.md 2.6. Differs: held-out sentences (D1), whole examples (D6, D7), D5, one
-    generator per purpose, each instance draws its own questions.
     """
     numbers = {label: number for number, label in enumerate(label_table(train))}
-    check_labels(test, numbers)
-    shown = without_held_out(source, train, test)
-    generator(seed, source, "all", "order").shuffle(shown)
-
-    def build(index: int, chosen: Sequence[Sample]) -> Instance:
-        def rng(purpose: str) -> random.Random:
-            return generator(seed, source, index, purpose)
-
-        extra = missing(chosen, shown, rng("missing"))
-        items = [item(sample, numbers) for sample in chosen]
-        groups = arrange(items, [item(sample, numbers) for sample in extra], config)
-        contents = ["\n\n".join(group) for group in groups]
-        asked = draw(test, config.max_questions, rng("questions"))
-        return make_instance(
-            source,
-            frame_all(contents, CLASSIFICATION_LEAD_INS, rng("frames")),
-            (question(sample, numbers) for sample in asked),
-        )
-
-    size = config.examples or len(shown)
-    starts = range(0, max(len(shown) - size, 0) + 1, size)[: config.instances]
-    return [build(i, shown[start : start + size]) for i, start in enumerate(starts)]
-
-
-def check_labels(test: Iterable[Sample], numbers: Mapping[str, int]) -> None:
-    """Nothing; raises InputError, naming file and line, for a label without a number."""
     for sample in test:
         if sample.label not in numbers:
             found = f"found {sample.label!r}{closest(sample.label, numbers)}"
             raise InputError(f"{sample.where}: label: expected one of the training labels, {found}")
+    shown = _without_held_out(source, train, test)
+    generator(seed, source, "all", "order").shuffle(shown)
+    size = config.examples or len(shown)
+    starts = range(0, max(len(shown) - size, 0) + 1, size)[: config.instances]
+
+    def build(index: int, start: int) -> Instance:
+        def rng(purpose: str) -> random.Random:
+            return generator(seed, source, index, purpose)
+
+        chosen = shown[start : start + size]
+        chosen_and_extra = [chosen, missing(chosen, shown, rng("missing"))]
+        items, extra = ([item(sample, numbers) for sample in part] for part in chosen_and_extra)
+        asked = draw(test, config.max_questions, rng("questions"))
+        return make_instance(
+            source,
+            labelled_chunks(arrange(items, extra, config), rng("frames")),
+            (question(sample, numbers) for sample in asked),
+        )
+
+    return [build(index, start) for index, start in enumerate(starts)]
 
 
-def without_held_out(source: str, train: Sequence[Sample], test: Sequence[Sample]) -> list[Sample]:
+def labelled_chunks(groups: Iterable[Sequence[str]], rng: random.Random) -> tuple[str, ...]:
+    """The framed chunks of samples that are arranged by chunk; a chunk without any is left out."""
+    contents = ["\n\n".join(group) for group in groups if group]
+    return frames.frame_all(contents, frames.CLASSIFICATION_LEAD_INS, rng)
+
+
+def _without_held_out(source: str, train: Sequence[Sample], test: Sequence[Sample]) -> list[Sample]:
     """The samples whose sentence, normalised, is not in the held-out file; logs how many are.
 
     Raises InputError if a label loses all its samples.

@@ -8,56 +8,35 @@ A raw row is a long context with its questions; `metadata.source` says what it i
 
 Files are parquet, a JSON list or JSON lines, one per split, named `Accurate_Retrieval*` and so on.
 Laws: sources are an allow-list of exact names, each with the number of rows that was published
-(D29: later revisions have other rows); texts that look like Python lists are parsed as literals and
-never evaluated (D23); no example, document border or word is lost between chunks (D6, D7, D32).
-Source: data.md 3. Differs: `Conflict_Resolution` is built too, which the paper leaves out; the
-release's sentence packer cannot be repeated (it needs a trained splitter), so `compat` has no
-effect here.
+(later revisions have other rows); texts that look like Python lists are parsed as literals and
+never evaluated; no example, document border or word is lost between chunks. `Conflict_Resolution`
+is built too, which the paper leaves out.
 """
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 import logging
-import re
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+from pydantic import AfterValidator
 
-from memalpha_kit.data import stages
-from memalpha_kit.data.chunks import Turn, pack_dialogues, pack_paragraphs, pack_sentences
-from memalpha_kit.data.sources import booksum
-from memalpha_kit.data.sources.building import (
-    Skips,
-    draw,
-    generator,
-    matches,
-    raw_rows,
-    raw_stream,
-    read_json,
-    take,
-)
-from memalpha_kit.data.sources.frames import (
-    CLASSIFICATION_LEAD_INS,
-    DOCUMENT_LEAD_INS,
-    book_frame,
-    frame_all,
-    reading_days,
-)
-from memalpha_kit.data.sources.labelled import arrange
-from memalpha_kit.data.sources.longmemeval import question_types, read_turns
+from memalpha_kit.data.chunks import pack_paragraphs, pack_sentences
+from memalpha_kit.data.sources import booksum, frames
+from memalpha_kit.data.sources.book_keywords import KEYWORDS, keywords_of
+from memalpha_kit.data.sources.building import Skips, generator, sampled
+from memalpha_kit.data.sources.contexts import parse_examples, parse_list, read_facts
+from memalpha_kit.data.sources.dialogues import RawHistory, Session, about_questions, dated, pack
+from memalpha_kit.data.sources.labelled import arrange, labelled_chunks
+from memalpha_kit.data.sources.raw import Item, Text, checked, matches, rows, short
+from memalpha_kit.data.sources.raw import Row as RawRow
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, Instance, make_instance
 from memalpha_kit.settings import BuildConfig
-from memalpha_kit.text import normalise
 from memalpha_kit.tokens import counter
 
 log = logging.getLogger(__name__)
@@ -66,12 +45,49 @@ REPOSITORY = "ai-hyz/MemoryAgentBench"
 LICENCE = "MIT; cite Hu et al. (2025) and the data sets inside"
 RETRIEVAL, LEARNING = "Accurate_Retrieval", "Test_Time_Learning"
 UNDERSTANDING, CONFLICTS = "Long_Range_Understanding", "Conflict_Resolution"
-COLUMNS = ("context", "questions", "answers")
-DETAILS = (  # the rest may be 60 MB of turns
-    *("source", "question_ids", "qa_pair_ids"),
-    *("question_types", "keypoints"),
-)
-MAX_LITERAL = 50_000_000  # characters of a textual list that is parsed
+DETAILS = ("source", "question_ids", "qa_pair_ids", "question_types", "question_dates", "keypoints")
+COLUMNS = ("context", "questions", "answers", *(f"metadata.{name}" for name in DETAILS))
+# the rest of the metadata may be 60 MB of turns
+
+
+# --- Reading rows --------------------------------------------------------------------------------
+
+
+def _context(value: Any) -> Any:
+    if isinstance(value, list) or (isinstance(value, str) and value.strip()):
+        return value
+    raise ValueError(f"expected text, found {short(value)}")
+
+
+def _questions(value: list) -> list:
+    if value and all(isinstance(question, str) and question.strip() for question in value):
+        return value
+    raise ValueError(f"expected texts, found {value!r:.60}")
+
+
+class RawDetails(RawRow):
+    """The `metadata` of a raw row."""
+
+    source: Text
+    question_ids: Any = None
+    qa_pair_ids: Any = None
+    question_types: Any = None
+    question_dates: Any = None
+    keypoints: Any = None
+
+
+class RawNamed(RawRow):
+    """A raw row of which only the source is looked at."""
+
+    metadata: RawDetails
+
+
+class RawTask(RawNamed):
+    """A raw row that is built."""
+
+    context: Annotated[Any, AfterValidator(_context)]
+    questions: Annotated[list, AfterValidator(_questions)]
+    answers: list
 
 
 @dataclass(frozen=True)
@@ -86,6 +102,14 @@ class Row:
     where: str
     keypoints: tuple[str, ...] = ()
     types: tuple[Any, ...] = ()  # of LongMemEval's questions, one each, where the row has them
+    dates: tuple[Any, ...] = ()  # the same for the days on which they are asked
+
+    @property
+    def text(self) -> str:
+        """The context as text. Raises InputError for a list."""
+        if not isinstance(self.context, str):
+            raise InputError(f"{self.where}: context: expected text, found a list")
+        return self.context.replace(booksum.END_OF_TEXT, "\n")
 
 
 @dataclass(frozen=True)
@@ -95,10 +119,7 @@ class Known:
     split: str
     rows: int
     questions: int  # per row
-    make: Callable[[Row, int, BuildConfig, int], Instance]
-
-
-# --- Reading rows --------------------------------------------------------------------------------
+    make: Callable[[Row, int, BuildConfig, int, Skips], Instance]
 
 
 def read_rows(raw: Path, name: str, config: BuildConfig, skips: Skips) -> list[Row]:
@@ -108,77 +129,80 @@ def read_rows(raw: Path, name: str, config: BuildConfig, skips: Skips) -> list[R
     none). Another number of questions is logged: it changed between revisions.
     """
     known = KNOWN[name]
-    where = f"{raw}: {known.split}*"
-    names, chosen = _chosen(raw, known.split, {name}, skips)
-    if not chosen:
-        found = ", ".join(sorted(set(names))) or "no rows"
-        raise InputError(f"{where}: expected rows of {name}, found {found}")
+    chosen = _chosen(raw, known.split, [name], skips)
     published = config.rows == "published"
     if published and len(chosen) != known.rows:
         raise InputError(
-            f"{where}: {name}: expected {known.rows} rows as published, found {len(chosen)} "
-            "(another revision? a sample is built with rows = any)"
+            f"{raw}: {known.split}*: {name}: expected {known.rows} rows as published, found "
+            f"{len(chosen)} (another revision? a sample is built with rows = any)"
         )
-    rows = list(skips.each(read_row, chosen))
-    for row in rows:
+    found = list(skips.each(read_row, chosen))
+    for row in found:
         if published and len(row.questions) != known.questions:
-            found = len(row.questions)
-            log.warning("%s: expected %d questions, found %d", row.where, known.questions, found)
-    return rows
+            n = len(row.questions)
+            log.warning("%s: expected %d questions, found %d", row.where, known.questions, n)
+    return found
 
 
-def read_split(raw: Path, split: str) -> list[Row]:
-    """All rows of a split that are in the allow-list, however many, for what must be left out.
+def left_out(
+    raw: Path, split: str, pattern: str, config: BuildConfig, log: logging.Logger
+) -> list[Row]:
+    """All rows of a split that must not be trained on; none, with a warning, for `exclude` "none".
 
-    Raises InputError for none, and for a bad row: it may hold what must not be trained on.
+    Raises InputError if there are none, and for a bad row: it may hold what must be left out.
     """
-    wanted = {name for name, known in KNOWN.items() if known.split == split}
-    names, chosen = _chosen(raw, split, wanted, Skips())
-    if not chosen:
-        found = ", ".join(sorted(set(names))) or "no rows"
-        raise InputError(f"{raw}: {split}*: expected rows of {split}, found {found}")
-    return [read_row(row, where) for row, where in chosen]
+    if config.exclude == "none":
+        log.warning("nothing is excluded: what evaluation asks may be trained on")
+        return []
+    if not matches(raw, pattern):
+        raise InputError(
+            f"{raw}: expected {split}*, the evaluation rows that must not be trained on, found "
+            "none (exclude = none builds without them)"
+        )
+    wanted = [name for name, known in KNOWN.items() if known.split == split]
+    return [read_row(row, where) for row, where in _chosen(raw, split, wanted, Skips())]
 
 
-def _chosen(
-    raw: Path, split: str, wanted: Container[str], skips: Skips
-) -> tuple[list[str], list[tuple[Any, str]]]:
-    """(the source of every row of the split, (raw row, where it stands) of the wanted ones)."""
+def _chosen(raw: Path, split: str, wanted: Sequence[str], skips: Skips) -> list[Item]:
+    """The raw rows of the wanted sources. Raises InputError, naming what there is, for none."""
 
-    def read(row: Any, where: str) -> tuple[str, tuple[Any, str]]:
-        return _source(row, where), (row, where)
+    def read(row: Any, where: str) -> tuple[str, Item]:
+        return checked(RawNamed, row, where).metadata.source, (row, where)
 
-    rows = list(skips.each(read, _raw_rows(raw, f"{split}*", skips)))
-    return [name for name, _ in rows], [item for name, item in rows if name in wanted]
+    found = list(skips.each(read, _raw_rows(raw, split, skips)))
+    if chosen := [item for name, item in found if name in wanted]:
+        return chosen
+    names = ", ".join(sorted({name for name, _ in found})) or "no rows"
+    expected = wanted[0] if len(wanted) == 1 else split
+    raise InputError(f"{raw}: {split}*: expected rows of {expected}, found {names}")
+
+
+def _raw_rows(raw: Path, split: str, skips: Skips) -> Iterator[Item]:
+    yield from rows(raw, f"{split}*|data/{split}*", COLUMNS, skips)
 
 
 def read_row(raw: Any, where: str) -> Row:
     """The checked row; `where` opens the message of every error.
 
-    One question takes all answers of the row; several pair up with as many lists (data.md 3.4).
+    One question takes all answers of the row; several pair up with as many lists.
     """
-    context = raw.get("context") if isinstance(raw, dict) else None
-    if not isinstance(context, list):
-        context = take(raw, "context", str, where)
-    questions = take(raw, "questions", list, where)
-    if not questions or not all(isinstance(q, str) and q.strip() for q in questions):
-        raise InputError(f"{where}: questions: expected texts, found {questions!r:.60}")
-    answers = take(raw, "answers", list, where)
-    if len(questions) == 1:
+    row = checked(RawTask, raw, where)
+    details, n, answers = row.metadata, len(row.questions), row.answers
+    if n == 1:
         answers = [[text for answer in answers for text in _texts(answer, where)]]
-    if len(answers) != len(questions):
-        found = f"{len(answers)} for {len(questions)} questions"
+    if len(answers) != n:
+        found = f"{len(answers)} for {n} questions"
         raise InputError(f"{where}: answers: expected one list per question, found {found}")
-    details = raw["metadata"]
     return Row(
-        source=details["source"],
-        context=context,
-        questions=tuple(questions),
+        source=details.source,
+        context=row.context,
+        questions=tuple(row.questions),
         answers=tuple(_texts(answer, where) for answer in answers),
-        ids=_ids(details, len(questions)),
+        ids=_ids(details, n),
         where=where,
-        types=_types(details, len(questions)),
-        keypoints=tuple(text for text in details.get("keypoints") or () if isinstance(text, str)),
+        types=_one_each(details.question_types, n),
+        dates=_one_each(details.question_dates, n),
+        keypoints=tuple(text for text in details.keypoints or () if isinstance(text, str)),
     )
 
 
@@ -189,76 +213,22 @@ def _texts(answer: Any, where: str) -> tuple[str, ...]:
     return tuple(map(str, values))
 
 
-def _ids(details: dict[str, Any], n: int) -> tuple[str, ...]:
-    """Names of the questions: of LongMemEval, else of the benchmark, else by position."""
-    for field in ("question_ids", "qa_pair_ids"):
-        value = details.get(field)
-        if isinstance(value, list) and len(value) == n == len(set(map(str, value))) and all(value):
-            return tuple(map(str, value))
-    return tuple(f"q{i}" for i in range(n))
-
-
-def _types(details: dict[str, Any], n: int) -> tuple[Any, ...]:
-    value = details.get("question_types")
+def _one_each(value: Any, n: int) -> tuple[Any, ...]:
     return tuple(value) if isinstance(value, list) and len(value) == n else ()
 
 
-def _source(raw: Any, where: str) -> str:
-    return take(take(raw, "metadata", dict, where), "source", str, f"{where}: metadata")
-
-
-def _raw_rows(raw: Path, pattern: str, skips: Skips) -> Iterator[tuple[Any, str]]:
-    """(raw row, where it stands); of parquet files only the details that are needed."""
-    files = matches(raw, pattern)
-    if files and all(path.suffix == ".parquet" for path in files):
-        for path in files:
-            yield from _parquet_rows(path)
-    else:
-        yield from raw_rows(raw, pattern, (), skips)
-
-
-def _parquet_rows(path: Path) -> Iterator[tuple[Any, str]]:
-    with raw_stream(path):  # for its errors
-        pass
-    try:
-        file = pq.ParquetFile(path)
-        names = file.schema_arrow.names
-        rows = file.read([*COLUMNS, *(f"metadata.{field}" for field in DETAILS)]).to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        found = (str(error).splitlines() or [""])[0]
-        raise InputError(f"{path}: expected parquet, found: {found}") from error
-    for column in COLUMNS:
-        if column not in names:
-            found = ", ".join(names)
-            raise InputError(f"{path}: expected a column {column!r}, found {found}")
-    for number, row in enumerate(rows):
-        yield row, f"{path}: row {number}"
-
-
-def parse_list(text: str, where: str) -> list[Any]:
-    """The list that a text spells as JSON or as a Python literal; nothing is ever evaluated.
-
-    Raises InputError for anything else, a text above `MAX_LITERAL` characters included.
-    """
-    found = f"{len(text)} characters"
-    if len(text) <= MAX_LITERAL:
-        try:
-            value = json.loads(text)
-        except (json.JSONDecodeError, RecursionError):
-            try:
-                value = ast.literal_eval(text.strip())
-            except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-                value = None
-        if isinstance(value, list) and value:
-            return value
-        found = repr(text[:40])
-    raise InputError(f"{where}: expected a list as text, found {found}")
+def _ids(details: RawDetails, n: int) -> tuple[str, ...]:
+    """Names of the questions: of LongMemEval, else of the benchmark, else by position."""
+    for value in (details.question_ids, details.qa_pair_ids):
+        names = tuple(map(str, _one_each(value, n)))
+        if n == len(set(names)) and all(value):
+            return names
+    return tuple(f"q{i}" for i in range(n))
 
 
 # --- Rows to instances ---------------------------------------------------------------------------
 
-SUMMARIZE = f"{booksum.QUESTION}."  # the training set's has no period (data.md 2.3, 3.3)
-END_OF_TEXT = "<|endoftext|>"  # a text's border in raw contexts; a line's border for us
+SUMMARIZE = f"{booksum.QUESTION}."  # the training set's has no period, as published
 
 
 def build(name: str, raw: Path, config: BuildConfig, seed: int, skips: Skips) -> list[Instance]:
@@ -266,86 +236,95 @@ def build(name: str, raw: Path, config: BuildConfig, seed: int, skips: Skips) ->
 
     Raises InputError naming file, row and field.
     """
-    rows = read_rows(raw, name, config, skips)[: config.instances]
+    found = read_rows(raw, name, config, skips)[: config.instances]
     if name == BOOKS:
-        rows = with_keywords(rows, raw, config, skips)
+        found = _with_keywords(found, raw, config, skips)
     make = KNOWN[name].make
-    numbered = [((row, index), row.where) for index, row in enumerate(rows)]
-    return list(skips.each(lambda item, _: make(*item, config, seed), numbered))
+    numbered = [((row, index), row.where) for index, row in enumerate(found)]
+    return list(skips.each(lambda item, _: make(*item, config, seed, skips), numbered))
 
 
-def make_documents(row: Row, index: int, config: BuildConfig, seed: int) -> Instance:
-    """Sentences packed into dialogues about documents; blank lines between documents stay (D32)."""
-    contents = pack_sentences(_text(row), counter(config.counter), config.chunk_max_tokens)
-    return _framed(row, contents, DOCUMENT_LEAD_INS, index, config, seed)
+def _with_keywords(found: Sequence[Row], raw: Path, config: BuildConfig, skips: Skips) -> list[Row]:
+    """The rows with keywords in place of their summaries; a row without any is a bad record."""
+    kept = []
+    words_of = keywords_of([row.answers[0] for row in found], raw, config)
+    for row, words in zip(found, words_of, strict=True):
+        if words:
+            kept.append(replace(row, answers=(words,)))
+        else:
+            expected = f"expected keywords from {KEYWORDS} or a stage"
+            skips.add(row.where, f"answers: {expected}, found none")
+    return kept
 
 
-def make_facts(row: Row, index: int, config: BuildConfig, seed: int) -> Instance:
-    """Numbered facts, each whole and on a line of its own, packed into dialogues.
+def make_documents(row: Row, index: int, config: BuildConfig, seed: int, skips: Skips) -> Instance:
+    """Sentences packed into dialogues about documents; blank lines between documents stay."""
+    contents = pack_sentences(row.text, counter(config.counter), config.chunk_max_tokens)
+    return _instance(row, _framed(row, contents, index, seed), index, config, seed, skips)
 
-    Source: data.md 4.4, the builder of `cr_train` that the release never calls.
-    """
+
+def make_facts(row: Row, index: int, config: BuildConfig, seed: int, skips: Skips) -> Instance:
+    """Numbered facts, each whole and on a line of its own, packed into dialogues."""
     measure, limit = counter(config.counter), config.chunk_max_tokens
-    facts = read_facts(_text(row))
+    facts = read_facts(row.text)
     groups = pack_paragraphs(facts, measure, lambda: limit, joiner="\n")
     contents = ["\n".join(facts[i] for i in group) for group in groups]
-    return _framed(row, contents, DOCUMENT_LEAD_INS, index, config, seed)
+    return _instance(row, _framed(row, contents, index, seed), index, config, seed, skips)
 
 
-def make_examples(row: Row, index: int, config: BuildConfig, seed: int) -> Instance:
-    """Whole labelled examples packed to `config.example_chunk_tokens` (D6, D7); plain questions."""
-    examples = parse_examples(_text(row), row.where)
-    items = [f"Sentence: {text}\nLabel: {label}" for text, label in examples]
-    contents = ["\n\n".join(group) for group in arrange(items, [], config)]
-    return _framed(row, contents, CLASSIFICATION_LEAD_INS, index, config, seed)
-
-
-def make_dialogues(row: Row, index: int, config: BuildConfig, seed: int) -> Instance:
-    """Dated dialogues as they are, every chunk within the limit (D9)."""
-    dates, sessions = read_dialogues(row.context, row.where)
-    chunks = pack_dialogues(
-        sessions,
-        dates,
-        counter(config.counter),
-        limit=config.chunk_max_tokens,
-        close=config.dialogue_close_tokens,
-        reserve=config.dialogue_reserve_tokens,
-    )
-    return _instance(row, [chunk.text for chunk in chunks], index, config, seed)
-
-
-def make_books(row: Row, index: int, config: BuildConfig, seed: int) -> Instance:
-    """Parts of a book on dated days and one question, for a summary; answers are keywords."""
-    contents = pack_sentences(_text(row), counter(config.counter), config.chunk_max_tokens)
-    days = reading_days(len(contents), generator(seed, row.source, index, "days"))
-    chunks = [book_frame(content, day) for content, day in zip(contents, days, strict=True)]
-    first, last = days[0].isoformat(), days[-1].isoformat()
-    asked = replace(row, questions=(SUMMARIZE.format(first=first, last=last),))
-    return _instance(asked, chunks, index, config, seed, dates=[first, last])
-
-
-def _framed(
-    row: Row,
-    contents: Sequence[str],
-    lead_ins: Sequence[str],
-    index: int,
-    config: BuildConfig,
-    seed: int,
-) -> Instance:
+def _framed(row: Row, contents: Sequence[str], index: int, seed: int) -> Sequence[str]:
     rng = generator(seed, row.source, index, "frames")
-    return _instance(row, frame_all(contents, lead_ins, rng), index, config, seed)
+    return frames.frame_all(contents, frames.DOCUMENT_LEAD_INS, rng)
+
+
+def make_examples(row: Row, index: int, config: BuildConfig, seed: int, skips: Skips) -> Instance:
+    """Whole labelled examples packed to `config.example_chunk_tokens`; plain questions."""
+    examples = parse_examples(row.text, row.where)
+    items = [f"Sentence: {text}\nLabel: {label}" for text, label in examples]
+    rng = generator(seed, row.source, index, "frames")
+    chunks = labelled_chunks(arrange(items, [], config), rng)
+    return _instance(row, chunks, index, config, seed, skips)
+
+
+def make_dialogues(row: Row, index: int, config: BuildConfig, seed: int, skips: Skips) -> Instance:
+    """Dated dialogues in the order of the row, every chunk within the limit."""
+    chunks = pack(read_dialogues(row.context, row.where), config)
+    return _instance(row, [chunk.text for chunk in chunks], index, config, seed, skips)
+
+
+def read_dialogues(context: Any, where: str) -> list[Session]:
+    """The dialogues of a list, or the text of one, in which a date and its turns alternate."""
+    items = parse_list(context, f"{where}: context") if isinstance(context, str) else context
+    if not items or len(items) % 2:
+        raise InputError(f"{where}: context: expected pairs of date and turns, found {len(items)}")
+    history = {"haystack_dates": items[::2], "haystack_sessions": items[1::2]}
+    return checked(RawHistory, history, f"{where}: context").as_it_stands()
+
+
+def make_books(row: Row, index: int, config: BuildConfig, seed: int, skips: Skips) -> Instance:
+    """Parts of a book on dated days and one question, for a summary; answers are keywords."""
+    contents = pack_sentences(row.text, counter(config.counter), config.chunk_max_tokens)
+    chunks, days = frames.book_frames(contents, generator(seed, row.source, index, "days"))
+    row = replace(row, questions=(SUMMARIZE.format(first=days[0], last=days[-1]),))
+    return _instance(row, chunks, index, config, seed, skips, dates=[days[0], days[-1]])
 
 
 def _instance(
-    row: Row, chunks: Sequence[str], index: int, config: BuildConfig, seed: int, **metadata: Any
+    row: Row,
+    chunks: Sequence[str],
+    index: int,
+    config: BuildConfig,
+    seed: int,
+    skips: Skips,
+    **metadata: Any,
 ) -> Instance:
     """The instance that asks the row's questions, in order, at most `config.max_questions`."""
-    questions = [QA(*qa) for qa in zip(row.ids, row.questions, row.answers, strict=True)]
-    types = row.types or (None,) * len(questions)
+    unknown = (None,) * len(row.questions)
+    columns = (row.ids, row.questions, row.answers, row.types or unknown, row.dates or unknown)
     rng = generator(seed, row.source, index, "questions")
-    drawn = draw(list(zip(questions, types, strict=True)), config.max_questions, rng)
-    asked = [qa for qa, _ in drawn]
-    metadata |= question_types([kind for _, kind in drawn])
+    kept = sampled([*zip(*columns, strict=True)], config.max_questions, rng, skips)
+    asked = [QA(id, dated(text, date, config), golds) for id, text, golds, _, date in kept]
+    metadata |= about_questions([one[3] for one in kept], [one[4] for one in kept])
     metadata |= {"groups": groups(row), "split": KNOWN[row.source].split}
     if row.keypoints:
         metadata["keypoints"] = list(row.keypoints)
@@ -358,153 +337,6 @@ def groups(row: Row) -> list[str]:
     name = hashlib.sha256(content.encode()).hexdigest()[:12]
     records = [f"longmemeval:{id}" for id in row.ids] if row.source == DIALOGUES else []
     return [f"memoryagentbench:{name}", *records]
-
-
-# --- Contexts ------------------------------------------------------------------------------------
-
-_LABEL = re.compile(r"label:\s*(\d+)", re.IGNORECASE)
-_NUMBER = re.compile(r"(?:^|(?<=\s))(\d+)\.(?=\s)")
-
-
-def parse_examples(context: str, where: str, last_line: bool = False) -> list[tuple[str, str]]:
-    """(sentence, label number) of every example: lines of text, then a line `label: 2`.
-
-    Several lines of text are joined with spaces; `last_line` keeps only the last of them, as the
-    release does (data.md 7.6). Raises InputError for text without a label or a label without text.
-    """
-    examples, held = [], []
-    for number, line in enumerate(map(str.strip, context.split("\n")), start=1):
-        label = _LABEL.fullmatch(line)
-        if label and not held:
-            raise InputError(
-                f"{where}: context, line {number}: expected a sentence, found {line!r}"
-            )
-        if label:
-            examples.append((held[-1] if last_line else " ".join(" ".join(held).split()), label[1]))
-            held = []
-        elif line:
-            held.append(line)
-    if held:
-        raise InputError(f"{where}: context: expected a label after {held[-1][:40]!r}, found none")
-    if not examples:
-        raise InputError(f"{where}: context: expected examples, found none")
-    return examples
-
-
-def read_facts(context: str) -> list[str]:
-    """The numbered facts `0. ...`, `1. ...`, whatever stands between them; text before the first
-    one is an item of its own. A number that is not the next one is part of a fact.
-    """
-    starts: list[int] = []
-    first = None
-    for match in _NUMBER.finditer(context):
-        number = int(match[1])
-        if first is None and number <= 1:
-            first = number
-        if first is not None and number == first + len(starts):
-            starts.append(match.start(1))
-    pieces = (context[a:b].strip() for a, b in pairwise([0, *starts, len(context)]))
-    return [" ".join(piece.split()) for piece in pieces if piece]
-
-
-def read_dialogues(context: Any, where: str) -> tuple[list[str], list[list[Turn]]]:
-    """(dates, dialogues) of a list, or the text of one, in which a date and its turns alternate."""
-    items = parse_list(context, f"{where}: context") if isinstance(context, str) else context
-    if not items or len(items) % 2:
-        raise InputError(f"{where}: context: expected pairs of date and turns, found {len(items)}")
-    for i, date in enumerate(items[::2]):
-        if not isinstance(date, str) or not date.strip():
-            raise InputError(f"{where}: context[{2 * i}]: expected a date, found {date!r:.40}")
-    read = [
-        read_turns(turns, f"{where}: context[{2 * i + 1}]") for i, turns in enumerate(items[1::2])
-    ]
-    return items[::2], [[(role, content) for role, content, _ in turns] for turns in read]
-
-
-def _text(row: Row) -> str:
-    if not isinstance(row.context, str):
-        raise InputError(f"{row.where}: context: expected text, found a list")
-    return row.context.replace(END_OF_TEXT, "\n")
-
-
-# --- Keywords of summaries -----------------------------------------------------------------------
-
-KEYWORDS = "memoryagentbench_answers_to_keywords_mapping.json"
-
-
-def with_keywords(rows: Sequence[Row], raw: Path, config: BuildConfig, skips: Skips) -> list[Row]:
-    """The rows with keywords in place of their summaries; a row without any is a bad record.
-
-    They come from the file `KEYWORDS` in the raw folder or else from `config.stage`.
-    Source: data.md 5.2. Differs: keywords are found by the summary they were made from, never by
-    the row's position (D3); a failed extraction is missing (D4); summaries are texts (D36).
-    """
-    path = raw / KEYWORDS
-    stored = read_keywords(path) if path.is_file() else {}
-    found = [stored.get(summary_key(row.answers[0])) for row in rows]
-    lacking = [i for i, words in enumerate(found) if not words]
-    if lacking and config.stage != "none":
-        summaries = [
-            "\n\n".join(a.strip() for a in rows[i].answers[0] if a.strip()) for i in lacking
-        ]
-        extracted = stages.chosen(config).keywords(summaries)
-        for i, words in zip(lacking, extracted, strict=True):
-            found[i] = words
-    kept = []
-    for row, words in zip(rows, found, strict=True):
-        if words:
-            kept.append(replace(row, answers=(words,)))
-        else:
-            skips.add(
-                row.where, f"answers: expected keywords from {KEYWORDS} or a stage, found none"
-            )
-    return kept
-
-
-def read_keywords(path: Path) -> dict[str, tuple[str, ...]]:
-    """Keywords by the key of their summary, from a mapping in the release's layout.
-
-    That is `{"<row>": {"summary": ..., "keywords": [...]}}`, in which the summary may be the
-    printed form of an array (D36).
-    """
-    entries = read_json(path)
-    if not isinstance(entries, dict):
-        raise InputError(f"{path}: expected an object, found {type(entries).__name__}")
-    found = {}
-    for name, entry in entries.items():
-        where = f"{path}: {name}"
-        summary, keywords = take(entry, "summary", str, where), take(entry, "keywords", list, where)
-        found[summary_key(_unprinted(summary))] = tuple(
-            k.strip() for k in keywords if isinstance(k, str) and k.strip()
-        )
-    return found
-
-
-def summary_key(texts: Iterable[str]) -> str:
-    """A hash of the words of the texts."""
-    return hashlib.sha256(normalise(" ".join(texts)).encode()).hexdigest()
-
-
-_PRINTED = re.compile(r"array\((\[.*\])(?:, dtype=\w+)?\)", re.DOTALL)
-
-
-def _unprinted(summary: str) -> list[str]:
-    """The texts in the printed form of a list or an array, or the text itself."""
-    match = _PRINTED.fullmatch(summary.strip())
-    try:
-        texts = parse_list(match[1] if match else summary, "")
-    except InputError:
-        return [summary]
-    return [text for text in texts if isinstance(text, str)] or [summary]
-
-
-def check_present(raw: Path, pattern: str) -> None:
-    """Nothing; raises InputError if the rows that training must leave out are not in `raw`."""
-    if not matches(raw, pattern):
-        raise InputError(
-            f"{raw}: expected {pattern}, the evaluation rows that must not be trained on, found "
-            "none (exclude = none builds without them)"
-        )
 
 
 # --- The allow-list ------------------------------------------------------------------------------
@@ -528,8 +360,3 @@ KNOWN: dict[str, Known] = {
     for size in ("6k", "32k", "64k", "262k")
 }
 """Exact names, with rows and questions per row as published; everything else is left out."""
-
-
-def builder(name: str) -> Callable[[Path, BuildConfig, int, Skips], list[Instance]]:
-    """`build` for one source of the allow-list, as the table of sources wants it."""
-    return partial(build, name)

@@ -10,22 +10,25 @@ Two raw files, lists as first published or objects by character as in version 2:
         {"Question": ..., "Answer": "Forty", "Reference Memory": "['7_0_0']"}]}]}}]
 
 An instance is a character and a chunk is an event with its dialogues. Laws: every message is in a
-chunk (D10a), of its own event only (D10b); a question stays only if the memories that it refers to
-are in the chunks (D10d). With `stage` answers are shortened and checked; groups are characters.
+chunk, of its own event only; a question stays only if the memories that it refers to are in the
+chunks. With `stage` answers are shortened and checked; groups are characters.
 """
 
 from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from memalpha_kit.data import stages
 from memalpha_kit.data.chunks import pack_sentences
-from memalpha_kit.data.sources.building import Skips, draw, generator, raw_file, read_json, take
+from memalpha_kit.data.sources.building import Skips, generator, sampled
+from memalpha_kit.data.sources.raw import Row, Text, checked, raw_file, read_json
 from memalpha_kit.data.stages import Stage
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, Instance, make_instance
@@ -39,23 +42,49 @@ TALKS = "This is what was said about it:"
 REFERENCE = re.compile(r"[^\s'\"\[\](),;]+")
 
 
-@dataclass(frozen=True)
-class Dialogue:
-    """A dialogue about an event: (timestamp or "", messages) for each of its parts."""
+class RawEvent(Row):
+    """An event of the memory file."""
 
-    id: str
-    parts: tuple[tuple[str, tuple[str, ...]], ...]
+    summary: Text
+    content: Text
+    date: Any = Field(None, alias="Creation Time")
+
+
+class RawDialogue(Row):
+    """A dialogue of the memory file."""
+
+    events: Any = None
+    contents: Any = None
+
+
+class RawProfile(Row):
+    """Who the character is."""
+
+    name: Text = Field(alias="Protagonist")
+
+
+class RawCharacter(Row):
+    """A character without a name of their own."""
+
+    profile: RawProfile
+
+
+class RawQuestion(Row):
+    """A question of the question file; a null answer is one whose shortening failed."""
+
+    question: Text = Field(alias="Question")
+    answer: Text = Field(alias="Answer")
+    memory: Any = Field(None, alias="Reference Memory")
 
 
 @dataclass(frozen=True)
 class Event:
-    """An event of a character's life with its dialogues."""
+    """An event of a character's life with the ids and the text blocks of its dialogues."""
 
     id: str
-    date: str
-    summary: str
-    content: str
-    dialogues: tuple[Dialogue, ...]
+    raw: RawEvent
+    dialogues: tuple[str, ...]
+    talks: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -67,19 +96,45 @@ class Asked:
     references: tuple[str, ...]
 
 
-def build(raw: Path, config: BuildConfig, seed: int, skips: Skips) -> list[Instance]:
+# --- Rules ---------------------------------------------------------------------------------------
+
+
+def line_of(message: str) -> str:
+    """`<Speaker> text`; what has no speaker as it is."""
+    speaker, colon, text = message.partition(": ")
+    return f"<{speaker.strip()}> {text.strip()}" if colon else message.strip()
+
+
+def chunks_of(opening: str, body: str, config: BuildConfig) -> list[str]:
+    """An event as a chunk; as several, each with the opening line, if it is above the limit."""
+    opening, measure = html.unescape(opening), counter(config.counter)
+    room = max(config.chunk_max_tokens - measure.count(f"{opening}\n\n"), 1)
+    pieces = pack_sentences(html.unescape(body), measure, room)
+    return [f"{opening}\n\n{piece}" for piece in pieces]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the published code does otherwise: `release/data.py`."""
+
+    line: Callable[[str], str] = line_of
+    owns: Callable[[str, str, str], bool] = lambda event, dialogue, owner: event == owner
+    chunks: Callable[[str, str, BuildConfig], list[str]] = chunks_of
+    asks_hidden: bool = False  # questions about memories that are not in the chunks
+
+
+def build(
+    raw: Path, config: BuildConfig, seed: int, skips: Skips, rules: Rules | None = None
+) -> list[Instance]:
     """One instance per character with questions, in the order of the question file.
 
     Characters with more than `event_max_chunks` chunks are dropped, and those that keep fewer than
     `min_kept_questions`. Raises InputError if no instance is left.
-    Source: data.md 2.5. Differs: D10a to D10f; answers without a stage are as in the file. With
-    compat "release" a message with a second ": " is lost, an event also takes the dialogues of
-    events whose id starts like its own, chunks are not decoded or limited, and every question of
-    the three sections is asked.
     """
     paths = [raw_file(raw, name) for name in FILES]
     memories = read_memories(paths[0], skips)
     stage = stages.chosen(config)
+    rules = rules or Rules()
     built: list[Instance] = []
     for user, sections, where in _characters(paths[1], skips):
         if config.instances and len(built) == config.instances:
@@ -88,14 +143,13 @@ def build(raw: Path, config: BuildConfig, seed: int, skips: Skips) -> list[Insta
             skips.drop("characters without memories")
             continue
         try:
-            events = read_events(*memories[user], config)
+            events = read_events(*memories[user], rules)
             asked = read_questions(sections, where, skips)
         except InputError as error:
             skips.failed(error)
             continue
-        instance = _instance(user, events, asked, stage, config, seed, skips)
-        if instance is not None:
-            built.append(instance)
+        instance = _instance(user, events, asked, stage, config, seed, skips, rules)
+        built += [instance] if instance else []
     if not built:
         raise InputError(f"{paths[1]}: expected a character with events and questions, found none")
     return built
@@ -109,38 +163,34 @@ def _instance(
     config: BuildConfig,
     seed: int,
     skips: Skips,
+    rules: Rules,
 ) -> Instance | None:
-    chunks = [(event, chunk) for event in events for chunk in render(user, event, config)]
-    if not chunks:
-        skips.drop("characters without events")
-        return None
-    if len(chunks) > config.event_max_chunks:
-        skips.drop("characters with too many chunks")
+    chunks = [(e, chunk) for e in events for chunk in rules.chunks(*_shown(user, e), config)]
+    if not chunks or len(chunks) > config.event_max_chunks:
+        skips.drop(f"characters {'with too many chunks' if chunks else 'without events'}")
         return None
     where: dict[str, set[int]] = {}
     for number, (event, _) in enumerate(chunks):
-        for name in (event.id, *(dialogue.id for dialogue in event.dialogues)):
+        for name in (event.id, *event.dialogues):
             where.setdefault(name, set()).add(number)
-    if config.compat == "fixed":
+    if not rules.asks_hidden:
         covered = [q for q in asked if q.references and all(r in where for r in q.references)]
         skips.drop("questions about memories that are not shown", len(asked) - len(covered))
         asked = covered
-    texts = [chunk for _, chunk in chunks]
-    asked, kept = _staged(texts, asked, stage, config, skips)
-    drawn = draw(asked, config.max_questions, generator(seed, "perltqa", user, "questions"))
-    skips.drop("questions above the limit, sampled away", len(asked) - len(drawn))
-    asked = drawn
+    asked, kept = _staged([chunk for _, chunk in chunks], asked, stage, config, skips)
+    rng = generator(seed, "perltqa", user, "questions")
+    asked = sampled(asked, config.max_questions, rng, skips)
     if len(asked) < config.min_kept_questions or not asked:
         skips.drop("characters with too few questions")
         return None
     return make_instance(
         "perltqa",
-        texts,
+        [chunk for _, chunk in chunks],
         [replace(q.qa, chunk=_only(q.references, where)) for q in asked],
         metadata={
             "groups": [f"perltqa:{user}"],
             "titles": [user],
-            "dates": [event.date for event, _ in chunks],
+            "dates": [_date(event) for event, _ in chunks],
             "evidence": [", ".join(q.references) for q in asked],
             "memory_types": [q.section for q in asked],
             "kept_whole": [q.qa.id for q in asked if q.qa.id in kept],
@@ -177,36 +227,15 @@ def _staged(
     ], kept
 
 
-# --- Chunks --------------------------------------------------------------------------------------
+def _shown(user: str, event: Event) -> tuple[str, str]:
+    """(opening line, text) of an event."""
+    blocks = [f"Summary: {event.raw.summary}", f"Content: {event.raw.content}"]
+    talks = [TALKS, *event.talks] if event.talks else []
+    return OPENING.format(user=user, date=_date(event)), "\n\n".join([*blocks, *talks])
 
 
-def render(user: str, event: Event, config: BuildConfig) -> list[str]:
-    """The event as a chunk; as several, each with the opening line, if it is above the limit."""
-    release = config.compat == "release"
-    opening = OPENING.format(user=user, date=event.date)
-    blocks = [f"Summary: {event.summary}", f"Content: {event.content}"]
-    talks = [block for d in event.dialogues for block in _blocks(d, release)]
-    body = "\n\n".join([*blocks, *([TALKS, *talks] if talks else [])])
-    if release:
-        return [f"{opening}\n\n{body}"]
-    opening, measure = html.unescape(opening), counter(config.counter)
-    room = max(config.chunk_max_tokens - measure.count(f"{opening}\n\n"), 1)
-    pieces = pack_sentences(html.unescape(body), measure, room)
-    return [f"{opening}\n\n{piece}" for piece in pieces]
-
-
-def _blocks(dialogue: Dialogue, release: bool) -> Iterator[str]:
-    for when, messages in dialogue.parts:
-        lines = [line for message in messages if (line := _line(message, release))]
-        yield "\n".join([when, *lines] if when else lines)
-
-
-def _line(message: str, release: bool) -> str:
-    """`<Speaker> text`; what has no speaker as it is."""
-    if release and message.count(": ") != 1:
-        return ""
-    speaker, colon, text = message.partition(": ")
-    return f"<{speaker.strip()}> {text.strip()}" if colon else message.strip()
+def _date(event: Event) -> str:
+    return str(event.raw.date or "some time ago")
 
 
 # --- Reading memories ----------------------------------------------------------------------------
@@ -217,53 +246,45 @@ def read_memories(path: Path, skips: Skips) -> dict[str, tuple[dict, str]]:
 
     Raises InputError naming record and field.
     """
+
+    def read(row: tuple[Any, str], where: str) -> tuple[str, tuple[dict, str]]:
+        record, name = row
+        if not isinstance(record, dict):
+            raise InputError(f"{where}: expected an object, found {record!r:.40}")
+        name = name or checked(RawCharacter, record, where).profile.name
+        return name.strip(), (record, where)
+
     content = read_json(path)
     if isinstance(content, dict):
-        rows = [((record, name), f"{path}: {name}") for name, record in content.items()]
+        found = [((record, name), f"{path}: {name}") for name, record in content.items()]
     elif isinstance(content, list):
-        rows = [((record, ""), f"{path}: record {i}") for i, record in enumerate(content)]
+        found = [((record, ""), f"{path}: record {i}") for i, record in enumerate(content)]
     else:
-        raise InputError(f"{path}: expected a list or an object of characters, found {content!r}")
-    return dict(skips.each(_read_memory, rows))
+        expected = "expected a list or an object of characters"
+        raise InputError(f"{path}: {expected}, found {content!r:.40}")
+    return dict(skips.each(read, found))
 
 
-def _read_memory(row: tuple[Any, str], where: str) -> tuple[str, tuple[dict, str]]:
-    record, name = row
-    if not isinstance(record, dict):
-        raise InputError(f"{where}: expected an object, found {record!r:.40}")
-    if not name:
-        profile = take(record, "profile", dict, where)
-        name = take(profile, "Protagonist", str, f"{where}: profile")
-    return name.strip(), (record, where)
-
-
-def read_events(record: Mapping[str, Any], where: str, config: BuildConfig) -> list[Event]:
+def read_events(record: Mapping[str, Any], where: str, rules: Rules) -> list[Event]:
     """The events of a record in its order, each with its dialogues."""
     events = _by_id(record.get("events") or {}, f"{where}: events")
-    raw = _by_id(record.get("dialogues") or {}, f"{where}: dialogues")
-    dialogues = {name: _dialogue(name, d, f"{where}: {name}") for name, d in raw.items()}
-    owners = {name: owner(name, d, events) for name, d in raw.items()}
-    release = config.compat == "release"
-    return [
-        Event(
-            name,
-            str(event.get("Creation Time") or "some time ago"),
-            take(event, "summary", str, f"{where}: {name}"),
-            take(event, "content", str, f"{where}: {name}"),
-            tuple(
-                dialogue
-                for key, dialogue in dialogues.items()
-                if (key.startswith(name) if release else owners[key] == name)
-            ),
-        )
-        for name, event in events.items()
-    ]
+    dialogues = {
+        name: checked(RawDialogue, raw, f"{where}: {name}")
+        for name, raw in _by_id(record.get("dialogues") or {}, f"{where}: dialogues").items()
+    }
+    talks = {n: list(_blocks(d, f"{where}: {n}", rules.line)) for n, d in dialogues.items()}
+    owners = {name: _owner(name, d, events) for name, d in dialogues.items()}
+    built = []
+    for name, event in events.items():
+        own = tuple(d for d in dialogues if rules.owns(name, d, owners[d]))
+        blocks = tuple(block for d in own for block in talks[d])
+        built.append(Event(name, checked(RawEvent, event, f"{where}: {name}"), own, blocks))
+    return built
 
 
-def owner(name: str, dialogue: Mapping[str, Any], events: Mapping[str, Any]) -> str:
+def _owner(name: str, dialogue: RawDialogue, events: Mapping[str, Any]) -> str:
     """The event of a dialogue: what its field `events` names, else its id before the `#`."""
-    named = dialogue.get("events")
-    for reference in REFERENCE.findall(str(named)) if named else ():
+    for reference in REFERENCE.findall(str(dialogue.events)) if dialogue.events else ():
         if reference in events:
             return reference
     return name.partition("#")[0]
@@ -271,20 +292,21 @@ def owner(name: str, dialogue: Mapping[str, Any], events: Mapping[str, Any]) -> 
 
 def _by_id(value: Any, where: str) -> dict[str, dict]:
     """Objects by id, from an object or from a list of such objects."""
-    parts = value if isinstance(value, list) else [value]
     found: dict[str, dict] = {}
-    for part in parts:
+    for part in value if isinstance(value, list) else [value]:
         if not isinstance(part, dict) or not all(isinstance(v, dict) for v in part.values()):
             raise InputError(f"{where}: expected objects by id, found {part!r:.40}")
         found |= part
     return found
 
 
-def _dialogue(name: str, raw: Mapping[str, Any], where: str) -> Dialogue:
-    contents = raw.get("contents") or {}
-    parts = contents.items() if isinstance(contents, dict) else [("", contents)]
-    read = [(when, tuple(_messages(value, where))) for when, value in parts]
-    return Dialogue(name, tuple((when, messages) for when, messages in read if messages))
+def _blocks(dialogue: RawDialogue, where: str, line: Callable[[str], str]) -> Iterator[str]:
+    """The dialogue's parts, each under its time where there is one; `line` shows a message."""
+    contents = dialogue.contents or {}
+    for when, value in contents.items() if isinstance(contents, dict) else [("", contents)]:
+        if messages := list(_messages(value, where)):
+            shown = filter(None, map(line, messages))
+            yield "\n".join([when, *shown] if when else shown)
 
 
 def _messages(value: Any, where: str) -> Iterator[str]:
@@ -304,8 +326,7 @@ def _messages(value: Any, where: str) -> Iterator[str]:
 def _characters(path: Path, skips: Skips) -> Iterator[tuple[str, Mapping[str, Any], str]]:
     """(character, sections, where) from a list of objects or one object."""
     content = read_json(path)
-    parts = content if isinstance(content, list) else [content]
-    for i, part in enumerate(parts):
+    for i, part in enumerate(content if isinstance(content, list) else [content]):
         if not isinstance(part, dict):
             skips.add(f"{path}: record {i}", f"expected an object, found {part!r:.40}")
             continue
@@ -319,39 +340,30 @@ def _characters(path: Path, skips: Skips) -> Iterator[tuple[str, Mapping[str, An
 def read_questions(sections: Mapping[str, Any], where: str, skips: Skips) -> list[Asked]:
     """The questions of the three sections, numbered in order.
 
-    One with a null answer, as a failed shortening leaves it, is dropped and counted (D10e).
+    One with a null answer, as a failed shortening leaves it, is dropped and counted.
     """
     asked = []
     for section in SECTIONS:
-        here = f"{where}: {section}"
-        for number, (key, raw) in enumerate(_pairs(sections.get(section) or [], here)):
+        for number, (key, raw) in enumerate(_pairs(sections.get(section) or [])):
             if isinstance(raw, dict) and "Answer" in raw and raw["Answer"] is None:
                 skips.drop("questions with a null answer")
                 continue
-            there = f"{here}: question {number}"
-            try:
-                question = take(raw, "Question", str, there)
-                answer = take(raw, "Answer", str, there)
-            except InputError as error:
-                skips.failed(error)
-                continue
-            qa = QA(f"{section}-{number}", html.unescape(question), (html.unescape(answer),))
-            named = raw.get("Reference Memory")
-            ids = tuple(
-                dict.fromkeys(REFERENCE.findall(str(named)) if named else [key] * bool(key))
-            )
-            asked.append(Asked(qa, section, ids))
+            here = (raw, f"{where}: {section}: question {number}")
+            for row in skips.each(lambda raw, there: checked(RawQuestion, raw, there), [here]):
+                name = f"{section}-{number}"
+                qa = QA(name, html.unescape(row.question), (html.unescape(row.answer),))
+                named = REFERENCE.findall(str(row.memory)) if row.memory else [key] * bool(key)
+                asked.append(Asked(qa, section, tuple(dict.fromkeys(named))))
     return asked
 
 
-def _pairs(value: Any, where: str) -> Iterator[tuple[str, Any]]:
+def _pairs(value: Any) -> Iterator[tuple[str, Any]]:
     """(id or "", raw question) of a section, nested under ids or flat."""
     if isinstance(value, list):
         for inner in value:
-            yield from _pairs(inner, where)
+            yield from _pairs(inner)
     elif isinstance(value, dict) and "Question" not in value:
         for key, inner in value.items():
-            for raw in inner if isinstance(inner, list) else [inner]:
-                yield key, raw
+            yield from ((key, raw) for raw in (inner if isinstance(inner, list) else [inner]))
     else:
         yield "", value

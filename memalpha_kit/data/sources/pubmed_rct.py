@@ -9,47 +9,47 @@ The authors' text file is read too; it says where an abstract begins:
     ###24293578
     METHODS	Forty adults took zinc.
 
-Laws: the sentences are shuffled once and used once (D21b); all sentences of an abstract are in one
-instance, or in none, and abstracts are the groups (D2); what an instance shows it never asks for.
+Laws: the sentences are shuffled once and used once; all sentences of an abstract are in one
+instance, or in none, and abstracts are the groups; what an instance shows it never asks for.
 Rows do not say where an abstract begins, so one is taken to begin where a background or objective
 follows results or conclusions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from memalpha_kit.data.sources.building import (
-    Skips,
-    generator,
-    matches,
-    raw_file,
-    raw_lines,
-    raw_rows,
-    sizes,
-    take,
-)
-from memalpha_kit.data.sources.frames import CLASSIFICATION_LEAD_INS, frame_all
+from memalpha_kit.data.sources import frames
+from memalpha_kit.data.sources.building import Skips, generator, sizes
+from memalpha_kit.data.sources.raw import Row, Text, checked, lines, matches, raw_file, rows
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, Instance, make_instance
 from memalpha_kit.settings import BuildConfig
-from memalpha_kit.tokens import counter
 
-TEXT_FILES = "pubmed*train*.txt|train.txt|train.zip"
-ROW_FILES = "pubmed*train*.parquet|pubmed*train*.jsonl|pubmed*train*.json|train-*.parquet"
+TEXT_FILES = "pubmed*train*.txt|train.txt|train.zip|train.7z"
+ROW_FILES = (
+    "pubmed*train*.parquet|pubmed*train*.jsonl|pubmed*train*.json|train-*.parquet|"
+    "data/train-*.parquet"
+)
 FILES = (f"{ROW_FILES}|{TEXT_FILES}",)
 COLUMNS = ("text", "labels")
 LABELS = ("BACKGROUND", "CONCLUSIONS", "METHODS", "OBJECTIVE", "RESULTS")
 BACKGROUND, CONCLUSIONS, METHODS, OBJECTIVE, RESULTS = range(len(LABELS))
 INSTANCES = 100  # where the settings do not say how many
-CUT = 1000  # release: characters that are kept of a sentence above its target
 INSTRUCTION = (
     "Which label does this sentence of a medical abstract have? Answer with the number of the "
     "label in \\boxed{}."
 )
+
+
+class RawSentence(Row):
+    """A raw row."""
+
+    text: Text
+    labels: Any = None
 
 
 @dataclass
@@ -60,6 +60,18 @@ class Corpus:
     labels: bytearray = field(default_factory=bytearray)
     starts: list[int] = field(default_factory=list)
     names: list[str] = field(default_factory=list)  # of the abstracts
+
+    def begin(self, name: str) -> None:
+        """The next sentence begins an abstract."""
+        self.starts.append(len(self.texts))
+        self.names.append(name)
+
+    def add(self, text: str, label: int) -> None:
+        """Adds a sentence, its white space evened out."""
+        if not self.starts:
+            self.begin("sentence-0")
+        self.texts.append(" ".join(text.split()))
+        self.labels.append(label)
 
     def item(self, index: int) -> str:
         """A sentence as a chunk shows it."""
@@ -76,19 +88,24 @@ class Corpus:
         return range(self.starts[number], ends[0] if ends else len(self.texts))
 
 
+Sized = tuple[int, int]
+"""A sentence's index and its tokens."""
+
+
 @dataclass
-class _Pool:
+class Pool:
     """The sentences that an instance may use, and the abstracts they are from."""
 
     abstracts: list[int] = field(default_factory=list)
-    sentences: list[tuple[int, int]] = field(default_factory=list)  # (index, tokens)
+    sentences: list[Sized] = field(default_factory=list)
     tokens: int = 0
     texts: set[str] = field(default_factory=set)
 
-
-def labels(raw: Path) -> tuple[str, ...]:
-    """The classes in the order of their numbers."""
-    return LABELS
+    def add(self, index: int, tokens: int, text: str) -> None:
+        """Adds a sentence."""
+        self.texts.add(text)
+        self.sentences.append((index, tokens))
+        self.tokens += tokens
 
 
 def build(raw: Path, config: BuildConfig, seed: int, skips: Skips) -> list[Instance]:
@@ -96,25 +113,40 @@ def build(raw: Path, config: BuildConfig, seed: int, skips: Skips) -> list[Insta
 
     At most `config.instances`, or 100, as many as the sentences are enough for; what is left over
     is counted. Raises InputError if they are not enough for one, and for an unknown label.
-    Source: data.md 2.4. Differs: abstracts stay together (D2), one shuffle (D21b), labels are
-    checked (D21d), longer sentences than a chunk are left out. With compat "release" sentences are
-    drawn one by one, and one above its target is cut to 1,000 characters; its stream of random
-    numbers, shared with the frames, is not repeated.
     """
-    release = config.compat == "release"
-    corpus = read(raw, skips)
-    if release:
-        corpus.starts = list(range(len(corpus.texts)))
-        corpus.names = []
+    return from_corpus(raw, read(raw, skips), config, seed, skips, admit)
+
+
+def admit(corpus: Corpus, pool: Pool, sentence: Sized, config: BuildConfig, skips: Skips) -> None:
+    """Adds a sentence to the pool if it fits a chunk and repeats no other one."""
+    index, tokens = sentence
+    text = corpus.texts[index].lower()
+    if tokens > longest(config):
+        skips.drop("sentences longer than a chunk")
+    elif text in pool.texts:
+        skips.drop("sentences that repeat another")
+    else:
+        pool.add(index, tokens, text)
+
+
+def longest(config: BuildConfig) -> int:
+    """Tokens of the longest sentence that fits every chunk."""
+    return min(config.sample_min_tokens, config.chunk_max_tokens)
+
+
+def from_corpus(
+    raw: Path, corpus: Corpus, config: BuildConfig, seed: int, skips: Skips, admit: Callable
+) -> list[Instance]:
+    """The instances of a corpus; `admit` says which sentences are used, and how."""
     order = list(range(len(corpus.starts)))
     generator(seed, "pubmed-rct", "all", "order").shuffle(order)
     abstracts = _measured(corpus, order, config)
     built: list[Instance] = []
     for number in range(config.instances or INSTANCES):
-        made = _instance(number, corpus, abstracts, config, seed, skips)
-        if made is None:
+        instance = _instance(number, corpus, abstracts, config, seed, skips, admit)
+        if instance is None:
             break
-        built.append(made)
+        built.append(instance)
     if not built:
         expected = f"enough sentences for {config.max_chunks} chunks and {config.max_questions}"
         found = f"found {len(corpus.texts)} sentences"
@@ -122,7 +154,7 @@ def build(raw: Path, config: BuildConfig, seed: int, skips: Skips) -> list[Insta
     return built
 
 
-Measured = Iterator[tuple[int, list[tuple[int, int]]]]  # abstract, (sentence, tokens) of each
+Measured = Iterator[tuple[int, list[Sized]]]  # abstract, its sentences
 
 
 def _measured(corpus: Corpus, order: Sequence[int], config: BuildConfig) -> Measured:
@@ -134,19 +166,25 @@ def _measured(corpus: Corpus, order: Sequence[int], config: BuildConfig) -> Meas
 
 
 def _instance(
-    number: int, corpus: Corpus, abstracts: Measured, config: BuildConfig, seed: int, skips: Skips
+    number: int,
+    corpus: Corpus,
+    abstracts: Measured,
+    config: BuildConfig,
+    seed: int,
+    skips: Skips,
+    admit: Callable,
 ) -> Instance | None:
     """The instance of the next abstracts, or None if they come to an end."""
     rng = generator(seed, "pubmed-rct", number, "targets")
     low, high = config.sample_min_tokens, config.chunk_max_tokens
     targets = [rng.randint(min(low, high), high) for _ in range(config.max_chunks)]
-    pool = _Pool()
-    arranged, ended = None, False
+    pool, arranged, ended = Pool(), None, False
     while arranged is None and not ended:
-        abstract = next(abstracts, None)
+        abstract, sentences = next(abstracts, (None, ()))
         ended = abstract is None
-        if not ended:
-            _add(pool, *abstract, corpus, config, skips)
+        pool.abstracts += [] if ended else [abstract]
+        for sentence in sentences:
+            admit(corpus, pool, sentence, config, skips)
         mean = pool.tokens / max(len(pool.sentences), 1)
         if ended or pool.tokens >= sum(targets) + config.max_questions * mean:
             arranged = arrange(pool.sentences, targets, config.max_questions, number, seed)
@@ -157,47 +195,18 @@ def _instance(
     shown = sum(map(len, chunks))
     skips.drop("sentences of used abstracts left over", len(pool.sentences) - shown - len(asked))
     contents = ["\n" + "\n\n".join(map(corpus.item, chunk)) for chunk in chunks]
+    rng = generator(seed, "pubmed-rct", number, "frames")
+    groups = [f"pubmed-rct:{corpus.names[i]}" for i in pool.abstracts] if corpus.names else []
     return make_instance(
         "pubmed-rct",
-        frame_all(
-            contents, CLASSIFICATION_LEAD_INS, generator(seed, "pubmed-rct", number, "frames")
-        ),
+        frames.frame_all(contents, frames.CLASSIFICATION_LEAD_INS, rng),
         map(corpus.question, asked),
-        metadata={"groups": [f"pubmed-rct:{corpus.names[i]}" for i in pool.abstracts]}
-        if corpus.names
-        else {},
+        metadata={"groups": groups} if groups else {},
     )
 
 
-def _add(
-    pool: _Pool,
-    abstract: int,
-    sentences: Iterable[tuple[int, int]],
-    corpus: Corpus,
-    config: BuildConfig,
-    skips: Skips,
-) -> None:
-    """Adds the abstract's sentences that no other one of the pool repeats and that fit a chunk."""
-    pool.abstracts.append(abstract)
-    longest = min(config.sample_min_tokens, config.chunk_max_tokens)
-    release = config.compat == "release"
-    for index, tokens in sentences:
-        if tokens > longest and release:
-            corpus.texts[index] = corpus.texts[index][:CUT]
-            tokens = counter(config.counter).count(corpus.item(index))
-        text = corpus.texts[index].lower()
-        if tokens > longest:
-            skips.drop("sentences longer than a chunk")
-        elif text in pool.texts and not release:
-            skips.drop("sentences that repeat another")
-        else:
-            pool.texts.add(text)
-            pool.sentences.append((index, tokens))
-            pool.tokens += tokens
-
-
 def arrange(
-    sentences: Sequence[tuple[int, int]], targets: Sequence[int], n: int, number: int, seed: int
+    sentences: Sequence[Sized], targets: Sequence[int], n: int, number: int, seed: int
 ) -> tuple[list[list[int]], list[int]] | None:
     """(sentences by chunk, sentences to ask for), or None if there are too few.
 
@@ -225,26 +234,21 @@ def arrange(
 
 def read(raw: Path, skips: Skips) -> Corpus:
     """All sentences of the raw file, in its order. Raises InputError naming row and field."""
-    corpus = Corpus()
-    files = matches(raw, *FILES)
-    if files and any(".txt" in path.suffixes or path.name == "train.zip" for path in files):
-        _read_text(raw, corpus, skips)
+    corpus, before = Corpus(), CONCLUSIONS
+    if matches(raw, TEXT_FILES) and not matches(raw, ROW_FILES):
+        _read_text(raw_file(raw, TEXT_FILES), corpus, skips)
         return corpus
-    before = CONCLUSIONS
-    rows = raw_rows(raw, *FILES, COLUMNS, skips)
-    for number, (text, label) in enumerate(skips.each(_read_row, rows)):
-        if before in (CONCLUSIONS, RESULTS) and label in (BACKGROUND, OBJECTIVE) or not number:
-            corpus.starts.append(number)
-            corpus.names.append(f"sentence-{number}")
-        corpus.texts.append(text)
-        corpus.labels.append(label)
+    for text, label in skips.each(_read_row, rows(raw, *FILES, COLUMNS, skips)):
+        if before in (CONCLUSIONS, RESULTS) and label in (BACKGROUND, OBJECTIVE):
+            corpus.begin(f"sentence-{len(corpus.texts)}")
+        corpus.add(text, label)
         before = label
     return corpus
 
 
-def _read_row(row: Any, where: str) -> tuple[str, int]:
-    text = take(row, "text", str, where)
-    return " ".join(text.split()), _label(row.get("labels"), where)
+def _read_row(raw: Any, where: str) -> tuple[str, int]:
+    row = checked(RawSentence, raw, where)
+    return row.text, _label(row.labels, where)
 
 
 def _label(value: Any, where: str) -> int:
@@ -259,27 +263,19 @@ def _label(value: Any, where: str) -> int:
     raise InputError(f"{where}: labels: expected one of {known}, found {value!r:.40}")
 
 
-def _read_text(raw: Path, corpus: Corpus, skips: Skips) -> None:
+def _read_text(path: Path, corpus: Corpus, skips: Skips) -> None:
     """The authors' file: a line `###id`, lines `LABEL<tab>sentence`, a blank line."""
-    path = raw_file(raw, *FILES)
-    for line, where in raw_lines(path, skips):
-        if line.startswith("###"):
-            corpus.starts.append(len(corpus.texts))
-            corpus.names.append(line[3:].strip())
-            continue
-        if not line.strip():
-            continue
+
+    def read(line: str, where: str) -> tuple[str, int]:
         label, tab, text = line.partition("\t")
         if not tab or not text.strip():
-            skips.add(where, f"expected LABEL, a tab and a sentence, found {line[:40]!r}")
-            continue
-        try:
-            number = _label(label, where)
-        except InputError as error:
-            skips.failed(error)
-            continue
-        if not corpus.starts:
-            corpus.starts.append(0)
-            corpus.names.append("sentence-0")
-        corpus.texts.append(" ".join(text.split()))
-        corpus.labels.append(number)
+            expected = "expected LABEL, a tab and a sentence"
+            raise InputError(f"{where}: {expected}, found {line[:40]!r}")
+        return text, _label(label, where)
+
+    for line, where in lines(path, skips):
+        if line.startswith("###"):
+            corpus.begin(line[3:].strip())
+        elif line.strip():
+            for text, label in skips.each(read, [(line, where)]):
+                corpus.add(text, label)

@@ -1,0 +1,139 @@
+"""The user's own text files with questions: notes, minutes, chapters, whatever can be read.
+
+    memalpha data build --source text --raw notes/ --questions q.jsonl --out data/notes
+
+`notes/` holds .txt and .md files; each of its sub-folders is an instance, and so are the files
+beside them together. Files are read in the order of their names and cut after sentences. A line of
+the questions' file:
+
+    {"question": "Who built the ferry?", "answer": "Mira Holt", "file": "lakes/orvane.md"}
+
+`answer` is a text or `answers` a list of accepted ones; `file` says where the evidence stands and
+may be left out where there is one instance. `--metric` says how answers are scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AliasChoices, BeforeValidator, Field
+
+from memalpha_kit.data.chunks import pack_sentences
+from memalpha_kit.data.sources import frames
+from memalpha_kit.data.sources.building import Skips, generator, sampled
+from memalpha_kit.data.sources.raw import Row, Text, checked, read_text, rows
+from memalpha_kit.errors import InputError, closest
+from memalpha_kit.records import QA, Instance, make_instance
+from memalpha_kit.settings import BuildConfig
+from memalpha_kit.tasks import TASKS
+from memalpha_kit.text import normalise
+from memalpha_kit.tokens import counter
+
+ENDINGS = (".txt", ".md")
+FILES = ("**/*.txt", "**/*.md")
+
+Chunks = list[tuple[str, str]]
+"""(file, text) of each chunk."""
+
+
+class RawQuestion(Row):
+    """A line of the questions' file."""
+
+    question: Text
+    answers: Annotated[
+        list[Text], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
+    ] = Field(validation_alias=AliasChoices("answer", "answers"), min_length=1)
+    file: str | None = None
+    id: str | None = None
+
+
+def source_name(metric: str) -> str:
+    """The source that instances with this metric carry. Raises InputError for an unknown metric."""
+    mine = (task for name, task in TASKS.items() if name.partition("-")[0] == "text")
+    names = {task.judge or task.metric: task.name for task in mine}
+    if metric not in names:
+        raise InputError(f"metric: expected a known name, found {metric!r}{closest(metric, names)}")
+    return names[metric]
+
+
+def build(raw: Path, config: BuildConfig, seed: int, skips: Skips) -> list[Instance]:
+    """One instance of each folder with text files and questions about them.
+
+    Raises InputError for a folder without text, a question about a file that is not there, or one
+    without a file where there are several folders.
+    """
+    if not config.questions:
+        raise InputError("questions: expected a file with a question on each line, found none")
+    name = source_name(config.metric)
+    folders = _cut(raw, config)
+    asked: dict[str, list[QA]] = {folder: [] for folder in folders}
+    path = Path(config.questions)
+    numbered = enumerate(rows(path.parent, path.name, (), skips), start=1)
+    items = (((number, row), where) for number, (row, where) in numbered)
+    for folder, qa in skips.each(lambda item, where: _asked(*item, where, folders), items):
+        asked[folder].append(qa)
+    built = []
+    for folder, questions in asked.items():
+        if not questions:
+            skips.drop("folders without a question")
+            continue
+        rng = generator(seed, name, folder, "questions")
+        kept = sampled(questions, config.max_questions, rng, skips)
+        texts = [text for _, text in folders[folder]]
+        rng = generator(seed, name, folder, "frames")
+        chunks = frames.frame_all(texts, frames.DOCUMENT_LEAD_INS, rng)
+        about = {"groups": [f"text:{folder}"], "files": [file for file, _ in folders[folder]]}
+        built.append(make_instance(name, chunks, kept, metadata=about))
+    if not built:
+        raise InputError(f"{path}: expected at least one question, found none")
+    return built[: config.instances]
+
+
+def _cut(raw: Path, config: BuildConfig) -> dict[str, Chunks]:
+    """The chunks of every folder with text files."""
+    folders: dict[str, Chunks] = {}
+    for path in text_files(raw):
+        file = path.relative_to(raw)
+        folder = file.parts[0] if len(file.parts) > 1 else "."
+        texts = pack_sentences(read_text(path), counter(config.counter), config.chunk_max_tokens)
+        folders.setdefault(folder, []).extend((file.as_posix(), text) for text in texts)
+    return folders
+
+
+def text_files(raw: Path) -> list[Path]:
+    """The text files of a folder and its sub-folders, by name. Raises InputError for none."""
+    if not raw.is_dir():
+        raise InputError(f"{raw}: expected a folder with .txt or .md files, found no folder")
+    found = sorted(path for path in raw.rglob("*") if path.suffix.lower() in ENDINGS)
+    if not found:
+        names = ", ".join(sorted(path.name for path in raw.iterdir())[:8]) or "an empty folder"
+        raise InputError(f"{raw}: expected .txt or .md files, found {names}")
+    return found
+
+
+def _asked(number: int, raw: Any, where: str, folders: Mapping[str, Chunks]) -> tuple[str, QA]:
+    """(folder, question), with the one chunk of its file that has the answer, if there is one."""
+    row = checked(RawQuestion, raw, where)
+    homes = [folder for folder, chunks in folders.items() if _has(chunks, row.file)]
+    if len(homes) != 1:
+        files = sorted({file for chunks in folders.values() for file, _ in chunks})
+        found = repr(row.file) if row.file else f"none and {len(folders)} folders"
+        raise InputError(f"{where}: file: expected one of {', '.join(files[:8])}, found {found}")
+    evidence = [
+        i
+        for i, (file, text) in enumerate(folders[homes[0]])
+        if row.file in (None, file) and _mentions(text, row.answers)
+    ]
+    chunk = evidence[0] if len(evidence) == 1 else None
+    return homes[0], QA(row.id or f"q{number}", row.question, tuple(row.answers), chunk)
+
+
+def _has(chunks: Chunks, file: str | None) -> bool:
+    return file is None or any(name == file for name, _ in chunks)
+
+
+def _mentions(text: str, answers: Iterable[str]) -> bool:
+    words = f" {normalise(text)} "
+    return any(f" {normalise(answer)} " in words for answer in answers)

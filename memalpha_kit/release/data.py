@@ -1,0 +1,245 @@
+"""What the published `process_data.py` does otherwise, source by source.
+
+`memalpha data build --compat release` chooses these builders. What cannot be repeated is not: draws
+that were never seeded, an order of articles that changed with every process, and splitters of
+sentences that need a download.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from memalpha_kit.data.chunks import pack_sizes
+from memalpha_kit.data.sources import (
+    RULES,
+    SOURCES,
+    Builder,
+    booksum,
+    hotpotqa,
+    labelled,
+    memory_agent_bench,
+    perltqa,
+    pubmed_rct,
+    squad,
+    ttl_train,
+)
+from memalpha_kit.data.sources.building import Skips, generator
+from memalpha_kit.data.sources.contexts import parse_examples
+from memalpha_kit.data.sources.memory_agent_bench import NLU, TREC, Row
+from memalpha_kit.data.sources.sentences import Sample
+from memalpha_kit.records import QA, Instance
+from memalpha_kit.settings import BuildConfig
+from memalpha_kit.tokens import counter
+
+log = logging.getLogger(__name__)
+
+BUILDERS: dict[str, Builder] = RULES.add("release", {})
+
+# --- squad ---------------------------------------------------------------------------------------
+
+
+def consecutive_shares(
+    paragraphs: Sequence[squad.Paragraph], tokens: Sequence[int], config: BuildConfig, seed: int
+) -> list[squad.Share]:
+    """One run of chunks over all articles, cut after every `max_chunks`; joiners are not counted.
+
+    A chunk asks for every context inside it, and the last chunk of a question is its evidence.
+    """
+    rng = generator(seed, "squad", "all", "targets")
+    low, high = config.chunk_min_tokens, config.chunk_max_tokens
+    space = counter(config.counter).count("\n\n")
+    packed = pack_sizes(tokens, space, lambda: rng.randint(low, high), test_space=False)
+    last: dict[str, int] = {}
+    found = []
+    for chunks in squad.parts(packed, config.max_chunks):
+        asked: list[QA] = []
+        for number, chunk in enumerate(chunks):
+            text = "\n\n".join(paragraphs[i].text for i in chunk)
+            inside = [qa for p in paragraphs if p.text in text for qa in p.questions]
+            last |= {qa.id: number for qa in inside}
+            asked += inside
+        found.append((chunks, asked))
+    return [(chunks, [replace(qa, chunk=last[qa.id]) for qa in asked]) for chunks, asked in found]
+
+
+BUILDERS["squad"] = partial(squad.build, share=consecutive_shares)
+
+# --- hotpotqa ------------------------------------------------------------------------------------
+
+
+def build_hotpotqa(raw: Path, config: BuildConfig, seed: int, skips: Skips) -> list[Instance]:
+    """Batches in the order of the file; a second space between sentences; articles cut or lost."""
+    questions, articles = hotpotqa.read_questions(raw, skips, " ".join)
+    k = hotpotqa.articles_per_batch(articles, config)
+    batches = hotpotqa.batch([[question] for question in questions], k)
+    how = {"pack": pack_with_loss, "evidence": evidence_or_first}
+    return hotpotqa.from_batches(raw, batches, articles, config, seed, skips, **how)
+
+
+def pack_with_loss(
+    articles: Sequence[hotpotqa.Fact], config: BuildConfig, rng: random.Random
+) -> hotpotqa.Packed:
+    """An article above the current target is cut by characters; if that is not enough, lost."""
+    measure = counter(config.counter)
+    space, filled = measure.count("\n\n"), 0
+
+    def draw() -> int:
+        return rng.randint(config.chunk_min_tokens, config.chunk_max_tokens)
+
+    chunks: hotpotqa.Packed = [[]]
+    target = draw()
+    for title, text in articles:
+        if measure.count(hotpotqa.titled(title, text)) > target:
+            text = text[: 4 * (target - 100)]
+        size = measure.count(hotpotqa.titled(title, text))
+        if size > target:
+            continue
+        if chunks[-1] and filled + size > target:
+            chunks.append([])
+            filled, target = 0, draw()
+        filled += size + (space if chunks[-1] else 0)
+        chunks[-1].append((title, text))
+    return [chunk for chunk in chunks if chunk]
+
+
+def evidence_or_first(question: hotpotqa.Question, chunks: hotpotqa.Packed) -> list[int]:
+    """The chunks with its articles; evidence that was lost is chunk 0."""
+    found = (hotpotqa.chunk_of(chunks, title) for title in question.titles)
+    return [chunk for chunk in found if chunk is not None] or [0]
+
+
+BUILDERS["hotpotqa"] = build_hotpotqa
+
+# --- booksum -------------------------------------------------------------------------------------
+
+
+def first_summary(texts: Sequence[str]) -> int | None:
+    """The first summary, or none if that one is blank."""
+    return 0 if texts and texts[0] else None
+
+
+BUILDERS["booksum"] = partial(
+    booksum.build,
+    patterns=(booksum.TRAIN, booksum.TRAIN.replace("train", "test")),
+    choose=first_summary,
+)
+
+# --- perltqa -------------------------------------------------------------------------------------
+
+
+def line_with_one_colon(message: str) -> str:
+    """A message with a second ": " is lost, and so is one without any."""
+    return perltqa.line_of(message) if message.count(": ") == 1 else ""
+
+
+def whole_event(opening: str, body: str, config: BuildConfig) -> list[str]:
+    """One chunk, whatever its size, HTML entities as they stand."""
+    return [f"{opening}\n\n{body}"]
+
+
+BUILDERS["perltqa"] = partial(
+    perltqa.build,
+    rules=perltqa.Rules(
+        line=line_with_one_colon,
+        owns=lambda event, dialogue, owner: dialogue.startswith(event),  # 7_0_1 has 7_0_10's too
+        chunks=whole_event,
+        asks_hidden=True,
+    ),
+)
+
+# --- pubmed-rct ----------------------------------------------------------------------------------
+
+CUT = 1000  # characters that are kept of a sentence above its target
+
+
+def build_pubmed(raw: Path, config: BuildConfig, seed: int, skips: Skips) -> list[Instance]:
+    """Sentences are drawn one by one, whatever abstract they are from."""
+    corpus = pubmed_rct.read(raw, skips)
+    corpus.starts, corpus.names = list(range(len(corpus.texts))), []
+    return pubmed_rct.from_corpus(raw, corpus, config, seed, skips, admit_cut)
+
+
+def admit_cut(
+    corpus: pubmed_rct.Corpus,
+    pool: pubmed_rct.Pool,
+    sentence: pubmed_rct.Sized,
+    config: BuildConfig,
+    skips: Skips,
+) -> None:
+    """A sentence above its target is cut, and one that repeats another is used."""
+    index, tokens = sentence
+    if tokens > pubmed_rct.longest(config):
+        corpus.texts[index] = corpus.texts[index][:CUT]
+        tokens = counter(config.counter).count(corpus.item(index))
+    if tokens > pubmed_rct.longest(config):
+        skips.drop("sentences longer than a chunk")
+    else:
+        pool.add(index, tokens, corpus.texts[index].lower())
+
+
+BUILDERS["pubmed-rct"] = build_pubmed
+
+# --- ttl_train -----------------------------------------------------------------------------------
+
+
+def build_ttl(raw: Path, config: BuildConfig, seed: int, skips: Skips) -> list[Instance]:
+    """Instances that are cut from the evaluation rows themselves: a leak."""
+    log.warning(
+        "ttl_train: compat release trains on evaluation rows: their examples, and their questions "
+        "with the answers"
+    )
+    return [
+        instance
+        for name in (TREC, NLU)
+        for instance in from_row(
+            memory_agent_bench.read_rows(raw, name, config, skips)[0], config, seed
+        )
+    ]
+
+
+def from_row(row: Row, config: BuildConfig, seed: int) -> Iterator[Instance]:
+    """Instances cut from one evaluation row, with its numbers; each asks all its questions.
+
+    Only the last line of an example counts, and an example of every label, missing or not, goes to
+    the first chunk, in sorted order where the published code's changes with the process.
+    """
+    parsed = parse_examples(row.context, row.where, last_line=True)
+    samples = [Sample(text, label, f"{row.where}:{i}") for i, (text, label) in enumerate(parsed)]
+    numbers = {sample.label: int(sample.label) for sample in samples}
+    n_shown = ttl_train.samples_per_instance(samples, config)
+    questions = [
+        QA(id, f"Sentence: {' '.join(text.split())}\n{labelled.INSTRUCTION}", accepted[:1])
+        for id, text, accepted in zip(row.ids, row.questions, row.answers, strict=True)
+    ]
+    roomy = replace(config, example_chunk_tokens=2**31)  # so that all of them fit into chunk 0
+    for index in range(config.instances or ttl_train.INSTANCES):
+        rng: Callable[[str], random.Random] = partial(generator, seed, row.source, index)
+        order = list(samples)
+        rng("order").shuffle(order)
+        shown = [order[i % len(order)] for i in range(n_shown)]
+        rng("chunks").shuffle(shown)
+        extra = labelled.missing([], samples, rng("missing"))
+        items, more = ([labelled.item(s, numbers) for s in part] for part in (shown, extra))
+        groups = memory_agent_bench.groups(row)
+        yield ttl_train.dealt(row.source, items, more, questions, groups, roomy, rng)
+
+
+BUILDERS["ttl_train"] = build_ttl
+
+# --- LongMemEval ---------------------------------------------------------------------------------
+
+
+def without_dates(
+    name: str, raw: Path, config: BuildConfig, seed: int, skips: Skips
+) -> list[Instance]:
+    """Questions are asked without the day on which they are asked."""
+    return SOURCES[name].build(raw, replace(config, question_dates="kept"), seed, skips)
+
+
+for _name in ("longmemeval", "lme_train", memory_agent_bench.DIALOGUES):
+    BUILDERS[_name] = partial(without_dates, _name)
