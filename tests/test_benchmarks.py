@@ -25,6 +25,14 @@ def test_the_data_benchmark_writes_a_row_per_source_counter_and_input(tmp_path):
     assert list(table) == list(recorded)
 
 
+def test_the_reading_benchmark_makes_the_same_prompts_both_ways():
+    script = repository() / "benchmarks" / "reading_speed.py"
+    command = [sys.executable, script, "--questions", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("times as long") == 2
+
+
 def train(*arguments):
     script = repository() / "benchmarks" / "gpu_training.py"
     command = [sys.executable, script, "--shape", "toy", "--backends", "trl", *arguments]

@@ -155,9 +155,9 @@ class View:
         return self._bare - filled * self._empty + sum(self._row(e.text) for _, e in ranked)
 
     def _row(self, text: str) -> int:
+        """Tokens of an entry's row, with its number."""
         if text not in self._rows:
-            number = self.counter.count("1.")
-            self._rows[text] = number + self.counter.count(text)
+            self._rows[text] = self.counter.count("1.") + self.counter.count(text)
         return self._rows[text]
 
     @cached_property
