@@ -8,7 +8,7 @@ import pytest
 
 from memalpha_kit.cli import main
 from memalpha_kit.lab.audit import FIXED, PADDING, RULES, audit, exploits, success_by_text
-from memalpha_kit.method.protocol import parse_reply
+from memalpha_kit.method.calls import parse_reply
 from memalpha_kit.records import ToolCall
 
 RATES = {  # r2 is a rate: calls that cannot fail pay for a writer whose other calls may

@@ -8,9 +8,10 @@ import random
 import pytest
 
 from memalpha_kit.lab import lessons, world
+from memalpha_kit.method.calls import parse_reply, render_calls
 from memalpha_kit.method.encoding import encode_text
 from memalpha_kit.method.memory import UPDATE, apply, empty
-from memalpha_kit.method.protocol import parse_reply, render_calls, render_compact
+from memalpha_kit.method.protocol import render_compact
 from memalpha_kit.method.writers import ModelWriter, WriteRequest
 from memalpha_kit.models.local import CausalLM, Sampling
 from memalpha_kit.records import Entry, Memory

@@ -12,15 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memalpha_kit.errors import InputError
+from memalpha_kit.method.calls import parse_reply, render_calls
 from memalpha_kit.method.memory import apply, empty
-from memalpha_kit.method.protocol import (
-    fit_prompt,
-    parse_reply,
-    render_calls,
-    render_compact,
-    render_messages,
-    tool_schemas,
-)
+from memalpha_kit.method.protocol import fit_prompt, render_compact, render_messages, tool_schemas
 from memalpha_kit.records import Entry, Memory, ToolCall
 from memalpha_kit.settings import MemoryConfig, ProtocolConfig
 from memalpha_kit.text import complete_object, repaired_object

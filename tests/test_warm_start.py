@@ -12,7 +12,7 @@ import tiny_policy as tiny
 import torch
 
 from memalpha_kit.errors import InputError
-from memalpha_kit.method.protocol import parse_reply
+from memalpha_kit.method.calls import parse_reply
 from memalpha_kit.method.writers import ModelWriter, WriteRequest
 from memalpha_kit.models.local import Sampling, load_lm
 from memalpha_kit.records import Entry, Memory

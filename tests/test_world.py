@@ -14,9 +14,9 @@ from memalpha_kit.errors import InputError
 from memalpha_kit.lab import world
 from memalpha_kit.lab.miniature import METRIC, READER, Teacher
 from memalpha_kit.lab.world import Behaviour, Habits, Sentence
+from memalpha_kit.method.calls import render_calls
 from memalpha_kit.method.episode import ask, write
 from memalpha_kit.method.memory import DELETE, INSERT, UPDATE
-from memalpha_kit.method.protocol import render_calls
 from memalpha_kit.method.readers import reader
 from memalpha_kit.method.writers import ScriptedReplies
 from memalpha_kit.records import QA, Entry, Memory, ToolCall, make_instance

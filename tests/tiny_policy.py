@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from memalpha_kit.method.calls import render_calls
 from memalpha_kit.method.episode import Environment
 from memalpha_kit.method.memory import INSERT
-from memalpha_kit.method.protocol import render_calls
 from memalpha_kit.method.readers import BestEntry
 from memalpha_kit.models.local import CausalLM
 from memalpha_kit.models.tiny import build_policy, build_tokenizer, save_policy

@@ -22,7 +22,7 @@ from memalpha_kit.data.instances import load_instances
 from memalpha_kit.errors import InputError
 from memalpha_kit.method.episode import episode_id, write
 from memalpha_kit.method.saved import episode_fields, load_episodes
-from memalpha_kit.method.writers import RULES, ModelWriter, Writer, writer
+from memalpha_kit.method.writers import WRITERS, ModelWriter, Writer, writer
 from memalpha_kit.progress import bar
 from memalpha_kit.records import Instance
 from memalpha_kit.settings import Profile
@@ -32,7 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `memalpha write`."""
     parser.add_argument("--data", required=True, type=Path, metavar="PATH", help="built data")
     who = parser.add_mutually_exclusive_group(required=True)
-    who.add_argument("--writer", metavar="NAME", help=f"a scripted writer: {', '.join(RULES)}")
+    who.add_argument(
+        "--writer", metavar="NAME", help=f"a scripted writer: {', '.join(WRITERS.names())}"
+    )
     who.add_argument("--model", type=Path, metavar="FOLDER", help="a local causal language model")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.jsonl", help="episodes")
     parser.add_argument(

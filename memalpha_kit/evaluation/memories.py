@@ -38,15 +38,15 @@ from memalpha_kit.evaluation.base import (
 from memalpha_kit.evaluation.journal import KeptWriter, Spent
 from memalpha_kit.method import memory as memories
 from memalpha_kit.method import saved
+from memalpha_kit.method.calls import render_calls
 from memalpha_kit.method.episode import write
 from memalpha_kit.method.memory import INSERT
 from memalpha_kit.method.prompts import VERSION
-from memalpha_kit.method.protocol import render_calls
 from memalpha_kit.method.readers import READERS, Reader, needs_model, reader
 from memalpha_kit.method.retrieval import Retrieval
 from memalpha_kit.method.writers import (
-    RULES,
     SAMPLE,
+    WRITERS,
     ModelWriter,
     Writer,
     WriteRequest,
@@ -182,7 +182,7 @@ class WrittenMemory(FromMemory):
     options: MemorySettings
 
     def __init__(self, name: str, settings: MemorySettings, backends: Backends) -> None:
-        wanted, known = settings.writer, (*RULES, "api", *backends.writers)
+        wanted, known = settings.writer, (*WRITERS.names(), "api", *backends.writers)
         folder = (Path(wanted) / "config.json").is_file()
         if not settings.episodes and wanted not in known and not folder:
             tail = closest(wanted, known)
@@ -205,7 +205,7 @@ class WrittenMemory(FromMemory):
             return found | {"episodes": files.sha256(Path(options.episodes))}
         if options.writer in self.backends.writers:
             return found | {"writer": identity(self.backends.writers[options.writer])}
-        if options.writer not in (*RULES, "api"):
+        if options.writer not in (*WRITERS.names(), "api"):
             return found | {"writer": folder_hash(Path(options.writer))}
         return found
 
@@ -238,7 +238,7 @@ class WrittenMemory(FromMemory):
         protocol, heat = options.protocol, options.write_temperature
         if options.writer in self.backends.writers:
             return KeptWriter(self.backends.writers[options.writer], self.journal)
-        if options.writer in RULES:
+        if options.writer in WRITERS:
             return writer(options.writer, protocol.wire)
         if options.writer == "api":
             return ApiWriter(self.kept(self.writing), options.memory, protocol, self.counter, heat)

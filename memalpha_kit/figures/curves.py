@@ -189,7 +189,7 @@ def plot_rewards(metrics: pd.DataFrame) -> Figure:
     terms = [column for column in metrics if column.startswith("term_")]
     parts = PARTS | {column: column.removeprefix("term_") for column in terms}
     n_rows = 2 + (len(terms) + 1) // 2
-    figure, axes = panels(8.4, 2.7 * n_rows, n_rows, 2, sharex=True)
+    figure, axes = panels(8.4, 2.7 * n_rows, 2, n_rows, sharex=True)
     columns = [c for c in ("seed", "step", *parts) if c in metrics]
     for axis, (part, label) in zip(axes.flat, parts.items(), strict=False):
         data = metrics[columns].dropna(subset=[part])

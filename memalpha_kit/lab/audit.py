@@ -33,9 +33,9 @@ import pandas as pd
 
 from memalpha_kit.lab import world
 from memalpha_kit.method import memory as memories
+from memalpha_kit.method.calls import render_calls
 from memalpha_kit.method.episode import Environment, play
 from memalpha_kit.method.memory import DELETE, INSERT, SEARCH, UPDATE
-from memalpha_kit.method.protocol import render_calls
 from memalpha_kit.method.readers import BestEntry
 from memalpha_kit.method.rewards import Judge, rewards, step_rewards
 from memalpha_kit.method.writers import WriteRequest

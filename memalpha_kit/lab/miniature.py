@@ -26,9 +26,9 @@ from memalpha_kit.evaluation.base import Backends
 from memalpha_kit.evaluation.methods import MethodSpec
 from memalpha_kit.evaluation.runs import Run
 from memalpha_kit.lab import world
+from memalpha_kit.method.calls import render_calls
 from memalpha_kit.method.episode import ask, write
 from memalpha_kit.method.memory import tokens
-from memalpha_kit.method.protocol import render_calls
 from memalpha_kit.method.readers import reader
 from memalpha_kit.method.writers import ModelWriter, Writer, WriteRequest
 from memalpha_kit.models.local import Sampling

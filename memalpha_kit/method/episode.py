@@ -27,7 +27,7 @@ from typing import Any
 from memalpha_kit.errors import InputError
 from memalpha_kit.method import memory as memories
 from memalpha_kit.method import metrics
-from memalpha_kit.method.protocol import read_calls
+from memalpha_kit.method.calls import read_calls
 from memalpha_kit.method.readers import Reader
 from memalpha_kit.method.rewards import Judge, rewards
 from memalpha_kit.method.writers import Writer, WriteRequest

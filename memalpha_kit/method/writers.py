@@ -1,9 +1,9 @@
 """Writers: what turns one chunk and the memory before it into a reply with tool calls.
 
 The one law: a writer sees a chunk, the memory and its seed, never the questions, and answers with
-a `Completion` whose text goes through the same parser as a model's. Scripted writers are rules;
-their replies are rendered by `protocol.render_calls`. They are honest floors: they keep everything
-of one kind, select nothing and never update.
+a `Completion` that goes through the same parser as a model's. Scripted writers are rules; their
+replies are rendered by `calls.render_calls`. They are honest floors: they keep everything of one
+kind, select nothing and never update. A user's module adds a rule or a writer with `WRITERS.add`.
 
 | name | keeps |
 | --- | --- |
@@ -24,17 +24,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from memalpha_kit.errors import InputError, closest
+from memalpha_kit.errors import InputError
+from memalpha_kit.method.calls import FORMATS, render_calls
 from memalpha_kit.method.encoding import encode_chat, encode_text
 from memalpha_kit.method.memory import INSERT
-from memalpha_kit.method.protocol import (
-    fit_prompt,
-    render_calls,
-    render_compact,
-    render_messages,
-    tool_schemas,
-)
+from memalpha_kit.method.protocol import fit_prompt, render_compact, render_messages, tool_schemas
 from memalpha_kit.records import Completion, Memory, ToolCall
+from memalpha_kit.registry import Registry
 from memalpha_kit.settings import MemoryConfig, ProtocolConfig
 
 
@@ -68,7 +64,7 @@ Rule = Callable[[WriteRequest], list[ToolCall]]
 
 @dataclass(frozen=True)
 class ScriptedWriter:
-    """A rule as a writer: its calls are rendered on the wire and read back like a model's."""
+    """A rule as a writer: its calls are rendered in a format and read back like a model's."""
 
     name: str
     rule: Rule
@@ -121,23 +117,23 @@ def silent(request: WriteRequest) -> list[ToolCall]:
     return []
 
 
-RULES: dict[str, Rule] = {
-    rule.__name__: rule for rule in (keep_sentences, keep_examples, keep_turns, silent)
-}
+WRITERS: Registry[Rule | Writer] = Registry("writer")
+"""Rules by name, and whole writers: a user's module adds either."""
+for _rule in (keep_sentences, keep_examples, keep_turns, silent):
+    WRITERS.add(_rule.__name__, _rule)
 
 
-def writer(name: str, wire: str = "qwen") -> ScriptedWriter:
-    """The scripted writer of this name. Raises InputError naming the closest one."""
-    if name not in RULES:
-        raise InputError(f"writer {name!r} is unknown{closest(name, RULES)}")
-    return ScriptedWriter(name, RULES[name], wire)
+def writer(name: str, wire: str = "qwen") -> Writer:
+    """The writer of this name. Raises InputError naming the closest one."""
+    found = WRITERS[name]
+    return found if hasattr(found, "write") else ScriptedWriter(name, found, wire)
 
 
 def _insert(store: str, text: str) -> ToolCall:
     return ToolCall(INSERT, {"memory_type": f"{store}_memory", "content": text})
 
 
-# ---- reading a chunk (its format: sources/frames.py, data.md 2.0) -----------------------------
+# ---- reading a chunk ----------------------------------------------------------------------------
 
 SAMPLE = re.compile(r"^(?:Sentence|Sample): .+\nLabels?: .+$", re.MULTILINE)
 _FRAME = re.compile(
@@ -221,23 +217,20 @@ class ModelWriter:
             self.lm.finish(self.sampling)
 
     def prompt_ids(self, request: WriteRequest) -> list[int]:
-        """The prompt of one request, entries shown halved until it fits (method.md 1.5)."""
+        """The prompt of one request, entries shown halved until it fits."""
+
+        protocol, tokenizer = self.protocol_config, self.lm.tokenizer
 
         def render(shown: int) -> list[int]:
-            return self._encode(request, shown)
+            config = replace(self.memory_config, shown=shown)
+            if protocol.prompt == "compact":
+                text = render_compact(request.memory, request.chunk, config)
+                return encode_text(tokenizer, text)
+            messages = render_messages(request.memory, request.chunk, config, protocol)
+            tools = None if FORMATS[protocol.wire].lists_tools else tool_schemas(config)
+            return encode_chat(tokenizer, messages, tools, protocol.thinking)
 
-        limit = self.protocol_config.max_prompt_tokens
         try:
-            ids, _ = fit_prompt(render, len, self.memory_config.shown, limit)
+            return fit_prompt(render, len, self.memory_config.shown, protocol.max_prompt_tokens)[0]
         except InputError as error:
             raise InputError(f"{request.instance}: chunk {request.step}: {error}") from error
-        return ids
-
-    def _encode(self, request: WriteRequest, shown: int) -> list[int]:
-        config, protocol = replace(self.memory_config, shown=shown), self.protocol_config
-        if protocol.prompt == "compact":
-            text = render_compact(request.memory, request.chunk, config)
-            return encode_text(self.lm.tokenizer, text)
-        messages = render_messages(request.memory, request.chunk, config, protocol)
-        tools = tool_schemas(config) if protocol.wire != "text" else None
-        return encode_chat(self.lm.tokenizer, messages, tools, protocol.thinking)

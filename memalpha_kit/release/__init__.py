@@ -7,11 +7,11 @@ folder the kit works as before, under its own rules only.
 
 from memalpha_kit.release import (  # noqa: F401
     answers,
+    calls,
     data,
     judges,
     memory,
     methods,
-    protocol,
     scoring,
     server,
     splits,

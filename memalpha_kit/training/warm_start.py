@@ -25,8 +25,8 @@ from torch.nn.functional import cross_entropy
 
 from memalpha_kit.errors import InputError
 from memalpha_kit.files import save_table
+from memalpha_kit.method.calls import render_calls
 from memalpha_kit.method.encoding import encode_text
-from memalpha_kit.method.protocol import render_calls
 from memalpha_kit.method.writers import ModelWriter, WriteRequest
 from memalpha_kit.models.tiny import save_policy
 from memalpha_kit.progress import bar

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from memalpha_kit.method.protocol import REPLY_RULES, Reading, read_reply
+from memalpha_kit.method.calls import REPLY_RULES, Reading, read_reply
 from memalpha_kit.records import ToolCall
 from memalpha_kit.text import complete_object, complete_objects, repaired_object
 
