@@ -97,10 +97,11 @@ class Words:
             total += mixed[offset : offset + len(total)]
         return _mixed(total)
 
-    def sample(self, sentence: str) -> np.ndarray:
-        """One hash for a labelled sentence, however it is spelled and however long it is."""
-        found = words(sentence)
-        return self.grams(["".join(found)] * SHORTEST if len(found) >= SHORTEST else [])
+    def sentences(self, found: Iterable[str]) -> np.ndarray:
+        """One hash for every labelled sentence, however it is spelled and however long it is."""
+        keys = {"".join(w) for sentence in found if len(w := words(sentence)) >= SHORTEST}
+        ids = [self.numbers.setdefault(k, len(self.numbers)) for k in sorted(keys)]
+        return _mixed(_mixed(np.array(ids, np.uint64)))  # twice: a row of words is mixed once more
 
 
 def _mixed(values: np.ndarray) -> np.ndarray:
@@ -135,13 +136,16 @@ def _side(name: str, instances: Sequence[Instance], labels: set[str] | None, num
         asked[question].update(map(key, qa.answers))
         if sentence:
             labelled.add(question)
+    sentences = defaultdict(set)  # the same ones stand in many instances
     for chunk in (chunk for instance in instances for chunk in instance.chunks):
         found = samples(chunk)
         for sentence, number in found:
-            shown[key(sentence)].add(number)
-            grams.append(numbered.sample(sentence))
+            sentences[sentence].add(number)
         if not found:
             grams.append(np.unique(numbered.grams(normalise(content(chunk)).split())))
+    for sentence, numbers in sentences.items():
+        shown[key(sentence)] |= numbers
+    grams.append(numbered.sentences(sentences))
     names = {g for i in instances for g in (*i.metadata.get("groups", ()), i.id)}
     return Side(name, names, asked, labelled, shown, np.unique(np.concatenate(grams)), labels)
 

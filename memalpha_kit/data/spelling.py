@@ -11,6 +11,7 @@ as digits, and written without spaces: "what's" and "what s", "5am" and "5 am" a
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from memalpha_kit.text import normalise
 
@@ -47,6 +48,7 @@ def words(text: str) -> list[str]:
     return found
 
 
+@lru_cache(1 << 16)  # the same questions are asked of many instances
 def key(text: str) -> str:
     """What two spellings of a sentence have in common; of a text without words the text itself."""
     return "".join(words(text)) or text.strip()
