@@ -35,10 +35,10 @@ from memalpha_kit.data.sources.sentences import (
     read_nlu,
     read_trec,
 )
+from memalpha_kit.data.spelling import key
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, Instance, make_instance
 from memalpha_kit.settings import BuildConfig
-from memalpha_kit.text import normalise
 from memalpha_kit.tokens import counter
 
 log = logging.getLogger(__name__)
@@ -70,31 +70,31 @@ def build(raw: Path, config: BuildConfig, seed: int, skips: Skips) -> list[Insta
 
 
 def evaluation_sentences(raw: Path, config: BuildConfig) -> set[str]:
-    """Every sentence that an evaluation row shows or asks, normalised; empty under "none".
+    """The key of every sentence that an evaluation row shows or asks; empty under "none".
 
     Under "questions" only those it asks: evaluation shows all of TREC's training file, so that 400
     sentences of TREC are left otherwise. Raises InputError if the rows are not there.
     """
     sentences: set[str] = set()
     for row in memory_agent_bench.left_out(raw, LEARNING, EVALUATION, config, log):
-        sentences |= {normalise(text) for text in row.questions}
+        sentences |= set(map(key, row.questions))
         if config.exclude == "evaluation":
             examples = parse_examples(row.context, row.where)
-            sentences |= {normalise(text) for text, _ in examples}
+            sentences |= {key(text) for text, _ in examples}
     return sentences
 
 
 def _usable(samples: Iterable[Sample], excluded: set[str], skips: Skips) -> list[Sample]:
-    """Every sentence once, without those that are `excluded`; counts both."""
+    """Every sentence once, without those that are `excluded` in any spelling; counts both."""
     pool: dict[str, Sample] = {}
     for sample in samples:
-        key = normalise(sample.text)
-        if key in excluded:
+        own = key(sample.text)
+        if not excluded.isdisjoint((own, *map(key, sample.spellings))):
             skips.drop("ttl_train: sentences of evaluation rows")
-        elif key in pool:
+        elif own in pool:
             skips.drop("ttl_train: sentences that occur twice")
         else:
-            pool[key] = sample
+            pool[own] = sample
     return list(pool.values())
 
 

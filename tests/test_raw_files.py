@@ -1,0 +1,453 @@
+"""Raw files as their authors name and pack them, strange ones, and one's own text files."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+import sys
+import zipfile
+from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from memalpha_kit import cli
+from memalpha_kit.data import leaks
+from memalpha_kit.data.build import build_source
+from memalpha_kit.data.dataset import Dataset
+from memalpha_kit.data.sources import SOURCES, Source, build, missing_files
+from memalpha_kit.data.sources.building import Skips
+from memalpha_kit.data.sources.raw import _Feed, matches, raw_file, rows
+from memalpha_kit.data.sources.sentences import read_nlu
+from memalpha_kit.errors import InputError
+from memalpha_kit.records import QA, make_instance
+from memalpha_kit.settings import BuildConfig
+from memalpha_kit.tasks import TASKS, Task, metric_of
+from tools.sample_data import make_raw
+
+
+def write(folder, **files):
+    """Files by name (a dot is `__`) with bytes, text, or a value as JSON."""
+    for name, content in files.items():
+        path = folder / name.replace("__", ".")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not isinstance(content, (str, bytes)):
+            content = json.dumps(content)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return folder
+
+
+# --- True names and layouts ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "there", "read"),
+    [
+        ("squad", ["train-v1.1.json", "dev-v1.1.json"], ["train-v1.1.json"]),
+        ("squad", ["dev-v1.1.json"], ["dev-v1.1.json"]),
+        ("squad", ["plain_text/train-00000-of-00001.parquet"], ["train-00000-of-00001.parquet"]),
+        ("squad", ["squad_train.json", "squad_dev.json"], ["squad_train.json"]),
+        (
+            "hotpotqa",
+            ["hotpot_train_v1.1.json", "hotpot_dev_distractor_v1.json"],
+            ["hotpot_train_v1.1.json"],
+        ),
+        ("hotpotqa", ["hotpot_dev_distractor_v1.json"], ["hotpot_dev_distractor_v1.json"]),
+        ("hotpotqa", ["fullwiki/train-00000-of-00002.parquet"], ["train-00000-of-00002.parquet"]),
+        ("booksum", ["chapters/train.jsonl", "chapters/test.jsonl"], ["train.jsonl"]),
+        ("booksum", ["booksum_train.jsonl.gz"], ["booksum_train.jsonl.gz"]),
+        ("pubmed-rct", ["train.zip", "dev.txt"], ["train.zip"]),
+        ("pubmed-rct", ["train.7z"], ["train.7z"]),
+        ("pubmed-rct", ["data/train-00000-of-00001.parquet"], ["train-00000-of-00001.parquet"]),
+        ("trec_fine", ["train_5500.label", "TREC_10.label"], ["train_5500.label", "TREC_10.label"]),
+        ("banking77", ["train.csv", "test.csv"], ["train.csv", "test.csv"]),
+        ("longmemeval", ["longmemeval_s", "longmemeval_oracle"], ["longmemeval_s"]),
+        ("longmemeval", ["longmemeval_m.json", "longmemeval_s.json"], ["longmemeval_s.json"]),
+        ("ruler_qa1_197K", ["data/Accurate_Retrieval-00000-of-00001.parquet"], 1),
+    ],
+)
+def test_the_authors_names_and_layouts_are_found(tmp_path, source, there, read):
+    for name in there:
+        write(tmp_path, **{name: "x"})
+    found = [raw_file(tmp_path, pattern).name for pattern in SOURCES[source].files]
+    assert found == read or len(found) == read
+    assert missing_files(source, tmp_path) == []
+
+
+def test_the_authors_files_build_as_the_kits_own(tmp_path):
+    """TREC and Banking77 under both pairs of names; LongMemEval without its ending."""
+    for source, names in {
+        "trec_coarse": {"trec_train.label": "train_5500.label", "trec_test.label": "TREC_10.label"},
+        "banking77": {"banking77_train.csv": "train.csv", "banking77_test.csv": "test.csv"},
+        "longmemeval": {"longmemeval_s.json": "longmemeval_s"},
+    }.items():
+        folder = tmp_path / source
+        make_raw(folder, source)
+        config = BuildConfig(instances=2)
+        before = build(source, folder, config, 0)
+        for old, new in names.items():
+            (folder / old).rename(folder / new)
+        assert [i.id for i in build(source, folder, config, 0)] == [i.id for i in before]
+
+
+@pytest.mark.parametrize(
+    ("there", "message"),
+    [
+        (None, "expected a folder with raw files, found no folder"),
+        ([], "found none of them in an empty folder"),
+        (["notes.md", "sub/a.json"], "found none of them in notes.md, sub/"),
+        ([f"{i}.bin" for i in range(12)], "and 4 more"),
+        (["squad1.json", "squad2.json"], "found squad1.json, squad2.json"),
+    ],
+)
+def test_where_nothing_fits_the_message_lists_what_is_there(tmp_path, there, message):
+    raw = tmp_path / "raw"
+    for name in there or ():
+        write(raw, **{name: "x"})
+    if there == []:
+        raw.mkdir()
+    with pytest.raises(InputError, match=message) as caught:
+        build("squad", raw, BuildConfig(), 0)
+    assert str(raw) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_shards_are_read_together_and_only_from_one_folder(tmp_path):
+    for folder in ("fullwiki", "distractor"):
+        (tmp_path / folder).mkdir()
+        for i in range(2):
+            pq.write_table(
+                pa.table({"id": [f"{folder}{i}"]}),
+                tmp_path / folder / f"train-0000{i}-of-00002.parquet",
+            )
+    pattern = SOURCES["hotpotqa"].files[0]
+    found = [row["id"] for row, _ in rows(tmp_path, pattern, ("id",), Skips())]
+    assert found == ["fullwiki0", "fullwiki1"] and len(matches(tmp_path, pattern)) == 2
+    with pytest.raises(InputError, match="expected one raw file"):
+        list(rows(tmp_path, "*/train-*.parquet", ("id",), Skips()))
+
+
+# --- Strange files -------------------------------------------------------------------------------
+
+DEEP = "[" * 100_000
+HUGE = "1" * 5000
+
+
+def locked_zip():
+    """An archive whose member is marked as encrypted."""
+    import io
+
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w") as archive:
+        archive.writestr("squad.json", "{}")
+    content = bytearray(held.getvalue())
+    content[6] |= 1
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "content", "message"),
+    [
+        (
+            "squad",
+            "squad.json",
+            f'{{"data": {HUGE}}}',
+            "squad.json:1: expected JSON, found: Exceeds",
+        ),
+        ("squad", "squad.json", DEEP, "nested too deeply"),
+        ("squad", "squad.json", b"\xff\xfe{", "expected text in utf-8-sig, found byte 0xff"),
+        ("squad", "squad.json.zip", locked_zip(), "without a password"),
+        ("squad", "squad.json.gz", b"no gzip", "expected a readable file, found"),
+        ("hotpotqa", "hotpot.json", f"[{HUGE}]", "hotpot.json:1: expected JSON, found: Exceeds"),
+        ("hotpotqa", "hotpot.json", f"[{DEEP}", "nested too deeply"),
+        ("hotpotqa", "hotpot.json", b'[{"a": "\xff"}]', "found byte 0xff"),
+        ("hotpotqa", "hotpot.json", '[{"question": "\\ud800"}]', "question: expected text, found"),
+        ("hotpotqa", "hotpot.json", "", "expected a JSON list of records, found an empty file"),
+        ("hotpotqa", "hotpot.jsonl", f'{{"a": {HUGE}}}\n', "hotpot.jsonl:1: expected JSON"),
+        ("booksum", "booksum_train.jsonl", f"{DEEP}\n", "booksum_train.jsonl:1: expected JSON"),
+        ("booksum", "train-1.parquet", b"PAR1", "expected parquet, found"),
+        ("pubmed-rct", "train.7z", b"7z", "run 7z x train.7z first"),
+        ("longmemeval", "longmemeval_s", "not JSON", "expected a JSON list of records, found 'not"),
+    ],
+)
+def test_a_strange_file_is_one_line(tmp_path, source, name, content, message):
+    write(tmp_path, **{name: content})
+    with pytest.raises(InputError, match=message) as caught:
+        build(source, tmp_path, BuildConfig(), 0)
+    assert "\n" not in str(caught.value) and name in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+def test_parquet_of_another_type_is_one_line(tmp_path):
+    table = pa.table({name: [1] for name in ("id", "question", "answer", "context")})
+    table = table.append_column("supporting_facts", pa.array([b"\xff"]))
+    pq.write_table(table, tmp_path / "hotpot.parquet")
+    with pytest.raises(InputError, match="row 0: question: expected text, found 1"):
+        build("hotpotqa", tmp_path, BuildConfig(), 0)
+
+
+@pytest.mark.parametrize("block", [1, 3, 7, 1 << 20])
+def test_a_json_list_is_read_alike_whatever_the_size_of_its_window(tmp_path, monkeypatch, block):
+    """Records are decoded while the file is read: it is never held as a whole."""
+    monkeypatch.setattr(_Feed, "BLOCK", block)
+    values = [{"a": [1, {"b": "x\n]"}]}, 12345, -0.5, "ö,]", [], None, True]
+    write(tmp_path, x__json=b"\xef\xbb\xbf" + json.dumps(values, indent=1).encode())
+    skips = Skips("skip")
+    assert [row for row, _ in rows(tmp_path, "x.json", (), skips)] == values
+    write(tmp_path, x__json='[1,\n 2,\n {"a": 3')
+    assert [row for row, _ in rows(tmp_path, "x.json", (), skips)] == [1, 2]
+    assert skips.skipped[0].startswith(f"{tmp_path / 'x.json'}:3: expected JSON")
+
+
+STREAM = """
+import json, resource, sys, pathlib
+from memalpha_kit.data.sources.building import Skips
+from memalpha_kit.data.sources.raw import rows
+folder = pathlib.Path(sys.argv[1])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+n = sum(1 for _ in rows(folder, "big.json", (), Skips()))
+print(n, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+def test_a_file_of_60_megabytes_is_read_in_less_than_half_of_that(tmp_path, root):
+    """A full LongMemEval or HotpotQA file stays far below a gigabyte."""
+    record = json.dumps({"text": "häuser " * 14_000})
+    with open(tmp_path / "big.json", "w", encoding="utf-8") as file:
+        file.write("[" + ",\n".join([record] * 600) + "]")
+    done = subprocess.run(
+        [sys.executable, "-c", STREAM, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": str(root)},
+    )
+    n, grown = map(int, done.stdout.split())
+    assert n == 600 and grown < 30
+
+
+# --- NLU: two spellings, and what its authors call unfit ------------------------------------------
+
+NLU_HEAD = "userid;scenario;intent;status;answer_annotation;answer_normalised;answer\n"
+
+
+def nlu_row(answer, annotation="[x : y]", status="", intent="set"):
+    return f"1;alarm;{intent};{status};{annotation};;{answer}\n"
+
+
+@pytest.mark.parametrize(
+    ("row", "dropped"),
+    [
+        (nlu_row("wake me"), {}),
+        (nlu_row("wake me", status="IRR_XR"), {"status IRR": 1}),
+        (nlu_row("wake me", status="irr"), {"status IRR": 1}),
+        (nlu_row("wake me", annotation=""), {"without an annotation": 1}),
+        (nlu_row("wake me", annotation="null"), {"without an annotation": 1}),
+    ],
+)
+def test_nlu_rows_that_their_authors_call_unfit_are_dropped_and_counted(tmp_path, row, dropped):
+    write(tmp_path, NLU__csv=NLU_HEAD + row + nlu_row("other"))
+    skips = Skips()
+    samples = read_nlu(tmp_path / "NLU.csv", skips)
+    assert len(samples) == 2 - sum(dropped.values())
+    assert len(skips.dropped) == len(dropped)
+    assert all(any(part in name for name in skips.dropped) for part in dropped)
+
+
+LEAKING = [
+    ("wake me at five am", "wake me at 5am", "wake me at [time : five am]"),  # asked by annotation
+    ("Turn it up by 25 %!", "turn it up by twenty five percent", "turn it up by [x : 25 percent]"),
+    ("what's on friday", "whats on friday", "what's on [date : friday]"),
+    (
+        "meet Ann at half past six",
+        "meet ann at 6:30",
+        "meet [person : Ann] at [time : half past six]",
+    ),
+]
+
+
+def ttl_folder(folder, evaluated):
+    """Raw files of ttl_train with 40 clean sentences, the leaking ones, and an evaluation row."""
+    clean = [f"say word number {n} to {who}" for n in range(20) for who in ("tom", "ann")]
+    lines = [nlu_row(text, text, intent=f"i{i % 4}") for i, text in enumerate(clean)]
+    lines += [nlu_row(answer, annotation) for _, answer, annotation in LEAKING]
+    write(folder, NLU__csv=NLU_HEAD + "".join(lines))
+    trec = "".join(f"A:a clean question {n} ?\nB:b clear matter {n} ?\n" for n in range(20))
+    write(folder, trec_train__label=trec, trec_test__label="A:a held out ?\n")
+    context = "".join(f"{text}\nlabel: 0\n" for text in evaluated[1:]) or "x\nlabel: 0\n"
+    row = {"context": context, "questions": evaluated[:1], "answers": [["0"]]}
+    row["metadata"] = {"source": "icl_nlu_8296shot_balance"}
+    return write(folder, Test_Time_Learning__json=[row])
+
+
+def test_no_spelling_of_an_evaluation_sentence_is_trained_on_and_a_planted_one_is_found(tmp_path):
+    """About a tenth of NLU passed as clean when one of two spellings was compared."""
+    evaluated = [text for text, *_ in LEAKING]
+    folder = ttl_folder(tmp_path, evaluated)
+    skips = Skips()
+    config = BuildConfig(instances=3, counter="words")
+    built = build("ttl_train", folder, config, 0, skips)
+    text = "\n".join(chunk for i in built for chunk in i.chunks)
+    text += "\n".join(qa.question for i in built for qa in i.questions)
+    assert not any(answer in text for _, answer, _ in LEAKING)
+    assert skips.dropped["ttl_train: sentences of evaluation rows"] == len(LEAKING)
+
+    open_ended = build("ttl_train", folder, replace(config, exclude="none", examples=60), 0)
+    asked = [QA(f"q{i}", t, ("0",)) for i, t in enumerate(evaluated)]
+    test = make_instance("icl_nlu_8296shot_balance", ["Sentence: x y z w\nLabel: 0"], asked)
+    parts = [Dataset("train", tuple(open_ended), ()), Dataset("test", (), (test,))]
+    assert any(leaks.leaks(parts)["leak"])
+    parts[0] = Dataset("train", tuple(built), ())
+    assert not any(leaks.leaks(parts)["leak"])
+
+
+# --- LongMemEval: time order and dates -----------------------------------------------------------
+
+
+def record(number, days=(1,), asked="2023/06/01 (Thu) 10:00"):
+    sessions = [[{"role": "user", "content": f"Dog {number} of day {day}."}] for day in days]
+    return {
+        "question_id": f"r{number}",
+        "question": f"What is dog {number}?",
+        "answer": "a dog",
+        "question_date": asked,
+        "question_type": "temporal-reasoning",
+        "haystack_dates": [f"2023/05/{day:02} (Sat) 02:21" for day in days],
+        "haystack_session_ids": [f"s{day}" for day in days],
+        "answer_session_ids": [f"s{days[0]}"],
+        "haystack_sessions": sessions,
+    }
+
+
+@pytest.mark.parametrize("days", [(1, 2, 3), (3, 1, 2), (2, 3, 1)])
+def test_dialogues_stand_in_time_order_whatever_the_files_order(tmp_path, days):
+    write(tmp_path, longmemeval_s__json=[record(0, days)])
+    config = BuildConfig(dialogue_close_tokens=1)
+    [instance] = build("longmemeval", tmp_path, config, 0)
+    assert [chunk[31:33] for chunk in instance.chunks] == ["01", "02", "03"]
+    assert instance.questions[0].chunk == days[0] - 1
+
+
+@pytest.mark.parametrize(
+    ("setting", "asked"),
+    [
+        ({}, "Current date: 2023/06/01 (Thu) 10:00\nWhat is dog 0?"),
+        ({"question_dates": "kept"}, "What is dog 0?"),
+        ({"compat": "release"}, "What is dog 0?"),
+    ],
+)
+def test_the_day_of_a_question_is_kept_and_shown_by_default(tmp_path, setting, asked):
+    """A quarter of LongMemEval's questions cannot be answered without it."""
+    write(tmp_path, longmemeval_s__json=[record(0)])
+    config = BuildConfig(exclude="none", merged_questions=1, **setting)
+    for source in ("longmemeval", "lme_train"):
+        [instance] = build(source, tmp_path, config, 0)
+        assert instance.questions[0].question == asked
+        assert instance.metadata["question_dates"] == ["2023/06/01 (Thu) 10:00"]
+    [plain] = build(
+        "longmemeval", write(tmp_path, longmemeval_s__json=[record(0, asked=None)]), config, 0
+    )
+    assert plain.questions[0].question == "What is dog 0?"
+
+
+def test_fewer_records_than_merged_questions_is_said_as_such(tmp_path):
+    write(tmp_path, longmemeval_s__json=[record(0), record(1)])
+    config = BuildConfig(exclude="none", merged_questions=4)
+    with pytest.raises(
+        InputError, match=r"at least 4 usable records \(merged_questions\), found 2"
+    ):
+        build("lme_train", tmp_path, config, 0)
+
+
+# --- One's own text files ------------------------------------------------------------------------
+
+LAKE = "Lake Orvane lies north of Tessin. The ferry was built by Mira Holt."
+ASKED = [
+    {"question": "Who built the ferry?", "answer": "Mira Holt", "file": "lakes/orvane.md"},
+    {
+        "question": "What grows?",
+        "answers": ["barley", "blue barley"],
+        "file": "tessin.txt",
+        "id": "b",
+    },
+]
+
+
+@pytest.fixture
+def notes(tmp_path):
+    """A folder of notes with a questions' file beside it."""
+    write(tmp_path, **{"notes/lakes/orvane.md": LAKE, "notes/tessin.txt": "Blue barley grows."})
+    return write(tmp_path, q__jsonl="".join(json.dumps(row) + "\n" for row in ASKED))
+
+
+def test_own_text_files_are_built_with_their_questions(notes):
+    config = BuildConfig(questions=str(notes / "q.jsonl"))
+    top, lakes = build("text", notes / "notes", config, 0)
+    top, lakes = sorted((top, lakes), key=lambda i: "Mira" in i.chunks[0])
+    assert lakes.questions == (QA("q1", "Who built the ferry?", ("Mira Holt",), 0),)
+    assert top.questions == (QA("b", "What grows?", ("barley", "blue barley"), 0),)
+    assert LAKE in lakes.chunks[0] and lakes.metadata["files"] == ["lakes/orvane.md"]
+    assert lakes.source == "text" and metric_of("text") == "contains"
+    [other, _] = build("text", notes / "notes", replace(config, metric="rouge_l"), 0)
+    assert metric_of(other.source) == "rouge_l"
+
+
+@pytest.mark.parametrize(
+    ("change", "line", "message"),
+    [
+        ({"questions": ""}, None, "questions: expected a file with a question on each line"),
+        ({"metric": "contain"}, None, "metric: .* found 'contain'; did you mean 'contains'"),
+        ({}, {"answer": "x"}, "q.jsonl:1: question: expected text, found nothing"),
+        ({}, {"question": "Q?", "answers": []}, "q.jsonl:1: answer"),
+        ({}, {"question": "Q?", "answer": "x", "file": "z.md"}, "q.jsonl:1: file: .*found 'z.md'"),
+        ({}, {"question": "Q?", "answer": "x"}, "q.jsonl:1: file: .*found none and 2 folders"),
+    ],
+)
+def test_what_cannot_be_built_of_own_files_is_one_line(notes, change, line, message):
+    if line:
+        write(notes, q__jsonl=json.dumps(line))
+    config = BuildConfig(**{"questions": str(notes / "q.jsonl"), **change})
+    with pytest.raises(InputError, match=message) as caught:
+        build("text", notes / "notes", config, 0)
+    assert "\n" not in str(caught.value)
+
+
+def test_own_text_files_go_the_whole_way(notes, capsys):
+    """Built, written, asked and scored as any other source."""
+    words = ["data", "build", "--source", "text", "--raw", str(notes / "notes")]
+    words += ["--questions", str(notes / "q.jsonl"), "--out", str(notes / "data")]
+    assert cli.main(words) == 0
+    words = ["evaluate", "--method", "memory", "--data", str(notes / "data")]
+    words += ["--writer", "keep_sentences", "--reader", "best_entry", "--out", str(notes / "run")]
+    assert cli.main(words) == 0
+    assert "text" in capsys.readouterr().out
+
+
+def test_a_source_of_a_users_own_module_is_built_like_any_other(tmp_path, monkeypatch):
+    def read(raw, config, seed, skips):
+        lines = raw_file(raw, "mine.txt").read_text().splitlines()
+        return [make_instance("mine", lines, [QA("q", "What is it?", ("salt",))])]
+
+    monkeypatch.setitem(SOURCES._things, "mine", Source("mine", "mine", ("mine.txt",), read))
+    monkeypatch.setitem(TASKS, "mine", Task("mine", "contains"))
+    write(tmp_path, **{"mine.txt": "It is salt.\nIt rains."})
+    data = build_source("mine", tmp_path, BuildConfig())
+    assert [i.chunks for i in data.test] == [("It is salt.", "It rains.")]
+    assert data.card["source"] == "mine" and data.card["raw_sha256"].keys() == {"mine.txt"}
+    with pytest.raises(InputError, match="source 'mine': expected a new name"):
+        SOURCES.add("mine", Source("mine", "again", (), read))
+
+
+def test_packed_files_are_read_as_plain_ones(tmp_path):
+    values = [{"a": 1}, {"a": 2}]
+    content = json.dumps(values).encode()
+    write(tmp_path / "p", x__json=content)
+    write(tmp_path / "g", x__json__gz=gzip.compress(content))
+    (tmp_path / "z").mkdir()
+    with zipfile.ZipFile(tmp_path / "z/x.json.zip", "w") as archive:
+        archive.writestr("x.json", content)
+        archive.writestr("__MACOSX/x.json", b"")
+    for folder in "pgz":
+        assert [row for row, _ in rows(tmp_path / folder, "x.json", (), Skips())] == values
