@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from array import array
 from bisect import bisect_left
 from collections import Counter
@@ -32,10 +33,32 @@ from memalpha_kit.entries import Change, Entry, Store
 Idf = Literal["release", "positive"]
 Ties = Literal["oldest", "newest"]
 _WORD = re.compile(r"\w+")
+_NO_SPACES = (  # Thai, Lao, Burmese, Khmer, Japanese, Chinese
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30fa\u30fc-\u30ff\u31f0-\u31ff"
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003134f"
+)
+_RUN = re.compile(f"([{_NO_SPACES}]+)|[^\\W{_NO_SPACES}]+")
 
 
 def words(text: str) -> list[str]:
-    """The lower-cased runs of letters, digits and underscores; everything else separates."""
+    """The lower-cased runs of letters, digits and underscores; everything else separates.
+
+    Scripts that write without spaces give every pair of neighbouring characters.
+
+    >>> words("Nora-san 蜂を飼う")
+    ['nora', 'san', '蜂を', 'を飼', '飼う']
+    """
+    if text.isascii():
+        return _WORD.findall(text.lower())
+    found = []
+    for match in _RUN.finditer(unicodedata.normalize("NFC", text.lower())):
+        run, pairs = match[0], match[1] and len(match[0]) > 1
+        found += [run[i : i + 2] for i in range(len(run) - 1)] if pairs else [run]
+    return found
+
+
+def published_words(text: str) -> list[str]:
+    """The same, but a run of any script is one word, as in the published `memory.py`."""
     return _WORD.findall(text.lower())
 
 
@@ -43,7 +66,7 @@ class Bm25:
     """An index over texts at places 0, 1, 2, ...; a place may be emptied and filled again."""
 
     def __init__(self, texts: Iterable[str] = (), idf: Idf = "release") -> None:
-        self.idf = idf
+        self.idf, self._words = idf, published_words if idf == "release" else words
         self._texts: dict[int, str] = {}
         self._lengths = array("q")  # words of the text at each place; -1: no text
         self._found: dict[str, tuple[array, array]] = {}  # word -> places that hold it, how often
@@ -57,7 +80,7 @@ class Bm25:
         """Exchanges the text at a place; None leaves it empty."""
         self._mean_idf = None
         before = self._texts.pop(place, None)
-        old, new = (words(t) if t is not None else [] for t in (before, text))
+        old, new = (self._words(t) if t is not None else [] for t in (before, text))
         was, now = Counter(old), Counter(new)
         for word in was.keys() | now.keys():
             if was.get(word) != now.get(word):
@@ -117,7 +140,7 @@ class Bm25:
         if not self._n_words:
             return scores
         norms = 1.5 * (0.25 + 0.75 * lengths / (self._n_words / len(self._texts)))
-        positive, asked = self.idf == "positive", words(query)
+        positive, asked = self.idf == "positive", self._words(query)
         for word, times in Counter(asked).items() if positive else ((w, 1) for w in asked):
             if word in self._found:
                 places, counts = map(np.array, self._found[word])
