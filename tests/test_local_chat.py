@@ -74,7 +74,7 @@ def test_a_reply_continues_its_chat_without_its_reasoning():
         ('<tool_call>{"name": "search', '<tool_call>{"name": "search', ()),
         ('<tool_call>{"arguments": {}}', '<tool_call>{"arguments": {}}', ()),
         ("<tool_call>search()</tool_call>", "<tool_call>search()</tool_call>", ()),
-        ('<tool_call>{"name": "x"}</tool_call>', "", (ToolUse("call_0", "x", "{}"),)),
+        ('<tool_call>{"name": "x"}</tool_call>', '<tool_call>{"name": "x"}</tool_call>', ()),
     ],
 )
 def test_tool_calls_are_split_from_the_text(text, rest, uses):

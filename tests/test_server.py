@@ -36,7 +36,7 @@ from memalpha_kit.server.logs import JsonLines
 TOKEN = "correct-horse-battery"
 KEY = "sk-a-secret-key"
 BEES = {"a1b2": "Nora keeps bees."}
-BOATS = {"a1b2": "Tom paints boats."}  # the same id: the release's ids clash
+BOATS = {"a1b2": "Tom paints boats."}  # the same id: published ids may clash
 MEMORY = {"core": "Nora is a vet.", "semantic": [BEES, BOATS], "episodic": []}
 ASKED = {"memories": [MEMORY], "questions": [["Who keeps bees?"]]}
 
@@ -153,7 +153,7 @@ def test_options_are_honoured_and_the_old_batch_sizes_accepted(server, stub):
 
 def test_with_sources_the_server_adds_the_request_and_retrieves_with_the_question(stub):
     prefix = query_prompt("pubmed-rct")
-    decoy = {"1": prefix}  # shares every word with the query prompt (S-2)
+    decoy = {"1": prefix}  # shares every word with the query prompt
     memory = {"semantic": [decoy, {"2": "Sentence: Frogs were dosed daily.\nLabel: 3"}]}
     question = "Sentence: Mice were dosed daily."
     with serving(stub, retrieval=Retrieval(top_k=1)) as server:
@@ -222,7 +222,7 @@ def test_a_reply_that_looks_like_an_error_is_an_answer(server, stub):
     stub.answer = lambda body: "Error: that is what the manual calls it"
     found = server.post("/process", ASKED).json()
     assert found["result"] == [["Error: that is what the manual calls it"]]
-    assert found["errors"] == [] and found["status"] == "success"  # S-20
+    assert found["errors"] == [] and found["status"] == "success"
 
 
 @pytest.mark.parametrize("path", ["/process", "/agentic_process"])
@@ -279,7 +279,7 @@ def call(name="new_memory_insert", kind="semantic", text="Bees hum.", **more):
     return {"name": name, "arguments": {"memory_type": kind, field: text}, **more}
 
 
-# 7.11: valid insert, invalid update, deletion
+# valid insert, invalid update, deletion
 STEP = [
     call(success=True),
     call("memory_update", "core_memory", "bad", result="ok"),
@@ -308,7 +308,7 @@ def test_scores_are_means_over_what_is_judged(server):
 def test_a_judgement_that_failed_is_missing_and_not_zero(server, stub):
     stub.answer = lambda body: "no JSON" if "hum" in str(body["messages"]) else bees(body)
     found = server.post("/analyze_function", {"batch": [[call(), call(text="Nora")]]}).json()
-    assert found["scores"] == [1.0]  # 7.11: over one judged item, one judge_error
+    assert found["scores"] == [1.0]  # over one judged item, one judge_error
     assert (found["total_processed"], found["llm_processed"]) == (1, 2)
     assert found["status"] == "partial"
     (error,) = found["errors"]
@@ -343,7 +343,7 @@ def test_release_has_the_published_shapes(released, stub):
     assert sum(text.startswith("Error: HTTP 500") for text in texts) == 1
     assert (found["status"], found["processed_count"]) == ("success", 3)
     assert stub.requests[0]["temperature"] == 0.7
-    assert released.post("/process", body).json()["processed_count"] == 2  # memories (S-19)
+    assert released.post("/process", body).json()["processed_count"] == 2  # memories
     keys = {"result", "status", "processed_count", "search_iterations"}
     assert set(released.post("/agentic_process", body).json()) == keys
     stub.script = [500]
@@ -352,7 +352,7 @@ def test_release_has_the_published_shapes(released, stub):
 
 def test_release_counts_what_is_not_judged_and_what_failed_as_zero(released, stub):
     found = released.post("/analyze_function", {"batch": [STEP, []]}).json()
-    assert found["scores"] == [pytest.approx(1 / 3), 0.0]  # 7.11
+    assert found["scores"] == [pytest.approx(1 / 3), 0.0]
     assert "errors" not in found and found["total_items"] == 3
     assert stub.requests[0]["temperature"] == 0.1
     stub.answer = lambda body: "no JSON" if "hum" in str(body["messages"]) else bees(body)

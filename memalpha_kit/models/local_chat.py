@@ -8,7 +8,6 @@ that failed has `text` None and says why in `error`.
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -16,10 +15,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from memalpha_kit.errors import InputError, ModelGone
+from memalpha_kit.method.calls import parse_reply
 from memalpha_kit.method.encoding import encode_chat
 from memalpha_kit.models.local import Sampling
 from memalpha_kit.records import ChatReply, ChatRequest, Completion, Done, ToolUse
-from memalpha_kit.text import complete_object, value_end
 
 if TYPE_CHECKING:
     from memalpha_kit.models.local import CausalLM
@@ -132,19 +131,19 @@ class VllmLM:
             outputs = self.llm.generate(prompts, params, use_tqdm=False)
         except ValueError as error:  # a prompt above the model's window
             raise InputError(f"{self.name}: {error}") from error
-        return [_completion(output) for output in outputs]
-
-
-def _completion(output: Any) -> Completion:
-    first = output.outputs[0]
-    finish = "length" if first.finish_reason == "length" else "stop"
-    return Completion(
-        first.text, tuple(output.prompt_token_ids), tuple(first.token_ids), finish=finish
-    )
+        return [
+            Completion(
+                output.outputs[0].text,
+                tuple(output.prompt_token_ids),
+                tuple(output.outputs[0].token_ids),
+                finish="length" if output.outputs[0].finish_reason == "length" else "stop",
+            )
+            for output in outputs
+        ]
 
 
 def _reply(completion: Completion, elapsed_s: float) -> ChatReply:
-    text, tools = split_tool_calls(completion.text)
+    text, tools = split_tool_calls(completion.text, completion.finish)
     finish = "tool_calls" if tools and completion.finish == "stop" else completion.finish
     counts = len(completion.prompt_ids), len(completion.completion_ids)
     return ChatReply(text, finish, tools, *counts, latency_s=elapsed_s)
@@ -165,27 +164,18 @@ def _as_text(fields: dict[str, Any]) -> dict[str, str]:
     return {"role": fields["role"], "content": content}
 
 
-_CLOSING = re.compile(r"\s*(?:</tool_call>)?")
-
-
-def split_tool_calls(text: str) -> tuple[str, tuple[ToolUse, ...]]:
+def split_tool_calls(text: str, finish: str = "stop") -> tuple[str, tuple[ToolUse, ...]]:
     """What of a reply is not a tool call, and the calls in order, numbered call_0, call_1, ...
 
-    Calls inside the reasoning are thoughts. What follows `<tool_call>` and is no JSON object with
-    a name stays text.
+    Calls inside the reasoning are thoughts, and attempts that are broken beyond repair stay text.
     """
-    tag, uses, rest = "<tool_call>", [], []
-    kept = 0  # what stands before is in `rest` or in `uses`
-    start = text.find(tag, text.rfind("</think>") + 1)
-    while start >= 0:
-        inside = start + len(tag)
-        stop = value_end(text, inside)
-        value = complete_object(text[inside:stop].lstrip()) if stop else None
-        if value and isinstance(value.get("name"), str):
-            arguments = value.get("arguments", {})
-            raw = arguments if isinstance(arguments, str) else json.dumps(arguments)
-            uses.append(ToolUse(f"call_{len(uses)}", value["name"], raw))
-            rest.append(text[kept:start])
-            kept = inside = _CLOSING.match(text, stop).end()
-        start = text.find(tag, inside)
-    return "".join([*rest, text[kept:]]).strip() if uses else text, tuple(uses)
+    calls = [call for call in parse_reply(text, finish, "qwen") if call.status == "parsed"]
+    rest = text
+    for call in reversed(calls):  # from the end, for a thought may hold the same words
+        before, _, after = rest.rpartition(call.raw)
+        rest = before + after
+    uses = [
+        ToolUse(f"call_{place}", call.name, json.dumps(call.arguments))
+        for place, call in enumerate(calls)
+    ]
+    return rest.strip() if uses else text, tuple(uses)

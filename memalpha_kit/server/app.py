@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel
@@ -42,7 +42,15 @@ REFUSALS = {
     503: "All places are taken (try again after Retry-After seconds), or not ready.",
     504: "The time limit is over.",
 }
-SHAPES = (wire.Questions, wire.AgenticQuestions, wire.Calls)
+ANSWERS = "Answers each question from what its memory has retrieved for it."
+SEARCHES = "Answers each question; the model may search its memory before."
+JUDGES = "Judges what inserts and updates write: is it worth its memory type?"
+ENDPOINTS = (
+    ("/batch_process", wire.Questions, wire.Answers, ANSWERS),
+    ("/process", wire.Questions, wire.Answers, f"{ANSWERS} The same as `/batch_process`."),
+    ("/agentic_process", wire.AgenticQuestions, wire.Answers, SEARCHES),
+    ("/analyze_function", wire.Calls, wire.Judgements, JUDGES),
+)
 
 
 def create_app(
@@ -66,8 +74,8 @@ def create_app(
         redoc_url=None,
         dependencies=[Depends(gate.check_host)],
     )
-    app.include_router(_endpoints(settings, gate, model, judge))
-    app.include_router(_signs_of_life(settings, gate, model.name, probe or model))
+    _add_endpoints(app, settings, gate, model, judge)
+    _add_signs_of_life(app, settings, gate, model.name, probe or model)
     app.openapi = lambda: _page(app)
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(HTTPException, _refused_by_fastapi)
@@ -82,7 +90,8 @@ def _page(app: FastAPI) -> dict[str, Any]:
         about = {name: getattr(app, name) for name in ("title", "version", "description", "routes")}
         page = get_openapi(**about)
         _, shapes = models_json_schema(
-            [(shape, "validation") for shape in SHAPES], ref_template="#/components/schemas/{model}"
+            [(shape, "validation") for _, shape, _, _ in ENDPOINTS],
+            ref_template="#/components/schemas/{model}",
         )
         page["components"]["schemas"] |= shapes["$defs"]
         app.openapi_schema = page
@@ -98,100 +107,80 @@ def _response(content: bytes, status: int = 200) -> Response:
     return Response(content, status, media_type="application/json")
 
 
-def _refusals(*but: int) -> dict[int | str, dict[str, Any]]:
+def _refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {
-        status: {"model": wire.Refusal, "description": text}
-        for status, text in REFUSALS.items()
-        if status not in but
+        status: {"model": wire.Refusal, "description": REFUSALS[status]}
+        for status in statuses or REFUSALS
     }
 
 
 # ---- endpoints ----------------------------------------------------------------------------------
 
 
-def _secured(settings: ServerSettings, gate: Gate, *more: Any) -> list[Any]:
-    shown = [Depends(HTTPBearer(auto_error=False))] if settings.token else []  # on the page
-    return [*shown, Depends(gate.check_token), *more]
-
-
-def _endpoints(
-    settings: ServerSettings, gate: Gate, model: ChatModel, judge: ContentJudge
-) -> APIRouter:
-    router = APIRouter(
-        dependencies=_secured(settings, gate, Depends(gate.check_body)), responses=_refusals()
-    )
+def _add_endpoints(
+    app: FastAPI, settings: ServerSettings, gate: Gate, model: ChatModel, judge: ContentJudge
+) -> None:
+    """Adds the endpoints that ask the model: each takes a body of its shape and gives another."""
     manner = work.MANNERS[settings.retrieval.behaviour]
 
-    async def respond(
-        request: Request, shape: type[BaseModel], counted: str, answer: Callable[..., dict]
-    ) -> Response:
+    def answering(request: Request, shape: type[BaseModel]) -> Callable[..., bytes]:
+        facts = request.state.facts  # what the log says of a request
+
         def job(body: bytes, upstream: work.Upstream) -> bytes:
             asked = wire.read_body(shape, body, settings.max_entries, settings.max_items)
-            request.state.facts.update(asked.counts())
-            answered = answer(asked, upstream)
-            request.state.facts["answered"] = answered[counted]
+            facts.update(asked.counts())
+            if shape is wire.Calls:
+                answer = work.analyse(asked, replace(judge, model=upstream), manner)
+            else:
+                path = request.url.path
+                answer = work.answer(asked, settings.retrieval, manner, upstream, path)
+            facts["answered"] = answer.get("processed_count", answer.get("total_processed"))
             if settings.log_content:
-                said = {"asked": asked.model_dump(), "answered": answered}
-                request.state.facts["content"] = said
-            return _json(answered)
+                facts["content"] = {"asked": asked.model_dump(), "answered": answer}
+            return _json(answer)
 
-        return _response(
-            await gate.run(request, judge.model if shape is wire.Calls else model, job)
-        )
+        return job
 
-    async def answered(request: Request, shape: type[BaseModel]) -> Response:
-        def answer(asked: Any, upstream: work.Upstream) -> dict[str, Any]:
-            return work.answer(asked, settings.retrieval, manner, upstream, request.url.path)
+    def add(path: str, shape: type[BaseModel], gives: type[BaseModel], told: str) -> None:
+        async def endpoint(request: Request) -> Response:
+            asked = judge.model if shape is wire.Calls else model
+            return _response(await gate.run(request, asked, answering(request, shape)))
 
-        return await respond(request, shape, "processed_count", answer)
-
-    def takes(shape: type[BaseModel], gives: type[BaseModel]) -> dict[str, Any]:
         schema = {"$ref": f"#/components/schemas/{shape.__name__}"}
         body = {"required": True, "content": {"application/json": {"schema": schema}}}
-        return {"response_model": gives, "openapi_extra": {"requestBody": body}}
-
-    @router.post("/batch_process", **takes(wire.Questions, wire.Answers))
-    async def batch_process(request: Request) -> Response:
-        """Answers each question from what its memory has retrieved for it."""
-        return await answered(request, wire.Questions)
-
-    @router.post("/process", **takes(wire.Questions, wire.Answers))
-    async def process(request: Request) -> Response:
-        """The same as `/batch_process`."""
-        return await answered(request, wire.Questions)
-
-    @router.post("/agentic_process", **takes(wire.AgenticQuestions, wire.Answers))
-    async def agentic_process(request: Request) -> Response:
-        """Answers each question; the model may search its memory before."""
-        return await answered(request, wire.AgenticQuestions)
-
-    @router.post("/analyze_function", **takes(wire.Calls, wire.Judgements))
-    async def analyze_function(request: Request) -> Response:
-        """Judges what inserts and updates write: is it worth its memory type?"""
-        return await respond(
-            request,
-            wire.Calls,
-            "total_processed",
-            lambda asked, upstream: work.analyse(asked, replace(judge, model=upstream), manner),
+        app.add_api_route(
+            path,
+            endpoint,
+            methods=["POST"],
+            name=path.strip("/"),
+            description=told,
+            response_model=gives,
+            responses=_refusals(),
+            dependencies=[*_locks(settings, gate), Depends(gate.check_body)],
+            openapi_extra={"requestBody": body},
         )
 
-    return router
+    for endpoint in ENDPOINTS:
+        add(*endpoint)
 
 
-def _signs_of_life(settings: ServerSettings, gate: Gate, name: str, probe: ChatModel) -> APIRouter:
-    router = APIRouter()
+def _locks(settings: ServerSettings, gate: Gate) -> list[Any]:
+    """The check of the token, and how the page shows that one is wanted."""
+    shown = [Depends(HTTPBearer(auto_error=False))] if settings.token else []
+    return [*shown, Depends(gate.check_token)]
 
-    @router.get("/health", response_model=wire.Health, responses=_refusals(*set(REFUSALS) - {421}))
+
+def _add_signs_of_life(
+    app: FastAPI, settings: ServerSettings, gate: Gate, name: str, probe: ChatModel
+) -> None:
+    @app.get("/health", response_model=wire.Health, responses=_refusals(421))
     async def health() -> Response:
         """Whether the process is alive. Needs no token and does not ask the model."""
         return _response(_json(wire.Health(model=name, model_name=name).model_dump()))
 
-    @router.get(
-        "/ready",
-        response_model=wire.Ready,
-        dependencies=_secured(settings, gate),
-        responses=_refusals(),
-    )
+    locks = _locks(settings, gate)
+
+    @app.get("/ready", response_model=wire.Ready, dependencies=locks, responses=_refusals())
     async def ready(request: Request) -> Response:
         """Whether the model answers: one call of one token."""
         once = records.request("", "Say yes.", max_tokens=1, version=f"ready {uuid.uuid4()}")
@@ -200,19 +189,14 @@ def _signs_of_life(settings: ServerSettings, gate: Gate, name: str, probe: ChatM
             raise Refused(503, f"the model does not answer: {reply.error}")
         return _response(_json(wire.Ready(model=name).model_dump()))
 
-    return router
-
 
 # ---- error bodies -------------------------------------------------------------------------------
 
 
-def _body(request: Request, status: int, error: str, items: Sequence[dict] = ()) -> Response:
-    name = getattr(request.state, "request_id", "")
-    return _response(_json({"error": error, "detail": list(items), "request_id": name}), status)
-
-
 async def _refused(request: Request, error: Refused) -> Response:
-    response = _body(request, error.status, error.error, error.items)
+    name = getattr(request.state, "request_id", "")
+    body = {"error": error.error, "detail": error.items, "request_id": name}
+    response = _response(_json(body), error.status)
     response.headers.update(error.headers)
     return response
 
@@ -222,7 +206,9 @@ async def _refused_by_fastapi(request: Request, error: HTTPException) -> Respons
 
 
 async def _broken(request: Request, error: Exception) -> Response:
-    response = _body(request, 500, "an error of the server; its log has the request's id")
-    response.headers["x-request-id"] = getattr(request.state, "request_id", "")
-    response.headers["connection"] = "close"  # the error goes on to uvicorn, which hangs up
-    return response
+    headers = {
+        "x-request-id": getattr(request.state, "request_id", ""),
+        "connection": "close",  # the error goes on to uvicorn, which hangs up
+    }
+    told = "an error of the server; its log has the request's id"
+    return await _refused(request, Refused(500, told, headers=headers))
