@@ -225,3 +225,12 @@ def test_the_token_that_fills_up_rows_never_ends_a_reply(tokens, template, expec
     stops = (tokenizer.eos_token_id,)
     found = pad_id(tokenizer, stops)
     assert found == (expected and tokenizer.convert_tokens_to_ids(expected))
+
+
+def test_a_model_whose_pad_token_is_its_end_token_is_loaded_with_another_one(tmp_path):
+    tokenizer = tiny_tokenizer()
+    tokenizer.pad_token = tokenizer.eos_token
+    tiny_qwen3(tokenizer).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    loaded = load_lm(tmp_path)
+    assert loaded.tokenizer.pad_token_id not in (None, *loaded.stop_ids)

@@ -175,5 +175,7 @@ def check_lm(lm: CausalLM) -> None:
     pad = lm.tokenizer.pad_token_id
     if pad is None or pad in lm.stop_ids:
         raise InputError(
-            f"{lm.name}: pad token: expected one that is no end token ({lm.stop_ids}), found {pad}"
+            f"{lm.name}: pad token: expected one that is no end token ({lm.stop_ids}), found {pad} "
+            "and no spare special token; add one and save the folder again: "
+            "tokenizer.add_special_tokens({'pad_token': '<|pad|>'})"
         )

@@ -24,7 +24,7 @@ import torch
 from packaging.specifiers import SpecifierSet
 
 from memalpha_kit.errors import InputError, closest
-from memalpha_kit.models.local import CausalLM, load_lm, stop_ids
+from memalpha_kit.models.local import CausalLM, load_lm, pad_id, stop_ids
 from memalpha_kit.settings import ModelConfig, ProtocolConfig
 from memalpha_kit.training import processes
 
@@ -221,6 +221,7 @@ def _load_unsloth(model: ModelConfig, folder: Path, seed: int, batch_size: int) 
 
     loaded, tokenizer = FastLanguageModel.from_pretrained(**unsloth_arguments(model, folder))
     stops = stop_ids(loaded.generation_config.eos_token_id, tokenizer.eos_token_id)
+    tokenizer.pad_token_id = pad_id(tokenizer, stops)
     if model.lora_rank:
         loaded = FastLanguageModel.get_peft_model(loaded, **unsloth_adapter_arguments(model, seed))
     return CausalLM(str(folder), loaded, tokenizer, stops, batch_size)
