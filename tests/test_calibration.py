@@ -324,7 +324,7 @@ def test_the_command_asks_a_server_prints_and_saves(tmp_path, capsys, monkeypatc
     assert {line["seed"] for line in lines} == {0, 1} and lines[0]["reply"].startswith("```json")
     prompts = [body["messages"][-1]["content"] for body in stub.requests]
     assert sum(RUBRICS["published"] in prompt for prompt in prompts) == 2 * 48
-    assert sum(RUBRICS["abstention"] in prompt for prompt in prompts) == 2 * 8  # asked once
+    assert sum(RUBRICS["abstention"] in prompt for prompt in prompts) == 4 * 8  # under both rubrics
 
 
 def test_the_command_passes_its_settings_on(tmp_path, capsys):

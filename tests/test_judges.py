@@ -7,17 +7,14 @@ from dataclasses import dataclass, field
 import pytest
 
 from memalpha_kit.errors import InputError, ModelGone
+from memalpha_kit.method.content_judge import CRITERIA, CallJudge, ContentJudge, judge_steps
 from memalpha_kit.method.judges import (
-    CRITERIA,
     QUESTION_TYPES,
     RUBRICS,
-    ContentJudge,
     CorrectWrongJudge,
     JudgeItem,
     LongMemEvalJudge,
     Verdict,
-    content_judge,
-    judge_steps,
     read_content,
     read_label,
     read_yes_no,
@@ -401,7 +398,7 @@ def test_the_calls_of_many_episodes_are_judged_in_one_batch():
         episode([[call("good core", "memory_update", "core_memory")], [call("cut")]], rollout=1),
     ]
     model = Scripted(content_model)
-    judge = content_judge(model)
+    judge = CallJudge(ContentJudge(model))
     judge.prepare(episodes, [INSTANCE])
     asked = len(model.requests)
     assert asked == 4 + 2, "four different texts, and two reminders for the one that is cut off"
@@ -412,7 +409,7 @@ def test_the_calls_of_many_episodes_are_judged_in_one_batch():
 
 def test_what_is_missing_is_asked_again_by_the_next_preparation():
     model = Scripted(turns("hm", "hm", "hm", FENCED))
-    judge = content_judge(model)
+    judge = CallJudge(ContentJudge(model))
     judge.prepare([episode([[call("good")], []])])
     assert judge(call("good"), "one", Memory()) is None and len(model.requests) == 3
     judge.prepare([episode([[call("good")], []])])
@@ -421,7 +418,7 @@ def test_what_is_missing_is_asked_again_by_the_next_preparation():
 
 def test_a_call_that_was_not_prepared_is_judged_when_asked_for():
     model = Scripted(content_model)
-    judge = content_judge(model, seed=7)
+    judge = CallJudge(ContentJudge(model, seed=7))
     assert judge(call("bad"), "one", Memory()) is False
     assert judge(call("bad"), "two", Memory()) is False and len(model.requests) == 1
     assert model.requests[0].seed == 7
@@ -429,6 +426,6 @@ def test_a_call_that_was_not_prepared_is_judged_when_asked_for():
 
 def test_what_failed_without_preparation_is_asked_again_by_the_next_call():
     """A training loop that waits for its judge asks for the same call again."""
-    judge = content_judge(Scripted(turns(None, None, None, FENCED)))
+    judge = CallJudge(ContentJudge(Scripted(turns(None, None, None, FENCED))))
     assert judge(call("good"), "one", Memory()) is None
     assert judge(call("good"), "one", Memory()) is True

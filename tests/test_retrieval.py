@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memalpha_kit.errors import InputError
+from memalpha_kit.method.memory import MEMORY_COMPONENTS, Component
 from memalpha_kit.method.prompts import Retrieved, query_prompt, system_prompt
 from memalpha_kit.method.retrieval import (
     TEMPLATE_TOKENS,
@@ -20,7 +21,7 @@ from memalpha_kit.method.retrieval import (
     View,
     view,
 )
-from memalpha_kit.records import Entry, Memory
+from memalpha_kit.records import Entry, Memory, Store
 from memalpha_kit.tokens import Counter, counter
 
 PLAIN, RELEASE = Retrieval(), Retrieval(behaviour="release")
@@ -232,3 +233,21 @@ def test_whatever_is_stored_the_prompt_fits_or_the_question_says_why(
     assert len(found.semantic) <= k and len(found.episodic) <= k
     assert sorted(found.ids) == sorted(e.id for e in (*found.semantic, *found.episodic))
     assert list(found.episodic) == sorted(found.episodic, key=lambda e: int(e.id))
+
+
+def test_a_component_of_the_user_s_own_is_shown_and_searched():
+    keeps = {"keeps": "Plans are kept.", "task": "Plans: add them."}
+    MEMORY_COMPONENTS.add("test_plans", Component(**keeps, answering="Plans: what is to be done."))
+    MEMORY_COMPONENTS.add(
+        "test_mood", Component(**keeps, answering="Mood: a word.", paragraph=True)
+    )
+    try:
+        stored = BOATS.with_part("test_plans", Store((Entry("9", "Paint boats."),)))
+        found = show(stored.with_part("test_mood", "calm"), "Who paints?", Retrieval(top_k=1))
+        system = system_prompt(found)
+        assert found.ids == ("1", "3", "9") and "- Plans: what is to be done." in system
+        assert "<test_plans_memory>\n1. Paint boats.\n</test_plans_memory>" in system
+        assert "<test_mood_memory>\ncalm\n</test_mood_memory>" in system
+    finally:
+        for name in ("test_plans", "test_mood"):
+            del MEMORY_COMPONENTS._things[name]

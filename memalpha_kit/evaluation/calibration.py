@@ -39,9 +39,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from memalpha_kit.errors import InputError, closest
+from memalpha_kit.method.content_judge import ContentJudge
 from memalpha_kit.method.judges import (
     QUESTION_TYPES,
-    ContentJudge,
     CorrectWrongJudge,
     JudgeItem,
     LongMemEvalJudge,

@@ -2,7 +2,7 @@
 
 | judge | rates | reply it must give |
 | --- | --- | --- |
-| `ContentJudge` | a text for one memory type (the reward r4) | JSON: VALID, ISSUES, EXPLANATION |
+| `content_judge.ContentJudge` | a text for one memory type | JSON: VALID, ISSUES, EXPLANATION |
 | `LongMemEvalJudge` | an answer against a rubric, one for all or by question type | yes or no |
 | `CorrectWrongJudge` | an answer against gold answers | one CORRECT or WRONG label |
 
@@ -26,22 +26,16 @@ give some.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from memalpha_kit.errors import InputError, closest
-from memalpha_kit.method.memory import COMPONENTS, TOOLS
 from memalpha_kit.method.prompts import load_texts
-from memalpha_kit.method.rewards import judged
 from memalpha_kit.records import (
     ChatModel,
     ChatReply,
     ChatRequest,
-    Episode,
-    Instance,
-    Memory,
-    ToolCall,
     message,
     request,
 )
@@ -52,8 +46,6 @@ Rubric = Literal["published", "by_type"]
 VERSION = "judge-1"
 """Of the instructions; part of the name of cached replies, so that another one asks anew."""
 TEXTS = load_texts("judges")
-CRITERIA = TEXTS["content"]["criteria"]
-"""What makes a text valid, by memory type."""
 RUBRICS = TEXTS["rubrics"]
 """When a response is right: one rubric for all ("published"), or by question type."""
 QUESTION_TYPES = tuple(name for name in RUBRICS if name not in ("published", "abstention"))
@@ -184,7 +176,7 @@ MANNERS.add("fixed", Manner())
 
 
 @dataclass(frozen=True)
-class _Judge:
+class ChatJudge:
     """What all judges are told. None is the judge's own default."""
 
     model: ChatModel
@@ -258,127 +250,10 @@ def _reminded(asked: ChatRequest, reminder: str, attempt: int) -> ChatRequest:
     return replace(asked, messages=(*head, message(fields["role"], text)), version=version)
 
 
-def _tagged(**texts: str) -> str:
+def tagged(**texts: str) -> str:
     """Each text between tags of its name; a text cannot close its own tag."""
     held = ((name, text.replace(f"</{name}>", f"</ {name}>")) for name, text in texts.items())
     return "\n".join(f"<{name}>\n{text}\n</{name}>" for name, text in held)
-
-
-# ---- what a memory write holds (r4) --------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class ContentJudge(_Judge):
-    """Says whether texts are worth their memory type: the content reward r4."""
-
-    def judge(self, items: Sequence[tuple[str, str]]) -> list[Verdict]:
-        """One verdict per (memory type, text), in one batch.
-
-        Types are core, semantic and episodic, also with `_memory` behind. Raises InputError for
-        another type.
-        """
-        heat = self.manner.content_temperature
-        requests = []
-        for name, text in items:
-            kind = _component(name)
-            system = TEXTS["content"]["system"].format(kind=kind, criteria=CRITERIA[kind])
-            user = f"Memory type: {kind}\n{_tagged(text=text)}"
-            requests.append(self._request(system, user, "content", 512, heat))
-        reminders = tuple(TEXTS["content"]["reminders"].values())
-        return self._ask(requests, self.manner.content, reminders)
-
-
-def _component(name: str) -> str:
-    """core, semantic or episodic, from the name or from the tools' long one (`core_memory`)."""
-    short = name.removesuffix("_memory")
-    if short not in COMPONENTS:
-        raise InputError(f"memory type {name!r} is unknown{closest(name, COMPONENTS)}")
-    return short
-
-
-@dataclass
-class CallJudge:
-    """A `rewards.Judge` with a content judge behind it: many calls in one batch, then by look-up.
-
-    Calls are told apart by memory type and text, so equal writes of many rollouts are judged once.
-    What failed is asked again by the next `prepare`, or by the next call if it was not prepared.
-    """
-
-    judge: ContentJudge
-    verdicts: dict[tuple[str, str], Verdict] = field(default_factory=dict)
-
-    def prepare(self, episodes: Iterable[Episode], instances: Sequence[Instance] = ()) -> None:
-        """Judges all calls of the episodes that have no verdict yet, in one batch.
-
-        `instances` are those of the episodes; this judge does not read the chunks.
-        """
-        calls = (call for episode in episodes for call in episode.calls)
-        items = dict.fromkeys(_written(call) for call in calls if judged(call))
-        known = {item for item, verdict in self.verdicts.items() if verdict.valid is not None}
-        asked = [item for item in items if item not in known]
-        self.verdicts.update(zip(asked, self.judge.judge(asked), strict=True))
-
-    def __call__(self, call: ToolCall, chunk: str, memory: Memory) -> bool | None:
-        """Whether a call's text is valid; None if the judge failed. Asks if not prepared."""
-        item = _written(call)
-        if item in self.verdicts:
-            return self.verdicts[item].valid
-        [verdict] = self.judge.judge([item])
-        if verdict.valid is not None:
-            self.verdicts[item] = verdict
-        return verdict.valid
-
-
-def content_judge(model: ChatModel, **settings: Any) -> CallJudge:
-    """The judge of the content reward r4; `settings` are fields of `ContentJudge`."""
-    return CallJudge(ContentJudge(model, **settings))
-
-
-def _written(call: ToolCall) -> tuple[str, str]:
-    """(memory type, text) of a call that is judged."""
-    return _component(call.arguments["memory_type"]), call.arguments[TOOLS[call.name].text]
-
-
-@dataclass(frozen=True)
-class StepVerdict:
-    """r4 of one step. `score` is the mean verdict, None if nothing was judged or all of it failed;
-    `low` and `high` are its bounds. `verdicts` has one per call, None for a call not to be judged.
-    """
-
-    score: float | None
-    low: float | None
-    high: float | None
-    verdicts: tuple[Verdict | None, ...]
-
-
-def judge_steps(
-    steps: Sequence[Sequence[Mapping[str, Any]]], judge: ContentJudge
-) -> list[StepVerdict]:
-    """What the server's `/analyze_function` scores: the calls of each step, all in one batch.
-
-    A call is a mapping with `name`, `arguments` and maybe `success`. Judged are inserts and updates
-    with a known memory type and a text, unless they did not succeed; the rest is left out. In a
-    manner that is not lenient success is not looked at, and what is left out here counts 0 there.
-    """
-    lenient = judge.manner.lenient
-    items: dict[tuple[int, int], tuple[str, str]] = {}
-    for i, step in enumerate(steps):
-        for j, raw in enumerate(step):
-            arguments = raw.get("arguments")
-            arguments = arguments if isinstance(arguments, Mapping) else {}
-            call = ToolCall(raw.get("name") or "", arguments)
-            if judged(call) and (not lenient or raw.get("success", True)):
-                items[i, j] = _written(call)
-    verdicts = dict(zip(items, judge.judge(list(items.values())), strict=True))
-    left_out = None if lenient else Verdict(False, error="not to be judged", asked=0)
-    found = []
-    for i, step in enumerate(steps):
-        row = tuple(verdicts.get((i, j), left_out) for j in range(len(step)))
-        counted = tally(verdict for verdict in row if verdict is not None)
-        empty = None if lenient or counted.n else 0.0
-        shares = (counted.mean, counted.low, counted.high) if counted.n else (empty,) * 3
-        found.append(StepVerdict(*shares, row))
-    return found
 
 
 # ---- whether an answer is right ------------------------------------------------------------------
@@ -405,7 +280,7 @@ class JudgeItem:
 
 
 @dataclass(frozen=True)
-class LongMemEvalJudge(_Judge):
+class LongMemEvalJudge(ChatJudge):
     """Says whether answers satisfy their rubric.
 
     `rubric` is `published` (one prompt for all questions that have an answer, as Mem-alpha scores)
@@ -423,7 +298,7 @@ class LongMemEvalJudge(_Judge):
         requests = []
         for item in items:
             texts = {"question": item.question, "accepted": item.shown_gold(self.manner)}
-            held = _tagged(**texts, response=item.answer)
+            held = tagged(**texts, response=item.answer)
             user = TEXTS["rubric"]["user"].format(rubric=RUBRICS[self._rubric(item)], held=held)
             requests.append(self._request("", user, "longmemeval", tokens, 0.0))
         return self._ask(requests, self.manner.yes_no, (TEXTS["rubric"]["reminder"],))
@@ -448,7 +323,7 @@ class LongMemEvalJudge(_Judge):
 
 
 @dataclass(frozen=True)
-class CorrectWrongJudge(_Judge):
+class CorrectWrongJudge(ChatJudge):
     """Says whether answers state the same as an accepted answer (squad and hotpotqa)."""
 
     def judge(self, items: Sequence[JudgeItem]) -> list[Verdict]:
@@ -456,6 +331,6 @@ class CorrectWrongJudge(_Judge):
         requests, told = [], TEXTS["label"]
         for item in items:
             texts = {"question": item.question, "accepted": item.shown_gold(self.manner)}
-            user = _tagged(**texts, answer=item.answer)
+            user = tagged(**texts, answer=item.answer)
             requests.append(self._request(told["system"], user, "correct_wrong", 1024, 0.0))
         return self._ask(requests, self.manner.label, (told["reminder"],))

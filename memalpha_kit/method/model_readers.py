@@ -37,7 +37,6 @@ from memalpha_kit.method.retrieval import (
     view,
 )
 from memalpha_kit.records import (
-    STORES,
     Answer,
     ChatModel,
     ChatReply,
@@ -333,7 +332,7 @@ class _Talk:
     @property
     def stores(self) -> list[str]:
         """Where the model may search."""
-        return _stores(self.question.memory)
+        return list(self.shows.lists)
 
     @property
     def tools(self) -> str:
@@ -364,13 +363,9 @@ class _Talk:
         self.history.append({"iteration": iteration, **event})
 
 
-def _stores(memory: Memory) -> list[str]:
-    return [store for store in STORES if getattr(memory, store) is not None]
-
-
 def _tools(memory: Memory) -> str:
-    stores = _stores(memory)
-    return search_tool(stores) if stores else ""
+    lists = memory.lists()
+    return search_tool(list(lists)) if lists else ""
 
 
 def _wanted(use: ToolUse, stores: Sequence[str]) -> tuple[str, str] | str:

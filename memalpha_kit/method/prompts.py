@@ -16,14 +16,15 @@ You answer questions from a memory...
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any, Literal
 
 import yaml
 
-from memalpha_kit.records import STORES, Entry
+from memalpha_kit.method.memory import MEMORY_COMPONENTS
+from memalpha_kit.records import PAPER_PARTS, Entry
 from memalpha_kit.tasks import BOOK_ANSWER, BOOK_SUMMARY, CLASSIFY, CLASSIFY_BY_EXAMPLE, task
 
 VERSION = "answer-1"
@@ -44,13 +45,19 @@ BASELINE = load_texts("baseline")
 class Retrieved:
     """What a reader is shown of a memory, in the order of showing; None is switched off.
 
-    `ids` are the shown entries of both stores, best first.
+    `ids` are the shown entries of all lists, best first; `others` are components of the user's.
     """
 
     core: str | None
     semantic: tuple[Entry, ...] | None
     episodic: tuple[Entry, ...] | None
     ids: tuple[str, ...] = ()
+    others: Mapping[str, str | tuple[Entry, ...]] = field(default_factory=dict)
+
+    def parts(self) -> dict[str, str | tuple[Entry, ...]]:
+        """The components that are switched on, by name, in order."""
+        paper = {name: getattr(self, name) for name in PAPER_PARTS}
+        return {name: part for name, part in paper.items() if part is not None} | dict(self.others)
 
 
 # ---- the question -----------------------------------------------------------------------------
@@ -103,30 +110,28 @@ def system_prompt_baseline(source: str = "") -> str:
 def system_prompt(retrieved: Retrieved, search: bool = False) -> str:
     """The role, the parts of the memory, what is in them, and how to answer.
 
-    Entries are numbered from 1 and have no ids; a blank core has no block, an empty store a line
-    that says so. `search`: the search tool is offered.
+    Entries are numbered from 1 and have no ids; a blank paragraph has no block, an empty list a
+    line that says so. `search`: the search tool is offered.
     """
-    parts = [name for name in ("core", *STORES) if getattr(retrieved, name) is not None]
+    parts = retrieved.parts()
+    described = "\n".join(f"- {MEMORY_COMPONENTS[name].answering}" for name in parts)
     rules = TEXTS["rules"] + (f"\n- {TEXTS['searching']}" if search else "")
     return "\n\n".join(
         (
             TEXTS["role"],
-            "# Parts of the memory\n" + "\n".join(f"- {TEXTS['parts'][name]}" for name in parts),
+            f"# Parts of the memory\n{described}",
             "# The memory",
-            *_blocks(retrieved),
+            *_blocks(parts),
             f"# How to answer\n{rules}",
         )
     )
 
 
-def _blocks(retrieved: Retrieved) -> Iterable[str]:
-    if (retrieved.core or "").strip():
-        yield f"<core_memory>\n{retrieved.core}\n</core_memory>"
-    for store in STORES:
-        entries = getattr(retrieved, store)
-        if entries is not None:
-            lines = numbered(entries) or TEXTS["empty store"]
-            yield f"<{store}_memory>\n{lines}\n</{store}_memory>"
+def _blocks(parts: Mapping[str, str | tuple[Entry, ...]]) -> Iterable[str]:
+    for name, part in parts.items():
+        shown = part if isinstance(part, str) else numbered(part) or TEXTS["empty store"]
+        if shown.strip():
+            yield f"<{name}_memory>\n{shown}\n</{name}_memory>"
 
 
 def numbered(entries: Sequence[Entry]) -> str:

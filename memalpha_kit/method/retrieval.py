@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -34,7 +34,7 @@ TEMPLATE_TOKENS = 20
 """Allowance for what a chat template puts around two messages; Qwen3's is 17."""
 
 Ranked = list[tuple[str, Entry]]
-"""Entries of both stores, each after its store's name, best first."""
+"""Entries of all lists, each after its list's name, best first."""
 
 
 class Unanswerable(InputError):
@@ -78,6 +78,7 @@ class View:
         self, memory: Memory, retrieval: Retrieval, vectors: Vectors | None = None
     ) -> None:
         self.memory, self.retrieval, self.vectors = memory, retrieval, vectors
+        self.lists = memory.lists()
         self.counter = counter(retrieval.counter)
         self._rows: dict[str, int] = {}  # text of an entry -> tokens of its row
 
@@ -90,7 +91,7 @@ class View:
         """What is shown with the question. Raises Unanswerable, and InputError for bad vectors."""
         user = asked(question, source)
         query = self.query(question, user)
-        best = {store: self.rank(store, query, self.retrieval.top_k) for store in STORES}
+        best = {name: self.rank(name, query, self.retrieval.top_k) for name in self.lists}
         return self.fit(best, user)
 
     def query(self, question: str, user: str) -> str:
@@ -101,7 +102,7 @@ class View:
 
     def rank(self, store: str, query: str, k: int) -> list[Entry]:
         """The k entries of a store that fit the query best, best first, ties oldest first."""
-        entries = getattr(self.memory, store) or ()
+        entries = self.lists[store]
         if self.retrieval.method == "bm25":
             best = [e for e, _ in search(self.memory, store, query, k, "positive")]
             return best or list(entries[:k])
@@ -178,28 +179,41 @@ class View:
         return []
 
     def arranged(self, ranked: Ranked) -> Retrieved:
-        """These entries, best first; but a whole store, and episodic always, in its own order."""
-        shown = {s: [e for store, e in ranked if store == s] for s in STORES}
-        for store, entries in shown.items():
-            if entries and (store == "episodic" or len(entries) == len(self._places[store])):
-                entries.sort(key=lambda entry: self._places[store][entry.id])
+        """These entries, best first; but a whole list, and episodic always, in its own order."""
+        shown = by_list(ranked)
+        for name, entries in shown.items():
+            if name == "episodic" or len(entries) == len(self.lists[name]):
+                entries.sort(key=lambda entry: self._places[name][entry.id])
         return self.retrieved(shown, ranked)
 
-    def retrieved(self, shown: dict[str, list[Entry]], ranked: Ranked) -> Retrieved:
+    def retrieved(self, shown: Mapping[str, Sequence[Entry]], ranked: Ranked) -> Retrieved:
         """The record of what is shown; what is switched off stays off."""
-        on = {s: None if getattr(self.memory, s) is None else tuple(shown[s]) for s in STORES}
-        return Retrieved(self.memory.core, **on, ids=tuple(entry.id for _, entry in ranked))
+        lists = {name: tuple(shown.get(name, ())) for name in self.lists}
+        others = {name: lists.get(name, part) for name, part in self.memory.others.items()}
+        stores = {name: lists.get(name) for name in STORES}
+        ids = tuple(entry.id for _, entry in ranked)
+        return Retrieved(self.memory.core, **stores, ids=ids, others=others)
 
     @cached_property
     def _places(self) -> dict[str, dict[str, int]]:
-        stores = {store: getattr(self.memory, store) or () for store in STORES}
-        return {s: {entry.id: i for i, entry in enumerate(held)} for s, held in stores.items()}
+        return {
+            name: {entry.id: place for place, entry in enumerate(entries)}
+            for name, entries in self.lists.items()
+        }
+
+
+def by_list(ranked: Ranked) -> dict[str, list[Entry]]:
+    """The entries of each list that has any, best first."""
+    lists: dict[str, list[Entry]] = {}
+    for name, entry in ranked:
+        lists.setdefault(name, []).append(entry)
+    return lists
 
 
 def by_rank(best: dict[str, list[Entry]]) -> Ranked:
-    """(store, entry) of both stores, best first, semantic before episodic at equal rank."""
-    placed = [(rank, store, entry) for store in STORES for rank, entry in enumerate(best[store])]
-    return [(store, entry) for _, store, entry in sorted(placed, key=lambda row: row[0])]
+    """(list, entry) of all lists, best first, at equal rank semantic before episodic."""
+    placed = [(rank, name, entry) for name in best for rank, entry in enumerate(best[name])]
+    return [(name, entry) for _, name, entry in sorted(placed, key=lambda row: row[0])]
 
 
 def most(highest: int, fits: Callable[[int], bool]) -> int:

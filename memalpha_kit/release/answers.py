@@ -17,10 +17,11 @@ from memalpha_kit.method.retrieval import (
     Retrieval,
     Unanswerable,
     View,
+    by_list,
     by_rank,
     most,
 )
-from memalpha_kit.records import STORES, Entry
+from memalpha_kit.records import Entry
 
 
 class ReleasedView(View):
@@ -57,7 +58,7 @@ class ReleasedView(View):
 
     def arranged(self, ranked: Ranked) -> Retrieved:
         """These entries, best first."""
-        return self.retrieved({s: [e for store, e in ranked if store == s] for s in STORES}, ranked)
+        return self.retrieved(by_list(ranked), ranked)
 
 
 VIEWS.add("release", ReleasedView)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from memalpha_kit.method.judges import StepVerdict
+from memalpha_kit.method.content_judge import StepVerdict
 from memalpha_kit.records import Answer
 from memalpha_kit.server.wire import Questions
 from memalpha_kit.server.work import MANNERS, Manner, judgements, nested

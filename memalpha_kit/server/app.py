@@ -16,7 +16,7 @@ from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 
 from memalpha_kit import __version__, records
-from memalpha_kit.method.judges import ContentJudge
+from memalpha_kit.method.content_judge import ContentJudge
 from memalpha_kit.records import ChatModel
 from memalpha_kit.server import wire, work
 from memalpha_kit.server.limits import Gate, ServerSettings

@@ -15,7 +15,8 @@ from queue import SimpleQueue
 from typing import Any
 
 from memalpha_kit.errors import ModelGone
-from memalpha_kit.method.judges import ContentJudge, StepVerdict, Verdict, judge_steps
+from memalpha_kit.method.content_judge import ContentJudge, StepVerdict, judge_steps
+from memalpha_kit.method.judges import Verdict
 from memalpha_kit.method.model_readers import AgenticReader, ModelReader
 from memalpha_kit.method.retrieval import Retrieval
 from memalpha_kit.records import Answer, ChatModel, ChatReply, ChatRequest, Done, Question

@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, Any
 from memalpha_kit.data import dataset
 from memalpha_kit.errors import InputError
 from memalpha_kit.files import load_json, run_card
+from memalpha_kit.method.content_judge import CallJudge, ContentJudge
 from memalpha_kit.method.episode import Environment
-from memalpha_kit.method.judges import content_judge
 from memalpha_kit.method.model_readers import ModelReader
 from memalpha_kit.method.readers import BestEntry, LabelVote
 from memalpha_kit.method.readers import Done as Answered
@@ -334,7 +334,8 @@ def environment(profile: Profile, base: Path, asked: AskedModel) -> Environment:
         retrieval = Retrieval(budget_tokens=limit, counter=f"hf:{base}")
     if model.reader != "rule":
         reader = ModelReader(asked, retrieval, reply)
-        judge = content_judge(asked, max_tokens=reply // 4) if profile.reward.content else None
+        if profile.reward.content:
+            judge = CallJudge(ContentJudge(asked, max_tokens=reply // 4))
     return Environment(
         profile.memory,
         profile.protocol,
