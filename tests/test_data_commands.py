@@ -116,6 +116,24 @@ def test_the_card_is_what_a_reviewer_asks_for(tmp_path):
     assert b"NaN" not in files["card.json"] and str(tmp_path).encode() not in files["card.json"]
 
 
+def test_the_card_counts_questions_that_were_sampled_away(tmp_path):
+    sums = set()
+    for limit in (5, 50):
+        card = read_card(build(tmp_path, "hotpotqa", "--max-questions", limit))
+        assert card["questions"] == limit * card["instances"]
+        sums.add(card["questions"] + card["dropped"]["questions above the limit, sampled away"])
+    assert sums == {400}  # as many as the raw file has
+
+
+def test_the_card_names_the_revision_of_files_that_were_downloaded_and_not_changed(tmp_path):
+    path = raw(tmp_path / "raw", "hotpotqa") / "hotpotqa_train.json"
+    files = {path.name: {"sha256": store.sha256(path)}}
+    (path.parent / "hub.json").write_text(json.dumps({"revision": "c0ffee", "files": files}))
+    assert read_card(build(tmp_path, "hotpotqa"))["revision"] == "c0ffee"
+    path.write_text(path.read_text() + "\n")
+    assert read_card(build(tmp_path, "hotpotqa"))["revision"] == "unknown"
+
+
 def test_the_same_command_gives_the_same_bytes_with_any_number_of_workers(tmp_path):
     first = content(build(tmp_path, "hotpotqa", "--workers", 1))
     assert first == content(build(tmp_path, "hotpotqa", "--workers", 4))
@@ -228,7 +246,7 @@ def test_the_default_recipe_refuses_the_leaking_ttl_train(parts, tmp_path, capsy
 
 
 def test_missing_parts_are_errors(parts, tmp_path, capsys):
-    """D17: the release warns and goes on with a smaller set."""
+    """The published code warns and goes on with a smaller set."""
     shutil.rmtree(parts / "perltqa")
     assert run("merge", "--data", parts, "--out", tmp_path / "m") == 2
     assert "found none of perltqa" in capsys.readouterr().err
@@ -285,7 +303,7 @@ def test_a_published_file_is_split_without_leaks(tmp_path, capsys):
 
 
 def test_the_check_finds_the_known_leak_and_the_default_does_not_have_it(tmp_path, capsys):
-    """D1: the release cuts ttl_train from the rows that MemoryAgentBench is scored on."""
+    """The release cuts ttl_train from the rows that MemoryAgentBench is scored on."""
     evaluation = []
     files = raw(tmp_path / "raw", "ttl_train")
     for name in ICL:

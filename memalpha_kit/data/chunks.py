@@ -24,7 +24,7 @@ def split_long(text: str, counter: Counter, limit: int) -> list[str]:
     Splits after sentences, else lines, else words, else tokens; a single character that is more
     than `limit` tokens is a piece of its own. The text is tokenised once and each piece counted
     once, so the time grows with the text's length. Raises ValueError if limit < 1.
-    Differs: data.md 2.0 joins split sentences with single spaces (D6, D9, D32).
+    Differs: the published code joins split sentences with single spaces.
     """
     if limit < 1:
         raise ValueError(f"limit must be at least 1 token, is {limit}")
@@ -102,8 +102,8 @@ def pack_paragraphs(
 
     `draw_target` gives the token target of the first chunk and, after each closed one, of the
     next; a chunk is closed when the next paragraph would exceed it. A paragraph above its target is
-    a chunk of its own. Giving indices back is what makes evidence exact (D21a).
-    Source: data.md 2.0. Differs: the joiner's tokens count in the test as well.
+    a chunk of its own. Giving indices back is what makes evidence exact.
+    Differs from the published `process_data.py`: the joiner's tokens count in the test as well.
     """
     sizes = [counter.count(paragraph) for paragraph in paragraphs]
     return pack_sizes(sizes, counter.count(joiner), draw_target)
@@ -138,9 +138,9 @@ _NEARLY = 8  # tokens below the limit from where a chunk is counted anew, withou
 def pack_sentences(text: str, counter: Counter, limit: int) -> list[str]:
     """`text` in chunks of whole sentences with at most `limit` tokens; the text is counted once.
 
-    White space inside a chunk stays as it is, blank lines included (D32); at a chunk's ends it is
-    dropped. A sentence above the limit is split after lines, else words, else tokens (D6).
-    Source: data.md 2.0, sentence packer. Differs: no NLTK and nothing to download (D37); a sentence
+    White space inside a chunk stays as it is, blank lines included; at a chunk's ends it is
+    dropped. A sentence above the limit is split after lines, else words, else tokens.
+    Differs from the published packer: no NLTK and nothing to download; a sentence
     ends at `.!?` with its quotes and before white space, but not after a few titles such as "Mr.".
     """
     ends = counter.ends(text)
@@ -200,7 +200,7 @@ def pack_dialogues(
     Each dialogue opens with its date, also where it goes on in another chunk. A turn above
     `limit - reserve` is split (`split_long`), each piece under its role. A chunk is closed by a
     dialogue that brings it to `close`. Raises InputError if a header alone exceeds `reserve`.
-    Source: data.md 2.0, dialogue packer. Differs: D9, a question is carried to the next chunk
+    Differs from the published packer: a question is carried to the next chunk
     only if its answer fits there too; long turns are split recursively and keep their white space.
     """
     chunks: list[DialogueChunk] = []
