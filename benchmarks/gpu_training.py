@@ -392,9 +392,8 @@ def kit(case: Case, lm: CausalLM, work: Path) -> Any:
     from memalpha_kit.method.episode import Environment
     from memalpha_kit.method.readers import reader
     from memalpha_kit.method.writers import ModelWriter
-    from memalpha_kit.training import generation, rollouts
-    from memalpha_kit.training.rollouts import Rollouts
-    from memalpha_kit.training.trainer import EpisodeTrainer
+    from memalpha_kit.training import generation, rollouts, trainer
+    from memalpha_kit.training.rollouts import Rollouts, Run
 
     teacher = miniature.Teacher("teacher", TEACHER, case.memory, case.protocol.wire)
 
@@ -406,20 +405,22 @@ def kit(case: Case, lm: CausalLM, work: Path) -> Any:
             return [replace(sampled, text=said.text) for sampled, said in pairs]
 
     rollouts.ModelWriter = Understood
-    generation.fast = lambda lm: lm  # as on a card: TRL generates
+    trainer.writer_lm = generation.TrainerLM  # as on a card: TRL generates
     people, _ = world.names(case.world)
     instances = world.build_world(case.world, people, case.instances, case.chunks, "benchmark")
     environment = Environment(
         case.memory,
-        case.protocol,
+        replace(case.protocol, max_reply_tokens=case.reply_tokens),
         reader(miniature.READER),
         world.judge,
         RewardConfig(content=0.2),
         AdvantageConfig(),
         miniature.METRIC,
     )
-    played = Rollouts(instances, environment, case.grpo, 0, work / "episodes")
-    file = work / "prompts.json"
+    settings = Run(
+        work / "policy", instances, environment, case.grpo, work / "kit", model=case.model
+    )
+    played, file = Rollouts(settings), work / "prompts.json"
 
     def collect(step, places, writer):
         rows, measures = played(step, places, writer)
@@ -428,9 +429,7 @@ def kit(case: Case, lm: CausalLM, work: Path) -> Any:
         return rows, measures
 
     order = list(range(case.instances)) * case.grpo.steps
-    return EpisodeTrainer(
-        lm, collect, order, case.grpo, case.reply_tokens, 0, work / "kit", case.model
-    )
+    return trainer.EpisodeTrainer(settings, lm, collect, order)
 
 
 TEACHER = world.Habits(keep=0.8, chat=0.2, update=0.8)
@@ -455,9 +454,12 @@ def alone(case: Case, lm: CausalLM, work: Path) -> Any:
     from transformers import PrinterCallback
     from trl import GRPOTrainer
 
+    from memalpha_kit.method.episode import Environment
+    from memalpha_kit.method.readers import reader
     from memalpha_kit.training.arguments import trl_arguments
     from memalpha_kit.training.batch import token_logprobs
     from memalpha_kit.training.optimizer import build_optimizer
+    from memalpha_kit.training.rollouts import Run
 
     class Plain(GRPOTrainer):
         if case.device == "cpu":
@@ -470,7 +472,10 @@ def alone(case: Case, lm: CausalLM, work: Path) -> Any:
     lm.model.generation_config.update(**stops)
     config = replace(case.grpo, slices=case.slices)
     on_cpu = case.device == "cpu"
-    arguments = trl_arguments(config, case.reply_tokens, 0, work / "alone", on_cpu, case.model)
+    protocol = replace(case.protocol, max_reply_tokens=case.reply_tokens)
+    environment = Environment(case.memory, protocol, reader(miniature.READER))
+    settings = Run(work / "policy", (), environment, config, work / "alone", model=case.model)
+    arguments = trl_arguments(settings, on_cpu)
     arguments.gradient_accumulation_steps = case.slices * case.chunks
     prompts = json.loads((work / "prompts.json").read_text())
     texts = [{"prompt": lm.tokenizer.decode(ids)} for ids in prompts] * config.steps

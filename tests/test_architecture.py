@@ -31,7 +31,7 @@ ROOMS = (
     *("server", "release", "cli", "commands", "__main__"),
 )
 HEAVY = {"torch", "transformers", "trl", "unsloth", "vllm", "datasets", "peft", "bitsandbytes"}
-DERIVED = {"training/trainer.py"}  # its class derives from TRL's; loaded by functions only
+DERIVED = {"training/trainer.py", "training/journal.py"}  # derive from TRL's classes
 TORCH = ("training/", "lab/lessons", "models/tiny")
 PENDING = {
     ("cli", "commands"),

@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
+import ast
 import json
 import math
+import os
 import sys
 import types
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import tiny_policy as tiny
 import torch
+from test_grpo_robust import Reader
+from trl import GRPOTrainer
 
 from memalpha_kit.errors import InputError, ModelGone
-from memalpha_kit.method.readers import BestEntry
 from memalpha_kit.models.local import Sampling
-from memalpha_kit.records import TrainingRow
 from memalpha_kit.settings import ModelConfig, ProtocolConfig
 from memalpha_kit.training import backends, processes
-from memalpha_kit.training.arguments import check_trl, trl_arguments
+from memalpha_kit.training.arguments import trl_arguments
 from memalpha_kit.training.batch import importance_ratio, rows_to_batch
 from memalpha_kit.training.generation import TrainerLM, changed
 from memalpha_kit.training.grpo import train_grpo
-from memalpha_kit.training.outage import TrainingStopped
+from memalpha_kit.training.rollouts import TrainingStopped
 from memalpha_kit.training.trainer import EpisodeTrainer
 
 TARGETS = ("q_proj", "v_proj", "down_proj")
+PLAIN = ModelConfig()
 LORA = ModelConfig(lora_rank=4, lora_alpha=16, lora_targets=TARGETS)
-QUICK = dataclasses.replace(tiny.GRPO, steps=2, dump_every=0, outage_retries=0)
+UNSLOTH = replace(LORA, backend="unsloth", vllm="colocate")
+SERVER = {"vllm": "server", "vllm_server_url": "http://localhost:8000"}
+QUICK = replace(tiny.GRPO, steps=2, dump_every=0, outage_retries=0)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +48,7 @@ def policy(tmp_path_factory):
 
 def test_an_adapter_starts_as_no_change_and_depends_on_the_seed_only(policy):
     ids = torch.tensor([[5, 6, 7]])
-    plain = backends.load_model(ModelConfig(), policy, 0).model
+    plain = backends.load_model(PLAIN, policy, 0).model
     one, other, third = (backends.load_model(LORA, policy, seed).model for seed in (0, 0, 1))
     assert torch.equal(plain(input_ids=ids).logits, one(input_ids=ids).logits)
     flat = [torch.cat([w.detach().flatten() for w in m.parameters()]) for m in (one, other, third)]
@@ -51,72 +57,46 @@ def test_an_adapter_starts_as_no_change_and_depends_on_the_seed_only(policy):
     assert trained and all("lora_" in name for name in trained)
 
 
-class Gone:
-    """A reader that is gone after `calls` calls."""
-
-    name = "gone"
-
-    def __init__(self, calls):
-        self.calls = calls
-
-    def __repr__(self):
-        return repr(BestEntry())
-
-    def read(self, requests, done=None):
-        self.calls -= 1
-        if self.calls < 0:
-            raise ModelGone("down")
-        return BestEntry().read(requests)
-
-
-def run(policy, out, model=LORA, config=QUICK, resume=False, **changes):
-    environment = tiny.environment(**changes)
-    return train_grpo(policy, tiny.INSTANCES, environment, config, out, 3, resume, model=model)
-
-
 @pytest.mark.parametrize("changes", [{}, {"kl": 0.1, "optimizer": "muon", "iterations": 2}])
 def test_an_adapter_is_trained_saved_alone_and_resumes_equal(policy, tmp_path, changes):
-    config = dataclasses.replace(QUICK, **changes)
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    run(policy, whole, config=config)
+    config = replace(QUICK, **changes)
+    whole, cut = (tiny.run(tmp_path / n, policy, config, model=LORA) for n in ("whole", "cut"))
+    gone = tiny.environment(reader=Reader({2}, ModelGone("down")))
+    train_grpo(whole)
     with pytest.raises(TrainingStopped):
-        run(policy, cut, config=config, reader=Gone(1))
-    run(policy, cut, config=config, resume=True)
-    files = [out / "policy" / "adapter_model.safetensors" for out in (whole, cut)]
+        train_grpo(replace(cut, environment=gone))
+    train_grpo(cut, resume=True)
+    files = [run.out / "policy" / "adapter_model.safetensors" for run in (whole, cut)]
     assert files[0].read_bytes() == files[1].read_bytes()
-    assert (whole / "metrics.csv").read_bytes() == (cut / "metrics.csv").read_bytes()
-    saved = json.loads((whole / "policy" / "adapter_config.json").read_text())
+    tables = [(run.out / "metrics.csv").read_bytes() for run in (whole, cut)]
+    assert tables[0] == tables[1]
+    saved = json.loads((whole.out / "policy" / "adapter_config.json").read_text())
     assert (saved["r"], saved["base_model_name_or_path"]) == (4, str(policy))
-    assert not (whole / "policy" / "model.safetensors").exists()
-    assert not (whole / "policy" / "ref").exists()
-    run(policy, cut, config=config, resume=True)  # finished: the checkpoint's adapter again
+    assert not (whole.out / "policy" / "model.safetensors").exists()
+    assert not (whole.out / "policy" / "ref").exists()
+    train_grpo(cut, resume=True)  # finished: the checkpoint's adapter again
     assert files[0].read_bytes() == files[1].read_bytes()
     with pytest.raises(InputError, match="begun with model.lora_alpha = 16, now it is 8"):
-        run(policy, cut, dataclasses.replace(LORA, lora_alpha=8), config, resume=True)
+        train_grpo(replace(cut, model=replace(LORA, lora_alpha=8)), resume=True)
 
 
 def test_training_an_adapter_leaves_the_base_as_it_was(policy, tmp_path):
     lm = backends.load_model(LORA, policy, 0)
-    base = [w.detach().clone() for w in lm.model.parameters() if not w.requires_grad]
-    row = TrainingRow((5, 6), (11, 12), (1, 1), 1.0, 1.0, "g", "e", 0)
-    before = [w.detach().clone() for w in lm.model.parameters() if w.requires_grad]
-    trainer = EpisodeTrainer(lm, lambda *_: ([row], {}), [0] * 4, QUICK, 6, 0, tmp_path, LORA)
-    trainer.train()
-    after = [w for w in lm.model.parameters() if w.requires_grad]
-    frozen = [w for w in lm.model.parameters() if not w.requires_grad]
-    assert all(torch.equal(a, b) for a, b in zip(base, frozen, strict=True))
-    assert not all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    weights = list(lm.model.parameters())
+    before = [weight.detach().clone() for weight in weights]
+    tiny.trainer(tmp_path, [tiny.row((11, 12), 1.0)], lm, LORA, steps=2).train()
+    moved = [not torch.equal(a, b) for a, b in zip(before, weights, strict=True)]
+    assert any(moved)
+    assert not any(m for m, weight in zip(moved, weights, strict=True) if not weight.requires_grad)
 
 
 # --- What is refused ------------------------------------------------------------------------------
-
-UNSLOTH = dataclasses.replace(LORA, backend="unsloth", vllm="colocate")
 
 
 @pytest.mark.parametrize(
     ("model", "changes", "message"),
     [
-        (ModelConfig(), {"load_in_4bit": True}, "load_in_4bit: expected a lora_rank above 0"),
+        (PLAIN, {"load_in_4bit": True}, "load_in_4bit: expected a lora_rank above 0"),
         (LORA, {"load_in_4bit": True, "vllm": "colocate"}, "load_in_4bit: expected vllm none or"),
         (LORA, {"lora_targets": ("lm_head",)}, "lora_targets: expected none but"),
         (UNSLOTH, {"vllm": "server", "vllm_server_url": "u"}, "vllm: expected none or colocate"),
@@ -124,20 +104,23 @@ UNSLOTH = dataclasses.replace(LORA, backend="unsloth", vllm="colocate")
         (UNSLOTH, {"revision": "abc"}, "revision: expected a folder as name"),
         (LORA, {"vllm": "server"}, "vllm_server_url: expected the server's address"),
         (LORA, {"vllm_server_url": "u"}, "vllm_server_url: .* and only there"),
-        (ModelConfig(), {"reader": "base"}, "reader: base: expected a lora_rank above 0"),
+        (PLAIN, {"reader": "base"}, "reader: base: expected a lora_rank above 0"),
         (LORA, {"reader": "endpoint"}, "reader_url: expected the server's address"),
+        (LORA, {"max_seq_length": 10047}, "max_seq_length: expected at least 10048 .* 10047"),
+        (UNSLOTH, {}, None),
+        (UNSLOTH, {"load_in_4bit": True}, None),
+        (UNSLOTH, {"reader": "base"}, None),
+        (PLAIN, SERVER, None),
     ],
 )
 def test_parts_that_do_not_go_together_are_refused_by_name(model, changes, message):
+    protocol = ProtocolConfig(max_prompt_tokens=8000 if "max_seq_length" in changes else 6144)
+    chosen = replace(model, **changes)
+    if message is None:
+        backends.check_model(chosen, protocol)
+        return
     with pytest.raises(InputError, match=f"model.{message}"):
-        backends.check_model(dataclasses.replace(model, **changes))
-
-
-def test_parts_that_go_together_are_let_through():
-    for changes in ({}, {"load_in_4bit": True}, {"reader": "base"}):
-        backends.check_model(dataclasses.replace(UNSLOTH, **changes), ProtocolConfig())
-    server = {"vllm": "server", "vllm_server_url": "http://localhost:8000"}
-    backends.check_model(dataclasses.replace(ModelConfig(), **server))
+        backends.check_model(chosen, protocol)
 
 
 def test_unsloth_is_one_process(monkeypatch):
@@ -146,16 +129,9 @@ def test_unsloth_is_one_process(monkeypatch):
         backends.check_model(UNSLOTH)
 
 
-def test_a_window_too_small_for_prompt_and_reply_is_refused():
-    protocol = ProtocolConfig(max_prompt_tokens=8000)
-    with pytest.raises(InputError, match="max_seq_length: expected at least 10048 .*, found 8192"):
-        backends.check_model(LORA, protocol)
-
-
 def test_a_target_that_the_model_does_not_have_is_answered_with_the_closest(policy):
-    model = dataclasses.replace(LORA, lora_targets=("q_prj",))
     with pytest.raises(InputError, match="lora_targets: found 'q_prj'; did you mean 'q_proj'"):
-        backends.load_model(model, policy, 0)
+        backends.load_model(replace(LORA, lora_targets=("q_prj",)), policy, 0)
 
 
 FITTING = {
@@ -193,13 +169,10 @@ def test_versions_that_do_not_fit_are_refused(changes, message):
         backends.check_versions(UNSLOTH, versions(**changes))
 
 
-def test_what_is_not_needed_may_be_missing():
-    backends.check_versions(ModelConfig(), versions(peft=None, vllm=None, unsloth=None))
-    backends.check_versions(ModelConfig(), versions(trl="1.16.1.dev0"))
-
-
-def test_the_installed_versions_fit():
+def test_the_installed_versions_fit_and_what_is_not_needed_may_be_missing():
     backends.check_versions(LORA)
+    backends.check_versions(PLAIN, versions(peft=None, vllm=None, unsloth=None))
+    backends.check_versions(PLAIN, versions(trl="1.16.1.dev0"))
 
 
 def test_unsloth_that_would_come_too_late_is_refused(monkeypatch):
@@ -209,7 +182,7 @@ def test_unsloth_that_would_come_too_late_is_refused(monkeypatch):
     imported = []
     monkeypatch.setattr(backends.importlib, "import_module", imported.append)
     backends.start(UNSLOTH, {})
-    backends.start(ModelConfig(), {"trl": None})
+    backends.start(PLAIN, {"trl": None})
     assert imported == ["unsloth"]
 
 
@@ -233,7 +206,7 @@ def test_unsloth_is_called_with_everything_stated(policy, monkeypatch):
 
     stub = types.SimpleNamespace(FastLanguageModel=FastLanguageModel)
     monkeypatch.setitem(sys.modules, "unsloth", stub)
-    model = dataclasses.replace(UNSLOTH, dtype="bfloat16", load_in_4bit=True)
+    model = replace(UNSLOTH, dtype="bfloat16", load_in_4bit=True)
     lm = backends.load_model(model, policy, seed=7)
     assert lm.name == str(policy) and lm.stop_ids == (lm.tokenizer.eos_token_id,)
     first, second = asked
@@ -246,17 +219,7 @@ def test_unsloth_is_called_with_everything_stated(policy, monkeypatch):
     assert (second["r"], second["random_state"]) == (4, 7)
 
 
-def test_a_trainer_that_unsloth_did_not_rewrite_is_refused():
-    from trl import GRPOTrainer
-
-    class Ours(GRPOTrainer):
-        pass
-
-    with pytest.raises(InputError, match="expected a trainer on its rewritten class, found GRPOT"):
-        backends.check_unsloth(Ours, None, UNSLOTH)
-
-
-def test_an_engine_of_its_own_weights_is_refused():
+def test_a_trainer_that_unsloth_did_not_rewrite_or_an_engine_of_its_own_is_refused():
     class UnslothGRPOTrainer:
         def _generate_single_turn(self):
             return "shared_weights"
@@ -265,38 +228,90 @@ def test_an_engine_of_its_own_weights_is_refused():
         pass
 
     none = types.SimpleNamespace()
+    with pytest.raises(InputError, match="expected a trainer on its rewritten class, found GRPOT"):
+        backends.check_unsloth(EpisodeTrainer, None, UNSLOTH)
     with pytest.raises(InputError, match="expected an engine that shares the model's weights"):
         backends.check_unsloth(Ours, none, UNSLOTH)
-    backends.check_unsloth(Ours, none, dataclasses.replace(UNSLOTH, vllm="none"))
+    backends.check_unsloth(Ours, none, replace(UNSLOTH, vllm="none"))
+
+
+LOGPROBS = "_get_per_token_logps_and_entropies"
+
+
+class UnslothGRPOTrainer(GRPOTrainer):
+    """Like the class that Unsloth writes from TRL's: its loss calls by position."""
+
+    def compute_loss(self, *tensors):
+        return self._get_per_token_logps_and_entropies(*tensors, 4, True, True)[0]
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model,
+        input_ids,
+        attention_mask,
+        logits_to_keep,
+        batch_size=None,
+        compute_entropy=False,
+        compute_efficient=False,
+        *args,
+        **kwargs,
+    ):
+        self.seen = (batch_size, compute_entropy, compute_efficient, args, kwargs)
+        return (None, None) if compute_efficient else ("logprobs", "entropies", None)
+
+
+class Rewritten(EpisodeTrainer, UnslothGRPOTrainer):
+    """Our trainer as if its file had been imported after Unsloth: `super()` is Unsloth's class."""
+
+    def __init__(self):
+        pass
+
+
+def test_what_unsloth_s_loss_calls_with_is_passed_on_by_position_and_by_name():
+    trainer = Rewritten()
+    assert trainer.compute_loss("model", "ids", "mask", 3) is None  # its own fused loss goes on
+    assert trainer.seen == (4, True, True, (), {})
+    call = getattr(trainer, LOGPROBS)
+    assert call("model", "ids", "mask", 3, 2)[0] == "logprobs"
+    call("model", "ids", "mask", 3, compute_efficient=True, num_images=None)
+    assert trainer.seen == (None, False, True, (), {"num_images": None})
+
+
+@pytest.fixture(scope="session")
+def unsloth_source() -> Path:
+    """The file of Unsloth that rewrites TRL's trainer: installed, or MEMALPHA_UNSLOTH_SOURCE's."""
+    named, spec = os.environ.get("MEMALPHA_UNSLOTH_SOURCE"), find_spec("unsloth")
+    if not (named or spec):
+        pytest.skip("unsloth is not installed (pip install -e .[gpu])")
+    folder = Path(named) / "unsloth" if named else Path(spec.origin).parent
+    return folder / "models" / "rl_replacements.py"
+
+
+def test_every_call_in_the_installed_unsloth_fits_our_log_probabilities(unsloth_source):
+    calls = [
+        node
+        for node in ast.walk(ast.parse(unsloth_source.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == f"self.{LOGPROBS}"
+    ]
+    assert max(len(call.args) for call in calls) == 7  # the call that once failed is among them
+    for call in calls:
+        names = {keyword.arg: keyword.arg for keyword in call.keywords if keyword.arg}
+        getattr(Rewritten(), LOGPROBS)(*map(ast.unparse, call.args), **names)
 
 
 # --- vLLM, by stand-ins ---------------------------------------------------------------------------
 
 
-def test_the_arguments_of_vllm_are_trls(tmp_path):
-    server = dataclasses.replace(
-        ModelConfig(), vllm="server", vllm_server_url="http://localhost:8000"
-    )
-    for model in (ModelConfig(), LORA, dataclasses.replace(LORA, vllm="colocate"), server):
-        made = trl_arguments(QUICK, 6, 0, tmp_path, on_cpu=True, model=model)
-        assert made.use_vllm == (model.vllm != "none")
-        assert not made.vllm_enable_sleep_mode
-        if made.use_vllm:
-            assert made.vllm_importance_sampling_mode == "token_truncate"
-            assert made.vllm_mode == model.vllm
-
-
-def test_trls_generation_reads_the_attributes_that_we_change():
-    from trl.generation.vllm_generation import VLLMGeneration
-
-    source = inspect.getsource(VLLMGeneration)
-    assert all(f"self.{name} = " in source for name in backends.GENERATION)
-    fitting = types.SimpleNamespace(**dict.fromkeys(backends.GENERATION))
-    trainer, model = types.SimpleNamespace(vllm_generation=fitting), ModelConfig(vllm="colocate")
-    backends.check_built(trainer, model)
-    del fitting.top_p
-    with pytest.raises(InputError, match="VLLMGeneration: expected top_p"):
-        backends.check_built(trainer, model)
+@pytest.mark.parametrize(
+    "model", [PLAIN, LORA, replace(LORA, vllm="colocate"), replace(PLAIN, **SERVER)]
+)
+def test_the_arguments_of_vllm_are_trls(tmp_path, model):
+    made = trl_arguments(tiny.run(tmp_path, model=model), on_cpu=True)
+    assert made.use_vllm == (model.vllm != "none")
+    assert not made.vllm_enable_sleep_mode
+    if made.use_vllm:
+        assert made.vllm_importance_sampling_mode == "token_truncate"
+        assert made.vllm_mode == model.vllm
 
 
 def test_other_sampling_settings_come_back_also_after_an_error():
@@ -321,8 +336,8 @@ class Engine:
 
 
 def test_replies_of_vllm_keep_ids_and_log_probabilities_and_validation_is_greedy():
-    engine, lm = Engine(), tiny.lm()
-    writer = TrainerLM(lm, engine)
+    engine = Engine()
+    writer = TrainerLM(tiny.lm(), engine)
     (sampled,) = writer.generate([(5, 6)], Sampling(1.0))
     assert sampled.completion_ids == (6, 1) and sampled.logprobs[0] == -0.5
     assert math.isnan(sampled.logprobs[1])  # the engine could not say
@@ -350,18 +365,15 @@ def test_the_importance_ratio_is_cut_and_one_where_nothing_is_known():
     old = torch.tensor([[-1.0, -1.0, -1.0, -9.0]])
     sampling = torch.tensor([[-1.0, -3.5, math.nan, -1.0]])
     mask = torch.tensor([[1, 1, 1, 0]])
-    ratio = importance_ratio(old, sampling, mask, highest=3.0)
-    assert ratio.tolist() == [[1.0, 3.0, 1.0, 1.0]]
+    assert importance_ratio(old, sampling, mask, 3.0).tolist() == [[1.0, 3.0, 1.0, 1.0]]
 
 
-def test_rows_bring_the_log_probabilities_that_they_were_changed():
-    known = TrainingRow((5,), (11, 12), (1, 1), 1.0, 1.0, "g", "e", 0, (-0.5, -1.5))
-    unknown = TrainingRow((5,), (11,), (1,), 1.0, 1.0, "g", "e", 1)
-    batch = rows_to_batch([known, unknown], 0, multiple=3, sampled=True)
-    values = batch["sampling_per_token_logps"]
+def test_rows_bring_the_log_probabilities_that_they_were_sampled_with():
+    rows = [tiny.row((11, 12), 1.0, logprobs=(-0.5, -1.5)), tiny.row((11,), 1.0)]
+    values = rows_to_batch(rows, 0, multiple=3, sampled=True)["sampling_per_token_logps"]
     assert values[0].tolist() == [-0.5, -1.5]
     assert math.isnan(values[1, 0]) and values[1, 1] == 0 and values[2].tolist() == [0, 0]
-    assert "sampling_per_token_logps" not in rows_to_batch([known], 0)
+    assert "sampling_per_token_logps" not in rows_to_batch(rows, 0)
 
 
 @pytest.mark.parametrize("engine_off_by", [0.0, -1.0])
@@ -369,13 +381,12 @@ def test_the_loss_makes_up_for_an_engine_that_samples_with_other_probabilities(
     tmp_path, engine_off_by
 ):
     """Where the engine's log-probabilities are the trainer's own, nothing changes."""
-    lm, row = tiny.lm(), TrainingRow((5, 6), (11, 12), (1, 1), 1.0, 1.0, "g", "e", 0)
     rows = []
-    trainer = EpisodeTrainer(lm, lambda *_: (rows, {}), [0] * 4, QUICK, 6, 0, tmp_path)
-    model = trainer.model.train()
-    ids = torch.tensor([[5, 6, 11, 12]])
-    own = trainer._get_per_token_logps_and_entropies(model, ids, torch.ones_like(ids), 2)[0][0]
-    rows.append(dataclasses.replace(row, logprobs=tuple((own + engine_off_by).tolist())))
+    trainer = tiny.trainer(tmp_path, lambda step: rows)
+    model, ids = trainer.model.train(), torch.tensor([[5, 6, 11, 12]])
+    own = getattr(trainer, LOGPROBS)(model, ids, torch.ones_like(ids), 2)[0][0]
+    known = (own + engine_off_by).tolist()
+    rows.append(tiny.row((11, 12), 1.0, (5, 6), logprobs=known))
     trainer.current_gradient_accumulation_steps = 1
     plain = trainer.compute_loss(model, trainer._generate_and_score_completions([{"instance": 0}]))
     trainer.use_vllm, trainer.vllm_importance_sampling_correction = True, True
@@ -388,11 +399,3 @@ def test_the_loss_makes_up_for_an_engine_that_samples_with_other_probabilities(
     metrics = trainer._metrics["train"]
     assert metrics["sampling_difference"] == [pytest.approx(-engine_off_by, abs=1e-4)]
     assert metrics["sampling_cut"] == [float(engine_off_by < 0)]
-
-
-def test_trl_has_what_we_replace_and_call():
-    from trl import GRPOTrainer
-    from trl.trainer.utils import pad, shuffle_sequence_dict, split_tensor_dict, use_adapter
-
-    check_trl(GRPOTrainer)
-    assert all(map(callable, (pad, shuffle_sequence_dict, split_tensor_dict, use_adapter)))

@@ -5,22 +5,36 @@ from __future__ import annotations
 import json
 
 import pytest
+import tiny_policy as tiny
 import torch
 from tiny_models import tiny_qwen3, tiny_tokenizer
+from transformers import AutoModelForCausalLM
 
 from memalpha_kit import cli
 from memalpha_kit.errors import InputError
 from memalpha_kit.models.local import load_lm
 from memalpha_kit.models.tiny import save_policy
-from memalpha_kit.training.export import export, join_shards
+from memalpha_kit.settings import ModelConfig
+from memalpha_kit.training import export as exports
+from memalpha_kit.training.backends import load_model
+from memalpha_kit.training.export import FIXED_PROMPT, export, join_shards
+
+LORA = ModelConfig(lora_rank=4, lora_alpha=32, lora_targets=("q_proj", "o_proj"))
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    """A tiny model's folder."""
+    """A tiny model's folder that stops at the first token of its reply to the fixed prompt."""
     tokenizer = tiny_tokenizer()
+    model = tiny_qwen3(tokenizer).eval()
     folder = tmp_path_factory.mktemp("base") / "model"
-    return save_policy(tiny_qwen3(tokenizer).eval(), tokenizer, folder)
+    with torch.inference_mode():
+        said = model(torch.tensor([FIXED_PROMPT])).logits[0, -1].argmax().item()
+    save_policy(model, tokenizer, folder)
+    told = {"eos_token_id": [tokenizer.eos_token_id, said], "pad_token_id": tokenizer.pad_token_id}
+    told |= {"do_sample": True, "temperature": 0.6, "top_k": 20, "top_p": 0.95}
+    (folder / "generation_config.json").write_text(json.dumps(told))
+    return folder
 
 
 def shards(model, folder, world=3, ranks=None, config=None):
@@ -40,13 +54,24 @@ def shards(model, folder, world=3, ranks=None, config=None):
     return folder
 
 
+def adapter(base, folder, std=0.3):
+    """A saved adapter that has learned something."""
+    model = load_model(LORA, base, 0).model
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=std, generator=generator)
+    model.save_pretrained(folder)
+    return folder
+
+
 def same(one, other):
     return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
 def test_a_run_is_exported_by_its_best_policy_or_its_last(base, tmp_path):
-    lm = load_lm(base)
-    run = tmp_path / "run"
+    lm, run = load_lm(base), tmp_path / "run"
     save_policy(lm.model, lm.tokenizer, run / "policy")
     made = export(run, tmp_path / "last")
     assert same(load_lm(made.folder).model, lm.model) and made.difference == 0.0
@@ -60,6 +85,37 @@ def test_the_command_says_what_it_wrote_and_the_type_can_be_changed(base, tmp_pa
     assert cli.main(["export", str(base), "--out", str(out), "--dtype", "bfloat16"]) == 0
     assert "Hugging Face folder" in capsys.readouterr().out
     assert load_lm(out).model.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("kind", ["whole", "adapter", "shards"])
+def test_an_export_stops_where_its_base_stops_and_samples_as_it_does(base, tmp_path, kind):
+    checkpoint = {
+        "whole": lambda: base,
+        "adapter": lambda: adapter(base, tmp_path / "adapter", std=0.0),
+        "shards": lambda: shards(load_lm(base).model, tmp_path / "step", 2, config=base),
+    }[kind]()
+    made = export(checkpoint, tmp_path / "out", dtype="float32")
+    found, told = (
+        json.loads((folder / "generation_config.json").read_text())
+        for folder in (made.folder, base)
+    )
+    assert found == told
+    model = AutoModelForCausalLM.from_pretrained(made.folder)
+    reply = model.generate(torch.tensor([FIXED_PROMPT]), do_sample=False, max_new_tokens=9)
+    assert reply.shape[1] == len(FIXED_PROMPT) + 1
+
+
+def test_an_export_that_lost_its_stop_ids_would_be_refused(base, tmp_path, monkeypatch):
+    save = exports.save_trained
+
+    def forgetful(lm, folder, *more):
+        save(lm, folder, *more)
+        (folder / "generation_config.json").write_text("{}")
+
+    monkeypatch.setattr(exports, "save_trained", forgetful)
+    with pytest.raises(InputError, match="expected a reply of 1 tokens, found 24: other stop ids"):
+        export(base, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
@@ -86,48 +142,70 @@ def test_shards_that_say_how_they_are_cut_are_joined_along_that_dimension():
     assert torch.equal(joined["w"], whole) and torch.equal(joined["b"], whole[0])
 
 
-def test_a_missing_rank_or_parameter_is_refused_before_anything_is_written(base, tmp_path):
-    model, out = load_lm(base).model, tmp_path / "out"
-    folder = shards(model, tmp_path / "a", 3, ranks=(0, 2), config=base)
-    with pytest.raises(InputError, match=r"expected 3 shards, found none for ranks \[1\]"):
-        export(folder, out)
-    other = shards(tiny_qwen3(tiny_tokenizer()), tmp_path / "b", 2, config=base)
-    path = other / "actor" / "model_world_size_2_rank_0.pt"
+class Bomb:
+    """A pickle that runs code."""
+
+    def __reduce__(self):
+        return (exec, ("raise SystemExit('code was run')",))
+
+
+@pytest.mark.parametrize(
+    ("rank", "change", "message"),
+    [
+        (1, lambda path, _: path.unlink(), r"expected 2 shards, found none for ranks \[1\]"),
+        (0, lambda path, state: state.pop("model.norm.weight"), r"rank 1: .*model.norm"),
+        (0, lambda path, state: state.update(odd=Bomb()), "expected a file of tensors"),
+    ],
+)
+def test_a_rank_a_parameter_or_tensors_that_are_missing_are_refused(
+    base, tmp_path, rank, change, message
+):
+    folder = shards(load_lm(base).model, tmp_path / "a", 2, config=base)
+    path = folder / "actor" / f"model_world_size_2_rank_{rank}.pt"
     state = torch.load(path, weights_only=True)
-    state.pop("model.norm.weight")
-    torch.save(state, path)
-    with pytest.raises(InputError, match=r"rank 1: expected the parameters of rank 0.*model.norm"):
-        export(other, out)
-    assert not out.exists()
-
-
-def test_a_shard_is_read_without_running_code(base, tmp_path):
-    class Bomb:
-        def __reduce__(self):
-            return (exec, ("raise SystemExit('code was run')",))
-
-    folder = shards(load_lm(base).model, tmp_path / "a", 1, config=base)
-    torch.save({"w": Bomb()}, folder / "actor" / "model_world_size_1_rank_0.pt")
-    with pytest.raises(InputError, match="expected a file of tensors"):
+    change(path, state)
+    if path.is_file():
+        torch.save(state, path)
+    with pytest.raises(InputError, match=message):
         export(folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
-def test_an_adapter_is_merged_and_says_how_far_the_merge_is_off(base, tmp_path):
-    from peft import LoraConfig, get_peft_model
-
-    lm = load_lm(base)
-    model = get_peft_model(lm.model, LoraConfig(r=4, target_modules=["q_proj", "o_proj"]))
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if "lora_B" in name:
-                weight.normal_(std=0.3, generator=torch.Generator().manual_seed(0))
-    model.save_pretrained(tmp_path / "adapter")
-    made = export(tmp_path / "adapter", tmp_path / "out", base)
-    ids = torch.arange(20)[None]
+@pytest.mark.parametrize(("dtype", "off"), [("float32", 1e-3), ("bfloat16", 0.3)])
+def test_an_adapter_is_merged_and_says_how_far_the_merge_is_off(base, tmp_path, dtype, off):
+    folder = adapter(base, tmp_path / "adapter")
+    made, ids = export(folder, tmp_path / "out", dtype=dtype), torch.arange(20)[None]
+    trained = load_model(LORA, base, 0).model
+    trained.load_adapter(folder, "default")
     with torch.inference_mode():
-        wanted, found = model.eval()(ids).logits, load_lm(made.folder).model(ids).logits
-    assert torch.allclose(wanted, found, atol=1e-4)
-    assert 0 <= made.difference < 1e-3 and made.kind == "adapter, merged"
+        wanted, found = trained.eval()(ids).logits, load_lm(made.folder).model(ids).logits
+    assert torch.allclose(wanted, found.float(), atol=1e-4 if dtype == "float32" else 0.2)
+    assert 0 <= made.difference < off and made.kind == "adapter, merged"
+
+
+def test_what_two_different_rewards_taught_an_adapter_is_in_the_exported_weights(tmp_path):
+    """One update on a good and a bad rollout; the merged folder prefers the good one as trained."""
+    from memalpha_kit.training.loss import row_logprobs
+
+    base, run = tiny.saved(tmp_path / "base"), tmp_path / "run"
+    lm = load_model(LORA, base, 0)
+    good, bad = tiny.row((11, 12), 1.0), tiny.row((21, 22), -1.0)
+    trainer = tiny.trainer(run, [good, bad], lm, LORA, steps=1)
+    trainer.train()
+    trainer.save_live(run / "policy")
+    made = load_lm(export(run, tmp_path / "out", base).folder).model
+    before = load_lm(base).model
+
+    def likelier(model):
+        with torch.no_grad():
+            return [row_logprobs(model, row, 1.0).sum().item() for row in (good, bad)]
+
+    start, trained, merged = (likelier(model) for model in (before, lm.model.eval(), made))
+    assert merged == pytest.approx(trained, abs=1e-4)
+    assert merged[0] > start[0] + 1e-3 and merged[1] < start[1] - 1e-3
+    changed = {name for name, value in made.named_parameters()
+               if not value.equal(dict(before.named_parameters())[name])}  # fmt: skip
+    assert {name.split(".")[-2] for name in changed} == {"q_proj", "o_proj"}
 
 
 def test_a_folder_that_is_nothing_of_this_is_refused(tmp_path):

@@ -4,48 +4,38 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 
 from memalpha_kit import cli
 from memalpha_kit.errors import InputError
-from memalpha_kit.files import load_json
+from memalpha_kit.files import load_json, save_json
 from memalpha_kit.lab import miniature
 from memalpha_kit.lab.lessons import tokenizer
 from memalpha_kit.lab.plan import REFERENCE, miniature_parameters, miniature_plan, planned
 from memalpha_kit.models.tiny import build_policy
 from memalpha_kit.settings import load_profile, profile_names
-from memalpha_kit.training.plan import Assumptions, paper_data, plan
-from memalpha_kit.training.shapes import SHAPES
+from memalpha_kit.training.plan import Assumptions, fitting, paper_data, plan
+from memalpha_kit.training.shapes import SHAPES, known_card, known_shape
 
 LAPTOP = load_profile("laptop")
-
-
-def big(name):
-    return Assumptions(cards=32, vllm_cards=8, reader_cards=8) if "paper" in name else Assumptions()
+PUBLISHED = Assumptions(cards=32, vllm_cards=8, reader_cards=8)
 
 
 @pytest.mark.parametrize("name", profile_names())
 def test_every_profile_has_a_plan_whose_numbers_are_not_negative(name):
-    made = planned(load_profile(name), big(name))
+    made = planned(load_profile(name), PUBLISHED if "paper" in name else Assumptions())
     table = made.table()
     assert (table.value.dropna() >= 0).all() and not made.problems
     assert {"episodes", "generations", "reader calls", "judge calls"} <= set(table.what)
     assert {"work", "memory", "time", "disk"} <= set(table.part)
 
 
-@pytest.mark.parametrize(
-    ("name", "billions"),
-    [("Qwen/Qwen3-0.6B", 0.6), ("Qwen/Qwen3-4B", 4.0), ("Qwen/Qwen3-8B", 8.2),
-     ("Qwen/Qwen3-32B", 32.8)],
-)  # fmt: skip
-def test_shapes_have_the_published_numbers_of_parameters(name, billions):
-    assert SHAPES[name].parameters / 1e9 == pytest.approx(billions, rel=0.02)
-
-
-def test_the_miniature_s_parameters_are_those_of_the_policy():
-    words = tokenizer()
-    counted = build_policy(LAPTOP.policy, words, 0).num_parameters()
-    assert miniature_parameters(LAPTOP.policy, len(words)) == pytest.approx(counted, rel=0.01)
+def test_shapes_have_the_published_numbers_of_parameters():
+    published = {"0.6B": 0.6, "4B": 4.0, "8B": 8.2, "32B": 32.8}
+    for name, billions in published.items():
+        found = SHAPES[f"Qwen/Qwen3-{name}"].parameters / 1e9
+        assert found == pytest.approx(billions, rel=0.02)
 
 
 def test_the_data_is_table_7_weighted_by_instances():
@@ -55,21 +45,14 @@ def test_the_data_is_table_7_weighted_by_instances():
 
 
 def test_work_of_the_published_run_by_hand():
-    made, data = plan(load_profile("paper"), big("paper")), paper_data()
-    episodes = 205 * 32 * 8
-    looks = -(-205 // 50) * 463
+    made, data = plan(load_profile("paper"), PUBLISHED), paper_data()
+    episodes, looks = 205 * 32 * 8, -(-205 // 50) * 463
     assert made.value("episodes") == episodes
     assert made.value("generations") == pytest.approx((episodes + looks) * data.chunks)
     assert made.value("reader calls") == pytest.approx((episodes + looks) * data.questions)
-
-
-def test_fill_rows_count_where_processes_differ():
-    """Eight rollouts of one instance of 23.3 chunks are 187 rows: 3 for each of 80 slices."""
-    made = plan(load_profile("paper"), big("paper"))
-    rows = made.value("training tokens") / (
-        made.value("prompt tokens") + made.value("reply tokens")
-    )
-    assert rows * made.value("generations") == pytest.approx(205 * 32 * 240)
+    # eight rollouts of one instance of 23.3 chunks are 187 rows: 3 for each of 80 slices
+    a_row = (made.value("prompt tokens") + made.value("reply tokens")) / made.value("generations")
+    assert made.value("training tokens") / a_row == pytest.approx(205 * 32 * 240)
     how = {line.what: line.how for line in made.lines}
     assert how["activations"].startswith("3 x 8192 tokens")
 
@@ -82,11 +65,36 @@ def test_what_cannot_fit_is_refused_with_the_sum(capsys):
     assert "load_in_4bit" in capsys.readouterr().err
     smaller = ["--set", "model.load_in_4bit=true", "--set", "model.gpu_memory_utilization=0.45"]
     assert cli.main([*argv, *smaller]) == 0
+    tight = plan(load_profile("gpu", ["model.gpu_memory_utilization=0.12"]))
+    assert "one sequence of 8192 tokens needs" in tight.problems[0]
 
 
-def test_no_room_for_one_sequence_in_the_engine_is_a_problem():
-    profile = load_profile("gpu", ["model.gpu_memory_utilization=0.12"])
-    assert "one sequence of 8192 tokens needs" in plan(profile).problems[0]
+def test_the_card_at_hand_is_found_by_its_memory_and_its_name():
+    names = {
+        (25.3, "NVIDIA GeForce RTX 4090"): "rtx4090",
+        (85.0, "NVIDIA H100 80GB HBM3"): "h100",
+        (16.0, "Tesla T4"): None,
+        (85.1, "NVIDIA A100-SXM4-80GB"): "a100-80",
+        (47.7, "NVIDIA L40S"): "l40s",
+        (150.1, "NVIDIA H200"): "h200",
+    }
+    assert {named: known_card(*named) for named in names} == names
+    profile = load_profile("gpu")
+    assert fitting(profile, 1, 0.0) is None  # no card, no plan
+    assert fitting(profile, 1, 85.0).value("total") > 0
+    with pytest.raises(InputError, match="does not fit"):
+        fitting(load_profile("gpu", ["model.lora_rank=0"]), 1, 25.3)
+
+
+def test_a_folder_counts_as_the_model_that_has_its_sizes(tmp_path):
+    named = {"num_hidden_layers": 36, "hidden_size": 2560, "num_attention_heads": 32}
+    named |= {"num_key_value_heads": 8, "head_dim": 128, "intermediate_size": 9728}
+    config = tmp_path / "config.json"
+    save_json(config, named | {"tie_word_embeddings": True, "vocab_size": 151936})
+    here, profile = load_profile("gpu", [f"model.name={tmp_path}"]), load_profile("gpu")
+    pd.testing.assert_frame_equal(plan(here).table(), plan(profile).table())
+    save_json(config, named)
+    assert known_shape(str(tmp_path)) is None and planned(here) is None
 
 
 @pytest.mark.parametrize(
@@ -104,11 +112,9 @@ def test_an_unknown_card_or_model_is_refused(given, message):
 
 def test_prices_are_only_there_when_they_are_given():
     profile = load_profile("paper")
-    assert "cost" not in set(plan(profile, big("paper")).table().part)
-    priced = replace(
-        big("paper"), usd_per_card_hour=2.0, usd_per_million_in=0.1, usd_per_million_out=0.3
-    )
-    made = plan(profile, priced)
+    assert "cost" not in set(plan(profile, PUBLISHED).table().part)
+    prices = {"usd_per_card_hour": 2.0, "usd_per_million_in": 0.1, "usd_per_million_out": 0.3}
+    made = plan(profile, replace(PUBLISHED, **prices))
     assert made.value("cards") == pytest.approx(2.0 * made.value("GPU hours"))
     tokens_in = made.value("reader tokens in") + made.value("judge tokens in")
     tokens_out = made.value("reader tokens out") + made.value("judge tokens out")
@@ -116,23 +122,27 @@ def test_prices_are_only_there_when_they_are_given():
     assert made.value("reader and judge") == pytest.approx(usd)
 
 
+# --- The miniature --------------------------------------------------------------------------------
+
+
+def test_the_miniature_s_parameters_are_those_of_the_policy():
+    words = tokenizer()
+    counted = build_policy(LAPTOP.policy, words, 0).num_parameters()
+    assert miniature_parameters(LAPTOP.policy, len(words)) == pytest.approx(counted, rel=0.01)
+
+
 def test_the_laptop_s_work_is_what_the_experiment_does():
-    made = miniature_plan(LAPTOP)
-    instances = miniature.training_instances(LAPTOP)
+    made, instances = miniature_plan(LAPTOP), miniature.training_instances(LAPTOP)
     assert made.value("episodes") == len(instances) * LAPTOP.grpo.rollouts
     chunks = sum(len(i.chunks) for i in instances) * LAPTOP.grpo.rollouts
     assert made.value("generations") == chunks
 
 
-def test_times_scale_with_steps_and_with_the_probe():
+def test_times_are_those_of_a_recorded_run_and_scale_with_steps_and_with_the_probe():
     base, reference = miniature_plan(LAPTOP), load_json(REFERENCE)
+    parts = sum(reference[part]["seconds"] for part in ("warm_start", "grpo", "evaluation"))
+    assert base.value("total") == pytest.approx(parts + reference["other_s"])
     half = replace(LAPTOP, grpo=replace(LAPTOP.grpo, steps=LAPTOP.grpo.steps // 2))
     assert miniature_plan(half).value("GRPO") == pytest.approx(base.value("GRPO") / 2)
     slow = miniature_plan(LAPTOP, speed=2 * reference["probe_s"])
     assert slow.value("total") == pytest.approx(2 * base.value("total"))
-
-
-def test_the_reference_is_of_a_whole_recorded_run():
-    reference = load_json(REFERENCE)
-    parts = sum(reference[part]["seconds"] for part in ("warm_start", "grpo", "evaluation"))
-    assert miniature_plan(LAPTOP).value("total") == pytest.approx(parts + reference["other_s"])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from memalpha_kit.lab import miniature
-from memalpha_kit.method.episode import score, write
+from memalpha_kit.method.episode import play
 from memalpha_kit.settings import load_profile
 
 CI = load_profile("ci")
@@ -26,21 +28,12 @@ class Batched:
         return True
 
 
-def played():
-    teacher, instances = miniature.references(CI)[0], miniature.held_out(CI)["test_1x"]
-    return write(instances, teacher, CI.memory, CI.protocol), instances
-
-
-def test_a_model_s_judge_gets_all_calls_of_a_step_at_once():
-    judge = Batched()
-    episodes, instances = played()
-    done = score(episodes, instances, replace(miniature.environment(CI), judge=judge))
-    assert (judge.batches, judge.singles) == (1, 0)
-    assert done.judged == sum(len(episode.calls) for episode in episodes) and not done.unjudged
-
-
-def test_a_judge_without_weight_is_not_asked():
-    judge = Batched()
-    silent = replace(CI.reward, content=0.0)
-    score(*played(), replace(miniature.environment(CI), judge=judge, reward=silent))
-    assert judge.batches == judge.singles == 0
+@pytest.mark.parametrize("weight", [0.1, 0.0])
+def test_a_model_s_judge_gets_all_calls_of_a_step_at_once_or_none_without_a_weight(weight):
+    judge, teacher = Batched(), miniature.references(CI)[0]
+    rules = miniature.environment(CI)
+    rules = replace(rules, judge=judge, reward=replace(rules.reward, content=weight))
+    done = play(miniature.held_out(CI)["test_1x"], teacher, rules)
+    calls = sum(len(episode.calls) for episode in done.episodes)
+    assert (judge.batches, judge.singles) == (bool(weight), 0)
+    assert done.judged == (calls if weight else 0) and not done.unjudged

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import random
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -14,7 +14,7 @@ import torch
 from memalpha_kit.errors import InputError
 from memalpha_kit.method.calls import parse_reply
 from memalpha_kit.method.writers import ModelWriter, WriteRequest
-from memalpha_kit.models.local import Sampling, load_lm
+from memalpha_kit.models.local import Sampling
 from memalpha_kit.records import Entry, Memory
 from memalpha_kit.settings import GrpoConfig, WarmStartConfig
 from memalpha_kit.training.optimizer import Joint, build_optimizer, rate
@@ -52,31 +52,24 @@ def equal(one, other):
 # --- loss -----------------------------------------------------------------------------------------
 
 
-def test_the_loss_is_a_mean_over_completion_tokens_only():
-    model, batch = tiny.lm().model, rows(3)
-    losses = []
-    for prompt, completion, _ in batch:
-        logits = model(torch.tensor([[*prompt, *completion]])).logits[0, len(prompt) - 1 : -1]
-        losses.append(-logits.log_softmax(-1)[range(3), completion])
-    by_hand = torch.cat(losses).mean()
+def token_loss(model, row):
+    """-log p of a row's completion tokens, one row, no padding, the plain way."""
+    ids, start = torch.tensor([[*row.prompt_ids, *row.completion_ids]]), len(row.prompt_ids)
+    logits = model(ids).logits[0, start - 1 : -1]
+    return -logits.log_softmax(-1)[range(len(row.completion_ids)), row.completion_ids]
+
+
+def test_the_loss_is_a_mean_over_completion_tokens_whatever_the_padding():
+    model, batch = tiny.lm().model, [*rows(3), Row([5] * 30, [6] * 9)]
+    by_hand = torch.cat([token_loss(model, row) for row in batch]).mean()
     assert completion_loss(model, batch, PAD).item() == pytest.approx(by_hand.item(), abs=1e-5)
 
 
 def test_weights_of_the_completion_weigh_its_tokens():
-    model = tiny.lm().model
-    prompt, completion = [5, 6], [7, 8, 9]
-    logits = model(torch.tensor([[*prompt, *completion]])).logits[0, 1:-1]
-    first, _, last = (-logits.log_softmax(-1)[range(3), completion]).tolist()
-    loss = completion_loss(model, [Row(prompt, completion, [1.0, 0.0, 3.0])], PAD)
+    model, row = tiny.lm().model, Row([5, 6], [7, 8, 9], [1.0, 0.0, 3.0])
+    first, _, last = token_loss(model, row).tolist()
+    loss = completion_loss(model, [row], PAD)
     assert loss.item() == pytest.approx((first + 3 * last) / 4, abs=1e-5)
-
-
-def test_padding_and_the_other_rows_do_not_change_a_rows_loss():
-    model, (short, *_) = tiny.lm().model, rows()
-    long = Row([5] * 30, [6] * 9)
-    alone = [completion_loss(model, [row], PAD).item() for row in (short, long)]
-    together = completion_loss(model, [short, long], PAD).item()
-    assert together == pytest.approx((3 * alone[0] + 9 * alone[1]) / 12, abs=1e-5)
 
 
 # --- batches --------------------------------------------------------------------------------------
@@ -84,12 +77,10 @@ def test_padding_and_the_other_rows_do_not_change_a_rows_loss():
 
 def test_every_row_is_visited_once_per_pass_and_lengths_are_sorted_into_buckets():
     given = rows(24)
-    phase = Phase("all", 12, given)
-    batches = list(phase.batches(CONFIG, seed=0))
+    batches = list(Phase("all", 12, given).batches(CONFIG, seed=0))
     assert len(batches) == 12 and {len(batch) for batch in batches} == {4}
     for part in (batches[:6], batches[6:]):
-        seen = [row for batch in part for row in batch]
-        assert sorted(seen) == sorted(given)
+        assert sorted(row for batch in part for row in batch) == sorted(given)
     assert batches[:6] != batches[6:]
     first = sorted(batches[:2], key=lambda batch: len(batch[0].prompt_ids))  # one bucket
     longest = max(len(row.prompt_ids) for row in first[0])
@@ -98,9 +89,9 @@ def test_every_row_is_visited_once_per_pass_and_lengths_are_sorted_into_buckets(
 
 def test_drawn_rows_follow_from_the_seed():
     only = Phase("drawn", 2, draw=lambda rng: ([rng.randint(2, 9)], [1]))
-    assert all(len(batch) == 4 for batch in only.batches(CONFIG, seed=0))
-    assert list(only.batches(CONFIG, 0)) == list(only.batches(CONFIG, 0))
-    assert list(only.batches(CONFIG, 0)) != list(only.batches(CONFIG, 1))
+    batches = [list(only.batches(CONFIG, seed)) for seed in (0, 0, 1)]
+    assert all(len(batch) == 4 for batch in batches[0])
+    assert batches[0] == batches[1] != batches[2]
 
 
 @pytest.mark.parametrize(
@@ -122,12 +113,11 @@ def test_rows_that_cannot_be_learned_are_refused(given, message):
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_training_learns_its_rows_and_a_seed_repeats_it(optimizer):
-    config = dataclasses.replace(CONFIG, optimizer=optimizer)
-    phases = [Phase("learn", 40, rows())]
+    config = replace(CONFIG, optimizer=optimizer)
     runs = []
     for seed in (0, 0, 1):
         model = tiny.lm().model
-        metrics = warm_start(model, phases, config, PAD, seed)
+        metrics = warm_start(model, [Phase("learn", 40, rows())], config, PAD, seed)
         runs.append((weights(model), metrics))
     assert runs[0][1]["loss"].iloc[-1] < 0.3 * runs[0][1]["loss"].iloc[0]
     assert equal(runs[0][0], runs[1][0])
@@ -135,27 +125,18 @@ def test_training_learns_its_rows_and_a_seed_repeats_it(optimizer):
     assert not equal(runs[0][0], runs[2][0])
 
 
-def test_metrics_say_phase_step_loss_rate_and_tokens():
+def test_metrics_say_phase_step_loss_rate_and_tokens_and_stand_beside_the_policy(tmp_path):
     phases = [Phase("copy", 7, draw=lambda rng: ([5, 6], [7])), Phase("teach", 5, rows())]
-    metrics = warm_start(tiny.lm().model, phases, CONFIG, PAD, seed=0)
-    assert list(metrics.columns) == ["phase", "step", "loss", "smoothed", "rate", "tokens"]
-    assert list(zip(metrics["phase"], metrics["step"], strict=True)) == [
-        ("copy", 5),
-        ("copy", 7),
-        ("teach", 10),
-        ("teach", 12),
-    ]
-    assert metrics["tokens"].iloc[0] == 5 * 4 * 3
-    assert metrics["rate"].iloc[0] == 1.0 and metrics["rate"].iloc[-1] < 0.3
-
-
-def test_the_trained_policy_and_its_metrics_are_saved(tmp_path):
     lm = tiny.lm()
-    phases = [Phase("learn", 2, rows())]
     folder = train_warm_start(lm.model, lm.tokenizer, phases, CONFIG, 0, tmp_path / "warm")
     assert folder == tmp_path / "warm" / "policy"
-    assert equal(weights(load_lm(folder).model), weights(lm.model))
-    assert list(pd.read_csv(tmp_path / "warm" / "metrics.csv")["step"]) == [2]
+    assert equal(tiny.weights(folder), weights(lm.model))
+    metrics = pd.read_csv(tmp_path / "warm" / "metrics.csv")
+    assert list(metrics.columns) == ["phase", "step", "loss", "smoothed", "rate", "tokens"]
+    assert list(metrics["phase"]) == ["copy", "copy", "teach", "teach"]
+    assert list(metrics["step"]) == [5, 7, 10, 12]
+    assert metrics["tokens"].iloc[0] == 5 * 4 * 3
+    assert metrics["rate"].iloc[0] == 1.0 and metrics["rate"].iloc[-1] < 0.3
 
 
 def test_a_teachers_step_becomes_the_writers_prompt_and_the_calls_tokens():
@@ -166,10 +147,8 @@ def test_a_teachers_step_becomes_the_writers_prompt_and_the_calls_tokens():
     (row,) = encode_steps(writer, [(memory, "fact 7\nfact 8", calls)])
     assert row.prompt_ids == writer.prompt_ids(WriteRequest(memory, "fact 7\nfact 8"))
     assert row.completion_ids[-1] == lm.tokenizer.eos_token_id
-    text = lm.tokenizer.decode(row.completion_ids[:-1])
-    assert [c.arguments for c in parse_reply(text, "stop", "compact")] == [
-        c.arguments for c in calls
-    ]
+    read = parse_reply(lm.tokenizer.decode(row.completion_ids[:-1]), "stop", "compact")
+    assert [c.arguments for c in read] == [c.arguments for c in calls]
 
 
 # --- optimiser ------------------------------------------------------------------------------------
@@ -177,7 +156,7 @@ def test_a_teachers_step_becomes_the_writers_prompt_and_the_calls_tokens():
 
 def test_the_rate_rises_from_the_first_update_on_and_falls_at_the_end():
     shares = [rate(step, 10, warm_up=2, decay_share=0.4, floor=0.1) for step in range(10)]
-    assert shares[:3] == [0.5, 1.0, 1.0]  # the release started with 0
+    assert shares[:3] == [0.5, 1.0, 1.0]  # the published code starts with 0
     assert shares[5:] == pytest.approx([1.0, 1.0, 0.75, 0.5, 0.25])
     assert rate(9, 10, 0, 1.0) == pytest.approx(0.1)  # linear over everything
     assert [rate(step, 10, 0, 0.0) for step in range(10)] == [1.0] * 10  # constant
@@ -217,7 +196,7 @@ def test_a_joint_optimiser_continues_from_its_saved_state():
     one, other = tiny.lm().model, tiny.lm().model
     first = build_optimizer(one, MUON)
     step(one, first)
-    second = build_optimizer(other, dataclasses.replace(MUON, learning_rate=5.0, muon_rate=5.0))
+    second = build_optimizer(other, replace(MUON, learning_rate=5.0, muon_rate=5.0))
     other.load_state_dict(one.state_dict())
     second.load_state_dict(copy.deepcopy(first.state_dict()))  # loading shares tensors
     assert isinstance(second, Joint)

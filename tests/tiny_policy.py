@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 from memalpha_kit.method.calls import render_calls
 from memalpha_kit.method.episode import Environment
 from memalpha_kit.method.memory import INSERT
 from memalpha_kit.method.readers import BestEntry
-from memalpha_kit.models.local import CausalLM
+from memalpha_kit.models.local import CausalLM, load_lm
 from memalpha_kit.models.tiny import build_policy, build_tokenizer, save_policy
-from memalpha_kit.records import QA, ToolCall, make_instance
+from memalpha_kit.records import QA, ToolCall, TrainingRow, make_instance
 from memalpha_kit.settings import (
     AdvantageConfig,
     GrpoConfig,
@@ -17,6 +20,7 @@ from memalpha_kit.settings import (
     ProtocolConfig,
     RewardConfig,
 )
+from memalpha_kit.training.rollouts import Run
 
 POLICY = PolicyConfig(
     layers=1, hidden=32, heads=2, kv_heads=2, head_dim=16, feed_forward=32, init_std=0.2
@@ -80,3 +84,41 @@ def environment(judge=judge, **changes) -> Environment:
         "metric": "contains",
     }
     return Environment(**(parts | changes))
+
+
+def run(out, policy=None, config=GRPO, **changes: Any) -> Run:
+    """A run in the folder `out`; `changes` are fields of the environment or of the run."""
+    own = {name: changes.pop(name) for name in Run.__dataclass_fields__ if name in changes}
+    return replace(Run(policy, INSTANCES, environment(**changes), config, out, seed=3), **own)
+
+
+def row(completion, advantage=0.0, prompt=(5, 6, 7), mask=None, reward=1.0, logprobs=()):
+    """A training row."""
+    mask = tuple((1,) * len(completion) if mask is None else mask)
+    parts = (tuple(prompt), tuple(completion), mask, reward, advantage)
+    return TrainingRow(*parts, "g", "e", 0, tuple(logprobs))
+
+
+def trainer(out, rows, made=None, model=None, **changes):
+    """A trainer whose every step trains on `rows`, or on what `rows(step)` gives."""
+    from memalpha_kit.settings import ModelConfig
+    from memalpha_kit.training.trainer import EpisodeTrainer
+
+    config = replace(GRPO, save_every=0, **changes)
+    chosen = rows if callable(rows) else lambda step: list(rows)
+    settings = run(out, out / "policy", config, model=model or ModelConfig())
+    order = [0] * config.instances * config.steps
+    measures = {"reward": 0.0}
+    return EpisodeTrainer(settings, made or lm(), lambda s, *_: (chosen(s), measures), order)
+
+
+def weights(folder):
+    """The policy's weights by name."""
+    return load_lm(folder).model.state_dict()
+
+
+def same(one, other, *files) -> bool:
+    """Whether two runs have the same policy, and the same bytes in these files."""
+    before, after = weights(one / "policy"), weights(other / "policy")
+    equal = all(before[name].equal(after[name]) for name in before)
+    return equal and all((one / f).read_bytes() == (other / f).read_bytes() for f in files)

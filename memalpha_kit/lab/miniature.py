@@ -209,18 +209,13 @@ def train(
 ) -> Path:
     """The policy after GRPO on `instances`, a folder; metrics.csv beside it."""
     from memalpha_kit.training.grpo import train_grpo
+    from memalpha_kit.training.rollouts import Run
 
     _set_threads(profile)
-    return train_grpo(
-        policy,
-        instances,
-        environment(profile),
-        profile.grpo,
-        folder,
-        profile.seed,
-        resume,
-        validation_instances(profile) if profile.grpo.validate_every else (),
-    )
+    config = profile.grpo
+    held_out = validation_instances(profile) if config.validate_every else ()
+    run = Run(policy, instances, environment(profile), config, folder, profile.seed, held_out)
+    return train_grpo(run, resume)
 
 
 # --- Evaluation -----------------------------------------------------------------------------------

@@ -10,15 +10,14 @@ How counts map (trl 1.15; W processes):
 from __future__ import annotations
 
 import importlib.util
-import inspect
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memalpha_kit.errors import InputError
 from memalpha_kit.models.local import CausalLM
-from memalpha_kit.settings import GrpoConfig, ModelConfig
+from memalpha_kit.settings import GrpoConfig
 from memalpha_kit.training import processes
 from memalpha_kit.training.backends import vllm_arguments
+from memalpha_kit.training.rollouts import Run
 
 if TYPE_CHECKING:
     from trl import GRPOConfig
@@ -59,12 +58,6 @@ FIXED = {  # TRL's argument: value, and why; all are stated, for a GPU backend c
     "disable_tqdm": (True, "our own bar"),
     "fp16": (False, "bf16 on a card, fp32 on a CPU"),
 }
-METHODS = {
-    "_generate_and_score_completions": "inputs",
-    "_get_per_token_logps_and_entropies": "input_ids attention_mask logits_to_keep batch_size",
-    "_generate_single_turn": "prompt_ids images multimodal_fields num_generations",
-}
-"""Methods of GRPOTrainer that we replace or call, with the parameters that we count on."""
 
 
 def updates_per_step(config: GrpoConfig) -> int:
@@ -80,39 +73,31 @@ def dataset_copies(config: GrpoConfig) -> int:
     return config.slices * -(-config.rollouts // config.slices)
 
 
-def trl_arguments(
-    config: GrpoConfig,
-    max_reply_tokens: int,
-    seed: int,
-    folder: Path,
-    on_cpu: bool,
-    model: ModelConfig = ModelConfig(),  # noqa: B008 (frozen)
-) -> GRPOConfig:
+def trl_arguments(run: Run, on_cpu: bool) -> GRPOConfig:
     """TRL's settings. Raises InputError if TRL or a backend put another value in place of ours."""
     import torch
     from trl import GRPOConfig
 
-    updates, copies = updates_per_step(config), dataset_copies(config)
+    config, updates, copies = run.config, updates_per_step(run.config), dataset_copies(run.config)
     n_instances = config.instances // processes.count()  # of this process, in a step
     wanted: dict[str, Any] = {theirs: getattr(config, ours) for ours, theirs in RENAMED.items()}
-    wanted |= {name: value for name, (value, _) in FIXED.items()}
-    wanted |= vllm_arguments(model)
+    wanted |= {name: value for name, (value, _) in FIXED.items()} | vllm_arguments(run.model)
     wanted |= {
-        "output_dir": str(folder),
-        "seed": seed,
+        "output_dir": str(run.out / "checkpoints"),
+        "seed": run.seed,
         "max_steps": config.steps * updates,
         "num_generations": copies,
         "per_device_train_batch_size": n_instances * copies // config.slices,
         "gradient_accumulation_steps": config.slices // config.updates,
-        "max_completion_length": max_reply_tokens,
+        "max_completion_length": run.environment.protocol.max_reply_tokens,
         "logging_steps": updates,
         "save_steps": (config.save_every or max(1, config.steps)) * updates,
         "use_cpu": on_cpu,
         "bf16": not on_cpu,
-        "gradient_checkpointing": model.gradient_checkpointing and not on_cpu,
+        "gradient_checkpointing": run.model.gradient_checkpointing and not on_cpu,
     }
     check_trackers(config)
-    made = GRPOConfig(**wanted, report_to=list(config.report_to), run_name=folder.parent.name)
+    made = GRPOConfig(**wanted, report_to=list(config.report_to), run_name=run.out.name)
     if on_cpu:  # with several processes it is cpu:0, which torch.load refuses on resuming
         vars(made)["_setup_devices"] = torch.device("cpu")
     for name, value in wanted.items():
@@ -152,21 +137,6 @@ def check_trackers(config: GrpoConfig) -> None:
             raise InputError(
                 f"grpo.report_to: expected {name} to be installed (pip install {name}), "
                 "found no such package"
-            )
-
-
-def check_trl(trainer: type) -> None:
-    """Raises InputError unless TRL's trainer has the methods that we replace or call."""
-    import trl
-
-    for name, needed in METHODS.items():
-        method = getattr(trainer, name, None)
-        found = inspect.signature(method).parameters if method else {}
-        missing = [parameter for parameter in needed.split() if parameter not in found]
-        if missing and "args" not in found:  # Unsloth wraps one of them: (*args, **kwargs)
-            raise InputError(
-                f"trl {trl.__version__}: expected GRPOTrainer.{name} with {', '.join(missing)}; "
-                "use trl >= 1.15, < 1.17"
             )
 
 

@@ -39,12 +39,6 @@ VERSIONS = {
 }
 UNSLOTH_VERSIONS = {"trl": ">=1.15,<1.16", "transformers": ">=5.0,<5.17.1"}
 
-GENERATION = (
-    *("temperature", "top_p", "top_k", "min_p", "repetition_penalty"),
-    *("max_completion_length", "generation_kwargs", "enable_sleep_mode"),
-)
-"""Attributes of TRL's VLLMGeneration that it reads at each call and that we may change."""
-
 
 # --- Checks before anything is loaded -------------------------------------------------------------
 
@@ -253,19 +247,6 @@ def vllm_arguments(model: ModelConfig) -> dict[str, Any]:
         "vllm_enable_sleep_mode": False,
         **(server if model.vllm == "server" else here),
     }
-
-
-# --- Checks of what was built ---------------------------------------------------------------------
-
-
-def check_built(trainer: Any, model: ModelConfig) -> None:
-    """Raises InputError if TRL or Unsloth did not build what was asked for."""
-    if model.vllm != "none":
-        missing = [name for name in GENERATION if not hasattr(trainer.vllm_generation, name)]
-        if missing:
-            raise InputError(f"trl VLLMGeneration: expected {', '.join(missing)}, found none of it")
-    if model.backend == "unsloth":
-        check_unsloth(type(trainer), trainer.model, model)
 
 
 def check_unsloth(trainer: type, policy: Any, model: ModelConfig) -> None:

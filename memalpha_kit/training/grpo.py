@@ -12,8 +12,10 @@ A run folder holds:
     episodes/         sampled episodes, a JSONL file every few steps
     checkpoints/      TRL's checkpoints; `complete.json` is written last
     validation.csv    a row per look at held-out instances, if `grpo.validate_every` asks for some
-    best/             the policy that was best on them (`validation.py`)
+    best/             the policy that was best on them
     policy/           the trained policy, a Hugging Face folder, written last of all
+
+This module imports neither transformers nor TRL before a run starts: Unsloth comes first.
 """
 
 from __future__ import annotations
@@ -24,11 +26,10 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from memalpha_kit.errors import InputError
 from memalpha_kit.files import fingerprint, resume_or_refuse
-from memalpha_kit.method.episode import Environment
 from memalpha_kit.method.saved import load_episodes
 from memalpha_kit.models.local import CausalLM
 from memalpha_kit.models.tiny import BATCH_ROWS, quiet
@@ -39,9 +40,10 @@ from memalpha_kit.training.arguments import check, check_lm, updates_per_step
 from memalpha_kit.training.backends import check_model, checkpointed, load_model
 from memalpha_kit.training.export import save_trained
 from memalpha_kit.training.generation import writer_lm
-from memalpha_kit.training.journal import TABLES, Checkpoint, Journal, latest_checkpoint
-from memalpha_kit.training.rollouts import Rollouts
-from memalpha_kit.training.validation import BEST, Validation
+from memalpha_kit.training.rollouts import BEST, Rollouts, Run, Validation
+
+if TYPE_CHECKING:
+    from memalpha_kit.training.journal import Checkpoint
 
 SETTINGS = "settings.json"
 FREE = (
@@ -53,89 +55,52 @@ FREE = (
 """Settings that a resumed run may change: no weight depends on them, or the base has a hash."""
 
 
-def train_grpo(
-    policy: Path,
-    instances: Sequence[Instance],
-    environment: Environment,
-    config: GrpoConfig,
-    out: Path,
-    seed: int,
-    resume: bool = False,
-    validation: Sequence[Instance] = (),
-    model: ModelConfig = ModelConfig(),  # noqa: B008 (frozen)
-    device: str = "cpu",
-) -> Path:
-    """The folder of the trained policy, `out/policy`.
+def train_grpo(run: Run, resume: bool = False) -> Path:
+    """The folder of the trained policy, `policy` in the run's folder.
 
-    `policy` is a Hugging Face folder, which `model` says how to load and train; with an adapter
-    the trained policy is the adapter alone. `resume` goes on from the last complete checkpoint in
-    `out`, or starts afresh where there is none; without it, what an earlier run left in `out` is
-    removed. `validation` are the held-out instances of `grpo.validate_every`; the best policy on
-    them is kept in `out/best`.
+    With an adapter the trained policy is the adapter alone. `resume` goes on from the last complete
+    checkpoint, or starts afresh where there is none; without it, what an earlier run left in the
+    folder is removed.
 
     Under `accelerate launch` each process plays its share of a step's instances, all take the same
     update, and the first one writes the files. Raises InputError for settings that do not fit
     together, or not to the run that is resumed.
     """
-    processes.start(on_cpu=device == "cpu")
-    check(config, processes.count())
-    check_model(model, environment.protocol if model.name else None)
-    _check_instances(instances, validation, environment, config)
+    processes.start(on_cpu=run.device == "cpu")
+    _check(run)
     with quiet():
-        lm = load_model(model, policy, seed, device, BATCH_ROWS)
+        lm = load_model(run.model, run.policy, run.seed, run.device, BATCH_ROWS)
         check_lm(lm)
-        if environment.meet:
-            environment.meet(lm)
-        settings = _settings(policy, instances, environment, config, seed, model)
-        start = processes.in_main(lambda: _begin(out, settings, resume))
-        if start.step < config.steps:
-            _train(lm, instances, environment, config, out, seed, start, validation, model)
+        if run.environment.meet:
+            run.environment.meet(lm)
+        start = processes.in_main(lambda: _begin(run.out, _settings(run), resume))
+        if start.step < run.config.steps:
+            _train(run, lm, start)
         else:
             lm = checkpointed(lm, start.folder) if start.folder else lm
             if processes.is_main():
-                save_trained(lm, out / "policy", policy)
+                save_trained(lm, run.out / "policy", run.policy)
     processes.wait()
-    return out / "policy"
+    return run.out / "policy"
 
 
-def _train(
-    lm: CausalLM,
-    instances: Sequence[Instance],
-    environment: Environment,
-    config: GrpoConfig,
-    out: Path,
-    seed: int,
-    start: Checkpoint,
-    validation: Sequence[Instance],
-    model: ModelConfig,
-) -> None:
+def _train(run: Run, lm: CausalLM, start: Checkpoint) -> None:
     """Trains the model of `lm` in place, from `start` to the last step, and saves it."""
-    from memalpha_kit.training.trainer import EpisodeTrainer, Reporter
+    from memalpha_kit.training.journal import Journal
+    from memalpha_kit.training.trainer import EpisodeTrainer
 
-    order = training_order(len(instances), config, seed)
+    config, updates = run.config, updates_per_step(run.config)
+    order = training_order(len(run.instances), config, run.seed)
     ahead = order[start.step * config.instances + processes.place() :: processes.count()]
-    n_replies = config.rollouts * sum(len(instances[place].chunks) for place in ahead)
-    journal = Journal(out, config.steps, n_replies, done=start.step)
-    rollouts = Rollouts(instances, environment, config, seed, out / "episodes", journal.advance)
-    trainer = EpisodeTrainer(
-        lm,
-        rollouts,
-        order,
-        config,
-        environment.protocol.max_reply_tokens,
-        seed,
-        out / "checkpoints",
-        model,
-    )
-    validate = Validation(validation, environment, config, out, trainer.save_live)
-
-    def look(step: int) -> dict[str, float] | None:
-        return validate(step, writer_lm(lm, trainer)) if validate.due(step) else None
-
-    trainer.add_callback(Reporter(journal, updates_per_step(config), look))
+    n_replies = config.rollouts * sum(len(run.instances[place].chunks) for place in ahead)
+    journal = Journal(run.out, config.steps, updates, n_replies, start.step)
+    trainer = EpisodeTrainer(run, lm, Rollouts(run, journal.advance), order)
+    validate = Validation(run, trainer.save_live)
+    journal.look = lambda step: validate(step, writer_lm(lm, trainer)) if validate.due(step) else {}
+    trainer.add_callback(journal)
     with journal.bar:
         trainer.train(resume_from_checkpoint=start.folder and str(start.folder))
-    trainer.save_live(out / "policy")
+    trainer.save_live(run.out / "policy")
 
 
 def training_order(n: int, config: GrpoConfig, seed: int) -> list[int]:
@@ -163,19 +128,18 @@ def first_and_last(run: Path, instances: Sequence[Instance]) -> dict[str, tuple[
 # --- Starting and resuming ------------------------------------------------------------------------
 
 
-def _check_instances(
-    instances: Sequence[Instance],
-    validation: Sequence[Instance],
-    env: Environment,
-    config: GrpoConfig,
-) -> None:
-    """Raises InputError if the settings ask for more than there is."""
-    if len(instances) < config.instances:
+def _check(run: Run) -> None:
+    """Raises InputError for settings that do not fit together, or ask for more than there is."""
+    config, env = run.config, run.environment
+    check(config, processes.count())
+    check_model(run.model, env.protocol if run.model.name else None)
+    n, found = len(run.instances), config.instances
+    if n < found:
         raise InputError(
-            f"grpo.instances: expected at most the number of training instances "
-            f"({len(instances)}), found {config.instances}"
+            f"grpo.instances: expected at most the number of training instances ({n}), "
+            f"found {found}"
         )
-    if config.validate_every and not validation:
+    if config.validate_every and not run.validation:
         raise InputError(
             f"grpo.validate_every: expected 0 without held-out instances, "
             f"found {config.validate_every}"
@@ -184,31 +148,25 @@ def _check_instances(
         raise InputError(f"reward.content: expected 0 without a judge, found {env.reward.content}")
 
 
-def _settings(
-    policy: Path,
-    instances: Sequence[Instance],
-    env: Environment,
-    config: GrpoConfig,
-    seed: int,
-    model: ModelConfig,
-) -> dict[str, Any]:
+def _settings(run: Run) -> dict[str, Any]:
     """Everything the weights depend on, as plain values."""
-    parts = ("memory", "protocol", "reward", "advantage")
+    env, files = run.environment, [path for path in run.policy.iterdir() if path.is_file()]
     return {
-        "seed": seed,
-        "policy": fingerprint(path for path in sorted(policy.iterdir()) if path.is_file()),
-        "instances": _content_hash(instances),
-        "grpo": asdict(config),
-        **{name: asdict(getattr(env, name)) for name in parts},
+        "seed": run.seed,
+        "policy": fingerprint(files),
+        "instances": content_hash(run.instances),
+        "grpo": asdict(run.config),
+        **{name: asdict(getattr(env, name)) for name in ("memory", "protocol", "reward")},
+        "advantage": asdict(env.advantage),
         "reader": repr(env.reader),
         "judge": getattr(env.judge, "__qualname__", type(env.judge).__name__),
         "metric": env.metric,
-        **({"model": asdict(model)} if model != ModelConfig() else {}),
+        **({"model": asdict(run.model)} if run.model != ModelConfig() else {}),
         **({"processes": processes.count()} if processes.count() > 1 else {}),
     }
 
 
-def _content_hash(instances: Sequence[Instance]) -> str:
+def content_hash(instances: Sequence[Instance]) -> str:
     """A name of exactly these chunks, questions and answers, whatever the ids say."""
     digest = hashlib.sha256()
     for one in instances:
@@ -218,6 +176,8 @@ def _content_hash(instances: Sequence[Instance]) -> str:
 
 def _begin(out: Path, settings: Mapping[str, Any], resume: bool) -> Checkpoint:
     """The checkpoint to start from, after removing what must not be trusted."""
+    from memalpha_kit.training.journal import TABLES, latest_checkpoint
+
     if not (resume and (out / SETTINGS).is_file()):
         for name in ("checkpoints", "episodes", "policy", BEST):
             shutil.rmtree(out / name, ignore_errors=True)

@@ -11,12 +11,13 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
+from transformers import TrainerCallback
 
 from memalpha_kit.files import save_json, save_table, sha256
 from memalpha_kit.progress import bar
@@ -64,31 +65,54 @@ def _hashes(folder: Path) -> dict[str, str]:
     return {path.name: sha256(path) for path in files}
 
 
-class Journal:
+class Journal(TrainerCallback):
     """Writes a row of metrics and one of timings per step, and shows how far the run is.
 
-    `done` steps of `steps` were made before; later rows of the tables are dropped, so that a
-    resumed run continues exactly there. `total` counts what `advance` is told about: replies that
-    were written and episodes that were answered.
+    `done` of `steps` were made before, each of which makes `updates`; later rows of the tables are
+    dropped, so that a resumed run continues exactly there. `n_replies` is the work ahead. After
+    every step, in all processes, before logs and checkpoints, `look(step)` may give measures of
+    held-out instances.
     """
 
-    def __init__(self, folder: Path, steps: int, total: int, done: int = 0) -> None:
-        self.folder, self.steps, self.done = folder, steps, done
+    def __init__(
+        self, folder: Path, steps: int, updates: int = 1, n_replies: int = 0, done: int = 0
+    ) -> None:
+        self.folder, self.steps, self.updates, self.done = folder, steps, updates, done
         self.tables = {name: _kept(folder / name, done) for name in TABLES}
-        self.bar = bar(total, "GRPO") if processes.is_main() else nullcontext()
-        self.started = time.perf_counter()
-        self.flat, self.note = 0, ""
+        self.bar = bar(n_replies, "GRPO") if processes.is_main() else nullcontext()
+        self.look: Callable[[int], Mapping[str, Any] | None] = lambda step: None
+        self.started, self.flat, self.note = time.perf_counter(), 0, ""
 
     def advance(self, n: int) -> None:
-        """Counts n more replies or episodes of the step that is at work."""
+        """Counts n more replies of the step that is at work."""
         if processes.is_main():
             self.bar.advance(n, f"step {self.done + 1} of {self.steps}{self.note}")
 
-    def log(self, step: int, values: Mapping[str, Any]) -> None:
-        """Adds the rows of step `step` (from 1), which just ended.
+    def on_train_begin(self, args, state, control, **_):
+        """The first step begins now."""
+        self.started = time.perf_counter()
 
-        Whatever ends in `_s` or `_time` is a timing.
-        """
+    def on_step_end(self, args, state, control, **_):
+        """After an update."""
+        step, inside = divmod(state.global_step, self.updates)
+        found = None if inside else self.look(step)
+        if found and processes.is_main():
+            self._add(VALIDATION, {"step": step, **found})
+
+    def on_log(self, args, state, control, logs=None, **_):
+        """After a step; not the summary at the end."""
+        if processes.is_main() and logs and "loss" in logs:
+            self.log(state.global_step // self.updates, logs)
+
+    def on_save(self, args, state, control, **_):
+        """After each process has written its random state."""
+        processes.wait()
+        if processes.is_main():
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            mark_complete(folder, state.global_step // self.updates)
+
+    def log(self, step: int, values: Mapping[str, Any]) -> None:
+        """Adds the rows of step `step` (from 1), which just ended; `_s` and `_time` are timings."""
         now = time.perf_counter()
         timed = {k: v for k, v in values.items() if k.endswith(("_s", "_time"))}
         rest = {k: v for k, v in values.items() if k not in timed and k != "epoch"}
@@ -97,19 +121,11 @@ class Journal:
         self.started, self.done = now, step
         known = [name for name in ("reward", "accuracy") if values.get(name) is not None]
         self.note = "".join(f", {name} {values[name]:.3f}" for name in known)
-        self._tell_flat(values)
-
-    def _tell_flat(self, values: Mapping[str, Any]) -> None:
-        """Says when a step taught nothing, and warns with the likely cause after some in a row."""
         why = flat_because(values)
         self.flat = self.flat + 1 if why else 0
         self.note += f", nothing to learn: {why}" if why else ""
         if self.flat and self.flat % FLAT_STEPS == 0:
             log.warning("GRPO: %d steps in a row taught nothing: %s", self.flat, why)
-
-    def log_validation(self, step: int, values: Mapping[str, Any]) -> None:
-        """Adds a row of measures of held-out instances."""
-        self._add(VALIDATION, {"step": step, **values})
 
     def _add(self, name: str, row: dict[str, Any]) -> None:
         self.tables[name].append(row)
@@ -119,16 +135,16 @@ class Journal:
 def flat_because(values: Mapping[str, Any]) -> str:
     """Why a step with these measures could not move the weights; "" if it could.
 
-    >>> flat_because({"flat_rows": 1.0, "rows_trained": 8, "calls": 0.0})
+    >>> flat_because({"rows_trained": 8, "flat_rows": 1.0, "calls": 0.0})
     'no reply had a call (a longer warm start, or another protocol.wire)'
     """
-    if not values.get("rows_trained", 1):
-        return "no row had a reward (see rows_missing: reader or judge failed)"
-    if values.get("flat_rows", 0) < 1 and values.get("grad_norm", 1) != 0:
-        return ""
-    if not values.get("calls", 1):
-        return "no reply had a call (a longer warm start, or another protocol.wire)"
-    return "all rewards of a group were equal (more grpo.rollouts, or a higher grpo.temperature)"
+    if values.get("rows_trained") == 0:
+        return "no row had a reward (the reader or the judge failed)"
+    if values.get("flat_rows") == 1:
+        if values.get("calls") == 0:
+            return "no reply had a call (a longer warm start, or another protocol.wire)"
+        return "all rewards of a group were equal (more grpo.rollouts, a higher grpo.temperature)"
+    return "the gradient was zero (see clip_ratio)" if values.get("grad_norm") == 0 else ""
 
 
 def _kept(path: Path, done: int) -> list[dict[str, Any]]:

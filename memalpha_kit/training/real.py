@@ -21,6 +21,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,24 +59,6 @@ READ_ROWS = 8
 """Prompts that the base model of transformers reads together: their cache lies on the same card."""
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A finished run, its exported policy, and how far the export's check was off.
-
-    `best_step` is the step of the policy that was best on held-out instances; None if the run did
-    not look, and the last policy was exported.
-    """
-
-    run: Path
-    folder: Path
-    difference: float
-    best_step: int | None
-
-    def __str__(self) -> str:
-        which = "last policy" if self.best_step is None else f"policy of step {self.best_step}"
-        return f"{self.folder}: {which}, difference of a log-probability {self.difference:.2g}"
-
-
 def train(
     profile: Profile,
     data: Sequence[Path],
@@ -83,83 +66,75 @@ def train(
     validation: Sequence[Path] = (),
     resume: bool = False,
     say: Callable[[str], object] = print,
-) -> Trained:
-    """Trains `profile.model` on the training parts of the data sets `data`, and exports it.
+) -> Path:
+    """The exported policy of training `profile.model` on the training parts of `data`.
 
     `out` becomes a run folder (`training/grpo.py`) with `export/` and a card, `run.json`, beside
-    the rest. Held-out instances are the test parts of `validation`, by default those of `data`.
-    Under `accelerate launch` every process calls this. Raises InputError for what cannot work.
+    the rest. Held-out instances are the test parts of `validation`, by default those of `data`; the
+    policy that was best on them is exported, or the last if the run did not look. Under `accelerate
+    launch` every process calls this. Raises InputError for what cannot work.
     """
     started = time.time()
     profile, client = checked(profile)
     instances, held_out = load_data(profile, data, validation)
     from memalpha_kit.training import backends, processes
+    from memalpha_kit.training.rollouts import Run
 
     backends.start(profile.model)  # imports Unsloth, if asked for, before what it patches
     processes.start(on_cpu=not _cards())
-    if _cards() and processes.is_main():
-        say(_plan_line(profile, processes.count()))
-    base = model_folder(profile.model)
-    files = [file for path in data for file in _files(path)]
-    facts = {
-        "data": [str(path) for path in data],
-        "base": str(base),
-        "served_reader": client.name if client else None,
-        "processes": processes.count(),
-        "device": _device(),
-        "instances": len(instances),
-        "held_out": len(held_out),
-    }
-
-    def card(**found: Any) -> None:
-        if processes.is_main():
-            out.mkdir(parents=True, exist_ok=True)
-            run_card(out, profile, started, files, facts | found)
-
-    card(finished=False)
-    _train(profile, base, client, instances, held_out, out, resume)
-    made = _exported(out, base if profile.model.lora_rank else None)
-    card(finished=True, export=str(made.folder), difference=made.difference, best=made.best_step)
-    if processes.is_main():
-        say(str(made))
-    return made
-
-
-def _train(
-    profile: Profile,
-    base: Path,
-    client: Client | None,
-    instances: Sequence[Instance],
-    held_out: Sequence[Instance],
-    out: Path,
-    resume: bool,
-) -> None:
+    from memalpha_kit.training.export import export
     from memalpha_kit.training.grpo import train_grpo
 
-    asked = AskedModel(client.name if client else f"base of {profile.model.name}", client)
-    train_grpo(
+    if _cards() and processes.is_main():
+        say(_plan_line(profile, processes.count()))
+    base, model = model_folder(profile.model), profile.model
+    asked = AskedModel(client.name if client else f"base of {model.name}", client)
+    run = Run(
         base,
         instances,
         environment(profile, base, asked),
         profile.grpo,
         out,
         profile.seed,
-        resume,
         held_out if profile.grpo.validate_every else (),
-        model=profile.model,
-        device=_device(),
+        model,
+        _device(),
     )
-
-
-def _exported(out: Path, base: Path | None) -> Trained:
-    """The run's best policy, or its last, as a whole model; one process writes it."""
-    from memalpha_kit.training import processes
-    from memalpha_kit.training.export import export
-
-    difference = processes.in_main(lambda: export(out, out / EXPORT, base).difference)
-    best = out / "best" / "best.json"
+    facts = {
+        "data": [str(path) for path in data],
+        "base": str(base),
+        "served_reader": client.name if client else None,
+        "processes": processes.count(),
+        "device": run.device,
+        "instances": len(instances),
+        "held_out": len(held_out),
+    }
+    card = partial(_card, out, profile, started, data, facts)
+    card(finished=False)
+    train_grpo(run, resume)
+    best, folder = out / "best" / "best.json", out / EXPORT
+    made = processes.in_main(lambda: export(out, folder, base if model.lora_rank else None))
     step = load_json(best)["step"] if best.is_file() else None
-    return Trained(out, out / EXPORT, difference, step)
+    card(finished=True, export=str(folder), difference=made.difference, best=step)
+    if processes.is_main():
+        which = "last policy" if step is None else f"policy of step {step}"
+        say(f"{folder}: {which}, difference of a log-probability {made.difference:.2g}")
+    return folder
+
+
+def _card(
+    out: Path, profile: Profile, started: float, data: Sequence[Path], facts: Any, **found: Any
+) -> None:
+    """Writes the run's card."""
+    from memalpha_kit.training import processes
+
+    if processes.is_main():
+        files = [
+            file
+            for path in data
+            for file in ([path] if path.is_file() else dataset.part_files(path, "train"))
+        ]
+        run_card(out, profile, started, files, facts | found)
 
 
 # --- What is refused before anything is loaded ----------------------------------------------------
@@ -260,10 +235,6 @@ def load_data(
             f"found {profile.grpo.validate_every}"
         )
     return train, held_out
-
-
-def _files(path: Path) -> list[Path]:
-    return [path] if path.is_file() else dataset.part_files(path, "train")
 
 
 def model_folder(model: ModelConfig) -> Path:

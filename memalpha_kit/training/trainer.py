@@ -21,29 +21,21 @@ from datasets import Dataset
 from torch.nn.functional import pad
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PrinterCallback
 from trl import GRPOTrainer
 
 from memalpha_kit.models.local import CausalLM
 from memalpha_kit.models.tiny import writing
 from memalpha_kit.records import TrainingRow
-from memalpha_kit.settings import GrpoConfig, ModelConfig
 from memalpha_kit.training import processes
-from memalpha_kit.training.arguments import (
-    check,
-    check_lm,
-    check_trl,
-    trl_arguments,
-    updates_per_step,
-)
-from memalpha_kit.training.backends import check_built, load_adapter
+from memalpha_kit.training.arguments import check, check_lm, trl_arguments, updates_per_step
+from memalpha_kit.training.backends import check_unsloth, load_adapter
 from memalpha_kit.training.batch import importance_ratio, rows_to_batch, token_logprobs, trained
 from memalpha_kit.training.export import save_trained
 from memalpha_kit.training.generation import writer_lm
-from memalpha_kit.training.journal import Journal, mark_complete
 from memalpha_kit.training.optimizer import build_optimizer, rate
-from memalpha_kit.training.outage import GO_ON, TrainingStopped
 from memalpha_kit.training.pinned import pin_base
+from memalpha_kit.training.rollouts import GO_ON, Run, TrainingStopped
 
 log = logging.getLogger(__name__)
 
@@ -57,43 +49,32 @@ Collect = Callable[[int, Sequence[int], CausalLM], tuple[list[TrainingRow], Mapp
 
 
 class EpisodeTrainer(GRPOTrainer):
-    """Trains the model of `lm` on rows that come from `collect`.
+    """Trains the model of `lm` on the rows that `collect` gives for every step of `run`.
 
-    `order` lists the places of the instances, `config.instances` per step; checkpoints go to
-    `folder`. Raises InputError for settings or a tokenizer that do not fit; a checkpoint that
+    `order` lists the places of the instances, `grpo.instances` per step; checkpoints go to the
+    run's folder. Raises InputError for settings or a tokenizer that do not fit; a checkpoint that
     cannot be written is a DiskError, and is removed by the call that resumes.
     """
 
-    def __init__(
-        self,
-        lm: CausalLM,
-        collect: Collect,
-        order: Sequence[int],
-        config: GrpoConfig,
-        max_reply_tokens: int,
-        seed: int,
-        folder: Path,
-        model_config: ModelConfig = ModelConfig(),  # noqa: B008 (frozen)
-    ) -> None:
-        check(config, processes.count())
+    def __init__(self, run: Run, lm: CausalLM, collect: Collect, order: Sequence[int]) -> None:
+        check(run.config, processes.count())
         check_lm(lm)
-        check_trl(GRPOTrainer)
-        self.lm, self.collect, self.grpo, self.folder = lm, collect, config, folder
+        self.run, self.grpo, self.lm, self.collect = run, run.config, lm, collect
         self.bad_in_a_row = self.skipped = 0
         model = lm.model.train()
         stops = lm.stop_ids[0] if len(lm.stop_ids) == 1 else list(lm.stop_ids)
         model.generation_config.update(eos_token_id=stops, pad_token_id=lm.tokenizer.pad_token_id)
-        on_cpu = model.device.type == "cpu"
         super().__init__(
             model=model,
             reward_funcs=[_never_called],
-            args=trl_arguments(config, max_reply_tokens, seed, folder, on_cpu, model_config),
+            args=trl_arguments(run, model.device.type == "cpu"),
             train_dataset=Dataset.from_list([{"prompt": "", "instance": i} for i in order]),
             processing_class=lm.tokenizer,
         )
         self.remove_callback(PrinterCallback)
-        check_built(self, model_config)
-        if self.use_vllm and model_config.lora_rank and model_config.backend != "unsloth":
+        if run.model.backend == "unsloth":
+            check_unsloth(type(self), self.model, run.model)
+        elif self.use_vllm and run.model.lora_rank:
             pin_base(self.vllm_generation, model)
 
     # --- A step's rows ----------------------------------------------------------------------------
@@ -172,7 +153,7 @@ class EpisodeTrainer(GRPOTrainer):
     @property
     def _unsloth(self) -> bool:
         """Whether TRL's class was rewritten by Unsloth before ours was derived from it."""
-        return type(self).__mro__[1].__name__.startswith("Unsloth")
+        return any(parent.__name__.startswith("Unsloth") for parent in type(self).__mro__)
 
     @property
     def _corrects_engine(self) -> bool:
@@ -281,7 +262,7 @@ class EpisodeTrainer(GRPOTrainer):
             load_adapter(self.model, Path(resume_from_checkpoint))
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        with writing(self.folder):
+        with writing(self.run.out):
             super()._save_checkpoint(*args, **kwargs)
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
@@ -293,38 +274,7 @@ class EpisodeTrainer(GRPOTrainer):
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             whole = self.accelerator.get_state_dict(self.model_wrapped)
         if processes.is_main():
-            save_trained(self.lm, folder, Path(self.lm.name), whole)
-
-
-class Reporter(TrainerCallback):
-    """Tells the journal about steps, logs and checkpoints of a trainer.
-
-    `look` is called after every step, in all processes, before logs and checkpoints.
-    """
-
-    def __init__(
-        self, journal: Journal, updates: int, look: Callable[[int], Mapping[str, Any] | None]
-    ) -> None:
-        self.journal, self.updates, self.look = journal, updates, look
-
-    def on_step_end(self, args, state, control, **_):
-        """After an update."""
-        step, inside = divmod(state.global_step, self.updates)
-        found = None if inside else self.look(step)
-        if found and processes.is_main():
-            self.journal.log_validation(step, found)
-
-    def on_log(self, args, state, control, logs=None, **_):
-        """After a step; not the summary at the end."""
-        if processes.is_main() and logs and "loss" in logs:
-            self.journal.log(state.global_step // self.updates, logs)
-
-    def on_save(self, args, state, control, **_):
-        """After each process has written its random state."""
-        processes.wait()
-        if processes.is_main():
-            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            mark_complete(folder, state.global_step // self.updates)
+            save_trained(self.lm, folder, self.run.policy, whole)
 
 
 def _never_called(**_: Any) -> list[float]:

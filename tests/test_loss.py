@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
+from dataclasses import replace
 
 import pytest
 import tiny_policy as tiny
 import torch
+from tiny_policy import row
 
 from memalpha_kit.models.local import load_lm
-from memalpha_kit.records import TrainingRow
 from memalpha_kit.settings import GrpoConfig
 from memalpha_kit.training.loss import grpo_loss, row_logprobs, token_losses, total_loss
-from memalpha_kit.training.trainer import EpisodeTrainer
 
-MAX_REPLY = 6
+MAX_REPLY = tiny.PROTOCOL.max_reply_tokens
 LOSSES = ("dapo", "grpo", "dr_grpo", "bnpo")
-
-
-def row(completion, advantage, prompt=(5, 6, 7), mask=None, reward=1.0):
-    mask = (1,) * len(completion) if mask is None else mask
-    return TrainingRow(
-        tuple(prompt), tuple(completion), tuple(mask), reward, advantage, "g", "e", 0
-    )
-
-
 ROWS = (
     row((11, 12, 13), 1.5, (5,)),
     row((21,), -0.5),
@@ -36,9 +26,9 @@ ROWS = (
 MISSING = row((61, 62, 63, 64, 65), 0.0, (9,) * 12, mask=(0,) * 5, reward=None)
 
 
-# --- the reference itself -------------------------------------------------------------------------
+# --- the page itself ------------------------------------------------------------------------------
 
-EXAMPLE = (  # worked example 9.6: advantage, old, new and reference probabilities
+EXAMPLE = (  # worked by hand: advantage, old, new and reference probabilities
     (1.0, (0.50, 0.40, 0.20), (0.55, 0.52, 0.10), (0.50, 0.50, 0.20)),
     (-1.0, (0.10, 0.50), (0.40, 0.30), (0.10, 0.50)),
 )
@@ -51,17 +41,17 @@ def example_losses(config):
 
 
 def test_token_losses_are_those_of_the_worked_example():
-    up, down = example_losses(dataclasses.replace(RELEASE, kl=0.0))
+    up, down = example_losses(replace(RELEASE, kl=0.0))
     assert up.tolist() == pytest.approx([-1.1, -1.2, -0.5], abs=1e-6)
     assert down.tolist() == pytest.approx([3.0, 0.8], abs=1e-6)
-    (_, free) = example_losses(dataclasses.replace(RELEASE, kl=0.0, dual_clip=None))
+    (_, free) = example_losses(replace(RELEASE, kl=0.0, dual_clip=None))
     assert free.tolist() == pytest.approx([4.0, 0.8], abs=1e-6)
 
 
 def test_the_divergence_is_that_of_the_worked_example():
     pairs = zip(
-        example_losses(dataclasses.replace(RELEASE, kl=1.0)),
-        example_losses(dataclasses.replace(RELEASE, kl=0.0)),
+        example_losses(replace(RELEASE, kl=1.0)),
+        example_losses(replace(RELEASE, kl=0.0)),
         strict=True,
     )
     up, down = ((with_kl - without).tolist() for with_kl, without in pairs)
@@ -79,19 +69,19 @@ def test_the_divergence_is_that_of_the_worked_example():
     ],
 )
 def test_the_mean_over_tokens_is_the_named_one(loss, expected):
-    config = dataclasses.replace(RELEASE, loss=loss)
+    config = replace(RELEASE, loss=loss)
     found = total_loss(example_losses(config), config, MAX_REPLY).item()
     assert found == pytest.approx(expected, abs=1e-6)
 
 
 def test_forced_tokens_are_read_but_have_no_loss():
     model, forced = tiny.lm().model, ROWS[2]
-    free = dataclasses.replace(forced, loss_mask=(1, 1, 1, 1))
+    free = replace(forced, loss_mask=(1, 1, 1, 1))
     values = row_logprobs(model, forced, 0.7)
     assert torch.equal(values, row_logprobs(model, free, 0.7)[[0, 3]])
 
 
-# --- TRL's path and the reference -----------------------------------------------------------------
+# --- the trainer and the page ---------------------------------------------------------------------
 
 
 def lora(lm):
@@ -104,18 +94,16 @@ def lora(lm):
     for name, weight in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.3)
-    return dataclasses.replace(lm, model=model)
+    return replace(lm, model=model)
 
 
 def trainer_for(tmp_path, rows=ROWS, lm=None, **changes):
     """A trainer whose every step trains on `rows`, and its settings."""
-    config = dataclasses.replace(tiny.GRPO, save_every=0, **changes)
-    if lm is None:  # from a folder: TRL loads the reference model from where the policy came from
-        lm = load_lm(tiny.saved(tmp_path / "policy"))
-    measures = {"reward": 0.0, "rows_trained": float(sum(r.reward is not None for r in rows))}
-    order = [0] * config.instances * config.steps
-    collect = lambda *_: (list(rows), measures)  # noqa: E731
-    return EpisodeTrainer(lm, collect, order, config, MAX_REPLY, 0, tmp_path), config
+    # from a folder: TRL loads the reference model from where the policy came from
+    trainer = tiny.trainer(
+        tmp_path, rows, lm or load_lm(tiny.saved(tmp_path / "policy")), **changes
+    )
+    return trainer, trainer.grpo
 
 
 def slices_of(trainer):
@@ -209,7 +197,7 @@ def test_slices_and_fill_rows_change_nothing(tmp_path, loss, slices, kl):
 
 
 def test_bnpo_is_a_token_mean_of_every_slice(tmp_path):
-    """So it depends on how rows fall into slices, and only one slice leaves fill rows out (D45)."""
+    """So it depends on how rows fall into slices, and only one slice leaves fill rows out."""
     trainer, config = trainer_for(tmp_path, loss="bnpo", slices=2)
     parts = slices_of(trainer)
     loss, _ = by_trl(trainer, parts)
@@ -223,16 +211,10 @@ def test_bnpo_is_a_token_mean_of_every_slice(tmp_path):
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_good_rows_become_likelier_and_bad_rows_less_likely(tmp_path, loss):
-    rows = [row((11, 12), 1.0), row((21, 22, 23), -1.0), row((31,), 0.0)]
-    lm = tiny.lm()
-
-    def logprobs():
-        with torch.no_grad():
-            return [row_logprobs(lm.model, r, 1.0).sum().item() for r in rows]
-
-    before = logprobs()
-    trainer, _ = trainer_for(tmp_path, rows, lm, steps=1, loss=loss, learning_rate=1e-3)
-    trainer.train()
-    after = logprobs()
+    rows, lm = [row((11, 12), 1.0), row((21, 22, 23), -1.0), row((31,), 0.0)], tiny.lm()
+    config = GrpoConfig(temperature=1.0)
+    before = [values.sum().item() for values in logprobs_of(lm.model, rows, config)]
+    trainer_for(tmp_path, rows, lm, steps=1, loss=loss, learning_rate=1e-3)[0].train()
+    after = [values.sum().item() for values in logprobs_of(lm.model, rows, config)]
     assert after[0] > before[0] and after[1] < before[1]
     assert not math.isclose(after[0], before[0], abs_tol=1e-6)
