@@ -35,3 +35,14 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real raw files in {folder} (set MEMALPHA_REAL_DATA)")
     return folder
+
+
+@pytest.fixture
+def one_line_pools(monkeypatch) -> None:
+    """One lead-in of each kind and one acknowledgement, so that chunks can be written by hand."""
+    from memalpha_kit.data.sources import frames
+
+    monkeypatch.setattr(frames, "DOCUMENT_LEAD_INS", ("Notes:",))
+    monkeypatch.setattr(frames, "CLASSIFICATION_LEAD_INS", ("Examples:",))
+    monkeypatch.setattr(frames, "ACKNOWLEDGEMENTS", ("Stored.",))
+    monkeypatch.setattr(frames, "BOOK_REQUEST", "KEEP {date}")

@@ -1,6 +1,6 @@
 """The defects that the published data code is known for, and what shows that they are not ours.
 
-`COVERED` names the tests of every defect (data.md 6). What no other file shows is tested here.
+`COVERED` names the tests of every defect. What no other file shows is tested here.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def modules(root: Path) -> list[tuple[Path, ast.Module]]:
 
 
 def test_a_split_turn_keeps_its_white_space_and_the_limit():
-    """D9: the release joins the sentences of a long turn with single spaces."""
+    """The release joins the sentences of a long turn with single spaces."""
     said = "First line.\n\n  Second   line,\tindented.\n" * 30
     chunks = pack_dialogues([[("user", said)]], ["now"], WORDS, limit=40, close=30, reserve=10)
     kept = [chunk.text.removeprefix("[Dialogue at timestamp now]\n<User>") for chunk in chunks]
@@ -83,7 +83,7 @@ def test_a_split_turn_keeps_its_white_space_and_the_limit():
 
 
 def test_splitting_needs_no_nltk(tmp_path, monkeypatch, root):
-    """D37: neither the package nor a download of its sentence models."""
+    """Neither the package nor a download of its sentence models."""
     monkeypatch.setitem(sys.modules, "nltk", None)
     make_raw(tmp_path, "booksum")
     [instance] = sources.build("booksum", tmp_path, BuildConfig(stage="rules", instances=1), 0)
@@ -100,7 +100,7 @@ def test_splitting_needs_no_nltk(tmp_path, monkeypatch, root):
 
 
 def test_a_row_is_named_by_its_own_file_and_never_by_a_position(tmp_path):
-    """D19: without the squad file, the release calls the rows of hotpotqa `squad`."""
+    """Without the squad file, the release calls the rows of hotpotqa `squad`."""
     published(tmp_path / "squad" / "train.parquet", row(data_source="hotpotqa"))
     published(tmp_path / "other" / "train.parquet", row(data_source="perltqa", chunks='["x"]'))
     parts = (tmp_path / "squad", tmp_path / "other")
@@ -111,7 +111,7 @@ def test_a_row_is_named_by_its_own_file_and_never_by_a_position(tmp_path):
 
 
 def test_classification_is_called_test_time_learning(tmp_path):
-    """D27: the release calls it accurate retrieval."""
+    """The release calls it accurate retrieval."""
     published_ones = [
         s for s in TASKS.values() if s.role in ("train", "eval") and s.metric == "label"
     ]
@@ -131,14 +131,14 @@ def test_classification_is_called_test_time_learning(tmp_path):
 @pytest.mark.parametrize(
     ("words", "known"),
     [
-        ("split-train-test", "'split'"),  # D19
+        ("split-train-test", "'split'"),
         ("split-single-dataset", "'split'"),
-        ("convert-to-parquet", "'build'"),  # D24: it does nothing
-        ("status", "'check'"),  # D24: the same
-        ("filter-dataset", "'check'"),  # D34: nobody reads what it writes
-        ("difficulty", "'check'"),  # D20: its bins overlap
+        ("convert-to-parquet", "'build'"),  # it does nothing
+        ("status", "'check'"),  # the same
+        ("filter-dataset", "'check'"),  # nobody reads what it writes
+        ("difficulty", "'check'"),  # its bins overlap
         ("build --source squad --raw x --out y --status", "'--stage'"),
-        ("build --source squad --raw x --out y --force", "'--source'"),  # D14: no inner caches
+        ("build --source squad --raw x --out y --force", "'--source'"),  # no inner caches
         ("build --source squad_test --raw x --out y", "'squad'"),
         ("build --source arxiv-classification --raw x --out y", "trec_coarse"),
         *((f"build --source {n} --raw x --out y", "squad") for n in ("friends", "wos46985")),
@@ -147,7 +147,7 @@ def test_classification_is_called_test_time_learning(tmp_path):
     ],
 )
 def test_what_did_nothing_is_not_offered(tmp_path, monkeypatch, capsys, words, known):
-    """D20, D24, D34: one line that names what there is, and nothing is written."""
+    """One line that names what there is, and nothing is written."""
     monkeypatch.chdir(tmp_path)
     assert run(*words.split()) == 2
     shown = capsys.readouterr().err
@@ -157,7 +157,7 @@ def test_what_did_nothing_is_not_offered(tmp_path, monkeypatch, capsys, words, k
 
 
 def test_every_setting_of_a_build_is_read_somewhere(root):
-    """D24: the release has parameters that nothing reads."""
+    """The release has parameters that nothing reads."""
     read = {
         node.attr
         for path, tree in modules(root)
@@ -169,7 +169,7 @@ def test_every_setting_of_a_build_is_read_somewhere(root):
 
 
 def test_task_texts_name_no_tool(tmp_path):
-    """D25: the release's name tools that do not exist."""
+    """The release's name tools that do not exist."""
     tools = (INSERT, UPDATE, DELETE, "memory_insert", "memory_type")
     for text in (*PROMPTS.values(), *(s.question_prefix for s in TASKS.values())):
         assert not any(tool in text for tool in tools)
@@ -185,7 +185,7 @@ def test_task_texts_name_no_tool(tmp_path):
 
 @pytest.mark.parametrize("answer", [None, True, {"a": 1}, [["x"]], [None], float("nan")])
 def test_an_answer_that_is_no_text_is_refused_with_its_row(tmp_path, capsys, answer):
-    """D18: the release stops in a debugger."""
+    """The release stops in a debugger."""
     pairs = json.dumps([{"question": "Which?", "answer": answer}])
     path = published(tmp_path / "test.parquet", row(), row(questions_and_answers=pairs))
     assert run("split", path, "--out", tmp_path / "out") == 2
@@ -195,7 +195,7 @@ def test_an_answer_that_is_no_text_is_refused_with_its_row(tmp_path, capsys, ans
 
 
 def test_more_than_100_questions_are_sampled_or_refused_by_name(tmp_path, capsys):
-    """D18: the release's split aborts by an assertion."""
+    """The release's split aborts by an assertion."""
     asked = [
         {"id": str(i), "question": f"Is it {i}?", "answers": [{"text": "salt"}]} for i in range(130)
     ]
@@ -225,7 +225,7 @@ def test_more_than_100_questions_are_sampled_or_refused_by_name(tmp_path, capsys
     ],
 )
 def test_text_and_list_of_one_are_scored_alike_by_one_scorer(metric, answer, reply):
-    """D28: in the release the scorer depends on the file that a row comes from."""
+    """In the release the scorer depends on the file that a row comes from."""
     found = [
         read_instance(
             row(questions_and_answers=[{"question": "Q?", "answer": shape}]), "here"
@@ -238,7 +238,7 @@ def test_text_and_list_of_one_are_scored_alike_by_one_scorer(metric, answer, rep
 
 
 def test_lists_are_alternatives_or_keywords_by_the_metric_of_their_source():
-    """D28: one metric per source says which; every accepted answer of RULER counts."""
+    """One metric per source says which; every accepted answer of RULER counts."""
     golds = ("Paris", "City of Light")
     assert score(TASKS["ruler_qa1_197K"].metric, "the city of light", golds) == 1.0
     assert score(TASKS["infbench_sum_eng_shots2"].metric, "the city of light", golds) == 0.5
@@ -265,7 +265,7 @@ def asked(*askers: Llm) -> list[int]:
 
 
 def test_only_what_is_new_is_asked_and_nothing_stale_is_used(stub, tmp_path):
-    """D14: with older scores squad drops questions in silence and hotpotqa raises a key error."""
+    """With older scores squad drops questions in silence and hotpotqa raises a key error."""
     pairs = [("Is it salt", "salt"), ("Is it rain", "snow")]
     assert (first := asker(stub, tmp_path)).closed_book(pairs, WORDS.count) == [False, True]
     changed, second = [("Is it fog", "fog"), *pairs[::-1]], asker(stub, tmp_path)
@@ -275,7 +275,7 @@ def test_only_what_is_new_is_asked_and_nothing_stale_is_used(stub, tmp_path):
 
 
 def test_another_instruction_is_asked_again(stub, tmp_path, monkeypatch):
-    """D14: so is another version of the code that reads the reply."""
+    """So is another version of the code that reads the reply."""
     (first := asker(stub, tmp_path)).keywords(["Nell opens doors"])
     version, text, tokens = stages.KEYWORDS
     monkeypatch.setattr(stages, "KEYWORDS", (version, "List less.", tokens))
@@ -286,7 +286,7 @@ def test_another_instruction_is_asked_again(stub, tmp_path, monkeypatch):
 
 
 def test_a_rebuild_is_made_of_its_raw_files_alone(tmp_path):
-    """D14: there is nothing to force, as no intermediate file is ever read."""
+    """There is nothing to force, as no intermediate file is ever read."""
     raw, out = tmp_path / "raw", tmp_path / "out"
     words = ("build", "--source", "hotpotqa", "--raw", raw, "--out", out, "--stage", "rules")
     found = []
@@ -299,7 +299,7 @@ def test_a_rebuild_is_made_of_its_raw_files_alone(tmp_path):
 
 
 def test_a_stored_reply_is_a_file_of_its_own_without_the_text(stub, tmp_path):
-    """D21c: the release writes all book texts anew after each call."""
+    """The release writes all book texts anew after each call."""
     asker(stub, tmp_path).keywords(["A long book about Nell"])
     [path] = tmp_path.rglob("*.json")
     before = path.stat().st_mtime_ns, path.read_bytes()
@@ -312,7 +312,7 @@ def test_a_stored_reply_is_a_file_of_its_own_without_the_text(stub, tmp_path):
 
 
 def test_text_is_never_evaluated(tmp_path):
-    """D23: a cell that is Python code is refused as a list and kept as a text."""
+    """A cell that is Python code is refused as a list and kept as a text."""
     trap = tmp_path / "sprung"
     code = f"[__import__('pathlib').Path({str(trap)!r}).touch()]"
     for column in ("chunks", "questions_and_answers"):
@@ -353,7 +353,7 @@ for source in sys.argv[1:]:
 
 
 def test_data_are_built_without_network_key_or_home(tmp_path, root):
-    """D22: a fresh process with an empty environment, in an empty folder, that may not connect."""
+    """A fresh process with an empty environment, in an empty folder, that may not connect."""
     home, work = tmp_path / "home", tmp_path / "work"
     home.mkdir()
     work.mkdir()
@@ -372,7 +372,7 @@ def test_data_are_built_without_network_key_or_home(tmp_path, root):
 
 
 def test_the_code_names_no_absolute_path_and_trusts_no_remote_code(root):
-    """D22: defaults are relative; a tokenizer is loaded without code of its own."""
+    """Defaults are relative; a tokenizer is loaded without code of its own."""
     for path, tree in modules(root):
         for node in ast.walk(tree):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -384,7 +384,7 @@ def test_the_code_names_no_absolute_path_and_trusts_no_remote_code(root):
 
 
 def test_an_instance_without_questions_divides_nothing():
-    """D34: it cannot be made, so that no share of it is ever taken."""
+    """It cannot be made, so that no share of it is ever taken."""
     with pytest.raises(InputError, match="questions: expected at least one question, found none"):
         make_instance("squad", ["text"], [])
     with pytest.raises(InputError, match="expected an answer, found none"):

@@ -1,16 +1,14 @@
-"""Raw rows to instances: the worked examples of data.md 7 and what must never happen."""
+"""Raw rows to instances: worked examples, and what must never happen."""
 
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
+from raw_rows import framed
 
 from memalpha_kit.data.sources import (
     SOURCES,
@@ -18,7 +16,6 @@ from memalpha_kit.data.sources import (
     frames,
     labelled,
     longmemeval,
-    missing_files,
     sentences,
 )
 from memalpha_kit.data.sources.building import draw, generator
@@ -34,101 +31,9 @@ PAIR = re.compile(r"Sentence: (.*)\nLabel: (\d+)")
 ASKED = re.compile(r"Sentence: (.*)\n")
 
 
-def framed(day, content, lead_in="Notes:"):
-    """FRAME of data.md 7, with its one-line pools."""
-    header = f"[Dialogue between User and Assistant on {day} 00:00]"
-    return f"{header}\n<User>{lead_in}\n{content}\n<Assistant>Stored."
-
-
-@pytest.fixture
-def one_line_pools(monkeypatch):
-    monkeypatch.setattr(frames, "DOCUMENT_LEAD_INS", ("Notes:",))
-    monkeypatch.setattr(frames, "CLASSIFICATION_LEAD_INS", ("Examples:",))
-    monkeypatch.setattr(frames, "ACKNOWLEDGEMENTS", ("Stored.",))
-
-
-def squad_json(*paragraphs):
-    """A raw file's content from (context, [(question, [answers])])."""
-    raw = [
-        {
-            "context": context,
-            "qas": [
-                {"id": f"{i}-{j}", "question": question, "answers": [{"text": a} for a in answers]}
-                for j, (question, answers) in enumerate(questions)
-            ],
-        }
-        for i, (context, questions) in enumerate(paragraphs)
-    ]
-    return json.dumps({"data": [{"title": "Orvane", "paragraphs": raw}]})
-
-
-ORVANE = (
-    (
-        "Lake Orvane lies north of Tessin and freezes every winter.",
-        [
-            ("When does Lake Orvane freeze?", ["every winter"]),
-            ("What lies north of Tessin?", ["Lake Orvane"]),
-        ],
-    ),
-    (
-        "The Orvane ferry was built in 1911 by Mira Holt.",
-        [("Who built the Orvane ferry?", ["Mira Holt"])],
-    ),
-    (
-        "Tessin grows blue barley and exports it by rail.",
-        [
-            ("What does Tessin grow?", ["blue barley", "barley"]),
-            ("How is the barley exported?", ["it is exported by rail"]),
-        ],
-    ),
-)
-AT_22 = BuildConfig(
-    counter="words", chunk_min_tokens=22, chunk_max_tokens=22, dialogue_reserve_tokens=1
-)
-
-
-def test_squad_gives_the_worked_example(tmp_path, one_line_pools):
-    """data.md 7.1, without the closed-book filter, which would drop the first and last question."""
-    (tmp_path / "squad.json").write_text(squad_json(*ORVANE))
-    [instance] = build("squad", tmp_path, AT_22, seed=0)
-    contexts = [context for context, _ in ORVANE]
-    assert instance.chunks == (
-        framed("2024-01-01", f"{contexts[0]}\n\n{contexts[1]}"),
-        framed("2024-01-02", contexts[2]),
-    )
-    assert [(qa.question, qa.answers, qa.chunk) for qa in instance.questions] == [
-        ("When does Lake Orvane freeze?", ("every winter",), 0),
-        ("What lies north of Tessin?", ("Lake Orvane",), 0),
-        ("Who built the Orvane ferry?", ("Mira Holt",), 0),
-        ("What does Tessin grow?", ("blue barley",), 1),
-        ("How is the barley exported?", ("it is exported by rail",), 1),
-    ]
-
-
-def test_squad_reads_a_repeated_context_once_and_skips_questions_without_answer(tmp_path):
-    again = ("Who keeps bees?", ["Nora"])
-    file = tmp_path / "squad.json"
-    file.write_text(squad_json(("Nora keeps bees.", [("?", [])]), ("Nora keeps bees.", [again])))
-    [instance] = build("squad", tmp_path, WORDS, seed=0)
-    assert len(instance.chunks) == 1 and instance.chunks[0].count("Nora") == 1
-    assert [(qa.question, qa.chunk) for qa in instance.questions] == [("Who keeps bees?", 0)]
-
-
-def test_squad_instances_hold_max_chunks_and_enough_questions(tmp_path):
-    paragraphs = [(f"Fact {i} is {i}.", [(f"What is fact {i}?", [str(i)])]) for i in range(7)]
-    (tmp_path / "squad.json").write_text(squad_json(*paragraphs))
-    sizes = {"chunk_min_tokens": 6, "chunk_max_tokens": 6, "dialogue_reserve_tokens": 1}
-    config = BuildConfig(**sizes, max_chunks=3, min_questions=2)
-    built = build("squad", tmp_path, config, seed=0)
-    assert [len(instance.chunks) for instance in built] == [3, 3]
-    assert [qa.chunk for qa in built[1].questions] == [0, 1, 2]
-    with pytest.raises(InputError, match="expected an instance with 4 questions"):
-        build("squad", tmp_path, replace(config, min_questions=4), seed=0)
-
-
 @pytest.fixture
 def identity_draws(monkeypatch):
-    """Shuffles leave the order as it is, as in data.md 7."""
+    """Shuffles leave the order as it is."""
 
     class Identity(random.Random):
         def shuffle(self, items):
@@ -138,7 +43,7 @@ def identity_draws(monkeypatch):
 
 
 def test_labelled_samples_give_the_worked_example(one_line_pools, identity_draws):
-    """data.md 7.6: only the missing label is added, to chunk 0; the reference adds all three."""
+    """Only the missing label is added, to chunk 0; the reference adds all three."""
     raw = [("where is my parcel", "2"), ("play some jazz", "0"), ("stop the music", "1")]
     train = [Sample(text, label, f"context:{i}") for i, (text, label) in enumerate(raw)]
     test = [Sample("track the van", "2", "questions:1")]
@@ -236,7 +141,7 @@ def test_trec_reads_latin_1_and_a_byte_order_mark(tmp_path):
 
 
 def test_banking77_joins_the_lines_of_a_message(tmp_path):
-    """data.md 7.6, parser case: the reference keeps only the last line."""
+    """The reference keeps only the last line."""
     content = '\ufefftext,category\n"line one\nline two, too",b\n"other",a\n'
     (tmp_path / "banking77_train.csv").write_text(content)
     (tmp_path / "banking77_test.csv").write_text("category,text\na,asked\n")
@@ -374,15 +279,6 @@ def test_a_bad_raw_file_is_one_line_with_file_and_place(tmp_path, name, files, m
     assert "\n" not in str(caught.value)
 
 
-def test_settings_that_contradict_each_other_are_refused():
-    with pytest.raises(InputError, match="chunk_min_tokens: expected at most 50"):
-        BuildConfig(chunk_max_tokens=50)
-    with pytest.raises(InputError, match="examples: expected at least 1, found 0"):
-        BuildConfig(examples=0)
-    with pytest.raises(InputError, match="dialogue_reserve_tokens: expected at most 100"):
-        BuildConfig(chunk_max_tokens=200)
-
-
 def test_an_unknown_source_is_refused_with_the_closest_name():
     with pytest.raises(InputError, match="found 'trec_course'; did you mean 'trec_coarse'"):
         SOURCES["trec_course"]
@@ -408,31 +304,12 @@ def test_drawing_keeps_the_order():
     assert draw([2, 1], 5, generator(0, "x", 0, "questions")) == [2, 1]
 
 
-def ids(raw, seed):
-    config = BuildConfig(examples=300, instances=2)
-    names = [name for name in SOURCES if not missing_files(name, raw)]
-    return [i.id for name in names for i in build(name, raw, config, seed)]
-
-
-def test_builds_do_not_depend_on_the_process(real_data, root):
-    """The reference iterates a set of labels, so its output changes with the hash seed (D5)."""
-    code = (
-        "import sys, pathlib; sys.path.insert(0, 'tests'); import test_sources;"
-        "print(test_sources.ids(pathlib.Path(sys.argv[1]), 7))"
-    )
-    env = os.environ | {"PYTHONHASHSEED": "12345", "PYTHONPATH": str(root)}
-    command = [sys.executable, "-c", code, str(real_data)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=root, env=env, check=True)
-    assert done.stdout.strip() == str(ids(real_data, 7))
-    assert ids(real_data, 7) != ids(real_data, 8)
-
-
 @pytest.mark.parametrize(
     ("name", "n_samples", "n_labels", "limit"),
     [("trec_coarse", 5441, 6, 1100), ("trec_fine", 5441, 50, 1100), ("banking77", 9970, 77, 1100)],
 )
 def test_real_samples_all_survive_and_none_is_held_out(real_data, name, n_samples, n_labels, limit):
-    """The reference loses one example per chunk border: 5,387 of 5,452 for TREC (D7)."""
+    """The reference loses one example per chunk border: 5,387 of 5,452 for TREC."""
     [instance] = build(name, real_data, BuildConfig(), seed=0)
     shown = pairs(instance)
     assert len(shown) == n_samples

@@ -1,23 +1,21 @@
-"""ttl_train, lme_train and MemoryAgentBench: data.md 7.6 to 7.8, and what must never leak."""
+"""ttl_train, lme_train and MemoryAgentBench: worked examples, and what must never leak."""
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import random
 import re
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from raw_rows import framed
 
 from memalpha_kit.data.build import build_source
-from memalpha_kit.data.sources import SOURCES, build, contexts, frames, lme_train, ttl_train
+from memalpha_kit.data.sources import SOURCES, build, contexts, lme_train, ttl_train
 from memalpha_kit.data.sources import memory_agent_bench as bench
 from memalpha_kit.data.sources.building import Skips
 from memalpha_kit.data.sources.dialogues import about_questions
@@ -37,21 +35,8 @@ ASKED = re.compile(r"Sentence: (.*)\n")
 TREC, NLU = bench.TREC, bench.NLU
 
 
-def framed(day, content, lead_in="Examples:"):
-    header = f"[Dialogue between User and Assistant on {day} 00:00]"
-    return f"{header}\n<User>{lead_in}\n{content}\n<Assistant>Stored."
-
-
-@pytest.fixture
-def one_line_pools(monkeypatch):
-    monkeypatch.setattr(frames, "CLASSIFICATION_LEAD_INS", ("Examples:",))
-    monkeypatch.setattr(frames, "DOCUMENT_LEAD_INS", ("Notes:",))
-    monkeypatch.setattr(frames, "ACKNOWLEDGEMENTS", ("Stored.",))
-    monkeypatch.setattr(frames, "BOOK_REQUEST", "KEEP {date}")
-
-
 class Identity(random.Random):
-    """Shuffles leave the order as it is, as in data.md 7."""
+    """Shuffles leave the order as it is."""
 
     def shuffle(self, items):
         pass
@@ -98,13 +83,13 @@ def identity_draws(monkeypatch):
 
 
 def test_the_release_adds_an_example_of_every_label_to_the_first_chunk(identity_draws):
-    """D5: it looks for `label:` where chunks say `Label:`, so that every label seems missing."""
+    """It looks for `label:` where chunks say `Label:`, so that every label seems missing."""
     [instance] = release.from_row(PARCEL, TINY, seed=0)
     assert [label for _, label in PAIR.findall(instance.chunks[0])] == ["2", "0", "1", "2"]
 
 
 def test_the_lines_of_an_example_are_joined_and_the_release_keeps_the_last():
-    """data.md 7.6, parser case; a text that holds `label:` is no border (D7)."""
+    """A text that holds `label:` is no border."""
     lines = "line one\nline two\nlabel: 4\n\nwhat does label: 3 mean\nLabel: 0"
     assert bench.parse_examples(lines, "here") == [
         ("line one line two", "4"),
@@ -157,7 +142,7 @@ def test_ttl_train_has_the_published_shape(corpora, built):
 
 
 def test_no_sentence_of_an_evaluation_row_is_trained_on(corpora, built):
-    """D1: the release takes examples and questions from those very rows."""
+    """The release takes examples and questions from those very rows."""
     folder, evaluated = corpora
     used = {normalise(s) for i in built for s in (*dict(shown(i)), *asked(i))}
     assert not used & evaluated
@@ -196,7 +181,7 @@ def test_label_numbers_differ_between_instances(built):
 
 
 def test_a_tenth_of_the_instances_shares_no_sentence_with_the_others(corpora):
-    """D2: in the release all instances have the same questions, so that any split leaks."""
+    """In the release all instances have the same questions, so that any split leaks."""
     by_group = {}
     for instance in build("ttl_train", corpora[0], BuildConfig(instances=20), seed=0):
         [group] = instance.metadata["groups"]
@@ -223,7 +208,7 @@ def test_ttl_train_needs_the_evaluation_rows_or_an_explicit_none(tmp_path, caplo
 
 
 def test_a_missing_corpus_stops_the_build_or_is_listed(tmp_path):
-    """D17: it is never just a smaller data set."""
+    """It is never just a smaller data set."""
     (tmp_path / "NLU.csv").write_text("text,category\nplay it,p\nstop it,p\n")
     config = replace(WORDS, exclude="none", instances=1)
     with pytest.raises(InputError, match="expected one raw file trec_train.label .*, found none"):
@@ -329,7 +314,6 @@ def limits(limit, close):
     [(20, 17, DIALOGUES), (30, 24, ("\n\n".join(DIALOGUES),)), (30, 26, ("\n\n".join(DIALOGUES),))],
 )
 def test_the_unpublished_layout_gives_the_worked_example(tmp_path, limit, close, chunks):
-    """data.md 7.7."""
     name = "longmemeval_combined_train_v2.json"
     (tmp_path / name).write_text(json.dumps({"samples": [SAMPLE]}))
     [instance] = build("lme_train", tmp_path, limits(limit, close), seed=0)
@@ -393,7 +377,7 @@ TWO = BuildConfig(
 
 
 def test_evaluation_questions_never_enter_lme_train(lme_raw):
-    """D30: left out by id, by the words of the question, and by evidence that evaluation shows."""
+    """Left out by id, by the words of the question, and by evidence that evaluation shows."""
     skips = Skips()
     instances = lme_train.build(lme_raw, TWO, 0, skips)
     names = sorted(qa.id for instance in instances for qa in instance.questions)
@@ -500,7 +484,7 @@ def one(tmp_path, split, row, config=WORDS):
 
 
 def test_documents_keep_their_borders(tmp_path, one_line_pools):
-    """data.md 7.8; the release turns the blank line before a document into a space (D32)."""
+    """The release turns the blank line before a document into a space."""
     question = "What does Quill Bay trade?"
     row = raw("ruler_qa1_197K", QUILL, [question], [["salt", "Salt"]])
     instance = one(tmp_path, "Accurate_Retrieval", row)
@@ -510,7 +494,7 @@ def test_documents_keep_their_borders(tmp_path, one_line_pools):
 
 
 def test_text_without_sentences_stays_within_the_limit(tmp_path):
-    """D6: the release's packer makes one chunk of it."""
+    """The release's packer makes one chunk of it."""
     words = " ".join(f"w{i}" for i in range(500))
     config = replace(WORDS, chunk_max_tokens=50, chunk_min_tokens=1, dialogue_reserve_tokens=8)
     instance = one(tmp_path, "Accurate_Retrieval", raw("ruler_qa2_421K", words), config)
@@ -536,7 +520,6 @@ def test_dialogues_are_read_from_the_text_of_a_list(tmp_path, context):
     "text", ["__import__('os').getcwd()", "[print(1)]", "{'a': 1}", "[1", "[]", "[" * 5000]
 )
 def test_a_text_is_parsed_as_a_literal_and_never_evaluated(text):
-    """D23."""
     with pytest.raises(InputError, match="here: expected a list as text, found") as caught:
         bench.parse_list(text, "here")
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 120
@@ -570,13 +553,13 @@ def test_examples_are_framed_and_questions_stay_plain(tmp_path, one_line_pools):
     row = raw(BANKING, PARCELS, ["track my order"], [["2"]])
     instance = one(tmp_path, "Test_Time_Learning", row)
     content = "Sentence: where is my parcel ?\nLabel: 2\n\nSentence: play some jazz .\nLabel: 0"
-    assert instance.chunks == (framed("2024-01-01", content),)
+    assert instance.chunks == (framed("2024-01-01", content, "Examples:"),)
     [qa] = instance.questions
     assert (qa.question, qa.answers) == ("track my order", ("2",))
 
 
 def test_no_example_is_lost_at_the_border_of_chunks(tmp_path):
-    """D6, D7: the release loses one example per border, and packs clinic150 into 3,440 tokens."""
+    """The release loses one example per border, and packs clinic150 into 3,440 tokens."""
     context = "".join(f"say word {i} now\nlabel: {i % 9}\n\n" for i in range(100))
     config = replace(WORDS, example_chunk_tokens=30)
     instance = one(tmp_path, "Test_Time_Learning", raw(BANKING, context), config)
@@ -615,7 +598,7 @@ def test_a_book_is_asked_for_a_summary_of_its_days(tmp_path, one_line_pools):
 
 
 def test_keywords_are_found_by_their_summary_never_by_the_row_number(tmp_path):
-    """D3; the mapping's summary may be the printed form of an array (D36)."""
+    """The mapping's summary may be the printed form of an array."""
     printed = "array(['A fox swims.', 'It rains.'], dtype=object)"
     summary_mapping(tmp_path, [entry("A bear sleeps.", "bear"), entry(printed, "fox", " ", "rain")])
     rows = [
@@ -629,7 +612,7 @@ def test_keywords_are_found_by_their_summary_never_by_the_row_number(tmp_path):
 
 
 def test_a_summary_without_keywords_is_a_bad_row_never_an_empty_answer(tmp_path):
-    """D4: an empty list divides by zero in the release's evaluation."""
+    """An empty list divides by zero in the release's evaluation."""
     summary_mapping(tmp_path, [entry("It rains."), entry("A bear sleeps.", "bear")])
     rows = [raw(BOOKS, DOOR, ["?"], [[text]]) for text in ("It rains.", "A bear sleeps.")]
     write_rows(tmp_path, "Long_Range_Understanding", rows)
@@ -668,7 +651,7 @@ REFUSED = ("eventqa_full", "recsys_redial_full", "ruler_niah_x", "detective_qa",
 
 
 def test_sources_outside_the_list_are_left_out(tmp_path):
-    """The release excludes by name, so that later revisions let new sources in (D29)."""
+    """The release excludes by name, so that later revisions let new sources in."""
     rows = [raw(name, "text") for name in REFUSED] + [raw("ruler_qa1_197K", "text")]
     write_rows(tmp_path, "Accurate_Retrieval", rows)
     assert len(build("ruler_qa1_197K", tmp_path, WORDS, seed=0)) == 1
@@ -760,36 +743,11 @@ def test_another_parquet_file_under_that_name_is_refused(tmp_path):
         build("ruler_qa1_197K", tmp_path, WORDS, seed=0)
 
 
-def ids(folder, seed):
-    """Ids of a few instances of every source of this file."""
-    config = BuildConfig(stage="rules", instances=2, rows="any")
-    names = [name for name, row in TASKS.items() if row.role == "eval"]
-    return [
-        i.id for n in (*names, "ttl_train", "lme_train") for i in build(n, folder, config, seed)
-    ]
-
-
-def test_builds_do_not_depend_on_the_process(tmp_path, root):
-    """The release iterates a set of labels, so its output changes with the hash seed (D5, D13)."""
-    for name in ("memoryagentbench", "ttl_train", "lme_train"):
-        make_raw(tmp_path, name, seed=2)
-    code = (
-        "import sys, pathlib; sys.path.insert(0, 'tests'); import test_sources_eval;"
-        "print(test_sources_eval.ids(pathlib.Path(sys.argv[1]), 7))"
-    )
-    env = os.environ | {"PYTHONHASHSEED": "12345", "PYTHONPATH": str(root)}
-    command = [sys.executable, "-c", code, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=root, env=env, check=True)
-    found = ids(tmp_path, 7)
-    assert done.stdout.strip() == str(found)
-    assert found != ids(tmp_path, 8)
-
-
 # --- Types of LongMemEval's questions, for its judge ----------------------------------------------
 
 
 def test_longmemeval_questions_keep_their_type_and_their_id(tmp_path):
-    """M-14: types and abstention were lost, so nobody could judge by type."""
+    """Types and abstention were lost, so nobody could judge by type."""
     for name, n in (("longmemeval_s*", 1), ("lme_train", 2), ("longmemeval", 1)):
         made = tmp_path / name.strip("*")
         make_raw(made, name, seed=0)

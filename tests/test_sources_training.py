@@ -1,8 +1,7 @@
-"""The training sources: the worked examples of data.md 7.1 to 7.5, and its defects done right."""
+"""The training sources: worked examples, and defects of the published code done right."""
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import random
@@ -15,13 +14,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from raw_rows import framed
 
 from memalpha_kit.data import stages
 from memalpha_kit.data.sources import (
     booksum,
     build,
-    building,
-    frames,
     pubmed_rct,
 )
 from memalpha_kit.data.sources.building import Skips
@@ -31,6 +29,7 @@ from memalpha_kit.settings import BuildConfig
 from memalpha_kit.tokens import counter
 from tools.sample_data import make_raw
 
+pytestmark = pytest.mark.usefixtures("one_line_pools")
 WORDS = BuildConfig(counter="words", dialogue_reserve_tokens=1)
 
 
@@ -38,20 +37,6 @@ def sized(low, high=None, **more):
     """Settings with chunk targets from `low` to `high` words."""
     high = high or low
     return replace(WORDS, chunk_min_tokens=low, chunk_max_tokens=high, **more)
-
-
-def framed(day, content, lead_in="Notes:"):
-    """FRAME of data.md 7, with its one-line pools."""
-    header = f"[Dialogue between User and Assistant on {day} 00:00]"
-    return f"{header}\n<User>{lead_in}\n{content}\n<Assistant>Stored."
-
-
-@pytest.fixture(autouse=True)
-def one_line_pools(monkeypatch):
-    monkeypatch.setattr(frames, "DOCUMENT_LEAD_INS", ("Notes:",))
-    monkeypatch.setattr(frames, "CLASSIFICATION_LEAD_INS", ("Examples:",))
-    monkeypatch.setattr(frames, "ACKNOWLEDGEMENTS", ("Stored.",))
-    monkeypatch.setattr(frames, "BOOK_REQUEST", "KEEP {date}")
 
 
 @pytest.fixture
@@ -194,8 +179,16 @@ def groups_of(instances):
     return [instance.metadata.get("groups") for instance in instances]
 
 
+def test_squad_reads_a_repeated_context_once_and_skips_questions_without_answer(tmp_path):
+    again = article("B", ["Nora keeps bees."], [(0, "Who keeps bees?", ["Nora"])])
+    raw = squad_raw(tmp_path, article("A", ["Nora keeps bees."], [(0, "?", [])]), again)
+    [instance] = build("squad", raw, WORDS, seed=0)
+    assert instance.chunks[0].count("Nora") == 1
+    assert summary(instance) == [("Who keeps bees?", "Nora", 0)]
+
+
 def test_squad_articles_do_not_straddle_instances(tmp_path):
-    """D2: an article is in one instance, unless it is too long for one."""
+    """An article is in one instance, unless it is too long for one."""
     raw = squad_raw(tmp_path, facts("A", 2), facts("B", 2), facts("C", 1), facts("D", 7))
     built = build("squad", raw, sized(4, max_chunks=3), seed=0)
     assert groups_of(built) == [
@@ -211,7 +204,7 @@ def test_squad_articles_do_not_straddle_instances(tmp_path):
 
 
 def test_squad_evidence_is_recorded_and_not_searched(tmp_path):
-    """D21a: a context inside another one asks its questions once, at its own place."""
+    """A context inside another one asks its questions once, at its own place."""
     contexts = ["Mira Holt built it.", "In 1911 Mira Holt built it.", "Rail."]
     asked = [(0, "Who built it?", ["Mira Holt"]), (1, "When was it built?", ["1911"])]
     raw = squad_raw(tmp_path, article("Ferry", contexts, asked))
@@ -312,7 +305,7 @@ def test_hotpotqa_gives_the_worked_example(tmp_path):
 
 
 def test_a_hotpotqa_article_above_its_target_keeps_its_text(tmp_path):
-    """D8: at target 12 the release shows `Title: Tom Venn` and nothing below it."""
+    """At target 12 the release shows `Title: Tom Venn` and nothing below it."""
     raw = hotpot(tmp_path, H1, H2)
     config = sized(12, 40, article_tokens=THREE_ARTICLES)
     always_12 = replace(config, chunk_max_tokens=12)
@@ -327,7 +320,7 @@ def test_a_hotpotqa_article_above_its_target_keeps_its_text(tmp_path):
 
 
 def test_a_hotpotqa_question_without_its_evidence_is_dropped_and_counted(tmp_path):
-    """D8: its title is not in the context, or the article was first seen with another text."""
+    """Its title is not in the context, or the article was first seen with another text."""
     lost = H2 | {"id": "lost", "supporting_facts": {"title": ["Tim Venn"], "sent_id": [0]}}
     other = {"title": ["Tom Venn"], "sentences": [["Tom Venn had no brother."]]}
     changed = H2 | {
@@ -355,7 +348,7 @@ def chain(name, first, second):
 
 
 def test_hotpotqa_questions_that_share_articles_stand_in_one_batch(tmp_path):
-    """D2: in the order of the file, A and B would be on both sides of a split."""
+    """In the order of the file, A and B would be on both sides of a split."""
     rows = [chain("1", "A", "B"), chain("2", "C", "D"), chain("3", "B", "E"), chain("4", "F", "G")]
     raw, config = hotpot(tmp_path, *rows), sized(40, article_tokens=20)
     fixed = build("hotpotqa", raw, config, seed=0)
@@ -388,20 +381,6 @@ def test_hotpotqa_reads_the_authors_layout_too(tmp_path):
     hub = hotpot(tmp_path / "hub", H1, H2)
     old = hotpot(tmp_path / "authors", *map(authors, (H1, H2)), name="hotpot_train_v1.1.json")
     assert build("hotpotqa", hub, sized(25), 0) == build("hotpotqa", old, sized(25), 0)
-
-
-@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
-def test_hotpotqa_reads_the_hubs_parquet_and_json_lines(tmp_path, ending):
-    for name in ("list", "other"):
-        (tmp_path / name).mkdir()
-    if ending == "parquet":
-        pq.write_table(pa.Table.from_pylist([H1, H2]), tmp_path / "other/hotpotqa.parquet")
-    else:
-        write(tmp_path / "other", "hotpotqa.jsonl", f"{json.dumps(H1)}\n{json.dumps(H2)}\n")
-    raw = hotpot(tmp_path / "list", H1, H2)
-    assert build("hotpotqa", raw, sized(25), 0) == build(
-        "hotpotqa", tmp_path / "other", sized(25), 0
-    )
 
 
 # --- booksum (7.3) -------------------------------------------------------------------------------
@@ -448,7 +427,7 @@ def test_booksum_gives_the_worked_example(tmp_path, monkeypatch, identity_draws)
 def test_a_chapter_whose_keywords_failed_is_dropped_and_never_has_an_empty_answer(
     tmp_path, monkeypatch
 ):
-    """D4: in the release an empty answer is a full hit in training."""
+    """In the release an empty answer is a full hit in training."""
     replies = {"s1": None, "s2": " , ", "s3": "a key"}
     answer_stages(monkeypatch, replies.get)
     rows = [DOOR | {"summary": [{"text": name}], "chapter_id": name} for name in replies]
@@ -471,7 +450,7 @@ def test_a_chapter_whose_keywords_failed_is_dropped_and_never_has_an_empty_answe
 def test_booksum_skips_a_chapter_without_summary_and_names_the_one_it_uses(
     tmp_path, summaries, answer, name
 ):
-    """D33: the release fails on an empty array."""
+    """The release fails on an empty array."""
     skips = Skips()
     raw = books(tmp_path, DOOR | {"summary": summaries}, DOOR)
     first, *rest = build("booksum", raw, AT_11, 0, skips)
@@ -483,7 +462,7 @@ def test_booksum_skips_a_chapter_without_summary_and_names_the_one_it_uses(
 
 
 def test_booksum_keeps_paragraphs_and_splits_a_sentence_without_end(tmp_path):
-    """D32 and D6: the release joins all with one space and has no hard limit."""
+    """The release joins all with one space and has no hard limit."""
     text = "One two.\n\nThree four five.  Six." + " word" * 40
     raw = books(tmp_path, DOOR | {"text": text})
     [instance] = build("booksum", raw, AT_11, seed=0)
@@ -494,7 +473,7 @@ def test_booksum_keeps_paragraphs_and_splits_a_sentence_without_end(tmp_path):
 
 
 def test_booksums_test_file_is_read_in_release_mode_only(tmp_path):
-    """D2: the release trains on BookSum's own test chapters."""
+    """The release trains on BookSum's own test chapters."""
     raw = books(books(tmp_path, DOOR), DOOR | {"book_title": "Test"}, name="booksum_test.jsonl")
     assert groups_of(build("booksum", raw, AT_11, 0)) == [["booksum:The Blue Door"]]
     both = build("booksum", raw, replace(AT_11, compat="release"), 0)
@@ -562,7 +541,7 @@ def used(instance):
 
 
 def test_pubmed_sentences_are_used_once_and_abstracts_stay_together(tmp_path):
-    """D2 and D21b: no group is in two instances, no sentence is shown or asked for twice."""
+    """No group is in two instances, no sentence is shown or asked for twice."""
     rows = abstracts(60)
     built = build("pubmed-rct", pubmed(tmp_path, rows), SMALL, seed=0)
     assert len(built) > 10
@@ -576,22 +555,6 @@ def test_pubmed_sentences_are_used_once_and_abstracts_stay_together(tmp_path):
         assert {int(text.split()[0][1:]) for text in shown + asked} <= named
 
 
-def test_pubmed_reads_every_sentence_only_as_often_as_it_is_needed(tmp_path, monkeypatch):
-    """D21b: the release lists all unused sentences for every chunk and scans for each used one."""
-    counted: list[str] = []
-    sizes = building.sizes
-    monkeypatch.setattr(pubmed_rct, "sizes", lambda texts, c: sizes(_noted(texts, counted), c))
-    raw = pubmed(tmp_path, abstracts(60))
-    build("pubmed-rct", raw, SMALL, seed=0)
-    assert len(counted) <= 300
-
-
-def _noted(texts, counted):
-    for text in texts:
-        counted.append(text)
-        yield text
-
-
 def test_pubmed_never_asks_for_a_sentence_that_it_shows(tmp_path):
     rows = [("Trial is registered .", 2)] * 40 + abstracts(30)
     skips = Skips()
@@ -602,7 +565,7 @@ def test_pubmed_never_asks_for_a_sentence_that_it_shows(tmp_path):
 
 
 def test_pubmed_says_what_is_left_over_and_how_much_is_missing(tmp_path):
-    """D21d: the release ends in silence when it cannot fill a chunk."""
+    """The release ends in silence when it cannot fill a chunk."""
     skips = Skips()
     built = build("pubmed-rct", pubmed(tmp_path, abstracts(31)), SMALL, 0, skips)
     n_used = sum(len(shown) + len(asked) for shown, asked in map(used, built))
@@ -627,7 +590,6 @@ def test_pubmed_in_release_mode_draws_sentences_and_cuts_long_ones(tmp_path):
 
 @pytest.mark.parametrize("label", [5, -1])
 def test_pubmed_refuses_a_label_outside_its_five(tmp_path, label):
-    """D21d."""
     raw = pubmed(tmp_path, [*ZINC, ("Odd.", label)])
     with pytest.raises(InputError, match=rf"row 5: labels: expected one of 0 BACK.*found {label}"):
         build("pubmed-rct", raw, AT_15, seed=0)
@@ -637,7 +599,7 @@ def test_pubmed_refuses_a_label_outside_its_five(tmp_path, label):
 
 
 def test_pubmed_labels_may_be_names_and_lists_of_one(tmp_path, identity_draws):
-    """D21d: the sibling data set has names, which would break the contract of numbers."""
+    """The sibling data set has names, which would break the contract of numbers."""
     right = build("pubmed-rct", pubmed(tmp_path, ZINC), AT_15, seed=0)
     for change in (lambda n: pubmed_rct.LABELS[n], lambda n: [n]):
         raw = pubmed(tmp_path, [(text, change(label)) for text, label in ZINC])
@@ -731,7 +693,6 @@ def test_perltqa_gives_the_worked_example(tmp_path):
 
 
 def test_perltqa_in_release_mode_loses_messages_and_asks_what_is_not_shown(tmp_path):
-    """D10a and D10d."""
     [instance] = build("perltqa", perl(tmp_path), replace(WORDS, compat="release"), seed=0)
     assert "twice a day" not in instance.chunks[0]
     assert [qa.question for qa in instance.questions] == [
@@ -742,7 +703,7 @@ def test_perltqa_in_release_mode_loses_messages_and_asks_what_is_not_shown(tmp_p
 
 
 def test_a_perltqa_dialogue_belongs_to_its_own_event_only(tmp_path):
-    """D10b: event 7_0_1 also takes the dialogues of 7_0_10."""
+    """Event 7_0_1 also takes the dialogues of 7_0_10."""
     ten = {"events": "7_0_10", "contents": {"2023": ["Oskar: It is cold."]}}
     memory = ILA | {
         "events": ILA["events"] | {"7_0_10": ILA["events"]["7_0_1"]},
@@ -765,14 +726,14 @@ def test_a_perltqa_dialogue_belongs_to_its_own_event_only(tmp_path):
     ],
 )
 def test_perltqa_reads_messages_in_every_shape(tmp_path, dialogue):
-    """D10c; without a usable field `events` the id says which event it is."""
+    """Without a usable field `events` the id says which event it is."""
     memory = ILA | {"dialogues": {"7_0_0#0": dialogue}}
     [instance] = build("perltqa", perl(tmp_path, memory), WORDS, seed=0)
     assert instance.chunks[0].endswith("<Oskar> It is cold.")
 
 
 def test_perltqa_drops_a_character_without_events_and_counts_it(tmp_path):
-    """D10c: in the release it breaks the whole build."""
+    """In the release it breaks the whole build."""
     skips = Skips()
     bare = {"profile": {"Protagonist": "Oskar"}, "events": {}, "dialogues": {}}
     write(tmp_path, "perltmem_en.json", [ILA, bare])
@@ -784,7 +745,6 @@ def test_perltqa_drops_a_character_without_events_and_counts_it(tmp_path):
 
 
 def test_perltqa_reads_the_object_layout_of_version_2(tmp_path):
-    """D10c."""
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
     write(tmp_path / "two", "perltmem_en_v2.json", {"Ila Brandt": ILA})
@@ -794,7 +754,7 @@ def test_perltqa_reads_the_object_layout_of_version_2(tmp_path):
 
 
 def test_a_null_answer_is_dropped_before_anybody_is_asked(tmp_path):
-    """D10e: the release pays for a call, or stops in a debugger."""
+    """The release pays for a call, or stops in a debugger."""
     skips = Skips()
     asked = ILA_ASKED | {"events": [{"7_0_0": [TREES | {"Answer": None}, TREES]}]}
     [instance] = build("perltqa", perl(tmp_path, asked=asked), WORDS, 0, skips)
@@ -803,7 +763,6 @@ def test_a_null_answer_is_dropped_before_anybody_is_asked(tmp_path):
 
 
 def test_perltqa_decodes_entities_and_keeps_to_the_limit(tmp_path):
-    """D10f."""
     events = dict(ILA["events"])
     events["7_0_0"] = events["7_0_0"] | {"content": "Ila&#39;s trees grow. " * 30}
     [instance] = build("perltqa", perl(tmp_path, ILA | {"events": events}), sized(40), seed=0)
@@ -815,7 +774,7 @@ def test_perltqa_decodes_entities_and_keeps_to_the_limit(tmp_path):
 
 
 def test_perltqa_shortens_checks_and_flags(tmp_path, monkeypatch):
-    """D10e: an answer that cannot be shortened stays and is flagged; golds are narrowed."""
+    """An answer that cannot be shortened stays and is flagged; golds are narrowed."""
 
     def reply(text):
         if text.startswith("Question: How many"):
@@ -843,24 +802,28 @@ def test_perltqa_characters_with_too_much_or_too_little_are_dropped(tmp_path):
 # --- All of them ---------------------------------------------------------------------------------
 
 MADE = ("squad", "hotpotqa", "booksum", "pubmed-rct", "perltqa")
-QUICK = BuildConfig(stage="rules", max_questions=20)
+ALSO = (
+    *("ttl_train", "lme_train", "trec_coarse", "banking77", "ruler_qa1_197K"),
+    *("icl_clinic150_7050shot_balance", "infbench_sum_eng_shots2", "factconsolidation_mh_6k"),
+)
+QUICK = BuildConfig(stage="rules", max_questions=20, rows="any", instances=3)
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """Folders with made-up raw files, by source."""
-    folders = {name: tmp_path_factory.mktemp(name) for name in MADE}
+    folders = {name: tmp_path_factory.mktemp(name) for name in (*MADE, *ALSO)}
     for name, folder in folders.items():
         make_raw(folder, name)
     return folders
 
 
-def ids(folders, config, seed):
-    return {name: [i.id for i in build(name, Path(folders[name]), config, seed)] for name in MADE}
+def ids(folders, config, seed, names=(*MADE, *ALSO)):
+    return {name: [i.id for i in build(name, Path(folders[name]), config, seed)] for name in names}
 
 
 def test_builds_are_the_same_in_every_process_and_for_any_number_of_them(made, root, monkeypatch):
-    """D13: neither the hash seed nor the workers matter; the seed does."""
+    """Neither the hash seed nor the workers matter; the seed does."""
     monkeypatch.undo()
     code = (
         "import sys, json; sys.path.insert(0, 'tests'); import test_sources_training as t;"
@@ -872,14 +835,16 @@ def test_builds_are_the_same_in_every_process_and_for_any_number_of_them(made, r
     done = subprocess.run(command, capture_output=True, text=True, cwd=root, env=env, check=True)
     here = ids(made, QUICK, 7)
     assert json.loads(done.stdout) == here
-    assert ids(made, replace(QUICK, workers=2), 7) == here
+    for name, found in ids(made, replace(QUICK, workers=2), 7, ("booksum", "pubmed-rct")).items():
+        assert found == here[name]
     other = ids(made, QUICK, 8)
-    assert all(other[name] != here[name] for name in MADE)
+    same = [name for name in here if other[name] == here[name]]
+    assert same == ["infbench_sum_eng_shots2"]  # books of one part: no day is drawn
 
 
 @pytest.mark.parametrize("name", MADE)
 def test_metadata_is_flat_and_knows_where_the_instance_came_from(made, name):
-    """D16: strict JSON, with groups."""
+    """Strict JSON, with groups."""
     for instance in build(name, made[name], QUICK, seed=0):
         assert json.loads(json.dumps(instance.metadata, allow_nan=False)) == instance.metadata
         assert all(group.startswith(f"{name}:") for group in instance.metadata["groups"])
@@ -1010,44 +975,12 @@ def test_lines_that_are_no_text_are_skipped_and_the_rest_is_read(tmp_path):
     assert [line.split(":")[1] for line in skips.skipped] == ["2", "4"]
 
 
-@pytest.mark.parametrize("ending", [".gz", ".zip"])
-def test_packed_raw_files_are_read_as_plain_ones(tmp_path, ending):
-    for name in ("plain", "packed"):
-        (tmp_path / name).mkdir()
-    plain = squad_raw(tmp_path / "plain", article("Orvane", CONTEXTS, ASKED))
-    content = (plain / "squad.json").read_bytes()
-    packed = tmp_path / "packed" / f"squad.json{ending}"
-    if ending == ".gz":
-        packed.write_bytes(gzip.compress(content))
-    else:
-        with zipfile.ZipFile(packed, "w") as archive:
-            archive.writestr("squad.json", content)
-    assert build("squad", packed.parent, sized(22), 0) == build("squad", plain, sized(22), 0)
-    packed.write_bytes(packed.read_bytes()[:-30])
-    with pytest.raises(InputError, match="expected a readable file, found"):
-        build("squad", packed.parent, sized(22), 0)
-
-
 def test_an_archive_of_several_files_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "squad.json.zip", "w") as archive:
         archive.writestr("a.json", "{}")
         archive.writestr("b.json", "{}")
     with pytest.raises(InputError, match="expected an archive of one file, found a.json, b.json"):
         build("squad", tmp_path, BuildConfig(), 0)
-
-
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        ({"compat": "old"}, "compat: found 'old'"),
-        ({"on_error": "go"}, "on_error: found 'go'"),
-        ({"workers": 0}, "workers: expected at least 1, found 0"),
-        ({"chapter_min_chunks": 30}, "chapter_min_chunks: expected the smaller number first"),
-    ],
-)
-def test_settings_that_cannot_be_are_refused(setting, message):
-    with pytest.raises(InputError, match=message):
-        BuildConfig(**setting)
 
 
 def test_skips_count_what_a_rule_drops_and_raise_for_what_is_bad():
