@@ -348,9 +348,14 @@ def test_a_local_model_judges_without_a_server(tmp_path, capsys):
     cases = tmp_path / "cases.jsonl"
     cases.write_text("\n".join(CASES.read_text(encoding="utf-8").splitlines()[:2]))
     options = ["--model", tmp_path / "tiny", "--max-tokens", 4, "--repeats", 1]
-    code, _, _ = run(capsys, *options, "--cases", cases, "--out", tmp_path / "table.csv")
+    code, _, error = run(capsys, *options, "--cases", cases, "--out", tmp_path / "table.csv")
     [row] = csv.DictReader((tmp_path / "table.csv").open())
-    assert code == 0 and row["model"] == "tiny" and row["missing"] == row["retried"] == "2"
+    assert (
+        code == 1
+        and "no verdict at all" in error
+        and row["model"] == "tiny"
+        and row["missing"] == row["retried"] == "2"
+    )
     assert row["kappa"] == "" and (row["agreement_low"], row["agreement_high"]) == ("0.0", "1.0")
 
 

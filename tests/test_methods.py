@@ -129,7 +129,7 @@ def test_a_published_run_is_a_method_with_its_settings_and_options_on_top(name):
     options = {"writer": "keep_turns"} if name.startswith("release-agent") else {}
     method = build_method(MethodSpec(name, options | {"max_tokens": 9}), Backends(FakeChat()))
     assert method.settings()["method"] == name and method.options.max_tokens == 9
-    assert isinstance(method, RELEASED[name][0])
+    assert isinstance(method, RELEASED[name][1])
     _, answered = run(method, {(LABELLED.id, "q0")}, [LABELLED])
     assert answered[LABELLED.id, "q0"].error == ""
 
@@ -143,7 +143,6 @@ def test_a_published_run_is_a_method_with_its_settings_and_options_on_top(name):
             {"rollouts": "x", "state_tokens": 1},
             "state_tokens has no effect: memories come from",
         ),
-        ("random-memory", {"tokens": 3, "share": 0.1}, "share has no effect: the number"),
         ("memory", {"writer": "silent", "write_temperature": 0.6}, "no effect: writer silent"),
     ],
 )

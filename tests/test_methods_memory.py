@@ -289,7 +289,7 @@ def test_random_memories_hold_at_most_what_was_asked_for_in_the_order_of_the_tex
 
 def test_all_tokens_give_all_sentences_and_none_give_none():
     assert len(run(random_memory(share=1.0))[0][INSTANCE.id].episode.memory.semantic) == 4
-    assert run(random_memory(tokens=0))[0][INSTANCE.id].episode.memory.semantic == ()
+    assert run(random_memory(share=0.0))[0][INSTANCE.id].episode.memory.semantic == ()
 
 
 def test_a_draw_depends_on_its_seed_and_its_instance_alone():
@@ -312,7 +312,7 @@ def test_a_random_memory_is_as_large_as_another_runs(tmp_path):
     path.write_text(json.dumps(lines[0]) + "\n")
     with pytest.raises(InputError, match=f"expected a memory of {LABELLED.id}, found none"):
         run(random_memory(like=str(path)))
-    with pytest.raises(InputError, match="expected tokens or like, found both"):
-        random_memory(like=str(path), tokens=3)
+    with pytest.raises(InputError, match="share has no effect"):
+        random_memory(like=str(path), share=0.1)
     with pytest.raises(InputError, match="expected lines of JSON"):
         random_memory(like=str(tmp_path))

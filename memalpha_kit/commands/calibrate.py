@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -79,6 +80,12 @@ def main(args: argparse.Namespace) -> int:
         store.write_bytes(args.replies, lines.encode())
     print(as_text(table))
     print(args.out)
+    if table["missing"].sum() == (table["n"] * table["repeats"]).sum():
+        print(
+            "memalpha: the judge gave no verdict at all; --replies FILE.jsonl keeps what it said",
+            file=sys.stderr,
+        )
+        return 1
     return 0
 
 

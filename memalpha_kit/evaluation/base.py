@@ -9,8 +9,8 @@ them. Your own is registered by your module:
 
     @METHODS.register("first-chunk")
     class FirstChunk(ContextMethod):
-        def context(self, question, instance):
-            return instance.chunks[0], ("chunk:0",)
+        def context(self, put):
+            return put.instance.chunks[0], ("chunk:0",)
 
 What failed says so: a `Prepared` or an `Answer` with an `error` is to be made again, and its
 prediction is None. What can never be asked (a question without evidence label, for the gold chunk)
@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from memalpha_kit import files
 from memalpha_kit.errors import InputError
@@ -99,8 +99,17 @@ class Settings:
     counter: str = about("wordpunct", "token counter of memory, input and windows")
 
 
-Put = tuple[Question, Instance, Prepared]
-"""A question that is to be put, with all that its answer may depend on."""
+class Put(NamedTuple):
+    """A question that is to be put, with all that its answer may depend on."""
+
+    question: Question
+    instance: Instance
+    held: Prepared
+
+    def draft(self, **values: Any) -> Answer:
+        """What is known of the answer before it is asked for."""
+        known = {"instance": self.instance.id, "memory_tokens": self.held.memory_tokens}
+        return Answer(self.question.id, **{"prediction": None} | known | values)
 
 
 class Method:
@@ -109,7 +118,7 @@ class Method:
     Settings: ClassVar[type[Settings]] = Settings
     summary: ClassVar[str] = ""  # one line for the command line
     needs_model: ClassVar[bool] = False  # to answer
-    base: ClassVar[str] = ""  # the method of which this is a published variant, or its own name
+    base: ClassVar[str] = ""  # the method of which this is a published variant
     defaults: ClassVar[Mapping[str, Any]] = {}  # options that the variant sets differently
 
     def __init__(self, name: str, settings: Settings, backends: Backends) -> None:
@@ -173,7 +182,12 @@ class Method:
     def measured(self, instance: Instance, **values: Any) -> Prepared:
         """A record of the instance with its input counted, and without a memory unless given."""
         size = sum(map(self.counter.count, instance.chunks))
-        return Prepared(instance.id, **{"memory_tokens": 0, "input_tokens": size} | values)
+        known = {"memory_tokens": self.held_tokens(instance, size), "input_tokens": size}
+        return Prepared(instance.id, **known | values)
+
+    def held_tokens(self, instance: Instance, input_tokens: int) -> int:
+        """What is held of an instance from which nothing was made."""
+        return 0
 
     # ---- answers ---
 
@@ -199,7 +213,7 @@ class Method:
                 why = f"instance: {held.error if held else 'was not prepared'}"
                 done(Answer(question.id, None, instance=question.instance, error=why))
             else:
-                ready.append((question, by_id[question.instance], held))
+                ready.append(Put(question, by_id[question.instance], held))
         for group in groups(ready, self.backends.group):
             self.answer_group(group, done)
 
@@ -207,7 +221,7 @@ class Method:
         """As `answer`, for a few questions whose instances are ready: one request for each."""
         requests, drafts = [], []
         for put in group:
-            request, draft = self.request(*put)
+            request, draft = self.request(put)
             if request is None:
                 done(draft)
             else:
@@ -216,9 +230,7 @@ class Method:
         if requests:
             self.model.chat(requests, lambda i, reply: done(replied(drafts[i], reply)))
 
-    def request(
-        self, question: Question, instance: Instance, held: Prepared
-    ) -> tuple[ChatRequest | None, Answer]:
+    def request(self, put: Put) -> tuple[ChatRequest | None, Answer]:
         """What is asked, and what is known of the answer before; without a request it is final."""
         raise NotImplementedError
 
@@ -240,12 +252,6 @@ def replied(draft: Answer, reply: ChatReply) -> Answer:
         completion_tokens=plus(0 if first else draft.completion_tokens, reply.completion_tokens),
         latency_s=reply.latency_s,
     )
-
-
-def draft(question: Question, held: Prepared, **values: Any) -> Answer:
-    """What is known of an answer before it is asked for."""
-    known = {"instance": question.instance, "memory_tokens": held.memory_tokens}
-    return Answer(question.id, **{"prediction": None} | known | values)
 
 
 def groups(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

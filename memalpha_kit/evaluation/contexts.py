@@ -8,15 +8,14 @@ alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
-from memalpha_kit.evaluation.base import METHODS, Backends, Method, Prepared, Settings, draft
+from memalpha_kit.evaluation.base import METHODS, Backends, Method, Put, Settings
 from memalpha_kit.evaluation.windows import CUTS, DoesNotFit, Tail, Texts
 from memalpha_kit.method.prompts import VERSION, asked, system_prompt_baseline
 from memalpha_kit.method.ranking import Bm25
-from memalpha_kit.records import Answer, ChatRequest, Instance, Question, request
+from memalpha_kit.records import Answer, ChatRequest, Instance, request
 from memalpha_kit.sections import Count, NonNegative, Share, about, section
 from memalpha_kit.tokens import counter
 
@@ -51,6 +50,7 @@ class ContextMethod(Method):
 
     Settings = ContextSettings
     needs_model: ClassVar[bool] = True
+    framed: ClassVar[bool] = True  # with a system message and the task, which speak of a text
     options: ContextSettings
 
     def __init__(self, name: str, settings: ContextSettings, backends: Backends) -> None:
@@ -61,46 +61,30 @@ class ContextMethod(Method):
         """With the version of the wording."""
         return super().settings() | {"prompts": VERSION}
 
-    def context(
-        self, question: Question, instance: Instance, held: Prepared
-    ) -> tuple[str, Sequence[str]] | None:
-        """The text for this question and what it was made of; None if there can be none."""
+    def context(self, put: Put) -> tuple[str, Sequence[str]] | None:
+        """The text for a question and the names of its parts; None without an evidence label."""
         raise NotImplementedError
 
-    def request(
-        self, question: Question, instance: Instance, held: Prepared
-    ) -> tuple[ChatRequest | None, Answer]:
+    def request(self, put: Put) -> tuple[ChatRequest | None, Answer]:
         """The question with as much of its text as fits."""
-        context = self.context(question, instance, held)
+        context = self.context(put)
         if context is None:
             why = "the data does not say which chunk holds the evidence"
-            return None, draft(question, held, skipped=why)
-        text, retrieved = context
+            return None, put.draft(skipped=why)
+        source, tail = put.instance.source, _tail(context[0], self.options.counter)
+        system = system_prompt_baseline(source) if self.framed else ""
+        task = put.instance.prompt if self.framed else ""
+        ask = asked(put.question.text, source, self.options.wording)
+
+        def render(text: str) -> Texts:
+            return system, "\n\n".join(part for part in (task, text, ask) if part)
+
         try:
-            texts, truncated = self._texts(question, instance, text)
+            texts, truncated = self.cut(render, tail, self.options.window, self.counter)
         except DoesNotFit as error:
-            return None, draft(question, held, finish="unanswerable", error=str(error))
-        said = draft(question, held, retrieved=tuple(retrieved), truncated=truncated)
+            return None, put.draft(finish="unanswerable", error=str(error))
+        said = put.draft(retrieved=tuple(context[1]), truncated=truncated)
         return request(*texts, version=VERSION, **self.options.request_fields()), said
-
-    def _texts(self, question: Question, instance: Instance, text: str) -> tuple[Texts, bool]:
-        """System and user text within the window, and whether something was cut."""
-        ask = asked(question.text, instance.source, self.options.wording)
-        system, task = self.system(instance), self.task(instance)
-
-        def render(shown: str) -> Texts:
-            return system, "\n\n".join(part for part in (task, shown, ask) if part)
-
-        tail = _tail(text, self.options.counter)
-        return self.cut(render, tail, self.options.window, self.counter)
-
-    def system(self, instance: Instance) -> str:
-        """The system message."""
-        return system_prompt_baseline(instance.source)
-
-    def task(self, instance: Instance) -> str:
-        """What stands above the text."""
-        return instance.prompt
 
 
 @lru_cache(maxsize=4)
@@ -113,41 +97,27 @@ def _tail(text: str, name: str) -> Tail:
 class LongContext(ContextMethod):
     """All chunks, or as many of the last tokens as the window holds. Memory: as many tokens."""
 
-    base = "long-context"
     summary = "all chunks in the prompt, the last tokens of them if there are too many"
 
-    def measured(self, instance: Instance, **values: Any) -> Prepared:
+    def held_tokens(self, instance: Instance, input_tokens: int) -> int:
         """The size of what can be held."""
-        made = super().measured(instance)
-        return replace(made, memory_tokens=min(made.input_tokens, self.options.window))
+        return min(input_tokens, self.options.window)
 
-    def context(
-        self, question: Question, instance: Instance, held: Prepared
-    ) -> tuple[str, Sequence[str]]:
+    def context(self, put: Put) -> tuple[str, Sequence[str]]:
         """All chunks in order."""
-        return "\n\n".join(instance.chunks), ()
+        return "\n\n".join(put.instance.chunks), ()
 
 
 @METHODS.register("closed-book")
 class ClosedBook(ContextMethod):
     """The question alone: what the model knows by itself."""
 
-    base = "closed-book"
     summary = "the question alone"
+    framed = False
 
-    def context(
-        self, question: Question, instance: Instance, held: Prepared
-    ) -> tuple[str, Sequence[str]]:
+    def context(self, put: Put) -> tuple[str, Sequence[str]]:
         """No text."""
         return "", ()
-
-    def system(self, instance: Instance) -> str:
-        """None: it would speak of a text."""
-        return ""
-
-    def task(self, instance: Instance) -> str:
-        """None: it would speak of chunks."""
-        return ""
 
 
 @section
@@ -165,20 +135,16 @@ class Bm25Chunks(ContextMethod):
     """
 
     Settings = Bm25Settings
-    base = "bm25"
     summary = "the k chunks that fit the question best, by BM25"
     options: Bm25Settings
 
-    def measured(self, instance: Instance, **values: Any) -> Prepared:
+    def held_tokens(self, instance: Instance, input_tokens: int) -> int:
         """All chunks are kept."""
-        made = super().measured(instance)
-        return replace(made, memory_tokens=made.input_tokens)
+        return input_tokens
 
-    def context(
-        self, question: Question, instance: Instance, held: Prepared
-    ) -> tuple[str, Sequence[str]]:
+    def context(self, put: Put) -> tuple[str, Sequence[str]]:
         """The best chunks; the first ones for a question without a word."""
-        return shown_chunks(instance, self.best(question.text, instance.chunks))
+        return shown_chunks(put.instance, self.best(put.question.text, put.instance.chunks))
 
     def best(self, question: str, chunks: tuple[str, ...]) -> Sequence[int]:
         """Places of the chunks to show."""
@@ -201,21 +167,17 @@ class GoldChunk(ContextMethod):
     Memory: all chunks that hold evidence of some question.
     """
 
-    base = "gold-chunk"
     summary = "the chunk with the evidence, where the data says which; a ceiling"
 
-    def measured(self, instance: Instance, **values: Any) -> Prepared:
+    def held_tokens(self, instance: Instance, input_tokens: int) -> int:
         """The size of all evidence."""
         gold = {qa.chunk for qa in instance.questions if qa.chunk is not None}
-        size = sum(self.counter.count(instance.chunks[chunk]) for chunk in gold)
-        return replace(super().measured(instance), memory_tokens=size)
+        return sum(self.counter.count(instance.chunks[chunk]) for chunk in gold)
 
-    def context(
-        self, question: Question, instance: Instance, held: Prepared
-    ) -> tuple[str, Sequence[str]] | None:
+    def context(self, put: Put) -> tuple[str, Sequence[str]] | None:
         """The chunk of its evidence."""
-        chunk = next(qa.chunk for qa in instance.questions if qa.id == question.id)
-        return None if chunk is None else shown_chunks(instance, [chunk])
+        [chunk] = [qa.chunk for qa in put.instance.questions if qa.id == put.question.id]
+        return None if chunk is None else shown_chunks(put.instance, [chunk])
 
 
 def shown_chunks(instance: Instance, places: Sequence[int]) -> tuple[str, Sequence[str]]:

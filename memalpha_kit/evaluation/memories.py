@@ -16,7 +16,7 @@ import hashlib
 import json
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +30,6 @@ from memalpha_kit.evaluation.base import (
     Prepared,
     Put,
     Settings,
-    draft,
     folder_hash,
     groups,
     identity,
@@ -48,13 +47,13 @@ from memalpha_kit.method.writers import (
     SAMPLE,
     WRITERS,
     ModelWriter,
+    ScriptedReplies,
     Writer,
-    WriteRequest,
     content,
     sentences,
     writer,
 )
-from memalpha_kit.records import Answer, Completion, Episode, Instance, ToolCall
+from memalpha_kit.records import Answer, Episode, Instance, ToolCall
 from memalpha_kit.sections import Count, Natural, NonNegative, Share, about, section
 from memalpha_kit.settings import MemoryConfig, ProtocolConfig
 
@@ -135,15 +134,15 @@ class FromMemory(Method):
 
     def answer_group(self, group: Sequence[Put], done: Callable[[Answer], None]) -> None:
         """All at once; the reader says each as soon as it is known."""
-        questions = [replace(question, memory=held.episode.memory) for question, _, held in group]
+        questions = [replace(put.question, memory=put.held.episode.memory) for put in group]
 
         def take(place: int, answer: Answer) -> None:
-            question, _, held = group[place]
-            known = draft(question, held)
-            answer = replace(answer, instance=known.instance, memory_tokens=known.memory_tokens)
-            if answer.prediction is None and not answer.error:
-                answer = replace(answer, error="the reader has no answer")
-            done(replace(answer, prediction=None) if answer.error else answer)
+            put = group[place]
+            missing = answer.prediction is None and not answer.error
+            error = "the reader has no answer" if missing else answer.error
+            known = {"instance": put.instance.id, "memory_tokens": put.held.memory_tokens}
+            said = None if error else answer.prediction
+            done(replace(answer, prediction=said, error=error, **known))
 
         self.reader.read(questions, take)
 
@@ -177,7 +176,6 @@ class WrittenMemory(FromMemory):
     """
 
     Settings = MemorySettings
-    base = "memory"
     summary = "a writer keeps a memory of three parts, a reader answers from it"
     options: MemorySettings
 
@@ -276,10 +274,9 @@ def asked_instances(path: Path, instances: Sequence[Instance]) -> list[Instance]
 
 @section
 class RandomSettings(ReaderSettings):
-    """How much is drawn: a share of the chunks' tokens, a number of tokens, or as much as a run."""
+    """How much is drawn: a share of the chunks' tokens, or as much as another run holds."""
 
     share: Share = about(0.5, "of the tokens of the chunks")
-    tokens: Natural | None = about(None, "a number of tokens instead")
     like: str = about("", "answers.jsonl of a run, for memories of the same sizes")
     draw_seed: Natural = about(0, "of the draw")
 
@@ -293,16 +290,13 @@ class RandomMemory(FromMemory):
     """
 
     Settings = RandomSettings
-    base = "random-memory"
     summary = "sentences drawn at random, as many tokens as a memory has; a floor for writers"
     options: RandomSettings
 
     def __init__(self, name: str, settings: RandomSettings, backends: Backends) -> None:
         super().__init__(name, settings, backends)
-        if settings.like and settings.tokens is not None:
-            raise InputError(f"method {name}: expected tokens or like, found both")
-        if settings.like or settings.tokens is not None:
-            self.check_unused(("share",), "the number of tokens is given")
+        if settings.like:
+            self.check_unused(("share",), "another run says how many tokens")
         self._sizes = _sizes(Path(settings.like)) if settings.like else None
 
     def settings(self) -> dict[str, Any]:
@@ -316,37 +310,17 @@ class RandomMemory(FromMemory):
         """Draws each memory. Raises InputError if the other run has not an instance."""
         for instance in instances:
             budget = self._budget(instance)
-            drawn = Drawn(draw(instance, budget, self.counter.count, self.options.draw_seed))
+            texts = draw(instance, budget, self.counter.count, self.options.draw_seed)
+            drawn = ScriptedReplies([_inserted(part) for part in texts], "random")
             [episode] = write([instance], drawn, MemoryConfig(), ProtocolConfig())
             done(self.remembered(instance, episode))
 
     def _budget(self, instance: Instance) -> int:
         if self._sizes is None:
-            tokens, share = self.options.tokens, self.options.share
-            return int(share * self.measured(instance).input_tokens) if tokens is None else tokens
+            return int(self.options.share * self.measured(instance).input_tokens)
         if instance.id not in self._sizes:
             raise InputError(f"{self.options.like}: expected a memory of {instance.id}, found none")
         return self._sizes[instance.id]
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """Writes given texts, a list for each chunk, as semantic entries."""
-
-    texts: Sequence[Sequence[str]]
-    name: str = "random"
-
-    def write(self, requests: Sequence[WriteRequest]) -> list[Completion]:
-        """One insert per text of the request's chunk."""
-        kind = {"memory_type": "semantic_memory"}
-        return [
-            Completion(
-                render_calls(
-                    [ToolCall(INSERT, kind | {"content": t}) for t in self.texts[r.step]], "qwen"
-                )
-            )
-            for r in requests
-        ]
 
 
 def draw(
@@ -369,6 +343,13 @@ def draw(
         kept -= set(mine)
         found.append(mine)
     return found
+
+
+def _inserted(texts: Sequence[str]) -> str:
+    """A reply that stores texts as semantic entries."""
+    kind = {"memory_type": "semantic_memory"}
+    calls = [ToolCall(INSERT, kind | {"content": text}) for text in texts]
+    return render_calls(calls, "qwen")
 
 
 def _units(chunk: str) -> Iterator[str]:

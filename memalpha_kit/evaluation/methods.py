@@ -14,9 +14,9 @@ from functools import cache
 from typing import Any
 
 from memalpha_kit.evaluation import contexts, memories, walks  # noqa: F401  they register methods
-from memalpha_kit.evaluation.base import METHODS, Backends, Method, Prepared, draft
+from memalpha_kit.evaluation.base import METHODS, Backends, Method, Put
 from memalpha_kit.method.readers import LABELLED
-from memalpha_kit.records import Answer, Instance, Question
+from memalpha_kit.records import Answer
 from memalpha_kit.sections import settings_from
 
 
@@ -47,14 +47,11 @@ def build_method(spec: MethodSpec, backends: Backends | None = None) -> Method:
 class Nothing(Method):
     """Answers "" to everything. Memory: none."""
 
-    base = "nothing"
     summary = "an empty answer to everything; the floor of every metric"
 
-    def request(
-        self, question: Question, instance: Instance, held: Prepared
-    ) -> tuple[None, Answer]:
+    def request(self, put: Put) -> tuple[None, Answer]:
         """No request."""
-        return None, draft(question, held, prediction="")
+        return None, put.draft(prediction="")
 
 
 @METHODS.register("majority-label")
@@ -64,15 +61,12 @@ class MajorityLabel(Method):
     Ties go to the label seen first. Memory: none worth counting.
     """
 
-    base = "majority-label"
     summary = "the commonest label of the samples; a floor for classification"
 
-    def request(
-        self, question: Question, instance: Instance, held: Prepared
-    ) -> tuple[None, Answer]:
+    def request(self, put: Put) -> tuple[None, Answer]:
         """No request."""
-        label = commonest_label(instance.chunks)
-        return None, draft(question, held, prediction=f"\\boxed{{{label}}}" if label else "")
+        label = commonest_label(put.instance.chunks)
+        return None, put.draft(prediction=f"\\boxed{{{label}}}" if label else "")
 
 
 @cache

@@ -73,7 +73,7 @@ def claim(settings: Mapping[str, Any], writer: str = "") -> Claim | None:
     so it gets no verdict.
     """
     said = settings["method"]
-    method, model = METHODS[said["method"]].base, _bare(said.get("model"))
+    method, model = METHODS[said["method"]].base or said["method"], _bare(said.get("model"))
     if method == "memory":
         known, wanted = WRITERS.get(_bare(writer)), "qwen3-32b"
         doubt = "" if known else f"memory written by {writer or 'a rule'}"

@@ -332,36 +332,7 @@ def complete(
         return run
     with files.Log(run.folder / ANSWERS) as answers, files.Log(run.folder / FAILURES) as failures:
         run = load_run(run.folder)  # as it is now that nobody else writes
-        writes = made_by(method.backends.write or method.backends.answer)
-        answered_by = made_by(method.backends.answer)
-        prepared = dict(run.prepared)
-
-        def failed(record: Answer | Prepared) -> None:
-            failures.append(record_line(record) | {"at": _now()})
-            run.thrown.append(record)
-
-        def keep_prepared(made: Prepared) -> None:
-            prepared[made.instance] = made
-            if made.error:
-                failed(made)
-            elif made.instance not in run.prepared:
-                answers.append(record_line(made, writes))
-                run.prepared[made.instance] = made
-                if progress:
-                    progress(1)
-
-        def keep_answer(answer: Answer) -> None:
-            place = (answer.instance, answer.qa)
-            if answer.prediction is None and not answer.skipped:
-                run.failed[place] = answer
-                failed(answer)
-            elif place not in run.answers:
-                answers.append(record_line(answer, answered_by))
-                run.answers[place], run.made_by[place] = answer, answered_by
-                if progress:
-                    progress(1)
-
-        left = set(run.open)
+        keep, left = _Keep(run, method.backends, answers, failures, progress), set(run.open)
         needed = [instance for instance in instances if instance.id in {name for name, _ in left}]
         todo = [instance for instance in needed if instance.id not in run.prepared]
         asked = [
@@ -371,19 +342,57 @@ def complete(
         ]
         try:
             if todo:
-                method.prepare(todo, keep_prepared)
+                method.prepare(todo, keep.prepared)
             if asked:
-                method.answer(asked, needed, prepared, keep_answer)
+                method.answer(asked, needed, run.prepared | keep.broken, keep.answer)
         finally:
             method.close()
     return run
+
+
+@dataclass
+class _Keep:
+    """Puts each result into a run and on disk, once: what failed into the log of failures."""
+
+    run: Run
+    backends: Backends
+    answers: files.Log
+    failures: files.Log
+    progress: Callable[[int], None] | None
+    broken: dict[str, Prepared] = field(default_factory=dict)  # instances that failed just now
+
+    def prepared(self, made: Prepared) -> None:
+        """Keeps what was prepared."""
+        if made.error:
+            self.broken[made.instance] = made
+            self._failed(made)
+        elif made.instance not in self.run.prepared:
+            self.run.prepared[made.instance] = made
+            self._done(made, made_by(self.backends.write or self.backends.answer))
+
+    def answer(self, answer: Answer) -> None:
+        """Keeps an answer."""
+        place = (answer.instance, answer.qa)
+        if answer.prediction is None and not answer.skipped:
+            self.run.failed[place] = answer
+            self._failed(answer)
+        elif place not in self.run.answers:
+            self.run.answers[place] = answer
+            self.run.made_by[place] = made_by(self.backends.answer)
+            self._done(answer, self.run.made_by[place])
+
+    def _done(self, record: Answer | Prepared, made_by: str) -> None:
+        self.answers.append(record_line(record, made_by))
+        if self.progress:
+            self.progress(1)
+
+    def _failed(self, record: Answer | Prepared) -> None:
+        at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        self.failures.append(record_line(record) | {"at": at})
+        self.run.thrown.append(record)
 
 
 def made_by(model: Any) -> str:
     """A model's name and where it was served, "" for none."""
     where = f" at {address(model)}" if address(model) else ""
     return f"{model.name}{where}" if model else ""
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

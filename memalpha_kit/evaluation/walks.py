@@ -26,7 +26,6 @@ from memalpha_kit.evaluation.base import (
     Method,
     Prepared,
     Put,
-    draft,
     groups,
     replied,
 )
@@ -144,7 +143,6 @@ class MemAgent(Method):
     """
 
     Settings = MemAgentSettings
-    base = "memagent"
     summary = "a model rewrites one short memory, chunk by chunk, and answers from it"
     needs_model: ClassVar[bool] = True
     options: MemAgentSettings
@@ -208,16 +206,13 @@ class MemAgent(Method):
             self.model.chat(requests, lambda i, reply: done(replied(drafts[i], reply)))
 
     def _own_chain(self, put: Put) -> Chain:
-        question, instance, held = put
-        parts, cut = _cut_anew(instance.chunks, self.options)
-        problem = asked(question.text, instance.source, "context")
-        return self._chain((question, draft(question, held, truncated=cut)), problem, parts)
+        parts, cut = _cut_anew(put.instance.chunks, self.options)
+        problem = asked(put.question.text, put.instance.source, "context")
+        return self._chain((put.question, put.draft(truncated=cut)), problem, parts)
 
-    def request(
-        self, question: Question, instance: Instance, held: Prepared
-    ) -> tuple[ChatRequest, Answer]:
+    def request(self, put: Put) -> tuple[ChatRequest, Answer]:
         """The final request, with the memory of the whole text."""
-        return self._asked(question, held.text or NOTHING), draft(question, held)
+        return self._asked(put.question, put.held.text or NOTHING), put.draft()
 
     def _asked(self, question: Question, memory: str) -> ChatRequest:
         problem = asked(question.text, question.source, "context")
@@ -284,7 +279,6 @@ class Mem1(ContextMethod):
     """
 
     Settings = Mem1Settings
-    base = "mem1"
     summary = "one running summary in think tags (or MEM1's rollout file); another model answers"
     options: Mem1Settings
 
@@ -300,11 +294,9 @@ class Mem1(ContextMethod):
         found = {"rollouts": files.sha256(Path(file))} if file else {}
         return super().settings() | {"prompts": [MEM1_WORDING, VERSION]} | found
 
-    def context(
-        self, question: Question, instance: Instance, held: Prepared
-    ) -> tuple[str, Sequence[str]]:
+    def context(self, put: Put) -> tuple[str, Sequence[str]]:
         """The summary, without its tags."""
-        return self.used(held.text or ""), ()
+        return self.used(put.held.text or ""), ()
 
     def used(self, state: str) -> str:
         """What of a state is shown and counted."""

@@ -36,7 +36,13 @@ def load_episodes(path: Path, resume: bool = False) -> list[Episode]:
     if resume and not Path(path).exists():
         return []
     lines = read_jsonl(path, strict=not resume)
-    return [read_episode(line, f"{path}:{i}") for i, line in enumerate(lines, start=1)]
+    episodes = [read_episode(line, f"{path}:{i}") for i, line in enumerate(lines, start=1)]
+    seen: set[str] = set()
+    for i, episode in enumerate(episodes, start=1):
+        if episode.id in seen:
+            raise InputError(f"{path}:{i}: expected each id once, found {episode.id} again")
+        seen.add(episode.id)
+    return episodes
 
 
 def episode_fields(episode: Episode) -> dict[str, Any]:

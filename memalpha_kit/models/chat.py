@@ -28,7 +28,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache, cached_property
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -73,6 +73,18 @@ class Usage:
             return None
         paid = endpoint.price_in * self.prompt_tokens + endpoint.price_out * self.completion_tokens
         return paid / 1e6
+
+
+def _paid(reply: T, thrown: Sequence[tuple[int | None, int | None]]) -> T:
+    """The reply with the tokens of those that were thrown away for it: they were paid for too."""
+    known = [counts for counts in thrown if None not in counts]
+    if not known or not isinstance(reply, ChatReply):
+        return reply
+    last = (0, 0) if reply.error else (reply.prompt_tokens, reply.completion_tokens)
+    if None in last:
+        return reply
+    prompt, completion = map(sum, zip(last, *known, strict=True))
+    return replace(reply, prompt_tokens=prompt, completion_tokens=completion)
 
 
 @dataclass(eq=False)
@@ -198,7 +210,8 @@ class Client:
         except Failed as error:
             self.usage.failed += 1
             streak.note(error)
-            return ChatReply(None, "error", error=str(error))
+            finish = "unanswerable" if error.too_long else "error"
+            return _paid(ChatReply(None, finish, error=str(error)), error.thrown)
         streak.length = 0
         if accept is not None and not accept(reply):
             self.usage.failed += 1
@@ -244,6 +257,7 @@ class Client:
         reply, so that is repeated here. The slot is kept meanwhile: a server in trouble gets fewer
         requests.
         """
+        thrown: list[tuple[int | None, int | None]] = []
         async with self._slots:
             for left in reversed(range(1 + min(MORE_TRIES, self.endpoint.retries))):
                 start = time.perf_counter()
@@ -255,10 +269,11 @@ class Client:
                     answer = None
                 self.usage.add(*tokens(answer))
                 try:
-                    return read(answer, elapsed_s)
+                    return _paid(read(answer, elapsed_s), thrown)
                 except Failed as error:
                     if not left and error.reply:
-                        return error.reply
+                        return _paid(error.reply, thrown)
+                    error.thrown = thrown = [*thrown, tokens(answer)]
                     if not (left and error.retry):
                         raise
                     self.usage.retried += 1

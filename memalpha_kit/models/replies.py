@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,6 +41,17 @@ class Failed(Exception):
     ) -> None:
         super().__init__(why)
         self.retry, self.fatal, self.reply, self.status = retry, fatal, reply, status
+        self.thrown: list[tuple[int | None, int | None]] = []  # tokens of the answers before
+
+    @property
+    def too_long(self) -> bool:
+        """Whether the prompt does not fit the model: asking again will not help."""
+        return self.status in (400, 413) and bool(_TOO_LONG.search(str(self)))
+
+
+_TOO_LONG = re.compile(
+    r"context.{0,3}(length|window|size)|prompt is too long|maximum.{0,20}tokens", re.IGNORECASE
+)
 
 
 # ---- good answers -------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from typing import Any
 
 from memalpha_kit.errors import InputError
 from memalpha_kit.evaluation.base import METHODS, Method
-from memalpha_kit.evaluation.contexts import Bm25Chunks, LongContext, bm25
+from memalpha_kit.evaluation.contexts import Bm25Chunks, ClosedBook, LongContext, bm25
 from memalpha_kit.evaluation.memories import WrittenMemory
 from memalpha_kit.evaluation.walks import Mem1, MemAgent, read_rollouts
 from memalpha_kit.evaluation.windows import (
@@ -140,24 +140,24 @@ _MEMAGENT = {"temperature": 0.1, "top_p": 0.95, "thinking": None}
 _WRITTEN = {"memory.behaviour": "release", "behaviour": "release", "temperature": 0.7}
 _AGENT = _WRITTEN | {"protocol.wire": "text", "protocol.execute_truncated": True}
 
-RELEASED: dict[str, tuple[type[Method], dict[str, Any]]] = {
-    "release-agent": (WrittenMemory, _AGENT),
-    "release-agent-agentic": (WrittenMemory, _AGENT | {"reader": "agentic"}),
+RELEASED: dict[str, tuple[str, type[Method], dict[str, Any]]] = {
+    "release-agent": ("memory", WrittenMemory, _AGENT),
+    "release-agent-agentic": ("memory", WrittenMemory, _AGENT | {"reader": "agentic"}),
     "release-gpt-4.1-mini-agent": (
-        WrittenMemory,
+        *("memory", WrittenMemory),
         _WRITTEN | {"writer": "api", "write_temperature": 0.6},
     ),
-    "release-qwen3-32b": (LongContext, _QWEN),
-    "release-qwen3-32b-bm25": (ReleaseBm25, _QWEN | {"top_k": 2}),
-    "release-gpt-4o-mini": (LongContext, _GPT),
-    "release-gpt-4o-mini-bm25": (ReleaseBm25, _GPT | {"top_k": 2}),
-    "release-gpt-4.1-mini": (LongContext, _GPT | {"window": 1_000_000}),  # no cut
-    "release-mem1": (ReleaseMem1, _QWEN | {"state_temperature": 0.01}),
-    "release-memagent-14b": (ReleaseMemAgent, _MEMAGENT),
-    "release-memagent-7b": (ReleaseMemAgent, _MEMAGENT),
-    "release-without-chunks": (METHODS["closed-book"], _QWEN),
+    "release-qwen3-32b": ("long-context", LongContext, _QWEN),
+    "release-qwen3-32b-bm25": ("bm25", ReleaseBm25, _QWEN | {"top_k": 2}),
+    "release-gpt-4o-mini": ("long-context", LongContext, _GPT),
+    "release-gpt-4o-mini-bm25": ("bm25", ReleaseBm25, _GPT | {"top_k": 2}),
+    "release-gpt-4.1-mini": ("long-context", LongContext, _GPT | {"window": 1_000_000}),  # no cut
+    "release-mem1": ("mem1", ReleaseMem1, _QWEN | {"state_temperature": 0.01}),
+    "release-memagent-14b": ("memagent", ReleaseMemAgent, _MEMAGENT),
+    "release-memagent-7b": ("memagent", ReleaseMemAgent, _MEMAGENT),
+    "release-without-chunks": ("closed-book", ClosedBook, _QWEN),
 }
-"""Name -> (method, options)."""
+"""Name -> (our method, its variant, options)."""
 
-for _name, (_made, _options) in RELEASED.items():
-    METHODS.add(_name, type(_made.__name__, (_made,), {"defaults": _options}))
+for _name, (_base, _made, _options) in RELEASED.items():
+    METHODS.add(_name, type(_made.__name__, (_made,), {"base": _base, "defaults": _options}))
