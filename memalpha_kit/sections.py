@@ -38,6 +38,7 @@ Natural = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # what numpy and torch both take
 Share = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
 
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
@@ -220,6 +221,8 @@ def _sentences(error: ValidationError, cls: type, whole: bool = True) -> Iterato
         elif kind == "literal_error":
             words = re.findall(r"'([^']*)'", limits["expected"])
             yield f"{place}: found {found!r}{closest(str(found), words)}"
+        elif kind == "greater_than":
+            yield f"{place}: expected more than {limits['gt']:g}, found {found!r}"
         elif kind == "greater_than_equal":
             yield f"{place}: expected at least {limits['ge']:g}, found {found!r}"
         elif kind == "less_than_equal":

@@ -15,10 +15,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
 
 from memalpha_kit.errors import InputError, closest
 from memalpha_kit.records import Completion
+from memalpha_kit.sections import Count, NonNegative, section
 
 if TYPE_CHECKING:
     import torch
@@ -32,22 +35,14 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 
 
-@dataclass(frozen=True)
+@section
 class Sampling:
     """How replies are drawn. Temperature 0 is greedy and needs no seed."""
 
-    temperature: float = 1.0
-    max_new_tokens: int = 2048
-    top_p: float = 1.0  # smallest set of tokens with this much probability
+    temperature: NonNegative = 1.0
+    max_new_tokens: Count = 2048
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0  # smallest set of so much probability
     seed: int = 0  # of rows that bring no seed of their own
-
-    def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise InputError(f"sampling.temperature: expected >= 0, found {self.temperature}")
-        if not 0 < self.top_p <= 1:
-            raise InputError(f"sampling.top_p: expected 0 < top_p <= 1, found {self.top_p}")
-        if self.max_new_tokens < 1:
-            raise InputError(f"sampling.max_new_tokens: expected >= 1, found {self.max_new_tokens}")
 
 
 @dataclass(frozen=True)

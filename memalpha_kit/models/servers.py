@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from memalpha_kit.errors import InputError, closest
+from memalpha_kit.sections import Count, Natural, NonNegative, Positive, section
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 HOMES = {
@@ -23,7 +24,7 @@ THINKING = {"openrouter.ai": "reasoning", "api.openai.com": "none"}
 """How a host is told to reason or not; any other takes `chat_template_kwargs`."""
 
 
-@dataclass(frozen=True)
+@section
 class Endpoint:
     """A server and how it is used. Raises InputError for an address or a number that cannot be.
 
@@ -38,25 +39,19 @@ class Endpoint:
     url: str
     model: str
     key_env: str = "OPENAI_API_KEY"  # the environment variable that holds the key
-    concurrency: int = 32  # requests under way at most
-    timeout_s: float = 120.0  # of one attempt
-    retries: int = 6  # new attempts after the first
-    give_up: int = 8  # requests in a row, all retried in vain: the server counts as gone
+    concurrency: Count = 32  # requests under way at most
+    timeout_s: Positive = 120.0  # of one attempt
+    retries: Natural = 6  # new attempts after the first
+    give_up: Count = 8  # requests in a row, all retried in vain: the server counts as gone
     cache: Path | None = None
     thinking_field: Literal["", "chat_template_kwargs", "reasoning", "none"] = ""
-    price_in: float | None = None
-    price_out: float | None = None
+    price_in: NonNegative | None = None
+    price_out: NonNegative | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "url", _base_url(self.url))
-        object.__setattr__(self, "cache", None if self.cache is None else Path(self.cache))
         if not self.model:
             raise InputError("model: expected the name of the server's model, found none")
-        for name in ("concurrency", "timeout_s", "give_up"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name}: expected more than 0, found {getattr(self, name)}")
-        if self.retries < 0:
-            raise InputError(f"retries: expected 0 or more, found {self.retries}")
 
     @property
     def host(self) -> str:

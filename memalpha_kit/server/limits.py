@@ -11,12 +11,11 @@ from __future__ import annotations
 import asyncio
 import hmac
 import ipaddress
-import math
 import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -26,6 +25,7 @@ from starlette.requests import ClientDisconnect
 from memalpha_kit.errors import InputError
 from memalpha_kit.method.retrieval import Retrieval
 from memalpha_kit.records import ChatModel
+from memalpha_kit.sections import Count, Positive, section
 from memalpha_kit.server.wire import Refused
 from memalpha_kit.server.work import Upstream
 
@@ -34,7 +34,7 @@ TOKEN_ENV = "MEMALPHA_SERVER_TOKEN"
 RETRY_AFTER_S = 5
 
 
-@dataclass(frozen=True)
+@section
 class ServerSettings:
     """Limits and manners of a server. Raises InputError for what cannot be.
 
@@ -44,21 +44,18 @@ class ServerSettings:
 
     retrieval: Retrieval = Retrieval()
     token: str = field(default="", repr=False)
-    max_request_mb: float = 64.0  # of a body, 2**20 bytes
-    body_time_s: float = 20.0  # for a body to arrive
-    time_limit_s: float = 1800.0  # for the answer, from then on
-    max_at_work: int = 8  # requests at the same time; one more is refused with 503
-    max_items: int = 10_000  # memories, questions or judged calls in one request
-    max_entries: int = 100_000  # of all memories in one request
-    judge_tokens: int = 512  # of one judgement at most
+    max_request_mb: Positive = 64.0  # of a body, 2**20 bytes
+    body_time_s: Positive = 20.0  # for a body to arrive
+    time_limit_s: Positive = 1800.0  # for the answer, from then on
+    max_at_work: Count = 8  # requests at the same time; one more is refused with 503
+    max_items: Count = 10_000  # memories, questions or judged calls in one request
+    max_entries: Count = 100_000  # of all memories in one request
+    judge_tokens: Count = 512  # of one judgement at most
     log_content: bool = False  # requests, answers and error texts into the log
 
     def __post_init__(self) -> None:
         if self.retrieval.method != "bm25":
             raise InputError(f"retrieval.method: expected bm25, found {self.retrieval.method}")
-        for name, value in vars(self).items():
-            if type(value) in (int, float) and not 0 < value < math.inf:
-                raise InputError(f"{name}: expected more than 0, found {value}")
         if not (self.token.isascii() and self.token.isprintable() and " " not in self.token):
             raise InputError(f"{TOKEN_ENV}: expected plain characters without a space")
 
