@@ -179,7 +179,7 @@ def _benchmark(
     splits: Iterable[str], factor: int, records: list[dict[str, Any]], rng: random.Random
 ) -> Files:
     return {
-        f"{name}-00000-of-00001.parquet": _benchmark_parquet(
+        f"{name}-00000-of-00001.parquet": benchmark_parquet(
             benchmark.split(name, factor, records, rng)
         )
         for name in splits
@@ -258,7 +258,7 @@ def parquet(rows: list[dict[str, Any]]) -> bytes:
     return _table(pa.Table.from_pylist(rows))
 
 
-def _benchmark_parquet(rows: list[dict[str, Any]]) -> bytes:
+def benchmark_parquet(rows: list[dict[str, Any]]) -> bytes:
     """Rows of MemoryAgentBench; columns that are empty in this split keep their type."""
     texts = pa.list_(pa.string())
     turn = pa.struct({"content": pa.string(), "has_answer": pa.bool_(), "role": pa.string()})
