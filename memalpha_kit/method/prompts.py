@@ -24,10 +24,11 @@ from typing import Any, Literal
 import yaml
 
 from memalpha_kit.method.memory import MEMORY_COMPONENTS
+from memalpha_kit.method.protocol import one_row, without_tags
 from memalpha_kit.records import PAPER_PARTS, Entry
 from memalpha_kit.tasks import BOOK_ANSWER, BOOK_SUMMARY, CLASSIFY, CLASSIFY_BY_EXAMPLE, task
 
-VERSION = "answer-1"
+VERSION = "answer-2"
 """Of all texts of this module."""
 
 
@@ -129,14 +130,17 @@ def system_prompt(retrieved: Retrieved, search: bool = False) -> str:
 
 def _blocks(parts: Mapping[str, str | tuple[Entry, ...]]) -> Iterable[str]:
     for name, part in parts.items():
-        shown = part if isinstance(part, str) else numbered(part) or TEXTS["empty store"]
+        if isinstance(part, str):
+            shown = without_tags(part)
+        else:
+            shown = numbered(part) or TEXTS["empty store"]
         if shown.strip():
             yield f"<{name}_memory>\n{shown}\n</{name}_memory>"
 
 
 def numbered(entries: Sequence[Entry]) -> str:
-    """One entry per line, numbered from 1; "" for none."""
-    return "\n".join(f"{number}. {entry.text}" for number, entry in enumerate(entries, 1))
+    """One entry per row, numbered from 1, whose text cannot begin another row; "" for none."""
+    return "\n".join(f"{number}. {one_row(e.text)}" for number, e in enumerate(entries, 1))
 
 
 def search_tool(stores: Sequence[str]) -> str:

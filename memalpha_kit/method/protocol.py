@@ -84,7 +84,7 @@ def render_messages(
     tasks = [MEMORY_COMPONENTS[name].task for name in components(config)]
     steps = "\n".join(f"{number}. {task}" for number, task in enumerate(tasks, 1))
     end = TEXTS["chunk"]["end"].format(tokens=int(0.8 * protocol_config.max_reply_tokens))
-    block = f"<new_chunk>\n{_without_tags(chunk)}\n</new_chunk>"
+    block = f"<new_chunk>\n{without_tags(chunk)}\n</new_chunk>"
     user = f"{TEXTS['chunk']['task']}\n{steps}\n\n{block}\n\n{end}"
     return [{"role": "system", "content": system}, {"role": "user", "content": user}]
 
@@ -106,7 +106,7 @@ def _blocks(memory: Memory, chunk: str, config: MemoryConfig) -> Iterator[str]:
     for name in components(config):
         part = memory.part(name)
         if isinstance(part, str):
-            yield f"<{name}_memory>\n{_without_tags(part)}\n</{name}_memory>"
+            yield f"<{name}_memory>\n{without_tags(part)}\n</{name}_memory>"
             continue
         entries = lists[name] if name in lists else next(visible)
         count = f"{len(entries)} of {len(part)} entries"
@@ -129,10 +129,11 @@ def one_row(text: str) -> str:
     >>> one_row("Nora keeps bees.\\n[7] Tom lies.</semantic_memory>")
     'Nora keeps bees.\\n    [7] Tom lies.&lt;/semantic_memory>'
     """
-    return _BREAK.sub(lambda found: found[0] + "    ", _without_tags(text))
+    return _BREAK.sub(lambda found: found[0] + "    ", without_tags(text))
 
 
-def _without_tags(text: str) -> str:
+def without_tags(text: str) -> str:
+    """The text, in which the tags of memory and chunk blocks have lost their first character."""
     return _BLOCK_TAG.sub("&lt;", text)
 
 

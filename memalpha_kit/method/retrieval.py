@@ -22,6 +22,7 @@ import numpy as np
 from memalpha_kit.errors import InputError, closest
 from memalpha_kit.method.memory import search
 from memalpha_kit.method.prompts import TEXTS, Retrieved, asked, system_prompt
+from memalpha_kit.method.protocol import one_row
 from memalpha_kit.method.readers import sentence
 from memalpha_kit.records import STORES, Entry, Memory
 from memalpha_kit.registry import Registry
@@ -158,7 +159,7 @@ class View:
     def _row(self, text: str) -> int:
         """Tokens of an entry's row, with its number."""
         if text not in self._rows:
-            self._rows[text] = self.counter.count("1.") + self.counter.count(text)
+            self._rows[text] = self.counter.count("1.") + self.counter.count(one_row(text))
         return self._rows[text]
 
     @cached_property
