@@ -25,7 +25,7 @@ from memalpha_kit.settings import ModelConfig
 pytestmark = pytest.mark.unsloth
 
 TESTS = Path(__file__).parent
-REWRITTEN = (  # trl_unsloth_vllm.md 3.2, for trl 1.15.0 and unsloth 2026.10.7
+REWRITTEN = (  # as of trl 1.15.0 and unsloth 2026.10.7
     *("__init__", "_generate", "_generate_and_score_completions", "_generate_single_turn"),
     *("_get_per_token_logps_and_entropies", "_prepare_inputs", "compute_loss"),
 )

@@ -4,7 +4,6 @@ Trains the tiny runs of `RUNS` under TRL's trainer class, or under the one that 
 TRL's source, and prints one JSON object: losses and gradient norms per run, and under Unsloth also
 what it rewrote and which arguments it takes. Not a test: test_unsloth.py is, and starts this in
 processes of their own, because Unsloth changes the process that imports it.
-Source of the route without a card: trl_unsloth_vllm.md 4.4.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ import random
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from memalpha_kit.settings import ModelConfig
@@ -111,19 +111,16 @@ def rows(step: int) -> list[Any]:
 
     Some numbers of them do not divide by the number of slices, so there are fill rows.
     """
-    from memalpha_kit.records import TrainingRow
+    import tiny_policy as tiny
 
-    rng = random.Random(f"unsloth/{step}")
-
-    def ids(most: int) -> tuple[int, ...]:
-        return tuple(rng.randrange(10, 200) for _ in range(rng.randint(1, most)))
-
-    made = []
-    for place in range(rng.randint(3, 9)):
-        prompt, completion = ids(9), ids(6)
+    rng, made = random.Random(f"unsloth/{step}"), []
+    for _ in range(rng.randint(3, 9)):
+        prompt, completion = (
+            [rng.randrange(10, 200) for _ in range(rng.randint(1, most))] for most in (9, 6)
+        )
         mask = (1, *(rng.randrange(2) for _ in completion[1:]))
-        advantage, known = rng.gauss(0, 1), tuple(rng.gauss(-5.5, 1) for _ in completion)
-        made.append(TrainingRow(prompt, completion, mask, 1.0, advantage, "g", "e", place, known))
+        advantage, known = rng.gauss(0, 1), [rng.gauss(-5.5, 1) for _ in completion]
+        made.append(tiny.row(completion, advantage, prompt, mask, logprobs=known))
     return made
 
 
@@ -132,21 +129,22 @@ def run(name: str, policy: Path, folder: Path) -> dict[str, list[float]]:
     import tiny_policy as tiny
 
     from memalpha_kit.training.backends import load_model, vllm_arguments
-    from memalpha_kit.training.trainer import build_trainer
+    from memalpha_kit.training.trainer import EpisodeTrainer
 
     model = ModelConfig(lora_rank=4 if name.endswith(" lora") else 0, lora_alpha=8)
     lm = load_model(model, policy, seed=0)
     lm.model._unsloth_user_float32 = True  # else Unsloth asks a card for bfloat16
     config = dataclasses.replace(tiny.GRPO, **(BASE | RUNS[name]))
     order = [0] * config.instances * config.steps
-    trainer = build_trainer(lm, lambda step, *_: (rows(step), {}), order, config, 6, 0, folder)
+    settings = tiny.run(folder, policy, config, model=model, seed=0)
+    # under Unsloth the log-probabilities go through our method into its own, as on a card
+    trainer = EpisodeTrainer(settings, lm, lambda step, *_: (rows(step), {}), order)
     trainer.args.logging_steps = trainer.state.logging_steps = 1
     if name == "engine":  # the settings that a colocated vLLM gets, without one
         for key, value in vllm_arguments(COLOCATED).items():
             setattr(trainer, key, value)
             setattr(trainer.args, key, value)
-    if "unsloth" in sys.modules:  # the kit replaces them on a CPU only: be as on a card
-        del type(trainer)._get_per_token_logps_and_entropies
+        trainer.vllm_generation = SimpleNamespace(mode="colocate")
     trainer.train()
     logs = [log for log in trainer.state.log_history if "grad_norm" in log]
     return {key: [log[key] for log in logs] for key in ("loss", "grad_norm")}

@@ -122,16 +122,14 @@ def _checked(lm: CausalLM, kind: str, folder: Path, base: Path, out: Path, dtype
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, GenerationConfig
 
-    defaults = GenerationConfig.from_dict(generation_defaults(lm, base))
     adapter = kind.startswith("adapter")
+    lm.model.generation_config = GenerationConfig.from_dict(generation_defaults(lm, base))
     if adapter:
-        lm.model.generation_config = defaults
         trained = PeftModel.from_pretrained(lm.model, str(folder), is_trainable=False)
         logprobs, reply = _said(trained)
         model = _converted(trained.merge_and_unload(), dtype)
     else:
         model = _converted(lm.model, dtype)
-        model.generation_config = defaults
         logprobs, reply = _said(model)
     model.generation_config = GenerationConfig()  # a file of its own says it, as the base's does
     with writing(out):
@@ -218,15 +216,10 @@ def _shards(actor: Path, base: Path | None) -> tuple[CausalLM, str, Path]:
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     _fill(model, join_shards(shards, shapes), actor)
     tokenizer = AutoTokenizer.from_pretrained(config, **local)
-    stops = _stops(config, settings, tokenizer)
-    return CausalLM(str(actor), model, tokenizer, stops), f"{len(paths)} shards", config
-
-
-def _stops(config: Path, settings: Any, tokenizer: Any) -> tuple[int, ...]:
-    """End tokens of a base without weights."""
     file = config / DEFAULTS
     said = load_json(file).get("eos_token_id") if file.is_file() else settings.eos_token_id
-    return stop_ids(said, tokenizer.eos_token_id)
+    stops = stop_ids(said, tokenizer.eos_token_id)
+    return CausalLM(str(actor), model, tokenizer, stops), f"{len(paths)} shards", config
 
 
 def _ranks(actor: Path) -> list[Path]:
