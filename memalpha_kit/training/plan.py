@@ -74,10 +74,7 @@ class Plan:
 
     def value(self, what: str) -> float:
         """The number of that name. Raises KeyError if the plan has none."""
-        found = [line.value for line in self.lines if line.what == what]
-        if not found:
-            raise KeyError(what)
-        return found[0]  # an assumption of the same name comes later
+        return {line.what: line.value for line in reversed(self.lines)}[what]  # the first one
 
     def table(self) -> pd.DataFrame:
         """The plan as a table: part, what, value, unit, how."""
