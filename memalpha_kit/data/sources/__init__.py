@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import yaml
+
 from memalpha_kit.data.sources import (
     booksum,
     hotpotqa,
@@ -58,104 +60,44 @@ RULES: Registry[dict[str, Builder]] = Registry("compat")
 """What the setting `compat` names: builders that take the place of a source's own."""
 RULES.add("fixed", {})
 
-_LONGMEMEVAL = HubFile("xiaowu0162/longmemeval-cleaned", ("longmemeval_s*.json",))
+
+def _source(
+    name: str, files: tuple[str, ...], build: Builder, labels: Callable | None = None
+) -> Source:
+    """The source with what `sources.yaml` says of its raw data."""
+    facts = dict(_FACTS[name])
+    repo, *paths = facts.pop("hub", [None])
+    hub = HubFile(repo, tuple(paths)) if repo else None
+    return SOURCES.add(
+        name, Source(name, files=files, build=build, labels=labels, hub=hub, **facts)
+    )
 
 
-def _labelled(name: str, licence: str, files: tuple[str, ...], read: Callable) -> Source:
+def _labelled(name: str, files: tuple[str, ...], read: Callable) -> None:
     """A source whose two files hold labelled sentences to show and to ask."""
 
     def labels(raw: Path) -> tuple[str, ...]:
         return sentences.label_table(read(raw_file(raw, files[0])))
 
-    return Source(name, licence, files, partial(labelled.from_files, name, files, read), labels)
+    _source(name, files, partial(labelled.from_files, name, files, read), labels)
 
 
-def _benchmark(name: str) -> Source:
-    """An evaluation source, all of which have one raw data set."""
-    split = memory_agent_bench.KNOWN[name].split
-    return Source(
-        name,
-        memory_agent_bench.LICENCE,
-        (f"{split}*|data/{split}*",),
-        partial(memory_agent_bench.build, name),
-        hub=HubFile(memory_agent_bench.REPOSITORY, (f"*{split}-*.parquet",)),
-    )
-
-
-_TREC_LICENCE = "no licence stated by its authors; cite Li and Roth (2002)"
-
-for _source in (
-    Source(
-        name="squad",
-        licence="CC BY-SA 4.0; cite Rajpurkar et al. (2016)",
-        files=squad.FILES,
-        build=squad.build,
-        hub=HubFile("rajpurkar/squad", ("plain_text/train-*.parquet",)),
-    ),
-    Source(
-        name="hotpotqa",
-        licence="CC BY-SA 4.0; cite Yang et al. (2018)",
-        files=hotpotqa.FILES,
-        build=hotpotqa.build,
-        hub=HubFile("hotpotqa/hotpot_qa", ("fullwiki/train-*.parquet",)),
-    ),
-    Source(
-        name="perltqa",
-        licence="CC BY-NC 4.0; cite Du et al. (2024)",
-        files=perltqa.FILES,
-        build=perltqa.build,
-        revision="67f8351aa6cedddcfc9985e475cfb5565ffd6fa8",  # on GitHub; Dataset/en_v2
-    ),
-    Source(
-        name="pubmed-rct",
-        licence="none: PubMed abstracts, some under copyright; cite Dernoncourt and Lee (2017)",
-        files=pubmed_rct.FILES,
-        build=pubmed_rct.build,
-        labels=lambda raw: pubmed_rct.LABELS,
-        hub=HubFile("pietrolesci/pubmed-200k-rct", ("data/train-*.parquet",)),
-    ),
-    Source(
-        name="booksum",
-        licence="unknown; made for research from public texts; cite Kryscinski et al. (2022)",
-        files=booksum.FILES,
-        build=booksum.build,
-        hub=HubFile("ubaada/booksum-complete-cleaned", ("chapters/train-*.parquet",)),
-    ),
-    Source(
-        name="ttl_train",
-        licence="TREC: none stated; intents: CC BY 4.0, cite Liu et al. (2019)",
-        files=ttl_train.FILES,
-        build=ttl_train.build,
-        hub=HubFile(memory_agent_bench.REPOSITORY, ("*Test_Time_Learning-*.parquet",)),
-    ),
-    Source(
-        name="lme_train",
-        licence="MIT; cite Wu et al. (2025)",
-        files=lme_train.FILES,
-        build=lme_train.build,
-        hub=_LONGMEMEVAL,
-    ),
-    *map(_benchmark, memory_agent_bench.KNOWN),
-    _labelled("trec_coarse", _TREC_LICENCE, sentences.TREC_FILES, sentences.read_trec),
-    _labelled(
-        "trec_fine", _TREC_LICENCE, sentences.TREC_FILES, partial(sentences.read_trec, fine=True)
-    ),
-    _labelled(
-        "banking77",
-        "CC BY 4.0; cite Casanueva et al. (2020)",
-        sentences.BANKING_FILES,
-        sentences.read_banking77,
-    ),
-    Source(
-        name="longmemeval",
-        licence="MIT; cite Wu et al. (2025)",
-        files=longmemeval.FILES,
-        build=longmemeval.build,
-        hub=_LONGMEMEVAL,
-    ),
-    Source(name="text", licence="your own", files=text.FILES, build=text.build),
-):
-    SOURCES.add(_source.name, _source)
+_FACTS = yaml.safe_load(Path(__file__).with_name("sources.yaml").read_text(encoding="utf-8"))
+for _name, _module in {
+    **{"squad": squad, "hotpotqa": hotpotqa, "perltqa": perltqa, "pubmed-rct": pubmed_rct},
+    **{"booksum": booksum, "ttl_train": ttl_train, "lme_train": lme_train},
+}.items():
+    _source(_name, _module.FILES, _module.build, getattr(_module, "labels", None))
+for _name, _known in memory_agent_bench.KNOWN.items():
+    _hub = HubFile(memory_agent_bench.REPOSITORY, (f"*{_known.split}-*.parquet",))
+    _files = (f"{_known.split}*|data/{_known.split}*",)
+    _build = partial(memory_agent_bench.build, _name)
+    SOURCES.add(_name, Source(_name, memory_agent_bench.LICENCE, _files, _build, hub=_hub))
+_labelled("trec_coarse", sentences.TREC_FILES, sentences.read_trec)
+_labelled("trec_fine", sentences.TREC_FILES, partial(sentences.read_trec, fine=True))
+_labelled("banking77", sentences.BANKING_FILES, sentences.read_banking77)
+_source("longmemeval", longmemeval.FILES, longmemeval.build)
+_source("text", text.FILES, text.build)
 
 
 def missing_files(name: str, raw: Path) -> list[str]:

@@ -108,6 +108,11 @@ class Pool:
         self.tokens += tokens
 
 
+def labels(raw: Path) -> tuple[str, ...]:
+    """The classes in the order of their numbers."""
+    return LABELS
+
+
 def build(raw: Path, config: BuildConfig, seed: int, skips: Skips) -> list[Instance]:
     """Instances of exactly `max_chunks` chunks and `max_questions` questions.
 
