@@ -10,7 +10,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from stub_server import Faults, StubServer
+from stub_server import StubServer
 from tiny_models import tiny_qwen3, tiny_tokenizer
 
 from memalpha_kit import cli
@@ -172,14 +172,14 @@ RATED = {"id": "a", "judge": "correct_wrong", "kind": "correct_wrong", "valid": 
         (["{"], ":1: expected JSON"),
         (["[]"], ":1: expected an object, found list"),
         ([GOOD, GOOD], "expected each id once"),
-        ([GOOD | {"lable": 1}], "'lable' is unknown"),
-        ([GOOD | {"judge": "jury"}], "judge: expected one of"),
+        ([GOOD | {"lable": 1}], "unknown key 'lable'"),
+        ([GOOD | {"judge": "jury"}], "judge: found 'jury'; known: content"),
         ([GOOD | {"kind": "multi-session"}], "kind: expected one of"),
         ([GOOD, GOOD | {"id": "b", "valid": 1}], ":2: valid: expected true or false, found 1"),
         ([GOOD | {"text": " "}], "text: expected text"),
-        ([RATED | {"question": "Q?", "answer": "A"}], "gold: expected a list of texts"),
+        ([RATED | {"question": "Q?", "answer": "A"}], "gold: expected text, found none"),
         ([RATED | {"question": "Q?", "answer": "A", "gold": "A"}], "gold: expected a list"),
-        ([RATED | {"answer": "A", "gold": ["A"]}], "question: expected text, found None"),
+        ([RATED | {"answer": "A", "gold": ["A"]}], "question: expected text, found none"),
     ],
 )
 def test_a_bad_case_file_is_refused_with_its_line(tmp_path, lines, said):
@@ -263,14 +263,6 @@ def test_a_perfect_judge_over_http_agrees_with_every_label():
     assert table["kappa"].tolist() == [1.0] * len(table)
     assert table["flips"].sum() == 0 and table["missing"].sum() == 0
     assert stub.n_requests == 2 * len(load_cases()) and stub.peak_in_flight <= 8
-
-
-def test_failing_calls_change_nothing_and_retries_are_the_client_s():
-    faults = Faults(busy=0.05, broken=0.05, malformed=0.05, cut=0.05)
-    with StubServer(right, faults=faults) as stub:
-        table = calibrate(model_judge(client(stub)), load_cases())
-    assert stub.faulty.total() > 10 and table["kappa"].tolist() == [1.0] * len(table)
-    assert table["missing"].sum() == 0
 
 
 def test_a_cache_keeps_repeats_apart_and_a_second_run_asks_nobody(tmp_path):

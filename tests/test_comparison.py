@@ -58,8 +58,8 @@ def both(*parts: pd.DataFrame) -> pd.DataFrame:
 # ---- table_sources ------------------------------------------------------------------------------
 
 
-def test_an_average_is_the_mean_of_its_columns_as_in_the_spec():
-    """evaluation.md 7.13: S_d1 = 0.75 (not 0.6), S_d2 = 0.5, Avg = 0.625."""
+def test_an_average_is_the_mean_of_its_columns():
+    """0.75 (not 0.6) and 0.5, so 0.625."""
     table = both(
         answers({"i1": [1, 1, 0, 0], "i2": [1]}, source="d1"),
         answers({"i3": [0.5]}, source="d2"),
@@ -71,58 +71,51 @@ def test_an_average_is_the_mean_of_its_columns_as_in_the_spec():
     assert pd.isna(shown.low["d2"]) and pd.isna(shown.low[AVERAGE])  # one question: no spread
 
 
-def test_a_missing_score_is_counted_and_never_0():
-    table = answers({"a": [1, None], "b": [1, 1]})
-    row = tables.table_sources(table, built(table), QUICK).iloc[0]
-    assert (row.score, row.missing, row.error_rate) == (1.0, 1, 0.25)
+def row_of(table: pd.DataFrame, source: str = "squad", **columns) -> pd.Series:
+    return (
+        tables.table_sources(table, built(table, **columns), QUICK).set_index("source").loc[source]
+    )
 
 
-def test_a_missing_score_has_bounds():
+def test_a_missing_score_is_counted_bounded_and_never_0():
     table = both(answers({"a": [1, None], "b": [1, 1]}), answers({"c": [0, 1]}, source="booksum"))
-    shown = tables.table_sources(table, built(table), QUICK).set_index("source")
-    assert (shown.if_all_0["squad"], shown.if_all_1["squad"]) == (0.75, 1.0)
-    assert (shown.if_all_0[AVERAGE], shown.if_all_1[AVERAGE]) == (0.625, 0.75)
+    row, average = row_of(table), row_of(table, AVERAGE)
+    assert (row.score, row.missing, row.error_rate) == (1.0, 1, 0.25)
+    assert (row.if_all_0, row.if_all_1) == (0.75, 1.0)
+    assert (average.if_all_0, average.if_all_1) == (0.625, 0.75)
 
 
 def test_a_question_that_a_method_cannot_be_asked_is_no_error():
     table = answers({"a": [1, None], "b": [1, 1]}, "gold-chunk")
     table.loc[table.score.isna(), ["status", "prompt_tokens"]] = ["skipped", None]
-    nobody = table.assign(status="skipped", score=None)
-    row = tables.table_sources(nobody, built(nobody), QUICK).iloc[0]
-    assert (row.instances, row.memory_tokens, row.compression) == (2, None, None)  # not 1.0
-    row = tables.table_sources(table, built(table), QUICK).iloc[0]
+    row = row_of(table)
     assert (row.skipped, row.missing, row.error_rate, row.score) == (1, 0, 0.0, 1.0)
     assert row.if_all_0 == 1.0 and row.prompt_tokens == 170
+    nobody = row_of(table.assign(status="skipped", score=None))
+    assert nobody.instances == 2 and pd.isna(nobody.memory_tokens) and pd.isna(nobody.compression)
 
 
 def test_an_average_over_other_columns_is_not_given():
     table = both(answers({"a": [1]}), answers({"b": [None]}, source="hotpotqa"))
-    shown = tables.table_sources(table, built(table), QUICK).set_index("source")
-    assert shown.score["squad"] == 1.0 and pd.isna(shown.score[AVERAGE])
+    assert row_of(table).score == 1.0 and pd.isna(row_of(table, AVERAGE).score)
 
 
-def test_tokens_are_means_over_instances_and_costs_are_sums():
+def test_tokens_are_means_over_instances_and_costs_are_sums_of_what_is_known():
     table = both(
         answers({"a": [1, 0, 1]}, memory_tokens=10, chunk_tokens=100),
         answers({"b": [1]}, memory_tokens=90, chunk_tokens=100),
     )
-    row = tables.table_sources(table, built(table), QUICK).iloc[0]
+    row = row_of(table)
     assert (row.memory_tokens, row.chunk_tokens, row.compression) == (50, 100, 0.5)
     assert (row.prompt_tokens, row.completion_tokens, row.cost_usd) == (220, 22, 4.0)
-    assert (row.calls, row.call_success) == (8, 0.75)
-
-
-def test_a_cost_that_is_unknown_is_not_0():
-    table = answers({"a": [1, 0]}, cost_usd=None)
-    row = tables.table_sources(table, built(table), QUICK).iloc[0]
-    assert row.cost_usd is None and row.prompt_tokens == 110
-
-
-def test_a_failed_question_has_no_tokens_and_does_not_hide_the_others():
-    table = answers({"a": [1, None]})
-    table["prompt_tokens"] = table["prompt_tokens"].astype(float).where(table.score.notna())
-    row = tables.table_sources(table, built(table), QUICK).iloc[0]
-    assert row.prompt_tokens == 60
+    assert (row.calls, row.calls_per_chunk, row.call_success) == (8, 2.0, 0.75)
+    silent = row_of(table, calls=0, calls_ok=0)
+    assert (silent.calls, silent.calls_per_chunk) == (0, 0.0) and pd.isna(silent.call_success)
+    unknown = row_of(answers({"a": [1, 0]}, cost_usd=None))
+    assert pd.isna(unknown.cost_usd) and unknown.prompt_tokens == 110
+    failed = answers({"a": [1, None]})
+    failed["prompt_tokens"] = failed["prompt_tokens"].astype(float).where(failed.score.notna())
+    assert row_of(failed).prompt_tokens == 60  # it does not hide the others
 
 
 def test_two_profiles_in_one_table_are_refused():
@@ -131,23 +124,10 @@ def test_two_profiles_in_one_table_are_refused():
         tables.table_sources(table, built(table))
 
 
-def test_rollouts_of_an_instance_share_its_voice():
+def test_rollouts_of_an_instance_share_its_voice_and_a_seed_gives_one_table():
     table = answers({"a#0": [1, 0], "a#1": [1, 1], "b#0": [0, 0], "b#1": [0, 0]})
-    row = tables.table_sources(table, built(table), QUICK).iloc[0]
-    assert (row.score, row.instances, row.questions) == (0.375, 2, 8)
-
-
-def test_calls_are_counted_per_chunk_and_by_how_many_worked():
-    table = answers({"a": [1], "b": [1]})
-    row = tables.table_sources(table, built(table, chunks=5), QUICK).iloc[0]
-    assert (row.calls, row.calls_per_chunk, row.call_success) == (8, 0.8, 0.75)
-    row = tables.table_sources(table, built(table, calls=0, calls_ok=0), QUICK).iloc[0]
-    assert (row.calls, row.calls_per_chunk) == (0, 0.0) and row.call_success is None
-
-
-def test_the_same_seed_gives_the_same_table():
-    table = answers({"a": [1, 0], "b": [1]})
     first, second = (tables.table_sources(table, built(table), QUICK) for _ in range(2))
+    assert (first.score[0], first.instances[0], first.questions[0]) == (0.375, 2, 8)
     assert first.equals(second)
 
 
@@ -288,7 +268,7 @@ def test_no_verdict_with_failures_or_another_model():
 
 
 def test_the_papers_averages_that_its_columns_do_not_give():
-    """The rows of paper.md and evaluation.md 5, and one without a printed average of memory."""
+    """Recomputed from the printed columns."""
     found = paper.paper_averages(paper.paper_results())
     differ = found[found.differs].astype(object).fillna("")
     assert {

@@ -6,7 +6,6 @@ import json
 
 import pytest
 from fake_chat import FakeChat
-from stub_server import Faults, StubServer
 
 from memalpha_kit.errors import InputError, ModelGone
 from memalpha_kit.evaluation.base import METHODS, Backends, Prepared
@@ -14,8 +13,6 @@ from memalpha_kit.evaluation.methods import MethodSpec, build_method
 from memalpha_kit.evaluation.runs import read_record, record_line
 from memalpha_kit.method.episode import write
 from memalpha_kit.method.writers import ScriptedReplies, writer
-from memalpha_kit.models.chat import Client
-from memalpha_kit.models.servers import Endpoint
 from memalpha_kit.records import QA, Answer, Question, make_instance
 from memalpha_kit.release.methods import RELEASED
 from memalpha_kit.settings import MemoryConfig, ProtocolConfig
@@ -243,33 +240,6 @@ def test_work_is_done_in_groups():
     model = FakeChat()
     run(build_method(MethodSpec("long-context"), Backends(answer=model, group=2)))
     assert model.batches == [2, 1]
-
-
-@pytest.mark.parametrize("spec", [s for s in SPECS if s.method in ("bm25", "memagent", "mem1")])
-def test_over_http_with_faults_the_answers_are_those_without(spec):
-    def answer(body):
-        said = body["messages"][-1]["content"]
-        return f"<think>{len(said)}</think> read {len(said)} characters"
-
-    found = []
-    for faults in (Faults(), Faults(busy=0.1, broken=0.1, cut=0.05, malformed=0.05)):
-        with StubServer(answer, faults=faults) as stub:
-            client = Client(Endpoint(stub.url, "stub", concurrency=8))
-            _, answered = run(build_method(spec, Backends(answer=client)))
-        found.append({key: one.prediction for key, one in answered.items()})
-    assert found[0] == found[1] and None not in found[0].values()
-
-
-def test_equal_questions_of_two_instances_have_an_answer_each_over_http():
-    """The client sends equal requests once (TREC-C asks the same 100 questions 20 times, B-1)."""
-    twins = [
-        make_instance("squad", [chunk], [QA("q0", "Who?", ("Nora",))]) for chunk in ("A.", "B.")
-    ]
-    with StubServer() as stub:
-        client = Client(Endpoint(stub.url, "stub"))
-        _, answered = run(build_method(MethodSpec("closed-book"), Backends(client)), None, twins)
-        assert stub.n_requests == 1
-    assert [one.prediction for one in answered.values()] == ["WHO?", "WHO?"]
 
 
 # ---- floors -----------------------------------------------------------------------------------

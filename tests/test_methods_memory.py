@@ -91,7 +91,7 @@ def test_settings_of_another_reader_are_refused():
 
 
 def test_what_embeds_belongs_to_the_settings_where_it_is_used():
-    """Else a run with one embedding model goes on with another (A-2)."""
+    """Else a run with one embedding model goes on with another."""
 
     def found(model, **options):
         backends = Backends(answer=FakeChat(), embed=Client(Endpoint("http://x/v1", model)).embed)

@@ -27,157 +27,20 @@ from stub_server import Faults, StubServer
 from memalpha_kit import cli, files
 from memalpha_kit.evaluation import runs, scores
 
-# (command of the public repository, ours, models that must have been asked)
-COMMANDS = (
-    (
-        "python main.py --agent_config config/memalpha-qwen3-4b_agent_0.05-0.1.yaml "
-        "--dataset memalpha",
-        "memalpha evaluate --method memory --writer models/Memalpha-4B --set protocol.wire=text "
-        "--data data/memalpha --url http://localhost:8001/v1 --model-name qwen3-32b",
-        {"qwen3-32b"},
-    ),
-    (
-        "python main.py --agent_config config/memalpha-qwen3-4b_agent_0.05-0.1.yaml "
-        "--dataset memoryagentbench",
-        "memalpha evaluate --method memory --writer api --writer-url http://localhost:8002/v1 "
-        "--writer-model-name YuWangX/Memalpha-4B --data data/memoryagentbench "
-        "--url http://localhost:8001/v1 --model-name qwen3-32b",
-        {"qwen3-32b", "YuWangX/Memalpha-4B"},
-    ),
-    (
-        "python main.py --agent_config config/qwen3-4B_agent_32B.yaml --dataset memalpha",
-        "memalpha evaluate --method memory --writer api --writer-url http://localhost:8002/v1 "
-        "--writer-model-name Qwen/Qwen3-4B --data data/memalpha "
-        "--url http://localhost:8001/v1 --model-name qwen3-32b",
-        {"qwen3-32b", "Qwen/Qwen3-4B"},
-    ),
-    (
-        "python main.py --agent_config config/gpt-4.1-mini_agent_32B.yaml --dataset memalpha",
-        "memalpha evaluate --method memory --writer api --writer-url https://api.openai.com/v1 "
-        "--writer-model-name gpt-4.1-mini --data data/memalpha "
-        "--url http://localhost:8001/v1 --model-name qwen3-32b",
-        {"qwen3-32b", "gpt-4.1-mini"},
-    ),
-    (
-        "python main.py ... --agentic_search",
-        "memalpha evaluate --method memory --writer api --reader agentic --data data/memalpha "
-        "--url http://localhost:8001/v1 --model-name qwen3-32b",
-        {"qwen3-32b"},
-    ),
-    (
-        "python main.py ... --exclude_memory core episodic",
-        "memalpha evaluate --method memory --writer api --set memory.core=false "
-        "--set memory.episodic=false --data data/memalpha "
-        "--url http://localhost:8001/v1 --model-name qwen3-32b",
-        {"qwen3-32b"},
-    ),
-    (
-        "python main.py ... --dataset accurate_retrieval",
-        "memalpha evaluate --method memory --writer api --data data/memoryagentbench "
-        "--source ruler_qa1_197K --source ruler_qa2_421K --source 'longmemeval_s*' "
-        "--url http://localhost:8001/v1 --model-name qwen3-32b",
-        {"qwen3-32b"},
-    ),
-    (
-        "python evaluate_agent_results.py --base_dir agents/...",
-        "memalpha score runs/evaluate/memory-*",
-        set(),
-    ),
-    (
-        "python long_context_eval.py --model qwen3-32b --dataset memalpha",
-        "memalpha evaluate --method long-context --data data/memalpha "
-        "--url http://localhost:8001/v1 --model-name qwen3-32b",
-        {"qwen3-32b"},
-    ),
-    (
-        "python long_context_eval.py --model qwen3-32b --dataset memoryagentbench",
-        "memalpha evaluate --method long-context --data data/memoryagentbench "
-        "--url http://localhost:8001/v1 --model-name qwen3-32b "
-        "--judge-url http://localhost:8001/v1 --judge-model-name qwen3-32b",
-        {"qwen3-32b"},
-    ),
-    (
-        "python long_context_eval.py --model qwen3-32b-bm25 --dataset memalpha",
-        "memalpha evaluate --method bm25 --set top_k=2 --data data/memalpha "
-        "--url http://localhost:8001/v1 --model-name qwen3-32b",
-        {"qwen3-32b"},
-    ),
-    (
-        "python long_context_eval.py --model gpt-4o-mini --dataset memalpha",
-        "memalpha evaluate --method long-context --set window=126000 --data data/memalpha "
-        "--url https://api.openai.com/v1 --model-name gpt-4o-mini --price-in 0.15 --price-out 0.6",
-        {"gpt-4o-mini"},
-    ),
-    (
-        "python long_context_eval.py --model gpt-4o-mini-bm25 --dataset memalpha",
-        "memalpha evaluate --method bm25 --set top_k=2 --set window=126000 --data data/memalpha "
-        "--url https://api.openai.com/v1 --model-name gpt-4o-mini",
-        {"gpt-4o-mini"},
-    ),
-    (
-        "python long_context_eval.py --model memagent-14b --dataset memalpha",
-        "memalpha evaluate --method memagent --data data/memalpha --url http://localhost:8000/v1 "
-        "--model-name BytedTsinghua-SIA/RL-MemoryAgent-14B",
-        {"BytedTsinghua-SIA/RL-MemoryAgent-14B"},
-    ),
-    (
-        "python generate_rollout.py --use_mem1 --data_file data/memalpha/test.parquet",
-        "memalpha evaluate --method mem1 --writer-url http://localhost:8014/v1 "
-        "--writer-model-name Mem-Lab/Qwen2.5-7B-RL-RAG-Q2-EM-Release --data data/memalpha "
-        "--url http://localhost:8001/v1 --model-name qwen3-32b",
-        {"qwen3-32b", "Mem-Lab/Qwen2.5-7B-RL-RAG-Q2-EM-Release"},
-    ),
-    (
-        "python long_context_eval.py --model mem1 --dataset memalpha",
-        "memalpha evaluate --method mem1 --set rollouts=memalpha_results.json "
-        "--data data/memalpha --url http://localhost:8001/v1 --model-name qwen3-32b",
-        {"qwen3-32b"},
-    ),
-    (
-        "python long_context_eval.py --model qwen3-32b --without_chunks",
-        "memalpha evaluate --method closed-book --data data/memalpha "
-        "--url http://localhost:8001/v1 --model-name qwen3-32b",
-        {"qwen3-32b"},
-    ),
-    (
-        "python long_context_eval.py --model qwen3-32b --test_samples 1",
-        "memalpha evaluate --method long-context --limit 1 --seed 0 --data data/memalpha "
-        "--url http://localhost:8001/v1 --model-name qwen3-32b",
-        {"qwen3-32b"},
-    ),
-    (
-        "python long_context_eval.py ... --force_rescore",
-        "memalpha score runs/evaluate/long-context-*",
-        set(),
-    ),
-    (
-        "QWEN_URL=https://openrouter.ai/api/v1 QWEN_MODEL_NAME=qwen/qwen3-32b "
-        "OPENROUTER_API_KEY=... python long_context_eval.py --model qwen3-32b-bm25",
-        "QWEN_URL=https://openrouter.ai/api/v1 QWEN_MODEL_NAME=qwen/qwen3-32b "
-        "OPENROUTER_API_KEY=... memalpha evaluate --method bm25 --data data/memalpha",
-        {"qwen/qwen3-32b"},
-    ),
-    (
-        "(tables of the paper)",
-        "memalpha report runs/evaluate/long-context-* runs/evaluate/bm25-* --paper table1 "
-        "--out reports/table1",
-        set(),
-    ),
-)
-SERVERS = (
-    (
-        "python memory_server.py --server_url http://localhost:8001/v1 --port 5005",
-        "memalpha serve --url http://localhost:8001/v1 --model-name qwen3-32b --port 5005",
-        "qwen3-32b",
-    ),
-    (
-        "QWEN_URL=https://openrouter.ai/api/v1 QWEN_MODEL_NAME=qwen/qwen3-32b "
-        "OPENROUTER_API_KEY=... python memory_server.py --port 5005",
-        "QWEN_URL=https://openrouter.ai/api/v1 QWEN_MODEL_NAME=qwen/qwen3-32b "
-        "OPENROUTER_API_KEY=... memalpha serve --port 5005",
-        "qwen/qwen3-32b",
-    ),
-)
+README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
+ROWS = re.findall(r"^\| `(.+)` \| `(.*memalpha .+)` \|$", README, re.MULTILINE)
+"""The table of our README: a command of the public repository, and ours."""
+COMMANDS = [row for row in ROWS if "memalpha serve" not in row[1]]
+SERVERS = [row for row in ROWS if "memalpha serve" in row[1]]
+
+
+def models(command: str) -> set[str]:
+    """The models that a command asks."""
+    if "memalpha evaluate" not in command and "memalpha serve" not in command:
+        return set()
+    return set(re.findall(r"(?:-model-name |QWEN_MODEL_NAME=)(\S+)", command))
+
+
 FAULTS = Faults(busy=0.04, broken=0.04, malformed=0.04, cut=0.03)
 QUICK = ()
 KEYS = ("QWEN_URL", "QWEN_MODEL_NAME", "OPENROUTER_API_KEY", "OPENAI_API_KEY", "OPENAI_BASE_URL")
@@ -227,25 +90,21 @@ def ours(command: str, stub_url: str, monkeypatch) -> list[str]:
     return [*argv, *QUICK] if argv[0] != "report" else argv
 
 
-@pytest.mark.parametrize(
-    ("public", "command", "models"), COMMANDS, ids=[public[:60] for public, _, _ in COMMANDS]
-)
-def test_public_commands_have_ours(public, command, models, here, request, monkeypatch, capsys):
+@pytest.mark.parametrize(("public", "command"), COMMANDS, ids=[row[0][:60] for row in COMMANDS])
+def test_public_commands_have_ours(public, command, here, request, monkeypatch, capsys):
     if "models/Memalpha-4B" in command:
         request.getfixturevalue("policy")
     with StubServer(little_model, latency_s=0.002, faults=FAULTS) as stub:
         assert cli.main(ours(command, stub.url, monkeypatch)) == 0
-    assert {body["model"] for body in stub.requests} == models
+    assert {body["model"] for body in stub.requests} == models(command)
     assert "| source |" in capsys.readouterr().out.replace("| method ", "")
     if "openrouter" in command:
         assert {headers["authorization"] for headers in stub.headers} == {"Bearer ..."}
 
 
-@pytest.mark.parametrize(
-    ("public", "command", "model"), SERVERS, ids=["server on port 5005", "server with OpenRouter"]
-)
-def test_a_public_agent_can_point_at_our_server(public, command, model, root, monkeypatch):
-    """The payload of the published agent (evaluation.md 1.11); any free port in place of 5005."""
+@pytest.mark.parametrize(("public", "command"), SERVERS, ids=["port 5005", "OpenRouter"])
+def test_a_public_agent_can_point_at_our_server(public, command, root, monkeypatch):
+    """The payload of the published agent; any free port in place of 5005."""
     for name in KEYS:
         monkeypatch.delenv(name, raising=False)
     with StubServer(little_model, faults=FAULTS) as stub:
@@ -269,13 +128,13 @@ def test_a_public_agent_can_point_at_our_server(public, command, model, root, mo
         finally:
             server.terminate()
             server.wait(30)
-    assert {body["model"] for body in stub.requests} == {model}
+    assert {body["model"] for body in stub.requests} == models(command)
 
 
 def test_the_runs_of_all_commands_are_complete_and_their_scores_are_as_expected(here):
     """After the commands above: what a method was shown decides what the little model knows."""
     whole = [runs.load_run(folder) for folder in sorted(Path("runs/evaluate").glob("*"))]
-    if len(whole) < sum("evaluate --method" in command for _, command, _ in COMMANDS):
+    if len(whole) < sum("evaluate --method" in command for _, command in COMMANDS):
         pytest.skip("needs the runs of all commands above")
     for run in whole:
         assert run.complete
@@ -293,7 +152,7 @@ def test_the_runs_of_all_commands_are_complete_and_their_scores_are_as_expected(
 
 
 def test_single_source_runs_ask_the_same_questions_as_the_whole_set(here):
-    """The release puts an instruction before questions that are selected by source (A-17)."""
+    """The release puts an instruction before questions that are selected by source."""
     with StubServer(little_model) as stub:
         base = ["evaluate", "--method", "closed-book", "--data", "data/memalpha", "--out", "one"]
         base += ["--url", stub.url, "--model-name", "m"]
@@ -305,16 +164,8 @@ def test_single_source_runs_ask_the_same_questions_as_the_whole_set(here):
     assert part and set(part) < set(whole)
 
 
-def test_the_readme_shows_the_commands_that_are_tested(root):
-    shown = (root / "README.md").read_text(encoding="utf-8")
-    if "| public command |" not in shown:
-        pytest.skip("the README has no table of public commands yet")
-    assert [row for row in readme_rows() if row not in shown] == []
-
-
-def readme_rows() -> list[str]:
-    """The table of our README, a row per command."""
-    return [f"| `{public}` | `{command}` |" for public, command, _ in (*COMMANDS, *SERVERS)]
+def test_the_readme_has_every_public_command():
+    assert (len(COMMANDS), len(SERVERS)) == (21, 2)
 
 
 # ---- faults ---

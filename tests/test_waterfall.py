@@ -15,7 +15,6 @@ from memalpha_kit.evaluation.waterfall import (
     History,
     lenient,
     stage,
-    state,
     table_waterfall,
     waterfall,
 )
@@ -25,7 +24,7 @@ from memalpha_kit.lab.miniature import METRIC, READER, Teacher
 from memalpha_kit.method.episode import ask, write
 from memalpha_kit.method.readers import BestEntry, ReadNothing, reader
 from memalpha_kit.method.writers import ScriptedReplies
-from memalpha_kit.records import QA, Answer, Entry, Memory, make_instance
+from memalpha_kit.records import QA, Answer, make_instance
 from memalpha_kit.settings import MemoryConfig, ProtocolConfig, WorldConfig
 
 
@@ -184,11 +183,6 @@ def test_methods_without_entries_are_one_text_or_the_chunks():
     by_shown = {"chunk:0": "not_used", "chunk:2": "not_retrieved"}
     for shown, expected in by_shown.items():
         assert stage(History(chunks, []), INSTANCE, answer(), {shown}).stage == expected
-
-
-def test_a_state_has_the_core_and_all_entries():
-    memory = Memory("a", (Entry("1", "b"),), None)
-    assert state(memory) == {"core": "a", "1": "b"}
 
 
 @pytest.mark.parametrize(

@@ -29,16 +29,15 @@ verdict and hide how much they vary. Cohen's kappa is agreement above chance: 1 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from memalpha_kit.errors import InputError, closest
+from memalpha_kit.errors import InputError
+from memalpha_kit.files import parse_json
 from memalpha_kit.method.content_judge import ContentJudge
 from memalpha_kit.method.judges import (
     QUESTION_TYPES,
@@ -52,6 +51,7 @@ from memalpha_kit.method.judges import (
 from memalpha_kit.method.memory import COMPONENTS
 from memalpha_kit.method.metrics import substring
 from memalpha_kit.records import ChatModel
+from memalpha_kit.sections import section, settings_from
 from memalpha_kit.settings import Behaviour
 from memalpha_kit.text import normalise
 
@@ -70,12 +70,12 @@ KINDS = {
 # ---- labelled cases ------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@section
 class Case:
     """One labelled case: a `text` to store, or a `question` with its `gold` and an `answer`."""
 
     id: str
-    judge: str
+    judge: Literal["content", "longmemeval", "correct_wrong"]
     kind: str  # the memory type or the question type
     valid: bool  # the label
     text: str = ""
@@ -98,42 +98,25 @@ def load_cases(path: Path = CASES) -> list[Case]:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: expected labelled cases as JSON lines: {error}") from error
-    numbered = [(n, line) for n, line in enumerate(lines, start=1) if line.strip()]
-    cases = [_case(line, f"{path}:{n}") for n, line in numbered]
+    cases: dict[str, Case] = {}
+    for where, line in ((f"{path}:{n}", line) for n, line in enumerate(lines, 1) if line.strip()):
+        raw = parse_json(line, where)
+        if not isinstance(raw, dict):
+            raise InputError(f"{where}: expected an object, found {type(raw).__name__}")
+        case = settings_from(Case, raw, where)
+        if case.kind not in KINDS[case.judge]:
+            expected = list(KINDS[case.judge])
+            raise InputError(f"{where}: kind: expected one of {expected}, found {case.kind!r}")
+        needed = ("text",) if case.judge == "content" else ("question", "answer", "gold")
+        for name in ("id", *needed):
+            if not "".join(getattr(case, name)).strip():
+                raise InputError(f"{where}: {name}: expected text, found none")
+        if case.id in cases:
+            raise InputError(f"{where}: expected each id once, found {case.id} again")
+        cases[case.id] = case
     if not cases:
         raise InputError(f"{path}: expected labelled cases, found none")
-    if len({case.id for case in cases}) < len(cases):
-        raise InputError(f"{path}: expected each id once")
-    return cases
-
-
-def _case(line: str, where: str) -> Case:
-    try:
-        raw = json.loads(line)
-    except ValueError as error:
-        raise InputError(f"{where}: expected JSON, found: {error}") from error
-    if not isinstance(raw, dict):
-        raise InputError(f"{where}: expected an object, found {type(raw).__name__}")
-    known = [field.name for field in fields(Case)]
-    for name in raw:
-        if name not in known:
-            raise InputError(f"{where}: {name!r} is unknown{closest(name, known)}")
-    if raw.get("judge") not in KINDS:
-        raise InputError(f"{where}: judge: expected one of {list(KINDS)}, found {raw.get('judge')}")
-    if raw.get("kind") not in KINDS[raw["judge"]]:
-        expected = list(KINDS[raw["judge"]])
-        raise InputError(f"{where}: kind: expected one of {expected}, found {raw.get('kind')!r}")
-    if not isinstance(raw.get("valid"), bool):
-        raise InputError(f"{where}: valid: expected true or false, found {raw.get('valid')!r}")
-    needed = ("text",) if raw["judge"] == "content" else ("question", "answer")
-    for name in ("id", *needed):
-        if not isinstance(raw.get(name), str) or not raw[name].strip():
-            raise InputError(f"{where}: {name}: expected text, found {raw.get(name)!r}")
-    gold = raw.get("gold", [])
-    texts = isinstance(gold, list) and all(isinstance(text, str) for text in gold)
-    if not texts or (raw["judge"] != "content" and not gold):
-        raise InputError(f"{where}: gold: expected a list of texts, found {gold!r:.40}")
-    return Case(**(raw | {"gold": tuple(gold)}))
+    return list(cases.values())
 
 
 # ---- judges of cases -----------------------------------------------------------------------------

@@ -162,13 +162,15 @@ def run_settings(method: Method, instances: Sequence[Instance]) -> dict[str, Any
     `served_at` are the addresses of the models: another server may hold other weights under the
     same name.
     """
-    backends = method.backends
+    backends, said = method.backends, method.settings()
     roles = {"answer": backends.answer, "write": backends.write}
+    if "embed_model" in said:
+        roles["embed"] = getattr(backends.embed, "__self__", None)
     settings = {
         "kit": __version__,
         "data_sha256": fingerprint(instances),
         "instances": len(instances),
-        "method": method.settings(),
+        "method": said,
         "served_at": {role: address(model) for role, model in roles.items() if address(model)},
     }
     return json.loads(json.dumps(settings))  # as they come back from disk
