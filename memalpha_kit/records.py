@@ -126,7 +126,7 @@ class Memory:
     def __post_init__(self) -> None:
         for name in STORES:
             value = getattr(self, name)
-            if value is not None and not isinstance(value, Store):
+            if type(value) is not Store and value is not None:
                 object.__setattr__(self, name, Store(value))
 
     def part(self, name: str) -> str | Store | None:
@@ -135,13 +135,12 @@ class Memory:
 
     def with_part(self, name: str, value: str | Store, next_id: int | None = None) -> Memory:
         """A memory in which one component is another; `next_id` if entries were made."""
-        parts = {"core": self.core, "semantic": self.semantic, "episodic": self.episodic}
-        others = self.others
-        if name in parts:
+        parts = vars(self) | {"next_id": next_id or self.next_id}
+        if name in PAPER_PARTS:
             parts[name] = value
         else:
-            others = others.set(name, value)
-        return Memory(**parts, next_id=next_id or self.next_id, others=others)
+            parts["others"] = self.others.set(name, value)
+        return Memory(**parts)
 
     def lists(self) -> dict[str, Store]:
         """The lists of entries that are switched on, by name, in order."""

@@ -50,6 +50,8 @@ class Registry(Generic[T]):
 
     def __getitem__(self, name: str) -> T:
         """The thing of that name. Raises InputError with the closest known name."""
+        if name in self._things:
+            return self._things[name]
         if name not in self:
             found = f"found {name!r}{closest(str(name), self._things)}"
             raise InputError(f"{self.what}: expected a known name, {found}")

@@ -33,6 +33,14 @@ def test_the_reading_benchmark_makes_the_same_prompts_both_ways():
     assert done.stdout.count("times as long") == 2
 
 
+def test_the_memory_benchmark_finds_the_same_both_ways():
+    script = repository() / "benchmarks" / "memory_speed.py"
+    command = [sys.executable, script, "--entries", "60", "--repeats", "100"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("after a change") == 1
+
+
 def train(*arguments):
     script = repository() / "benchmarks" / "gpu_training.py"
     command = [sys.executable, script, "--shape", "toy", "--backends", "trl", *arguments]

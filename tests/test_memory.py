@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import pickle
 from dataclasses import replace
 
 import pytest
@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rank_bm25 import BM25Okapi
 
+from memalpha_kit.entries import Store
+from memalpha_kit.errors import InputError
 from memalpha_kit.method.memory import (
     RULES,
     apply,
@@ -19,7 +21,7 @@ from memalpha_kit.method.memory import (
     shown,
     tokens,
 )
-from memalpha_kit.method.ranking import Bm25
+from memalpha_kit.method.ranking import Bm25, rank
 from memalpha_kit.records import Entry, Memory, ToolCall
 from memalpha_kit.settings import MemoryConfig
 from memalpha_kit.tokens import counter
@@ -416,12 +418,66 @@ def test_search_is_cut_to_k_and_empty_where_there_is_nothing_to_rank():
         search(memory, "core", "boats", k=5)
 
 
-def test_thousands_of_positive_queries_take_a_moment():
-    memory = memory_of(*(f"note {i} of {i % 7} about topic{i % 50} box" for i in range(200)))
-    start = time.perf_counter()
-    for i in range(2000):
-        search(memory, "semantic", f"what about topic{i % 50} and note {i % 200}", 5, "positive")
-    assert time.perf_counter() - start < 5
+LINES = st.sampled_from(["bees hum", "a bee", "Tom sails", "", "boats hum", "蜂を飼う", "hum hum"])
+EDITS = st.lists(st.tuples(st.sampled_from("iud"), st.integers(0, 9), LINES), max_size=14)
+
+
+def edited(entries, edit):
+    kind, number, text = edit
+    ids = [entry.id for entry in entries]
+    if kind == "i" or not ids:
+        return entries.adding(Entry(f"{len(ids)}-{number}-{id(edit)}", text))
+    chosen = ids[number % len(ids)]
+    return entries.replacing(chosen, text) if kind == "u" else entries.removing(chosen)
+
+
+@settings(max_examples=80, deadline=None)
+@given(EDITS, EDITS, EDITS, st.sampled_from(["release", "positive"]))
+def test_a_search_after_any_changes_is_that_of_a_new_index(first, left, right, idf):
+    """Two branches of one store, searched in turn, so that the index goes to and fro."""
+    stores = [Store([Entry("0", "bees hum")])]
+    for branch in (first, left, right):
+        start = stores[-1] if branch is first else stores[len(first)]
+        for edit in branch:
+            start = edited(start, edit)
+            stores.append(start)
+    for store in (*stores, *stores[::-1]):
+        for query in ("bees hum hum", "飼う 蜂", "sails"):
+            found = rank(store, query, 99, idf)
+            expected = rank(Store(tuple(store)), query, 99, idf)
+            assert [entry for entry, _ in found] == [entry for entry, _ in expected]
+            assert [s for _, s in found] == pytest.approx([s for _, s in expected], abs=1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(EDITS)
+def test_a_store_is_the_tuple_of_its_entries(edits):
+    store, plain = Store(), ()
+    for edit in edits:
+        before, store = store, edited(store, edit)
+        assert before == plain and hash(before) == hash(Store(plain))
+        plain = tuple(store)
+        assert (len(store), repr(store), store[-1:]) == (len(plain), repr(plain), plain[-1:])
+        assert store == plain and plain == store and pickle.loads(pickle.dumps(store)) == store
+        assert all(store.get(entry.id) == entry for entry in plain) and store.get("x") is None
+        assert all(entry in store.alike(entry.text) for entry in plain)
+    with pytest.raises(InputError, match="'1' twice"):
+        Store([Entry("1", "a"), Entry("2", "b"), Entry("1", "c")])
+
+
+SPACELESS = {
+    "蜂を": "彼女は蜂を飼う",
+    "ボート": "トムはボートを塗る",
+    "เรือ": "ทอมทาสีเรือ",
+    "แมว": "เธอเลี้ยงแมว",
+}
+
+
+@pytest.mark.parametrize("query", SPACELESS)
+def test_scripts_without_spaces_rank_by_pairs_of_characters(query):
+    memory = memory_of("Nora keeps bees", *SPACELESS.values())
+    [(entry, score)] = search(memory, "semantic", query, 1, "positive")
+    assert entry.text == SPACELESS[query] and score > 0
 
 
 # --- Entries shown while memorising --------------------------------------------------------------

@@ -19,7 +19,8 @@ settings `memory.tools` and `memory.components` then switch them on.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -89,6 +90,9 @@ class Request:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
+_NOTHING = Request("")
+
+
 @dataclass(frozen=True)
 class Tool:
     """A tool: what it is for, what it takes, and what it does.
@@ -109,10 +113,10 @@ class Tool:
     mode: Literal["memorise", "chat"] = "memorise"
     refuse: Callable[[Memory, Request, MemoryConfig], str] = lambda memory, request, config: ""
 
-    @property
-    def required(self) -> tuple[str, ...]:
-        """Arguments that must be there whatever the component is."""
-        return ("memory_type",) if self.text is None else ("memory_type", self.text)
+    @cached_property
+    def required(self) -> dict[str, None]:
+        """Arguments that must be there whatever the component is, in order."""
+        return dict.fromkeys(("memory_type", *(() if self.text is None else (self.text,))))
 
     def accepts(self, component: str) -> bool:
         """Whether it works on this component at all."""
@@ -177,12 +181,12 @@ def apply(memory: Memory, call: ToolCall, config: MemoryConfig) -> tuple[Memory,
     if call.status == "malformed":
         return memory, call
     code, request = RULES[config.behaviour].check(memory, call, config)
-    if code:
-        return memory, replace(call, status="rejected", detail=code)
-    result = TOOLS[call.name].run(memory, request, config)
-    if isinstance(result, str):
-        return memory, replace(call, status="skipped", detail=result)
-    return result, replace(call, status="ok", detail="")
+    result, status = memory, "rejected"
+    if not code:
+        result, status = TOOLS[call.name].run(memory, request, config), "ok"
+        if isinstance(result, str):
+            result, status, code = memory, "skipped", result
+    return result, ToolCall(call.name, call.arguments, call.raw, status, code)
 
 
 def replay(calls: Iterable[ToolCall], config: MemoryConfig) -> Memory:
@@ -202,13 +206,13 @@ class Rules:
         In this order: unknown_tool, not_offered, missing_argument, bad_type, bad_memory_type,
         disabled, core_insert, not_found, empty_content, and what the tool itself refuses.
         """
-        nothing, arguments = Request(""), call.arguments
+        nothing, arguments = _NOTHING, call.arguments
         if call.name not in TOOLS:
             return "unknown_tool", nothing
         tool = TOOLS[call.name]
         if not self.offered(call.name, config):
             return "not_offered", nothing
-        if any(name not in arguments for name in tool.required):
+        if not tool.required.keys() <= arguments.keys():
             return "missing_argument", nothing
         text = arguments[tool.text] if tool.text else ""
         if not isinstance(arguments["memory_type"], str) or not self.is_text(text):

@@ -1,0 +1,209 @@
+"""A user's own tool, memory component, reward term and writer: a few lines each."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from memalpha_kit.errors import InputError
+from memalpha_kit.figures.curves import plot_rewards
+from memalpha_kit.method import memory as memories
+from memalpha_kit.method import rewards, writers
+from memalpha_kit.method.calls import parse_reply, render_calls
+from memalpha_kit.method.episode import Environment, play
+from memalpha_kit.method.memory import Component, Tool, apply, empty
+from memalpha_kit.method.prompts import system_prompt
+from memalpha_kit.method.protocol import render_messages, tool_schemas
+from memalpha_kit.method.readers import BestEntry
+from memalpha_kit.method.retrieval import Retrieval, View
+from memalpha_kit.method.saved import load_episodes, save_episodes
+from memalpha_kit.method.writers import ScriptedReplies, writer
+from memalpha_kit.records import QA, Completion, Entry, Episode, ToolCall, make_instance
+from memalpha_kit.settings import MemoryConfig, ProtocolConfig, RewardConfig
+from memalpha_kit.training.measures import observe, summarise
+
+
+@pytest.fixture(autouse=True)
+def registries(monkeypatch):
+    """What a test registers is gone after it."""
+    for registry in (memories.TOOLS, memories.MEMORY_COMPONENTS, rewards.TERMS, writers.WRITERS):
+        registry.names()
+        monkeypatch.setattr(registry, "_things", dict(registry._things))
+
+
+# --- The user's module ----------------------------------------------------------------------------
+
+
+def append(memory, request, config):
+    """Adds a sentence to an entry, unless it ends with it."""
+    entries = memory.part(request.component)
+    text = entries.get(request.id).text
+    if text.endswith(request.text):
+        return "unchanged"
+    return memory.with_part(
+        request.component, entries.replacing(request.id, f"{text} {request.text}")
+    )
+
+
+def too_long(memory, request, config):
+    """Refuses what is no sentence."""
+    return "" if len(request.text) < 40 else "too_long"
+
+
+APPEND = Tool(
+    "Add a sentence to an entry.",
+    append,
+    text="sentence",
+    takes_id=True,
+    meanings={"sentence": "What to add."},
+    refuse=too_long,
+)
+PLANS = Component(
+    keeps="Plans memory lists what somebody wants to do.",
+    task="Plans memory: add every intention.",
+    answering="Plans memory: what somebody wants to do.",
+)
+WITH_APPEND = MemoryConfig(tools=(*MemoryConfig().tools, "memory_append"))
+WITH_PLANS = MemoryConfig(components=("plans",))
+INSTANCE = make_instance(
+    "squad", ["Nora keeps bees. She will sell."], [QA("q0", "Who?", ("Nora",))]
+)
+
+
+def brevity(scene):
+    """1 for a step with at most one call."""
+    return [float(len(step.calls) <= 1) for step in scene.episode.steps]
+
+
+def shout(request):
+    """Stores the chunk in capitals."""
+    arguments = {"memory_type": "semantic_memory", "content": request.chunk.upper()}
+    return [ToolCall("new_memory_insert", arguments)]
+
+
+# --- What the kit makes of it ---------------------------------------------------------------------
+
+
+def outcome(memory, **arguments):
+    call = ToolCall("memory_append", {"memory_type": "semantic_memory", **arguments})
+    memory, done = apply(memory, call, WITH_APPEND)
+    return done.detail or done.status, [entry.text for entry in memory.semantic]
+
+
+def test_a_tool_does_what_its_module_says_and_nothing_else():
+    memories.TOOLS.add("memory_append", APPEND)
+    memory = replace(empty(WITH_APPEND), semantic=(Entry("1", "Nora keeps bees."),), next_id=2)
+    before = ["Nora keeps bees."]
+    assert outcome(memory, memory_id="1", sentence="So.") == ("ok", ["Nora keeps bees. So."])
+    assert outcome(memory, memory_id="1", sentence="bees.") == ("unchanged", before)
+    assert outcome(memory, memory_id="9", sentence="So.") == ("not_found", before)
+    assert outcome(memory, memory_id="1", sentence="x" * 50) == ("too_long", before)
+    assert outcome(memory, memory_id="1") == ("missing_argument", before)
+    call = ToolCall("memory_append", {"memory_type": "semantic_memory", "sentence": "So."})
+    assert apply(memory, call, MemoryConfig())[1].detail == "not_offered"
+
+
+def test_a_tool_is_offered_rendered_and_read_where_it_is_switched_on():
+    memories.TOOLS.add("memory_append", APPEND)
+    offered = {
+        schema["function"]["name"]: schema["function"] for schema in tool_schemas(WITH_APPEND)
+    }
+    properties = offered["memory_append"]["parameters"]["properties"]
+    assert list(properties) == ["memory_type", "sentence", "memory_id"]
+    assert properties["sentence"]["description"] == "What to add."
+    assert "memory_append" not in {s["function"]["name"] for s in tool_schemas(MemoryConfig())}
+    arguments = {"memory_type": "semantic_memory", "sentence": "So.", "memory_id": "1"}
+    call = ToolCall("memory_append", arguments)
+    for wire in ("qwen", "text", "compact"):
+        [read] = parse_reply(render_calls([call], wire), "stop", wire)
+        assert (read.name, read.arguments) == (call.name, arguments)
+
+
+def test_a_tool_that_nobody_registered_and_one_that_does_nothing_are_refused():
+    with pytest.raises(InputError, match="tool: .*'memory_append'"):
+        tool_schemas(WITH_APPEND)
+    with pytest.raises(TypeError, match="run"):
+        Tool("It says nothing of what it does.")
+    with pytest.raises(InputError, match="expected a new name"):
+        memories.TOOLS.add("memory_update", APPEND)
+
+
+def test_a_component_is_written_shown_searched_read_and_saved(tmp_path):
+    memories.MEMORY_COMPONENTS.add("plans", PLANS)
+    arguments = {"memory_type": "plans_memory", "content": "Nora wants to sell honey."}
+    said = ScriptedReplies([render_calls([ToolCall("new_memory_insert", arguments)], "qwen")])
+    world = Environment(WITH_PLANS, ProtocolConfig(), BestEntry())
+    [episode] = play([INSTANCE], said, world).episodes
+    memory = episode.memory
+    assert memory.part("plans") == (Entry("1", "Nora wants to sell honey."),)
+    [(entry, _)] = memories.search(memory, "plans", "honey", 5)
+    assert entry.id == "1"
+    system, user = render_messages(memory, "A chunk.", WITH_PLANS, ProtocolConfig())
+    assert "<plans_memory> (most recent 1 of 1 entries)\n[1] Nora wants" in system["content"]
+    assert PLANS.keeps in system["content"] and f"4. {PLANS.task}" in user["content"]
+    answering = system_prompt(View(memory, Retrieval()).show("honey?"))
+    assert PLANS.answering in answering and "1. Nora wants to sell honey." in answering
+    save_episodes(tmp_path / "e.jsonl", [episode])
+    assert load_episodes(tmp_path / "e.jsonl") == [episode]
+    call = ToolCall("new_memory_insert", arguments)
+    assert apply(empty(MemoryConfig()), call, MemoryConfig())[1].detail == "disabled"
+
+
+def test_a_component_that_nobody_registered_is_refused():
+    with pytest.raises(InputError, match="memory component: .*'plans'"):
+        empty(WITH_PLANS)
+
+
+def test_a_term_is_in_the_reward_the_metrics_and_the_curves():
+    rewards.TERMS.add("brevity", brevity)
+    world = Environment(
+        MemoryConfig(), ProtocolConfig(), BestEntry(), reward=RewardConfig(content=0.0)
+    )
+    with_term = replace(world, reward=RewardConfig(content=0.0, others={"brevity": 0.5}))
+    plain, played = (play([INSTANCE], writer("silent"), one) for one in (world, with_term))
+    [name] = played.rewards
+    assert played.rewards[name].others == {"brevity": (1.0,)}
+    [without] = rewards.step_rewards(plain.rewards[name], world.reward)
+    assert rewards.step_rewards(played.rewards[name], with_term.reward) == (without + 0.5,)
+    row = summarise(observe(played.episodes, played.rewards, [], "words"))
+    assert row["term_brevity"] == 1.0
+    figure = plot_rewards(pd.DataFrame([row | {"step": 1}, row | {"step": 2}]))
+    assert "brevity" in [axis.get_title() for axis in figure.axes]
+
+
+@pytest.mark.parametrize(
+    ("term", "message"),
+    [(None, "reward term: .*'brevity'"), (lambda scene: [1.0] * 9, "expected 1 values, found 9")],
+)
+def test_a_term_that_is_unknown_or_has_another_number_of_values_is_refused(term, message):
+    if term:
+        rewards.TERMS.add("brevity", term)
+    reward = RewardConfig(others={"brevity": 1.0})
+    with pytest.raises(InputError, match=message):
+        play(
+            [INSTANCE],
+            writer("silent"),
+            Environment(MemoryConfig(), ProtocolConfig(), BestEntry(), reward=reward),
+        )
+
+
+class Echo:
+    """A whole writer: it says what it reads."""
+
+    name = "echo"
+
+    def write(self, requests):
+        return [Completion(request.chunk) for request in requests]
+
+
+def test_a_rule_and_a_whole_writer_are_found_by_name():
+    writers.WRITERS.add("shout", shout)
+    writers.WRITERS.add("echo", Echo())
+    world = Environment(MemoryConfig(), ProtocolConfig(wire="text"), BestEntry())
+    [episode] = play([INSTANCE], writer("shout", "text"), world).episodes
+    assert isinstance(episode, Episode) and episode.writer == "shout"
+    assert episode.memory.semantic == (Entry("1", INSTANCE.chunks[0].upper()),)
+    [episode] = play([INSTANCE], writer("echo"), world).episodes
+    assert episode.steps[0].completion.text == INSTANCE.chunks[0]
