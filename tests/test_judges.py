@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 
@@ -49,11 +50,9 @@ class Scripted:
     def chat(self, requests, done=None):
         self.batches += 1
         self.requests += requests
-        texts = [self.say(asked.plain()[-1]["content"]) for asked in requests]
-        return [
-            ChatReply(None, "error", error="HTTP 500") if text is None else ChatReply(text)
-            for text in texts
-        ]
+        said = [self.say(asked.plain()[-1]["content"]) for asked in requests]
+        failed = ChatReply(None, "error", error="HTTP 500")
+        return [s if isinstance(s, ChatReply) else ChatReply(s) if s else failed for s in said]
 
 
 def turns(*texts):
@@ -157,62 +156,56 @@ def test_exactly_one_label_is_a_verdict(reply, release, fixed):
 # ---- asking again, and what is missing -----------------------------------------------------------
 
 
-def test_an_unreadable_reply_is_asked_for_again_with_a_reminder():
-    model = Scripted(turns("Looks fine to me!", FENCED))
+REX = JudgeItem("What is my dog called?", ("Biscuit",), "Rex")
+CUT = ChatReply(FENCED[:-20], "length")
+ASKED = [  # judge, items, replies in turn, (valid, error, asked) of each item
+    (ContentJudge, [("core", "Ana.")], ["Looks fine!", FENCED], [(True, "", 2)]),
+    (ContentJudge, [("core", "Ana.")], ["Looks fine!"] * 3, [(None, "invalid format", 3)]),
+    (
+        *(ContentJudge, [("core", "Ana.")], [CUT] * 3),
+        [(None, "invalid format, cut off by its token limit", 3)],
+    ),
+    (LongMemEvalJudge, [ITEM], [None, "yes"], [(True, "", 2)]),
+    (LongMemEvalJudge, [ITEM], [None, None], [(None, "HTTP 500", 2)]),
+    # only what has no verdict is asked again, and equal items once
+    (
+        *(LongMemEvalJudge, [ITEM, REX, ITEM], ["hm", "no", "no"]),
+        [(False, "", 2), (False, "", 1), (False, "", 2)],
+    ),
+    (ContentJudge, [], [], []),
+    # the release asks once and counts failures as wrong: nobody should take these for judgements
+    (
+        partial(ContentJudge, behaviour="release"),
+        [("core", text) for text in "abcd"],
+        ["Looks fine", None, BARE, FENCED],
+        [
+            *((False, "invalid format", 1), (False, "HTTP 500", 1)),
+            *((False, "invalid format", 1), (True, "", 1)),
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(("judge", "items", "replies", "expected"), ASKED)
+def test_what_has_no_verdict_is_asked_again_and_then_missing(judge, items, replies, expected):
+    model = Scripted(turns(*replies))
+    verdicts = judge(model).judge(items)
+    assert [(v.valid, v.error, v.asked) for v in verdicts] == expected
+    assert len(model.requests) == len(replies)
+    failed = sum(bool(error) for _, error, _ in expected)
+    assert tally(verdicts).failed == failed
+
+
+def test_a_reminder_makes_another_request_and_a_failed_call_does_not():
+    model = Scripted(turns("Looks fine to me!", FENCED, None, "yes"))
     [verdict] = ContentJudge(model).judge([("core", "Ana, 34, a nurse.")])
     assert verdict == Verdict(True, (), "Fine.", FENCED, asked=2)
-    first, second = model.requests
+    LongMemEvalJudge(model).judge([ITEM])
+    first, second, failed, again = model.requests
     assert second.plain()[-1]["content"].startswith(first.plain()[-1]["content"])
     assert "JSON block only" in second.plain()[-1]["content"]
     assert first.version != second.version, "a cache must not answer the second with the first"
-    assert first.messages[0] == second.messages[0]
-
-
-def test_a_judgement_that_stays_unreadable_is_missing_and_says_why():
-    model = Scripted(lambda content: "Looks fine to me!")
-    verdicts = ContentJudge(model).judge([("core", "Ana."), ("episodic", "Rain.")])
-    assert [v.valid for v in verdicts] == [None, None]
-    assert verdicts[0].error == "invalid format" and verdicts[0].reply == "Looks fine to me!"
-    assert len(model.requests) == 2 * 3 and len(set(model.requests)) == 2 * 3
-    assert [v.asked for v in verdicts] == [3, 3]
-
-
-def test_a_failed_call_is_asked_again_as_it_was():
-    model = Scripted(turns(None, "yes"))
-    assert LongMemEvalJudge(model).judge([ITEM]) == [Verdict(True, reply="yes", asked=2)]
-    assert model.requests[0] == model.requests[1]
-    model = Scripted(lambda content: None)
-    [verdict] = LongMemEvalJudge(model).judge([ITEM])
-    assert verdict == Verdict(None, error="HTTP 500", asked=2), "yes or no: one more attempt"
-
-
-def test_only_what_has_no_verdict_is_asked_again():
-    model = Scripted(lambda content: "no" if "must begin" in content or "Rex" in content else "hm")
-    rex = JudgeItem("What is my dog called?", ("Biscuit",), "Rex")
-    verdicts = LongMemEvalJudge(model).judge([ITEM, rex, ITEM])
-    assert [(v.valid, v.asked) for v in verdicts] == [(False, 2), (False, 1), (False, 2)]
-    assert len(model.requests) == 3 and model.batches == 2, "equal items are asked once"
-
-
-def test_release_asks_once_and_counts_failures_as_wrong():
-    """Shown so that nobody takes these zeros for judgements."""
-    model = Scripted(turns("Looks fine", None, BARE, FENCED))
-    judge = ContentJudge(model, behaviour="release")
-    verdicts = judge.judge([("core", text) for text in "abcd"])
-    assert [v.valid for v in verdicts] == [False, False, False, True]
-    assert [v.error for v in verdicts] == ["invalid format", "HTTP 500", "invalid format", ""]
-    assert model.batches == 1
-    counted = tally(verdicts)
-    assert (counted.missing, counted.failed, counted.mean) == (0, 3, 0.25)
-
-
-def test_a_reply_that_was_cut_off_says_so():
-    class Cut(Scripted):
-        def chat(self, requests, done=None):
-            return [ChatReply(FENCED[:-20], "length") for _ in requests]
-
-    [verdict] = ContentJudge(Cut(None)).judge([("core", "Ana.")])
-    assert verdict.valid is None and "token limit" in verdict.error
+    assert first.messages[0] == second.messages[0] and failed == again
 
 
 def test_a_model_that_is_gone_stops_the_judge():
@@ -222,11 +215,6 @@ def test_a_model_that_is_gone_stops_the_judge():
 
     with pytest.raises(ModelGone):
         LongMemEvalJudge(Gone(None)).judge([ITEM])
-
-
-def test_nothing_to_judge_asks_nobody():
-    model = Scripted(lambda content: FENCED)
-    assert ContentJudge(model).judge([]) == [] and model.batches == 0
 
 
 def test_every_mean_has_bounds():
@@ -407,13 +395,15 @@ def test_the_calls_of_many_episodes_are_judged_in_one_batch():
     assert tally(judge.verdicts.values()).missing == 1
 
 
-def test_what_is_missing_is_asked_again_by_the_next_preparation():
-    model = Scripted(turns("hm", "hm", "hm", FENCED))
-    judge = CallJudge(ContentJudge(model))
+def test_what_is_missing_is_asked_again_by_the_next_preparation_or_call():
+    judge = CallJudge(ContentJudge(Scripted(turns("hm", "hm", "hm", FENCED))))
     judge.prepare([episode([[call("good")], []])])
-    assert judge(call("good"), "one", Memory()) is None and len(model.requests) == 3
+    assert judge(call("good"), "one", Memory()) is None and len(judge.judge.model.requests) == 3
     judge.prepare([episode([[call("good")], []])])
     assert judge(call("good"), "one", Memory()) is True
+    waiting = CallJudge(ContentJudge(Scripted(turns(None, None, None, FENCED))))
+    assert waiting(call("good"), "one", Memory()) is None  # a training loop asks again
+    assert waiting(call("good"), "one", Memory()) is True
 
 
 def test_a_call_that_was_not_prepared_is_judged_when_asked_for():
@@ -422,10 +412,3 @@ def test_a_call_that_was_not_prepared_is_judged_when_asked_for():
     assert judge(call("bad"), "one", Memory()) is False
     assert judge(call("bad"), "two", Memory()) is False and len(model.requests) == 1
     assert model.requests[0].seed == 7
-
-
-def test_what_failed_without_preparation_is_asked_again_by_the_next_call():
-    """A training loop that waits for its judge asks for the same call again."""
-    judge = CallJudge(ContentJudge(Scripted(turns(None, None, None, FENCED))))
-    assert judge(call("good"), "one", Memory()) is None
-    assert judge(call("good"), "one", Memory()) is True
