@@ -32,7 +32,7 @@ ROOMS = (
 )
 HEAVY = {"torch", "transformers", "trl", "unsloth", "vllm", "datasets", "peft", "bitsandbytes"}
 DERIVED = {"training/trainer.py", "training/journal.py"}  # derive from TRL's classes
-TORCH = ("training/", "lab/lessons", "models/tiny")
+TORCH = ("training/", "lab/lessons", "models/tiny", "models/decode")
 PENDING = {
     ("cli", "commands"),
 }

@@ -1,4 +1,4 @@
-"""The tiny policy: its tokenizer, its weights and its folder."""
+"""The tiny policy: tokenizer, weights, folder, and decoding that is fast but changes nothing."""
 
 from __future__ import annotations
 
@@ -11,11 +11,19 @@ import torch
 
 from memalpha_kit.errors import DiskError, InputError
 from memalpha_kit.method.encoding import encode_text
+from memalpha_kit.models.decode import FastLM, fast
 from memalpha_kit.models.local import Sampling
 from memalpha_kit.models.tiny import build_policy, build_tokenizer, load_policy, save_policy
 from memalpha_kit.settings import PolicyConfig
 
 GREEDY = Sampling(temperature=0.0, max_new_tokens=12)
+SAMPLED = Sampling(temperature=0.8, max_new_tokens=12, seed=7)
+TWO_LAYERS = dataclasses.replace(tiny.POLICY, layers=2, init_std=0.3)
+KINDS = {
+    "two layers": TWO_LAYERS,
+    "shared keys": dataclasses.replace(TWO_LAYERS, heads=4, kv_heads=2),
+    "own output layer": dataclasses.replace(TWO_LAYERS, tie=False, rope_theta=1e6),
+}
 
 
 def prompts(n=9, longest=40):
@@ -125,3 +133,41 @@ def test_a_save_that_fails_leaves_the_older_policy(tmp_path, monkeypatch):
     monkeypatch.undo()
     old = tiny.lm(seed=1)
     assert load_policy(folder).generate(prompts(), GREEDY) == old.generate(prompts(), GREEDY)
+
+
+# --- decoding -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_decoding_fast_draws_the_tokens_of_transformers(kind, sampling):
+    lm = tiny.lm(config=KINDS[kind])
+    quick = fast(lm)
+    assert isinstance(quick, FastLM)
+    for slow, done in zip(
+        lm.generate(prompts(), sampling), quick.generate(prompts(), sampling), strict=True
+    ):
+        assert (slow.completion_ids, slow.text) == (done.completion_ids, done.text)
+        assert slow.logprobs == pytest.approx(done.logprobs, abs=1e-5)
+
+
+def test_rows_that_finish_early_leave_the_others_as_they_were():
+    """With many end tokens rows stop at different places and leave the batch one by one."""
+    lm = dataclasses.replace(tiny.lm(config=TWO_LAYERS), stop_ids=tuple(range(1, 40)))
+    many = prompts(40)
+    one, other = lm.generate(many, SAMPLED), fast(lm).generate(many, SAMPLED)
+    assert [d.completion_ids for d in one] == [d.completion_ids for d in other]
+    assert {done.finish for done in other} == {"stop", "length"}
+
+
+def test_a_seed_decides_a_reply_whoever_shares_its_batch():
+    quick, seeds = fast(tiny.lm()), list(range(11, 17))
+    together = [done.completion_ids for done in quick.generate(prompts(6), SAMPLED, seeds)]
+    for prompt, seed, ids in zip(prompts(6), seeds, together, strict=True):
+        assert quick.generate([prompt], SAMPLED, [seed])[0].completion_ids == ids
+
+
+def test_other_models_keep_the_general_path():
+    half = tiny.lm()
+    half.model.to(torch.bfloat16)
+    assert fast(half) is half

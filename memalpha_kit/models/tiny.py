@@ -230,6 +230,8 @@ def quiet() -> Iterator[None]:
 
 
 def load_policy(folder: Path) -> CausalLM:
-    """The policy of that folder; errors as `load_lm`."""
+    """The policy of that folder, decoding fast where that is possible; errors as `load_lm`."""
+    from memalpha_kit.models.decode import fast
+
     with quiet():
-        return load_lm(folder, batch_size=BATCH_ROWS)
+        return fast(load_lm(folder, batch_size=BATCH_ROWS))

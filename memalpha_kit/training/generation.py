@@ -1,4 +1,4 @@
-"""Who writes episodes while a model is trained: the model itself, with a seed a row, or TRL."""
+"""Who writes episodes while a model is trained: our own fast decoder, transformers or vLLM."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from memalpha_kit.models.decode import fast
 from memalpha_kit.models.local import CausalLM, Sampling
 from memalpha_kit.records import Completion
 from memalpha_kit.training import processes
@@ -17,12 +18,8 @@ if TYPE_CHECKING:
 
 def writer_lm(lm: CausalLM, trainer: GRPOTrainer) -> CausalLM | TrainerLM:
     """The language model that writes episodes: the live policy, decoded by us or by TRL."""
-    import torch
-
-    weight = next(lm.model.parameters())
-    small = weight.device.type == "cpu" and weight.dtype == torch.float32
-    whole = small and not (trainer.use_vllm or hasattr(lm.model, "peft_config"))
-    return lm if whole else TrainerLM(lm, trainer)
+    quick = fast(lm)
+    return quick if quick is not lm else TrainerLM(lm, trainer)
 
 
 class TrainerLM:
