@@ -864,7 +864,6 @@ def test_the_limit_on_instances_takes_the_first_ones(made, name):
 @pytest.mark.parametrize(
     ("name", "files", "message"),
     [
-        ("hotpotqa", {}, r"expected one raw file hotpot\*train\*.json \(or hotpot"),
         ("hotpotqa", {"hotpot.json": '{"data": []}'}, "expected a JSON list of records, found '{"),
         ("hotpotqa", {"hotpot.json": json.dumps([H1, H2])[:-60]}, "hotpot.json:1: expected JSON"),
         ("hotpotqa", {"hotpot.json": "[]"}, "expected an instance with 1 questions, found none"),
@@ -885,7 +884,6 @@ def test_the_limit_on_instances_takes_the_first_ones(made, name):
             {"hotpot.parquet": b"PAR1 cut off"},
             "hotpot.parquet: expected parquet, found",
         ),
-        ("hotpotqa", {"hotpot.jsonl": "\xff"}, "record|jsonl:1: expected JSON"),
         ("booksum", {"booksum_train.jsonl": '{"text": '}, "jsonl:1: expected JSON, found"),
         (
             "booksum",

@@ -81,21 +81,31 @@ def shared_groups(train: Iterable[Instance], test: Iterable[Instance]) -> list[s
 
 def components(instances: Sequence[Instance]) -> list[list[int]]:
     """Positions of the instances that must stay together, in order of first appearance."""
-    parent = list(range(len(instances)))
+    return linked(map(groups, instances))
 
-    def root(index: int) -> int:
-        while parent[index] != index:
-            parent[index] = index = parent[parent[index]]
-        return index
 
-    first: dict[str, int] = {}
-    for index, instance in enumerate(instances):
-        for name in groups(instance):
-            old, new = sorted((root(first.setdefault(name, index)), root(index)))
-            parent[new] = old
-    members: dict[int, list[int]] = defaultdict(list)
-    for index in range(len(instances)):
-        members[root(index)].append(index)
+def linked(names: Iterable[Iterable[str]]) -> list[list[int]]:
+    """Positions of the lists of names that share one, directly or through others, in old order.
+
+    >>> linked([["a", "b"], ["c"], ["d", "b"]])
+    [[0, 2], [1]]
+    """
+    parent: dict[str, str] = {}
+    members: dict[str, list[int]] = {}
+
+    def root(name: str) -> str:
+        while parent.setdefault(name, name) != name:
+            parent[name] = name = parent[parent[name]]
+        return name
+
+    firsts = []
+    for own in names:
+        first, *others = own
+        firsts.append(first)
+        for name in others:
+            parent[root(name)] = root(first)
+    for position, first in enumerate(firsts):
+        members.setdefault(root(first), []).append(position)
     return list(members.values())
 
 

@@ -47,31 +47,6 @@ def sampled(items: Sequence[T], n: int, rng: random.Random, skips: Skips) -> lis
     return drawn
 
 
-def linked(names: Iterable[Iterable[str]]) -> list[list[int]]:
-    """Positions of the lists of names that share one, directly or through others, in old order.
-
-    >>> linked([["a", "b"], ["c"], ["d", "b"]])
-    [[0, 2], [1]]
-    """
-    parent: dict[str, str] = {}
-    members: dict[str, list[int]] = {}
-
-    def root(name: str) -> str:
-        while parent.setdefault(name, name) != name:
-            parent[name] = name = parent[parent[name]]
-        return name
-
-    firsts = []
-    for own in names:
-        first, *others = own
-        firsts.append(first)
-        for name in others:
-            parent[root(name)] = root(first)
-    for position, first in enumerate(firsts):
-        members.setdefault(root(first), []).append(position)
-    return list(members.values())
-
-
 def spread(
     work: Callable[[list[T]], Sequence[R]], items: Iterable[T], config: BuildConfig, batch: int
 ) -> Iterator[R]:

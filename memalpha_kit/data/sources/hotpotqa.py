@@ -24,7 +24,8 @@ from typing import Annotated, Any
 from pydantic import AliasChoices, BeforeValidator, Field
 
 from memalpha_kit.data.chunks import pack_sizes, split_long
-from memalpha_kit.data.sources.building import Skips, generator, linked, sizes
+from memalpha_kit.data.dataset import linked
+from memalpha_kit.data.sources.building import Skips, generator, sizes
 from memalpha_kit.data.sources.documents import Draft, finish
 from memalpha_kit.data.sources.raw import Row, Text, checked, matches, rows, short
 from memalpha_kit.errors import InputError
