@@ -9,6 +9,7 @@ from fake_chat import FakeChat
 
 from memalpha_kit.errors import InputError, ModelGone
 from memalpha_kit.evaluation.base import METHODS, Backends, Prepared
+from memalpha_kit.evaluation.contexts import ContextMethod
 from memalpha_kit.evaluation.methods import MethodSpec, build_method
 from memalpha_kit.evaluation.runs import read_record, record_line
 from memalpha_kit.method.episode import write
@@ -251,3 +252,19 @@ def test_floors_need_no_model():
     _, labels = run(build_method(MethodSpec("majority-label")))
     assert labels[LABELLED.id, "q0"].prediction == "\\boxed{3}"
     assert labels[INSTANCE.id, "q0"].prediction == ""
+
+
+# ---- a method of your own ---------------------------------------------------------------------
+
+
+def test_a_method_of_your_own_is_registered_by_its_module_and_answers_as_others_do():
+    @METHODS.register("first-chunk")
+    class FirstChunk(ContextMethod):
+        def context(self, put):
+            return put.instance.chunks[0], ("chunk:0",)
+
+    model = FakeChat()
+    method = build_method(MethodSpec("first-chunk", {"max_tokens": 9}), Backends(answer=model))
+    _, answered = run(method, {(INSTANCE.id, "q1")})
+    assert answered[INSTANCE.id, "q1"].retrieved == ("chunk:0",)
+    assert "Nora keeps bees" in model.texts[0] and "Ada" not in model.texts[0]

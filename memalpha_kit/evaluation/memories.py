@@ -13,6 +13,7 @@ through every reader.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -58,8 +59,10 @@ from memalpha_kit.sections import Count, Natural, NonNegative, Share, about, sec
 from memalpha_kit.settings import MemoryConfig, ProtocolConfig
 
 _RETRIEVAL = ("retrieval", "top_k", "budget_tokens", "behaviour")
-_ASKING = ("max_tokens", "temperature", "thinking", "seed")
-_SEARCHING = ("initial_k", "per_search", "candidates", "max_iterations")
+_OWN = (
+    *("k", "max_tokens", "temperature", "thinking", "seed"),
+    *("initial_k", "per_search", "candidates", "max_iterations"),
+)
 
 
 # ---- readers ------------------------------------------------------------------------------------
@@ -105,32 +108,26 @@ class FromMemory(Method):
         return found | ({"prompts": VERSION} if needs_model(name) else {})
 
     def _reader(self) -> Reader:
-        name, given, why = (
-            self.options.reader,
-            self.backends.readers,
-            f"reader {self.options.reader}",
-        )
-        if name in given:
-            self.check_unused((*_RETRIEVAL, *_ASKING, *_SEARCHING, "k"), why)
-            return given[name]
-        if name not in READERS:
+        options, given = self.options, self.backends.readers
+        name, why = options.reader, f"reader {options.reader}"
+        if name not in READERS and name not in given:
             known = closest(name, [*READERS.names(), *given])
             raise InputError(f"reader {name!r} is unknown{known}")
-        if not needs_model(name):
-            self.check_unused((*_RETRIEVAL, *_ASKING, *_SEARCHING), why)
-            return reader(name, **({} if self.options.k is None else {"k": self.options.k}))
-        self.check_unused(("k",) if name == "agentic" else ("k", *_SEARCHING), why)
-        asking = (*_ASKING, *(_SEARCHING if name == "agentic" else ()))
-        method, *rest = (getattr(self.options, key) for key in _RETRIEVAL)
-        if method != "bm25" and self.backends.embed is None:
-            raise InputError(f"retrieval {method}: expected a model that embeds, found none")
-        made = reader(
-            name,
-            self.model,
-            retrieval=Retrieval(method, *rest, counter=self.options.counter),
-            **{key: getattr(self.options, key) for key in asking},
-        )
-        return replace(made, embed=self.backends.embed) if self.backends.embed else made
+        fields = () if name in given else inspect.signature(READERS[name]).parameters
+        retrieval = () if "retrieval" in fields else _RETRIEVAL
+        self.check_unused([*retrieval, *(key for key in _OWN if key not in fields)], why)
+        if name in given:
+            return given[name]
+        values = {key: getattr(options, key) for key in _OWN if key in fields}
+        if values.get("k", ...) is None:  # the reader's own default
+            del values["k"]
+        if "retrieval" in fields:
+            method, *rest = (getattr(options, key) for key in _RETRIEVAL)
+            if method != "bm25" and self.backends.embed is None:
+                raise InputError(f"retrieval {method}: expected a model that embeds, found none")
+            values["retrieval"] = Retrieval(method, *rest, counter=options.counter)
+            values["embed"] = self.backends.embed
+        return reader(name, self.model if needs_model(name) else None, **values)
 
     def answer_group(self, group: Sequence[Put], done: Callable[[Answer], None]) -> None:
         """All at once; the reader says each as soon as it is known."""
