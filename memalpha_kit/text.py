@@ -34,7 +34,7 @@ def normalise(text: str) -> str:
     """`text` lower-cased, without ASCII punctuation and articles, single spaces between words.
 
     Deleting punctuation joins its neighbours: "U.S.A." becomes "usa".
-    Source: evaluation.md 3.2, NORM.
+    It is the normalisation of the published scorers (`naive.py`); ours is `metrics.comparable`.
     """
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
