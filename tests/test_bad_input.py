@@ -74,8 +74,8 @@ def write_words(data="data.parquet", out="e.jsonl"):
     [
         (None, "found nothing"),
         ({}, "found no config.json"),
-        ({"config.json": "{"}, "expected a folder with config.json, weights and a tokenizer"),
-        ({"config.json": '{"model_type": "qwen3"}'}, "weights and a tokenizer, found"),
+        ({"config.json": "{"}, "found no weights"),
+        ({"config.json": '{"model_type": "qwen3"}'}, "found no weights"),
     ],
 )
 def test_a_model_folder_that_is_not_one_is_refused(here, capsys, files, found):
@@ -97,8 +97,8 @@ def test_the_installed_command_answers_as_main_does(here):
     )
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr == (
-        "memalpha: error: model nowhere: expected a folder with config.json, weights and a "
-        "tokenizer, found nothing\n"
+        "memalpha: error: model nowhere: expected a folder with config.json, weights "
+        "(safetensors) and a tokenizer, found nothing\n"
     )
 
 
@@ -289,30 +289,30 @@ def settled(folder="."):
     return (Path(folder) / "e.jsonl").read_bytes(), {**card, "duration_s": 0}
 
 
-@pytest.mark.parametrize("room", range(8))
+@pytest.mark.parametrize("room", range(5))
 def test_a_disk_that_fills_up_during_write_leaves_only_what_a_later_run_may_trust(
     here, capsys, monkeypatch, room
 ):
-    """Eight flushes: the card, then episode and card three times, and the finished card."""
+    """Five flushes: the card, three episodes, and the finished card."""
     assert command(*write_words(out="whole/e.jsonl")) == 0
     monkeypatch.setattr(store.os, "fsync", FullDisk(room))
     shown = refused(capsys, 1, *write_words())
     monkeypatch.undo()
     monkeypatch.chdir(here)
     assert "expected to write" in shown and "No space left on device" in shown
-    assert ("e.jsonl: " if room in (1, 3, 5) else "e.json: ") in shown
+    assert ("e.json: " if room in (0, 4) else "e.jsonl: ") in shown
     assert set(os.listdir()) <= {"data.parquet", "whole", "e.jsonl", "e.json"}
     if Path("e.jsonl").exists():
-        assert len(load_episodes(Path("e.jsonl"))) == room // 2
-        ask = ("--reader", "best_entry", "--out", "a.jsonl")
+        assert len(load_episodes(Path("e.jsonl"))) == max(0, room - 1)
+        ask = ("--reader", "best_entry", "--out", "answers")
         said = refused(capsys, 2, "ask", "--data", "data.parquet", "--episodes", "e.jsonl", *ask)
         assert "did not finish; run it again" in said
     assert command(*write_words()) == 0
     assert settled() == settled("whole")
 
 
-def test_a_write_with_enough_room_flushes_eight_times(here, monkeypatch):
-    disk = FullDisk(8)
+def test_a_write_with_enough_room_flushes_five_times(here, monkeypatch):
+    disk = FullDisk(5)
     monkeypatch.setattr(store.os, "fsync", disk)
     assert command(*write_words()) == 0
     assert disk.room == 0
@@ -375,7 +375,7 @@ def test_a_disk_that_is_full_during_training_is_one_line_and_training_goes_on_la
 def test_a_disk_that_fills_up_in_another_step_leaves_nothing_of_it(here, capsys, monkeypatch, step):
     assert command(*write_words()) == 0
     ask = ("ask", "--data", "data.parquet", "--episodes", "e.jsonl", "--reader", "best_entry")
-    assert command(*ask, "--out", "a.jsonl") == 0
+    assert command(*ask, "--out", "answers") == 0
     squad = {
         "context": "Nora keeps bees.",
         "qas": [{"id": "a", "question": "Who?", "answers": [{"text": "Nora"}]}],
@@ -383,9 +383,9 @@ def test_a_disk_that_fills_up_in_another_step_leaves_nothing_of_it(here, capsys,
     Path("raw").mkdir()
     Path("raw/squad_a.json").write_text(json.dumps({"data": [{"paragraphs": [squad]}]}))
     argv, name = {
-        "ask": ((*ask, "--out", "new/a.jsonl"), "new/a.jsonl"),
+        "ask": ((*ask, "--out", "new/a"), "new/a/"),
         "report": (
-            ("report", "--data", "data.parquet", "--answers", "a.jsonl", "--out", "new/t.csv"),
+            ("report", "answers", "--out", "new/t.csv"),
             "new/t.csv",
         ),
         "build": (
@@ -395,9 +395,10 @@ def test_a_disk_that_fills_up_in_another_step_leaves_nothing_of_it(here, capsys,
     }[step]
     capsys.readouterr()
     monkeypatch.setattr(store.os, "fsync", FullDisk(0))
-    assert f"{name}: expected to write" in refused(capsys, 1, *argv)
+    shown = refused(capsys, 1, *argv)
+    assert name in shown and ": expected to write" in shown
     monkeypatch.undo()
     monkeypatch.chdir(here)
-    assert not Path("new").exists() or list(Path("new").iterdir()) == []
+    assert not Path("new/t.csv").exists() and not list(Path("new").glob("**/*.tmp"))
     assert command(*argv) == 0
-    assert Path(name).is_file()
+    assert Path(name).exists()

@@ -3,31 +3,65 @@
 from __future__ import annotations
 
 import errno
-import importlib
 import subprocess
 import sys
 
 import pytest
+from typer.main import get_command
 
 from memalpha_kit import cli
+from memalpha_kit.data.sources import SOURCES
 from memalpha_kit.errors import InputError
 from memalpha_kit.notebooks import NotebookError
 
+GROUP = get_command(cli.app)
+COMMANDS = [[name] for name in GROUP.commands if name != "data"]
+COMMANDS += [["data", name] for name in GROUP.commands["data"].commands]
 
-@pytest.mark.parametrize("command", cli.COMMANDS, ids=lambda command: command.name)
-def test_every_command_has_help(command, capsys):
-    with pytest.raises(SystemExit) as caught:
-        cli.main([command.name, "--help"])
-    assert caught.value.code == 0
-    assert f"usage: memalpha {command.name}" in capsys.readouterr().out
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_every_command_has_help_and_every_option_a_sentence(words, capsys):
+    assert cli.main([*words, "--help"]) == 0
+    assert f"Usage: memalpha {' '.join(words)}" in capsys.readouterr().out
+    command = GROUP
+    for word in words:
+        command = command.commands[word]
+    assert command.help and all(option.help for option in command.params)
 
 
 def test_help_lists_every_command(capsys):
-    with pytest.raises(SystemExit):
-        cli.main(["--help"])
+    assert cli.main(["--help"]) == 0
     shown = capsys.readouterr().out
-    for command in cli.COMMANDS:
-        assert command.name in shown and command.help in shown
+    assert all(f"  {name} " in shown for name in GROUP.commands)
+
+
+def test_the_help_of_a_build_lists_the_raw_files_of_every_source(capsys):
+    assert cli.main(["data", "build", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"  {name}: " in shown for name in SOURCES.names())
+    assert "on the hub: rajpurkar/squad" in shown
+
+
+def test_an_option_of_several_values_takes_them_behind_each_other(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "memalpha_kit.lab.runner.record_seeds", lambda *args: seen.append(args[1]) or []
+    )
+    assert cli.main(["seeds", "--profile", "ci", "--seeds", "0", "1", "2", "--workers", "1"]) == 0
+    assert cli.main(["seeds", "--seeds", "3", "--seeds", "4"]) == 0
+    assert cli.main(["seeds"]) == 0
+    assert seen == [[0, 1, 2], [3, 4], [0, 1, 2, 3, 4]]
+
+
+def test_a_user_s_module_is_imported_before_the_command_runs(tmp_path, monkeypatch, capsys):
+    (tmp_path / "my_writers.py").write_text(
+        'from memalpha_kit.method.writers import WRITERS\nWRITERS.add("mine", lambda request: [])\n'
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert cli.main(["write", "--help", "--extend", "my_writers"]) == 0
+    assert "mine" in capsys.readouterr().out
+    assert cli.main(["--extend", "no_such_module", "write", "--help"]) == 2
+    assert "extension 'no_such_module'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -37,15 +71,12 @@ def test_help_lists_every_command(capsys):
         (["run", "--onyl", "03"], "unknown argument '--onyl'; did you mean '--only'?"),
         (["run", "--profile", "labtop"], "unknown profile 'labtop'; did you mean 'laptop'?"),
         (["run", "--set", "grpo.step=3"], "did you mean 'grpo.steps'?"),
-        (["run", "--profile"], "expected one argument"),
-        ([], "required: COMMAND"),
+        (["run", "--profile"], "requires an argument"),
+        ([], "Missing command"),
     ],
 )
 def test_a_wrong_command_line_is_one_line_and_exit_code_2(argv, message, capsys):
-    try:
-        code = cli.main(argv)
-    except SystemExit as stopped:
-        code = stopped.code
+    code = cli.main(argv)
     shown = capsys.readouterr().err
     assert code == 2
     assert shown.startswith("memalpha: error: ") and message in shown
@@ -66,7 +97,7 @@ def test_a_failure_is_one_line_with_its_exit_code(error, code, message, monkeypa
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("memalpha_kit.commands.run.run", fail)
+    monkeypatch.setattr("memalpha_kit.notebooks.run", fail)
     assert cli.main(["run"]) == code
     shown = capsys.readouterr().err
     assert message in shown and shown.count("\n") == 1
@@ -76,31 +107,23 @@ def test_a_bug_of_ours_keeps_its_traceback(monkeypatch):
     def fail(*_: object) -> None:
         raise KeyError("bug")
 
-    monkeypatch.setattr("memalpha_kit.commands.run.run", fail)
+    monkeypatch.setattr("memalpha_kit.notebooks.run", fail)
     with pytest.raises(KeyError):
         cli.main(["run"])
 
 
 def test_options_reach_the_pipeline(monkeypatch):
     seen = []
-    monkeypatch.setattr("memalpha_kit.commands.run.run", lambda *args: seen.append(args))
+    monkeypatch.setattr("memalpha_kit.notebooks.run", lambda *args: seen.append(args))
     argv = ["run", "--profile", "ci", "--only", "01", "--only", "03", "--set", "seed=1"]
     assert cli.main(argv) == 0
     assert seen == [("ci", ["01", "03"], ["seed=1"], None)]
 
 
-def test_every_command_module_has_the_two_functions():
-    for command in cli.COMMANDS:
-        module = importlib.import_module(command.module)
-        assert callable(module.add_arguments) and callable(module.main)
-
-
 def test_asking_for_help_imports_nothing_heavy():
     code = (
         "import sys; from memalpha_kit import cli\n"
-        "for c in cli.COMMANDS:\n"
-        "    try: cli.main([c.name, '--help'])\n"
-        "    except SystemExit: pass\n"
+        f"for words in {COMMANDS!r}: cli.main([*words, '--help'])\n"
         "heavy = {'torch', 'transformers', 'trl', 'datasets', 'papermill'}\n"
         "print('heavy:', sorted(heavy & set(sys.modules)))"
     )

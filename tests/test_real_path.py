@@ -200,7 +200,7 @@ def test_rollouts_are_episodes_of_their_own(built):
     ("argv", "message"),
     [
         ("data build --source squid --raw . --out d", "did you mean 'squad'"),
-        ("data build --source squad --raw nowhere --out d", "squad*.json"),
+        ("data build --source squad --raw nowhere --out d", "expected a folder with raw files"),
         ("data build --source squad --raw . --out d --max-chunk 3", "did you mean '--max-chunks'"),
         ("write --data nowhere --writer silent --out e.jsonl", "memalpha data build"),
         ("write --data {d} --writer silence --out e.jsonl", "did you mean 'silent'"),
@@ -210,7 +210,7 @@ def test_rollouts_are_episodes_of_their_own(built):
             "--batch: expected at least 1",
         ),
         ("write --data {d} --model nowhere --out e.jsonl", "model nowhere: expected a folder"),
-        ("write --data {d} --out e.jsonl", "one of the arguments --writer --model is required"),
+        ("write --data {d} --out e.jsonl", "expected one of --writer and --model"),
         ("ask --data {d} --episodes no.jsonl --reader best_entry --out a", "memalpha write"),
         ("report no --out t.csv", "expected a run with settings.json"),
     ],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import logging
@@ -21,7 +20,8 @@ import uvicorn
 from stub_server import Faults, StubServer
 
 from memalpha_kit import cli
-from memalpha_kit.commands.serve import _models, add_arguments
+from memalpha_kit.cli.options import Asking
+from memalpha_kit.cli.server import models
 from memalpha_kit.errors import InputError
 from memalpha_kit.method.prompts import query_prompt
 from memalpha_kit.method.retrieval import Retrieval
@@ -781,17 +781,19 @@ def test_a_folder_is_a_local_model_and_anything_else_a_name_at_the_server(monkey
         "memalpha_kit.models.local.load_lm",
         lambda *args, **options: made.append(args) or args[0],
     )
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    url = ["--url", "http://127.0.0.1:9/v1"]
-    model, probe = _models(parser.parse_args(["--model", str(tmp_path), "--device", "cuda"]))
-    assert isinstance(model, LocalChat) and probe is model and made == [(str(tmp_path), "cuda")]
-    for names in (["--model", "qwen3-32b"], ["--model_name", "qwen3-32b"]):
-        model, probe = _models(parser.parse_args([*url, *names, "--cache", str(tmp_path)]))
+    url, asking = "http://127.0.0.1:9/v1", Asking(cache=tmp_path)
+    model, probe = models(str(tmp_path), None, None, None, asking, "cuda")
+    assert (
+        isinstance(model, LocalChat)
+        and probe is model
+        and made == [(str(tmp_path), "cuda", "auto")]
+    )
+    for folder, name in (("qwen3-32b", None), (None, "qwen3-32b")):
+        model, probe = models(folder, url, name, None, asking)
         assert model.name == "qwen3-32b" and model.endpoint.cache == tmp_path
         assert probe.endpoint.cache is None and probe.endpoint.retries == 0
     with pytest.raises(InputError, match="beside a folder"):
-        _models(parser.parse_args([*url, "--model", str(tmp_path)]))
+        models(str(tmp_path), url, None, None, asking)
 
 
 @pytest.mark.parametrize(
@@ -802,7 +804,7 @@ def test_a_folder_is_a_local_model_and_anything_else_a_name_at_the_server(monkey
         (("--max-request-mb", "0"), "max_request_mb: expected more than 0"),
         (("--time-limit", "inf"), "time_limit_s: expected a number"),
         (("--top-k", "0"), "retrieval.top_k: expected >= 1"),
-        (("--compat", "old"), "invalid choice"),
+        (("--compat", "old"), "'--compat': 'old' is not one of"),
         (("--counter", "wordpinct"), "did you mean 'wordpunct'?"),
         (("--model", "/nowhere", "--model-name", "x"), "expected a folder beside --model-name"),
         (("--host", "no such host"), "host: expected an address"),

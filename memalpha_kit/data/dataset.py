@@ -275,6 +275,28 @@ def part_files(folder: Path, part: str) -> list[Path]:
     return [old] if part == "test" and old.is_file() else []
 
 
+def one_file(path: Path) -> Path:
+    """The parquet file that a path means: itself, or the test part of a data set in a folder.
+
+    Raises InputError if there is none, or if the part is in several files.
+    """
+    if path.is_file():
+        return path
+    found = part_files(path, "test")
+    if len(found) != 1:
+        names = ", ".join(file.name for file in found) or "none"
+        raise InputError(
+            f"{path}: expected a parquet file or a folder with {TEST}, found {names}; "
+            "`memalpha data build` makes one"
+        )
+    return found[0]
+
+
+def load_data(path: Path) -> list[Instance]:
+    """The instances of a parquet file, or of the test part of a data set."""
+    return load_instances(one_file(path))
+
+
 def read_card(folder: Path) -> dict[str, Any]:
     """The card in a folder, empty if there is none. Raises InputError for what is no card."""
     card = load_json(folder / CARD) if (folder / CARD).is_file() else {}

@@ -32,7 +32,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -319,3 +319,65 @@ def _variance(said: Sequence[bool | None]) -> float | None:
 
 def _number(value: np.ndarray) -> float | None:
     return None if np.isnan(value) else float(value)
+
+
+# ---- all of it together -------------------------------------------------------------------------
+
+Part = tuple[str, str, Judgement, list[Case]]
+"""A rubric, the name of a model, its judge and the cases it is shown."""
+
+
+def parts(
+    model: ChatModel,
+    cases: Sequence[Case],
+    rubrics: Sequence[Rubric],
+    behaviour: str,
+    temperature: float | None,
+    thinking: bool,
+    max_tokens: int | None,
+) -> list[Part]:
+    """All cases under the first rubric, then LongMemEval's once more under each other one."""
+    found: list[Part] = []
+    for rubric in rubrics:
+        judge = model_judge(model, rubric, behaviour, temperature, thinking, max_tokens)
+        held = [case for case in cases if not found or case.judge == "longmemeval"]
+        if held:
+            found.append((rubric, model.name, judge, held))
+    return found
+
+
+def measured(
+    parts: Sequence[Part], repeats: int, seed: int = 0
+) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+    """One table of all parts, and one plain record per verdict."""
+    import pandas as pd
+
+    tables, replies = [], []
+    for rubric, name, judge, held in parts:
+        verdicts = repeated(judge, held, repeats, seed)
+        table = table_calibration(held, verdicts, seed)
+        table.insert(1, "rubric", [rubric if j == "longmemeval" else "" for j in table["judge"]])
+        table.insert(0, "model", name)
+        tables.append(table)
+        replies += [
+            {
+                "case": case.id,
+                "rubric": rubric if case.judge == "longmemeval" else "",
+                "seed": seed + repeat,
+                "label": case.valid,
+                "valid": verdict.valid,
+                "reply": verdict.reply,
+                "error": verdict.error,
+                "asked": verdict.asked,
+            }
+            for repeat, row in enumerate(verdicts)
+            for case, verdict in zip(held, row, strict=True)
+        ]
+    return pd.concat(tables, ignore_index=True), replies
+
+
+def as_text(table: pd.DataFrame) -> str:
+    """The table for a terminal, without columns that are empty or the same in every row."""
+    same = [name for name in ("model", "rubric", "repeats") if table[name].nunique() == 1]
+    shown = table.drop(columns=same).dropna(axis="columns", how="all")
+    return shown.to_string(index=False, float_format="{:.3f}".format, na_rep="")

@@ -5,15 +5,19 @@ Law: load(save(x)) == x, and every call must end as it was recorded.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from memalpha_kit.errors import InputError
-from memalpha_kit.files import Log, json_line, read_jsonl, write_bytes
+from memalpha_kit.files import Log, json_line, load_json, read_jsonl, resume_or_refuse, write_bytes
 from memalpha_kit.method import memory
-from memalpha_kit.records import Answer, Completion, Episode, Step, ToolCall, ToolUse
-from memalpha_kit.settings import MemoryConfig
+from memalpha_kit.method.episode import episode_id, write
+from memalpha_kit.method.writers import Writer
+from memalpha_kit.progress import bar
+from memalpha_kit.records import Answer, Completion, Episode, Instance, Step, ToolCall, ToolUse
+from memalpha_kit.settings import MemoryConfig, ProtocolConfig
 
 
 def save_episodes(path: Path, episodes: Iterable[Episode]) -> None:
@@ -102,3 +106,65 @@ def _read_steps(raw: Any, config: MemoryConfig, where: str) -> tuple[Step, ...]:
 
 def _tuples(raw: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {k: tuple(v) if k in names and v is not None else v for k, v in raw.items()}
+
+
+# ---- writing that goes on where it stopped ----------------------------------------------------
+
+
+def write_log(
+    path: Path,
+    instances: Sequence[Instance],
+    writer: Writer,
+    rules: tuple[MemoryConfig, ProtocolConfig],
+    settings: Mapping[str, Any],
+    rollouts: int = 1,
+    seed: int = 0,
+    batch: int = 8,
+) -> tuple[list[Episode], int]:
+    """All episodes of the instances in a file that only grows, and how many of them are new.
+
+    `settings` is everything else that they depend on; it stands in the card beside the file
+    (`episodes.json` of `episodes.jsonl`). Raises InputError for a file of other settings.
+    """
+    card, started = _card(path), time.monotonic()
+    if path.exists() and not card.exists():
+        raise InputError(f"{path}: is there without {card.name}; choose another --out")
+    said = {**settings, "rollouts": rollouts, "seed": seed}
+
+    def mark(**state: object) -> None:
+        """Says in the card how far the file is."""
+        resume_or_refuse(path.parent, said | state, ("complete", "duration_s"), card.name)
+
+    mark()
+    with Log(path) as log:
+        known = {episode.id for episode in load_episodes(path)}
+        ids = range(rollouts)
+        todo = [i for i in instances if not {episode_id(i.id, n) for n in ids} <= known]
+        new, n_chunks = 0, sum(len(i.chunks) for i in todo)
+        with bar(n_chunks * rollouts, f"write {writer.name}") as shown:
+            for start in range(0, len(todo), batch):
+                part = todo[start : start + batch]
+                for episode in write(part, writer, *rules, rollouts, seed, shown.advance):
+                    if episode.id not in known:
+                        log.append(episode_fields(episode))
+                        new += 1
+    episodes = load_episodes(path)
+    seconds = {"duration_s": round(time.monotonic() - started, 3)} if new else {}
+    mark(complete=True, **seconds)
+    return episodes, new
+
+
+def check_written(path: Path) -> None:
+    """Raises InputError if `memalpha write` did not make these episodes, or did not finish."""
+    if not _card(path).exists():
+        name = _card(path)
+        raise InputError(f"{name}: expected beside {path.name}; `memalpha write` makes both")
+    if not load_json(_card(path)).get("complete"):
+        raise InputError(f"{path}: `memalpha write` did not finish; run it again to go on")
+
+
+def _card(path: Path) -> Path:
+    """Where the card of a file of episodes is. Raises InputError for another kind of file."""
+    if path.suffix != ".jsonl":
+        raise InputError(f"{path}: expected a name that ends in .jsonl")
+    return path.with_suffix(".json")

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memalpha_kit.errors import InputError, closest
+from memalpha_kit.sections import about
 from memalpha_kit.settings import Profile
 from memalpha_kit.training.shapes import CARDS, READER, SHAPES, Card, Shape, known_card, known_shape
 
@@ -33,24 +34,26 @@ GB = 1e9
 class Assumptions:
     """What a plan of a real model takes for granted; every field is printed with the plan."""
 
-    card: str = "h100"
-    cards: int = 1  # that train; with vllm `colocate` they also generate
-    vllm_cards: int = 0  # that only generate (vllm `server`)
-    reader_cards: int = 0  # that serve the 32B reader (reader `endpoint`); 0: somebody else's
-    usd_per_card_hour: float | None = None
-    usd_per_million_in: float | None = None  # reader `endpoint`: price of prompt tokens
-    usd_per_million_out: float | None = None  # reader `endpoint`: price of reply tokens
-    reply_tokens: int = 350  # of the policy per chunk
-    instruction_tokens: int = 900  # of the prompt around chunk and memory, tools included
-    shown_tokens: int = 700  # of memory in the policy's prompt: core and the newest entries
-    read_tokens: int = 2200  # of a reader's prompt: up to 40 entries, core, question
-    answer_tokens: int = 60  # of the reader
-    calls: float = 3.0  # of the policy per chunk, each judged once
-    judge_tokens: int = 350  # of a judge's prompt
-    verdict_tokens: int = 60  # of the judge
-    training_share: float = 0.30  # of the card's peak that training reaches (MFU)
-    prefill_share: float = 0.40  # of the peak, while prompts are read
-    bandwidth_share: float = 0.50  # of the memory bandwidth, while tokens are generated
+    card: str = about("h100", "name of the card")
+    cards: int = about(1, "that train; with vllm `colocate` they also generate")
+    vllm_cards: int = about(0, "that only generate (vllm `server`)")
+    reader_cards: int = about(
+        0, "that serve the 32B reader (reader `endpoint`); 0: somebody else's"
+    )
+    usd_per_card_hour: float | None = about(None, "price of a card")
+    usd_per_million_in: float | None = about(None, "reader `endpoint`: price of prompt tokens")
+    usd_per_million_out: float | None = about(None, "reader `endpoint`: price of reply tokens")
+    reply_tokens: int = about(350, "of the policy per chunk")
+    instruction_tokens: int = about(900, "of the prompt around chunk and memory, tools included")
+    shown_tokens: int = about(700, "of memory in the policy's prompt: core and the newest entries")
+    read_tokens: int = about(2200, "of a reader's prompt: up to 40 entries, core, question")
+    answer_tokens: int = about(60, "of the reader")
+    calls: float = about(3.0, "of the policy per chunk, each judged once")
+    judge_tokens: int = about(350, "of a judge's prompt")
+    verdict_tokens: int = about(60, "of the judge")
+    training_share: float = about(0.30, "of the card's peak that training reaches (MFU)")
+    prefill_share: float = about(0.40, "of the peak, while prompts are read")
+    bandwidth_share: float = about(0.50, "of the memory bandwidth, while tokens are generated")
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,15 @@ class Plan:
         import pandas as pd
 
         return pd.DataFrame([vars(line) for line in self.lines])
+
+    def page(self) -> str:
+        """One line per number, for a terminal."""
+        lines = []
+        for line in self.lines:
+            digits = 2 if line.value < 100 else 0
+            value = "" if line.value != line.value else f"{line.value:,.{digits}f}"
+            lines.append(f"{line.part:8} {line.what:22} {value:>18} {line.unit:9} {line.how}")
+        return "\n".join(lines)
 
     def refuse(self) -> None:
         """Raises InputError with all problems of the plan, if it has any."""

@@ -1,0 +1,384 @@
+"""Commands from instances to tables: write, ask, evaluate, score, report, calibrate."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from typer import Argument, Option
+
+from memalpha_kit import files
+from memalpha_kit.cli.options import (
+    Asking,
+    DataPath,
+    Device,
+    LocalModel,
+    Overrides,
+    ProfileName,
+    Rubric,
+    Scoring,
+    Seed,
+    Served,
+    answering,
+    at_least,
+    client_of,
+    profile_of,
+    with_fields,
+)
+from memalpha_kit.errors import InputError
+from memalpha_kit.sections import read_yaml
+
+if TYPE_CHECKING:
+    from memalpha_kit.evaluation.runs import Run
+    from memalpha_kit.records import Instance
+
+Episodes = Annotated[Path, Option(metavar="FILE.jsonl", help="episodes of `memalpha write`")]
+Reader = Annotated[str | None, Option(metavar="NAME", help="who answers from a memory: {readers}")]
+MethodSettings = Annotated[
+    list[str],
+    Option("--set", metavar="KEY=VALUE", help="a setting of the method, e.g. top_k=2; repeatable"),
+]
+Moved = Annotated[
+    bool, Option("--moved", help="other addresses, but the models the run was begun with")
+]
+
+
+# ---- write ------------------------------------------------------------------------------------
+
+
+def write(
+    data: DataPath,
+    out: Episodes,
+    writer: Annotated[str | None, Option(metavar="NAME", help="a rule: {writers}")] = None,
+    model: Annotated[
+        Path | None, Option(metavar="FOLDER", help="a local causal language model, not a rule")
+    ] = None,
+    instances: Annotated[int | None, Option(metavar="N", help="only the first N")] = None,
+    rollouts: Annotated[int, Option(metavar="N", help="episodes per instance")] = 1,
+    seed: Seed = 0,
+    batch: Annotated[int, Option(metavar="N", help="instances at a time")] = 8,
+    temperature: Annotated[float, Option(help="of --model; 0 is greedy")] = 0.0,
+    device: Device = "cpu",
+    profile: ProfileName = "real",
+    overrides: Overrides = (),
+) -> None:
+    """A writer reads every instance chunk by chunk and leaves one line per episode.
+
+    Episodes are appended as they are finished. The same command again goes on where it stopped;
+    other settings are refused, because one file never holds episodes of two settings.
+    """
+    from memalpha_kit.data.dataset import one_file
+    from memalpha_kit.data.instances import load_instances
+    from memalpha_kit.method.saved import write_log
+    from memalpha_kit.method.writers import ModelWriter
+    from memalpha_kit.method.writers import writer as rule
+
+    if (writer is None) == (model is None):
+        raise InputError("write: expected one of --writer and --model")
+    file = one_file(data)
+    at_least(1, instances=instances, rollouts=rollouts, batch=batch)
+    loaded = profile_of(profile, overrides)
+    settings = {
+        "data_sha256": files.fingerprint([file]),
+        "writer": writer or f"model:{model.name}",
+        "temperature": temperature if model else None,
+        "instances": instances,
+        "memory": dataclasses.asdict(loaded.memory),
+        "protocol": dataclasses.asdict(loaded.protocol),
+    }
+    todo = load_instances(file)[:instances]
+    if writer:
+        made = rule(writer, loaded.protocol.wire)
+    else:
+        from memalpha_kit.models.local import Sampling, load_lm
+
+        sampling = Sampling(temperature, loaded.protocol.max_reply_tokens)
+        made = ModelWriter(load_lm(model, device), loaded.memory, loaded.protocol, sampling)
+    rules = (loaded.memory, loaded.protocol)
+    episodes, new = write_log(out, todo, made, rules, settings, rollouts, seed, batch)
+    calls = [call for episode in episodes for call in episode.calls]
+    steps = [step for episode in episodes for step in episode.steps]
+    worked = sum(call.status == "ok" for call in calls)
+    silent = sum(not step.calls for step in steps)
+    print(f"{out}: {len(episodes)} episodes, {new} of them new")
+    print(f"{len(calls)} calls, {worked} worked; no call in {silent} of {len(steps)} chunks")
+    if model and 2 * silent > len(steps):
+        _warn(
+            "the model made no call in most chunks; does its chat template show tools? "
+            "--set protocol.wire=text asks for marker text instead"
+        )
+
+
+# ---- ask and evaluate -------------------------------------------------------------------------
+
+
+@with_fields
+def ask(
+    data: DataPath,
+    episodes: Episodes,
+    out: Annotated[Path, Option(metavar="FOLDER", help="the run")],
+    answer: Served,
+    judge: Annotated[Served, "judge_"],
+    embed: Annotated[Served, "embed_"],
+    asking: Asking,
+    reader: Reader = None,
+    k: Annotated[int | None, Option(metavar="N", help="entries that the reader looks at")] = None,
+    options: MethodSettings = (),
+    model: LocalModel = None,
+    device: Device = "cpu",
+    profile: Scoring = "fixed",
+    rubric: Rubric = "published",
+    moved: Moved = False,
+) -> int:
+    """A reader answers the questions about episodes that were written before.
+
+    The answers are a run like those of `memalpha evaluate`: scored, resumable, and read by
+    `memalpha score` and `memalpha report`.
+    """
+    from memalpha_kit.data.dataset import load_data
+    from memalpha_kit.evaluation.memories import asked_instances, load_written
+    from memalpha_kit.method.saved import check_written
+
+    options = {**_settings(options), "episodes": str(episodes)}
+    options |= {
+        key: value for key, value in {"k": k, "reader": reader}.items() if value is not None
+    }
+    check_written(episodes)
+    asked = asked_instances(episodes, load_data(data))
+    wrote = next(iter(load_written(episodes).values())).writer
+    servers = {"answer": answer, "write": Served(), "judge": judge, "embed": embed}
+    return _evaluate(
+        *("memory", options, data, asked, out.parent, out.name, servers, asking),
+        **{"model": model, "device": device, "profile": profile, "rubric": rubric},
+        **{"moved": moved, "wrote": wrote},
+    )
+
+
+@with_fields
+def evaluate(
+    method: Annotated[str, Option(metavar="NAME", help="{methods}")],
+    data: DataPath,
+    answer: Served,
+    write: Annotated[Served, "writer_"],
+    judge: Annotated[Served, "judge_"],
+    embed: Annotated[Served, "embed_"],
+    asking: Asking,
+    source: Annotated[
+        list[str], Option(metavar="NAME", help="only instances of this source; may be repeated")
+    ] = (),
+    limit: Annotated[int | None, Option(metavar="N", help="of each source, drawn")] = None,
+    seed: Annotated[int, Option(metavar="N", help="of that draw")] = 0,
+    options: MethodSettings = (),
+    writer: Annotated[
+        str | None, Option(metavar="NAME", help="--set writer=NAME: a rule, api, or a folder")
+    ] = None,
+    reader: Reader = None,
+    model: LocalModel = None,
+    device: Device = "cpu",
+    profile: Scoring = "fixed",
+    rubric: Rubric = "published",
+    out: Annotated[Path, Option(metavar="FOLDER", help="where runs lie")] = Path("runs/evaluate"),
+    name: Annotated[
+        str | None, Option(help="of the run [default: method, data, hash of the settings]")
+    ] = None,
+    moved: Moved = False,
+) -> int:
+    """A method answers a data set's questions: answers, scores and a table.
+
+    The same command again goes on where it stopped: what was answered stays, what failed is asked
+    again. Exit code 0: every question has an answer and, from a judge that is asked, a verdict; 1:
+    some have none, and the table says how many; 2: it could not be done, e.g. no model answers, and
+    what was answered before is kept.
+    """
+    from memalpha_kit.data.dataset import load_data
+    from memalpha_kit.evaluation import runs
+
+    chosen = {"writer": writer, "reader": reader}
+    options = _settings(options) | {k: v for k, v in chosen.items() if v is not None}
+    every = load_data(data)
+    asked = runs.select(every, limit, seed, list(source))
+    servers = {"answer": answer, "write": write, "judge": judge, "embed": embed}
+    return _evaluate(
+        *(method, options, data, asked, out, name, servers, asking),
+        **{"model": model, "device": device, "profile": profile, "rubric": rubric},
+        **{"moved": moved, "rows": tuple(instance.id for instance in every)},
+    )
+
+
+def _evaluate(
+    method: str,
+    options: dict[str, Any],
+    data: Path,
+    instances: list[Instance],
+    out: Path,
+    name: str | None,
+    servers: dict[str, Served],
+    asking: Asking,
+    *,
+    model: Path | None,
+    device: str,
+    profile: str,
+    rubric: str,
+    moved: bool,
+    rows: tuple[str, ...] = (),
+    wrote: str = "",
+) -> int:
+    """The exit code after the method has answered all that it can."""
+    from memalpha_kit.evaluation import runs, session
+    from memalpha_kit.evaluation.methods import Backends, MethodSpec
+    from memalpha_kit.tasks import SCORING
+
+    SCORING[profile]  # what is wrong with the scoring is said before any work
+    base = servers["answer"]
+    client_of(servers["judge"], asking, "judge", base)
+    embedding = client_of(servers["embed"], asking, "embed", base)
+    backends = Backends(
+        answer=answering(base, asking, model, device),
+        write=client_of(servers["write"], asking, "writer", base),
+        embed=embedding.embed if embedding else None,
+        device=device,
+        rows=rows,
+    )
+    spec, prices = MethodSpec(method, options), {k: v.prices for k, v in servers.items()}
+    info = session.provenance(spec, backends, data, prices, wrote)
+    stem = session.data_name(data)
+    run, made = runs.begin(spec, backends, instances, out, stem, name, info, moved)
+    run = session.answer(run, made, instances)
+    return _finish(run, profile, rubric, servers["judge"], base, asking)
+
+
+def _finish(
+    run: Run, profile: str, rubric: str, judge: Served, base: Served | None, asking: Asking
+) -> int:
+    """Scores a run, prints its table; 1 and a line if questions have no answer or no verdict."""
+    from memalpha_kit.evaluation import session
+
+    model = client_of(judge, asking, "judge", base, run.folder / "judged")
+    session.score(run, profile, rubric, model, judge.prices)
+    table, warnings, complete = session.summary(run, profile)
+    print(table)
+    print(run.folder)
+    for warning in warnings:
+        _warn(warning)
+    return int(not complete)
+
+
+@with_fields
+def score(
+    runs: Annotated[list[Path], Argument(metavar="RUN...", help="folders of runs")],
+    judge: Annotated[Served, "judge_"],
+    asking: Asking,
+    profile: Scoring = "fixed",
+    rubric: Rubric = "published",
+) -> int:
+    """Score finished runs again. No answering model is called.
+
+    A judge is asked only if --judge-url or --judge-model-name names one; what it said before is
+    kept with the run and not asked twice.
+    """
+    from memalpha_kit.evaluation.runs import load_run
+
+    base = Served()
+    return max([_finish(load_run(one), profile, rubric, judge, base, asking) for one in runs])
+
+
+def report(
+    runs: Annotated[list[Path], Argument(metavar="RUN...", help="the first is the base")],
+    profile: Scoring = "fixed",
+    paper: Annotated[
+        str | None, Option(metavar="TABLE", help="table1, table2, table3, table4, table9")
+    ] = None,
+    out: Annotated[Path | None, Option(metavar="PATH", help="a folder, or a CSV file")] = None,
+    seed: Seed = 0,
+    resamples: Annotated[int, Option(metavar="N", help="of the bootstrap")] = 2000,
+) -> None:
+    """Runs side by side, with floors, intervals, paired tests and the paper's numbers."""
+    from memalpha_kit.evaluation import report
+    from memalpha_kit.evaluation.runs import load_run
+    from memalpha_kit.evaluation.tables import Bootstrap
+
+    found = report.labelled([load_run(folder) for folder in runs])
+    made = report.report(found, profile, paper, Bootstrap(seed, resamples))
+    text = report.page(found, profile, made)
+    print(text)
+    if out:
+        report.save(made, text, out)
+        print(out)
+
+
+# ---- calibrate --------------------------------------------------------------------------------
+
+
+@with_fields
+def calibrate(
+    out: Annotated[Path, Option(metavar="FILE.csv", help="the table")],
+    served: Served,
+    asking: Asking,
+    judge: Annotated[Literal["model", "rules"], Option(help="who judges")] = "model",
+    replies: Annotated[
+        Path | None, Option(metavar="FILE.jsonl", help="every verdict, if given")
+    ] = None,
+    cases: Annotated[
+        Path | None, Option(metavar="FILE.jsonl", help="labelled cases [default: the kit's]")
+    ] = None,
+    repeats: Annotated[int, Option(metavar="N", help="times that each case is judged")] = 3,
+    seed: Annotated[int, Option(metavar="N", help="of the first repeat")] = 0,
+    rubric: Annotated[
+        list[str],
+        Option(metavar="NAME...", help="of LongMemEval's cases: published, by_type"),
+    ] = ("published", "by_type"),
+    behaviour: Annotated[str, Option(help="fixed, or release: as published")] = "fixed",
+    temperature: Annotated[float | None, Option(help="[default: each judge's own]")] = None,
+    max_tokens: Annotated[
+        int | None, Option(metavar="N", help="[default: each judge's own]")
+    ] = None,
+    thinking: Annotated[bool, Option("--thinking", help="let the model reason first")] = False,
+    model: LocalModel = None,
+    device: Device = "cpu",
+) -> int:
+    """A judge over labelled cases, to a table of agreement and variance.
+
+    Exit code 1: no reply could be read, so there is nothing to say about the judge.
+    """
+    from memalpha_kit.evaluation import calibration
+
+    held = calibration.load_cases(cases or calibration.CASES)
+    parts = [("", "rules", calibration.rule_judge, held)]
+    if judge == "model":
+        asked = answering(served, asking, model, device)
+        if asked is None:
+            raise InputError(
+                "the judge: expected --url and --model-name, QWEN_URL, --model or --judge rules, "
+                "found none of them"
+            )
+        for name in set(rubric) - {"published", "by_type"}:
+            raise InputError(f"--rubric: expected published or by_type, found {name!r}")
+        manner = (behaviour, temperature, thinking, max_tokens)
+        parts = calibration.parts(asked, held, list(dict.fromkeys(rubric)), *manner)
+    table, said = calibration.measured(parts, repeats, seed)
+    files.save_table(out, table)
+    if replies:
+        files.write_bytes(replies, b"".join(map(files.json_line, said)))
+    print(calibration.as_text(table))
+    print(out)
+    if table["missing"].sum() == (table["n"] * table["repeats"]).sum():
+        _warn("the judge gave no verdict at all; --replies FILE.jsonl keeps what it said")
+        return 1
+    return 0
+
+
+def _settings(texts: list[str]) -> dict[str, Any]:
+    """The method's settings from `KEY=VALUE`, whose values are YAML."""
+    options: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"--set: expected KEY=VALUE, found {text!r}")
+        options[key.strip()] = read_yaml(value, f"--set {key}")
+    return options
+
+
+def _warn(message: str) -> None:
+    print(f"memalpha: {message}", file=sys.stderr)

@@ -1,0 +1,136 @@
+"""Commands of the miniature laboratory: notebooks, seeds, sweeps, grouping, audit."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+from memalpha_kit import notebooks
+from memalpha_kit.cli.options import Overrides, ProfileName, Seed, at_least, profile_of
+from memalpha_kit.errors import InputError
+
+Runs = Annotated[
+    Path | None,
+    Option(metavar="FOLDER", help="checkpoints, where a stopped call goes on [default: in runs/]"),
+]
+Recorded = Annotated[
+    Path | None, Option("--out", metavar="FOLDER", help="tables [default: in reports/recorded/]")
+]
+Workers = Annotated[int, Option(metavar="N", help="processes side by side")]
+
+
+def run(
+    profile: ProfileName = "laptop",
+    overrides: Overrides = (),
+    only: Annotated[
+        list[str], Option(metavar="PREFIX", help="only notebooks whose name starts so, e.g. 03")
+    ] = (),
+    root: Annotated[
+        Path | None,
+        Option(metavar="FOLDER", help="where data/, runs/ and reports/ are [default: repository]"),
+    ] = None,
+) -> int:
+    """Run the notebooks in order; executed copies and HTML go to reports/."""
+    try:
+        notebooks.run(profile, list(only), list(overrides), root)
+    except notebooks.NotebookError as error:
+        print(f"memalpha: error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def seeds(
+    profile: ProfileName = "laptop",
+    overrides: Overrides = (),
+    seeds: Annotated[list[int], Option(metavar="N...", help="one experiment each")] = (
+        0,
+        1,
+        2,
+        3,
+        4,
+    ),
+    out: Recorded = None,
+    runs: Runs = None,
+    workers: Workers = 1,
+) -> None:
+    """The miniature experiment with several seeds, recorded as small CSV files.
+
+    A seed that is already there under these settings is not run again.
+    """
+    from memalpha_kit.lab.runner import record_seeds
+
+    loaded = profile_of(profile, overrides)
+    runs = runs or notebooks.repository() / "runs" / loaded.name
+    out = out or notebooks.repository() / "reports" / "recorded" / "miniature"
+    _print_all(record_seeds(loaded, list(seeds), runs, out, workers))
+
+
+def sweep(
+    sweep: Annotated[str, Argument(help="name of a sweep of the kit, or a YAML file")],
+    workers: Workers = 1,
+    seeds: Annotated[list[int], Option(metavar="N...", help="instead of those in the file")] = (),
+    runs: Runs = None,
+    out: Recorded = None,
+) -> None:
+    """A grid of settings of the miniature, from one file, resumable."""
+    from memalpha_kit.lab.runner import load_sweep, run_sweep
+
+    loaded = load_sweep(sweep)
+    if seeds:
+        loaded = replace(loaded, seeds=tuple(dict.fromkeys(seeds)))
+    runs = runs or notebooks.repository() / "runs" / "sweeps" / loaded.name
+    out = out or notebooks.repository() / "reports" / "recorded" / loaded.name
+    _print_all(run_sweep(loaded, runs, out, workers))
+
+
+def grouping(
+    profile: ProfileName = "laptop",
+    overrides: Overrides = (),
+    policy: Annotated[
+        Path | None,
+        Option(metavar="FOLDER", help="whose rollouts [default: warm start, and after --steps]"),
+    ] = None,
+    steps: Annotated[int, Option(metavar="N", help="GRPO steps of the later policy; 0: none")] = 30,
+    batches: Annotated[int, Option(metavar="N", help="GRPO steps' worth of rollouts")] = 16,
+    runs: Runs = None,
+    out: Recorded = None,
+) -> None:
+    """The same rollouts under every grouping of rewards, recorded as small CSV files."""
+    from memalpha_kit.lab.grouping import run_grouping
+
+    loaded = profile_of(profile, overrides)
+    at_least(0, steps=steps)
+    if policy and not policy.is_dir():
+        raise InputError(f"--policy {policy}: expected a folder, found none")
+    runs = runs or notebooks.repository() / "runs" / loaded.name / "grouping"
+    out = out or notebooks.repository() / "reports" / "recorded" / "grouping"
+    _print_all(run_grouping(loaded, batches, steps, runs, out, policy))
+
+
+def audit(
+    instances: Annotated[int, Option(metavar="N", help="of the miniature's world")] = 16,
+    seed: Seed = 0,
+    out: Annotated[
+        Path | None,
+        Option(metavar="FILE.csv", help="[default: reports/recorded/reward_audit.csv]"),
+    ] = None,
+) -> None:
+    """What scripted exploits earn under the release's rules and under ours."""
+    from memalpha_kit.files import save_table
+    from memalpha_kit.lab.audit import audit, show_audit
+
+    at_least(2, instances=instances)
+    out = out or notebooks.repository() / "reports" / "recorded" / "reward_audit.csv"
+    table = audit(instances, seed)
+    save_table(out, table.round(4))
+    print(show_audit(table))
+    print(out)
+
+
+def _print_all(paths: list[Path]) -> None:
+    for path in paths:
+        print(path)

@@ -1,0 +1,241 @@
+"""Options that several commands share, and options made from the fields of a settings class."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import os
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from typer import Option
+from typer.core import TyperCommand
+
+from memalpha_kit.errors import InputError
+from memalpha_kit.sections import about
+from memalpha_kit.settings import Profile, load_profile, profile_names
+
+if TYPE_CHECKING:
+    from memalpha_kit.models.chat import Client
+    from memalpha_kit.records import ChatModel
+
+ProfileName = Annotated[str, Option("--profile", metavar="NAME", help="{profiles}, or a YAML file")]
+Overrides = Annotated[
+    list[str],
+    Option("--set", metavar="KEY=VALUE", help="a setting, e.g. grpo.steps=10; may be repeated"),
+]
+Folder = Annotated[Path, Option(metavar="FOLDER", help="what is written")]
+Seed = Annotated[int, Option(metavar="N", help="starts every draw")]
+Device = Annotated[str, Option(help="of local models, e.g. cuda")]
+Dtype = Annotated[str, Option(help="of a local model's weights, e.g. bfloat16")]
+Compat = Annotated[
+    Literal["fixed", "release"], Option(help="release: as the published code, where it can be")
+]
+DataPath = Annotated[Path, Option(metavar="PATH", help="a data set, or a parquet file")]
+LocalModel = Annotated[
+    Path | None, Option("--model", metavar="FOLDER", help="a local model, instead of --url")
+]
+Scoring = Annotated[str, Option("--profile", metavar="NAME", help="scoring rules: {scoring}")]
+Rubric = Annotated[Literal["published", "by_type"], Option(help="of the judge")]
+
+
+def profile_of(name: str, overrides: list[str]) -> Profile:
+    """The profile that `--profile` and `--set` ask for. Raises InputError for a wrong name."""
+    return load_profile(name, overrides)
+
+
+# ---- help -------------------------------------------------------------------------------------
+
+
+def _names(table: str) -> str:
+    """The names that a word in braces stands for in a help text."""
+    from memalpha_kit import tasks
+    from memalpha_kit.data import build, sources
+    from memalpha_kit.evaluation import methods
+    from memalpha_kit.method import readers, writers
+
+    if table == "files":
+        return "\n".join(map(_raw_files, map(sources.SOURCES.__getitem__, sources.SOURCES.names())))
+    tables = {
+        "profiles": profile_names,
+        "scoring": tasks.SCORING.names,
+        "sources": sources.SOURCES.names,
+        "recipes": build.RECIPES.keys,
+        "methods": methods.METHODS.names,
+        "readers": readers.READERS.names,
+        "writers": writers.WRITERS.names,
+    }
+    return ", ".join(tables[table]())
+
+
+def _raw_files(source: Any) -> str:
+    """A line about the raw files of a source and where they come from."""
+    hub = f"; on the hub: {source.hub.repo}" if source.hub else ""
+    return f"{source.name}: {', '.join(source.files)}{hub}"
+
+
+class Documented(TyperCommand):
+    """A command whose help names what can be chosen; it is looked up when help is asked for."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Fills in `{methods}` and the like."""
+        names = _Names()
+        for option in self.params:
+            if getattr(option, "help", None):
+                option.help = option.help.format_map(names)
+        self.epilog = self.epilog and self.epilog.format_map(names)
+        super().format_help(ctx, formatter)
+
+
+class _Names(dict):
+    def __missing__(self, table: str) -> str:
+        return _names(table)
+
+
+# ---- options from fields ----------------------------------------------------------------------
+
+
+def with_fields(function: Callable[..., int | None]) -> Callable[..., int | None]:
+    """The command with an option per field in place of each parameter that is a settings class.
+
+    `config: BuildConfig` becomes `--counter`, `--workers` and so on; `writer: Annotated[Served,
+    "writer_"]` becomes `--writer-url` and so on. The function gets the object.
+    """
+    given, made = [], {}
+    for parameter in inspect.signature(function, eval_str=True).parameters.values():
+        kind, *extra = _parts(parameter.annotation)
+        if not dataclasses.is_dataclass(kind):
+            given.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+            continue
+        prefix = extra[0] if extra else ""
+        made[parameter.name] = (kind, prefix)
+        given += [_option(field, kind, prefix) for field in dataclasses.fields(kind)]
+
+    @functools.wraps(function)
+    def command(**values: Any) -> int | None:
+        for name, (kind, prefix) in made.items():
+            names = [field.name for field in dataclasses.fields(kind)]
+            values[name] = kind(**{name: values.pop(prefix + name) for name in names})
+        return function(**values)
+
+    command.__signature__ = inspect.Signature(given)
+    command.__annotations__ = {one.name: one.annotation for one in given}
+    return command
+
+
+def _parts(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
+
+
+def _option(field: dataclasses.Field, owner: type, prefix: str) -> inspect.Parameter:
+    """One keyword-only parameter with the field's sentence, its words and its default."""
+    kind, words = get_type_hints(owner)[field.name], ""
+    optional = get_origin(kind) in (Union, types.UnionType)
+    if optional:
+        kind = next(part for part in get_args(kind) if part is not type(None))
+    if get_origin(kind) is Literal:
+        kind, words = str, f" ({', '.join(map(str, get_args(kind)))})"
+    text = field.metadata.get("about", "").replace("{", "{{").replace("}", "}}") + words
+    text = f"{prefix[:-1]}: {text}" if prefix else text
+    name = prefix + field.name
+    option = Option(f"--{name.replace('_', '-')}", help=text)
+    annotation = Annotated[kind | None if optional else kind, option]
+    default = field.default
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
+    )
+
+
+# ---- models at servers ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model at an OpenAI-compatible server."""
+
+    url: str | None = about(None, "an OpenAI-compatible server; QWEN_URL, or as --url")
+    model_name: str | None = about(None, "the model there; QWEN_MODEL_NAME, or as --model-name")
+    key_env: str | None = about(None, "variable that holds the key; by address if not given")
+    price_in: float | None = about(None, "dollars per million tokens read")
+    price_out: float | None = about(None, "dollars per million tokens written")
+
+    @property
+    def prices(self) -> dict[str, float | None]:
+        """Both prices by name."""
+        return {"price_in": self.price_in, "price_out": self.price_out}
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How servers are asked; none of it changes an answer."""
+
+    concurrency: int = about(32, "requests to a server at the same time")
+    timeout: float = about(120.0, "seconds that a request may take")
+    retries: int = about(6, "times that a failed request is sent again")
+    give_up: int = about(8, "failed requests in a row after which a server counts as gone")
+    cache: Path | None = about(None, "folder of replies by content, shared by commands")
+
+    def fields(self, cache: Path | None = None) -> dict[str, Any]:
+        """As fields of an endpoint; `cache` is used where no folder is named."""
+        values = vars(self) | {"cache": self.cache or cache}
+        return {"timeout_s": values.pop("timeout"), **values}
+
+
+def client_of(
+    served: Served,
+    asking: Asking,
+    role: str = "",
+    base: Served | None = None,
+    cache: Path | None = None,
+) -> Client | None:
+    """The client of a role, None if neither an option nor, for answering, QWEN_URL names one.
+
+    Other roles use the address of `base`, the answering model, where they name only a model, and
+    the other way round. Raises InputError that says what is missing.
+    """
+    from memalpha_kit.models.chat import Client
+    from memalpha_kit.models.servers import endpoint_from_env
+
+    said = dict(vars(served))
+    if not (served.url or served.model_name or (not role and os.environ.get("QWEN_URL"))):
+        spare = next((name for name, value in said.items() if value is not None), "")
+        if role and spare:
+            option = f"--{role}-{spare.replace('_', '-')}"
+            raise InputError(f"{option}: expected --{role}-model-name too")
+        return None
+    if base and not said["url"]:
+        said |= {"url": base.url, "key_env": said["key_env"] or base.key_env}
+    said["model"] = said.pop("model_name") or (base.model_name if base else None)
+    return Client(endpoint_from_env(**said, **asking.fields(cache)))
+
+
+def answering(served: Served, asking: Asking, folder: Path | None, device: str) -> ChatModel | None:
+    """A local model, a served one, or none where nothing names one. Raises InputError for both."""
+    if folder is None:
+        return client_of(served, asking)
+    if served.url or served.model_name:
+        raise InputError("--model: expected a local folder or --url with --model-name, found both")
+    from memalpha_kit.models.local import load_lm
+    from memalpha_kit.models.local_chat import LocalChat
+
+    return LocalChat(load_lm(folder, device))
+
+
+def at_least(least: int, **values: int | None) -> None:
+    """Raises InputError naming the first option that is too small."""
+    for name, value in values.items():
+        if value is not None and value < least:
+            raise InputError(f"--{name}: expected at least {least}, found {value}")

@@ -1,0 +1,121 @@
+"""Commands of training on real models: train, plan, export."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+from memalpha_kit.cli.options import Overrides, ProfileName, profile_of, with_fields
+from memalpha_kit.training.plan import Assumptions
+
+PUBLISHED = {"cards": 32, "vllm_cards": 8, "reader_cards": 8}
+"""For profiles that generate on a server and read at an endpoint: the published 32 cards, and ours
+beside them for generation and reading."""
+
+
+def train(
+    data: Annotated[
+        list[Path],
+        Option(metavar="DIR...", help="data sets whose training parts are trained on"),
+    ],
+    out: Annotated[Path, Option(metavar="RUN", help="folder of the run and its export")],
+    profile: ProfileName = "gpu",
+    overrides: Overrides = (),
+    validation: Annotated[
+        list[Path],
+        Option(metavar="DIR...", help="whose test parts choose the best policy [default: --data]"),
+    ] = (),
+    resume: Annotated[bool, Option("--resume", help="go on from the last checkpoint")] = False,
+) -> None:
+    """GRPO on a real model, from built data to an exported folder that was loaded and compared.
+
+    \b
+    memalpha data merge --recipe balanced --out data/memalpha
+    memalpha plan --profile gpu
+    memalpha train --profile gpu --data data/memalpha --out runs/gpu/grpo [--resume]
+
+    Several nodes, the published run (written from the libraries' sources; not run on GPUs): one
+    server generates; its weights come from the trainers over port 51216, which they must reach.
+
+    \b
+    VLLM_SERVER_DEV_MODE=1 vllm serve Qwen/Qwen3-4B --port 8000 \\
+        --weight-transfer-config '{"backend":"nccl"}' \\
+        --logprobs-mode processed_logprobs --max-logprobs -1
+
+    On each of four nodes of eight cards, N from 0 to 3, with QWEN_URL and QWEN_MODEL_NAME set:
+
+    \b
+    accelerate launch --num_machines 4 --num_processes 32 --machine_rank N \\
+        --main_process_ip FIRST_NODE --main_process_port 29500 --mixed_precision bf16 \\
+        --use_fsdp --fsdp_version 2 --fsdp_auto_wrap_policy TRANSFORMER_BASED_WRAP \\
+        --fsdp_state_dict_type FULL_STATE_DICT \\
+        --module memalpha_kit train --profile paper --data data/memalpha --out runs/paper/grpo \\
+        --set model.vllm_server_url=http://SERVER:8000
+    """
+    from memalpha_kit.training.real import train
+
+    train(profile_of(profile, overrides), list(data), out, list(validation), resume)
+
+
+@with_fields
+def plan(
+    assumptions: Assumptions,
+    profile: ProfileName = "laptop",
+    overrides: Overrides = (),
+    probe: Annotated[
+        bool, Option("--probe", help="miniature: measure this machine first (10 seconds)")
+    ] = False,
+    out: Annotated[Path | None, Option(metavar="FILE", help="also save the plan as CSV")] = None,
+    record_reference: Annotated[
+        bool, Option("--record-reference", help="record the profile's last whole run as reference")
+    ] = False,
+) -> None:
+    """What a profile will cost before it starts; one that cannot fit is refused with the sum."""
+    from memalpha_kit import files
+    from memalpha_kit.lab import plan as miniature
+    from memalpha_kit.notebooks import repository
+    from memalpha_kit.settings import load_profile
+    from memalpha_kit.training.plan import plan
+
+    loaded = profile_of(profile, overrides)
+    if record_reference:
+        print(miniature.record_reference(loaded, repository()))
+        return
+    if not loaded.model.name:
+        speed = miniature.probe(load_profile("laptop")) if probe else None
+        made = miniature.miniature_plan(loaded, speed)
+    else:
+        if loaded.model.reader == "endpoint":
+            default = Assumptions()
+            unsaid = [n for n in PUBLISHED if getattr(assumptions, n) == getattr(default, n)]
+            assumptions = dataclasses.replace(assumptions, **{n: PUBLISHED[n] for n in unsaid})
+        made = plan(loaded, assumptions)
+    print(made.page())
+    if out:
+        files.save_table(out, made.table())
+    made.refuse()
+
+
+def export(
+    checkpoint: Annotated[
+        Path,
+        Argument(help="a run's folder, a policy, a LoRA adapter, or global_step_<k> with shards"),
+    ],
+    out: Annotated[Path, Option(metavar="FOLDER", help="what is written")],
+    base: Annotated[
+        Path | None,
+        Option(metavar="FOLDER", help="base of an adapter; configuration and tokenizer of shards"),
+    ] = None,
+    dtype: Annotated[
+        str, Option(help="keep, bfloat16, float16 or float32 (keep: shards become bfloat16)")
+    ] = "keep",
+) -> None:
+    """A checkpoint as one Hugging Face folder, checked by loading it again."""
+    from memalpha_kit.training.export import export
+
+    made = export(checkpoint, out, base, dtype)
+    print(f"{made.folder}: {made.kind}, {made.parameters:,} parameters, ", end="")
+    print(f"largest difference of a log-probability {made.difference:.2g}")
