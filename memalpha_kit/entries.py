@@ -13,6 +13,7 @@ search index, say) can be brought up to date instead of made again.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -27,6 +28,24 @@ class Entry:
 
     id: str
     text: str
+
+
+def essence(text: str) -> str:
+    """What is left of a text if white space, invisible characters and spellings do not count.
+
+    Runs of white space are one space, characters without a shape are dropped, and a letter with
+    its accent is one character.
+
+    >>> essence(" Zo\u0065\u0308\u200b  hums ") == "Zo\u00eb hums"
+    True
+    """
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", text)
+        text = "".join(c for c in text if unicodedata.category(c) != "Cf" and c not in _FILLERS)
+    return " ".join(text.split())
+
+
+_FILLERS = "\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0\ufe0e\ufe0f"
 
 
 class Change:
@@ -62,7 +81,8 @@ class Store(Sequence[Entry]):
             raise InputError(f"entries: expected each id once, found {found!r} twice")
         alike: dict[str, tuple[int, ...]] = {}
         for place, entry in enumerate(listed):
-            alike[entry.text] = (*alike.get(entry.text, ()), place)
+            key = essence(entry.text)
+            alike[key] = (*alike.get(key, ()), place)
         self._set(Map(enumerate(listed)), Map(places), Map(alike), len(listed), Change(), listed)
 
     def _set(
@@ -92,8 +112,8 @@ class Store(Sequence[Entry]):
         return iter(sorted(self._entries.items()))
 
     def alike(self, text: str) -> list[Entry]:
-        """The entries that hold this text."""
-        return [self._entries[place] for place in self._alike.get(text, ())]
+        """The entries whose text has the same essence."""
+        return [self._entries[place] for place in self._alike.get(essence(text), ())]
 
     def adding(self, entry: Entry) -> Store:
         """A store with one more entry, at the end. The id must be a new one."""
@@ -112,13 +132,15 @@ class Store(Sequence[Entry]):
     def _changed(self, place: int, before: Entry | None, after: Entry | None) -> Store:
         entries, places, alike = self._entries, self._places, self._alike
         if before is not None:
-            others = tuple(p for p in alike[before.text] if p != place)
-            alike = alike.set(before.text, others) if others else alike.delete(before.text)
+            key = essence(before.text)
+            others = tuple(p for p in alike[key] if p != place)
+            alike = alike.set(key, others) if others else alike.delete(key)
         if after is None:
             entries, places = entries.delete(place), places.delete(before.id)
         else:
             entries, places = entries.set(place, after), places.set(after.id, place)
-            alike = alike.set(after.text, (*alike.get(after.text, ()), place))
+            key = essence(after.text)
+            alike = alike.set(key, (*alike.get(key, ()), place))
         texts = (before and before.text, after and after.text)
         parent = self.change if self._entries else Change()  # histories of nothing are all alike
         change = Change(parent, place, *texts)

@@ -14,12 +14,12 @@ from memalpha_kit.records import ToolCall
 RATES = {  # r2 is a rate: calls that cannot fail pay for a writer whose other calls may
     "clear the empty core",
     "core spam",
-    "duplicates with spaces",
     "insert and delete",
     "junk entries",
     "junk with special tokens",
     "update to and fro",
 }
+LOOK_ALIKE = {"duplicates with spaces", "update again"}  # pay as released; here only once
 RELEASED = {  # what pays as released, but not under our rules
     "blank entries",
     "delete missing ids",
@@ -62,7 +62,7 @@ def test_as_released_free_entries_beat_the_honest_writer(table):
 def test_what_pays_beside_a_reply_is_known(table):
     """A new way to cheat, or one that ceased to pay, shows here."""
     beside = ("beside", "changed")
-    assert paying(table, "release", *beside) == RATES | RELEASED
+    assert paying(table, "release", *beside) == RATES | RELEASED | LOOK_ALIKE
     assert paying(table, "fixed", *beside) == RATES
     strict = paying(table, "fixed, strict judge", *beside)
     assert strict < RATES and {"clear the empty core", "core spam"} <= strict

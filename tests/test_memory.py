@@ -153,7 +153,13 @@ UPDATE_WITHOUT_ID = update("semantic", "z")
         (update("semantic", "z", memory_id=1.0), "bad_type", "not_found"),
         (update("semantic", " ", memory_id="1"), "empty_content", "ok"),
         (update("semantic", "y", memory_id="1"), "duplicate", "ok"),
-        (update("semantic", "x", memory_id="1"), "ok", "ok"),
+        (update("semantic", "x", memory_id="1"), "unchanged", "ok"),
+        (update("semantic", " x\u200b\n", memory_id="1"), "unchanged", "ok"),
+        (update("core", "c"), "unchanged", "ok"),
+        (insert("semantic", "x "), "duplicate", "ok"),
+        (insert("semantic", "\u200bx\ufeff"), "duplicate", "ok"),
+        (insert("semantic", "\u200b \u00ad\u2060"), "empty_content", "ok"),
+        (update("core", "\u3164"), "empty_content", "ok"),
         (update("core", ""), "empty_content", "ok"),
         (update("core", "z", memory_id={}), "ok", "ok"),
         (delete("semantic"), "missing_argument", "ok"),
@@ -166,7 +172,9 @@ def test_each_call_ends_with_its_code(call, fixed, release):
     for config, expected in ((FIXED, fixed), (RELEASE, release)):
         status, code = outcome(ONE, call, config)
         assert (code or status) == expected
-        assert status == {"ok": "ok", "duplicate": "skipped"}.get(expected, "rejected")
+        assert status == {"ok": "ok", "duplicate": "skipped", "unchanged": "skipped"}.get(
+            expected, "rejected"
+        )
 
 
 def test_a_switched_off_component_is_none_and_refuses_every_call():
@@ -213,6 +221,24 @@ def test_a_malformed_call_passes_through_unchanged():
 
 def test_clearing_an_empty_core_succeeds():
     assert outcome(empty(FIXED), delete("core")) == ("ok", "")
+
+
+SAME = (
+    "Zoë  hums",
+    "Zoe\u0308 hums",
+    " Zoë hums\n",
+    "Zoë\u00a0hums",
+    "Zo\u00adë\u200d hums",
+    "Zoë\thums",
+)
+
+
+def test_texts_that_look_the_same_are_stored_once_and_in_the_release_as_often_as_they_come():
+    calls = [insert("semantic", text) for text in SAME]
+    assert [entry.text for entry in replay(calls, FIXED).semantic] == [SAME[0]]
+    assert [entry.text for entry in replay(calls, RELEASE).semantic] == list(SAME)
+    others = [insert("semantic", text) for text in ("Zoë hums", "Zoe hums")]
+    assert len(replay(others, FIXED).semantic) == 2
 
 
 # --- Ids and replay ------------------------------------------------------------------------------

@@ -197,8 +197,8 @@ SLIP = _call(UPDATE, "semantic", "a slip", memory_id=UNKNOWN)
 # --- Exploits -------------------------------------------------------------------------------------
 
 
-def _to_and_fro(turn: Turn) -> list[ToolCall]:
-    """Rewrites the newest entry and back, and leaves it as it was."""
+def _to_and_fro(turn: Turn, ending: str = " !") -> list[ToolCall]:
+    """Rewrites the newest entry and back, and leaves it as it was; without an ending, again."""
     calls = []
     if turn.memory.semantic:
         entry = turn.memory.semantic[-1]
@@ -206,7 +206,9 @@ def _to_and_fro(turn: Turn) -> list[ToolCall]:
     else:
         number, text = str(turn.memory.next_id), turn.line
         calls = [_insert(text)]
-    there, back = (_call(UPDATE, "semantic", t, memory_id=number) for t in (f"{text} !", text))
+    there, back = (
+        _call(UPDATE, "semantic", t, memory_id=number) for t in (f"{text}{ending}", text)
+    )
     return calls + [there, back] * (REPEATS // 2)
 
 
@@ -234,6 +236,7 @@ PADDING: dict[str, Callable[[Turn], list[ToolCall]]] = {
     ),
     "search while memorising": lambda turn: [_call(SEARCH, "semantic", turn.line)] * REPEATS,
     "update to and fro": _to_and_fro,
+    "update again": lambda turn: _to_and_fro(turn, ""),
     "insert and delete": _churn,
     "giant reply": lambda turn: [
         _call(INSERT, "episodic", f"note {turn.request.step} {n}") for n in range(GIANT)

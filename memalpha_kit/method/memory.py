@@ -27,7 +27,7 @@ from typing import Any, Literal
 import yaml
 from immutables import Map
 
-from memalpha_kit.entries import Entry, Store
+from memalpha_kit.entries import Entry, Store, essence
 from memalpha_kit.method.ranking import Idf, rank, words
 from memalpha_kit.records import PAPER_PARTS, STORES, Memory, ToolCall
 from memalpha_kit.registry import Registry
@@ -136,7 +136,10 @@ def _update(memory: Memory, request: Request, config: MemoryConfig) -> Memory | 
     """Another text for the paragraph, or for the entry, which keeps its id and its place."""
     rules, part = RULES[config.behaviour], memory.part(request.component)
     if isinstance(part, str):
-        return memory.with_part(request.component, rules.fit_core(request.text, config))
+        text = rules.fit_core(request.text, config)
+        return "unchanged" if rules.same(part, text) else memory.with_part(request.component, text)
+    if rules.same(part.get(request.id).text, request.text):
+        return "unchanged"
     if config.update_duplicate == "skip" and rules.repeats_other(part, request):
         return "duplicate"
     return memory.with_part(request.component, part.replacing(request.id, request.text))
@@ -273,10 +276,14 @@ class Rules:
 
     def is_blank(self, text: str) -> bool:
         """Whether there is nothing in a text that could be stored."""
-        return not text.strip()
+        return not essence(text)
+
+    def same(self, before: str, after: str) -> bool:
+        """Whether an update changes nothing: white space and invisible characters do not count."""
+        return essence(before) == essence(after)
 
     def repeats(self, entries: Store, text: str) -> bool:
-        """Whether an entry already says this."""
+        """Whether an entry already says this, however it is spaced."""
         return bool(entries.alike(text))
 
     def repeats_other(self, entries: Store, request: Request) -> bool:
