@@ -36,7 +36,7 @@ from typing import Any, TypeVar
 from memalpha_kit import files
 from memalpha_kit.errors import InputError, ModelGone
 from memalpha_kit.models.replies import Failed, masked, read_reply, read_vectors, refusal, tokens
-from memalpha_kit.models.servers import LOOPBACK, Endpoint
+from memalpha_kit.models.servers import LOOPBACK, Endpoint, Usage
 from memalpha_kit.records import ChatReply, ChatRequest, Done, ToolUse
 
 log = logging.getLogger(__name__)
@@ -46,33 +46,6 @@ Accept = Callable[[ChatReply], bool]
 CONNECT_S = 10.0  # a server that takes longer to take a connection is not there
 MORE_TRIES = 2  # after a body that is no reply, and after one that says nothing
 TEXTS_PER_CALL = 64  # embeddings
-
-
-@dataclass
-class Usage:
-    """What a client has done so far. Tokens are those the server counted, also of replies that
-    were thrown away, for they are paid for too; replies from the cache are free."""
-
-    asked: int = 0  # requests that went to the server, each attempt
-    cached: int = 0  # replies that the cache had
-    failed: int = 0  # requests without an accepted reply
-    retried: int = 0  # attempts after a first one
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    uncounted: int = 0  # replies whose tokens the server did not tell
-
-    def add(self, prompt_tokens: int | None, completion_tokens: int | None) -> None:
-        """Counts one reply's tokens; None is a number that the server did not tell."""
-        self.prompt_tokens += prompt_tokens or 0
-        self.completion_tokens += completion_tokens or 0
-        self.uncounted += prompt_tokens is None or completion_tokens is None
-
-    def cost(self, endpoint: Endpoint) -> float | None:
-        """US dollars; None if a price or some reply's tokens are unknown."""
-        if endpoint.price_in is None or endpoint.price_out is None or self.uncounted:
-            return None
-        paid = endpoint.price_in * self.prompt_tokens + endpoint.price_out * self.completion_tokens
-        return paid / 1e6
 
 
 def _paid(reply: T, thrown: Sequence[tuple[int | None, int | None]]) -> T:

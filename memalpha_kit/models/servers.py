@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -116,3 +116,30 @@ def endpoint_from_env(env: Mapping[str, str] | None = None, **flags: Any) -> End
         return endpoint
     own = [name for name, home in HOMES.items() if urlsplit(home).hostname == endpoint.host]
     return replace(endpoint, key_env=(own or (held if len(held) == 1 else ["OPENAI_API_KEY"]))[0])
+
+
+@dataclass
+class Usage:
+    """What a client has done so far. Tokens are those the server counted, also of replies that
+    were thrown away, for they are paid for too; replies from the cache are free."""
+
+    asked: int = 0  # requests that went to the server, each attempt
+    cached: int = 0  # replies that the cache had
+    failed: int = 0  # requests without an accepted reply
+    retried: int = 0  # attempts after a first one
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    uncounted: int = 0  # replies whose tokens the server did not tell
+
+    def add(self, prompt_tokens: int | None, completion_tokens: int | None) -> None:
+        """Counts one reply's tokens; None is a number that the server did not tell."""
+        self.prompt_tokens += prompt_tokens or 0
+        self.completion_tokens += completion_tokens or 0
+        self.uncounted += prompt_tokens is None or completion_tokens is None
+
+    def cost(self, endpoint: Endpoint) -> float | None:
+        """US dollars; None if a price or some reply's tokens are unknown."""
+        if endpoint.price_in is None or endpoint.price_out is None or self.uncounted:
+            return None
+        paid = endpoint.price_in * self.prompt_tokens + endpoint.price_out * self.completion_tokens
+        return paid / 1e6
