@@ -1,7 +1,8 @@
 """GRPO on a real model, from data folders to an exported model.
 
-    made = train(load_profile("gpu"), [Path("data/memalpha")], Path("runs/gpu/grpo"))
-    made.folder                                   a Hugging Face folder, loaded again and compared
+    folder = train(load_profile("gpu"), [Path("data/memalpha")], Path("runs/gpu/grpo"))
+
+The folder holds the whole policy in Hugging Face's form, loaded again and compared.
 
 Who answers and judges is `model.reader`:
 
@@ -54,7 +55,6 @@ from memalpha_kit.training.plan import fitting
 if TYPE_CHECKING:
     from memalpha_kit.models.local import CausalLM
 
-EXPORT = "export"
 READ_ROWS = 8
 """Prompts that the base model of transformers reads together: their cache lies on the same card."""
 
@@ -112,7 +112,7 @@ def train(
     card = partial(_card, out, profile, started, data, facts)
     card(finished=False)
     train_grpo(run, resume)
-    best, folder = out / "best" / "best.json", out / EXPORT
+    best, folder = out / "best" / "best.json", out / "export"
     made = processes.in_main(lambda: export(out, folder, base if model.lora_rank else None))
     step = load_json(best)["step"] if best.is_file() else None
     card(finished=True, export=str(folder), difference=made.difference, best=step)
