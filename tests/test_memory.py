@@ -1,4 +1,4 @@
-"""Memory: the worked examples of method.md 9.1, 9.2, 9.5 and evaluation.md 7.10, and the laws."""
+"""Memory: worked examples by hand, and the laws of changes, replay and search."""
 
 from __future__ import annotations
 
