@@ -1,10 +1,9 @@
 """Means with intervals: bootstrap clustered by instance, paired differences, seeds of seeds.
 
 The one law: None (and pandas' NaN) is a missing measurement; it is left out of every mean and
-counted. With
-clusters the estimate is the mean over instances of their mean scores (the table rule of spec
-evaluation.md 5: one instance, one voice), and whole instances are drawn, because questions about
-one memory succeed and fail together.
+counted. With clusters the estimate is the mean over instances of their mean scores (one instance,
+one voice), and whole instances are drawn, because questions about one memory succeed and fail
+together.
 
 Plain bootstrap intervals of few clusters are too narrow: with the 4 or 5 instances of some columns
 of the paper, "95 %" ones hold in 80 % of the cases. Ours go further out by Student's t and the

@@ -10,7 +10,7 @@ import pytest
 from memalpha_kit.settings import PROFILES, load_profile, profile_names
 from memalpha_kit.training.arguments import check
 
-SCRIPTS = {  # method.md 6.5: beta, gamma, model
+SCRIPTS = {  # the published scripts: beta, gamma, model
     "paper": (0.05, 0.1, "Qwen/Qwen3-4B"),
     "paper_4b_beta0": (0.0, 0.1, "Qwen/Qwen3-4B"),
     "paper_4b_gamma0": (0.05, 0.0, "Qwen/Qwen3-4B"),

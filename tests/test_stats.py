@@ -14,7 +14,7 @@ from memalpha_kit.stats import (
 
 
 def test_the_mean_over_instances_is_the_mean_of_their_means():
-    """evaluation.md 7.13: d1 has instances [1, 1, 0, 0] and [1]; d2 has [0.5]."""
+    """d1 has instances [1, 1, 0, 0] and [1]; d2 has [0.5]."""
     d1 = mean_interval([1, 1, 0, 0, 1], 0, clusters=list("aaaab")).mean
     d2 = mean_interval([0.5], 0, clusters=["c"]).mean
     assert (d1, d2) == (0.75, 0.5)

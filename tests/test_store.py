@@ -64,15 +64,15 @@ def test_episodes_come_back_equal_with_every_memory_rebuilt(tmp_path):
     }
     save_episodes(path, saved)
     assert load_episodes(path) == saved
-    append_episode(path, saved[0])
-    assert load_episodes(path) == [*saved, saved[0]]
+    append_episode(path, episode(rollout=2))
+    assert load_episodes(path) == [*saved, episode(rollout=2)]
     assert b'"memory":' not in path.read_bytes()
 
 
 def test_what_a_model_told_of_its_call_is_kept_and_unknown_parts_are_not_written(tmp_path):
     path, old = tmp_path / "episodes.jsonl", episode()
     told = Answer("q0", None, finish="error", prompt_tokens=9, latency_s=0.5, error="timeout")
-    save_episodes(path, [old, dataclasses.replace(old, answers=(told,))])
+    save_episodes(path, [old, dataclasses.replace(old, id="e1", answers=(told,))])
     assert load_episodes(path)[1].answers == (told,)
     first, second = (json.loads(line)["answers"] for line in path.read_text().splitlines())
     assert set(first[0]) == {"qa", "prediction", "score", "retrieved"}

@@ -160,7 +160,7 @@ SECOND = "[Dialogue at timestamp 2023/05/21 (Sun) 09:00]\n<User>Biscuit ate my s
     ],
 )
 def test_dialogues_of_the_worked_example(limit, close, texts):
-    """data.md 7.7."""
+    """A worked example."""
     chunks = pack_dialogues(SESSIONS, DATES, WORDS, limit=limit, close=close, reserve=8)
     assert [chunk.text for chunk in chunks] == texts
     assert [turn for chunk in chunks for turn in chunk.turns] == [(0, 0), (0, 1), (1, 0)]
@@ -179,7 +179,7 @@ def numbered(*sizes):
 
 
 def test_a_question_is_carried_on_only_if_its_answer_fits_there_too():
-    """data.md 7.7, first overflow case: the reference gives chunks of 204 and 2804 words."""
+    """First overflow case: the reference gives chunks of 204 and 2804 words."""
     chunks = pack_dialogues([numbered(100, 100, 1000, 1800)], DATES[:1], WORDS)
     assert all(WORDS.count(chunk.text) <= 2048 for chunk in chunks)
     assert [chunk.turns for chunk in chunks] == [((0, 0), (0, 1), (0, 2)), ((0, 3),)]
@@ -188,7 +188,7 @@ def test_a_question_is_carried_on_only_if_its_answer_fits_there_too():
 
 
 def test_a_long_sentence_after_a_short_one_is_split():
-    """data.md 7.7, second overflow case: the reference gives chunks of 6 and 5004 words."""
+    """Second overflow case: the reference gives chunks of 6 and 5004 words."""
     text = "Hi there. " + " ".join(f"w{i}" for i in range(5000))
     chunks = pack_dialogues([[("user", text)]], DATES[:1], WORDS)
     assert all(WORDS.count(chunk.text) <= 2048 for chunk in chunks)
