@@ -32,7 +32,7 @@ from memalpha_kit.sections import read_yaml
 
 if TYPE_CHECKING:
     from memalpha_kit.evaluation.runs import Run
-    from memalpha_kit.records import Instance
+    from memalpha_kit.records import Episode, Instance
 
 Episodes = Annotated[Path, Option(metavar="FILE.jsonl", help="episodes of `memalpha write`")]
 Reader = Annotated[str | None, Option(metavar="NAME", help="who answers from a memory: {readers}")]
@@ -98,13 +98,18 @@ def write(
         made = ModelWriter(load_lm(model, device), loaded.memory, loaded.protocol, sampling)
     rules = (loaded.memory, loaded.protocol)
     episodes, new = write_log(out, todo, made, rules, settings, rollouts, seed, batch)
+    _show_written(out, episodes, new, bool(model))
+
+
+def _show_written(out: Path, episodes: list[Episode], new: int, by_model: bool) -> None:
+    """Prints what was written, and warns of a model that made no calls."""
     calls = [call for episode in episodes for call in episode.calls]
     steps = [step for episode in episodes for step in episode.steps]
     worked = sum(call.status == "ok" for call in calls)
     silent = sum(not step.calls for step in steps)
     print(f"{out}: {len(episodes)} episodes, {new} of them new")
     print(f"{len(calls)} calls, {worked} worked; no call in {silent} of {len(steps)} chunks")
-    if model and 2 * silent > len(steps):
+    if by_model and 2 * silent > len(steps):
         _warn(
             "the model made no call in most chunks; does its chat template show tools? "
             "--set protocol.wire=text asks for marker text instead"

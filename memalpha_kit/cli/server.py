@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
@@ -63,8 +63,6 @@ def serve(
     requests are logged on standard error, one JSON object each. `--compat release` answers, fails
     and judges as the published server does.
     """
-    import uvicorn
-
     from memalpha_kit.method.retrieval import Retrieval
     from memalpha_kit.server.app import create_app
     from memalpha_kit.server.limits import TOKEN_ENV, ServerSettings, address, listen
@@ -89,9 +87,16 @@ def serve(
     locked = ", token needed" if settings.token else ""
     where = f"http://{shown}:{socket.getsockname()[1]}"
     print(f"memory server on {where}, model {answers.name}, {compat}{locked}", flush=True)
+    _run(app, socket, log_config(log_content))
+
+
+def _run(app: Any, socket: Any, logs: dict[str, Any]) -> None:
+    """Serves until it is interrupted."""
+    import uvicorn
+
     config = uvicorn.Config(
         app,
-        log_config=log_config(log_content),
+        log_config=logs,
         access_log=False,
         server_header=False,
         proxy_headers=False,
