@@ -390,8 +390,8 @@ def measure(case: Case, run: str, work: Path) -> dict[str, Any]:
 def kit(case: Case, lm: CausalLM, work: Path) -> Any:
     """Our trainer over episodes; the prompts of its first step go to `prompts.json`."""
     from memalpha_kit.method.episode import Environment
+    from memalpha_kit.method.model_writers import ModelWriter
     from memalpha_kit.method.readers import reader
-    from memalpha_kit.method.writers import ModelWriter
     from memalpha_kit.training import generation, rollouts, trainer
     from memalpha_kit.training.rollouts import Rollouts, Run
 

@@ -18,8 +18,8 @@ from collections.abc import Callable
 from rank_bm25 import BM25Okapi
 
 from memalpha_kit.method.calls import parse_reply
-from memalpha_kit.method.memory import DELETE, INSERT, UPDATE, apply, search
-from memalpha_kit.method.ranking import published_words
+from memalpha_kit.method.memory import DELETE, INSERT, UPDATE, apply
+from memalpha_kit.method.ranking import published_words, search
 from memalpha_kit.records import Entry, Memory, ToolCall
 from memalpha_kit.settings import MemoryConfig
 

@@ -17,11 +17,12 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 
-from memalpha_kit.method.memory import search
+from memalpha_kit.chats import ChatReply, ChatRequest, request
 from memalpha_kit.method.model_readers import ModelReader
 from memalpha_kit.method.prompts import VERSION, Retrieved, asked, system_prompt
+from memalpha_kit.method.ranking import search
 from memalpha_kit.method.retrieval import TEMPLATE_TOKENS, Retrieval
-from memalpha_kit.records import STORES, ChatReply, ChatRequest, Entry, Memory, Question, request
+from memalpha_kit.records import STORES, Entry, Memory, Question
 from memalpha_kit.tokens import counter
 
 SHAPES = {"16,000 short entries": (16_000, 20), "320 long entries": (320, 1_000)}

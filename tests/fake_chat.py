@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from memalpha_kit.chats import ChatReply, ChatRequest
 from memalpha_kit.errors import ModelGone
-from memalpha_kit.records import ChatReply, ChatRequest
 
 
 def user(asked: ChatRequest) -> str:

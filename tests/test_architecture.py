@@ -19,9 +19,11 @@ ROOMS = (
         "progress",
         "registry",
         "sections",
+        "episode_settings",
         "settings",
         "entries",
         "records",
+        "chats",
         "text",
         "tokens",
         "stats",
@@ -82,6 +84,19 @@ def test_importing_the_kit_imports_nothing_heavy(training, allowed):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr.splitlines()[-1]
+
+
+def test_playing_an_episode_loads_little():
+    """An outsider reads what plays one: no client, no torch, no builder, under 3,500 lines."""
+    code = (
+        "import sys, memalpha_kit.method.episode as _\n"
+        "print(*(m.__file__ for n, m in sys.modules.items() if n.startswith('memalpha_kit')))\n"
+        "print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    ours, loaded = (line.split() for line in done.stdout.splitlines())
+    assert sum(len(Path(name).read_text().splitlines()) for name in ours) < 3500
+    assert not {"torch", "httpx", "openai", "fastapi", "memalpha_kit.data"} & set(loaded)
 
 
 @pytest.mark.parametrize("path", MODULES, **PROSE)

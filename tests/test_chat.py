@@ -11,11 +11,12 @@ import time
 import pytest
 from stub_server import Faults, StubServer
 
+from memalpha_kit.chats import ChatReply, ChatRequest, message, request
 from memalpha_kit.errors import DiskError, InputError, ModelGone
 from memalpha_kit.models.chat import Client
 from memalpha_kit.models.replies import Failed, masked, read_reply, read_vectors
 from memalpha_kit.models.servers import Endpoint, Usage, endpoint_from_env
-from memalpha_kit.records import ChatReply, ChatRequest, ToolUse, message, request
+from memalpha_kit.records import ToolUse
 
 KEY = "sk-secret-123"
 

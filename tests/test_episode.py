@@ -8,8 +8,16 @@ from memalpha_kit.errors import InputError
 from memalpha_kit.method.episode import Environment, ask, play, score, write
 from memalpha_kit.method.memory import replay
 from memalpha_kit.method.readers import BestEntry
-from memalpha_kit.method.writers import ScriptedReplies, WriteRequest, writer
-from memalpha_kit.records import QA, Answer, Completion, Entry, Question, make_instance
+from memalpha_kit.method.writers import ScriptedReplies, writer
+from memalpha_kit.records import (
+    QA,
+    Answer,
+    Completion,
+    Entry,
+    Question,
+    WriteRequest,
+    make_instance,
+)
 from memalpha_kit.settings import MemoryConfig, ProtocolConfig
 
 

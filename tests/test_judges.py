@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 
+from memalpha_kit.chats import ChatReply
 from memalpha_kit.errors import InputError, ModelGone
 from memalpha_kit.method.content_judge import CRITERIA, CallJudge, ContentJudge, judge_steps
 from memalpha_kit.method.judges import (
@@ -25,7 +26,6 @@ from memalpha_kit.method.rewards import rewards
 from memalpha_kit.records import (
     QA,
     Answer,
-    ChatReply,
     Completion,
     Episode,
     Memory,

@@ -11,10 +11,10 @@ from memalpha_kit.lab import lessons, world
 from memalpha_kit.method.calls import parse_reply, render_calls
 from memalpha_kit.method.encoding import encode_text
 from memalpha_kit.method.memory import UPDATE, apply, empty
+from memalpha_kit.method.model_writers import ModelWriter
 from memalpha_kit.method.protocol import render_compact
-from memalpha_kit.method.writers import ModelWriter, WriteRequest
 from memalpha_kit.models.local import CausalLM, Sampling
-from memalpha_kit.records import Entry, Memory
+from memalpha_kit.records import Entry, Memory, WriteRequest
 from memalpha_kit.settings import MemoryConfig, ProtocolConfig, WarmStartConfig, WorldConfig
 
 WORLD = WorldConfig(training_names=300, held_out_names=100)

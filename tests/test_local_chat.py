@@ -6,19 +6,12 @@ from types import SimpleNamespace
 import pytest
 from tiny_models import tiny_lm
 
+from memalpha_kit.chats import ChatReply, ChatRequest, message, reply_message, request, tool_message
 from memalpha_kit.errors import InputError, ModelGone
 from memalpha_kit.method.encoding import encode_chat
 from memalpha_kit.models.local import Sampling
 from memalpha_kit.models.local_chat import LocalChat, split_tool_calls, vllm_chat
-from memalpha_kit.records import (
-    ChatReply,
-    ChatRequest,
-    ToolUse,
-    message,
-    reply_message,
-    request,
-    tool_message,
-)
+from memalpha_kit.records import ToolUse
 
 CALL = ToolUse("call_0", "search_memory", '{"query": "bees"}')
 WRITTEN = '<tool_call>\n{"name": "search_memory", "arguments": {"query": "bees"}}\n</tool_call>'

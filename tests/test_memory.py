@@ -12,16 +12,8 @@ from rank_bm25 import BM25Okapi
 
 from memalpha_kit.entries import Store
 from memalpha_kit.errors import InputError
-from memalpha_kit.method.memory import (
-    RULES,
-    apply,
-    empty,
-    replay,
-    search,
-    shown,
-    tokens,
-)
-from memalpha_kit.method.ranking import Bm25, rank
+from memalpha_kit.method.memory import RULES, apply, empty, replay, tokens
+from memalpha_kit.method.ranking import Bm25, rank, search, shown
 from memalpha_kit.records import Entry, Memory, ToolCall
 from memalpha_kit.settings import MemoryConfig
 from memalpha_kit.tokens import counter

@@ -6,11 +6,12 @@ import pytest
 from fake_chat import FakeChat
 from test_methods import INSTANCE, LABELLED, run
 
+from memalpha_kit.chats import ChatReply
 from memalpha_kit.errors import InputError
 from memalpha_kit.evaluation.base import Backends
 from memalpha_kit.evaluation.methods import MethodSpec, build_method
 from memalpha_kit.method.prompts import query_prompt, system_prompt_baseline
-from memalpha_kit.records import QA, ChatReply, make_instance
+from memalpha_kit.records import QA, make_instance
 
 
 def asked(method: str, instance=INSTANCE, model=None, **options):

@@ -9,6 +9,7 @@ import pytest
 from fake_chat import FakeChat, user
 from test_methods import INSTANCE, INSTANCES, LABELLED, run
 
+from memalpha_kit.chats import ChatReply
 from memalpha_kit.errors import InputError, ModelGone
 from memalpha_kit.evaluation.base import Backends, Prepared
 from memalpha_kit.evaluation.memories import draw
@@ -20,7 +21,7 @@ from memalpha_kit.method.readers import BestEntry
 from memalpha_kit.method.writers import ScriptedReplies, writer
 from memalpha_kit.models.chat import Client
 from memalpha_kit.models.servers import Endpoint
-from memalpha_kit.records import QA, ChatReply, ToolUse, make_instance
+from memalpha_kit.records import QA, ToolUse, make_instance
 from memalpha_kit.settings import MemoryConfig, ProtocolConfig
 from memalpha_kit.tokens import counter
 

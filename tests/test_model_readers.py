@@ -10,6 +10,7 @@ from answering import BOATS, COMPASS, EMBEDDING, Embedder, memory, texts
 from fake_chat import FakeChat, user
 from stub_server import Faults, StubServer
 
+from memalpha_kit.chats import ChatReply
 from memalpha_kit.errors import InputError, ModelGone
 from memalpha_kit.method import episode
 from memalpha_kit.method.model_readers import AgenticReader, ModelReader
@@ -19,7 +20,7 @@ from memalpha_kit.method.retrieval import Retrieval, view
 from memalpha_kit.method.writers import writer
 from memalpha_kit.models.chat import Client
 from memalpha_kit.models.servers import Endpoint
-from memalpha_kit.records import QA, Answer, ChatReply, Memory, Question, ToolUse, make_instance
+from memalpha_kit.records import QA, Answer, Memory, Question, ToolUse, make_instance
 from memalpha_kit.settings import MemoryConfig, ProtocolConfig
 
 WORDS = Retrieval(counter="words")

@@ -16,13 +16,14 @@ from stub_server import StubServer
 from tiny_models import TEMPLATE, tiny_qwen3, tiny_tokenizer
 
 from memalpha_kit import cli
+from memalpha_kit.chats import request
 from memalpha_kit.data.instances import load_instances, save_instances
 from memalpha_kit.errors import InputError
 from memalpha_kit.method.model_readers import ModelReader
 from memalpha_kit.models.local import load_lm
 from memalpha_kit.models.local_chat import LocalChat
 from memalpha_kit.models.tiny import build_policy, save_policy
-from memalpha_kit.records import Entry, Memory, Question, make_instance, request
+from memalpha_kit.records import Entry, Memory, Question, make_instance
 from memalpha_kit.settings import ModelConfig, PolicyConfig, load_profile
 from memalpha_kit.training import backends, rollouts
 from memalpha_kit.training import real as real_training

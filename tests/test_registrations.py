@@ -16,6 +16,7 @@ from memalpha_kit.method.episode import Environment, play
 from memalpha_kit.method.memory import Component, Tool, apply, empty
 from memalpha_kit.method.prompts import system_prompt
 from memalpha_kit.method.protocol import render_messages, tool_schemas
+from memalpha_kit.method.ranking import search
 from memalpha_kit.method.readers import BestEntry
 from memalpha_kit.method.retrieval import Retrieval, View
 from memalpha_kit.method.saved import load_episodes, save_episodes
@@ -138,7 +139,7 @@ def test_a_component_is_written_shown_searched_read_and_saved(tmp_path):
     [episode] = play([INSTANCE], said, world).episodes
     memory = episode.memory
     assert memory.part("plans") == (Entry("1", "Nora wants to sell honey."),)
-    [(entry, _)] = memories.search(memory, "plans", "honey", 5)
+    [(entry, _)] = search(memory, "plans", "honey", 5)
     assert entry.id == "1"
     system, user = render_messages(memory, "A chunk.", WITH_PLANS, ProtocolConfig())
     assert "<plans_memory> (most recent 1 of 1 entries)\n[1] Nora wants" in system["content"]

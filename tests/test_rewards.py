@@ -10,10 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memalpha_kit.errors import InputError
+from memalpha_kit.method.advantages import advantages, episode_advantages, group, training_rows
 from memalpha_kit.method.rewards import (
-    advantages,
-    episode_advantages,
-    group,
     judged,
     reward_accuracy,
     reward_compression,
@@ -22,7 +20,6 @@ from memalpha_kit.method.rewards import (
     rewards,
     step_rewards,
     total,
-    training_rows,
 )
 from memalpha_kit.records import (
     QA,

@@ -20,6 +20,7 @@ import uvicorn
 from stub_server import Faults, StubServer
 
 from memalpha_kit import cli
+from memalpha_kit.chats import ChatReply
 from memalpha_kit.cli.options import Asking
 from memalpha_kit.cli.server import models
 from memalpha_kit.errors import InputError
@@ -28,7 +29,6 @@ from memalpha_kit.method.retrieval import Retrieval
 from memalpha_kit.models.chat import Client
 from memalpha_kit.models.local_chat import LocalChat
 from memalpha_kit.models.servers import Endpoint
-from memalpha_kit.records import ChatReply
 from memalpha_kit.server.app import create_app
 from memalpha_kit.server.limits import TOKEN_ENV, ServerSettings, address
 from memalpha_kit.server.logs import JsonLines

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from raw_rows import framed
 
+from memalpha_kit.chats import ChatReply
 from memalpha_kit.data import stages
 from memalpha_kit.data.sources import (
     booksum,
@@ -24,7 +25,6 @@ from memalpha_kit.data.sources import (
 )
 from memalpha_kit.data.sources.building import Skips
 from memalpha_kit.errors import InputError
-from memalpha_kit.records import ChatReply
 from memalpha_kit.settings import BuildConfig
 from memalpha_kit.tokens import counter
 from tools.sample_data import make_raw

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from stub_server import StubServer
 
+from memalpha_kit.chats import ChatReply
 from memalpha_kit.data import stages
 from memalpha_kit.data.stages import Llm, Rules, Short
 from memalpha_kit.errors import InputError, ModelGone
 from memalpha_kit.models.chat import Client
 from memalpha_kit.models.servers import Endpoint
-from memalpha_kit.records import ChatReply
 from memalpha_kit.settings import BuildConfig
 from memalpha_kit.tokens import counter
 

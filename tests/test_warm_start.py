@@ -13,9 +13,9 @@ import torch
 
 from memalpha_kit.errors import InputError
 from memalpha_kit.method.calls import parse_reply
-from memalpha_kit.method.writers import ModelWriter, WriteRequest
+from memalpha_kit.method.model_writers import ModelWriter
 from memalpha_kit.models.local import Sampling
-from memalpha_kit.records import Entry, Memory
+from memalpha_kit.records import Entry, Memory, WriteRequest
 from memalpha_kit.settings import GrpoConfig, WarmStartConfig
 from memalpha_kit.training.optimizer import Joint, build_optimizer, rate
 from memalpha_kit.training.warm_start import (

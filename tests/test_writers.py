@@ -6,19 +6,11 @@ from tiny_models import tiny_lm
 from memalpha_kit.errors import InputError
 from memalpha_kit.method.calls import parse_reply
 from memalpha_kit.method.memory import empty
+from memalpha_kit.method.model_writers import ModelWriter
 from memalpha_kit.method.protocol import render_compact
-from memalpha_kit.method.writers import (
-    WRITERS,
-    ModelWriter,
-    ScriptedReplies,
-    WriteRequest,
-    content,
-    sentences,
-    turns,
-    writer,
-)
+from memalpha_kit.method.writers import WRITERS, ScriptedReplies, content, sentences, turns, writer
 from memalpha_kit.models.local import Sampling
-from memalpha_kit.records import Completion, Entry, Memory
+from memalpha_kit.records import Completion, Entry, Memory, WriteRequest
 from memalpha_kit.settings import MemoryConfig, ProtocolConfig
 
 DOCUMENT = (

@@ -71,8 +71,8 @@ def write(
     """
     from memalpha_kit.data.dataset import one_file
     from memalpha_kit.data.instances import load_instances
+    from memalpha_kit.method.model_writers import ModelWriter
     from memalpha_kit.method.saved import write_log
-    from memalpha_kit.method.writers import ModelWriter
     from memalpha_kit.method.writers import writer as rule
 
     if (writer is None) == (model is None):

@@ -29,8 +29,8 @@ from memalpha_kit.sections import about
 from memalpha_kit.settings import Profile, load_profile, profile_names
 
 if TYPE_CHECKING:
+    from memalpha_kit.chats import ChatModel
     from memalpha_kit.models.chat import Client
-    from memalpha_kit.records import ChatModel
 
 ProfileName = Annotated[str, Option("--profile", metavar="NAME", help="{profiles}, or a YAML file")]
 Overrides = Annotated[

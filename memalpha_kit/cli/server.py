@@ -13,7 +13,7 @@ from memalpha_kit.cli.options import Asking, Compat, Device, Dtype, with_fields
 from memalpha_kit.errors import InputError
 
 if TYPE_CHECKING:
-    from memalpha_kit.records import ChatModel
+    from memalpha_kit.chats import ChatModel
 
 
 @with_fields

@@ -26,10 +26,10 @@ from pathlib import Path
 
 import yaml
 
+from memalpha_kit.chats import ChatReply, ChatRequest, request
 from memalpha_kit.errors import InputError
 from memalpha_kit.models.chat import Client
 from memalpha_kit.models.servers import Endpoint
-from memalpha_kit.records import ChatReply, ChatRequest, request
 from memalpha_kit.registry import Registry
 from memalpha_kit.settings import BuildConfig
 from memalpha_kit.text import normalise, without_thinking

@@ -15,12 +15,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from memalpha_kit.chats import ChatModel, ChatReply, ChatRequest, message
 from memalpha_kit.errors import InputError
 from memalpha_kit.evaluation.journal import Spent
 from memalpha_kit.method.calls import FORMATS
 from memalpha_kit.method.protocol import fit_prompt, render_messages, tool_schemas
-from memalpha_kit.method.writers import WriteRequest
-from memalpha_kit.records import ChatModel, ChatReply, ChatRequest, Completion, message
+from memalpha_kit.records import Completion, WriteRequest
 from memalpha_kit.settings import MemoryConfig, ProtocolConfig
 from memalpha_kit.tokens import Counter
 

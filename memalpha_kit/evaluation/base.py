@@ -28,19 +28,12 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from memalpha_kit import files
+from memalpha_kit.chats import ChatModel, ChatReply, ChatRequest
 from memalpha_kit.errors import InputError
 from memalpha_kit.evaluation.journal import Journal, KeptChat, plus
 from memalpha_kit.method.readers import Reader
 from memalpha_kit.method.writers import Writer
-from memalpha_kit.records import (
-    Answer,
-    ChatModel,
-    ChatReply,
-    ChatRequest,
-    Episode,
-    Instance,
-    Question,
-)
+from memalpha_kit.records import Answer, Episode, Instance, Question
 from memalpha_kit.registry import Registry
 from memalpha_kit.sections import about, section, settings_from
 from memalpha_kit.tokens import counter

@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from memalpha_kit.chats import ChatModel
 from memalpha_kit.errors import InputError
 from memalpha_kit.files import parse_json
 from memalpha_kit.method.content_judge import ContentJudge
@@ -50,7 +51,6 @@ from memalpha_kit.method.judges import (
 )
 from memalpha_kit.method.memory import COMPONENTS
 from memalpha_kit.method.metrics import substring
-from memalpha_kit.records import ChatModel
 from memalpha_kit.sections import section, settings_from
 from memalpha_kit.settings import Behaviour
 from memalpha_kit.text import normalise

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
+from memalpha_kit.chats import ChatRequest, request
 from memalpha_kit.evaluation.base import METHODS, Backends, Method, Put, Settings
 from memalpha_kit.evaluation.windows import CUTS, DoesNotFit, Tail, Texts
 from memalpha_kit.method.prompts import VERSION, asked, system_prompt_baseline
 from memalpha_kit.method.ranking import Bm25
-from memalpha_kit.records import Answer, ChatRequest, Instance, request
+from memalpha_kit.records import Answer, Instance
 from memalpha_kit.sections import Count, NonNegative, Share, about, section
 from memalpha_kit.tokens import counter
 

@@ -14,9 +14,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from memalpha_kit.chats import ChatModel, ChatReply, ChatRequest, Done
 from memalpha_kit.files import Log, read_jsonl
-from memalpha_kit.method.writers import Writer, WriteRequest
-from memalpha_kit.records import ChatModel, ChatReply, ChatRequest, Completion, Done, ToolUse
+from memalpha_kit.method.writers import Writer
+from memalpha_kit.records import Completion, ToolUse, WriteRequest
 
 
 @dataclass(frozen=True)

@@ -41,13 +41,13 @@ from memalpha_kit.method import saved
 from memalpha_kit.method.calls import render_calls
 from memalpha_kit.method.episode import write
 from memalpha_kit.method.memory import INSERT
+from memalpha_kit.method.model_writers import ModelWriter
 from memalpha_kit.method.prompts import VERSION
 from memalpha_kit.method.readers import READERS, Reader, needs_model, reader
 from memalpha_kit.method.retrieval import Retrieval
 from memalpha_kit.method.writers import (
     SAMPLE,
     WRITERS,
-    ModelWriter,
     ScriptedReplies,
     Writer,
     content,

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from memalpha_kit.chats import ChatModel
 from memalpha_kit.errors import ModelGone
 from memalpha_kit.evaluation import runs, scores, tables
 from memalpha_kit.evaluation.base import METHODS, Backends, Method
@@ -14,7 +15,7 @@ from memalpha_kit.evaluation.report import SHOWN
 from memalpha_kit.evaluation.runs import Run
 from memalpha_kit.method.judges import LongMemEvalJudge
 from memalpha_kit.progress import bar
-from memalpha_kit.records import ChatModel, Instance
+from memalpha_kit.records import Instance
 
 Prices = Mapping[str, float | None]
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from memalpha_kit import files
+from memalpha_kit.chats import ChatModel, ChatReply, ChatRequest, request
 from memalpha_kit.errors import InputError
 from memalpha_kit.evaluation.base import (
     METHODS,
@@ -33,15 +34,7 @@ from memalpha_kit.evaluation.contexts import ChatSettings, ContextMethod, Contex
 from memalpha_kit.evaluation.journal import Spent
 from memalpha_kit.evaluation.windows import pieces, without_middle
 from memalpha_kit.method.prompts import VERSION, asked
-from memalpha_kit.records import (
-    Answer,
-    ChatModel,
-    ChatReply,
-    ChatRequest,
-    Instance,
-    Question,
-    request,
-)
+from memalpha_kit.records import Answer, Instance, Question
 from memalpha_kit.sections import Count, NonNegative, Share, about, section
 from memalpha_kit.text import without_thinking
 from memalpha_kit.tokens import counter

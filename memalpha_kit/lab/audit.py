@@ -38,8 +38,15 @@ from memalpha_kit.method.episode import Environment, play
 from memalpha_kit.method.memory import DELETE, INSERT, SEARCH, UPDATE
 from memalpha_kit.method.readers import BestEntry
 from memalpha_kit.method.rewards import Judge, rewards, step_rewards
-from memalpha_kit.method.writers import WriteRequest
-from memalpha_kit.records import STORES, Completion, Episode, Instance, Memory, ToolCall
+from memalpha_kit.records import (
+    STORES,
+    Completion,
+    Episode,
+    Instance,
+    Memory,
+    ToolCall,
+    WriteRequest,
+)
 from memalpha_kit.settings import MemoryConfig, ProtocolConfig, RewardConfig, WorldConfig
 from memalpha_kit.stats import paired_interval
 from memalpha_kit.tokens import Counter, counter

@@ -35,10 +35,11 @@ from memalpha_kit.figures.curves import plot_grouping
 from memalpha_kit.figures.style import save_figure
 from memalpha_kit.lab import miniature
 from memalpha_kit.lab.runner import Say, Stage, save_tables
+from memalpha_kit.method.advantages import episode_advantages, training_rows
 from memalpha_kit.method.episode import play
-from memalpha_kit.method.rewards import episode_advantages, step_rewards, training_rows
+from memalpha_kit.method.model_writers import ModelWriter
+from memalpha_kit.method.rewards import step_rewards
 from memalpha_kit.method.saved import save_episodes
-from memalpha_kit.method.writers import ModelWriter
 from memalpha_kit.models.local import Sampling
 from memalpha_kit.progress import bar
 from memalpha_kit.records import TrainingRow

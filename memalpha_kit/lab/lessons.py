@@ -20,8 +20,8 @@ from memalpha_kit.lab import world
 from memalpha_kit.method.calls import render_calls
 from memalpha_kit.method.encoding import encode_text
 from memalpha_kit.method.memory import empty
+from memalpha_kit.method.model_writers import ModelWriter
 from memalpha_kit.method.protocol import render_compact
-from memalpha_kit.method.writers import ModelWriter
 from memalpha_kit.models.tiny import build_tokenizer
 from memalpha_kit.records import Entry
 from memalpha_kit.settings import MemoryConfig, WorldConfig

@@ -29,17 +29,18 @@ from memalpha_kit.lab import world
 from memalpha_kit.method.calls import render_calls
 from memalpha_kit.method.episode import ask, write
 from memalpha_kit.method.memory import tokens
+from memalpha_kit.method.model_writers import ModelWriter
 from memalpha_kit.method.readers import reader
-from memalpha_kit.method.writers import ModelWriter, Writer, WriteRequest
+from memalpha_kit.method.writers import Writer
 from memalpha_kit.models.local import Sampling
 from memalpha_kit.progress import bar, progress
-from memalpha_kit.records import Completion, Episode, Instance
+from memalpha_kit.records import Completion, Episode, Instance, WriteRequest
 from memalpha_kit.settings import MemoryConfig, Profile, profile_dict
 from memalpha_kit.tokens import counter
 
 if TYPE_CHECKING:
+    from memalpha_kit.chats import ChatModel
     from memalpha_kit.method.episode import Environment
-    from memalpha_kit.records import ChatModel
 
 METRIC = "substring"
 READER = "best_entry"

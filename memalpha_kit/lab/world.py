@@ -23,7 +23,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from memalpha_kit.errors import InputError
-from memalpha_kit.method.memory import INSERT, UPDATE, apply, empty, shown
+from memalpha_kit.method.memory import INSERT, UPDATE, apply, empty
+from memalpha_kit.method.ranking import shown
 from memalpha_kit.records import QA, Entry, Episode, Instance, Memory, ToolCall, make_instance
 from memalpha_kit.settings import MemoryConfig, WarmStartConfig, WorldConfig
 

@@ -28,10 +28,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from memalpha_kit.episode_settings import MemoryConfig, ProtocolConfig
 from memalpha_kit.method.memory import TOOLS, UPDATE
 from memalpha_kit.records import Completion, ToolCall, ToolUse
 from memalpha_kit.registry import Registry
-from memalpha_kit.settings import MemoryConfig, ProtocolConfig
 from memalpha_kit.text import (
     complete_objects,
     repaired_value,

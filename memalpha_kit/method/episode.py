@@ -22,15 +22,19 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from memalpha_kit.episode_settings import (
+    AdvantageConfig,
+    MemoryConfig,
+    ProtocolConfig,
+    RewardConfig,
+)
 from memalpha_kit.errors import InputError
 from memalpha_kit.method import memory as memories
 from memalpha_kit.method import metrics
 from memalpha_kit.method.calls import read_calls
-from memalpha_kit.method.readers import Reader
 from memalpha_kit.method.rewards import Judge, rewards
-from memalpha_kit.method.writers import Writer, WriteRequest
 from memalpha_kit.records import (
     Answer,
     Completion,
@@ -41,10 +45,14 @@ from memalpha_kit.records import (
     Rewards,
     Step,
     ToolCall,
+    WriteRequest,
 )
-from memalpha_kit.settings import AdvantageConfig, MemoryConfig, ProtocolConfig, RewardConfig
 from memalpha_kit.tasks import metric_of
 from memalpha_kit.tokens import counter
+
+if TYPE_CHECKING:
+    from memalpha_kit.method.readers import Reader
+    from memalpha_kit.method.writers import Writer
 
 log = logging.getLogger(__name__)
 

@@ -1,9 +1,9 @@
-"""The external memory: what a call does to it, how large it is, what of it is shown and found.
+"""The external memory: what a call does to it, and how large it is.
 
 A memory has three components (paper, section 3.2): core is one paragraph, semantic a list of facts,
 episodic a list of dated events. A model changes it by calls of three tools, and searches it with a
-fourth. The one law: `apply` is a pure function and never raises for what a model wrote, so folding
-it over an episode's calls (`replay`) gives the episode's memory, byte for byte.
+fourth (`ranking.py`). The one law: `apply` is a pure function and never raises for what a model
+wrote, so folding it over an episode's calls (`replay`) gives the episode's memory, byte for byte.
 
 What is refused, and when two texts are the same, is a set of `Rules` that the setting `behaviour`
 names: "fixed" is right, "release" is what the published code does (`release/memory.py`).
@@ -28,10 +28,9 @@ import yaml
 from immutables import Map
 
 from memalpha_kit.entries import Entry, Store, essence
-from memalpha_kit.method.ranking import Idf, rank, words
-from memalpha_kit.records import PAPER_PARTS, STORES, Memory, ToolCall
+from memalpha_kit.episode_settings import MemoryConfig
+from memalpha_kit.records import PAPER_PARTS, Memory, ToolCall
 from memalpha_kit.registry import Registry
-from memalpha_kit.settings import MemoryConfig
 from memalpha_kit.tokens import Counter, counter
 
 TEXTS = yaml.safe_load((Path(__file__).parent / "texts" / "writer.yaml").read_text("utf-8"))
@@ -324,49 +323,3 @@ def tokens(memory: Memory, counter: Counter) -> int:
     paragraphs = [part for part in (memory.core, *memory.others.values()) if isinstance(part, str)]
     texts = [entry.text for _, entry in memory.entries()]
     return sum(map(counter.count, (*paragraphs, *texts)))
-
-
-def search(
-    memory: Memory,
-    store: str,
-    query: str,
-    k: int,
-    idf: Idf = "release",
-    min_score: float | None = None,
-) -> list[tuple[Entry, float]]:
-    """The k entries of a list ("semantic", say) that fit the query best, with their scores.
-
-    Best first, ties oldest first. Empty for an empty or switched-off list and for a query without
-    a word. Ranking only: no minimum score unless one is given (the published `Memory` drops scores
-    below 0, so that a list of one entry has no results).
-    """
-    entries = _list(memory, store)
-    if not entries or not words(query):
-        return []
-    found = rank(entries, query, k, idf)
-    return [(e, score) for e, score in found if min_score is None or score >= min_score]
-
-
-def shown(memory: Memory, chunk: str, config: MemoryConfig) -> tuple[tuple[Entry, ...], ...]:
-    """The entries that the writer sees with `chunk`: semantic, episodic, and other lists' after it.
-
-    At most `config.shown` of each, always in insertion order. "recent" shows the last ones, as the
-    published code does; "relevant" those that fit the chunk best (positive idf, ties: the newest),
-    so that older entries can be revised too.
-    """
-    lists = (*STORES, *(name for name in config.components if isinstance(memory.part(name), Store)))
-    return tuple(_shown(_list(memory, name), chunk, config) for name in lists)
-
-
-def _shown(entries: Store, chunk: str, config: MemoryConfig) -> tuple[Entry, ...]:
-    if config.display == "recent" or len(entries) <= config.shown:
-        return entries[max(0, len(entries) - config.shown) :]
-    best = {entry.id for entry, _ in rank(entries, chunk, config.shown, "positive", "newest")}
-    return tuple(entry for entry in entries if entry.id in best)
-
-
-def _list(memory: Memory, name: str) -> Store:
-    part = memory.part(name) if name in MEMORY_COMPONENTS else ""
-    if isinstance(part, str):
-        raise ValueError(f"store: expected a list of the memory, found {name!r}")
-    return part or Store()

@@ -16,6 +16,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from memalpha_kit.chats import (
+    ChatModel,
+    ChatReply,
+    ChatRequest,
+    Message,
+    message,
+    reply_message,
+    request,
+    tool_message,
+)
 from memalpha_kit.errors import InputError
 from memalpha_kit.method.memory import SEARCH
 from memalpha_kit.method.prompts import (
@@ -36,21 +46,7 @@ from memalpha_kit.method.retrieval import (
     View,
     view,
 )
-from memalpha_kit.records import (
-    Answer,
-    ChatModel,
-    ChatReply,
-    ChatRequest,
-    Entry,
-    Memory,
-    Message,
-    Question,
-    ToolUse,
-    message,
-    reply_message,
-    request,
-    tool_message,
-)
+from memalpha_kit.records import Answer, Entry, Memory, Question, ToolUse
 from memalpha_kit.text import complete_object
 from memalpha_kit.tokens import counter
 

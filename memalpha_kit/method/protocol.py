@@ -22,19 +22,12 @@ from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
 from memalpha_kit.entries import Entry
+from memalpha_kit.episode_settings import MemoryConfig, ProtocolConfig
 from memalpha_kit.errors import InputError
 from memalpha_kit.method.calls import FORMATS, json_text
-from memalpha_kit.method.memory import (
-    MEMORY_COMPONENTS,
-    SEARCH,
-    TEXTS,
-    TOOLS,
-    Tool,
-    components,
-    shown,
-)
+from memalpha_kit.method.memory import MEMORY_COMPONENTS, SEARCH, TEXTS, TOOLS, Tool, components
+from memalpha_kit.method.ranking import shown
 from memalpha_kit.records import Memory
-from memalpha_kit.settings import MemoryConfig, ProtocolConfig
 
 
 def tool_schemas(

@@ -29,6 +29,9 @@ from typing import Literal
 import numpy as np
 
 from memalpha_kit.entries import Change, Entry, Store
+from memalpha_kit.episode_settings import MemoryConfig
+from memalpha_kit.method.memory import MEMORY_COMPONENTS
+from memalpha_kit.records import STORES, Memory
 
 Idf = Literal["release", "positive"]
 Ties = Literal["oldest", "newest"]
@@ -214,3 +217,52 @@ def rank(
     with index.lock:
         index.move(store)
         return [(store.at(place), score) for place, score in index.best(query, k, ties)]
+
+
+# ---- searching a memory -------------------------------------------------------------------------
+
+
+def search(
+    memory: Memory,
+    store: str,
+    query: str,
+    k: int,
+    idf: Idf = "release",
+    min_score: float | None = None,
+) -> list[tuple[Entry, float]]:
+    """The k entries of a list ("semantic", say) that fit the query best, with their scores.
+
+    Best first, ties oldest first. Empty for an empty or switched-off list and for a query without
+    a word. Ranking only: no minimum score unless one is given (the published `Memory` drops scores
+    below 0, so that a list of one entry has no results).
+    """
+    entries = _list(memory, store)
+    if not entries or not words(query):
+        return []
+    found = rank(entries, query, k, idf)
+    return [(e, score) for e, score in found if min_score is None or score >= min_score]
+
+
+def shown(memory: Memory, chunk: str, config: MemoryConfig) -> tuple[tuple[Entry, ...], ...]:
+    """The entries that the writer sees with `chunk`: semantic, episodic, and other lists' after it.
+
+    At most `config.shown` of each, always in insertion order. "recent" shows the last ones, as the
+    published code does; "relevant" those that fit the chunk best (positive idf, ties: the newest),
+    so that older entries can be revised too.
+    """
+    lists = (*STORES, *(name for name in config.components if isinstance(memory.part(name), Store)))
+    return tuple(_shown(_list(memory, name), chunk, config) for name in lists)
+
+
+def _shown(entries: Store, chunk: str, config: MemoryConfig) -> tuple[Entry, ...]:
+    if config.display == "recent" or len(entries) <= config.shown:
+        return entries[max(0, len(entries) - config.shown) :]
+    best = {entry.id for entry, _ in rank(entries, chunk, config.shown, "positive", "newest")}
+    return tuple(entry for entry in entries if entry.id in best)
+
+
+def _list(memory: Memory, name: str) -> Store:
+    part = memory.part(name) if name in MEMORY_COMPONENTS else ""
+    if isinstance(part, str):
+        raise ValueError(f"store: expected a list of the memory, found {name!r}")
+    return part or Store()

@@ -23,9 +23,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from memalpha_kit.chats import ChatModel
 from memalpha_kit.errors import InputError, closest
 from memalpha_kit.method.ranking import Bm25
-from memalpha_kit.records import Answer, ChatModel, Entry, Memory, Question
+from memalpha_kit.records import Answer, Entry, Memory, Question
 from memalpha_kit.registry import Registry
 
 Done = Callable[[int, Answer], None]

@@ -20,9 +20,9 @@ from functools import cached_property
 import numpy as np
 
 from memalpha_kit.errors import InputError, closest
-from memalpha_kit.method.memory import search
 from memalpha_kit.method.prompts import TEXTS, Retrieved, asked, system_prompt
 from memalpha_kit.method.protocol import one_row
+from memalpha_kit.method.ranking import search
 from memalpha_kit.method.readers import sentence
 from memalpha_kit.records import STORES, Entry, Memory
 from memalpha_kit.registry import Registry

@@ -1,4 +1,4 @@
-"""Four reward terms, their weighted sum, and the advantages: the page to hold beside the paper.
+"""Four reward terms and their weighted sum: hold it beside the paper, with `advantages.py`.
 
 For rollout i of an instance with chunks t = 1..T and questions j (paper, section 3.3):
 
@@ -7,31 +7,24 @@ For rollout i of an instance with chunks t = 1..T and questions j (paper, sectio
     r3[i]   = 1 - memory tokens / chunk tokens                    compression
     r4[i,t] = mean over calls of the judge's verdict              content
     R[i,t]  = w1 r1[i] + w2 r2[i,t] + beta r3[i] + gamma r4[i,t]
-    A[i,t]  = (R[i,t] - mean) / (std + eps)    over the group; std is the unbiased one
 
-The one law: a missing measurement stays missing. It is None, never 0; a row whose reward is None
-has advantage 0, enters no mean and no standard deviation, and is not trained on. Plain Python and
-numpy's float64; the published code computes advantages in float32, which differs in the seventh
-digit. A user's module adds a term with `TERMS.add`; its weight stands in `reward.others`.
+The one law: a missing measurement stays missing. It is None, never 0. A user's module adds a term
+with `TERMS.add`; its weight stands in `reward.others`.
 
 >>> total(Rewards(0.75, 0.9, (1.0,), (1.0,)), 0, RewardConfig())
 1.895
->>> advantages([1.0, 0.0, None], ["a", "a", "a"], AdvantageConfig(epsilon=0.0))
-[0.7071067811865475, -0.7071067811865475, 0.0]
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
+from memalpha_kit.episode_settings import RewardConfig
 from memalpha_kit.errors import InputError
 from memalpha_kit.method.memory import MEMORY_COMPONENTS, TOOLS, empty, tokens
-from memalpha_kit.records import Episode, Instance, Memory, Rewards, ToolCall, TrainingRow
+from memalpha_kit.records import Episode, Instance, Memory, Rewards, ToolCall
 from memalpha_kit.registry import Registry
-from memalpha_kit.settings import AdvantageConfig, RewardConfig
 from memalpha_kit.tokens import Counter
 
 Judge = Callable[[ToolCall, str, Memory], bool | None]
@@ -47,10 +40,10 @@ def reward_accuracy(scores: Sequence[float | None]) -> float | None:
 
     Answers without a score are left out, not counted as wrong.
     """
-    return _mean(scores)
+    return mean(scores)
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
+def mean(values: Sequence[float | None]) -> float | None:
     """Mean of the values that are known; None if none is."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
@@ -240,134 +233,3 @@ def total(rewards: Rewards, step: int, config: RewardConfig) -> float | None:
 def step_rewards(rewards: Rewards, config: RewardConfig) -> tuple[float | None, ...]:
     """R of every step of an episode; r1 and r3 are the episode's and repeat."""
     return tuple(total(rewards, step, config) for step in range(len(rewards.format)))
-
-
-# --- Advantages -----------------------------------------------------------------------------------
-
-
-def advantages(
-    rewards: Sequence[float | None], groups: Sequence[str], config: AdvantageConfig
-) -> list[float]:
-    """One advantage per reward, normalised within its group: (R - mean) / (std + epsilon).
-
-    Rewards None get 0 and are in no mean. Equal rewards give exactly 0.0, whatever their mean
-    rounds to. A group of one gives 0, with `single="raw"` its reward, with "release" R / (1 +
-    epsilon) as published. `scale="none"` leaves out the division (Dr. GRPO).
-    """
-    members: dict[str, list[int]] = {}
-    for index, (reward, group) in enumerate(zip(rewards, groups, strict=True)):
-        if reward is not None:
-            members.setdefault(group, []).append(index)
-    result = [0.0] * len(rewards)
-    for indices in members.values():
-        values = _normalised([rewards[index] for index in indices], config)
-        for index, value in zip(indices, values, strict=True):
-            result[index] = value
-    return result
-
-
-def _normalised(rewards: Sequence[float], config: AdvantageConfig) -> list[float]:
-    """Advantages of one group."""
-    values = np.asarray(rewards, dtype=np.float64)
-    if len(values) == 1:
-        reward = float(values[0])
-        return [{"zero": 0.0, "raw": reward}.get(config.single, reward / (1 + config.epsilon))]
-    if values.min() == values.max():
-        return [0.0] * len(values)
-    centred = values - values.mean()
-    if config.scale == "std":
-        centred = centred / (values.std(ddof=1) + config.epsilon)
-    return centred.tolist()
-
-
-def group(instance: str, step: int, grouping: str) -> str:
-    """Name of the group that a step's reward is compared in.
-
-    `instance`: all steps of all rollouts of the instance (as published). `chunk`: the same chunk
-    across rollouts. `rollout` and `leave_one_out` compare rollouts of the instance, see
-    `episode_advantages`.
-    """
-    return f"{instance}#{step}" if grouping == "chunk" else instance
-
-
-def episode_advantages(
-    steps: Sequence[Sequence[float | None]], instances: Sequence[str], config: AdvantageConfig
-) -> list[tuple[float, ...]]:
-    """Advantages of every step of every episode, given their rewards and their instances' names.
-
-    With grouping `rollout` a rollout's reward is the mean over its steps; rollouts of an instance
-    are compared, and each step of a rollout carries its advantage (what TRL calls an advantage).
-    With `leave_one_out` a step is compared with all steps of the instance's *other* rollouts, so
-    its baseline does not depend on what its own rollout did; the standard deviation is the
-    instance's. A step without reward has advantage 0 under every grouping.
-    """
-    if config.grouping == "rollout":
-        means = advantages([_mean(rewards) for rewards in steps], instances, config)
-        return [
-            tuple(0.0 if reward is None else mean for reward in rewards)
-            for rewards, mean in zip(steps, means, strict=True)
-        ]
-    if config.grouping == "leave_one_out":
-        return _left_out(steps, instances, config)
-    flat = [reward for rewards in steps for reward in rewards]
-    names = [
-        group(instance, step, config.grouping)
-        for rewards, instance in zip(steps, instances, strict=True)
-        for step in range(len(rewards))
-    ]
-    values = iter(advantages(flat, names, config))
-    return [tuple(next(values) for _ in rewards) for rewards in steps]
-
-
-def _left_out(
-    steps: Sequence[Sequence[float | None]], instances: Sequence[str], config: AdvantageConfig
-) -> list[tuple[float, ...]]:
-    """Each step's reward minus the mean over the steps of the instance's other rollouts."""
-    pooled: dict[str, list[float]] = {}
-    for rewards, instance in zip(steps, instances, strict=True):
-        pooled.setdefault(instance, []).extend(r for r in rewards if r is not None)
-    result = []
-    for rewards, instance in zip(steps, instances, strict=True):
-        own, everyone = [r for r in rewards if r is not None], pooled[instance]
-        n_others = len(everyone) - len(own)
-        if not own or not n_others or min(everyone) == max(everyone):
-            result.append((0.0,) * len(rewards))
-            continue
-        baseline = (sum(everyone) - sum(own)) / n_others
-        scaled = config.scale == "std"
-        scale = float(np.std(everyone, ddof=1)) + config.epsilon if scaled else 1.0
-        result.append(tuple(0.0 if r is None else (r - baseline) / scale for r in rewards))
-    return result
-
-
-def training_rows(
-    episodes: Sequence[Episode],
-    parts: Mapping[str, Rewards],
-    reward_config: RewardConfig,
-    advantage_config: AdvantageConfig,
-) -> list[TrainingRow]:
-    """One row per chunk of every episode, episode by episode, with reward, advantage and group.
-
-    `parts` maps episode ids to their `Rewards`. The token ids are the sampled ones, end marker
-    included; rows without a reward have a loss mask of zeros.
-    """
-    steps = [step_rewards(parts[episode.id], reward_config) for episode in episodes]
-    values = episode_advantages(steps, [episode.instance for episode in episodes], advantage_config)
-    rows = []
-    for episode, rewarded, advantage in zip(episodes, steps, values, strict=True):
-        for index, step in enumerate(episode.steps):
-            done, missing = step.completion, rewarded[index] is None
-            rows.append(
-                TrainingRow(
-                    prompt_ids=done.prompt_ids,
-                    completion_ids=done.completion_ids,
-                    loss_mask=(0,) * len(done.mask) if missing else done.mask,
-                    reward=rewarded[index],
-                    advantage=advantage[index],
-                    group=group(episode.instance, index, advantage_config.grouping),
-                    episode=episode.id,
-                    step=index,
-                    logprobs=done.logprobs or (),
-                )
-            )
-    return rows

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from memalpha_kit.episode_settings import MemoryConfig, ProtocolConfig
 from memalpha_kit.errors import InputError
 from memalpha_kit.files import Log, json_line, load_json, read_jsonl, resume_or_refuse, write_bytes
 from memalpha_kit.method import memory
@@ -17,7 +18,6 @@ from memalpha_kit.method.episode import episode_id, write
 from memalpha_kit.method.writers import Writer
 from memalpha_kit.progress import bar
 from memalpha_kit.records import Answer, Completion, Episode, Instance, Step, ToolCall, ToolUse
-from memalpha_kit.settings import MemoryConfig, ProtocolConfig
 
 
 def save_episodes(path: Path, episodes: Iterable[Episode]) -> None:

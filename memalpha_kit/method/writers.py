@@ -3,7 +3,8 @@
 The one law: a writer sees a chunk, the memory and its seed, never the questions, and answers with
 a `Completion` that goes through the same parser as a model's. Scripted writers are rules; their
 replies are rendered by `calls.render_calls`. They are honest floors: they keep everything of one
-kind, select nothing and never update. A user's module adds a rule or a writer with `WRITERS.add`.
+kind, select nothing and never update. `model_writers.py` has models. A user's module adds a rule or
+a writer with `WRITERS.add`.
 
 | name | keeps |
 | --- | --- |
@@ -21,32 +22,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
-from memalpha_kit.errors import InputError
-from memalpha_kit.method.calls import FORMATS, render_calls
-from memalpha_kit.method.encoding import encode_chat, encode_text
+from memalpha_kit.method.calls import render_calls
 from memalpha_kit.method.memory import INSERT
-from memalpha_kit.method.protocol import fit_prompt, render_compact, render_messages, tool_schemas
-from memalpha_kit.records import Completion, Memory, ToolCall
+from memalpha_kit.records import Completion, ToolCall, WriteRequest
 from memalpha_kit.registry import Registry
-from memalpha_kit.settings import MemoryConfig, ProtocolConfig
-
-
-@dataclass(frozen=True)
-class WriteRequest:
-    """One chunk of one rollout, with everything its writer may know.
-
-    `instance` is the instance's id, for messages; `seed` is this step's own.
-    """
-
-    memory: Memory
-    chunk: str
-    instance: str = ""
-    step: int = 0
-    rollout: int = 0
-    seed: int = 0
 
 
 class Writer(Protocol):
@@ -171,66 +153,3 @@ def sentences(text: str) -> list[str]:
         starts.append(match.end())
     pieces = (text[a:b].strip() for a, b in zip(starts, [*ends, len(text)], strict=True))
     return [piece for piece in pieces if piece]
-
-
-# ---- language models ----------------------------------------------------------------------------
-
-
-class LanguageModel(Protocol):
-    """What writes replies, such as `models.local.CausalLM`; `tokenizer` is one of transformers."""
-
-    name: str
-    tokenizer: Any
-
-    def generate(
-        self, prompt_ids: Sequence[Sequence[int]], sampling: Any, seeds: Sequence[int]
-    ) -> list[Completion]:
-        """One completion per prompt, in order, each drawn with its own seed."""
-        ...
-
-
-@dataclass(frozen=True)
-class ModelWriter:
-    """A causal language model as a writer, prompted as `protocol_config` says."""
-
-    lm: LanguageModel
-    memory_config: MemoryConfig
-    protocol_config: ProtocolConfig
-    sampling: Any  # handed to `generate`, such as a `models.local.Sampling`
-
-    @property
-    def name(self) -> str:
-        """`model:` and the folder's own name."""
-        return f"model:{self.lm.name.rstrip('/').rpartition('/')[2]}"
-
-    def write(self, requests: Sequence[WriteRequest]) -> list[Completion]:
-        """One sampled completion per request, each from its own seed.
-
-        Raises InputError, naming instance and chunk, if a prompt does not fit with no entry shown.
-        """
-        prompts = [self.prompt_ids(request) for request in requests]
-        return self.lm.generate(prompts, self.sampling, [request.seed for request in requests])
-
-    def finish(self) -> None:
-        """Lets other processes finish writing, where the language model is one for all of them."""
-        if hasattr(self.lm, "finish"):
-            self.lm.finish(self.sampling)
-
-    def prompt_ids(self, request: WriteRequest) -> list[int]:
-        """The prompt of one request, entries shown halved until it fits."""
-
-        protocol, tokenizer = self.protocol_config, self.lm.tokenizer
-
-        def render(shown: int) -> list[int]:
-            config = replace(self.memory_config, shown=shown)
-            if protocol.prompt == "compact":
-                text = render_compact(request.memory, request.chunk, config)
-                return encode_text(tokenizer, text)
-            messages = render_messages(request.memory, request.chunk, config, protocol)
-            tools = None if FORMATS[protocol.wire].lists_tools else tool_schemas(config)
-            return encode_chat(tokenizer, messages, tools, protocol.thinking)
-
-        try:
-            return fit_prompt(render, len, self.memory_config.shown, protocol.max_prompt_tokens)[0]
-        except InputError as error:
-            raise InputError(f"{request.instance}: chunk {request.step}: {error}") from error

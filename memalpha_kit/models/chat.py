@@ -34,10 +34,11 @@ from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from memalpha_kit import files
+from memalpha_kit.chats import ChatReply, ChatRequest, Done
 from memalpha_kit.errors import InputError, ModelGone
 from memalpha_kit.models.replies import Failed, masked, read_reply, read_vectors, refusal, tokens
 from memalpha_kit.models.servers import LOOPBACK, Endpoint, Usage
-from memalpha_kit.records import ChatReply, ChatRequest, Done, ToolUse
+from memalpha_kit.records import ToolUse
 
 log = logging.getLogger(__name__)
 

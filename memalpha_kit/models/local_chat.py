@@ -14,11 +14,12 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from memalpha_kit.chats import ChatReply, ChatRequest, Done
 from memalpha_kit.errors import InputError, ModelGone
 from memalpha_kit.method.calls import parse_reply
 from memalpha_kit.method.encoding import encode_chat
 from memalpha_kit.models.local import Sampling
-from memalpha_kit.records import ChatReply, ChatRequest, Completion, Done, ToolUse
+from memalpha_kit.records import Completion, ToolUse
 
 if TYPE_CHECKING:
     from memalpha_kit.models.local import CausalLM

@@ -11,7 +11,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from memalpha_kit.records import ChatReply, ToolUse
+from memalpha_kit.chats import ChatReply
+from memalpha_kit.records import ToolUse
 from memalpha_kit.text import without_surrogates
 
 BUSY = (408, 409, 425, 429)  # worth another try, as is every 5xx

@@ -9,8 +9,8 @@ error texts as answers.
 
 from __future__ import annotations
 
-from memalpha_kit.method.memory import search
 from memalpha_kit.method.prompts import Retrieved
+from memalpha_kit.method.ranking import search
 from memalpha_kit.method.retrieval import (
     VIEWS,
     Ranked,

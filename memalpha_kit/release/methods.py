@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from memalpha_kit.chats import ChatRequest, message
 from memalpha_kit.errors import InputError
 from memalpha_kit.evaluation.base import METHODS, Method
 from memalpha_kit.evaluation.contexts import Bm25Chunks, ClosedBook, LongContext, bm25
@@ -29,7 +30,6 @@ from memalpha_kit.evaluation.windows import (
     Texts,
     prompt_tokens,
 )
-from memalpha_kit.records import ChatRequest, message
 from memalpha_kit.text import repaired_object
 from memalpha_kit.tokens import Counter
 

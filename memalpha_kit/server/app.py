@@ -15,9 +15,9 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 
-from memalpha_kit import __version__, records
+from memalpha_kit import __version__, chats
+from memalpha_kit.chats import ChatModel
 from memalpha_kit.method.content_judge import ContentJudge
-from memalpha_kit.records import ChatModel
 from memalpha_kit.server import wire, work
 from memalpha_kit.server.limits import Gate, ServerSettings
 from memalpha_kit.server.logs import RequestLog
@@ -183,7 +183,7 @@ def _add_signs_of_life(
     @app.get("/ready", response_model=wire.Ready, dependencies=locks, responses=_refusals())
     async def ready(request: Request) -> Response:
         """Whether the model answers: one call of one token."""
-        once = records.request("", "Say yes.", max_tokens=1, version=f"ready {uuid.uuid4()}")
+        once = chats.request("", "Say yes.", max_tokens=1, version=f"ready {uuid.uuid4()}")
         reply = (await gate.run(request, probe, lambda _, upstream: upstream.chat([once])))[0]
         if reply.text is None:
             raise Refused(503, f"the model does not answer: {reply.error}")

@@ -22,9 +22,9 @@ from urllib.parse import urlsplit
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
+from memalpha_kit.chats import ChatModel
 from memalpha_kit.errors import InputError
 from memalpha_kit.method.retrieval import Retrieval
-from memalpha_kit.records import ChatModel
 from memalpha_kit.sections import Count, Positive, section
 from memalpha_kit.server.wire import Refused
 from memalpha_kit.server.work import Upstream

@@ -14,12 +14,13 @@ from concurrent.futures import CancelledError, Future
 from queue import SimpleQueue
 from typing import Any
 
+from memalpha_kit.chats import ChatModel, ChatReply, ChatRequest, Done
 from memalpha_kit.errors import ModelGone
 from memalpha_kit.method.content_judge import ContentJudge, StepVerdict, judge_steps
 from memalpha_kit.method.judges import Verdict
 from memalpha_kit.method.model_readers import AgenticReader, ModelReader
 from memalpha_kit.method.retrieval import Retrieval
-from memalpha_kit.records import Answer, ChatModel, ChatReply, ChatRequest, Done, Question
+from memalpha_kit.records import Answer, Question
 from memalpha_kit.registry import Registry
 from memalpha_kit.server.wire import AgenticQuestions, Calls, Questions, Refused, wrong
 

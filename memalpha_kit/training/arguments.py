@@ -42,7 +42,7 @@ FIXED = {  # TRL's argument: value, and why; all are stated, for a GPU backend c
     "ddp_find_unused_parameters": (False, "every weight takes part"),
     "use_bias_correction_kl": (False, "the plain k3 term, not weighted by the ratio"),
     "importance_sampling_level": ("token", "as published"),
-    "scale_rewards": ("none", "advantages come normalised from `rewards.py`"),
+    "scale_rewards": ("none", "advantages come normalised from `advantages.py`"),
     "top_entropy_quantile": (1.0, "every token is learned"),
     "entropy_coef": (0.0, "no term of that name in the paper"),
     "off_policy_mask_threshold": (None, "no row is left out"),

@@ -26,6 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from memalpha_kit.chats import ChatModel, ChatReply, ChatRequest, Done, request
 from memalpha_kit.data import dataset
 from memalpha_kit.errors import InputError
 from memalpha_kit.files import load_json, run_card
@@ -38,16 +39,7 @@ from memalpha_kit.method.retrieval import Retrieval
 from memalpha_kit.models.chat import Client
 from memalpha_kit.models.local_chat import LocalChat, vllm_chat
 from memalpha_kit.models.servers import endpoint_from_env
-from memalpha_kit.records import (
-    Answer,
-    ChatModel,
-    ChatReply,
-    ChatRequest,
-    Done,
-    Instance,
-    Question,
-    request,
-)
+from memalpha_kit.records import Answer, Instance, Question
 from memalpha_kit.settings import ModelConfig, Profile
 from memalpha_kit.tasks import metric_of
 from memalpha_kit.training.plan import fitting

@@ -17,10 +17,10 @@ from typing import Any, TypeVar
 
 from memalpha_kit.errors import InputError, ModelGone
 from memalpha_kit.files import load_json, save_json
+from memalpha_kit.method.advantages import training_rows
 from memalpha_kit.method.episode import Environment, Played, play
-from memalpha_kit.method.rewards import training_rows
+from memalpha_kit.method.model_writers import ModelWriter
 from memalpha_kit.method.saved import save_episodes
-from memalpha_kit.method.writers import ModelWriter
 from memalpha_kit.models.local import CausalLM, Sampling
 from memalpha_kit.records import Instance, TrainingRow
 from memalpha_kit.settings import GrpoConfig, ModelConfig

@@ -278,7 +278,7 @@ class EpisodeTrainer(GRPOTrainer):
 
 
 def _never_called(**_: Any) -> list[float]:
-    """TRL wants a reward function; ours are computed from episodes, in `rewards.py`."""
+    """TRL wants a reward function; ours are computed from episodes, in `advantages.py`."""
     raise AssertionError("TRL asked for a reward; the kit computes rewards itself")
 
 

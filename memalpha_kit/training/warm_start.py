@@ -27,10 +27,10 @@ from memalpha_kit.errors import InputError
 from memalpha_kit.files import save_table
 from memalpha_kit.method.calls import render_calls
 from memalpha_kit.method.encoding import encode_text
-from memalpha_kit.method.writers import ModelWriter, WriteRequest
+from memalpha_kit.method.model_writers import ModelWriter
 from memalpha_kit.models.tiny import save_policy
 from memalpha_kit.progress import bar
-from memalpha_kit.records import Memory, ToolCall
+from memalpha_kit.records import Memory, ToolCall, WriteRequest
 from memalpha_kit.settings import WarmStartConfig
 from memalpha_kit.training.optimizer import build_optimizer, rate
 
