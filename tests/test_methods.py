@@ -8,9 +8,8 @@ import pytest
 from fake_chat import FakeChat
 
 from memalpha_kit.errors import InputError, ModelGone
-from memalpha_kit.evaluation.base import METHODS, Backends, Prepared
 from memalpha_kit.evaluation.contexts import ContextMethod
-from memalpha_kit.evaluation.methods import MethodSpec, build_method
+from memalpha_kit.evaluation.methods import METHODS, Backends, MethodSpec, Prepared, build_method
 from memalpha_kit.evaluation.runs import read_record, record_line
 from memalpha_kit.method.episode import write
 from memalpha_kit.method.writers import ScriptedReplies, writer
@@ -135,7 +134,6 @@ def test_a_published_run_is_a_method_with_its_settings_and_options_on_top(name):
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [
-        ("memagent", {"piece_tokens": 9}, "piece_tokens has no effect: the chunks are those"),
         (
             "mem1",
             {"rollouts": "x", "state_tokens": 1},
@@ -164,7 +162,6 @@ SPECS = [
     MethodSpec("memory", {"writer": "api"}),
     MethodSpec("memory", {"writer": "keep_sentences", "reader": "best_entry"}),
     MethodSpec("memory", {"writer": "keep_sentences", "reader": "agentic"}),
-    MethodSpec("memagent", {"mode": "per_question", "piece_tokens": 6}),
 ]
 EACH = pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.method} {spec.options}")
 

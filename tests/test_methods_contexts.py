@@ -8,8 +8,7 @@ from test_methods import INSTANCE, LABELLED, run
 
 from memalpha_kit.chats import ChatReply
 from memalpha_kit.errors import InputError
-from memalpha_kit.evaluation.base import Backends
-from memalpha_kit.evaluation.methods import MethodSpec, build_method
+from memalpha_kit.evaluation.methods import Backends, MethodSpec, build_method
 from memalpha_kit.method.prompts import query_prompt, system_prompt_baseline
 from memalpha_kit.records import QA, make_instance
 

@@ -11,9 +11,8 @@ from test_methods import INSTANCE, INSTANCES, LABELLED, run
 
 from memalpha_kit.chats import ChatReply
 from memalpha_kit.errors import InputError, ModelGone
-from memalpha_kit.evaluation.base import Backends, Prepared
 from memalpha_kit.evaluation.memories import draw
-from memalpha_kit.evaluation.methods import MethodSpec, build_method
+from memalpha_kit.evaluation.methods import Backends, MethodSpec, Prepared, build_method
 from memalpha_kit.evaluation.runs import read_record, record_line
 from memalpha_kit.method import memory as memories
 from memalpha_kit.method.episode import ask, write

@@ -6,8 +6,7 @@ import pytest
 
 from memalpha_kit.errors import InputError
 from memalpha_kit.evaluation import report, runs, scores
-from memalpha_kit.evaluation.base import Backends
-from memalpha_kit.evaluation.methods import MethodSpec
+from memalpha_kit.evaluation.methods import Backends, MethodSpec
 from memalpha_kit.evaluation.tables import Bootstrap
 from memalpha_kit.records import QA, make_instance
 

@@ -13,8 +13,7 @@ from memalpha_kit.chats import ChatReply, request
 from memalpha_kit.data.instances import ANSWER_TYPE
 from memalpha_kit.errors import InputError, ModelGone
 from memalpha_kit.evaluation import runs, scores
-from memalpha_kit.evaluation.base import Backends, Method, Prepared, Settings
-from memalpha_kit.evaluation.methods import MethodSpec
+from memalpha_kit.evaluation.methods import Backends, Method, MethodSpec, Prepared, Settings
 from memalpha_kit.method.judges import Verdict
 from memalpha_kit.records import QA, Answer, make_instance
 

@@ -10,8 +10,7 @@ from fake_chat import FakeChat, user
 from test_methods import INSTANCE, INSTANCES, LABELLED, WANTED, run
 
 from memalpha_kit.errors import InputError, ModelGone
-from memalpha_kit.evaluation.base import Backends
-from memalpha_kit.evaluation.methods import MethodSpec, build_method
+from memalpha_kit.evaluation.methods import Backends, MethodSpec, build_method
 from memalpha_kit.method.prompts import query_prompt
 from memalpha_kit.tokens import counter
 
@@ -35,7 +34,7 @@ def memagent(model, name="memagent", **options):
 # ---- MemAgent -----------------------------------------------------------------------------------
 
 
-def test_agnostic_walks_once_per_instance_over_its_chunks_with_the_task_as_the_problem():
+def test_it_walks_once_per_instance_over_its_chunks_with_the_task_as_the_problem():
     model = FakeChat(say)
     prepared, answered = run(memagent(model), {(INSTANCE.id, "q0"), (INSTANCE.id, "q1")})
     reads = [text for text in model.texts if part(text, "section") and "Nora keeps" in text]
@@ -59,7 +58,7 @@ def test_the_question_comes_with_the_output_format_of_every_other_method():
 
 def test_budgets_and_no_system_message():
     options = memagent(FakeChat()).options
-    assert (options.memory_tokens, options.max_tokens, options.piece_tokens) == (1024, 1024, 5000)
+    assert (options.memory_tokens, options.max_tokens) == (1024, 1024)
     model = FakeChat(say)
     run(memagent(model, memory_tokens=1024, max_tokens=512, temperature=0.1, top_p=0.95))
     assert {request.max_tokens for request in model.asked} == {512, 1024}
@@ -93,44 +92,8 @@ def test_a_failed_piece_ends_its_instance_with_the_reason_and_no_other():
     assert answered[LABELLED.id, "q0"].prediction == "\\boxed{Sentence:}"
 
 
-def test_per_question_walks_once_per_question_over_pieces_cut_anew():
-    model = FakeChat(say)
-    method = memagent(model, mode="per_question", piece_tokens=5)
-    prepared, answered = run(method, {(INSTANCE.id, "q0"), (INSTANCE.id, "q1")}, [INSTANCE])
-    assert prepared[INSTANCE.id].memory_tokens is None and prepared[INSTANCE.id].requests == 0
-    one = answered[INSTANCE.id, "q1"]
-    sections = [part(t, "section") for t in model.texts if part(t, "problem") == "Who paints?"]
-    assert "".join(filter(None, sections)) == "\n\n".join(INSTANCE.chunks)
-    assert one.memory == "Nora Tom Ada ." or one.memory.startswith("Nora")
-    assert one.requests == 4 and one.memory_tokens == method.counter.count(one.memory)
-    assert one.prediction == f"\\boxed{{{one.memory}}}"
-    spent = [r for r in model.asked if part(user(r), "problem") == "Who paints?"]
-    assert one.prompt_tokens == sum(len(user(request).split()) for request in spent)
-    assert not one.truncated and method.settings()["mode"] == "per_question"
-
-
-def test_per_question_a_long_text_loses_its_middle_and_says_so():
-    model = FakeChat(say)
-    method = memagent(model, mode="per_question", piece_tokens=100, text_tokens=6)
-    _, answered = run(method, {(INSTANCE.id, "q0")}, [INSTANCE])
-    assert answered[INSTANCE.id, "q0"].truncated
-    assert part(model.texts[0], "section") == "Nora keeps beesIt rains."
-
-
-def test_per_question_a_failed_piece_is_an_error_of_its_question_alone():
-    def failing(asked):
-        return None if "Who paints?" in user(asked) else say(asked)
-
-    method = memagent(FakeChat(failing), mode="per_question")
-    _, answered = run(method, {(INSTANCE.id, "q0"), (INSTANCE.id, "q1")}, [INSTANCE])
-    assert answered[INSTANCE.id, "q0"].prediction and answered[INSTANCE.id, "q1"].prediction is None
-    assert answered[INSTANCE.id, "q1"].error == "piece 0: HTTP 500 six times"
-
-
-@pytest.mark.parametrize("mode", ["agnostic", "per_question"])
-def test_a_walk_that_was_killed_goes_on_where_it_was(mode, tmp_path):
-    anew = {"piece_tokens": 5} if mode == "per_question" else {}
-    spec = MethodSpec("memagent", {"mode": mode} | anew)
+def test_a_walk_that_was_killed_goes_on_where_it_was(tmp_path):
+    spec = MethodSpec("memagent")
     whole = FakeChat(say)
     expected = run(build_method(spec, Backends(answer=whole)))
     calls, lost = 0, []

@@ -6,15 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memalpha_kit.evaluation.windows import (
+from memalpha_kit.evaluation.contexts import (
     CUTS,
     GENERATION_TOKENS,
     DoesNotFit,
     Tail,
     cut_context,
-    pieces,
     prompt_tokens,
-    without_middle,
 )
 from memalpha_kit.tokens import Counter, counter
 
@@ -98,17 +96,3 @@ def test_whatever_the_text_the_prompt_fits_and_ends_with_the_end_of_the_context(
     kept = user.removeprefix("Read.\n\n").removesuffix("\n\nWho keeps bees?")
     assert cut or user == around(text)[1]
     assert not cut or text.endswith(kept) or user == around("")[1]
-
-
-@given(st.text(max_size=80), st.integers(1, 20))
-def test_pieces_join_to_the_text_and_are_of_the_size(text, size):
-    cut = pieces(text, size, PUNCT)
-    assert "".join(cut) == text
-    assert all(PUNCT.count(piece) <= size for piece in cut)
-
-
-@pytest.mark.parametrize(
-    ("limit", "expected"), [(10, ("a b c d e", False)), (4, ("a bd e", True)), (1, ("e", True))]
-)
-def test_a_long_text_loses_its_middle(limit, expected):
-    assert without_middle("a b c d e", limit, WORDS) == expected

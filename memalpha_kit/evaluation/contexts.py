@@ -2,23 +2,96 @@
 
 All of them put the same question in the same way (system message, task, text, what the source asks
 for, question), with the same settings of the answering model, so that they differ in the text
-alone.
+alone. The cut "context" keeps the system message, the task and the question, whatever the length,
+and drops the oldest text of the context. Beside them stand the two floors that ask no model.
+
+>>> Tail("one two three", counter("words")).last(2)
+'two three'
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections import Counter as Tally
+from collections.abc import Callable, Sequence
+from functools import cache, lru_cache
 from typing import Any, ClassVar, Literal
 
 from memalpha_kit.chats import ChatRequest, request
-from memalpha_kit.evaluation.base import METHODS, Backends, Method, Put, Settings
-from memalpha_kit.evaluation.windows import CUTS, DoesNotFit, Tail, Texts
+from memalpha_kit.errors import InputError
+from memalpha_kit.evaluation.methods import METHODS, Backends, Method, Put, Settings
 from memalpha_kit.method.prompts import VERSION, asked, system_prompt_baseline
 from memalpha_kit.method.ranking import Bm25
+from memalpha_kit.method.readers import LABELLED
 from memalpha_kit.records import Answer, Instance
+from memalpha_kit.registry import Registry
 from memalpha_kit.sections import Count, NonNegative, Share, about, section
-from memalpha_kit.tokens import counter
+from memalpha_kit.tokens import Counter, counter
+
+# ---- what does not fit a window -----------------------------------------------------------------
+
+Texts = tuple[str, str]
+"""System text ("" for none) and user text."""
+HEADER_TOKENS, FOOTER_TOKENS = 3, 2
+"""Of each message in Qwen's chat template: `<|im_start|>`, role, line break; `<|im_end|>`, ..."""
+GENERATION_TOKENS = 7
+"""The header that asks for a reply, with the empty thinking block."""
+
+
+class DoesNotFit(InputError):
+    """A question that is longer than the window, without any context."""
+
+
+class Tail:
+    """A text that is tokenised once and then cut from the front as often as needed."""
+
+    def __init__(self, text: str, counter: Counter) -> None:
+        self.text, self._ends = text, counter.ends(text)
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of the whole text."""
+        return len(self._ends)
+
+    def last(self, n_tokens: int) -> str:
+        """The last `n_tokens` tokens as they stand, "" for none."""
+        if n_tokens >= len(self._ends):
+            return self.text
+        return self.text[self._ends[-n_tokens - 1] :].lstrip() if n_tokens > 0 else ""
+
+
+def prompt_tokens(texts: Texts, counter: Counter) -> int:
+    """Tokens of a prompt, chat template included."""
+    frame = HEADER_TOKENS + FOOTER_TOKENS
+    return sum(frame + counter.count(text) for text in texts if text) + GENERATION_TOKENS
+
+
+Cut = Callable[[Callable[[str], Texts], Tail, int, Counter], tuple[Texts, bool]]
+"""(prompt around a context, context, window, counter) -> the prompt, whether a part was left out"""
+CUTS: Registry[Cut] = Registry("cut")
+
+
+@CUTS.register("context")
+def cut_context(
+    render: Callable[[str], Texts], context: Tail, window: int, counter: Counter
+) -> tuple[Texts, bool]:
+    """The prompt around as much of the context's end as fits, and whether some was left out.
+
+    Raises DoesNotFit if the prompt is too long without any context.
+    """
+    room = window - prompt_tokens(render(""), counter)
+    if room < 0:
+        found = window - room
+        raise DoesNotFit(f"prompt: expected at most {window} tokens without context, found {found}")
+    n_tokens = min(room, context.n_tokens)
+    while True:  # tokens are not additive: the join may cost a few more
+        texts = render(context.last(n_tokens))
+        over = prompt_tokens(texts, counter) - window
+        if over <= 0 or n_tokens <= 0:
+            return texts, n_tokens < context.n_tokens
+        n_tokens -= over
+
+
+# ---- the methods ---------------------------------------------------------------------------------
 
 
 @section
@@ -185,3 +258,39 @@ def shown_chunks(instance: Instance, places: Sequence[int]) -> tuple[str, Sequen
     """The text of some chunks, and their names."""
     text = "\n\n".join(instance.chunks[place] for place in places)
     return text, [f"chunk:{place}" for place in places]
+
+
+# ---- floors -------------------------------------------------------------------------------------
+
+
+@METHODS.register("nothing")
+class Nothing(Method):
+    """Answers "" to everything. Memory: none."""
+
+    summary = "an empty answer to everything; the floor of every metric"
+
+    def request(self, put: Put) -> tuple[None, Answer]:
+        """No request."""
+        return None, put.draft(prediction="")
+
+
+@METHODS.register("majority-label")
+class MajorityLabel(Method):
+    r"""Answers with the commonest label of the chunks' samples, as `\boxed{n}`; "" without any.
+
+    Ties go to the label seen first. Memory: none worth counting.
+    """
+
+    summary = "the commonest label of the samples; a floor for classification"
+
+    def request(self, put: Put) -> tuple[None, Answer]:
+        """No request."""
+        label = commonest_label(put.instance.chunks)
+        return None, put.draft(prediction=f"\\boxed{{{label}}}" if label else "")
+
+
+@cache
+def commonest_label(chunks: tuple[str, ...]) -> str:
+    """The commonest label of labelled samples, the first of equals; "" without any."""
+    labels = Tally(match["label"] for chunk in chunks for match in LABELLED.finditer(chunk))
+    return labels.most_common(1)[0][0] if labels else ""

@@ -23,8 +23,7 @@ from typing import Any, Literal
 
 from memalpha_kit import files
 from memalpha_kit.errors import InputError, closest
-from memalpha_kit.evaluation.api_writer import ApiWriter
-from memalpha_kit.evaluation.base import (
+from memalpha_kit.evaluation.methods import (
     METHODS,
     Backends,
     Method,
@@ -35,7 +34,7 @@ from memalpha_kit.evaluation.base import (
     groups,
     identity,
 )
-from memalpha_kit.evaluation.journal import KeptWriter, Spent
+from memalpha_kit.evaluation.writing import ApiWriter, KeptWriter, Spent
 from memalpha_kit.method import memory as memories
 from memalpha_kit.method import saved
 from memalpha_kit.method.calls import render_calls

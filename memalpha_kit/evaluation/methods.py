@@ -1,23 +1,237 @@
-"""Every method by its name: the memory, the baselines and the floors.
+"""Methods: the memory and every baseline, behind one face and with one kind of answer.
 
-method = build_method(MethodSpec("bm25", {"top_k": 2}), Backends(answer=model))
-method.prepare(instances, keep)
-method.answer(questions, instances, prepared, print)
+`prepare` reads an instance's chunks and never its questions; `answer` puts questions and never
+changes what was prepared. Both call `done` as soon as one result is known, so that a run can put it
+on disk, and both can be asked for a part of the work, so that a run can be resumed.
+
+A method is a class with its settings, registered by a name; nothing else in the kit knows any of
+them. Your own is registered by your module:
+
+    @METHODS.register("first-chunk")
+    class FirstChunk(ContextMethod):
+        def context(self, put):
+            return put.instance.chunks[0], ("chunk:0",)
+
+What failed says so: a `Prepared` or an `Answer` with an `error` is to be made again, and its
+prediction is None. What can never be asked (a question without evidence label, for the gold chunk)
+is `skipped` with its reason, which is final. Neither is ever an answer text or a zero.
 """
 
 from __future__ import annotations
 
-from collections import Counter as Tally
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cache
-from typing import Any
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
-from memalpha_kit.evaluation import contexts, memories, walks  # noqa: F401  they register methods
-from memalpha_kit.evaluation.base import METHODS, Backends, Method, Put
-from memalpha_kit.method.readers import LABELLED
-from memalpha_kit.records import Answer
-from memalpha_kit.sections import settings_from
+from memalpha_kit import files
+from memalpha_kit.chats import ChatModel, ChatReply, ChatRequest
+from memalpha_kit.errors import InputError
+from memalpha_kit.evaluation.writing import Journal, KeptChat
+from memalpha_kit.method.readers import Reader
+from memalpha_kit.method.writers import Writer
+from memalpha_kit.records import Answer, Episode, Instance, Question
+from memalpha_kit.registry import Registry
+from memalpha_kit.sections import about, section, settings_from
+from memalpha_kit.tokens import counter
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a method holds of one instance before any question is put.
+
+    The memory is the last one of an `episode`, or one `text`. `memory_tokens` is None where each
+    question has a memory of its own (then it is in the answers). `input_tokens` are those of all
+    chunks, by the same counter, so that memory / input is the compression.
+    """
+
+    instance: str
+    episode: Episode | None = None
+    text: str | None = None
+    steps: tuple[str, ...] = ()  # states of a text memory, one per step
+    memory_tokens: int | None = None
+    input_tokens: int = 0
+    requests: int = 0  # model calls
+    prompt_tokens: int | None = None  # of all model calls; None: unknown, or no model
+    completion_tokens: int | None = None
+    unusable: int = 0  # replies without a usable state, after which the old one was kept
+    error: str = ""  # why there is nothing to answer from; such a record is made again
+
+
+@dataclass(frozen=True)
+class Backends:
+    """What a method may use and that is no setting of it: who computes, and where.
+
+    `answer` answers questions; `write` builds memories, by default the same model. `writers` and
+    `readers` are further ones by name, such as a policy that is in memory already. `rows` are the
+    ids of all instances of the data file, in order; rollout files of others name instances by their
+    place there. `journal` is a folder of this run alone, where replies are kept while memories are
+    built, so that a run that was killed goes on at the next chunk.
+    """
+
+    answer: ChatModel | None = None
+    write: ChatModel | None = None
+    writers: Mapping[str, Writer] = field(default_factory=dict)
+    readers: Mapping[str, Reader] = field(default_factory=dict)
+    embed: Callable[[Sequence[str]], Sequence[Sequence[float]]] | None = None
+    device: str = "cpu"  # of a policy that is loaded from a folder
+    rows: Sequence[str] = ()
+    journal: Path | None = None
+    group: int = 128  # instances or questions in work at a time
+
+
+@section
+class Settings:
+    """What all methods share. A method's own settings extend it."""
+
+    counter: str = about("wordpunct", "token counter of memory, input and windows")
+
+
+class Put(NamedTuple):
+    """A question that is to be put, with all that its answer may depend on."""
+
+    question: Question
+    instance: Instance
+    held: Prepared
+
+    def draft(self, **values: Any) -> Answer:
+        """What is known of the answer before it is asked for."""
+        known = {"instance": self.instance.id, "memory_tokens": self.held.memory_tokens}
+        return Answer(self.question.id, **{"prediction": None} | known | values)
+
+
+class Method:
+    """One way to get from chunks to answers."""
+
+    Settings: ClassVar[type[Settings]] = Settings
+    summary: ClassVar[str] = ""  # one line for the command line
+    needs_model: ClassVar[bool] = False  # to answer
+    base: ClassVar[str] = ""  # the method of which this is a published variant
+    defaults: ClassVar[Mapping[str, Any]] = {}  # options that the variant sets differently
+
+    def __init__(self, name: str, settings: Settings, backends: Backends) -> None:
+        """Cheap: models are loaded on use. Raises InputError for settings that do not fit."""
+        self.name, self.options, self.backends = name, settings, backends
+        self.counter = counter(settings.counter)
+        if self.needs_model:
+            self.model  # noqa: B018  a missing model is said before any work
+
+    @property
+    def model(self) -> ChatModel:
+        """The answering model. Raises InputError if there is none."""
+        if self.backends.answer is None:
+            raise InputError(f"method {self.name}: expected a model that answers, found none")
+        return self.backends.answer
+
+    @property
+    def writing(self) -> ChatModel:
+        """The model that builds memories, by default the answering one."""
+        return self.backends.write or self.model
+
+    @cached_property
+    def journal(self) -> Journal | None:
+        """Where replies are kept while memories are built, if anywhere."""
+        folder = self.backends.journal
+        return Journal(folder / "replies.jsonl") if folder else None
+
+    def kept(self, model: ChatModel) -> ChatModel:
+        """The model, its replies kept if there is a journal."""
+        return KeptChat(model, self.journal) if self.journal else model
+
+    def close(self) -> None:
+        """Ends the work with the journal."""
+        if self.journal:
+            self.journal.close()
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that the results depend on, as plain values: the key of a run."""
+        models = {"model": self.backends.answer, "write_model": self.backends.write}
+        names = {key: identity(model) for key, model in models.items() if model}
+        settings = {"method": self.name, **names, **dataclasses.asdict(self.options)}
+        return json.loads(json.dumps(settings))  # as they come back from disk
+
+    def check_unused(self, names: Sequence[str], why: str) -> None:
+        """Raises InputError if one of these settings was changed: it would do nothing."""
+        defaults = settings_from(self.Settings, self.defaults, f"method {self.name}")
+        for name in names:
+            if getattr(self.options, name) != getattr(defaults, name):
+                raise InputError(f"method {self.name}: {name} has no effect: {why}")
+
+    # ---- memories ---
+
+    def prepare(self, instances: Sequence[Instance], done: Callable[[Prepared], None]) -> None:
+        """Calls `done` once per instance, as soon as it is ready or has failed.
+
+        Raises ModelGone if no model answers any more; what was ready before was handed over.
+        """
+        for instance in instances:
+            done(self.measured(instance))
+
+    def measured(self, instance: Instance, **values: Any) -> Prepared:
+        """A record of the instance with its input counted, and without a memory unless given."""
+        size = sum(map(self.counter.count, instance.chunks))
+        known = {"memory_tokens": self.held_tokens(instance, size), "input_tokens": size}
+        return Prepared(instance.id, **known | values)
+
+    def held_tokens(self, instance: Instance, input_tokens: int) -> int:
+        """What is held of an instance from which nothing was made."""
+        return 0
+
+    # ---- answers ---
+
+    def answer(
+        self,
+        questions: Sequence[Question],
+        instances: Sequence[Instance],
+        prepared: Mapping[str, Prepared],
+        done: Callable[[Answer], None],
+    ) -> None:
+        """Calls `done` once per question, as soon as its answer is known or has failed.
+
+        Questions of an instance that is not in `prepared`, or failed there, fail with its reason.
+        Raises ModelGone as `prepare` does.
+        """
+        by_id, ready = {instance.id: instance for instance in instances}, []
+        for question in questions:
+            if question.instance not in by_id:
+                name = f"{question.instance} {question.id}"
+                raise InputError(f"method {self.name}: question {name} is not in the data")
+            held = prepared.get(question.instance)
+            if held is None or held.error:
+                why = f"instance: {held.error if held else 'was not prepared'}"
+                done(Answer(question.id, None, instance=question.instance, error=why))
+            else:
+                ready.append(Put(question, by_id[question.instance], held))
+        for group in groups(ready, self.backends.group):
+            self.answer_group(group, done)
+
+    def answer_group(self, group: Sequence[Put], done: Callable[[Answer], None]) -> None:
+        """As `answer`, for a few questions whose instances are ready: one request for each."""
+        requests, drafts = [], []
+        for put in group:
+            request, draft = self.request(put)
+            if request is None:
+                done(draft)
+            else:
+                requests.append(request)
+                drafts.append(draft)
+        if requests:
+            self.model.chat(requests, lambda i, reply: done(replied(drafts[i], reply)))
+
+    def request(self, put: Put) -> tuple[ChatRequest | None, Answer]:
+        """What is asked, and what is known of the answer before; without a request it is final."""
+        raise NotImplementedError
+
+
+METHODS: Registry[type[Method]] = Registry(
+    "method",
+    *(f"memalpha_kit.evaluation.{module}" for module in ("contexts", "memories", "walks")),
+)
 
 
 @dataclass(frozen=True)
@@ -40,37 +254,42 @@ def build_method(spec: MethodSpec, backends: Backends | None = None) -> Method:
     return made(spec.method, settings, backends or Backends())
 
 
-# ---- floors -------------------------------------------------------------------------------------
+def replied(draft: Answer, reply: ChatReply) -> Answer:
+    """The answer that a model's reply gives; a call that failed is no answer, but was paid for."""
+    error = reply.error or ("the reply has no text" if reply.text is None else "")
+    return replace(
+        draft,
+        prediction=None if error else reply.text,
+        finish=reply.finish if not error or reply.finish == "unanswerable" else "error",
+        error=error,
+        requests=1,
+        prompt_tokens=reply.prompt_tokens,
+        completion_tokens=reply.completion_tokens,
+        latency_s=reply.latency_s,
+    )
 
 
-@METHODS.register("nothing")
-class Nothing(Method):
-    """Answers "" to everything. Memory: none."""
-
-    summary = "an empty answer to everything; the floor of every metric"
-
-    def request(self, put: Put) -> tuple[None, Answer]:
-        """No request."""
-        return None, put.draft(prediction="")
+def groups(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Consecutive groups of at most `size` items."""
+    return (items[start : start + size] for start in range(0, len(items), size))
 
 
-@METHODS.register("majority-label")
-class MajorityLabel(Method):
-    r"""Answers with the commonest label of the chunks' samples, as `\boxed{n}`; "" without any.
+# ---- identity -----------------------------------------------------------------------------------
 
-    Ties go to the label seen first. Memory: none worth counting.
-    """
-
-    summary = "the commonest label of the samples; a floor for classification"
-
-    def request(self, put: Put) -> tuple[None, Answer]:
-        """No request."""
-        label = commonest_label(put.instance.chunks)
-        return None, put.draft(prediction=f"\\boxed{{{label}}}" if label else "")
+WEIGHTS = (".json", ".safetensors", ".bin", ".txt", ".model", ".jinja")
+"""Files that decide what a model's folder says."""
 
 
 @cache
-def commonest_label(chunks: tuple[str, ...]) -> str:
-    """The commonest label of labelled samples, the first of equals; "" without any."""
-    labels = Tally(match["label"] for chunk in chunks for match in LABELLED.finditer(chunk))
-    return labels.most_common(1)[0][0] if labels else ""
+def folder_hash(folder: Path) -> str:
+    """SHA-256 of a model's folder: tomorrow its path may hold another one."""
+    found = [file for file in folder.iterdir() if file.suffix in WEIGHTS]
+    return f"sha256:{files.fingerprint(found)}"
+
+
+def identity(who: Any) -> str:
+    """The name of a model, writer or reader, with the hash of its folder if it has one."""
+    folder = getattr(getattr(who, "lm", None), "name", "")
+    if folder and (Path(folder) / "config.json").is_file():
+        return f"{who.name} {folder_hash(Path(folder))}"
+    return who.name

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from memalpha_kit.errors import InputError, closest
-from memalpha_kit.evaluation.base import METHODS
+from memalpha_kit.evaluation.methods import METHODS
 from memalpha_kit.evaluation.tables import AVERAGE, Row
 from memalpha_kit.tasks import metric_of
 
@@ -45,7 +45,7 @@ BASELINES = {
 PUBLISHED: dict[str, dict[str, Any]] = {
     "long-context": {"window": 30_000},
     "bm25": {"window": 30_000, "top_k": 2},
-    "memagent": {"mode": "agnostic", "memory_tokens": 1024, "max_tokens": 1024},
+    "memagent": {"memory_tokens": 1024, "max_tokens": 1024},
     "mem1": {"window": 30_000, "state_tokens": 1024},
     "memory": {
         **{"reader": "model", "retrieval": "bm25", "top_k": 20},

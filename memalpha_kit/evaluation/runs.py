@@ -30,8 +30,7 @@ from typing import Any
 from memalpha_kit import __version__, files
 from memalpha_kit.data.instances import ANSWER_TYPE
 from memalpha_kit.errors import InputError
-from memalpha_kit.evaluation.base import Backends, Method, Prepared
-from memalpha_kit.evaluation.methods import MethodSpec, build_method
+from memalpha_kit.evaluation.methods import Backends, Method, MethodSpec, Prepared, build_method
 from memalpha_kit.evaluation.scoring import Item
 from memalpha_kit.method import saved
 from memalpha_kit.records import Answer, Instance, Question

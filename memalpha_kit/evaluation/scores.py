@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from memalpha_kit import files
 from memalpha_kit.chats import ChatModel, ChatReply, ChatRequest, Done
 from memalpha_kit.errors import InputError
-from memalpha_kit.evaluation.journal import Spent
 from memalpha_kit.evaluation.runs import Run, key
 from memalpha_kit.evaluation.scoring import Item, Judgement, Scored, score_all
+from memalpha_kit.evaluation.writing import Spent
 from memalpha_kit.method.judges import JudgeItem
 from memalpha_kit.records import Answer, Episode
 

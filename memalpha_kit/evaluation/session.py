@@ -9,8 +9,7 @@ from typing import Any
 from memalpha_kit.chats import ChatModel
 from memalpha_kit.errors import ModelGone
 from memalpha_kit.evaluation import runs, scores, tables
-from memalpha_kit.evaluation.base import METHODS, Backends, Method
-from memalpha_kit.evaluation.methods import MethodSpec
+from memalpha_kit.evaluation.methods import METHODS, Backends, Method, MethodSpec
 from memalpha_kit.evaluation.report import SHOWN
 from memalpha_kit.evaluation.runs import Run
 from memalpha_kit.method.judges import LongMemEvalJudge

@@ -13,42 +13,36 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from memalpha_kit import files
 from memalpha_kit.chats import ChatModel, ChatReply, ChatRequest, request
 from memalpha_kit.errors import InputError
-from memalpha_kit.evaluation.base import (
+from memalpha_kit.evaluation.contexts import ChatSettings, ContextMethod, ContextSettings
+from memalpha_kit.evaluation.methods import (
     METHODS,
     Backends,
     Method,
     Prepared,
     Put,
     groups,
-    replied,
 )
-from memalpha_kit.evaluation.contexts import ChatSettings, ContextMethod, ContextSettings
-from memalpha_kit.evaluation.journal import Spent
-from memalpha_kit.evaluation.windows import pieces, without_middle
+from memalpha_kit.evaluation.writing import Spent
 from memalpha_kit.method.prompts import VERSION, asked
-from memalpha_kit.records import Answer, Instance, Question
+from memalpha_kit.records import Answer, Instance
 from memalpha_kit.sections import Count, NonNegative, Share, about, section
 from memalpha_kit.text import without_thinking
-from memalpha_kit.tokens import counter
 
 
 @dataclass
 class Chain:
-    """One walk. `of` is whose it is; `ask` makes the request for a state and a piece."""
+    """One walk over an instance."""
 
-    of: Any
-    pieces: Sequence[str]
-    ask: Callable[[str, str], ChatRequest]
+    instance: Instance
     state: str
-    states: list[str] = field(default_factory=list)  # after each piece
+    states: list[str] = field(default_factory=list)  # after each chunk
     unusable: int = 0  # replies without a usable state
     error: str = ""  # why it ended early
     spent: Spent = field(default_factory=Spent)
@@ -56,7 +50,7 @@ class Chain:
     @property
     def finished(self) -> bool:
         """Whether nothing is left to do."""
-        return bool(self.error) or len(self.states) == len(self.pieces)
+        return bool(self.error) or len(self.states) == len(self.instance.chunks)
 
     def take(self, reply: ChatReply, read: Callable[[str], str | None]) -> None:
         """The next state from a reply."""
@@ -70,29 +64,43 @@ class Chain:
         self.states.append(self.state)
 
 
-def walk(
-    chains: Sequence[Chain],
+def walk_all(
+    method: Method,
     model: ChatModel,
+    instances: Sequence[Instance],
+    ask: Callable[[Instance, str, str], ChatRequest],
     read: Callable[[str], str | None],
-    done: Callable[[Chain], None],
+    first: str,
+    size: Callable[[Chain], int],
+    done: Callable[[Prepared], None],
 ) -> None:
-    """Calls `done` with each chain as soon as it is finished.
+    """Calls `done` with what each instance's walk left, as soon as it is finished.
 
-    `read` gives the state in a reply, None if there is none. Raises ModelGone.
+    `ask` makes the request of an instance for a state (`first` at the beginning) and a chunk,
+    `read` gives the state in a reply, None if there is none, and `size` the tokens of the memory.
+    Raises ModelGone.
     """
-    for chain in chains:
-        if chain.finished:
-            done(chain)
-    while live := [chain for chain in chains if not chain.finished]:
+    model = method.kept(model)
 
-        def take(place: int, reply: ChatReply, live: Sequence[Chain] = live) -> None:
-            live[place].take(reply, read)
-            if live[place].finished:
-                done(live[place])
+    def end(chain: Chain) -> None:
+        left = {"text": chain.state, "steps": tuple(chain.states), "memory_tokens": size(chain)}
+        left |= {"unusable": chain.unusable, "error": chain.error, **vars(chain.spent)}
+        done(method.measured(chain.instance, **left))
 
-        model.chat(
-            [chain.ask(chain.state, chain.pieces[len(chain.states)]) for chain in live], take
-        )
+    for group in groups(instances, method.backends.group):
+        chains = [Chain(instance, first) for instance in group]
+        for chain in chains:
+            if chain.finished:
+                end(chain)
+        while live := [chain for chain in chains if not chain.finished]:
+
+            def take(place: int, reply: ChatReply, live: Sequence[Chain] = live) -> None:
+                live[place].take(reply, read)
+                if live[place].finished:
+                    end(live[place])
+
+            next_chunk = [(c.instance, c.state, c.instance.chunks[len(c.states)]) for c in live]
+            model.chat([ask(*asked) for asked in next_chunk], take)
 
 
 # ---- MemAgent -----------------------------------------------------------------------------------
@@ -118,32 +126,20 @@ class MemAgentSettings(ChatSettings):
 
     max_tokens: Count = about(1024, "of the answer")
     memory_tokens: Count = about(1024, "of the memory")
-    mode: Literal["agnostic", "per_question"] = about(
-        "agnostic", "one walk an instance, or one a question"
-    )
-    piece_tokens: Count = about(5000, "per_question: of a piece")
-    text_tokens: Count = about(120_000, "per_question: a longer text loses its middle")
 
 
 @METHODS.register("memagent")
 class MemAgent(Method):
-    """One memory text, rewritten piece by piece. Memory: the last text.
+    """One memory text, rewritten chunk by chunk. Memory: the last text.
 
-    "agnostic" is how it was run beside Mem-alpha: one walk per instance over the chunks of the
-    data, with the task description in place of a question. "per_question" is its own protocol: one
-    walk per question, over the text cut anew into pieces. The model that walks also answers. Think
-    text is cut off the memory.
+    It walks once per instance, with the task description in place of a question, as it was run
+    beside Mem-alpha. The model that walks also answers. Think text is cut off the memory.
     """
 
     Settings = MemAgentSettings
     summary = "a model rewrites one short memory, chunk by chunk, and answers from it"
     needs_model: ClassVar[bool] = True
     options: MemAgentSettings
-
-    def __init__(self, name: str, settings: MemAgentSettings, backends: Backends) -> None:
-        super().__init__(name, settings, backends)
-        if settings.mode == "agnostic":
-            self.check_unused(("piece_tokens", "text_tokens"), "the chunks are those of the data")
 
     def settings(self) -> dict[str, Any]:
         """With the versions of the wording."""
@@ -154,85 +150,24 @@ class MemAgent(Method):
         return without_thinking(reply)
 
     def prepare(self, instances: Sequence[Instance], done: Callable[[Prepared], None]) -> None:
-        """Agnostic: one walk per instance. Per question there is nothing to do before one."""
-        if self.options.mode == "per_question":
-            for instance in instances:
-                done(self.measured(instance, memory_tokens=None))
-            return
-        model = self.kept(self.model)
-        for group in groups(instances, self.backends.group):
-            chains = [self._chain(i, i.prompt, i.chunks) for i in group]
-            walk(chains, model, self.read, lambda chain: done(self._prepared(chain)))
-
-    def _prepared(self, chain: Chain) -> Prepared:
-        size = self.counter.count(chain.state) if chain.states else 0
-        return walked(self, chain, size)
-
-    def _chain(self, of: Any, problem: str, parts: Sequence[str]) -> Chain:
+        """One walk per instance."""
         fields = self.options.request_fields() | {"max_tokens": self.options.memory_tokens}
 
-        def ask(memory: str, section: str) -> ChatRequest:
-            text = f"{_READ}\n\n{_tagged(problem=problem, memory=memory, section=section)}"
-            return request("", text, version=MEMAGENT_WORDING, **fields)
+        def ask(instance: Instance, memory: str, section: str) -> ChatRequest:
+            shown = _tagged(problem=instance.prompt, memory=memory, section=section)
+            return request("", f"{_READ}\n\n{shown}", version=MEMAGENT_WORDING, **fields)
 
-        return Chain(of, parts, ask, NOTHING)
+        def size(chain: Chain) -> int:
+            return self.counter.count(chain.state) if chain.states else 0
 
-    def answer_group(self, group: Sequence[Put], done: Callable[[Answer], None]) -> None:
-        """Per question: the walks first; then one request per question."""
-        if self.options.mode == "agnostic":
-            super().answer_group(group, done)
-            return
-        requests, drafts = [], []
-
-        def take(chain: Chain) -> None:
-            question, said = chain.of
-            size = self.counter.count(chain.state)
-            said = replace(said, memory=chain.state, memory_tokens=size, **vars(chain.spent))
-            if chain.error:
-                done(replace(said, finish="error", error=chain.error))
-            else:
-                requests.append(self._asked(question, chain.state))
-                drafts.append(said)
-
-        walk([self._own_chain(put) for put in group], self.kept(self.model), self.read, take)
-        if requests:
-            self.model.chat(requests, lambda i, reply: done(replied(drafts[i], reply)))
-
-    def _own_chain(self, put: Put) -> Chain:
-        parts, cut = _cut_anew(put.instance.chunks, self.options)
-        problem = asked(put.question.text, put.instance.source, "context")
-        return self._chain((put.question, put.draft(truncated=cut)), problem, parts)
+        walk_all(self, self.model, instances, ask, self.read, NOTHING, size, done)
 
     def request(self, put: Put) -> tuple[ChatRequest, Answer]:
         """The final request, with the memory of the whole text."""
-        return self._asked(put.question, put.held.text or NOTHING), put.draft()
-
-    def _asked(self, question: Question, memory: str) -> ChatRequest:
-        problem = asked(question.text, question.source, "context")
-        text = f"{_ANSWER}\n\n{_tagged(problem=problem, memory=memory)}"
+        problem = asked(put.question.text, put.instance.source, "context")
+        text = f"{_ANSWER}\n\n{_tagged(problem=problem, memory=put.held.text or NOTHING)}"
         version = f"{MEMAGENT_WORDING} {VERSION}"
-        return request("", text, version=version, **self.options.request_fields())
-
-
-def walked(method: Method, chain: Chain, memory_tokens: int) -> Prepared:
-    """What a walk over an instance left."""
-    return method.measured(
-        chain.of,
-        text=chain.state,
-        steps=tuple(chain.states),
-        memory_tokens=memory_tokens,
-        unusable=chain.unusable,
-        error=chain.error,
-        **vars(chain.spent),
-    )
-
-
-@lru_cache(maxsize=8)
-def _cut_anew(chunks: tuple[str, ...], options: MemAgentSettings) -> tuple[list[str], bool]:
-    """The pieces of an instance's text, and whether its middle was left out."""
-    counts = counter(options.counter)
-    text, cut = without_middle("\n\n".join(chunks), options.text_tokens, counts)
-    return pieces(text, options.piece_tokens, counts), cut
+        return request("", text, version=version, **self.options.request_fields()), put.draft()
 
 
 def _tagged(**parts: str) -> str:
@@ -302,16 +237,7 @@ class Mem1(ContextMethod):
                 size = self.counter.count(self.used(state))
                 done(self.measured(instance, text=state, memory_tokens=size))
             return
-        model = self.kept(self.writing)
-        for group in groups(instances, self.backends.group):
-            chains = [Chain(i, i.chunks, self._asker(i), "") for i in group]
-            walk(chains, model, _state, lambda chain: done(self._prepared(chain)))
-
-    def _prepared(self, chain: Chain) -> Prepared:
-        return walked(self, chain, self.counter.count(self.used(chain.state)))
-
-    def _asker(self, instance: Instance) -> Callable[[str, str], ChatRequest]:
-        options, task = self.options, INSTRUCTIONS.format(task=instance.prompt).strip()
+        options = self.options
         fields = {
             "max_tokens": options.state_tokens,
             "temperature": options.state_temperature,
@@ -320,7 +246,15 @@ class Mem1(ContextMethod):
             "seed": options.seed,
             "version": MEM1_WORDING,
         }
-        return lambda state, chunk: self.step(task, state, chunk, fields)
+
+        def ask(instance: Instance, state: str, chunk: str) -> ChatRequest:
+            task = INSTRUCTIONS.format(task=instance.prompt).strip()
+            return self.step(task, state, chunk, fields)
+
+        def size(chain: Chain) -> int:
+            return self.counter.count(self.used(chain.state))
+
+        walk_all(self, self.writing, instances, ask, _state, "", size, done)
 
     def step(self, task: str, state: str, chunk: str, fields: Mapping[str, Any]) -> ChatRequest:
         """The request of one chunk."""

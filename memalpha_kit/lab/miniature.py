@@ -22,8 +22,7 @@ import pandas as pd
 
 from memalpha_kit.data.instances import save_instances
 from memalpha_kit.evaluation import runs
-from memalpha_kit.evaluation.base import Backends
-from memalpha_kit.evaluation.methods import MethodSpec
+from memalpha_kit.evaluation.methods import Backends, MethodSpec
 from memalpha_kit.evaluation.runs import Run
 from memalpha_kit.lab import world
 from memalpha_kit.method.calls import render_calls

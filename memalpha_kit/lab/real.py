@@ -12,8 +12,7 @@ from pathlib import Path
 from memalpha_kit.data import sources
 from memalpha_kit.data.instances import load_instances, save_instances
 from memalpha_kit.evaluation import runs
-from memalpha_kit.evaluation.base import Backends
-from memalpha_kit.evaluation.methods import MethodSpec
+from memalpha_kit.evaluation.methods import Backends, MethodSpec
 from memalpha_kit.evaluation.runs import Run
 from memalpha_kit.progress import progress
 from memalpha_kit.settings import Profile

@@ -18,18 +18,21 @@ from typing import Any
 
 from memalpha_kit.chats import ChatRequest, message
 from memalpha_kit.errors import InputError
-from memalpha_kit.evaluation.base import METHODS, Method
-from memalpha_kit.evaluation.contexts import Bm25Chunks, ClosedBook, LongContext, bm25
-from memalpha_kit.evaluation.memories import WrittenMemory
-from memalpha_kit.evaluation.walks import Mem1, MemAgent, read_rollouts
-from memalpha_kit.evaluation.windows import (
+from memalpha_kit.evaluation.contexts import (
     CUTS,
     FOOTER_TOKENS,
     HEADER_TOKENS,
+    Bm25Chunks,
+    ClosedBook,
+    LongContext,
     Tail,
     Texts,
+    bm25,
     prompt_tokens,
 )
+from memalpha_kit.evaluation.memories import WrittenMemory
+from memalpha_kit.evaluation.methods import METHODS, Method
+from memalpha_kit.evaluation.walks import Mem1, MemAgent, read_rollouts
 from memalpha_kit.text import repaired_object
 from memalpha_kit.tokens import Counter
 

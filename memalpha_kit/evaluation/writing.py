@@ -1,23 +1,29 @@
-"""Replies kept on disk while memories are built, so that a killed run goes on at the next chunk.
+"""Who writes while a run goes on: replies kept on disk, what they took, and chat models as writers.
 
-A reply is found again by everything that changes within a run, so going on gives the bytes that an
-uninterrupted run gives. A journal belongs to one run: settings are not in its keys. Only good
-replies are kept; failures are asked again.
+A killed run goes on at the next chunk: a reply is found again by everything that changes within a
+run, so going on gives the bytes that an uninterrupted run gives. A journal belongs to one run:
+settings are not in its keys. Only good replies are kept; failures are asked again.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from memalpha_kit.chats import ChatModel, ChatReply, ChatRequest, Done
+from memalpha_kit.chats import ChatModel, ChatReply, ChatRequest, Done, message
+from memalpha_kit.errors import InputError
 from memalpha_kit.files import Log, read_jsonl
+from memalpha_kit.method.calls import FORMATS
+from memalpha_kit.method.protocol import fit_prompt, render_messages, tool_schemas
 from memalpha_kit.method.writers import Writer
 from memalpha_kit.records import Completion, ToolUse, WriteRequest
+from memalpha_kit.settings import MemoryConfig, ProtocolConfig
+from memalpha_kit.tokens import Counter
 
 
 @dataclass(frozen=True)
@@ -41,10 +47,9 @@ class Journal:
 
     def put(self, value: Any, *parts: Any) -> None:
         """Keeps a value. Raises DiskError."""
-        key = _key(parts)
         known = self._known  # read before it grows
-        self._log.append({"key": key, "value": value})
-        known[key] = value
+        self._log.append({"key": _key(parts), "value": value})
+        known[_key(parts)] = value
 
     def close(self) -> None:
         """Lets other processes in."""
@@ -95,11 +100,6 @@ class KeptChat:
         return [replies[place] for place in range(len(requests))]
 
 
-def plus(one: int | None, other: int | None) -> int | None:
-    """The sum, None if either is unknown."""
-    return None if one is None or other is None else one + other
-
-
 @dataclass
 class Spent:
     """Model calls with their tokens; a sum is None without a call or if a part is unknown."""
@@ -108,12 +108,9 @@ class Spent:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
 
-    def add(self, prompt_tokens: int | None, completion_tokens: int | None) -> None:
-        """One more call."""
-        for name, more in (
-            ("prompt_tokens", prompt_tokens),
-            ("completion_tokens", completion_tokens),
-        ):
+    def add(self, *tokens: int | None) -> None:
+        """One more call, by its tokens of prompt and reply."""
+        for name, more in zip(("prompt_tokens", "completion_tokens"), tokens, strict=True):
             before = getattr(self, name) if self.requests else 0
             setattr(self, name, None if before is None or more is None else before + more)
         self.requests += 1
@@ -148,3 +145,74 @@ class KeptWriter:
                 self.spent.setdefault(request.instance, Spent()).add(*counts)
             completions.append(replace(Completion(text), finish=finish))
         return completions
+
+
+@dataclass(frozen=True)
+class ApiWriter:
+    """Writes with a chat model, by the instructions that the trained policy gets.
+
+    With the wire "qwen" it is offered the tools of its endpoint, and its calls come back beside the
+    text; with "text" it is asked for marker text, for servers without a tool parser and models
+    whose chat template ignores tools. A request that failed ends the memory of its instance, with
+    the reason in `failed`: a chunk that was never read must not pass for one with nothing to store.
+    `counter` measures prompts against `protocol.max_prompt_tokens`.
+    """
+
+    model: ChatModel
+    memory: MemoryConfig
+    protocol: ProtocolConfig
+    counter: Counter
+    temperature: float = 0.0
+    spent: dict[str, Spent] = field(default_factory=dict)  # by instance
+    failed: dict[str, str] = field(default_factory=dict)  # by instance, why
+
+    @property
+    def name(self) -> str:
+        """`api:` and the model's name."""
+        return f"api:{self.model.name}"
+
+    def write(self, requests: Sequence[WriteRequest]) -> list[Completion]:
+        """One completion per request; finish "error" where the instance's request failed.
+
+        Raises ModelGone, and InputError for a chunk that does not fit with no entry shown.
+        """
+        live = [place for place, asked in enumerate(requests) if asked.instance not in self.failed]
+        replies = self.model.chat([self._request(requests[i]) for i in live]) if live else []
+        completions = [Completion("", finish="error") for _ in requests]
+        for place, reply in zip(live, replies, strict=True):
+            completions[place] = self._completion(requests[place], reply)
+        return completions
+
+    def _request(self, asked: WriteRequest) -> ChatRequest:
+        def render(shown: int) -> list[dict[str, str]]:
+            config = replace(self.memory, shown=shown)
+            return render_messages(asked.memory, asked.chunk, config, self.protocol)
+
+        def count(messages: list[dict[str, str]]) -> int:
+            return sum(self.counter.count(said["content"]) for said in messages)
+
+        try:
+            limit = self.protocol.max_prompt_tokens
+            messages, _ = fit_prompt(render, count, self.memory.shown, limit)
+        except InputError as error:
+            raise InputError(f"{asked.instance}: chunk {asked.step}: {error}") from error
+        listed = FORMATS[self.protocol.wire].lists_tools
+        schemas = None if listed else tool_schemas(self.memory)
+        return ChatRequest(
+            tuple(message(said["role"], said["content"]) for said in messages),
+            max_tokens=self.protocol.max_reply_tokens,
+            temperature=self.temperature,
+            thinking=self.protocol.thinking,
+            tools=json.dumps(schemas) if schemas else "",
+            seed=asked.seed if self.temperature else None,
+        )
+
+    def _completion(self, asked: WriteRequest, reply: ChatReply) -> Completion:
+        spent = self.spent.setdefault(asked.instance, Spent())
+        spent.add(reply.prompt_tokens, reply.completion_tokens)
+        if reply.error or (reply.text is None and not reply.tools):
+            reason = reply.error or "the reply has neither text nor calls"
+            self.failed[asked.instance] = f"chunk {asked.step}: {reason}"
+            return Completion("", finish="error")
+        finish = "length" if reply.finish == "length" else "stop"
+        return Completion(reply.text or "", finish=finish, tools=reply.tools)
