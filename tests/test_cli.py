@@ -15,8 +15,11 @@ from memalpha_kit.errors import InputError
 from memalpha_kit.notebooks import NotebookError
 
 GROUP = get_command(cli.app)
-COMMANDS = [[name] for name in GROUP.commands if name != "data"]
-COMMANDS += [["data", name] for name in GROUP.commands["data"].commands]
+COMMANDS = [
+    words
+    for name, command in GROUP.commands.items()
+    for words in ([[name, inner] for inner in getattr(command, "commands", ())] or [[name]])
+]
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from memalpha_kit import cli
 from memalpha_kit.errors import InputError
 from memalpha_kit.models import get
 from memalpha_kit.models.get import MODELS, Pretrained, Wheel, get_model
@@ -97,6 +98,18 @@ def test_what_nobody_has_is_one_line(tmp_path, name, message):
     with pytest.raises(InputError, match=message) as caught:
         get_model(name, tmp_path / "model")
     assert "\n" not in str(caught.value)
+
+
+def test_the_command_gets_a_model_and_its_help_names_those_that_are_known(
+    index, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["models", "get", "tiny"]) == 0
+    assert (tmp_path / "models" / "tiny" / get.CARD).is_file()
+    assert cli.main(["models", "get", "tinny", "--out", "elsewhere"]) == 2
+    assert "did you mean 'tiny'?" in capsys.readouterr().err
+    assert cli.main(["models", "get", "--help"]) == 0
+    assert ", ".join(MODELS) in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_folder_with_something_else_is_left_alone(tmp_path):

@@ -364,8 +364,18 @@ def test_steps_that_cannot_learn_are_told_and_some_in_a_row_are_a_warning(
                 assert (cause in journal.note) == (step != 2)
                 journal.advance(1)
     (warning,) = caplog.messages  # steps 3, 4 and 5
-    assert warning.startswith(f"GRPO: 3 steps in a row taught nothing: {cause}")
+    assert warning.startswith(f"GRPO: the last 3 of 5 steps taught nothing: {cause}")
     assert cause in capsys.readouterr().out
+
+
+def test_a_last_step_that_cannot_learn_is_told_though_no_bar_is_shown_any_more(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        journal = Journal(tmp_path, steps=1, n_replies=2)
+        with journal.bar:
+            journal.advance(2)
+            journal.log(1, FLAT)
+    (warning,) = caplog.messages
+    assert warning.startswith("GRPO: the last 1 of 1 steps taught nothing: all rewards")
 
 
 def test_progress_is_told_chunk_by_chunk_inside_a_step(tmp_path):

@@ -21,7 +21,7 @@ from stub_server import Faults, StubServer
 
 from memalpha_kit import cli
 from memalpha_kit.chats import ChatReply
-from memalpha_kit.cli.options import Asking
+from memalpha_kit.cli.options import Asking, Local
 from memalpha_kit.cli.server import models
 from memalpha_kit.errors import InputError
 from memalpha_kit.method.prompts import query_prompt
@@ -779,21 +779,18 @@ def test_a_folder_is_a_local_model_and_anything_else_a_name_at_the_server(monkey
     made = []
     monkeypatch.setattr(
         "memalpha_kit.models.local.load_lm",
-        lambda *args, **options: made.append(args) or args[0],
+        lambda *args, **options: made.append((*args, options)) or args[0],
     )
     url, asking = "http://127.0.0.1:9/v1", Asking(cache=tmp_path)
-    model, probe = models(str(tmp_path), None, None, None, asking, "cuda")
-    assert (
-        isinstance(model, LocalChat)
-        and probe is model
-        and made == [(str(tmp_path), "cuda", "auto")]
-    )
-    for folder, name in (("qwen3-32b", None), (None, "qwen3-32b")):
-        model, probe = models(folder, url, name, None, asking)
-        assert model.name == "qwen3-32b" and model.endpoint.cache == tmp_path
+    model, probe = models(Local(tmp_path, "cuda", "float16"), None, None, None, asking)
+    assert isinstance(model, LocalChat) and probe is model
+    assert made == [(tmp_path, "cuda", {"dtype": "float16"})]
+    for folder, name in ((tmp_path / "qwen3-32b", None), (None, "qwen3-32b")):
+        model, probe = models(Local(folder), url, name, None, asking)
+        assert model.name.endswith("qwen3-32b") and model.endpoint.cache == tmp_path
         assert probe.endpoint.cache is None and probe.endpoint.retries == 0
     with pytest.raises(InputError, match="beside a folder"):
-        models(str(tmp_path), url, None, None, asking)
+        models(Local(tmp_path), url, None, None, asking)
 
 
 @pytest.mark.parametrize(

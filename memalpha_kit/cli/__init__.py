@@ -17,7 +17,7 @@ import typer
 from typer.main import get_command
 
 from memalpha_kit import __version__
-from memalpha_kit.cli import data, evaluation, lab, server, training
+from memalpha_kit.cli import data, evaluation, lab, models, server, training
 from memalpha_kit.cli.options import Documented
 from memalpha_kit.errors import DiskError, InputError, closest
 from memalpha_kit.registry import import_extensions
@@ -37,6 +37,10 @@ for _function in (*(data.build, data.merge, data.split, data.check), data.downlo
     epilog = "\b\nRaw files of each source:\n{files}" if _function is data.build else None
     _data.command(cls=Documented, epilog=epilog)(_function)
 app.add_typer(_data, name="data")
+_models = typer.Typer(help="Pretrained models by name.", **PLAIN)
+_models.command(cls=Documented)(models.get)
+_models.callback()(lambda: None)  # a group, though it has one command
+app.add_typer(_models, name="models")
 
 
 def _say_version(wanted: bool) -> None:

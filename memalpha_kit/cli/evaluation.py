@@ -13,8 +13,8 @@ from memalpha_kit import files
 from memalpha_kit.cli.options import (
     Asking,
     DataPath,
-    Device,
-    LocalModel,
+    EmbedModel,
+    Local,
     Overrides,
     ProfileName,
     Rubric,
@@ -24,10 +24,12 @@ from memalpha_kit.cli.options import (
     answering,
     at_least,
     client_of,
+    embedding,
     profile_of,
     with_fields,
 )
 from memalpha_kit.errors import InputError
+from memalpha_kit.progress import bar
 from memalpha_kit.sections import read_yaml
 
 if TYPE_CHECKING:
@@ -48,19 +50,17 @@ Moved = Annotated[
 # ---- write ------------------------------------------------------------------------------------
 
 
+@with_fields
 def write(
     data: DataPath,
     out: Episodes,
+    local: Local,
     writer: Annotated[str | None, Option(metavar="NAME", help="a rule: {writers}")] = None,
-    model: Annotated[
-        Path | None, Option(metavar="FOLDER", help="a local causal language model, not a rule")
-    ] = None,
     instances: Annotated[int | None, Option(metavar="N", help="only the first N")] = None,
     rollouts: Annotated[int, Option(metavar="N", help="episodes per instance")] = 1,
     seed: Seed = 0,
     batch: Annotated[int, Option(metavar="N", help="instances at a time")] = 8,
     temperature: Annotated[float, Option(help="of --model; 0 is greedy")] = 0.0,
-    device: Device = "cpu",
     profile: ProfileName = "real",
     overrides: Overrides = (),
 ) -> None:
@@ -75,15 +75,16 @@ def write(
     from memalpha_kit.method.saved import write_log
     from memalpha_kit.method.writers import writer as rule
 
-    if (writer is None) == (model is None):
+    if (writer is None) == (local.model is None):
         raise InputError("write: expected one of --writer and --model")
     file = one_file(data)
     at_least(1, instances=instances, rollouts=rollouts, batch=batch)
     loaded = profile_of(profile, overrides)
     settings = {
         "data_sha256": files.fingerprint([file]),
-        "writer": writer or f"model:{model.name}",
-        "temperature": temperature if model else None,
+        "writer": writer or f"model:{local.model.name}",
+        "temperature": None if writer else temperature,
+        **({} if writer or local.dtype == "auto" else {"dtype": local.dtype}),
         "instances": instances,
         "memory": dataclasses.asdict(loaded.memory),
         "protocol": dataclasses.asdict(loaded.protocol),
@@ -92,28 +93,27 @@ def write(
     if writer:
         made = rule(writer, loaded.protocol.wire)
     else:
-        from memalpha_kit.models.local import Sampling, load_lm
+        from memalpha_kit.models.local import Sampling
 
         sampling = Sampling(temperature, loaded.protocol.max_reply_tokens)
-        made = ModelWriter(load_lm(model, device), loaded.memory, loaded.protocol, sampling)
+        made = ModelWriter(local.lm(), loaded.memory, loaded.protocol, sampling)
     rules = (loaded.memory, loaded.protocol)
     episodes, new = write_log(out, todo, made, rules, settings, rollouts, seed, batch)
-    _show_written(out, episodes, new, bool(model))
+    _show_written(out, episodes, new, not writer)
 
 
 def _show_written(out: Path, episodes: list[Episode], new: int, by_model: bool) -> None:
     """Prints what was written, and warns of a model that made no calls."""
+    from memalpha_kit.evaluation.scores import silent as silent_writer
+
     calls = [call for episode in episodes for call in episode.calls]
     steps = [step for episode in episodes for step in episode.steps]
     worked = sum(call.status == "ok" for call in calls)
     silent = sum(not step.calls for step in steps)
     print(f"{out}: {len(episodes)} episodes, {new} of them new")
     print(f"{len(calls)} calls, {worked} worked; no call in {silent} of {len(steps)} chunks")
-    if by_model and 2 * silent > len(steps):
-        _warn(
-            "the model made no call in most chunks; does its chat template show tools? "
-            "--set protocol.wire=text asks for marker text instead"
-        )
+    if by_model and (warning := silent_writer(episodes)):
+        _warn(warning)
 
 
 # ---- ask and evaluate -------------------------------------------------------------------------
@@ -127,12 +127,12 @@ def ask(
     answer: Served,
     judge: Annotated[Served, "judge_"],
     embed: Annotated[Served, "embed_"],
+    local: Local,
     asking: Asking,
     reader: Reader = None,
     k: Annotated[int | None, Option(metavar="N", help="entries that the reader looks at")] = None,
     options: MethodSettings = (),
-    model: LocalModel = None,
-    device: Device = "cpu",
+    embed_model: EmbedModel = None,
     profile: Scoring = "fixed",
     rubric: Rubric = "published",
     moved: Moved = False,
@@ -156,7 +156,7 @@ def ask(
     servers = {"answer": answer, "write": Served(), "judge": judge, "embed": embed}
     return _evaluate(
         *("memory", options, data, asked, out.parent, out.name, servers, asking),
-        **{"model": model, "device": device, "profile": profile, "rubric": rubric},
+        **{"local": local, "embed_model": embed_model, "profile": profile, "rubric": rubric},
         **{"moved": moved, "wrote": wrote},
     )
 
@@ -169,6 +169,7 @@ def evaluate(
     write: Annotated[Served, "writer_"],
     judge: Annotated[Served, "judge_"],
     embed: Annotated[Served, "embed_"],
+    local: Local,
     asking: Asking,
     source: Annotated[
         list[str], Option(metavar="NAME", help="only instances of this source; may be repeated")
@@ -180,8 +181,7 @@ def evaluate(
         str | None, Option(metavar="NAME", help="--set writer=NAME: a rule, api, or a folder")
     ] = None,
     reader: Reader = None,
-    model: LocalModel = None,
-    device: Device = "cpu",
+    embed_model: EmbedModel = None,
     profile: Scoring = "fixed",
     rubric: Rubric = "published",
     out: Annotated[Path, Option(metavar="FOLDER", help="where runs lie")] = Path("runs/evaluate"),
@@ -207,7 +207,7 @@ def evaluate(
     servers = {"answer": answer, "write": write, "judge": judge, "embed": embed}
     return _evaluate(
         *(method, options, data, asked, out, name, servers, asking),
-        **{"model": model, "device": device, "profile": profile, "rubric": rubric},
+        **{"local": local, "embed_model": embed_model, "profile": profile, "rubric": rubric},
         **{"moved": moved, "rows": tuple(instance.id for instance in every)},
     )
 
@@ -222,8 +222,8 @@ def _evaluate(
     servers: dict[str, Served],
     asking: Asking,
     *,
-    model: Path | None,
-    device: str,
+    local: Local,
+    embed_model: Path | None,
     profile: str,
     rubric: str,
     moved: bool,
@@ -238,12 +238,12 @@ def _evaluate(
     SCORING[profile]  # what is wrong with the scoring is said before any work
     base = servers["answer"]
     client_of(servers["judge"], asking, "judge", base)
-    embedding = client_of(servers["embed"], asking, "embed", base)
     backends = Backends(
-        answer=answering(base, asking, model, device),
+        answer=answering(base, asking, local),
         write=client_of(servers["write"], asking, "writer", base),
-        embed=embedding.embed if embedding else None,
-        device=device,
+        embed=embedding(servers["embed"], asking, base, embed_model, local),
+        device=local.device,
+        dtype=local.dtype,
         rows=rows,
     )
     spec, prices = MethodSpec(method, options), {k: v.prices for k, v in servers.items()}
@@ -320,6 +320,7 @@ def report(
 def calibrate(
     out: Annotated[Path, Option(metavar="FILE.csv", help="the table")],
     served: Served,
+    local: Local,
     asking: Asking,
     judge: Annotated[Literal["model", "rules"], Option(help="who judges")] = "model",
     replies: Annotated[
@@ -340,8 +341,6 @@ def calibrate(
         int | None, Option(metavar="N", help="[default: each judge's own]")
     ] = None,
     thinking: Annotated[bool, Option("--thinking", help="let the model reason first")] = False,
-    model: LocalModel = None,
-    device: Device = "cpu",
 ) -> int:
     """A judge over labelled cases, to a table of agreement and variance.
 
@@ -351,8 +350,9 @@ def calibrate(
 
     held = calibration.load_cases(cases or calibration.CASES)
     parts = [("", "rules", calibration.rule_judge, held)]
+    shown = bar(0, "judge")
     if judge == "model":
-        asked = answering(served, asking, model, device)
+        asked = answering(served, asking, local)
         if asked is None:
             raise InputError(
                 "the judge: expected --url and --model-name, QWEN_URL, --model or --judge rules, "
@@ -361,8 +361,11 @@ def calibrate(
         for name in set(rubric) - {"published", "by_type"}:
             raise InputError(f"--rubric: expected published or by_type, found {name!r}")
         manner = (behaviour, temperature, thinking, max_tokens)
+        asked = calibration.Counted(asked, shown)
         parts = calibration.parts(asked, held, list(dict.fromkeys(rubric)), *manner)
-    table, said = calibration.measured(parts, repeats, seed)
+        shown.total = repeats * sum(len(part[-1]) for part in parts)
+    with shown:
+        table, said = calibration.measured(parts, repeats, seed)
     files.save_table(out, table)
     if replies:
         files.write_bytes(replies, b"".join(map(files.json_line, said)))

@@ -30,7 +30,9 @@ from memalpha_kit.settings import Profile, load_profile, profile_names
 
 if TYPE_CHECKING:
     from memalpha_kit.chats import ChatModel
+    from memalpha_kit.method.retrieval import Embed
     from memalpha_kit.models.chat import Client
+    from memalpha_kit.models.local import CausalLM
 
 ProfileName = Annotated[str, Option("--profile", metavar="NAME", help="{profiles}, or a YAML file")]
 Overrides = Annotated[
@@ -39,14 +41,12 @@ Overrides = Annotated[
 ]
 Folder = Annotated[Path, Option(metavar="FOLDER", help="what is written")]
 Seed = Annotated[int, Option(metavar="N", help="starts every draw")]
-Device = Annotated[str, Option(help="of local models, e.g. cuda")]
-Dtype = Annotated[str, Option(help="of a local model's weights, e.g. bfloat16")]
 Compat = Annotated[
     Literal["fixed", "release"], Option(help="release: as the published code, where it can be")
 ]
 DataPath = Annotated[Path, Option(metavar="PATH", help="a data set, or a parquet file")]
-LocalModel = Annotated[
-    Path | None, Option("--model", metavar="FOLDER", help="a local model, instead of --url")
+EmbedModel = Annotated[
+    Path | None, Option(metavar="FOLDER", help="a local model that embeds, not --embed-url")
 ]
 Scoring = Annotated[str, Option("--profile", metavar="NAME", help="scoring rules: {scoring}")]
 Rubric = Annotated[Literal["published", "by_type"], Option(help="of the judge")]
@@ -66,6 +66,7 @@ def _names(table: str) -> str:
     from memalpha_kit.data import build, sources
     from memalpha_kit.evaluation import methods
     from memalpha_kit.method import readers, writers
+    from memalpha_kit.models.get import MODELS
 
     if table == "files":
         return "\n".join(map(_raw_files, map(sources.SOURCES.__getitem__, sources.SOURCES.names())))
@@ -74,6 +75,7 @@ def _names(table: str) -> str:
         "scoring": tasks.SCORING.names,
         "sources": sources.SOURCES.names,
         "recipes": build.RECIPES.keys,
+        "pretrained": MODELS.keys,
         "methods": methods.METHODS.names,
         "readers": readers.READERS.names,
         "writers": writers.WRITERS.names,
@@ -159,7 +161,28 @@ def _option(field: dataclasses.Field, owner: type, prefix: str) -> inspect.Param
     )
 
 
-# ---- models at servers ------------------------------------------------------------------------
+# ---- local models, and models at servers ------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Local:
+    """A causal language model in a folder."""
+
+    model: Path | None = about(None, "folder of a local model, instead of one at a server")
+    device: str = about("cpu", "of local models, e.g. cuda")
+    dtype: str = about("auto", "of local models: auto (as saved), float32, bfloat16, float16")
+
+    def lm(self) -> CausalLM:
+        """The model, loaded."""
+        from memalpha_kit.models.local import load_lm
+
+        return load_lm(self.model, self.device, dtype=self.dtype)
+
+    def chat(self) -> ChatModel:
+        """The model as a chat model."""
+        from memalpha_kit.models.local_chat import LocalChat
+
+        return LocalChat(self.lm())
 
 
 @dataclass(frozen=True)
@@ -222,16 +245,27 @@ def client_of(
     return Client(endpoint_from_env(**said, **asking.fields(cache)))
 
 
-def answering(served: Served, asking: Asking, folder: Path | None, device: str) -> ChatModel | None:
+def answering(served: Served, asking: Asking, local: Local) -> ChatModel | None:
     """A local model, a served one, or none where nothing names one. Raises InputError for both."""
-    if folder is None:
+    if local.model is None:
         return client_of(served, asking)
     if served.url or served.model_name:
         raise InputError("--model: expected a local folder or --url with --model-name, found both")
-    from memalpha_kit.models.local import load_lm
-    from memalpha_kit.models.local_chat import LocalChat
+    return local.chat()
 
-    return LocalChat(load_lm(folder, device))
+
+def embedding(
+    served: Served, asking: Asking, base: Served, folder: Path | None, local: Local
+) -> Embed | None:
+    """What turns texts into vectors: a local model, a served one, or None where none is named."""
+    client = client_of(served, asking, "embed", base)
+    if folder is None:
+        return client.embed if client else None
+    if client:
+        raise InputError("--embed-model: expected a local folder or --embed-url, found both")
+    from memalpha_kit.models.embedder import load_embedder
+
+    return load_embedder(folder, local.device, local.dtype).embed
 
 
 def at_least(least: int, **values: int | None) -> None:

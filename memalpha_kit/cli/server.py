@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
-from memalpha_kit.cli.options import Asking, Compat, Device, Dtype, with_fields
+from memalpha_kit.cli.options import Asking, Compat, Local, with_fields
 from memalpha_kit.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
 @with_fields
 def serve(
     asking: Asking,
+    local: Local,
     url: Annotated[
         str | None,
         Option("--url", "--server_url", help="an OpenAI-compatible server [default: QWEN_URL]"),
@@ -27,12 +27,6 @@ def serve(
         str | None,
         Option("--model-name", "--model_name", help="the model there [default: QWEN_MODEL_NAME]"),
     ] = None,
-    model: Annotated[
-        str | None,
-        Option(metavar="FOLDER", help="a local model instead; a name means --model-name"),
-    ] = None,
-    device: Device = "cpu",
-    dtype: Dtype = "auto",
     key_env: Annotated[str | None, Option(help="variable that holds the key")] = None,
     port: Annotated[int, Option(help="0: any")] = 5005,
     host: Annotated[str, Option(help="127.0.0.1: this machine only")] = "127.0.0.1",
@@ -80,7 +74,7 @@ def serve(
         log_content=log_content,
     )
     place = address(host, port, settings.token)
-    answers, probe = models(model, url, model_name, key_env, asking, device, dtype)
+    answers, probe = models(local, url, model_name, key_env, asking)
     app = create_app(settings, answers, probe=probe)
     socket = listen(*place)
     shown = f"[{host}]" if ":" in host else host
@@ -106,34 +100,25 @@ def _run(app: Any, socket: Any, logs: dict[str, Any]) -> None:
 
 
 def models(
-    model: str | None,
+    local: Local,
     url: str | None,
     model_name: str | None,
     key_env: str | None,
     asking: Asking,
-    device: str = "cpu",
-    dtype: str = "auto",
 ) -> tuple[ChatModel, ChatModel]:
     """The model, and one for `/ready` that neither repeats its calls nor stores replies."""
     from memalpha_kit.models.chat import Client
     from memalpha_kit.models.servers import endpoint_from_env
 
-    if model and Path(model).is_dir():
+    if local.model and local.model.is_dir():
         if url or model_name:
             raise InputError("--model: expected no --url and no --model-name beside a folder")
-        return (local_chat(model, device, dtype),) * 2
-    if model and model_name:
+        return (local.chat(),) * 2
+    if local.model and model_name:
         raise InputError("--model: expected a folder beside --model-name, found none")
+    said = str(local.model) if local.model else None  # a name, as the published server takes it
     endpoint = endpoint_from_env(
-        url=url, model=model_name or model, key_env=key_env, **asking.fields()
+        url=url, model=model_name or said, key_env=key_env, **asking.fields()
     )
     probe = replace(endpoint, retries=0, cache=None, timeout_s=min(10.0, endpoint.timeout_s))
     return Client(endpoint), Client(probe)
-
-
-def local_chat(folder: str, device: str, dtype: str) -> ChatModel:
-    """The model in a folder, on this machine."""
-    from memalpha_kit.models.local import load_lm
-    from memalpha_kit.models.local_chat import LocalChat
-
-    return LocalChat(load_lm(folder, device, dtype))

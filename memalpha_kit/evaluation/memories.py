@@ -238,7 +238,7 @@ class WrittenMemory(FromMemory):
             return ApiWriter(self.kept(self.writing), options.memory, protocol, self.counter, heat)
         from memalpha_kit.models.local import Sampling, load_lm
 
-        lm = load_lm(Path(options.writer), self.backends.device)
+        lm = load_lm(Path(options.writer), self.backends.device, dtype=self.backends.dtype)
         sampling = Sampling(heat, protocol.max_reply_tokens)
         return KeptWriter(ModelWriter(lm, options.memory, protocol, sampling), self.journal)
 

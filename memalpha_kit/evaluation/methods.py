@@ -80,6 +80,7 @@ class Backends:
     readers: Mapping[str, Reader] = field(default_factory=dict)
     embed: Callable[[Sequence[str]], Sequence[Sequence[float]]] | None = None
     device: str = "cpu"  # of a policy that is loaded from a folder
+    dtype: str = "auto"  # of local models; another one gives other numbers
     rows: Sequence[str] = ()
     journal: Path | None = None
     group: int = 128  # instances or questions in work at a time
@@ -152,7 +153,8 @@ class Method:
         """Everything that the results depend on, as plain values: the key of a run."""
         models = {"model": self.backends.answer, "write_model": self.backends.write}
         names = {key: identity(model) for key, model in models.items() if model}
-        settings = {"method": self.name, **names, **dataclasses.asdict(self.options)}
+        given = {} if self.backends.dtype == "auto" else {"dtype": self.backends.dtype}
+        settings = {"method": self.name, **names, **given, **dataclasses.asdict(self.options)}
         return json.loads(json.dumps(settings))  # as they come back from disk
 
     def check_unused(self, names: Sequence[str], why: str) -> None:

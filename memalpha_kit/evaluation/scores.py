@@ -191,19 +191,26 @@ def episodes(run: Run, profile: str = "fixed") -> list[Episode]:
 
 
 def silent_writer(run: Run) -> str:
+    """`silent`, where a model wrote."""
+    episodes = [made.episode for made in run.prepared.values() if made.episode]
+    sampled = any(made.requests for made in run.prepared.values())
+    return silent(episodes) if sampled else ""
+
+
+def silent(episodes: Sequence[Episode]) -> str:
     """A warning if a model that writes made no call at all in most chunks, "" otherwise.
 
     Many small models cannot use tools, and some chat templates drop them without a word.
     """
-    steps = [step for made in run.prepared.values() if made.episode for step in made.episode.steps]
-    silent = sum(not step.calls for step in steps)
-    sampled = any(made.requests for made in run.prepared.values())
-    if not sampled or 2 * silent <= len(steps):
+    steps = [step for episode in episodes for step in episode.steps]
+    without = sum(not step.calls for step in steps)
+    if 2 * without <= len(steps):
         return ""
-    return (
-        f"the writer made no call in {silent} of {len(steps)} chunks; does its server know tools? "
-        "--set protocol.wire=text asks for marker text instead"
-    )
+    if any(episode.wire == "qwen" for episode in episodes):
+        hint = "are tools shown to it? --set protocol.wire=text asks for marker text instead"
+    else:
+        hint = "it does not keep their format, or its replies are cut (protocol.max_reply_tokens)"
+    return f"the writer made no call in {without} of {len(steps)} chunks; {hint}"
 
 
 # ---- the raw material of tables -----------------------------------------------------------------

@@ -90,8 +90,9 @@ def _render_chat(tokenizer, messages, tools, thinking: bool | None) -> str:
         raise InputError(f"{where}: {error}") from error
     if any(tool["function"]["name"] not in rendered for tool in tools or ()):
         raise InputError(
-            f"{where}: expected the tools in the prompt, found that it leaves them out; describe "
-            "them as marker text instead: --set protocol.wire=text"
+            f"{where}: expected the tools in the prompt, found that it leaves them out; a writer "
+            "can be told of them in marker text (--set protocol.wire=text), a reader can do "
+            "without (--reader model)"
         )
     return rendered
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from memalpha_kit.errors import InputError, closest
+from memalpha_kit.models.get import MODELS
 from memalpha_kit.records import Completion
 from memalpha_kit.sections import Count, NonNegative, section
 
@@ -219,17 +220,32 @@ def load_lm(
     if it does not exist, is no model, or lacks a tokenizer or a weight, or if a weight is no
     number.
     """
+    from transformers import GenerationConfig
+
     folder = Path(folder)
+    model, tokenizer = load_parts(folder, "AutoModelForCausalLM", device, dtype, **options)
+    stops = stop_ids(model.generation_config.eos_token_id, tokenizer.eos_token_id)
+    if not stops:
+        raise InputError(f"model {folder}: expected an end-of-text token, found none")
+    tokenizer.pad_token_id = pad_id(tokenizer, stops)
+    model.generation_config = GenerationConfig()  # the folder's sampling habits are not ours
+    return CausalLM(str(folder), model, tokenizer, stops, batch_size)
+
+
+def load_parts(
+    folder: Path, kind: str, device: str = "cpu", dtype: str = "auto", **options: Any
+) -> tuple[Any, Any]:
+    """Model and tokenizer of a folder; `kind` is a class of transformers. Raises as `load_lm`."""
     placed, number_format = _device(device), _dtype(dtype)
     _check_folder(folder)
+    import transformers
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
     local = {"local_files_only": True, "trust_remote_code": False}
     unreadable = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **local)
-        model, told = AutoModelForCausalLM.from_pretrained(
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **local)
+        model, told = getattr(transformers, kind).from_pretrained(
             folder,
             **{"dtype": number_format} | options | local,
             use_safetensors=True,
@@ -239,13 +255,7 @@ def load_lm(
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"model {folder}: {EXPECTED}, found {reason}") from error
     _check_weights(folder, model, told)
-    stops = stop_ids(model.generation_config.eos_token_id, tokenizer.eos_token_id)
-    if not stops:
-        raise InputError(f"model {folder}: expected an end-of-text token, found none")
-    tokenizer.pad_token_id = pad_id(tokenizer, stops)
-    model.generation_config = GenerationConfig()  # the folder's sampling habits are not ours
-    moved = model if "device_map" in options else model.to(placed)
-    return CausalLM(str(folder), moved.eval(), tokenizer, stops, batch_size)
+    return (model if "device_map" in options else model.to(placed)).eval(), tokenizer
 
 
 def _check_folder(folder: Path) -> None:
@@ -265,7 +275,8 @@ def _check_folder(folder: Path) -> None:
     elif not any_of(*TOKENIZER_FILES):
         found = "no tokenizer"
     if found:
-        raise InputError(f"model {folder}: {EXPECTED}, found {found}")
+        hint = f"; `memalpha models get {folder.name}` gets it" if folder.name in MODELS else ""
+        raise InputError(f"model {folder}: {EXPECTED}, found {found}{hint}")
 
 
 def _check_weights(folder: Path, model: PreTrainedModel, told: dict[str, Any]) -> None:
@@ -275,7 +286,8 @@ def _check_weights(folder: Path, model: PreTrainedModel, told: dict[str, Any]) -
     """
     import torch
 
-    missing = sorted(told["missing_keys"]) or sorted(map(str, told["mismatched_keys"]))
+    missing = sorted(map(str, told["missing_keys"] or told["mismatched_keys"]))
+    missing = [name for name in missing if not name.startswith("pooler.")]  # nobody reads it
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise InputError(f"model {folder}: {EXPECTED}, found no weights for {missing[0]}{more}")

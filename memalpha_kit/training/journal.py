@@ -124,8 +124,9 @@ class Journal(TrainerCallback):
         why = flat_because(values)
         self.flat = self.flat + 1 if why else 0
         self.note += f", nothing to learn: {why}" if why else ""
-        if self.flat and self.flat % FLAT_STEPS == 0:
-            log.warning("GRPO: %d steps in a row taught nothing: %s", self.flat, why)
+        ends = step == self.steps and 0 < self.flat < FLAT_STEPS
+        if ends or (self.flat and self.flat % FLAT_STEPS == 0):
+            log.warning("GRPO: the last %d of %d steps taught nothing: %s", self.flat, step, why)
 
     def _add(self, name: str, row: dict[str, Any]) -> None:
         self.tables[name].append(row)

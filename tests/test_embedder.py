@@ -1,0 +1,140 @@
+"""Embedding models in a folder: one vector per text, pooled as the folder says; on the command line
+they retrieve, and local models have a device and a number format."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import tiny_qwen3, tiny_tokenizer
+
+from memalpha_kit import cli
+from memalpha_kit.data.instances import save_instances
+from memalpha_kit.errors import InputError
+from memalpha_kit.models.embedder import load_embedder
+from memalpha_kit.records import QA, make_instance
+
+TEXTS = ["Nora keeps bees.", "Tom paints boats in Lund, and he has a parrot.", "bees", ""]
+ASKED = QA("q0", "Who keeps bees?", ("Nora",))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny encoder: vectors of tokens depend on all others."""
+    from transformers import BertConfig, BertModel
+
+    tokenizer, folder = tiny_tokenizer(), tmp_path_factory.mktemp("embedder") / "tiny-bert"
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "max_position_embeddings": 64}
+    layers = {"num_hidden_layers": 2, "num_attention_heads": 2}
+    config = BertConfig(vocab_size=len(tokenizer), **sizes, **layers)
+    BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def say(folder, tmp_path, **modes):
+    """A copy of the folder that says how its vectors are pooled."""
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for file in folder.iterdir():
+        (copy / file.name).symlink_to(file)
+    (copy / "1_Pooling").mkdir()
+    (copy / "1_Pooling" / "config.json").write_text(json.dumps(modes))
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("modes", "pool"),
+    [
+        ({}, lambda hidden: hidden.mean(0)),
+        ({"pooling_mode_mean_tokens": True, "word_embedding_dimension": 32},
+         lambda hidden: hidden.mean(0)),
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False},
+         lambda hidden: hidden[0]),
+        ({"pooling_mode_lasttoken": True}, lambda hidden: hidden[-1]),
+    ],
+    ids=["unsaid", "mean", "first", "last"],
+)  # fmt: skip
+def test_texts_of_a_batch_get_the_vectors_that_they_get_alone(folder, tmp_path, modes, pool):
+    made = load_embedder(say(folder, tmp_path, **modes) if modes else folder)
+    found = made.embed(TEXTS)
+    for text, vector in zip(TEXTS[:3], found, strict=False):
+        ids = torch.tensor([made.tokenizer(text)["input_ids"]])
+        with torch.inference_mode():
+            hidden = made.model(ids).last_hidden_state[0]
+        np.testing.assert_allclose(vector, pool(hidden), atol=1e-5)
+    assert len(found) == len(TEXTS) and np.isfinite(found).all()
+    assert made.embed([]) == []
+
+
+def test_a_text_beyond_the_window_is_cut_and_a_decoder_embeds_too(folder, tmp_path):
+    made = load_embedder(folder)
+    long = " ".join(TEXTS[1:2] * 40)
+    assert made.embed([long]) == made.embed([long + " And more."])
+    tokenizer = tiny_tokenizer()
+    tokenizer.pad_token = None
+    tiny_qwen3(tokenizer).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    one, *_ = load_embedder(tmp_path).embed(TEXTS[:2])
+    assert one == pytest.approx(load_embedder(tmp_path).embed(TEXTS[:1])[0], abs=1e-5)
+
+
+def test_what_cannot_embed_is_one_line(folder, tmp_path):
+    with pytest.raises(InputError, match="expected a folder with config.json.*found nothing"):
+        load_embedder(tmp_path / "gone")
+    odd = say(folder, tmp_path, pooling_mode_max_tokens=True)
+    with pytest.raises(InputError, match="expected one of .*found pooling_mode_max_tokens"):
+        load_embedder(odd)
+
+
+def test_local_models_of_a_run_embed_and_compute_in_the_format_that_is_asked_for(
+    folder, tmp_path, capsys
+):
+    tokenizer, answers = tiny_tokenizer(), tmp_path / "answers"
+    tiny_qwen3(tokenizer).save_pretrained(answers)
+    tokenizer.save_pretrained(answers)
+    save_instances(tmp_path / "d.parquet", [make_instance("squad", TEXTS[:2], [ASKED])])
+    argv = ["evaluate", "--method", "memory", "--writer", "keep_sentences", "--model", answers]
+    argv += ["--data", tmp_path / "d.parquet", "--set", "max_tokens=4", "--out", tmp_path / "runs"]
+    argv += ["--set", "retrieval=embedding", "--embed-model", folder]
+    formats = (), ("--dtype", "bfloat16")
+    for more in formats:
+        assert cli.main([*map(str, argv), *more]) == 0
+    plain, rounded = sorted(
+        (json.loads(file.read_text())["method"] for file in tmp_path.glob("runs/*/settings.json")),
+        key=lambda method: "dtype" in method,
+    )
+    assert plain["embed_model"].startswith("tiny-bert sha256:") and rounded["dtype"] == "bfloat16"
+    assert cli.main([*map(str, argv), "--dtype", "bfloat61"]) == 2
+    assert "did you mean 'bfloat16'" in capsys.readouterr().err
+    served = ("--embed-url", "http://127.0.0.1:9/v1", "--embed-model-name", "e")
+    assert cli.main([*map(str, argv), *served]) == 2
+    assert "expected a local folder or --embed-url, found both" in capsys.readouterr().err
+    assert cli.main([*map(str, argv), "--device", "abacus"]) == 2
+    assert "device 'abacus'" in capsys.readouterr().err
+
+
+def test_a_local_writer_loads_in_the_format_that_is_asked_for_and_a_silent_one_is_warned_about(
+    tmp_path, capsys
+):
+    """The hint is one that can help: marker text is not recommended to who speaks it."""
+    tokenizer, model = tiny_tokenizer(), tmp_path / "smollm2-135m"
+    save_instances(tmp_path / "d.parquet", [make_instance("squad", TEXTS[:1], [ASKED])])
+    argv = ["write", "--data", tmp_path / "d.parquet", "--model", model]
+    argv += ["--set", "protocol.max_reply_tokens=4"]
+    assert cli.main([*map(str, argv), "--out", str(tmp_path / "a.jsonl")]) == 2
+    assert "`memalpha models get smollm2-135m` gets it" in capsys.readouterr().err
+    tiny_qwen3(tokenizer).save_pretrained(model)
+    tokenizer.save_pretrained(model)
+    out = str(tmp_path / "a.jsonl")
+    assert cli.main([*map(str, argv), "--out", out, "--dtype", "float16"]) == 0
+    assert "protocol.wire=text asks for marker text" in capsys.readouterr().err
+    assert cli.main([*map(str, argv), "--out", out]) == 2  # other numbers, another file
+    assert "dtype" in capsys.readouterr().err
+    text = [*map(str, argv), "--set", "protocol.wire=text", "--out", str(tmp_path / "b.jsonl")]
+    assert cli.main(text) == 0
+    said = capsys.readouterr().err
+    assert "no call in 1 of 1 chunks" in said and "protocol.wire" not in said
