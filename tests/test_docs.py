@@ -26,10 +26,8 @@ def test_every_file_and_link_of_a_page_is_there(root, page):
     text = (root / "docs" / page).read_text()
     for link in re.findall(r"\]\((?!https?:)([^)#]+)", text):
         assert (root / "docs" / link).exists(), link
-    names = {p.name for p in (root / "memalpha_kit").rglob("*")} | {
-        p.name for p in root.glob("*/*")
-    }
-    tree_part = text.partition("```text")[2].partition("```\n")[0]
+    ours = [*(root / "memalpha_kit").rglob("*"), *root.glob("*/*")]
+    names = {path.name for path in ours}
     for name in re.findall(r"`(?:[a-z_]+/)+([a-z_0-9]+\.(?:py|yaml|csv|md))`", text):
         assert name in names or name in PUBLISHED, name
 
