@@ -19,8 +19,7 @@ from memalpha_kit.evaluation.calibration import (
     CASES,
     KINDS,
     Case,
-    calibrate,
-    cohen_kappa,
+    kappas,
     load_cases,
     model_judge,
     repeated,
@@ -41,13 +40,18 @@ def said(*values):
     return [Verdict(value) for value in values]
 
 
+def table_of(cases, repeats, **settings):
+    """The table of these verdicts, one list per repeat."""
+    given = iter(repeats)
+    verdicts = repeated(lambda *_: next(given), cases, len(repeats))
+    return table_calibration(verdicts, **settings)
+
+
+def calibrate(judge, repeats=1, seed=0):
+    return table_calibration(repeated(judge, load_cases(), repeats, seed), seed)
+
+
 # ---- kappa by hand -------------------------------------------------------------------------------
-
-
-def crossed(both, only_label, only_verdict, neither):
-    labels = [True] * (both + only_label) + [False] * (only_verdict + neither)
-    verdicts = [True] * both + [False] * only_label + [True] * only_verdict + [False] * neither
-    return labels, verdicts
 
 
 @pytest.mark.parametrize(
@@ -65,14 +69,14 @@ def crossed(both, only_label, only_verdict, neither):
     ],
 )
 def test_kappa_by_hand(counts, kappa):
-    found = cohen_kappa(*crossed(*counts))
-    assert found is None if kappa is None else found == pytest.approx(kappa, abs=5e-5)
+    found = float(kappas(np.array(counts)))
+    assert np.isnan(found) if kappa is None else found == pytest.approx(kappa, abs=5e-5)
 
 
 def test_missing_verdicts_are_left_out_of_kappa_and_bound_agreement():
     labels = [True, True, False, False, True, False]
     verdicts = said(True, False, False, None, None, True)
-    [row] = table_calibration(core(*labels), [verdicts]).to_dict("records")
+    [row] = table_of(core(*labels), [verdicts]).to_dict("records")
     assert row["kappa"] == 0.0, "p_o 2/4, p_e 1/2"
     assert row["missing"] == 2 and row["agreement"] == 0.5
     assert (row["agreement_low"], row["agreement_high"]) == (2 / 6, 4 / 6)
@@ -81,8 +85,8 @@ def test_missing_verdicts_are_left_out_of_kappa_and_bound_agreement():
 
 def test_a_judge_without_any_verdict_has_no_kappa_and_widest_bounds():
     verdicts = [Verdict(None, error="HTTP 500")] * 4
-    [row] = table_calibration(core(True, False, True, False), [verdicts]).to_dict("records")
-    assert [row[name] for name in ("kappa", "kappa_low", "agreement", "flips")] == [None] * 4
+    [row] = table_of(core(True, False, True, False), [verdicts]).to_dict("records")
+    assert np.isnan([row[name] for name in ("kappa", "kappa_low", "agreement", "flips")]).all()
     assert (row["agreement_low"], row["agreement_high"]) == (0.0, 1.0)
     assert (row["missing"], row["failed"]) == (4, 4)
 
@@ -94,7 +98,7 @@ def test_the_interval_draws_cases_with_all_their_repeats():
     """Saying the same five times is no more evidence than saying it once."""
     cases = core(*[True, False] * 20)
     verdicts = said(*[case.valid ^ (i % 5 == 0) for i, case in enumerate(cases)])
-    once, five = (table_calibration(cases, [verdicts] * n).iloc[0] for n in (1, 5))
+    once, five = (table_of(cases, [verdicts] * n).iloc[0] for n in (1, 5))
     names = ["kappa", "kappa_low", "kappa_high"]
     assert once[names].tolist() == pytest.approx(five[names].tolist())
     assert once["kappa"] == pytest.approx(0.6)
@@ -108,7 +112,7 @@ def test_the_interval_covers_the_true_kappa_about_as_often_as_it_says():
         labels = rng.random(40) < 0.5
         cases = core(*map(bool, labels))
         verdicts = said(*map(bool, labels ^ (rng.random(40) < 0.15)))
-        row = table_calibration(cases, [verdicts], seed=seed, draws=300).iloc[0]
+        row = table_of(cases, [verdicts], seed=seed, draws=300).iloc[0]
         covered += row["kappa_low"] <= 0.7 <= row["kappa_high"]
     assert 0.88 <= covered / 200 <= 0.99
 
@@ -116,14 +120,14 @@ def test_the_interval_covers_the_true_kappa_about_as_often_as_it_says():
 def test_repeat_variance_by_hand():
     cases = core(True, True, False, False)
     repeats = [said(True, True, False, None), said(True, False, False, False)]
-    [row] = table_calibration(cases, repeats).to_dict("records")
+    [row] = table_of(cases, repeats).to_dict("records")
     assert row["repeats"] == 2 and row["missing"] == 1
     assert row["flips"] == pytest.approx(1 / 3), "of the three cases with two verdicts"
     assert row["variance"] == pytest.approx(0.25 / 3)
     assert row["kappa_sd"] == pytest.approx(np.std([1.0, 0.5], ddof=1))
     assert row["agreement"] == pytest.approx(6 / 7)
-    [one] = table_calibration(cases, repeats[1:]).to_dict("records")
-    assert (one["flips"], one["variance"], one["kappa_sd"]) == (None, None, None)
+    [one] = table_of(cases, repeats[1:]).to_dict("records")
+    assert np.isnan([one["flips"], one["variance"], one["kappa_sd"]]).all()
 
 
 def test_every_repeat_has_a_seed_of_its_own():
@@ -133,8 +137,8 @@ def test_every_repeat_has_a_seed_of_its_own():
         seeds.append(seed)
         return said(*[True] * len(cases))
 
-    table = calibrate(judge, core(True, False), repeats=3, seed=7)
-    assert seeds == [7, 8, 9] and table["repeats"].tolist() == [3]
+    verdicts = repeated(judge, core(True, False), repeats=3, seed=7)
+    assert seeds == [7, 8, 9] and verdicts["seed"].tolist() == [7, 7, 8, 8, 9, 9]
     with pytest.raises(InputError, match="repeats"):
         repeated(judge, core(True), repeats=0)
 
@@ -215,7 +219,7 @@ def test_the_recorded_table_of_the_rules_is_what_the_command_gives(root, tmp_pat
 
 
 def test_the_rules_are_a_floor_and_no_judge():
-    table = calibrate(rule_judge, load_cases()).set_index(["judge", "kind"])
+    table = calibrate(rule_judge).set_index(["judge", "kind"])
     assert 0.5 < table.loc[("content", "all"), "kappa"] < 0.95
     assert 0.0 < table.loc[("longmemeval", "all"), "kappa"] < 0.6
     assert table["missing"].sum() == 0 and table["retried"].sum() == 0
@@ -259,7 +263,7 @@ def client(stub, **settings):
 
 def test_a_perfect_judge_over_http_agrees_with_every_label():
     with StubServer(right) as stub:
-        table = calibrate(model_judge(client(stub, concurrency=8)), load_cases(), repeats=2)
+        table = calibrate(model_judge(client(stub, concurrency=8)), repeats=2)
     assert table["kappa"].tolist() == [1.0] * len(table)
     assert table["flips"].sum() == 0 and table["missing"].sum() == 0
     assert stub.n_requests == 2 * len(load_cases()) and stub.peak_in_flight <= 8
@@ -271,7 +275,7 @@ def test_a_cache_keeps_repeats_apart_and_a_second_run_asks_nobody(tmp_path):
         for asked in (3 * len(load_cases()), 0):
             stub.forget()
             judge = model_judge(client(stub, cache=tmp_path))
-            tables.append(calibrate(judge, load_cases(), repeats=3, seed=0))
+            tables.append(calibrate(judge, repeats=3))
             assert stub.n_requests == asked
     first, second = tables
     assert first.equals(second)
@@ -284,8 +288,8 @@ def test_a_cache_keeps_repeats_apart_and_a_second_run_asks_nobody(tmp_path):
 
 def test_a_model_that_never_keeps_the_format_is_missing_and_not_wrong():
     with StubServer(lambda body: "Well, maybe.") as stub:
-        table = calibrate(model_judge(client(stub)), load_cases())
-        released = calibrate(model_judge(client(stub), behaviour="release"), load_cases())
+        table = calibrate(model_judge(client(stub)))
+        released = calibrate(model_judge(client(stub), behaviour="release"))
     assert table["kappa"].isna().all() and (table["missing"] == table["n"]).all()
     assert (table["retried"] == table["n"]).all()
     assert (released["missing"] == 0).all() and (released["failed"] > 0).sum() >= 4

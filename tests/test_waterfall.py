@@ -12,9 +12,6 @@ from memalpha_kit.errors import InputError
 from memalpha_kit.evaluation.waterfall import (
     ROWS,
     STAGES,
-    History,
-    lenient,
-    stage,
     table_waterfall,
     waterfall,
 )
@@ -96,7 +93,6 @@ STAGES_BY_HAND = [
     ("not_used", [core("Nora is from Oslo.")], answer("Lund"), 0, None),
     ("not_used", [BORN], answer("", "1"), 0, None),
     ("not_used", [BORN, delete("1"), insert("Nora, Oslo")], answer("Lund", "2"), 0, None),
-    ("metric_too_strict", [BORN], answer("OSLO!", "1"), None, None),
     ("correct", [], answer("Oslo", score=1.0), None, None),
     ("unknown", [BORN], answer(None, score=None), None, None),
     ("unknown", [BORN], answer("Lund", score=None), None, None),
@@ -172,38 +168,6 @@ def test_a_question_of_another_instance_is_refused():
     other = make_instance("squad", ["x"], [QUESTION])
     with pytest.raises(InputError, match="its instance is not in the data"):
         waterfall([episode(BORN)], [other])
-
-
-def test_methods_without_entries_are_one_text_or_the_chunks():
-    """A growing text (MemAgent) and retrieved chunks (BM25) go through the same stages."""
-    texts = [{"text": "Nora is from Oslo."}, {"text": "Tom works."}]
-    kept = stage(History(texts), INSTANCE, answer(), {"text"})
-    assert (kept.stage, kept.lost) == ("overwritten_or_deleted", 1)
-    chunks = [{f"chunk:{i}": text for i, text in enumerate(INSTANCE.chunks)}]
-    by_shown = {"chunk:0": "not_used", "chunk:2": "not_retrieved"}
-    for shown, expected in by_shown.items():
-        assert stage(History(chunks, []), INSTANCE, answer(), {shown}).stage == expected
-
-
-@pytest.mark.parametrize(
-    ("prediction", "gold", "right"),
-    [
-        ("3 May 1990", "May 3, 1990", True),
-        ("It was on the 3 May 1990, I think", "May 3, 1990", True),
-        ("May 4, 1990", "May 3, 1990", False),
-        ("<think>no</think>May 3", "May 3, 1990", True),
-        ("<think>May 3, 1990", "May 3, 1990", False),
-        ("São Paulo", "Sao Paulo", True),
-        ("two", "2", True),
-        ("New", "New York", False),
-        ("York", "Oslo", False),
-        ("", "Oslo", False),
-        ("anything", "The", False),
-        ("46 phone Pemes", "53", False),
-    ],
-)
-def test_a_lenient_reader(prediction, gold, right):
-    assert lenient(prediction, (gold,)) is right
 
 
 # --- The miniature -------------------------------------------------------------------------------
@@ -287,7 +251,7 @@ def test_the_table_has_every_stage_of_every_group_and_its_shares_add_up():
     assert rows.stage.tolist() == [stage for stage, *_ in STAGES_BY_HAND]
     table = table_waterfall(rows)
     assert table.stage.tolist() == list(STAGES) and (table.answers == len(rows)).all()
-    assert table.n.tolist() == [1, 2, 3, 3, 5, 1, 2]
+    assert table.n.tolist() == [1, 2, 3, 3, 5, 2]
     assert table.share.sum() == pytest.approx(1.0)
 
 

@@ -349,7 +349,7 @@ def calibrate(
     from memalpha_kit.evaluation import calibration
 
     held = calibration.load_cases(cases or calibration.CASES)
-    parts = [("", "rules", calibration.rule_judge, held)]
+    name, judges = "rules", {"": calibration.rule_judge}
     shown = bar(0, "judge")
     if judge == "model":
         asked = answering(served, asking, local)
@@ -358,17 +358,19 @@ def calibrate(
                 "the judge: expected --url and --model-name, QWEN_URL, --model or --judge rules, "
                 "found none of them"
             )
-        for name in set(rubric) - {"published", "by_type"}:
-            raise InputError(f"--rubric: expected published or by_type, found {name!r}")
-        manner = (behaviour, temperature, thinking, max_tokens)
+        for wrong in set(rubric) - {"published", "by_type"}:
+            raise InputError(f"--rubric: expected published or by_type, found {wrong!r}")
+        manner = {"behaviour": behaviour, "temperature": temperature, "thinking": thinking}
+        name, manner = asked.name, {**manner, "max_tokens": max_tokens}
         asked = calibration.Counted(asked, shown)
-        parts = calibration.parts(asked, held, list(dict.fromkeys(rubric)), *manner)
-        shown.total = repeats * sum(len(part[-1]) for part in parts)
+        judges = {one: calibration.model_judge(asked, one, **manner) for one in rubric}
+        again = sum(case.judge == "longmemeval" for case in held) * (len(judges) - 1)
+        shown.total = repeats * (len(held) + again)
     with shown:
-        table, said = calibration.measured(parts, repeats, seed)
+        table, said = calibration.measured(judges, name, held, repeats, seed)
     files.save_table(out, table)
     if replies:
-        files.write_bytes(replies, b"".join(map(files.json_line, said)))
+        files.write_bytes(replies, b"".join(map(files.json_line, said.to_dict("records"))))
     print(calibration.as_text(table))
     print(out)
     if table["missing"].sum() == (table["n"] * table["repeats"]).sum():

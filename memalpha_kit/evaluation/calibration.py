@@ -23,14 +23,14 @@ verdict and hide how much they vary. Cohen's kappa is agreement above chance: 1 
 | `kappa_sd` | standard deviation of the kappas of single repeats |
 | `missing`, `failed`, `retried` | verdicts without a value, with an error, asked more than once |
 
->>> round(cohen_kappa([True, True, False, False], [True, False, False, None]), 3)
+>>> float(kappas(np.array([20, 5, 10, 15])).round(3))
 0.4
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -48,13 +48,11 @@ from memalpha_kit.method.judges import (
     LongMemEvalJudge,
     Rubric,
     Verdict,
-    tally,
 )
 from memalpha_kit.method.memory import COMPONENTS
 from memalpha_kit.method.metrics import substring
 from memalpha_kit.progress import bar
 from memalpha_kit.sections import section, settings_from
-from memalpha_kit.settings import Behaviour
 from memalpha_kit.text import normalise
 
 if TYPE_CHECKING:
@@ -127,18 +125,9 @@ Judgement = Callable[[Sequence[Case], int], list[Verdict]]
 """Rates cases: (cases, seed of the repeat) -> one verdict per case, in order."""
 
 
-def model_judge(
-    model: ChatModel,
-    rubric: Rubric = "published",
-    behaviour: Behaviour = "fixed",
-    temperature: float | None = None,
-    thinking: bool = False,
-    max_tokens: int | None = None,
-) -> Judgement:
+def model_judge(model: ChatModel, rubric: Rubric = "published", **settings: Any) -> Judgement:
     """The three judges of `judges.py` with one model; None is each judge's own setting."""
-    given = {"temperature": temperature, "max_tokens": max_tokens}
-    settings = {name: value for name, value in given.items() if value is not None}
-    settings |= {"behaviour": behaviour, "thinking": thinking}
+    settings = {name: value for name, value in settings.items() if value is not None}
 
     def judge(cases: Sequence[Case], seed: int) -> list[Verdict]:
         content = ContentJudge(model, seed=seed, **settings)
@@ -196,131 +185,104 @@ _TIME = re.compile(
 # ---- agreement -----------------------------------------------------------------------------------
 
 
-def calibrate(
-    judge: Judgement, cases: Sequence[Case], repeats: int = 1, seed: int = 0
-) -> pd.DataFrame:
-    """The table of a judge over cases, one row per kind and one for all; see the top of this page.
-
-    Repeat r is asked with seed `seed + r`. Raises what the judge raises.
-    """
-    return table_calibration(cases, repeated(judge, cases, repeats, seed), seed)
-
-
 def repeated(
-    judge: Judgement, cases: Sequence[Case], repeats: int, seed: int = 0
-) -> list[list[Verdict]]:
-    """The verdicts of every repeat, each one per case, asked with seeds `seed`, `seed + 1`, ..."""
+    judge: Judgement, cases: Sequence[Case], repeats: int = 1, seed: int = 0, **named: str
+) -> pd.DataFrame:
+    """A row per verdict: every case `repeats` times, with seeds `seed`, `seed + 1`, ...
+
+    `named` are further columns, such as the model. Raises what the judge raises.
+    """
+    import pandas as pd
+
     if repeats < 1:
         raise InputError(f"repeats: expected 1 or more, found {repeats}")
-    return [judge(cases, seed + repeat) for repeat in range(repeats)]
+    rows = [
+        {
+            "case": case.id,
+            **{"judge": case.judge, "kind": case.kind},
+            **named,
+            **{"seed": seed + repeat, "label": case.valid, "valid": verdict.valid},
+            **{"reply": verdict.reply, "error": verdict.error, "asked": verdict.asked},
+        }
+        for repeat in range(repeats)
+        for case, verdict in zip(cases, judge(cases, seed + repeat), strict=True)
+    ]
+    return pd.DataFrame(rows).astype({"valid": object})
 
 
-def table_calibration(
-    cases: Sequence[Case], verdicts: Sequence[Sequence[Verdict]], seed: int = 0, draws: int = 2000
-) -> pd.DataFrame:
-    """The table of the verdicts of one or more repeats. `seed` and `draws` are of the intervals.
+def table_calibration(verdicts: pd.DataFrame, seed: int = 0, draws: int = 2000) -> pd.DataFrame:
+    """The table of `repeated` verdicts: a row per kind, and one for all kinds of a judge.
 
-    The interval is the middle 95 % of the kappas of cases drawn with replacement, all repeats of a
-    case together. It has no width where every verdict fits, however few the cases: look at `n`.
+    The interval is the middle 95 % of the kappas of cases drawn with replacement (`seed`, `draws`),
+    all repeats of a case together. It has no width where every verdict fits, however few the cases:
+    look at `n`.
     """
     import pandas as pd
 
     rows = []
-    for name, kinds in KINDS.items():
-        held = [i for i, case in enumerate(cases) if case.judge == name]
-        found = {kind: [i for i in held if cases[i].kind == kind] for kind in kinds}
-        parts = [(kind, places) for kind, places in found.items() if places]
-        for kind, places in parts if len(parts) == 1 else [*parts, ("all", held)]:
-            if places:
-                part = [cases[i].valid for i in places]
-                said = [[repeat[i] for i in places] for repeat in verdicts]
-                rows.append({"judge": name, "kind": kind} | _row(part, said, seed, draws))
+    for judge, kinds in KINDS.items():
+        mine = verdicts[verdicts["judge"] == judge]
+        parts = [(kind, mine[mine["kind"] == kind]) for kind in kinds if kind in set(mine["kind"])]
+        for kind, part in parts if len(parts) == 1 else [*parts, ("all", mine)]:
+            if len(part):
+                rows.append({"judge": judge, "kind": kind} | _measures(part, seed, draws))
     return pd.DataFrame(rows)
 
 
-def cohen_kappa(labels: Sequence[bool], verdicts: Sequence[bool | None]) -> float | None:
-    """Agreement above chance, (p_o - p_e) / (1 - p_e); verdicts None are left out.
+def kappas(counts: np.ndarray) -> np.ndarray:
+    """Agreement above chance, (p_o - p_e) / (1 - p_e), of crossed counts (..., 4) -> (...).
 
-    None without a verdict, and if both sides say the same of all cases: then chance explains all.
+    The counts are of verdicts where both say valid, only the label, only the verdict, and neither.
+    NaN without a verdict, and if both sides say the same of all: then chance explains all.
     Source: Cohen (1960).
     """
-    counts = [_crossed(label, [said]) for label, said in zip(labels, verdicts, strict=True)]
-    return _number(_kappas(np.sum(counts, axis=0))) if counts else None
-
-
-def _row(
-    labels: Sequence[bool], verdicts: Sequence[Sequence[Verdict]], seed: int, draws: int
-) -> dict[str, float | int | None]:
-    """The measures of some cases; `verdicts` is (repeats, cases)."""
-    said = [[verdict.valid for verdict in repeat] for repeat in verdicts]
-    by_case = list(zip(*said, strict=True))
-    counts = np.array([_crossed(*pair) for pair in zip(labels, by_case, strict=True)])  # (n, 4)
-    both_valid, false_invalid, false_valid, both_invalid = (int(x) for x in counts.sum(axis=0))
-    fits, known = both_valid + both_invalid, int(counts.sum())
-    low, high = _interval(counts, seed, draws)
-    spread = [_variance(case) for case in by_case]
-    spread = [value for value in spread if value is not None]
-    kappas = [kappa for repeat in said if (kappa := cohen_kappa(labels, repeat)) is not None]
-    counted = tally(verdict for repeat in verdicts for verdict in repeat)
-    return {
-        "n": len(labels),
-        "n_valid": sum(labels),
-        "repeats": len(verdicts),
-        "kappa": _number(_kappas(counts.sum(axis=0))),
-        "kappa_low": low,
-        "kappa_high": high,
-        "agreement": fits / known if known else None,
-        "agreement_low": fits / counted.n,
-        "agreement_high": (fits + counted.missing) / counted.n,
-        "false_valid": false_valid,
-        "false_invalid": false_invalid,
-        "flips": sum(value > 0 for value in spread) / len(spread) if spread else None,
-        "variance": float(np.mean(spread)) if spread else None,
-        "kappa_sd": float(np.std(kappas, ddof=1)) if len(kappas) > 1 else None,
-        "missing": counted.missing,
-        "failed": counted.failed,
-        "retried": counted.retried,
-    }
-
-
-def _crossed(label: bool, said: Sequence[bool | None]) -> list[int]:
-    """How often each pair of label and verdict occurs: both valid, only the label, only the
-    verdict, neither."""
-    valid, invalid = sum(v is True for v in said), sum(v is False for v in said)
-    return [valid, invalid, 0, 0] if label else [0, 0, valid, invalid]
-
-
-def _kappas(counts: np.ndarray) -> np.ndarray:
-    """Kappas of crossed counts (..., 4) -> (...); NaN where there is none."""
     n = counts.sum(axis=-1)
     with np.errstate(divide="ignore", invalid="ignore"):
         shares = counts / n[..., None]
         label, verdict = shares[..., 0] + shares[..., 1], shares[..., 0] + shares[..., 2]
         chance = label * verdict + (1 - label) * (1 - verdict)
-        kappas = (shares[..., 0] + shares[..., 3] - chance) / (1 - chance)
-    return np.where(chance < 1, kappas, np.nan)
+        found = (shares[..., 0] + shares[..., 3] - chance) / (1 - chance)
+    return np.where(chance < 1, found, np.nan)
 
 
-def _interval(counts: np.ndarray, seed: int, draws: int) -> tuple[float | None, float | None]:
+def _measures(part: pd.DataFrame, seed: int, draws: int) -> dict[str, Any]:
+    """The measures of some verdicts; a number that is not there is NaN."""
+    label, valid, invalid = part["label"], part["valid"].eq(True), part["valid"].eq(False)
+    cells = part[["case", "seed"]].assign(
+        both=label & valid, label=label & invalid, verdict=~label & valid, neither=~label & invalid
+    )
+    names = ["both", "label", "verdict", "neither"]
+    counts = cells.groupby("case", sort=False)[names].sum().to_numpy()
+    total = counts.sum(axis=0)
+    n, fits, known = len(part), int(total[0] + total[3]), int(total.sum())
+    said = valid.astype(float).where(valid | invalid).groupby(part["case"])
+    spread = said.var(ddof=0)[said.count() > 1]
+    by_repeat = kappas(cells.groupby("seed")[names].sum().to_numpy())
+    by_repeat = by_repeat[~np.isnan(by_repeat)]
+    low, high = _interval(counts, seed, draws)
+    return {
+        "n": len(counts),
+        "n_valid": int(part.drop_duplicates("case")["label"].sum()),
+        "repeats": part["seed"].nunique(),
+        **{"kappa": float(kappas(total)), "kappa_low": low, "kappa_high": high},
+        "agreement": fits / known if known else np.nan,
+        **{"agreement_low": fits / n, "agreement_high": (fits + n - known) / n},
+        **{"false_valid": int(total[2]), "false_invalid": int(total[1])},
+        **{"flips": (spread > 0).mean(), "variance": spread.mean()},
+        "kappa_sd": np.std(by_repeat, ddof=1) if len(by_repeat) > 1 else np.nan,
+        "missing": n - known,
+        "failed": int(part["error"].ne("").sum()),
+        "retried": int(part["asked"].gt(1).sum()),
+    }
+
+
+def _interval(counts: np.ndarray, seed: int, draws: int) -> tuple[float, float]:
     if len(counts) < 2:
-        return None, None
+        return np.nan, np.nan
     drawn = np.random.default_rng(seed).integers(0, len(counts), (draws, len(counts)))
-    kappas = _kappas(counts[drawn].sum(axis=1))
-    kappas = kappas[~np.isnan(kappas)]
-    if not len(kappas):
-        return None, None
-    low, high = np.quantile(kappas, [0.025, 0.975])
-    return float(low), float(high)
-
-
-def _variance(said: Sequence[bool | None]) -> float | None:
-    """Variance of one case's verdicts: 0 always the same, 0.25 half and half; None below two."""
-    known = [value for value in said if value is not None]
-    return float(np.var(known)) if len(known) > 1 else None
-
-
-def _number(value: np.ndarray) -> float | None:
-    return None if np.isnan(value) else float(value)
+    found = kappas(counts[drawn].sum(axis=1))
+    found = found[~np.isnan(found)]
+    return tuple(np.quantile(found, [0.025, 0.975])) if len(found) else (np.nan, np.nan)
 
 
 # ---- all of it together -------------------------------------------------------------------------
@@ -350,57 +312,27 @@ class Counted:
         return self.model.chat(requests, take)
 
 
-Part = tuple[str, str, Judgement, list[Case]]
-"""A rubric, the name of a model, its judge and the cases it is shown."""
-
-
-def parts(
-    model: ChatModel,
-    cases: Sequence[Case],
-    rubrics: Sequence[Rubric],
-    behaviour: str,
-    temperature: float | None,
-    thinking: bool,
-    max_tokens: int | None,
-) -> list[Part]:
-    """All cases under the first rubric, then LongMemEval's once more under each other one."""
-    found: list[Part] = []
-    for rubric in rubrics:
-        judge = model_judge(model, rubric, behaviour, temperature, thinking, max_tokens)
-        held = [case for case in cases if not found or case.judge == "longmemeval"]
-        if held:
-            found.append((rubric, model.name, judge, held))
-    return found
-
-
 def measured(
-    parts: Sequence[Part], repeats: int, seed: int = 0
-) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
-    """One table of all parts, and one plain record per verdict."""
+    judges: Mapping[str, Judgement], name: str, cases: Sequence[Case], repeats: int, seed: int = 0
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """One table of the judges of a model called `name`, by rubric, and all verdicts.
+
+    The first judge rates all cases; the others LongMemEval's once more, by another rubric.
+    """
     import pandas as pd
 
     tables, replies = [], []
-    for rubric, name, judge, held in parts:
-        verdicts = repeated(judge, held, repeats, seed)
-        table = table_calibration(held, verdicts, seed)
-        table.insert(1, "rubric", [rubric if j == "longmemeval" else "" for j in table["judge"]])
-        table.insert(0, "model", name)
-        tables.append(table)
-        replies += [
-            {
-                "case": case.id,
-                "rubric": rubric if case.judge == "longmemeval" else "",
-                "seed": seed + repeat,
-                "label": case.valid,
-                "valid": verdict.valid,
-                "reply": verdict.reply,
-                "error": verdict.error,
-                "asked": verdict.asked,
-            }
-            for repeat, row in enumerate(verdicts)
-            for case, verdict in zip(held, row, strict=True)
-        ]
-    return pd.concat(tables, ignore_index=True), replies
+    for rubric, judge in judges.items():
+        held = [case for case in cases if not tables or case.judge == "longmemeval"]
+        if held:
+            verdicts = repeated(judge, held, repeats, seed, rubric=rubric)
+            table = table_calibration(verdicts, seed)
+            table.insert(1, "rubric", np.where(table["judge"] == "longmemeval", rubric, ""))
+            table.insert(0, "model", name)
+            tables.append(table)
+            rated = verdicts["judge"] == "longmemeval"
+            replies.append(verdicts.assign(rubric=verdicts["rubric"].where(rated, "")))
+    return pd.concat(tables, ignore_index=True), pd.concat(replies, ignore_index=True)
 
 
 def as_text(table: pd.DataFrame) -> str:

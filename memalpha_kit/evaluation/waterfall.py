@@ -9,7 +9,6 @@ says what the evidence is; everything else is `unknown` and counted, never guess
 | `overwritten_or_deleted` | a memory held it, the final one does not |
 | `not_retrieved` | the final memory holds it, the reader was not given it |
 | `not_used` | the reader was given it and answered something else |
-| `metric_too_strict` | the answer is right to a lenient reader (`lenient`) |
 | `unknown` | no evidence label, or no answer, or no score: `why` says which |
 
 and `correct`. Evidence is the gold answer in the words of the data: it must stand in the question's
@@ -17,9 +16,6 @@ chunk (`QA.chunk`), or in any chunk where the data has no such label. A text hol
 words of the answer and was written with that chunk, or shares a word with the question, or is a
 later version of a text that held it. With `strict` it must have all words of the question: for
 worlds in which the evidence of a corrected fact is its latest value, and other facts share words.
-
->>> lenient("3 May 1990", ("May 3, 1990",)), lenient("May 4, 1990", ("May 3, 1990",))
-(True, False)
 
 The published code has no such analysis. Words are compared, not meanings: a paraphrase of
 the evidence counts as never written, so read that share as an upper bound.
@@ -29,28 +25,24 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from typing import Self
+from functools import lru_cache
 
 import pandas as pd
 
 from memalpha_kit.errors import InputError
-from memalpha_kit.records import QA, Answer, Episode, Instance, Memory
+from memalpha_kit.records import QA, Answer, Episode, Instance
 from memalpha_kit.tasks import metric_of
-from memalpha_kit.text import normalise, without_thinking
+from memalpha_kit.text import normalise
 
 WRITTEN, KEPT, RETRIEVED, USED = (
     *("never_written", "overwritten_or_deleted"),
     *("not_retrieved", "not_used"),
 )
-STAGES = ("correct", WRITTEN, KEPT, RETRIEVED, USED, "metric_too_strict", "unknown")
+STAGES = ("correct", WRITTEN, KEPT, RETRIEVED, USED, "unknown")
 CORE = "core"
 """The id of the core memory among those of the entries."""
-
-State = Mapping[str, str]
-"""What is held at one time: texts by id."""
 
 
 @dataclass(frozen=True)
@@ -78,32 +70,23 @@ class Version:
 
 
 class History:
-    """What a memory held after each step; made once per episode and asked for every question.
+    """What an episode's memory held after each step; made once and asked for every question.
 
-    `chunks` are the chunks read before each state, by default 0, 1, 2 and so on. A method without
-    a memory has one state, its chunks: `History([{"chunk:0": "...", ...}], [])`.
+    `states` are the texts after each step by entry id (the core memory's under `CORE`), `chunks`
+    the chunks read before each, `versions` the texts of each id in turn.
     """
 
-    def __init__(self, states: Sequence[State], chunks: Sequence[int] | None = None):
-        self.states = states
-        self.chunks = range(len(states)) if chunks is None else chunks
-
-    @classmethod
-    def of(cls, episode: Episode) -> Self:
-        """The history of an episode's memory."""
-        states = [state(step.memory) for step in episode.steps]
-        return cls(states, [step.chunk for step in episode.steps])
-
-    @cached_property
-    def versions(self) -> dict[str, list[Version]]:
-        """The texts of each id in turn."""
-        versions: dict[str, list[Version]] = {}
-        for step, held in enumerate(self.states):
-            for name, text in held.items():
-                past = versions.setdefault(name, [])
+    def __init__(self, episode: Episode) -> None:
+        self.chunks = [step.chunk for step in episode.steps]
+        self.states: list[dict[str, str]] = []
+        self.versions: dict[str, list[Version]] = {}
+        for number, step in enumerate(episode.steps):
+            texts = {entry.id: entry.text for _, entry in step.memory.entries()}
+            self.states.append({CORE: step.memory.core or "", **texts})
+            for name, text in self.states[-1].items():
+                past = self.versions.setdefault(name, [])
                 if not past or past[-1].text != text:
-                    past.append(Version(name, text, frozenset(_plain(text)), step))
-        return versions
+                    past.append(Version(name, text, frozenset(_plain(text)), number))
 
     def holds(self, step: int, version: Version) -> bool:
         """Whether this very text is in memory after a step."""
@@ -120,7 +103,7 @@ def stage(
     shown: Collection[str],
     strict: bool = False,
 ) -> Finding:
-    """The stage of one scored answer from any memory; `shown` are the ids the reader was given.
+    """The stage of one scored answer; `shown` are the ids that the reader was given.
 
     Raises InputError if the question is not the instance's.
     """
@@ -132,47 +115,20 @@ def stage(
     if answer.score >= RIGHT:
         return Finding("correct")
     metric = metric_of(instance.source, judged=False)
-    if metric not in _WHOLE_TEXT and lenient(answer.prediction, qa.answers):
-        return Finding("metric_too_strict", _label(qa))
     wanted = _wanted(qa, instance, metric)
     if isinstance(wanted, str):
         return Finding("unknown", why=wanted)
+    label = "text" if qa.chunk is None else "chunk"
     traces = [
         _trace([_held(part, qa, history, strict) for part in parts], history, shown)
         for parts in wanted
     ]
     reached, written, lost = max(traces, key=lambda trace: STAGES.index(trace[0]))
-    return Finding(reached, _label(qa), written, lost)
+    return Finding(reached, label, written, lost)
 
 
 RIGHT = 1.0 - 1e-6
 """Scores below this are wrong, so a half right answer has a stage too."""
-
-
-def state(memory: Memory) -> dict[str, str]:
-    """The texts of a memory by entry id, the core memory's under `CORE`."""
-    return {CORE: memory.core or "", **{entry.id: entry.text for _, entry in memory.entries()}}
-
-
-def lenient(prediction: str, answers: Sequence[str]) -> bool:
-    """Whether a generous reader would call the prediction right.
-
-    Case, punctuation, accents and number words (up to twelve) do not matter. It says all words of
-    an answer side by side, in any order; or nothing but words of it, and more than half of them.
-    """
-    said = _plain(without_thinking(prediction) or "")
-    return any(_says(said, _plain(answer)) for answer in answers)
-
-
-def _says(said: Sequence[str], gold: Sequence[str]) -> bool:
-    if not said or not gold:
-        return False
-    if set(said) <= set(gold):
-        return 2 * len(set(said)) > len(set(gold))
-    n, wanted = len(gold), sorted(gold)
-    runs = (said[i : i + n] for i in range(len(said) - n + 1))
-    return set(gold) <= set(said) and any(sorted(run) == wanted for run in runs)
-
 
 _NAMES = "zero one two three four five six seven eight nine ten eleven twelve"
 _NUMBERS = {name: str(number) for number, name in enumerate(_NAMES.split())}
@@ -199,10 +155,6 @@ Parts = tuple[tuple[str, ...], ...]
 """The words of each thing that an answer consists of."""
 
 
-def _label(qa: QA) -> str:
-    return "text" if qa.chunk is None else "chunk"
-
-
 def _wanted(qa: QA, instance: Instance, metric: str) -> list[Parts] | str:
     """The accepted answers that stand in the evidence, each as its parts; or why there are none."""
     if metric in _WHOLE_TEXT:
@@ -215,14 +167,14 @@ def _wanted(qa: QA, instance: Instance, metric: str) -> list[Parts] | str:
     found = [tuple(filter(None, map(_plain, parts))) for parts in answers]
     if any(part in (("yes",), ("no",)) for parts in found for part in parts):
         return "the answer is yes or no"
-    standing = [parts for parts in found if parts and all(_stands(part, texts) for part in parts)]
+
+    def stands(part: Sequence[str]) -> bool:
+        wanted = re.compile(rf"(?<!\S){re.escape(' '.join(part))}(?!\S)")
+        return any(wanted.search(text) for text in texts)
+
+    standing = [parts for parts in found if parts and all(map(stands, parts))]
     where = "any chunk" if qa.chunk is None else f"chunk {qa.chunk}"
     return standing or f"the answer does not stand in {where} in these words"
-
-
-def _stands(part: Sequence[str], texts: Iterable[str]) -> bool:
-    wanted = re.compile(rf"(?<!\S){re.escape(' '.join(part))}(?!\S)")
-    return any(wanted.search(text) for text in texts)
 
 
 def _held(part: tuple[str, ...], qa: QA, history: History, strict: bool) -> list[Version]:
@@ -291,7 +243,7 @@ def waterfall(
     for episode in episodes:
         if episode.instance not in by_id:
             raise InputError(f"episode {episode.id}: its instance is not in the data")
-        history, instance = History.of(episode), by_id[episode.instance]
+        history, instance = History(episode), by_id[episode.instance]
         named = {"source": episode.source, "writer": episode.writer, "reader": reader}
         named |= {"instance": episode.instance, "rollout": episode.rollout}
         for answer in episode.answers:

@@ -20,7 +20,6 @@ WATERFALL = {
     "overwritten_or_deleted": "#dd8452",
     "not_retrieved": "#e8b94c",
     "not_used": "#8172b3",
-    "metric_too_strict": "#64b5cd",
     "unknown": "0.8",
 }
 """Colours of the stages, in the order in which evidence can be lost."""
