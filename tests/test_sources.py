@@ -6,6 +6,7 @@ import json
 import random
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from raw_rows import framed
@@ -13,12 +14,12 @@ from raw_rows import framed
 from memalpha_kit.data.sources import (
     SOURCES,
     build,
+    building,
     frames,
     labelled,
-    longmemeval,
     sentences,
 )
-from memalpha_kit.data.sources.building import draw, generator
+from memalpha_kit.data.sources.building import Job, draw, generator
 from memalpha_kit.data.sources.sentences import Sample
 from memalpha_kit.errors import InputError
 from memalpha_kit.settings import BuildConfig
@@ -39,7 +40,7 @@ def identity_draws(monkeypatch):
         def shuffle(self, items):
             pass
 
-    monkeypatch.setattr(labelled, "generator", lambda *key: Identity(0))
+    monkeypatch.setattr(building, "generator", lambda *key: Identity(0))
 
 
 def test_labelled_samples_give_the_worked_example(one_line_pools, identity_draws):
@@ -48,7 +49,7 @@ def test_labelled_samples_give_the_worked_example(one_line_pools, identity_draws
     train = [Sample(text, label, f"context:{i}") for i, (text, label) in enumerate(raw)]
     test = [Sample("track the van", "2", "questions:1")]
     config = BuildConfig(counter="words", examples=2, example_chunks=2)
-    instance, *_ = labelled.build_labelled("icl_nlu", train, test, config, seed=0)
+    instance, *_ = labelled.build(Job("icl_nlu", Path(), config), train, test)
     first = "Sentence: where is my parcel\nLabel: 2\n\nSentence: stop the music\nLabel: 1"
     assert instance.chunks == (
         framed("2024-01-01", first, "Examples:"),
@@ -109,7 +110,7 @@ def test_missing_labels_are_added_in_sorted_order_where_there_is_room(n):
     train = [Sample(f"word {i}", f"label{i % 9}", f"f:{i}") for i in range(90)]
     test = [Sample("held out", "label0", "f:0")]
     config = BuildConfig(counter="words", examples=n, instances=2, example_chunk_tokens=12)
-    built = labelled.build_labelled("x", train, test, config, seed=3)
+    built = labelled.build(Job("x", Path(), config, seed=3), train, test)
     assert len(built) == 2
     for instance in built:
         numbers = [number for _, number in pairs(instance)]
@@ -120,14 +121,14 @@ def test_missing_labels_are_added_in_sorted_order_where_there_is_room(n):
 def test_shares_of_the_samples_are_disjoint():
     train = [Sample(f"word {i}", "a", f"f:{i}") for i in range(10)]
     config = BuildConfig(examples=4)
-    built = labelled.build_labelled("x", train, [Sample("q", "a", "f:1")], config, seed=0)
+    built = labelled.build(Job("x", Path(), config), train, [Sample("q", "a", "f:1")])
     shown = [sentence for instance in built for sentence, _ in pairs(instance)]
     assert len(built) == 2 and len(set(shown)) == 8
 
 
 def test_examples_are_dealt_evenly_into_a_fixed_number_of_chunks():
     config = BuildConfig(example_chunks=3)
-    groups = labelled.arrange([str(i) for i in range(8)], [], config)
+    groups = labelled.arrange(Job("x", Path(), config), [str(i) for i in range(8)], [])
     assert groups == [["0", "1", "2"], ["3", "4", "5"], ["6", "7"]]
 
 
@@ -176,6 +177,13 @@ AT_20 = BuildConfig(
 )
 
 
+def history(folder, record, config=AT_20):
+    """The instance of one record of LongMemEval."""
+    (folder / "longmemeval.json").write_text(json.dumps([record]))
+    [instance] = build("longmemeval", folder, config, seed=0)
+    return instance
+
+
 def test_longmemeval_shows_dated_dialogues_and_knows_the_evidence(tmp_path):
     (tmp_path / "longmemeval.json").write_text(json.dumps(RECORD))
     [instance] = build("longmemeval", tmp_path, AT_20, seed=0)
@@ -202,16 +210,14 @@ def test_longmemeval_shows_dated_dialogues_and_knows_the_evidence(tmp_path):
         ({"answer_session_ids": None}, None),
     ],
 )
-def test_the_evidence_chunk_is_known_or_none(change, chunk):
+def test_the_evidence_chunk_is_known_or_none(tmp_path, change, chunk):
     config = replace(AT_20, dialogue_close_tokens=1)
-    [qa] = longmemeval.instance(RECORD | change, config, "here").questions
+    [qa] = history(tmp_path, RECORD | change, config).questions
     assert qa.chunk == chunk
 
 
-def test_a_number_as_answer_becomes_text():
-    assert longmemeval.instance(RECORD | {"answer": 3}, AT_20, "here").questions[0].answers == (
-        "3",
-    )
+def test_a_number_as_answer_becomes_text(tmp_path):
+    assert history(tmp_path, RECORD | {"answer": 3}).questions[0].answers == ("3",)
 
 
 def without(record, name):
@@ -232,9 +238,9 @@ def without(record, name):
         (RECORD | {"haystack_sessions": [[], [], []]}, "chunks: expected at least one"),
     ],
 )
-def test_a_bad_longmemeval_record_is_named_with_its_field(record, message):
+def test_a_bad_longmemeval_record_is_named_with_its_field(tmp_path, record, message):
     with pytest.raises(InputError, match=message):
-        longmemeval.instance(record, AT_20, "file.json: record 0")
+        history(tmp_path, record)
 
 
 @pytest.mark.parametrize(

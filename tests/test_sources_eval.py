@@ -8,6 +8,7 @@ import random
 import re
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,12 +16,13 @@ import pytest
 from raw_rows import framed
 
 from memalpha_kit.data.build import build_source
-from memalpha_kit.data.sources import SOURCES, build, contexts, lme_train, ttl_train
+from memalpha_kit.data.sources import SOURCES, build, building, contexts, dialogues, lme_train
 from memalpha_kit.data.sources import memory_agent_bench as bench
-from memalpha_kit.data.sources.building import Skips
+from memalpha_kit.data.sources.building import Job
 from memalpha_kit.data.sources.dialogues import about_questions
 from memalpha_kit.data.sources.memory_agent_bench import Row
 from memalpha_kit.data.sources.sentences import read_nlu
+from memalpha_kit.data.sources.skips import Skips
 from memalpha_kit.errors import InputError
 from memalpha_kit.release import data as release
 from memalpha_kit.settings import BuildConfig
@@ -79,23 +81,23 @@ TINY = BuildConfig(counter="words", example_chunks=2, example_tokens=8, instance
 
 @pytest.fixture
 def identity_draws(monkeypatch):
-    monkeypatch.setattr(release, "generator", lambda *key: Identity(0))
+    monkeypatch.setattr(building, "generator", lambda *key: Identity(0))
 
 
 def test_the_release_adds_an_example_of_every_label_to_the_first_chunk(identity_draws):
     """It looks for `label:` where chunks say `Label:`, so that every label seems missing."""
-    [instance] = release.from_row(PARCEL, TINY, seed=0)
+    [instance] = release.from_row(Job(NLU, Path(), TINY), PARCEL)
     assert [label for _, label in PAIR.findall(instance.chunks[0])] == ["2", "0", "1", "2"]
 
 
 def test_the_lines_of_an_example_are_joined_and_the_release_keeps_the_last():
     """A text that holds `label:` is no border."""
     lines = "line one\nline two\nlabel: 4\n\nwhat does label: 3 mean\nLabel: 0"
-    assert bench.parse_examples(lines, "here") == [
+    assert contexts.parse_examples(lines, "here") == [
         ("line one line two", "4"),
         ("what does label: 3 mean", "0"),
     ]
-    assert bench.parse_examples(lines, "here", last_line=True)[0] == ("line two", "4")
+    assert contexts.parse_examples(lines, "here", last_line=True)[0] == ("line two", "4")
 
 
 @pytest.mark.parametrize(
@@ -109,7 +111,7 @@ def test_the_lines_of_an_example_are_joined_and_the_release_keeps_the_last():
 )
 def test_an_example_without_text_or_label_is_named(context, message):
     with pytest.raises(InputError, match=message):
-        bench.parse_examples(context, "row 0")
+        contexts.parse_examples(context, "row 0")
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +216,7 @@ def test_a_missing_corpus_stops_the_build_or_is_listed(tmp_path):
     with pytest.raises(InputError, match="expected one raw file trec_train.label .*, found none"):
         build("ttl_train", tmp_path, config, seed=0)
     skips = Skips("skip")
-    [instance] = ttl_train.build(tmp_path, config, 0, skips)
+    [instance] = build("ttl_train", tmp_path, config, 0, skips)
     assert instance.source == NLU and "trec_train.label" in skips.skipped[0]
 
 
@@ -274,7 +276,7 @@ def test_compat_release_leaks_with_a_warning(corpora, tmp_path, caplog):
 
 def test_the_real_trec_gives_200_instances(real_data):
     skips = Skips("skip")
-    instances = ttl_train.build(real_data, BuildConfig(exclude="none"), 0, skips)
+    instances = build("ttl_train", real_data, BuildConfig(exclude="none"), 0, skips)
     assert len(instances) == 200 and len(skips.skipped) == 1
     assert {len(i.chunks) for i in instances} == {10}
     assert {len(i.questions) for i in instances} == {100}
@@ -379,7 +381,7 @@ TWO = BuildConfig(
 def test_evaluation_questions_never_enter_lme_train(lme_raw):
     """Left out by id, by the words of the question, and by evidence that evaluation shows."""
     skips = Skips()
-    instances = lme_train.build(lme_raw, TWO, 0, skips)
+    instances = build("lme_train", lme_raw, TWO, 0, skips)
     names = sorted(qa.id for instance in instances for qa in instance.questions)
     assert names == ["r3", "r4", "r5", "r6"] and [len(i.questions) for i in instances] == [2, 2]
     assert skips.dropped == {
@@ -390,20 +392,20 @@ def test_evaluation_questions_never_enter_lme_train(lme_raw):
 
 def test_exclude_questions_keeps_dialogues_that_evaluation_shows(lme_raw):
     config = replace(TWO, exclude="questions")
-    instances = lme_train.build(lme_raw, config, 0, Skips())
+    instances = build("lme_train", lme_raw, config, 0, Skips())
     assert sum(len(i.questions) for i in instances) == 4
     text = "\n".join(chunk for i in instances for chunk in i.chunks)
     assert text.count("I talk about two.") == 1 and "secret 0" not in text
 
 
 def test_a_dialogue_stands_in_one_instance_and_never_in_evaluation(lme_raw):
-    text = "\n".join(c for i in lme_train.build(lme_raw, TWO, 0, Skips()) for c in i.chunks)
+    text = "\n".join(c for i in build("lme_train", lme_raw, TWO, 0, Skips()) for c in i.chunks)
     assert text.count("I talk about one.") == 1 and "I talk about two." not in text
     assert "secret 2" not in text
 
 
 def test_evidence_is_kept_and_known_and_dialogues_are_in_the_order_of_dates(lme_raw):
-    for instance in lme_train.build(lme_raw, replace(TWO, history_chunks=1), 0, Skips()):
+    for instance in build("lme_train", lme_raw, replace(TWO, history_chunks=1), 0, Skips()):
         for qa in instance.questions:
             assert qa.answers[0] in instance.chunks[qa.chunk]
             assert f"longmemeval:{qa.id}" in instance.metadata["groups"]
@@ -444,7 +446,7 @@ def test_a_bad_record_stops_the_build_or_is_listed(tmp_path, change, message):
     with pytest.raises(InputError, match=message):
         build("lme_train", tmp_path, config, seed=0)
     skips = Skips("skip")
-    assert len(lme_train.build(tmp_path, config, 0, skips)) == 1
+    assert len(build("lme_train", tmp_path, config, 0, skips)) == 1
     assert re.search(message, skips.skipped[0])
 
 
@@ -521,14 +523,14 @@ def test_dialogues_are_read_from_the_text_of_a_list(tmp_path, context):
 )
 def test_a_text_is_parsed_as_a_literal_and_never_evaluated(text):
     with pytest.raises(InputError, match="here: expected a list as text, found") as caught:
-        bench.parse_list(text, "here")
+        contexts.parse_list(text, "here")
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 120
 
 
 def test_a_list_above_the_size_limit_is_not_parsed(monkeypatch):
     monkeypatch.setattr(contexts, "MAX_LITERAL", 3)
     with pytest.raises(InputError, match="found 6 characters"):
-        bench.parse_list("[1, 2]", "here")
+        contexts.parse_list("[1, 2]", "here")
 
 
 @pytest.mark.parametrize(
@@ -542,7 +544,7 @@ def test_a_list_above_the_size_limit_is_not_parsed(monkeypatch):
 )
 def test_dates_and_turns_must_alternate(items, message):
     with pytest.raises(InputError, match=f"row 0: .*{message}|{message}"):
-        bench.read_dialogues(items, "row 0")
+        dialogues.read_dialogues(items, "row 0")
 
 
 PARCELS = "where is my parcel ?\nlabel: 2\n\nplay some jazz .\nlabel: 0\n\n"
@@ -619,7 +621,7 @@ def test_a_summary_without_keywords_is_a_bad_row_never_an_empty_answer(tmp_path)
     with pytest.raises(InputError, match="row 0: answers: expected keywords from"):
         build(BOOKS, tmp_path, AT_11, seed=0)
     skips = Skips("skip")
-    [instance] = SOURCES[BOOKS].build(tmp_path, AT_11, 0, skips)
+    [instance] = build(BOOKS, tmp_path, AT_11, 0, skips)
     assert instance.questions[0].answers == ("bear",) and len(skips.skipped) == 1
 
 
@@ -761,15 +763,18 @@ def test_longmemeval_questions_keep_their_type_and_their_id(tmp_path):
     rows = [row | {"metadata": {"source": row["source"], "question_types": types}}]
     read = bench.read_row(rows[0], "here")
     assert read.types == tuple(types)
-    drawn = bench.make_dialogues(read, 0, replace(WORDS, max_questions=2), 1, Skips())
+    drawn = bench.make_dialogues(
+        Job(row["source"], Path(), replace(WORDS, max_questions=2), 1), read, 0
+    )
     kept = [types["ABC".index(qa.question[0])] for qa in drawn.questions]
     assert drawn.metadata["question_types"] == kept and len(kept) == 2
 
 
 def test_types_that_are_missing_or_do_not_fit_are_left_out():
+    job = Job("lme_train", Path(), WORDS)
     sample = SAMPLE | {"question_types": ["single-session-user", "one too many"]}
-    instance = lme_train.read_sample(sample, "here", lme_train.Excluded(), WORDS, Skips())
+    instance = lme_train.read_sample(job, sample, "here", lme_train.Excluded())
     assert "question_types" not in instance.metadata
-    instance = lme_train.read_sample(SAMPLE, "here", lme_train.Excluded(), WORDS, Skips())
+    instance = lme_train.read_sample(job, SAMPLE, "here", lme_train.Excluded())
     assert instance.metadata["question_types"] == ["single-session-user"]
     assert about_questions([None, "multi-session"], []) == {}

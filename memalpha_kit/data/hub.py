@@ -62,11 +62,10 @@ def hub_sets() -> dict[str, HubSet]:
         )
         for repo, facts in known["processed"].items()
     }
-    for hub in (SOURCES[name].hub for name in SOURCES if SOURCES[name].hub):
-        others = sets[hub.repo].paths if hub.repo in sets else ()
-        paths = tuple(dict.fromkeys((*others, *hub.paths)))
-        facts = known["raw"].get(hub.repo, {})
-        sets[hub.repo] = HubSet(hub.repo, paths=paths, raw=True, **facts)
+    for repo, *paths in (SOURCES[name].hub for name in SOURCES if SOURCES[name].hub):
+        others = sets[repo].paths if repo in sets else ()
+        paths = tuple(dict.fromkeys((*others, *paths)))
+        sets[repo] = HubSet(repo, paths=paths, raw=True, **known["raw"].get(repo, {}))
     return sets
 
 

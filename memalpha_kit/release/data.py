@@ -8,11 +8,9 @@ sentences that need a download.
 from __future__ import annotations
 
 import logging
-import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 from memalpha_kit.data.chunks import pack_sizes
 from memalpha_kit.data.sources import (
@@ -28,13 +26,11 @@ from memalpha_kit.data.sources import (
     squad,
     ttl_train,
 )
-from memalpha_kit.data.sources.building import Skips, generator
+from memalpha_kit.data.sources.building import Job
 from memalpha_kit.data.sources.contexts import parse_examples
 from memalpha_kit.data.sources.memory_agent_bench import NLU, TREC, Row
 from memalpha_kit.data.sources.sentences import Sample
 from memalpha_kit.records import QA, Instance
-from memalpha_kit.settings import BuildConfig
-from memalpha_kit.tokens import counter
 
 log = logging.getLogger(__name__)
 
@@ -44,19 +40,17 @@ BUILDERS: dict[str, Builder] = RULES.add("release", {})
 
 
 def consecutive_shares(
-    paragraphs: Sequence[squad.Paragraph], tokens: Sequence[int], config: BuildConfig, seed: int
+    job: Job, paragraphs: Sequence[squad.Paragraph], tokens: Sequence[int]
 ) -> list[squad.Share]:
     """One run of chunks over all articles, cut after every `max_chunks`; joiners are not counted.
 
     A chunk asks for every context inside it, and the last chunk of a question is its evidence.
     """
-    rng = generator(seed, "squad", "all", "targets")
-    low, high = config.chunk_min_tokens, config.chunk_max_tokens
-    space = counter(config.counter).count("\n\n")
-    packed = pack_sizes(tokens, space, lambda: rng.randint(low, high), test_space=False)
+    space = job.counter.count("\n\n")
+    packed = pack_sizes(tokens, space, job.targets("all"), test_space=False)
     last: dict[str, int] = {}
     found = []
-    for chunks in squad.parts(packed, config.max_chunks):
+    for chunks in squad.parts(packed, job.config.max_chunks):
         asked: list[QA] = []
         for number, chunk in enumerate(chunks):
             text = "\n\n".join(paragraphs[i].text for i in chunk)
@@ -72,25 +66,18 @@ BUILDERS["squad"] = partial(squad.build, share=consecutive_shares)
 # --- hotpotqa ------------------------------------------------------------------------------------
 
 
-def build_hotpotqa(raw: Path, config: BuildConfig, seed: int, skips: Skips) -> list[Instance]:
+def build_hotpotqa(job: Job) -> list[Instance]:
     """Batches in the order of the file; a second space between sentences; articles cut or lost."""
-    questions, articles = hotpotqa.read_questions(raw, skips, " ".join)
-    k = hotpotqa.articles_per_batch(articles, config)
+    questions, articles = hotpotqa.read_questions(job, " ".join)
+    k = hotpotqa.articles_per_batch(job, articles)
     batches = hotpotqa.batch([[question] for question in questions], k)
-    how = {"pack": pack_with_loss, "evidence": evidence_or_first}
-    return hotpotqa.from_batches(raw, batches, articles, config, seed, skips, **how)
+    return hotpotqa.from_batches(job, batches, articles, pack_with_loss, evidence_or_first)
 
 
-def pack_with_loss(
-    articles: Sequence[hotpotqa.Fact], config: BuildConfig, rng: random.Random
-) -> hotpotqa.Packed:
+def pack_with_loss(job: Job, number: int, articles: Sequence[hotpotqa.Fact]) -> hotpotqa.Packed:
     """An article above the current target is cut by characters; if that is not enough, lost."""
-    measure = counter(config.counter)
+    measure, draw = job.counter, job.targets(number)
     space, filled = measure.count("\n\n"), 0
-
-    def draw() -> int:
-        return rng.randint(config.chunk_min_tokens, config.chunk_max_tokens)
-
     chunks: hotpotqa.Packed = [[]]
     target = draw()
     for title, text in articles:
@@ -137,7 +124,7 @@ def line_with_one_colon(message: str) -> str:
     return perltqa.line_of(message) if message.count(": ") == 1 else ""
 
 
-def whole_event(opening: str, body: str, config: BuildConfig) -> list[str]:
+def whole_event(job: Job, opening: str, body: str) -> list[str]:
     """One chunk, whatever its size, HTML entities as they stand."""
     return [f"{opening}\n\n{body}"]
 
@@ -157,27 +144,23 @@ BUILDERS["perltqa"] = partial(
 CUT = 1000  # characters that are kept of a sentence above its target
 
 
-def build_pubmed(raw: Path, config: BuildConfig, seed: int, skips: Skips) -> list[Instance]:
+def build_pubmed(job: Job) -> list[Instance]:
     """Sentences are drawn one by one, whatever abstract they are from."""
-    corpus = pubmed_rct.read(raw, skips)
+    corpus = pubmed_rct.read(job)
     corpus.starts, corpus.names = list(range(len(corpus.texts))), []
-    return pubmed_rct.from_corpus(raw, corpus, config, seed, skips, admit_cut)
+    return pubmed_rct.from_corpus(job, corpus, admit_cut)
 
 
 def admit_cut(
-    corpus: pubmed_rct.Corpus,
-    pool: pubmed_rct.Pool,
-    sentence: pubmed_rct.Sized,
-    config: BuildConfig,
-    skips: Skips,
+    job: Job, corpus: pubmed_rct.Corpus, pool: pubmed_rct.Pool, sentence: pubmed_rct.Sized
 ) -> None:
     """A sentence above its target is cut, and one that repeats another is used."""
     index, tokens = sentence
-    if tokens > pubmed_rct.longest(config):
+    if tokens > pubmed_rct.longest(job):
         corpus.texts[index] = corpus.texts[index][:CUT]
-        tokens = counter(config.counter).count(corpus.item(index))
-    if tokens > pubmed_rct.longest(config):
-        skips.drop("sentences longer than a chunk")
+        tokens = job.counter.count(corpus.item(index))
+    if tokens > pubmed_rct.longest(job):
+        job.skips.drop("sentences longer than a chunk")
     else:
         pool.add(index, tokens, corpus.texts[index].lower())
 
@@ -187,22 +170,17 @@ BUILDERS["pubmed-rct"] = build_pubmed
 # --- ttl_train -----------------------------------------------------------------------------------
 
 
-def build_ttl(raw: Path, config: BuildConfig, seed: int, skips: Skips) -> list[Instance]:
+def build_ttl(job: Job) -> list[Instance]:
     """Instances that are cut from the evaluation rows themselves: a leak."""
     log.warning(
         "ttl_train: compat release trains on evaluation rows: their examples, and their questions "
         "with the answers"
     )
-    return [
-        instance
-        for name in (TREC, NLU)
-        for instance in from_row(
-            memory_agent_bench.read_rows(raw, name, config, skips)[0], config, seed
-        )
-    ]
+    rows = (memory_agent_bench.read_rows(job, name)[0] for name in (TREC, NLU))
+    return [instance for row in rows for instance in from_row(job.but(row.source), row)]
 
 
-def from_row(row: Row, config: BuildConfig, seed: int) -> Iterator[Instance]:
+def from_row(job: Job, row: Row) -> Iterator[Instance]:
     """Instances cut from one evaluation row, with its numbers; each asks all its questions.
 
     Only the last line of an example counts, and an example of every label, missing or not, goes to
@@ -211,22 +189,21 @@ def from_row(row: Row, config: BuildConfig, seed: int) -> Iterator[Instance]:
     parsed = parse_examples(row.context, row.where, last_line=True)
     samples = [Sample(text, label, f"{row.where}:{i}") for i, (text, label) in enumerate(parsed)]
     numbers = {sample.label: int(sample.label) for sample in samples}
-    n_shown = ttl_train.samples_per_instance(samples, config)
+    n_shown = ttl_train.samples_per_instance(job, samples)
     questions = [
         QA(id, f"Sentence: {' '.join(text.split())}\n{labelled.INSTRUCTION}", accepted[:1])
         for id, text, accepted in zip(row.ids, row.questions, row.answers, strict=True)
     ]
-    roomy = replace(config, example_chunk_tokens=2**31)  # so that all of them fit into chunk 0
-    for index in range(config.instances or ttl_train.INSTANCES):
-        rng: Callable[[str], random.Random] = partial(generator, seed, row.source, index)
+    roomy = job.but(example_chunk_tokens=2**31)  # so that all of them fit into chunk 0
+    for index in range(job.config.instances or ttl_train.INSTANCES):
         order = list(samples)
-        rng("order").shuffle(order)
+        job.rng(index, "order").shuffle(order)
         shown = [order[i % len(order)] for i in range(n_shown)]
-        rng("chunks").shuffle(shown)
-        extra = labelled.missing([], samples, rng("missing"))
+        job.rng(index, "chunks").shuffle(shown)
+        extra = labelled.missing([], samples, job.rng(index, "missing"))
         items, more = ([labelled.item(s, numbers) for s in part] for part in (shown, extra))
         groups = memory_agent_bench.groups(row)
-        yield ttl_train.dealt(row.source, items, more, questions, groups, roomy, rng)
+        yield ttl_train.dealt(roomy, index, items, more, questions, groups)
 
 
 BUILDERS["ttl_train"] = build_ttl
@@ -234,12 +211,10 @@ BUILDERS["ttl_train"] = build_ttl
 # --- LongMemEval ---------------------------------------------------------------------------------
 
 
-def without_dates(
-    name: str, raw: Path, config: BuildConfig, seed: int, skips: Skips
-) -> list[Instance]:
+def without_dates(job: Job) -> list[Instance]:
     """Questions are asked without the day on which they are asked."""
-    return SOURCES[name].build(raw, replace(config, question_dates="kept"), seed, skips)
+    return SOURCES[job.source].build(job.but(question_dates="kept"))
 
 
 for _name in ("longmemeval", "lme_train", memory_agent_bench.DIALOGUES):
-    BUILDERS[_name] = partial(without_dates, _name)
+    BUILDERS[_name] = without_dates

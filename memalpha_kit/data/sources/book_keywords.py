@@ -13,10 +13,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from memalpha_kit.data import stages
+from memalpha_kit.data.sources.building import Job
 from memalpha_kit.data.sources.contexts import parse_list
 from memalpha_kit.data.sources.raw import Row, Text, checked, read_json
 from memalpha_kit.errors import InputError
-from memalpha_kit.settings import BuildConfig
 from memalpha_kit.text import normalise
 
 KEYWORDS = "memoryagentbench_answers_to_keywords_mapping.json"
@@ -29,18 +29,16 @@ class RawEntry(Row):
     keywords: list
 
 
-def keywords_of(
-    summaries: Sequence[tuple[str, ...]], raw: Path, config: BuildConfig
-) -> list[tuple[str, ...] | None]:
+def keywords_of(summaries: Sequence[tuple[str, ...]], job: Job) -> list[tuple[str, ...] | None]:
     """The keywords of each summary, None where there are none.
 
-    They come from the file `KEYWORDS` in the raw folder or else from `config.stage`.
+    They come from the file `KEYWORDS` in the raw folder or else from the setting `stage`.
     """
-    path = raw / KEYWORDS
+    path = job.raw / KEYWORDS
     stored = read_keywords(path) if path.is_file() else {}
     found = [stored.get(summary_key(summary)) or None for summary in summaries]
     lacking = [i for i, words in enumerate(found) if not words]
-    if lacking and (stage := stages.chosen(config)):
+    if lacking and (stage := stages.chosen(job.config)):
         texts = ["\n\n".join(t.strip() for t in summaries[i] if t.strip()) for i in lacking]
         for i, words in zip(lacking, stage.keywords(texts), strict=True):
             found[i] = words

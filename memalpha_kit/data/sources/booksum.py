@@ -17,17 +17,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from memalpha_kit.data import stages
 from memalpha_kit.data.chunks import pack_sentences
-from memalpha_kit.data.sources.building import Skips, generator, spread
+from memalpha_kit.data.sources.building import Job, spread
 from memalpha_kit.data.sources.frames import book_frames
-from memalpha_kit.data.sources.raw import Row, Text, checked, matches, rows
-from memalpha_kit.errors import InputError
-from memalpha_kit.records import QA, Instance, make_instance
-from memalpha_kit.settings import BuildConfig
+from memalpha_kit.data.sources.raw import Row, Text, checked
+from memalpha_kit.records import QA, Instance
 from memalpha_kit.tokens import counter
 
 TRAIN = (
@@ -74,10 +71,7 @@ def first_with_text(texts: Sequence[str]) -> int | None:
 
 
 def build(
-    raw: Path,
-    config: BuildConfig,
-    seed: int,
-    skips: Skips,
+    job: Job,
     patterns: Sequence[str] = FILES,
     choose: Callable[[Sequence[str]], int | None] = first_with_text,
 ) -> list[Instance]:
@@ -85,37 +79,28 @@ def build(
 
     `choose` says which of a chapter's summaries is used. Raises InputError if no instance is left.
     """
-    found = (row for pattern in patterns for row in rows(raw, pattern, COLUMNS, skips))
-    chapters = _with_summary(skips.each(partial(_read_chapter, choose), found), skips)
-    asked = _with_answer(_long_enough(chapters, config, skips), config, skips)
-    built = [
-        _instance(number, *one, config.stage, seed)
-        for number, one in enumerate(islice(asked, config.instances))
-    ]
-    if not built:
-        low, high = config.chapter_min_chunks, config.chapter_max_chunks
-        expected = f"a chapter with a summary and {low} to {high} chunks"
-        raise InputError(f"{matches(raw, TRAIN)[0]}: expected {expected}, found none")
-    return built
+    read = partial(_read_chapter, choose)
+    chapters = (one for pattern in patterns for one in job.read(read, pattern, COLUMNS))
+    asked = islice(_with_answer(job, _long_enough(job, chapters)), job.config.instances)
+    built = [_instance(job, number, *one) for number, one in enumerate(asked)]
+    low, high = job.config.chapter_min_chunks, job.config.chapter_max_chunks
+    return job.not_none(built, TRAIN, f"a chapter with a summary and {low} to {high} chunks")
 
 
 def _instance(
-    number: int, chapter: Chapter, contents: list[str], answer: str, stage: str, seed: int
+    job: Job, number: int, chapter: Chapter, contents: list[str], answer: str
 ) -> Instance:
-    chunks, days = book_frames(contents, generator(seed, "booksum", number, "days"))
-    question = QUESTION.format(first=days[0], last=days[-1])
-    return make_instance(
-        "booksum",
+    chunks, days = book_frames(contents, job.rng(number, "days"))
+    origins = {"none": "summary", "rules": "keywords by rules"}
+    return job.instance(
         chunks,
-        [QA("summary", question, (answer,))],
-        metadata={
-            "groups": [f"booksum:{chapter.book}"],
-            "titles": [chapter.book],
-            "chapter_id": chapter.name,
-            "summary_id": chapter.summary_id,
-            "dates": days,
-            "answer_from": {"none": "summary", "rules": "keywords by rules"}.get(stage, "keywords"),
-        },
+        [QA("summary", QUESTION.format(first=days[0], last=days[-1]), (answer,))],
+        groups=[f"booksum:{chapter.book}"],
+        titles=[chapter.book],
+        chapter_id=chapter.name,
+        summary_id=chapter.summary_id,
+        dates=days,
+        answer_from=origins.get(job.config.stage, "keywords"),
     )
 
 
@@ -133,23 +118,22 @@ def _read_chapter(choose: Callable[[Sequence[str]], int | None], raw: Any, where
     )
 
 
-def _with_summary(chapters: Iterable[Chapter], skips: Skips) -> Iterator[Chapter]:
-    for chapter in chapters:
-        skips.drop("chapters without a summary", not chapter.summary)
-        if chapter.summary:
-            yield chapter
+def _long_enough(job: Job, chapters: Iterable[Chapter]) -> Iterator[tuple[Chapter, list[str]]]:
+    """Chapters that have a summary and the right number of chunks, with these."""
+    config, drop = job.config, job.skips.drop
 
+    def with_summary() -> Iterator[Chapter]:
+        for chapter in chapters:
+            drop("chapters without a summary", not chapter.summary)
+            if chapter.summary:
+                yield chapter
 
-def _long_enough(
-    chapters: Iterable[Chapter], config: BuildConfig, skips: Skips
-) -> Iterator[tuple[Chapter, list[str]]]:
-    """Chapters with their chunks, the right number of them."""
     pack = partial(_packed, config.counter, config.chunk_max_tokens)
-    for chapter, chunks in spread(pack, chapters, config, BATCH):
+    for chapter, chunks in spread(pack, with_summary(), config.workers, BATCH):
         short = len(chunks) < config.chapter_min_chunks
         long = len(chunks) > config.chapter_max_chunks
-        skips.drop("chapters with too few chunks", short)
-        skips.drop("chapters with too many chunks", long)
+        drop("chapters with too few chunks", short)
+        drop("chapters with too many chunks", long)
         if not short and not long:
             yield chapter, chunks
 
@@ -159,16 +143,15 @@ def _packed(name: str, limit: int, chapters: list[Chapter]) -> list[tuple[Chapte
 
 
 def _with_answer(
-    packed: Iterable[tuple[Chapter, list[str]]], config: BuildConfig, skips: Skips
+    job: Job, packed: Iterator[tuple[Chapter, list[str]]]
 ) -> Iterator[tuple[Chapter, list[str], str]]:
     """Chapters with the answer; those whose keywords are not to be had are dropped."""
-    if config.stage == "none":
+    if (stage := stages.chosen(job.config)) is None:
         yield from ((chapter, chunks, chapter.summary) for chapter, chunks in packed)
         return
-    stage, packed = stages.chosen(config), iter(packed)
     while group := list(islice(packed, BATCH)):
         found = stage.keywords([chapter.summary for chapter, _ in group])
         for (chapter, chunks), words in zip(group, found, strict=True):
-            skips.drop("chapters whose keywords failed", not words)
+            job.skips.drop("chapters whose keywords failed", not words)
             if words:
                 yield chapter, chunks, ", ".join(words)

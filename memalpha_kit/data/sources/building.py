@@ -1,4 +1,4 @@
-"""What every builder shares: its random generators, counting tokens, what is left out.
+"""What every builder is given: raw files, settings, seed, generators, and what is left out.
 
 The one law: a build depends on the raw bytes, the settings and the seed alone. Each (source,
 instance, purpose) has a generator of its own, so that drawing one more lead-in does not change
@@ -14,15 +14,20 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any, TypeVar
 
+from memalpha_kit.data.sources import frames
+from memalpha_kit.data.sources.raw import matches, rows
+from memalpha_kit.data.sources.skips import Skips
 from memalpha_kit.errors import InputError
-from memalpha_kit.settings import BuildConfig, OnError
-from memalpha_kit.tokens import counter
+from memalpha_kit.records import QA, Instance, make_instance
+from memalpha_kit.settings import BuildConfig
+from memalpha_kit.tokens import Counter, counter
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -33,6 +38,77 @@ def generator(seed: int, source: str, instance: int | str, purpose: str) -> rand
     return random.Random(f"{seed}/{source}/{instance}/{purpose}")
 
 
+@dataclass(frozen=True)
+class Job:
+    """One build of one source: the raw files, the settings, the seed, and what was left out."""
+
+    source: str  # what the instances are named after, and their random generators
+    raw: Path
+    config: BuildConfig = field(default_factory=BuildConfig)
+    seed: int = 0
+    skips: Skips = field(default_factory=Skips)
+
+    @property
+    def counter(self) -> Counter:
+        """The counter of tokens that the settings name."""
+        return counter(self.config.counter)
+
+    def but(self, source: str = "", **settings: Any) -> Job:
+        """The same job for another source, or with other settings."""
+        return replace(self, source=source or self.source, config=replace(self.config, **settings))
+
+    def rng(self, instance: int | str, purpose: str) -> random.Random:
+        """The generator of this purpose in this instance; "all" is what instances share."""
+        return generator(self.seed, self.source, instance, purpose)
+
+    def targets(self, instance: int | str) -> Callable[[], int]:
+        """Draws the size of each next chunk of documents."""
+        rng, config = self.rng(instance, "targets"), self.config
+        return lambda: rng.randint(config.chunk_min_tokens, config.chunk_max_tokens)
+
+    def read(
+        self,
+        read: Callable[[Any, str], T],
+        pattern: str,
+        columns: Sequence[str] = (),
+        single: bool = False,
+    ) -> Iterator[T]:
+        """What `read(row, where)` gives for every row of a raw file; bad ones are skipped."""
+        return self.skips.each(read, rows(self.raw, pattern, columns, self.skips, single))
+
+    def sizes(self, texts: Iterable[str]) -> Iterator[int]:
+        """Tokens of each text, in order."""
+        return sizes(texts, self.config)
+
+    def sampled(self, questions: Sequence[T], instance: int | str) -> list[T]:
+        """At most `max_questions` of the questions, in order; those not drawn are counted."""
+        limit = self.config.max_questions
+        drawn = draw(questions, limit, self.rng(instance, "questions"))
+        self.skips.drop("questions above the limit, sampled away", len(questions) - len(drawn))
+        return drawn
+
+    def framed(
+        self,
+        contents: Iterable[str],
+        instance: int | str,
+        lead_ins: Sequence[str] = (),
+    ) -> tuple[str, ...]:
+        """The contents as what the user said, one a day; by default as documents."""
+        rng = self.rng(instance, "frames")
+        return frames.frame_all(contents, lead_ins or frames.DOCUMENT_LEAD_INS, rng)
+
+    def instance(self, chunks: Iterable[str], questions: Iterable[QA], **metadata: Any) -> Instance:
+        """An instance of the source."""
+        return make_instance(self.source, chunks, questions, metadata=metadata)
+
+    def not_none(self, built: Sequence[Instance], pattern: str, expected: str) -> list[Instance]:
+        """The instances. Raises InputError, naming the raw file, if there are none."""
+        if not built:
+            found = "" if "found" in expected else ", found none"
+            raise InputError(f"{matches(self.raw, pattern)[0]}: expected {expected}{found}")
+        return list(built)
+
+
 def draw(items: Sequence[T], n: int, rng: random.Random) -> list[T]:
     """`n` of the items in their old order, or all of them if there are no more."""
     if len(items) <= n:
@@ -40,98 +116,32 @@ def draw(items: Sequence[T], n: int, rng: random.Random) -> list[T]:
     return [items[i] for i in sorted(rng.sample(range(len(items)), n))]
 
 
-def sampled(items: Sequence[T], n: int, rng: random.Random, skips: Skips) -> list[T]:
-    """`draw` of questions, those that are not drawn counted."""
-    drawn = draw(items, n, rng)
-    skips.drop("questions above the limit, sampled away", len(items) - len(drawn))
-    return drawn
-
-
 def spread(
-    work: Callable[[list[T]], Sequence[R]], items: Iterable[T], config: BuildConfig, batch: int
+    work: Callable[[list[T]], Sequence[R]], items: Iterable[T], workers: int, batch: int
 ) -> Iterator[R]:
-    """What `work` gives for batches of the items, in order, done by `config.workers` processes.
+    """What `work` gives for batches of the items, in order, done by so many processes.
 
     Reads the items a few batches ahead. `work` is a function that a process can be sent.
     """
     items, waiting = iter(items), deque()
-    if config.workers == 1:
-        while held := list(islice(items, batch)):
+    batches = iter(lambda: list(islice(items, batch)), [])
+    if workers == 1:
+        for held in batches:
             yield from work(held)
         return
-    with ProcessPoolExecutor(config.workers, mp_context=get_context("spawn")) as pool:
-        while held := list(islice(items, batch)):
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        for held in batches:
             waiting.append(pool.submit(work, held))
-            if len(waiting) > 2 * config.workers:
+            if len(waiting) > 2 * workers:
                 yield from waiting.popleft().result()
         while waiting:
             yield from waiting.popleft().result()
 
 
 def sizes(texts: Iterable[str], config: BuildConfig) -> Iterator[int]:
-    """Tokens of each text, in order."""
-    return spread(partial(_counts, config.counter), texts, config, 1000)
+    """Tokens of each text, in order, counted by `config.workers` processes."""
+    return spread(partial(_counts, config.counter), texts, config.workers, 1000)
 
 
 def _counts(name: str, texts: Sequence[str]) -> list[int]:
     return [counter(name).count(text) for text in texts]
-
-
-# --- What is left out ----------------------------------------------------------------------------
-
-
-class Skips:
-    """What a build left out, for its card: bad records, and good ones that a rule drops.
-
-    A bad record raises at once under `on_error` "stop" and is listed under "skip". What a rule
-    drops (too few questions, say) is counted under both.
-
-    >>> skips = Skips("skip")
-    >>> skips.add("squad.json: article 3", "context: expected text, found nothing")
-    >>> skips.drop("instances with too few questions")
-    >>> skips.card()["skipped"]
-    ['squad.json: article 3: context: expected text, found nothing']
-    """
-
-    def __init__(self, on_error: OnError = "stop") -> None:
-        self.on_error = on_error
-        self.skipped: list[str] = []  # one line each: where and why
-        self.dropped: dict[str, int] = {}  # how many, by rule
-
-    def add(self, where: str, reason: str) -> None:
-        """Lists a bad record. Raises InputError under "stop"."""
-        self.failed(InputError(f"{where}: {reason}"))
-
-    def failed(self, error: InputError) -> None:
-        """Lists the record whose reading raised `error`, or raises it again under "stop"."""
-        if self.on_error == "stop":
-            raise error
-        self.skipped.append(str(error))
-
-    def drop(self, rule: str, n: int = 1) -> None:
-        """Counts `n` good records that a rule drops."""
-        if n:
-            self.dropped[rule] = self.dropped.get(rule, 0) + n
-
-    def each(self, read: Callable[[Any, str], T], items: Iterable[tuple[Any, str]]) -> Iterator[T]:
-        """What `read(item, where)` gives for each (item, where); those that fail are listed."""
-        for item, where in items:
-            try:
-                value = read(item, where)
-            except InputError as error:
-                self.failed(error)
-                continue
-            yield value
-
-    def card(self) -> dict[str, Any]:
-        """Plain values for JSON: lines of what was skipped, counts of what was dropped."""
-        return {"skipped": list(self.skipped), "dropped": dict(sorted(self.dropped.items()))}
-
-
-@dataclass(frozen=True)
-class HubFile:
-    """Raw data on the Hugging Face hub: a data set and the files of it that a source reads."""
-
-    repo: str  # "rajpurkar/squad"
-    paths: tuple[str, ...]  # name patterns inside the data set
-    revision: str = "main"  # a commit where it is pinned

@@ -19,10 +19,12 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, model_validator
 
 from memalpha_kit.data.chunks import DialogueChunk, pack_dialogues
+from memalpha_kit.data.sources.building import Job
+from memalpha_kit.data.sources.contexts import parse_list
 from memalpha_kit.data.sources.raw import Row, Text, checked
-from memalpha_kit.records import QA
+from memalpha_kit.errors import InputError
+from memalpha_kit.records import QA, Instance
 from memalpha_kit.settings import BuildConfig
-from memalpha_kit.tokens import counter
 
 DATED = re.compile(r"\d{4}[/-]\d\d[/-]\d\d\b")
 """Dates that are in time order when they are in the order of their letters."""
@@ -138,16 +140,50 @@ def in_time_order(sessions: Sequence[Session]) -> list[Session]:
     return sorted(sessions, key=lambda session: session.date)
 
 
-def pack(sessions: Sequence[Session], config: BuildConfig) -> list[DialogueChunk]:
+def read_dialogues(context: Any, where: str) -> list[Session]:
+    """The dialogues of a list, or the text of one, in which a date and its turns alternate."""
+    items = parse_list(context, f"{where}: context") if isinstance(context, str) else context
+    if not items or len(items) % 2:
+        raise InputError(f"{where}: context: expected pairs of date and turns, found {len(items)}")
+    history = {"haystack_dates": items[::2], "haystack_sessions": items[1::2]}
+    return checked(RawHistory, history, f"{where}: context").as_it_stands()
+
+
+def pack(job: Job, sessions: Sequence[Session]) -> list[DialogueChunk]:
     """The dialogues in chunks of at most `config.chunk_max_tokens`, every word kept."""
     return pack_dialogues(
         [[(role, content) for role, content, _ in session.turns] for session in sessions],
         [session.date for session in sessions],
-        counter(config.counter),
-        limit=config.chunk_max_tokens,
-        close=config.dialogue_close_tokens,
-        reserve=config.dialogue_reserve_tokens,
+        job.counter,
+        limit=job.config.chunk_max_tokens,
+        close=job.config.dialogue_close_tokens,
+        reserve=job.config.dialogue_reserve_tokens,
     )
+
+
+def instance(
+    job: Job,
+    history: Sequence[Session],
+    records: Sequence[Record],
+    evidence: Sequence[set[int]],
+    **metadata: Any,
+) -> Instance:
+    """The instance that shows the history and asks the records' questions.
+
+    `evidence` are the positions in the history of the dialogues that each question needs.
+    """
+    chunks = pack(job, history)
+    questions = [
+        QA(
+            record.id,
+            dated(record.question, record.date, job.config),
+            (record.answer,),
+            evidence_chunk(chunks, history, needed),
+        )
+        for record, needed in zip(records, evidence, strict=True)
+    ]
+    metadata |= about_questions([r.kind for r in records], [r.date for r in records])
+    return job.instance([chunk.text for chunk in chunks], questions, **metadata)
 
 
 def evidence_chunk(
@@ -188,9 +224,3 @@ def about_questions(types: Sequence[Any], dates: Sequence[Any]) -> dict[str, lis
         for name, values in found.items()
         if values and all(isinstance(value, str) and value.strip() for value in values)
     }
-
-
-def asked(record: Record, chunk: int | None, config: BuildConfig) -> QA:
-    """The question of a record."""
-    question = dated(record.question, record.date, config)
-    return QA(record.id, question, (record.answer,), chunk)

@@ -15,23 +15,19 @@ directly or through others, are kept together where they fit into one instance.
 from __future__ import annotations
 
 import json
-import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AliasChoices, BeforeValidator, Field
 
 from memalpha_kit.data.chunks import pack_sizes, split_long
 from memalpha_kit.data.dataset import linked
-from memalpha_kit.data.sources.building import Skips, generator, sizes
+from memalpha_kit.data.sources.building import Job
 from memalpha_kit.data.sources.documents import Draft, finish
-from memalpha_kit.data.sources.raw import Row, Text, checked, matches, rows, short
+from memalpha_kit.data.sources.raw import Row, Text, checked, short
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, Instance
-from memalpha_kit.settings import BuildConfig
-from memalpha_kit.tokens import counter
 
 FILES = (
     "hotpot*train*.json|hotpot*.json|hotpot*train*.jsonl|hotpot*.jsonl|hotpot*train*.parquet|"
@@ -103,33 +99,31 @@ def chunk_of(chunks: Packed, title: str, sentence: str = "") -> int | None:
     return None
 
 
-def build(raw: Path, config: BuildConfig, seed: int, skips: Skips) -> list[Instance]:
+def build(job: Job) -> list[Instance]:
     """Batches of about `config.article_tokens` of evidence articles with their questions.
 
     An article above its target is a chunk of its own and one above chunk_max_tokens is split.
     Raises InputError if no instance is left.
     """
-    questions, articles = read_questions(raw, skips, whole_text)
+    questions, articles = read_questions(job, whole_text)
     complete = [question for question in questions if question.complete]
     left_out = len(questions) - len(complete)
-    skips.drop("questions whose evidence is not in their context", left_out)
-    batches = by_component(complete, articles_per_batch(articles, config))
-    return from_batches(raw, batches, articles, config, seed, skips)
+    job.skips.drop("questions whose evidence is not in their context", left_out)
+    batches = by_component(complete, articles_per_batch(job, articles))
+    return from_batches(job, batches, articles, pack_whole, evidence)
 
 
-def _evidence(question: Question, chunks: Packed) -> list[int | None]:
+def evidence(question: Question, chunks: Packed) -> list[int | None]:
+    """The chunks with its sentences, None for one that is in none."""
     return [chunk_of(chunks, *fact) for fact in question.facts]
 
 
 def from_batches(
-    raw: Path,
+    job: Job,
     batches: Iterable[Sequence[Question]],
     articles: Articles,
-    config: BuildConfig,
-    seed: int,
-    skips: Skips,
-    pack: Callable[..., Packed] | None = None,
-    evidence: Callable[[Question, Packed], list[int | None]] = _evidence,
+    pack: Callable[[Job, int, list[Fact]], Packed],
+    evidence: Callable[[Question, Packed], list[int | None]],
 ) -> list[Instance]:
     """One instance of each batch. `evidence` gives a question's chunks, None for one that is lost;
     such a question is dropped.
@@ -137,28 +131,23 @@ def from_batches(
 
     def draft(number: int, asked: Sequence[Question]) -> Draft | None:
         titles = list(dict.fromkeys(title for q in asked for title in q.titles))
-        rng = generator(seed, "hotpotqa", number, "targets")
-        chunks = (pack or pack_whole)([(title, articles[title]) for title in titles], config, rng)
-        if len(chunks) > config.article_max_chunks:
-            skips.drop("instances with too many chunks")
+        chunks = pack(job, number, [(title, articles[title]) for title in titles])
+        if len(chunks) > job.config.article_max_chunks:
+            job.skips.drop("instances with too many chunks")
             return None
         found = [(question, evidence(question, chunks)) for question in asked]
         kept = [(q, sorted(set(where))) for q, where in found if None not in where]
-        skips.drop("questions whose evidence is not in the chunks", len(found) - len(kept))
+        job.skips.drop("questions whose evidence is not in the chunks", len(found) - len(kept))
+        details = ((q.qa.id, {"chunks": c, "facts": q.facts}) for q, c in kept)
         return Draft(
             ["\n\n".join(titled(*part) for part in chunk) for chunk in chunks],
             [replace(q.qa, chunk=c[0] if len(c) == 1 else None) for q, c in kept],
             titles,
-            {q.qa.id: _as_text(chunks=c, facts=q.facts) for q, c in kept},
+            {name: json.dumps(detail, ensure_ascii=False) for name, detail in details},
         )
 
     drafts = (draft(number, asked) for number, asked in enumerate(batches))
-    kept = (one for one in drafts if one is not None)
-    return finish("hotpotqa", kept, matches(raw, *FILES)[0], config, seed, skips)
-
-
-def _as_text(**evidence: Any) -> str:
-    return json.dumps(evidence, ensure_ascii=False)
+    return finish(job, filter(None, drafts), *FILES)
 
 
 def titled(title: str, text: str) -> str:
@@ -171,10 +160,10 @@ def whole_text(sentences: Sequence[str]) -> str:
     return " ".join(sentence.strip() for sentence in sentences if sentence.strip())
 
 
-def articles_per_batch(articles: Articles, config: BuildConfig) -> int:
+def articles_per_batch(job: Job, articles: Articles) -> int:
     """How many articles of mean size make `article_tokens`."""
-    total = sum(sizes((titled(*article) for article in articles.items()), config))
-    return max(1, config.article_tokens * len(articles) // max(total, 1))
+    total = sum(job.sizes(titled(*article) for article in articles.items()))
+    return max(1, job.config.article_tokens * len(articles) // max(total, 1))
 
 
 # --- Batches -------------------------------------------------------------------------------------
@@ -213,9 +202,9 @@ def by_component(questions: Sequence[Question], k: int) -> list[list[Question]]:
     return sorted(batches, key=lambda one: order[one[0].qa.id])
 
 
-def pack_whole(articles: Sequence[Fact], config: BuildConfig, rng: random.Random) -> Packed:
+def pack_whole(job: Job, number: int, articles: Sequence[Fact]) -> Packed:
     """Articles whole in chunks to drawn targets; one above chunk_max_tokens in parts."""
-    measure, limit = counter(config.counter), config.chunk_max_tokens
+    measure, limit = job.counter, job.config.chunk_max_tokens
     parts: list[Fact] = []
     tokens: list[int] = []
     for title, text in articles:
@@ -227,9 +216,7 @@ def pack_whole(articles: Sequence[Fact], config: BuildConfig, rng: random.Random
         room = max(limit - measure.count(titled(title, "")), 1)
         parts += [(title, part.strip()) for part in split_long(text, measure, room)]
         tokens += [measure.count(titled(*part)) for part in parts[len(tokens) :]]
-    groups = pack_sizes(
-        tokens, measure.count("\n\n"), lambda: rng.randint(config.chunk_min_tokens, limit)
-    )
+    groups = pack_sizes(tokens, measure.count("\n\n"), job.targets(number))
     return [[parts[i] for i in group] for group in groups]
 
 
@@ -237,7 +224,7 @@ def pack_whole(articles: Sequence[Fact], config: BuildConfig, rng: random.Random
 
 
 def read_questions(
-    raw: Path, skips: Skips, text_of: Callable[[Sequence[str]], str]
+    job: Job, text_of: Callable[[Sequence[str]], str]
 ) -> tuple[list[Question], Articles]:
     """The questions, and what `text_of` makes of the first sentences of every article.
 
@@ -245,33 +232,24 @@ def read_questions(
     """
     articles: Articles = {}
     questions = []
-    for row in skips.each(_read_row, rows(raw, *FILES, COLUMNS, skips)):
+    for row in job.read(_read_row, *FILES, COLUMNS):
         context = dict(row.context)
         for title, sentences in context.items():
             if any(sentence.strip() for sentence in sentences):
                 if title not in articles:
                     articles[title] = text_of(sentences)
             else:
-                skips.drop("articles without text that no question needs")
-        facts = _facts(context, row.supporting_facts, skips)
+                job.skips.drop("articles without text that no question needs")
+        facts: list[Fact] = []
+        for title, number in row.supporting_facts:
+            sentences = context.get(title, [])
+            there = 0 <= number < len(sentences) and sentences[number].strip()
+            facts += [(title, there)] if there else []
+            job.skips.drop("supporting facts out of range", not there)
         complete = bool(facts) and all(title in context for title, _ in row.supporting_facts)
         qa = QA(row.id, row.question.strip(), (row.answer.strip(),))
-        questions.append(Question(qa, facts, complete))
+        questions.append(Question(qa, tuple(facts), complete))
     return questions, articles
-
-
-def _facts(
-    context: Mapping[str, list[str]], named: Sequence[tuple[str, int]], skips: Skips
-) -> tuple[Fact, ...]:
-    """The sentences that are there."""
-    facts = []
-    for title, number in named:
-        sentences = context.get(title, [])
-        if 0 <= number < len(sentences) and sentences[number].strip():
-            facts.append((title, sentences[number].strip()))
-        else:
-            skips.drop("supporting facts out of range")
-    return tuple(facts)
 
 
 def _read_row(raw: Any, where: str) -> RawRow:

@@ -20,14 +20,12 @@ from pathlib import Path
 
 from memalpha_kit.data.chunks import pack_paragraphs
 from memalpha_kit.data.sources import frames
-from memalpha_kit.data.sources.building import Skips, draw, generator
+from memalpha_kit.data.sources.building import Job, draw
 from memalpha_kit.data.sources.raw import raw_file
 from memalpha_kit.data.sources.sentences import Sample, label_table
 from memalpha_kit.errors import InputError, closest
-from memalpha_kit.records import QA, Instance, make_instance
-from memalpha_kit.settings import BuildConfig
+from memalpha_kit.records import QA, Instance
 from memalpha_kit.text import normalise
-from memalpha_kit.tokens import counter
 
 log = logging.getLogger(__name__)
 
@@ -36,23 +34,20 @@ INSTRUCTION = (
 )
 
 
-def from_files(
-    source: str,
-    files: Sequence[str],
-    read: Callable[[Path], list[Sample]],
-    raw: Path,
-    config: BuildConfig,
-    seed: int,
-    skips: Skips,
-) -> list[Instance]:
+Reader = Callable[[Path], list[Sample]]
+
+
+def labels(raw: Path, files: Sequence[str], read: Reader) -> tuple[str, ...]:
+    """Names of the labels in the first of the files."""
+    return label_table(read(raw_file(raw, files[0])))
+
+
+def from_files(job: Job, files: Sequence[str], read: Reader) -> list[Instance]:
     """Instances of a source whose two raw files hold samples to show and sentences to ask."""
-    train, test = (read(raw_file(raw, name)) for name in files)
-    return build_labelled(source, train, test, config, seed)
+    return build(job, *(read(raw_file(job.raw, name)) for name in files))
 
 
-def build_labelled(
-    source: str, train: Sequence[Sample], test: Sequence[Sample], config: BuildConfig, seed: int
-) -> list[Instance]:
+def build(job: Job, train: Sequence[Sample], test: Sequence[Sample]) -> list[Instance]:
     """Instances that show samples of `train` and ask for sentences of `test`.
 
     One instance with all samples, or, with `config.examples`, disjoint shares of that size from
@@ -63,32 +58,27 @@ def build_labelled(
         if sample.label not in numbers:
             found = f"found {sample.label!r}{closest(sample.label, numbers)}"
             raise InputError(f"{sample.where}: label: expected one of the training labels, {found}")
-    shown = _without_held_out(source, train, test)
-    generator(seed, source, "all", "order").shuffle(shown)
-    size = config.examples or len(shown)
-    starts = range(0, max(len(shown) - size, 0) + 1, size)[: config.instances]
+    shown = _without_held_out(job.source, train, test)
+    job.rng("all", "order").shuffle(shown)
+    size = job.config.examples or len(shown)
+    starts = range(0, max(len(shown) - size, 0) + 1, size)[: job.config.instances]
 
-    def build(index: int, start: int) -> Instance:
-        def rng(purpose: str) -> random.Random:
-            return generator(seed, source, index, purpose)
-
+    def instance(index: int, start: int) -> Instance:
         chosen = shown[start : start + size]
-        chosen_and_extra = [chosen, missing(chosen, shown, rng("missing"))]
-        items, extra = ([item(sample, numbers) for sample in part] for part in chosen_and_extra)
-        asked = draw(test, config.max_questions, rng("questions"))
-        return make_instance(
-            source,
-            labelled_chunks(arrange(items, extra, config), rng("frames")),
-            (question(sample, numbers) for sample in asked),
-        )
+        both = chosen, missing(chosen, shown, job.rng(index, "missing"))
+        chunks = labelled_chunks(job, index, *([item(s, numbers) for s in part] for part in both))
+        asked = draw(test, job.config.max_questions, job.rng(index, "questions"))
+        return job.instance(chunks, (question(sample, numbers) for sample in asked))
 
-    return [build(index, start) for index, start in enumerate(starts)]
+    return [instance(index, start) for index, start in enumerate(starts)]
 
 
-def labelled_chunks(groups: Iterable[Sequence[str]], rng: random.Random) -> tuple[str, ...]:
-    """The framed chunks of samples that are arranged by chunk; a chunk without any is left out."""
-    contents = ["\n\n".join(group) for group in groups if group]
-    return frames.frame_all(contents, frames.CLASSIFICATION_LEAD_INS, rng)
+def labelled_chunks(
+    job: Job, index: int, items: Sequence[str], extra: Iterable[str] = ()
+) -> tuple[str, ...]:
+    """The framed chunks of an instance's samples; a chunk without any is left out."""
+    contents = ["\n\n".join(group) for group in arrange(job, items, extra) if group]
+    return job.framed(contents, index, frames.CLASSIFICATION_LEAD_INS)
 
 
 def _without_held_out(source: str, train: Sequence[Sample], test: Sequence[Sample]) -> list[Sample]:
@@ -114,15 +104,15 @@ def missing(chosen: Iterable[Sample], pool: Iterable[Sample], rng: random.Random
     return [rng.choice(samples[label]) for label in lacking]
 
 
-def arrange(items: Sequence[str], extra: Iterable[str], config: BuildConfig) -> list[list[str]]:
+def arrange(job: Job, items: Sequence[str], extra: Iterable[str]) -> list[list[str]]:
     """The items by chunk: dealt evenly into `example_chunks`, or else packed by their tokens.
 
     Each of `extra` goes to the first chunk with room for it, or into a chunk of its own.
     """
-    measure, limit = counter(config.counter), config.example_chunk_tokens
-    if config.example_chunks:
-        share, more = divmod(len(items), config.example_chunks)
-        sizes = [share + (chunk < more) for chunk in range(config.example_chunks)]
+    measure, limit = job.counter, job.config.example_chunk_tokens
+    if n := job.config.example_chunks:
+        share, more = divmod(len(items), n)
+        sizes = [share + (chunk < more) for chunk in range(n)]
         ends = list(accumulate(sizes))
         groups = [list(items[end - size : end]) for size, end in zip(sizes, ends, strict=True)]
     else:

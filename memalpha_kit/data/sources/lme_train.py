@@ -21,37 +21,22 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 from pydantic import model_validator
 
-from memalpha_kit.data.sources import longmemeval, memory_agent_bench
-from memalpha_kit.data.sources.building import Skips, generator
-from memalpha_kit.data.sources.dialogues import (
-    AnswerText,
-    RawHistory,
-    Record,
-    Session,
-    about_questions,
-    asked,
-    evidence_chunk,
-    in_time_order,
-    pack,
-    read_record,
-)
-from memalpha_kit.data.sources.memory_agent_bench import DIALOGUES, RETRIEVAL, read_dialogues
+from memalpha_kit.data.sources import dialogues, longmemeval, memory_agent_bench
+from memalpha_kit.data.sources.building import Job
+from memalpha_kit.data.sources.dialogues import AnswerText, RawHistory, Record, Session
+from memalpha_kit.data.sources.memory_agent_bench import DIALOGUES, RETRIEVAL
 from memalpha_kit.data.sources.raw import Row, Text, checked, raw_file, rows
 from memalpha_kit.errors import InputError
-from memalpha_kit.records import QA, Instance, make_instance
-from memalpha_kit.settings import BuildConfig
+from memalpha_kit.records import QA, Instance
 from memalpha_kit.text import normalise
-from memalpha_kit.tokens import Counter, counter
 
 log = logging.getLogger(__name__)
 
-EVALUATION = f"{RETRIEVAL}*|data/{RETRIEVAL}*"
-FILES = (*longmemeval.FILES, EVALUATION)
+FILES = (*longmemeval.FILES, memory_agent_bench.files(RETRIEVAL))
 
 
 class RawSamples(Row):
@@ -85,41 +70,41 @@ class Excluded:
     sessions: frozenset[str] = frozenset()
 
 
-def build(raw: Path, config: BuildConfig, seed: int, skips: Skips) -> list[Instance]:
+def build(job: Job) -> list[Instance]:
     """Instances of `config.merged_questions` questions each, at most `config.instances`.
 
     Raises InputError for files that are missing or not as they must be, and if nothing is left.
     """
-    path = raw_file(raw, longmemeval.FILES[0])
-    excluded = evaluation(raw, config)
-    found = rows(raw, longmemeval.FILES[0], (), skips, single=True)
+    path = raw_file(job.raw, FILES[0])
+    excluded = evaluation(job)
+    found = rows(job.raw, FILES[0], (), job.skips, single=True)
     first = next(found, None)
     if first and isinstance(first[0], dict) and "samples" in first[0]:
         samples = checked(RawSamples, first[0], str(path)).samples
         numbered = ((sample, f"{path}: sample {i}") for i, sample in enumerate(samples))
-        read = skips.each(lambda s, w: read_sample(s, w, excluded, config, skips), numbered)
-        built = [instance for instance in read if instance is not None]
+        built = job.skips.each(lambda s, where: read_sample(job, s, where, excluded), numbered)
     else:
-        records = skips.each(read_record, chain([first] if first else [], found))
-        built = _of_records(records, path, excluded, config, seed, skips)
-    if not built:
-        raise InputError(f"{path}: expected questions that no evaluation row has, found none")
-    return built[: config.instances]
+        records = job.skips.each(dialogues.read_record, chain([first] if first else [], found))
+        built = _of_records(job, list(_once(usable(job, records, excluded))), excluded)
+    kept = [instance for instance in built if instance is not None]
+    kept = job.not_none(kept, FILES[0], "questions that no evaluation row has")
+    return kept[: job.config.instances]
 
 
-def evaluation(raw: Path, config: BuildConfig) -> Excluded:
+def evaluation(job: Job) -> Excluded:
     """What must not be trained on; under "questions" dialogues may be, but for their questions.
 
     Raises InputError if the evaluation rows are not there.
     """
-    split = memory_agent_bench.left_out(raw, RETRIEVAL, EVALUATION, config, log)
+    exclude = job.config.exclude
+    split = memory_agent_bench.left_out(job, RETRIEVAL, log)
     found = [row for row in split if row.source == DIALOGUES]
-    if not found and config.exclude != "none":
-        raise InputError(f"{raw}: {RETRIEVAL}*: expected rows of {DIALOGUES}, found none")
+    if not found and exclude != "none":
+        raise InputError(f"{job.raw}: {RETRIEVAL}*: expected rows of {DIALOGUES}, found none")
     sessions = (
         session.key
-        for row in (found if config.exclude == "evaluation" else ())
-        for session in read_dialogues(row.context, row.where)
+        for row in (found if exclude == "evaluation" else ())
+        for session in dialogues.read_dialogues(row.context, row.where)
     )
     return Excluded(
         frozenset(id for row in found for id in row.ids),
@@ -131,45 +116,37 @@ def evaluation(raw: Path, config: BuildConfig) -> Excluded:
 # --- Public records ------------------------------------------------------------------------------
 
 
-def _of_records(
-    read: Iterable[Record],
-    path: Path,
-    excluded: Excluded,
-    config: BuildConfig,
-    seed: int,
-    skips: Skips,
-) -> list[Instance]:
-    records, n = list(_once(usable(read, excluded, skips))), config.merged_questions
+def _of_records(job: Job, records: list[Record], excluded: Excluded) -> Iterator[Instance]:
+    n = job.config.merged_questions
     if 0 < len(records) < n:
         raise InputError(
-            f"{path}: expected at least {n} usable records (merged_questions), found {len(records)}"
+            f"{raw_file(job.raw, FILES[0])}: expected at least {n} usable records "
+            f"(merged_questions), found {len(records)}"
         )
-    generator(seed, "lme_train", "all", "order").shuffle(records)
+    job.rng("all", "order").shuffle(records)
     groups = [records[start : start + n] for start in range(0, len(records) - n + 1, n)]
-    skips.drop("lme_train: questions left over from the last instance", len(records) % n)
-    groups = groups[: config.instances]
+    job.skips.drop("lme_train: questions left over from the last instance", len(records) % n)
+    groups = groups[: job.config.instances]
     used = set(excluded.sessions)
     used |= {s.key for group in groups for r in group for s in r.sessions if s.evidence}
-    built = []
     for index, group in enumerate(groups):
         sessions = (s for r in group for s in r.sessions if s.key not in used and s.turns)
         fillers = list({session.key: session for session in sessions}.values())
-        generator(seed, "lme_train", index, "dialogues").shuffle(fillers)
-        built.append(merge(group, fillers, used, config))
-    return built
+        job.rng(index, "dialogues").shuffle(fillers)
+        yield merge(job, group, fillers, used)
 
 
-def usable(records: Iterable[Record], excluded: Excluded, skips: Skips) -> Iterator[Record]:
+def usable(job: Job, records: Iterable[Record], excluded: Excluded) -> Iterator[Record]:
     """The records that evaluation does not have, each question once; counts the others."""
     seen: set[str] = set()
     for record in records:
         shown = {session.key for session in record.sessions if session.evidence}
         if record.id in excluded.ids or normalise(record.question) in excluded.questions:
-            skips.drop("lme_train: questions of evaluation rows")
+            job.skips.drop("lme_train: questions of evaluation rows")
         elif shown & excluded.sessions:
-            skips.drop("lme_train: questions with evidence that evaluation rows show")
+            job.skips.drop("lme_train: questions with evidence that evaluation rows show")
         elif record.id in seen:
-            skips.drop("lme_train: questions that occur twice")
+            job.skips.drop("lme_train: questions that occur twice")
         else:
             seen.add(record.id)
             yield record
@@ -184,7 +161,7 @@ def _once(records: Iterable[Record]) -> Iterator[Record]:
 
 
 def merge(
-    group: Sequence[Record], fillers: Iterable[Session], used: set[str], config: BuildConfig
+    job: Job, group: Sequence[Record], fillers: Iterable[Session], used: set[str]
 ) -> Instance:
     """One instance of several records: all evidence, then fillers until the history is long enough.
 
@@ -192,46 +169,31 @@ def merge(
     (1,522 of 2,048 tokens). Dialogues are in time order. Adds the keys of the fillers it takes to
     `used`.
     """
-    measure = counter(config.counter)
+
+    def tokens(session: Session) -> int:
+        return sum(job.counter.count(content) for _, content, _ in session.turns)
+
     chosen = {s.key: s for r in group for s in r.sessions if s.evidence}
-    room = config.history_chunks * config.chunk_max_tokens * 3 // 4
-    room -= sum(_tokens(session, measure) for session in chosen.values())
+    room = job.config.history_chunks * job.config.chunk_max_tokens * 3 // 4
+    room -= sum(map(tokens, chosen.values()))
     for session in fillers:
-        room -= _tokens(session, measure)
+        room -= tokens(session)
         if room < 0:
             break
         chosen[session.key] = session
         used.add(session.key)
-    history = in_time_order(list(chosen.values()))
-    chunks = pack(history, config)
+    history = dialogues.in_time_order(list(chosen.values()))
     place = {session.key: i for i, session in enumerate(history)}
     evidence = [{place[s.key] for s in r.sessions if s.evidence} for r in group]
     keys = sorted({history[i].key for where in evidence for i in where})
     groups = [*(f"longmemeval:{r.id}" for r in group), *(f"dialogue:{k[:16]}" for k in keys)]
-    return make_instance(
-        "lme_train",
-        [chunk.text for chunk in chunks],
-        [
-            asked(r, evidence_chunk(chunks, history, where), config)
-            for r, where in zip(group, evidence, strict=True)
-        ],
-        metadata={
-            "groups": groups,
-            **about_questions([r.kind for r in group], [r.date for r in group]),
-        },
-    )
-
-
-def _tokens(session: Session, measure: Counter) -> int:
-    return sum(measure.count(content) for _, content, _ in session.turns)
+    return dialogues.instance(job, history, group, evidence, groups=groups)
 
 
 # --- The unpublished layout ----------------------------------------------------------------------
 
 
-def read_sample(
-    raw: Any, where: str, excluded: Excluded, config: BuildConfig, skips: Skips
-) -> Instance | None:
+def read_sample(job: Job, raw: Any, where: str, excluded: Excluded) -> Instance | None:
     """The instance of one sample; None if evaluation has all its questions.
 
     Raises InputError naming the field.
@@ -242,16 +204,13 @@ def read_sample(
         types = [None] * len(sample.questions)
     numbered = enumerate(zip(sample.questions, sample.answers, types, strict=True))
     kept = [(i, *row) for i, row in numbered if normalise(row[0]) not in excluded.questions]
-    skips.drop("lme_train: questions of evaluation rows", len(sample.questions) - len(kept))
+    left_out = len(sample.questions) - len(kept)
+    job.skips.drop("lme_train: questions of evaluation rows", left_out)
     if not kept:
         return None
-    chunks = pack(sample.sessions(), config)
-    return make_instance(
-        "lme_train",
-        [chunk.text for chunk in chunks],
+    return job.instance(
+        [chunk.text for chunk in dialogues.pack(job, sample.sessions())],
         [QA(f"{sample.sample_id}-{i}", question, (answer,)) for i, question, answer, _ in kept],
-        metadata={
-            "groups": [f"lme_train:{sample.sample_id}"],
-            **about_questions([kind for *_, kind in kept], []),
-        },
+        groups=[f"lme_train:{sample.sample_id}"],
+        **dialogues.about_questions([kind for *_, kind in kept], []),
     )

@@ -18,9 +18,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator
@@ -28,16 +27,15 @@ from pydantic import AfterValidator
 from memalpha_kit.data.chunks import pack_paragraphs, pack_sentences
 from memalpha_kit.data.sources import booksum, frames
 from memalpha_kit.data.sources.book_keywords import KEYWORDS, keywords_of
-from memalpha_kit.data.sources.building import Skips, generator, sampled
-from memalpha_kit.data.sources.contexts import parse_examples, parse_list, read_facts
-from memalpha_kit.data.sources.dialogues import RawHistory, Session, about_questions, dated, pack
-from memalpha_kit.data.sources.labelled import arrange, labelled_chunks
+from memalpha_kit.data.sources.building import Job
+from memalpha_kit.data.sources.contexts import parse_examples, read_facts
+from memalpha_kit.data.sources.dialogues import about_questions, dated, pack, read_dialogues
+from memalpha_kit.data.sources.labelled import labelled_chunks
 from memalpha_kit.data.sources.raw import Item, Text, checked, matches, rows, short
 from memalpha_kit.data.sources.raw import Row as RawRow
+from memalpha_kit.data.sources.skips import Skips
 from memalpha_kit.errors import InputError
-from memalpha_kit.records import QA, Instance, make_instance
-from memalpha_kit.settings import BuildConfig
-from memalpha_kit.tokens import counter
+from memalpha_kit.records import QA, Instance
 
 log = logging.getLogger(__name__)
 
@@ -119,24 +117,29 @@ class Known:
     split: str
     rows: int
     questions: int  # per row
-    make: Callable[[Row, int, BuildConfig, int, Skips], Instance]
+    make: Callable[[Job, Row, int], Instance]
 
 
-def read_rows(raw: Path, name: str, config: BuildConfig, skips: Skips) -> list[Row]:
+def files(split: str) -> str:
+    """The name pattern of a split's file."""
+    return f"{split}*|data/{split}*"
+
+
+def read_rows(job: Job, name: str) -> list[Row]:
     """The rows of the source `name`, in the order of the file.
 
     Raises InputError if their number is not the published one (`config.rows` "any": if there is
     none). Another number of questions is logged: it changed between revisions.
     """
     known = KNOWN[name]
-    chosen = _chosen(raw, known.split, [name], skips)
-    published = config.rows == "published"
+    chosen = _chosen(job, known.split, [name], job.skips)
+    published = job.config.rows == "published"
     if published and len(chosen) != known.rows:
         raise InputError(
-            f"{raw}: {known.split}*: {name}: expected {known.rows} rows as published, found "
+            f"{job.raw}: {known.split}*: {name}: expected {known.rows} rows as published, found "
             f"{len(chosen)} (another revision? a sample is built with rows = any)"
         )
-    found = list(skips.each(read_row, chosen))
+    found = list(job.skips.each(read_row, chosen))
     for row in found:
         if published and len(row.questions) != known.questions:
             n = len(row.questions)
@@ -144,41 +147,35 @@ def read_rows(raw: Path, name: str, config: BuildConfig, skips: Skips) -> list[R
     return found
 
 
-def left_out(
-    raw: Path, split: str, pattern: str, config: BuildConfig, log: logging.Logger
-) -> list[Row]:
+def left_out(job: Job, split: str, log: logging.Logger) -> list[Row]:
     """All rows of a split that must not be trained on; none, with a warning, for `exclude` "none".
 
     Raises InputError if there are none, and for a bad row: it may hold what must be left out.
     """
-    if config.exclude == "none":
+    if job.config.exclude == "none":
         log.warning("nothing is excluded: what evaluation asks may be trained on")
         return []
-    if not matches(raw, pattern):
+    if not matches(job.raw, files(split)):
         raise InputError(
-            f"{raw}: expected {split}*, the evaluation rows that must not be trained on, found "
+            f"{job.raw}: expected {split}*, the evaluation rows that must not be trained on, found "
             "none (exclude = none builds without them)"
         )
     wanted = [name for name, known in KNOWN.items() if known.split == split]
-    return [read_row(row, where) for row, where in _chosen(raw, split, wanted, Skips())]
+    return [read_row(row, where) for row, where in _chosen(job, split, wanted, Skips())]
 
 
-def _chosen(raw: Path, split: str, wanted: Sequence[str], skips: Skips) -> list[Item]:
+def _chosen(job: Job, split: str, wanted: Sequence[str], skips: Skips) -> list[Item]:
     """The raw rows of the wanted sources. Raises InputError, naming what there is, for none."""
 
     def read(row: Any, where: str) -> tuple[str, Item]:
         return checked(RawNamed, row, where).metadata.source, (row, where)
 
-    found = list(skips.each(read, _raw_rows(raw, split, skips)))
+    found = list(skips.each(read, rows(job.raw, files(split), COLUMNS, skips)))
     if chosen := [item for name, item in found if name in wanted]:
         return chosen
     names = ", ".join(sorted({name for name, _ in found})) or "no rows"
     expected = wanted[0] if len(wanted) == 1 else split
-    raise InputError(f"{raw}: {split}*: expected rows of {expected}, found {names}")
-
-
-def _raw_rows(raw: Path, split: str, skips: Skips) -> Iterator[Item]:
-    yield from rows(raw, f"{split}*|data/{split}*", COLUMNS, skips)
+    raise InputError(f"{job.raw}: {split}*: expected rows of {expected}, found {names}")
 
 
 def read_row(raw: Any, where: str) -> Row:
@@ -231,104 +228,78 @@ def _ids(details: RawDetails, n: int) -> tuple[str, ...]:
 SUMMARIZE = f"{booksum.QUESTION}."  # the training set's has no period, as published
 
 
-def build(name: str, raw: Path, config: BuildConfig, seed: int, skips: Skips) -> list[Instance]:
-    """One instance per row of the source `name`, at most `config.instances`.
+def build(job: Job) -> list[Instance]:
+    """One instance per row of the source, at most `config.instances`.
 
     Raises InputError naming file, row and field.
     """
-    found = read_rows(raw, name, config, skips)[: config.instances]
-    if name == BOOKS:
-        found = _with_keywords(found, raw, config, skips)
-    make = KNOWN[name].make
+    found = read_rows(job, job.source)[: job.config.instances]
+    if job.source == BOOKS:
+        found = _with_keywords(job, found)
+    make = KNOWN[job.source].make
     numbered = [((row, index), row.where) for index, row in enumerate(found)]
-    return list(skips.each(lambda item, _: make(*item, config, seed, skips), numbered))
+    return list(job.skips.each(lambda item, _: make(job, *item), numbered))
 
 
-def _with_keywords(found: Sequence[Row], raw: Path, config: BuildConfig, skips: Skips) -> list[Row]:
+def _with_keywords(job: Job, found: Sequence[Row]) -> list[Row]:
     """The rows with keywords in place of their summaries; a row without any is a bad record."""
     kept = []
-    words_of = keywords_of([row.answers[0] for row in found], raw, config)
+    words_of = keywords_of([row.answers[0] for row in found], job)
     for row, words in zip(found, words_of, strict=True):
         if words:
             kept.append(replace(row, answers=(words,)))
         else:
             expected = f"expected keywords from {KEYWORDS} or a stage"
-            skips.add(row.where, f"answers: {expected}, found none")
+            job.skips.add(row.where, f"answers: {expected}, found none")
     return kept
 
 
-def make_documents(row: Row, index: int, config: BuildConfig, seed: int, skips: Skips) -> Instance:
+def make_documents(job: Job, row: Row, index: int) -> Instance:
     """Sentences packed into dialogues about documents; blank lines between documents stay."""
-    contents = pack_sentences(row.text, counter(config.counter), config.chunk_max_tokens)
-    return _instance(row, _framed(row, contents, index, seed), index, config, seed, skips)
+    contents = pack_sentences(row.text, job.counter, job.config.chunk_max_tokens)
+    return _instance(job, row, index, job.framed(contents, index))
 
 
-def make_facts(row: Row, index: int, config: BuildConfig, seed: int, skips: Skips) -> Instance:
+def make_facts(job: Job, row: Row, index: int) -> Instance:
     """Numbered facts, each whole and on a line of its own, packed into dialogues."""
-    measure, limit = counter(config.counter), config.chunk_max_tokens
-    facts = read_facts(row.text)
-    groups = pack_paragraphs(facts, measure, lambda: limit, joiner="\n")
+    facts, limit = read_facts(row.text), job.config.chunk_max_tokens
+    groups = pack_paragraphs(facts, job.counter, lambda: limit, joiner="\n")
     contents = ["\n".join(facts[i] for i in group) for group in groups]
-    return _instance(row, _framed(row, contents, index, seed), index, config, seed, skips)
+    return _instance(job, row, index, job.framed(contents, index))
 
 
-def _framed(row: Row, contents: Sequence[str], index: int, seed: int) -> Sequence[str]:
-    rng = generator(seed, row.source, index, "frames")
-    return frames.frame_all(contents, frames.DOCUMENT_LEAD_INS, rng)
-
-
-def make_examples(row: Row, index: int, config: BuildConfig, seed: int, skips: Skips) -> Instance:
+def make_examples(job: Job, row: Row, index: int) -> Instance:
     """Whole labelled examples packed to `config.example_chunk_tokens`; plain questions."""
     examples = parse_examples(row.text, row.where)
     items = [f"Sentence: {text}\nLabel: {label}" for text, label in examples]
-    rng = generator(seed, row.source, index, "frames")
-    chunks = labelled_chunks(arrange(items, [], config), rng)
-    return _instance(row, chunks, index, config, seed, skips)
+    return _instance(job, row, index, labelled_chunks(job, index, items))
 
 
-def make_dialogues(row: Row, index: int, config: BuildConfig, seed: int, skips: Skips) -> Instance:
+def make_dialogues(job: Job, row: Row, index: int) -> Instance:
     """Dated dialogues in the order of the row, every chunk within the limit."""
-    chunks = pack(read_dialogues(row.context, row.where), config)
-    return _instance(row, [chunk.text for chunk in chunks], index, config, seed, skips)
+    chunks = pack(job, read_dialogues(row.context, row.where))
+    return _instance(job, row, index, [chunk.text for chunk in chunks])
 
 
-def read_dialogues(context: Any, where: str) -> list[Session]:
-    """The dialogues of a list, or the text of one, in which a date and its turns alternate."""
-    items = parse_list(context, f"{where}: context") if isinstance(context, str) else context
-    if not items or len(items) % 2:
-        raise InputError(f"{where}: context: expected pairs of date and turns, found {len(items)}")
-    history = {"haystack_dates": items[::2], "haystack_sessions": items[1::2]}
-    return checked(RawHistory, history, f"{where}: context").as_it_stands()
-
-
-def make_books(row: Row, index: int, config: BuildConfig, seed: int, skips: Skips) -> Instance:
+def make_books(job: Job, row: Row, index: int) -> Instance:
     """Parts of a book on dated days and one question, for a summary; answers are keywords."""
-    contents = pack_sentences(row.text, counter(config.counter), config.chunk_max_tokens)
-    chunks, days = frames.book_frames(contents, generator(seed, row.source, index, "days"))
+    contents = pack_sentences(row.text, job.counter, job.config.chunk_max_tokens)
+    chunks, days = frames.book_frames(contents, job.rng(index, "days"))
     row = replace(row, questions=(SUMMARIZE.format(first=days[0], last=days[-1]),))
-    return _instance(row, chunks, index, config, seed, skips, dates=[days[0], days[-1]])
+    return _instance(job, row, index, chunks, dates=[days[0], days[-1]])
 
 
-def _instance(
-    row: Row,
-    chunks: Sequence[str],
-    index: int,
-    config: BuildConfig,
-    seed: int,
-    skips: Skips,
-    **metadata: Any,
-) -> Instance:
+def _instance(job: Job, row: Row, index: int, chunks: Sequence[str], **metadata: Any) -> Instance:
     """The instance that asks the row's questions, in order, at most `config.max_questions`."""
     unknown = (None,) * len(row.questions)
     columns = (row.ids, row.questions, row.answers, row.types or unknown, row.dates or unknown)
-    rng = generator(seed, row.source, index, "questions")
-    kept = sampled([*zip(*columns, strict=True)], config.max_questions, rng, skips)
-    asked = [QA(id, dated(text, date, config), golds) for id, text, golds, _, date in kept]
+    kept = job.sampled([*zip(*columns, strict=True)], index)
+    asked = [QA(id, dated(text, date, job.config), golds) for id, text, golds, _, date in kept]
     metadata |= about_questions([one[3] for one in kept], [one[4] for one in kept])
     metadata |= {"groups": groups(row), "split": KNOWN[row.source].split}
     if row.keypoints:
         metadata["keypoints"] = list(row.keypoints)
-    return make_instance(row.source, chunks, asked, metadata=metadata)
+    return job.instance(chunks, asked, **metadata)
 
 
 def groups(row: Row) -> list[str]:

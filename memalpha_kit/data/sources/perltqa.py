@@ -27,13 +27,12 @@ from pydantic import Field
 
 from memalpha_kit.data import stages
 from memalpha_kit.data.chunks import pack_sentences
-from memalpha_kit.data.sources.building import Skips, generator, sampled
+from memalpha_kit.data.sources.building import Job
 from memalpha_kit.data.sources.raw import Row, Text, checked, raw_file, read_json
+from memalpha_kit.data.sources.skips import Skips
 from memalpha_kit.data.stages import Stage
 from memalpha_kit.errors import InputError
-from memalpha_kit.records import QA, Instance, make_instance
-from memalpha_kit.settings import BuildConfig
-from memalpha_kit.tokens import counter
+from memalpha_kit.records import QA, Instance
 
 MEMORIES, QUESTIONS = FILES = ("perltmem_en*.json", "perltqa_en*.json")
 SECTIONS = ("social_relationship", "events", "dialogues")  # questions about `profile` are not asked
@@ -105,10 +104,10 @@ def line_of(message: str) -> str:
     return f"<{speaker.strip()}> {text.strip()}" if colon else message.strip()
 
 
-def chunks_of(opening: str, body: str, config: BuildConfig) -> list[str]:
+def chunks_of(job: Job, opening: str, body: str) -> list[str]:
     """An event as a chunk; as several, each with the opening line, if it is above the limit."""
-    opening, measure = html.unescape(opening), counter(config.counter)
-    room = max(config.chunk_max_tokens - measure.count(f"{opening}\n\n"), 1)
+    opening, measure = html.unescape(opening), job.counter
+    room = max(job.config.chunk_max_tokens - measure.count(f"{opening}\n\n"), 1)
     pieces = pack_sentences(html.unescape(body), measure, room)
     return [f"{opening}\n\n{piece}" for piece in pieces]
 
@@ -119,82 +118,74 @@ class Rules:
 
     line: Callable[[str], str] = line_of
     owns: Callable[[str, str, str], bool] = lambda event, dialogue, owner: event == owner
-    chunks: Callable[[str, str, BuildConfig], list[str]] = chunks_of
+    chunks: Callable[[Job, str, str], list[str]] = chunks_of
     asks_hidden: bool = False  # questions about memories that are not in the chunks
 
 
-def build(
-    raw: Path, config: BuildConfig, seed: int, skips: Skips, rules: Rules | None = None
-) -> list[Instance]:
+def build(job: Job, rules: Rules | None = None) -> list[Instance]:
     """One instance per character with questions, in the order of the question file.
 
     Characters with more than `event_max_chunks` chunks are dropped, and those that keep fewer than
     `min_kept_questions`. Raises InputError if no instance is left.
     """
-    paths = [raw_file(raw, name) for name in FILES]
-    memories = read_memories(paths[0], skips)
-    stage = stages.chosen(config)
+    paths = [raw_file(job.raw, name) for name in FILES]
+    memories = read_memories(paths[0], job.skips)
+    stage = stages.chosen(job.config)
     rules = rules or Rules()
     built: list[Instance] = []
-    for user, sections, where in _characters(paths[1], skips):
-        if config.instances and len(built) == config.instances:
+    for user, sections, where in _characters(paths[1], job.skips):
+        if job.config.instances and len(built) == job.config.instances:
             break
         if user not in memories:
-            skips.drop("characters without memories")
+            job.skips.drop("characters without memories")
             continue
         try:
             events = read_events(*memories[user], rules)
-            asked = read_questions(sections, where, skips)
+            asked = read_questions(sections, where, job.skips)
         except InputError as error:
-            skips.failed(error)
+            job.skips.failed(error)
             continue
-        instance = _instance(user, events, asked, stage, config, seed, skips, rules)
+        instance = _instance(job, user, events, asked, stage, rules)
         built += [instance] if instance else []
-    if not built:
-        raise InputError(f"{paths[1]}: expected a character with events and questions, found none")
-    return built
+    return job.not_none(built, QUESTIONS, "a character with events and questions")
 
 
 def _instance(
+    job: Job,
     user: str,
     events: Sequence[Event],
     asked: Sequence[Asked],
     stage: Stage | None,
-    config: BuildConfig,
-    seed: int,
-    skips: Skips,
     rules: Rules,
 ) -> Instance | None:
-    chunks = [(e, chunk) for e in events for chunk in rules.chunks(*_shown(user, e), config)]
-    if not chunks or len(chunks) > config.event_max_chunks:
-        skips.drop(f"characters {'with too many chunks' if chunks else 'without events'}")
+    drop = job.skips.drop
+    shown = [(event, chunk) for event in events for chunk in _chunks(job, user, event, rules)]
+    if not shown or len(shown) > job.config.event_max_chunks:
+        drop(f"characters {'with too many chunks' if shown else 'without events'}")
         return None
+    chunks = [chunk for _, chunk in shown]
     where: dict[str, set[int]] = {}
-    for number, (event, _) in enumerate(chunks):
+    for number, (event, _) in enumerate(shown):
         for name in (event.id, *event.dialogues):
             where.setdefault(name, set()).add(number)
     if not rules.asks_hidden:
         covered = [q for q in asked if q.references and all(r in where for r in q.references)]
-        skips.drop("questions about memories that are not shown", len(asked) - len(covered))
+        drop("questions about memories that are not shown", len(asked) - len(covered))
         asked = covered
-    asked, kept = _staged([chunk for _, chunk in chunks], asked, stage, config, skips)
-    rng = generator(seed, "perltqa", user, "questions")
-    asked = sampled(asked, config.max_questions, rng, skips)
-    if len(asked) < config.min_kept_questions or not asked:
-        skips.drop("characters with too few questions")
+    asked, kept = _staged(job, stage, chunks, asked) if stage else (asked, set())
+    asked = job.sampled(asked, user)
+    if len(asked) < job.config.min_kept_questions or not asked:
+        drop("characters with too few questions")
         return None
-    return make_instance(
-        "perltqa",
-        [chunk for _, chunk in chunks],
+    return job.instance(
+        chunks,
         [replace(q.qa, chunk=_only(q.references, where)) for q in asked],
-        metadata={
-            "groups": [f"perltqa:{user}"],
-            "titles": [user],
-            "dates": [_date(event) for event, _ in chunks],
-            "evidence": [", ".join(q.references) for q in asked],
-            "memory_types": [q.section for q in asked],
-            "kept_whole": [q.qa.id for q in asked if q.qa.id in kept],
-        },
+        groups=[f"perltqa:{user}"],
+        titles=[user],
+        dates=[_date(event) for event, _ in shown],
+        evidence=[", ".join(q.references) for q in asked],
+        memory_types=[q.section for q in asked],
+        kept_whole=[q.qa.id for q in asked if q.qa.id in kept],
     )
 
 
@@ -205,33 +196,24 @@ def _only(references: Iterable[str], where: Mapping[str, set[int]]) -> int | Non
 
 
 def _staged(
-    chunks: Sequence[str],
-    asked: Sequence[Asked],
-    stage: Stage | None,
-    config: BuildConfig,
-    skips: Skips,
+    job: Job, stage: Stage, chunks: Sequence[str], asked: Sequence[Asked]
 ) -> tuple[list[Asked], set[str]]:
     """The questions that the chunks answer, answers shortened; ids of those that stayed whole."""
-    if stage is None:
-        return list(asked), set()
     short = stage.shorten([(q.qa.question, q.qa.answers[0]) for q in asked])
     pairs = [(q.qa.question, s.text) for q, s in zip(asked, short, strict=True)]
     golds = stage.answerable("\n\n".join(chunks), pairs)
-    skips.drop("questions that the chunks do not answer", golds.count(""))
-    skips.drop("questions whose answerability check failed", golds.count(None))
+    job.skips.drop("questions that the chunks do not answer", golds.count(""))
+    job.skips.drop("questions whose answerability check failed", golds.count(None))
     kept = {q.qa.id for q, s in zip(asked, short, strict=True) if not s.shortened}
-    return [
-        replace(q, qa=replace(q.qa, answers=(gold,)))
-        for q, gold in zip(asked, golds, strict=True)
-        if gold
-    ], kept
+    found = [(q, gold) for q, gold in zip(asked, golds, strict=True) if gold]
+    return [replace(q, qa=replace(q.qa, answers=(gold,))) for q, gold in found], kept
 
 
-def _shown(user: str, event: Event) -> tuple[str, str]:
-    """(opening line, text) of an event."""
+def _chunks(job: Job, user: str, event: Event, rules: Rules) -> list[str]:
+    """The chunks of an event: an opening line, then what happened and what was said."""
     blocks = [f"Summary: {event.raw.summary}", f"Content: {event.raw.content}"]
-    talks = [TALKS, *event.talks] if event.talks else []
-    return OPENING.format(user=user, date=_date(event)), "\n\n".join([*blocks, *talks])
+    blocks += [TALKS, *event.talks] if event.talks else []
+    return rules.chunks(job, OPENING.format(user=user, date=_date(event)), "\n\n".join(blocks))
 
 
 def _date(event: Event) -> str:

@@ -19,15 +19,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from memalpha_kit.data.sources import frames
-from memalpha_kit.data.sources.building import Skips, generator, sizes
-from memalpha_kit.data.sources.raw import Row, Text, checked, lines, matches, raw_file, rows
+from memalpha_kit.data.sources.building import Job
+from memalpha_kit.data.sources.raw import Row, Text, checked, lines, matches, raw_file
 from memalpha_kit.errors import InputError
-from memalpha_kit.records import QA, Instance, make_instance
-from memalpha_kit.settings import BuildConfig
+from memalpha_kit.records import QA, Instance
 
 TEXT_FILES = "pubmed*train*.txt|train.txt|train.zip|train.7z"
 ROW_FILES = (
@@ -113,113 +113,101 @@ def labels(raw: Path) -> tuple[str, ...]:
     return LABELS
 
 
-def build(raw: Path, config: BuildConfig, seed: int, skips: Skips) -> list[Instance]:
+Admit = Callable[[Job, Corpus, Pool, Sized], None]
+"""Adds a sentence to the pool, or leaves it out."""
+
+
+def build(job: Job) -> list[Instance]:
     """Instances of exactly `max_chunks` chunks and `max_questions` questions.
 
     At most `config.instances`, or 100, as many as the sentences are enough for; what is left over
     is counted. Raises InputError if they are not enough for one, and for an unknown label.
     """
-    return from_corpus(raw, read(raw, skips), config, seed, skips, admit)
+    return from_corpus(job, read(job), admit)
 
 
-def admit(corpus: Corpus, pool: Pool, sentence: Sized, config: BuildConfig, skips: Skips) -> None:
+def admit(job: Job, corpus: Corpus, pool: Pool, sentence: Sized) -> None:
     """Adds a sentence to the pool if it fits a chunk and repeats no other one."""
     index, tokens = sentence
     text = corpus.texts[index].lower()
-    if tokens > longest(config):
-        skips.drop("sentences longer than a chunk")
+    if tokens > longest(job):
+        job.skips.drop("sentences longer than a chunk")
     elif text in pool.texts:
-        skips.drop("sentences that repeat another")
+        job.skips.drop("sentences that repeat another")
     else:
         pool.add(index, tokens, text)
 
 
-def longest(config: BuildConfig) -> int:
+def longest(job: Job) -> int:
     """Tokens of the longest sentence that fits every chunk."""
-    return min(config.sample_min_tokens, config.chunk_max_tokens)
+    return min(job.config.sample_min_tokens, job.config.chunk_max_tokens)
 
 
-def from_corpus(
-    raw: Path, corpus: Corpus, config: BuildConfig, seed: int, skips: Skips, admit: Callable
-) -> list[Instance]:
+def from_corpus(job: Job, corpus: Corpus, admit: Admit) -> list[Instance]:
     """The instances of a corpus; `admit` says which sentences are used, and how."""
     order = list(range(len(corpus.starts)))
-    generator(seed, "pubmed-rct", "all", "order").shuffle(order)
-    abstracts = _measured(corpus, order, config)
-    built: list[Instance] = []
-    for number in range(config.instances or INSTANCES):
-        instance = _instance(number, corpus, abstracts, config, seed, skips, admit)
-        if instance is None:
-            break
-        built.append(instance)
-    if not built:
-        expected = f"enough sentences for {config.max_chunks} chunks and {config.max_questions}"
-        found = f"found {len(corpus.texts)} sentences"
-        raise InputError(f"{matches(raw, *FILES)[0]}: expected {expected} questions, {found}")
-    return built
+    job.rng("all", "order").shuffle(order)
+    abstracts = _measured(job, corpus, order)
+    numbers = range(job.config.instances or INSTANCES)
+    built = (_instance(job, number, corpus, abstracts, admit) for number in numbers)
+    expected = f"enough sentences for {job.config.max_chunks} chunks and {job.config.max_questions}"
+    expected += f" questions, found {len(corpus.texts)} sentences"
+    return job.not_none(list(takewhile(bool, built)), *FILES, expected)
 
 
 Measured = Iterator[tuple[int, list[Sized]]]  # abstract, its sentences
 
 
-def _measured(corpus: Corpus, order: Sequence[int], config: BuildConfig) -> Measured:
+def _measured(job: Job, corpus: Corpus, order: Sequence[int]) -> Measured:
     """The abstracts in that order, every sentence counted once, when it is needed."""
     used = (index for number in order for index in corpus.abstract(number))
-    tokens = sizes(map(corpus.item, used), config)
+    tokens = job.sizes(map(corpus.item, used))
     for number in order:
         yield number, [(index, next(tokens)) for index in corpus.abstract(number)]
 
 
 def _instance(
-    number: int,
-    corpus: Corpus,
-    abstracts: Measured,
-    config: BuildConfig,
-    seed: int,
-    skips: Skips,
-    admit: Callable,
+    job: Job, number: int, corpus: Corpus, abstracts: Measured, admit: Admit
 ) -> Instance | None:
     """The instance of the next abstracts, or None if they come to an end."""
-    rng = generator(seed, "pubmed-rct", number, "targets")
-    low, high = config.sample_min_tokens, config.chunk_max_tokens
-    targets = [rng.randint(min(low, high), high) for _ in range(config.max_chunks)]
+    rng, drop, n = job.rng(number, "targets"), job.skips.drop, job.config.max_questions
+    low, high = job.config.sample_min_tokens, job.config.chunk_max_tokens
+    targets = [rng.randint(min(low, high), high) for _ in range(job.config.max_chunks)]
     pool, arranged, ended = Pool(), None, False
     while arranged is None and not ended:
         abstract, sentences = next(abstracts, (None, ()))
         ended = abstract is None
         pool.abstracts += [] if ended else [abstract]
         for sentence in sentences:
-            admit(corpus, pool, sentence, config, skips)
+            admit(job, corpus, pool, sentence)
         mean = pool.tokens / max(len(pool.sentences), 1)
-        if ended or pool.tokens >= sum(targets) + config.max_questions * mean:
-            arranged = arrange(pool.sentences, targets, config.max_questions, number, seed)
+        if ended or pool.tokens >= sum(targets) + n * mean:
+            arranged = arrange(job, number, pool.sentences, targets)
     if arranged is None:
-        skips.drop("sentences left over, too few for an instance", len(pool.sentences))
+        drop("sentences left over, too few for an instance", len(pool.sentences))
         return None
     chunks, asked = arranged
     shown = sum(map(len, chunks))
-    skips.drop("sentences of used abstracts left over", len(pool.sentences) - shown - len(asked))
+    drop("sentences of used abstracts left over", len(pool.sentences) - shown - len(asked))
     contents = ["\n" + "\n\n".join(map(corpus.item, chunk)) for chunk in chunks]
-    rng = generator(seed, "pubmed-rct", number, "frames")
     groups = [f"pubmed-rct:{corpus.names[i]}" for i in pool.abstracts] if corpus.names else []
-    return make_instance(
-        "pubmed-rct",
-        frames.frame_all(contents, frames.CLASSIFICATION_LEAD_INS, rng),
+    return job.instance(
+        job.framed(contents, number, frames.CLASSIFICATION_LEAD_INS),
         map(corpus.question, asked),
-        metadata={"groups": groups} if groups else {},
+        **({"groups": groups} if groups else {}),
     )
 
 
 def arrange(
-    sentences: Sequence[Sized], targets: Sequence[int], n: int, number: int, seed: int
+    job: Job, number: int, sentences: Sequence[Sized], targets: Sequence[int]
 ) -> tuple[list[list[int]], list[int]] | None:
     """(sentences by chunk, sentences to ask for), or None if there are too few.
 
     Shuffled, each chunk takes sentences until the next one would exceed its target, joiners not
-    counted; the `n` after the last chunk are asked for.
+    counted; `max_questions` after the last chunk are asked for.
     """
     left = list(sentences)
-    generator(seed, "pubmed-rct", number, "sentences").shuffle(left)
+    job.rng(number, "sentences").shuffle(left)
     chunks, position = [], 0
     for target in targets:
         chunk, filled = [], 0
@@ -230,20 +218,20 @@ def arrange(
         if position == len(left):
             return None
         chunks.append(chunk)
-    asked = [index for index, _ in left[position : position + n]]
-    return (chunks, asked) if len(asked) == n else None
+    asked = [index for index, _ in left[position : position + job.config.max_questions]]
+    return (chunks, asked) if len(asked) == job.config.max_questions else None
 
 
 # --- Reading -------------------------------------------------------------------------------------
 
 
-def read(raw: Path, skips: Skips) -> Corpus:
+def read(job: Job) -> Corpus:
     """All sentences of the raw file, in its order. Raises InputError naming row and field."""
     corpus, before = Corpus(), CONCLUSIONS
-    if matches(raw, TEXT_FILES) and not matches(raw, ROW_FILES):
-        _read_text(raw_file(raw, TEXT_FILES), corpus, skips)
+    if matches(job.raw, TEXT_FILES) and not matches(job.raw, ROW_FILES):
+        _read_text(job, corpus)
         return corpus
-    for text, label in skips.each(_read_row, rows(raw, *FILES, COLUMNS, skips)):
+    for text, label in job.read(_read_row, *FILES, COLUMNS):
         if before in (CONCLUSIONS, RESULTS) and label in (BACKGROUND, OBJECTIVE):
             corpus.begin(f"sentence-{len(corpus.texts)}")
         corpus.add(text, label)
@@ -268,7 +256,7 @@ def _label(value: Any, where: str) -> int:
     raise InputError(f"{where}: labels: expected one of {known}, found {value!r:.40}")
 
 
-def _read_text(path: Path, corpus: Corpus, skips: Skips) -> None:
+def _read_text(job: Job, corpus: Corpus) -> None:
     """The authors' file: a line `###id`, lines `LABEL<tab>sentence`, a blank line."""
 
     def read(line: str, where: str) -> tuple[str, int]:
@@ -278,9 +266,9 @@ def _read_text(path: Path, corpus: Corpus, skips: Skips) -> None:
             raise InputError(f"{where}: {expected}, found {line[:40]!r}")
         return text, _label(label, where)
 
-    for line, where in lines(path, skips):
+    for line, where in lines(raw_file(job.raw, TEXT_FILES), job.skips):
         if line.startswith("###"):
             corpus.begin(line[3:].strip())
         elif line.strip():
-            for text, label in skips.each(read, [(line, where)]):
+            for text, label in job.skips.each(read, [(line, where)]):
                 corpus.add(text, label)

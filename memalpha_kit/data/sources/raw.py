@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from memalpha_kit.data.sources.building import Skips
+from memalpha_kit.data.sources.skips import Skips
 from memalpha_kit.errors import InputError
 
 Item = tuple[Any, str]

@@ -16,10 +16,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from memalpha_kit.data.sources.building import Skips
 from memalpha_kit.data.sources.raw import csv_rows, read_text
+from memalpha_kit.data.sources.skips import Skips
 from memalpha_kit.errors import InputError
 
 TREC_FILES = ("trec_train.label|train_5500.label", "trec_test.label|TREC_10.label")
@@ -123,3 +124,11 @@ def _not_none(samples: list[Sample], path: Path) -> list[Sample]:
     if not samples:
         raise InputError(f"{path}:2: expected at least one sentence, found none")
     return samples
+
+
+CORPORA = {
+    "trec_coarse": (TREC_FILES, read_trec),
+    "trec_fine": (TREC_FILES, partial(read_trec, fine=True)),
+    "banking77": (BANKING_FILES, read_banking77),
+}
+"""Corpora that are sources of their own: files to learn from and to ask, and how both are read."""

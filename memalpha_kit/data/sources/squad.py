@@ -15,18 +15,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
 from memalpha_kit.data.chunks import pack_sizes
-from memalpha_kit.data.sources.building import Skips, generator, sizes
+from memalpha_kit.data.sources.building import Job
 from memalpha_kit.data.sources.documents import Draft, finish
-from memalpha_kit.data.sources.raw import Row, Text, checked, matches, raw_file, read_json, rows
+from memalpha_kit.data.sources.raw import Row, Text, checked, matches, raw_file, read_json
+from memalpha_kit.data.sources.skips import Skips
 from memalpha_kit.records import QA, Instance
-from memalpha_kit.settings import BuildConfig
-from memalpha_kit.tokens import counter
 
 FILES = (
     "squad*train*.json|squad*.json|squad*.parquet|train-v*.json|dev-v*.json|train-*.parquet|"
@@ -103,16 +101,12 @@ Share = tuple[Chunks, list[QA]]
 """The chunks of an instance and its questions, which know their chunk."""
 
 
-def by_article(
-    paragraphs: Sequence[Paragraph], tokens: Sequence[int], config: BuildConfig, seed: int
-) -> list[Share]:
+def by_article(job: Job, paragraphs: Sequence[Paragraph], tokens: Sequence[int]) -> list[Share]:
     """Instances of whole articles; one goes to the first of the open instances with room for it."""
-    space = counter(config.counter).count("\n\n")
+    space, limit = job.counter.count("\n\n"), job.config.max_chunks
 
     def packed(name: str, indices: Sequence[int]) -> Chunks:
-        rng = generator(seed, "squad", name, "targets")
-        low, high = config.chunk_min_tokens, config.chunk_max_tokens
-        groups = pack_sizes([tokens[i] for i in indices], space, lambda: rng.randint(low, high))
+        groups = pack_sizes([tokens[i] for i in indices], space, job.targets(name))
         return [[indices[i] for i in group] for group in groups]
 
     articles: dict[str, list[int]] = {}
@@ -124,14 +118,14 @@ def by_article(
         for number in waiting:
             name, held, _ = shares[number]
             chunks = packed(name, held + own)
-            if len(chunks) <= config.max_chunks:
+            if len(chunks) <= limit:
                 shares[number] = (name, held + own, chunks)
                 break
         else:
             waiting = [*waiting, len(shares)][-OPEN:]
             shares.append((title, own, packed(title, own)))
-        waiting = [number for number in waiting if len(shares[number][2]) < config.max_chunks]
-    found = [part for _, _, chunks in shares for part in parts(chunks, config.max_chunks)]
+        waiting = [number for number in waiting if len(shares[number][2]) < limit]
+    found = [part for _, _, chunks in shares for part in parts(chunks, limit)]
     return [(chunks, _recorded(paragraphs, chunks)) for chunks in found]
 
 
@@ -150,27 +144,20 @@ def _recorded(paragraphs: Sequence[Paragraph], chunks: Chunks) -> list[QA]:
     ]
 
 
-def build(
-    raw: Path,
-    config: BuildConfig,
-    seed: int,
-    skips: Skips,
-    share: Callable[..., list[Share]] = by_article,
-) -> list[Instance]:
+def build(job: Job, share: Callable[..., list[Share]] = by_article) -> list[Instance]:
     """Articles packed into instances of at most `config.max_chunks` chunks.
 
     Chunks are packed to targets drawn from chunk_min_tokens..chunk_max_tokens. Instances with fewer
     than `min_questions`, or after the stage `min_kept_questions`, are dropped; more than
     `max_questions` are sampled, in order. Raises InputError if no instance is left.
     """
-    paragraphs = read_paragraphs(raw, skips)
-    tokens = list(sizes((paragraph.text for paragraph in paragraphs), config))
-    measure = counter(config.counter)
+    paragraphs = read_paragraphs(job)
+    tokens = list(job.sizes(paragraph.text for paragraph in paragraphs))
+    measure, limit = job.counter, job.config.chunk_max_tokens
 
     def short(qa: QA) -> bool:
-        limit = config.chunk_max_tokens
         fits = len(qa.question) < limit or measure.count(qa.question) < limit
-        skips.drop("questions longer than a chunk", not fits)
+        job.skips.drop("questions longer than a chunk", not fits)
         return fits
 
     drafts = [
@@ -179,40 +166,37 @@ def build(
             questions=[qa for qa in asked if short(qa)],
             groups=list(dict.fromkeys(paragraphs[i].article for chunk in chunks for i in chunk)),
         )
-        for chunks, asked in share(paragraphs, tokens, config, seed)
+        for chunks, asked in share(job, paragraphs, tokens)
     ]
-    return finish("squad", drafts, matches(raw, *FILES)[0], config, seed, skips)
+    return finish(job, drafts, *FILES)
 
 
-def read_paragraphs(raw: Path, skips: Skips) -> list[Paragraph]:
+def read_paragraphs(job: Job) -> list[Paragraph]:
     """The paragraphs of the raw file, each context once, in order of first appearance.
 
     Raises InputError naming article, paragraph and question of a field that is not as it must be.
     """
-    files = matches(raw, *FILES)
+
+    def of_hub(row: Any, where: str) -> tuple[str, str, QA | None]:
+        asked = checked(HubRow, row, where)
+        return asked.title, asked.context, asked.qa(job.skips)
+
+    files = matches(job.raw, *FILES)
     parquet = bool(files) and files[0].suffix == ".parquet"
     found: dict[str, Paragraph] = {}
-    for title, context, qa in (_hub_rows if parquet else _articles)(raw, skips):
+    for title, context, qa in job.read(of_hub, *FILES, COLUMNS) if parquet else _articles(job):
         paragraph = found.setdefault(context, Paragraph(context, title))
         paragraph.questions.extend([qa] if qa else [])
     return list(found.values())
 
 
-def _hub_rows(raw: Path, skips: Skips) -> Iterator[tuple[str, str, QA | None]]:
-    def read(row: Any, where: str) -> tuple[str, str, QA | None]:
-        asked = checked(HubRow, row, where)
-        return asked.title, asked.context, asked.qa(skips)
-
-    yield from skips.each(read, rows(raw, *FILES, COLUMNS, skips))
-
-
-def _articles(raw: Path, skips: Skips) -> Iterator[tuple[str, str, QA | None]]:
+def _articles(job: Job) -> Iterator[tuple[str, str, QA | None]]:
     """(title, context, question) of each question, and (title, context, None) of each context."""
-    path = raw_file(raw, *FILES)
+    path = raw_file(job.raw, *FILES)
 
     def each(model: type[Row], values: list, here: str) -> Iterator[tuple[Row, str]]:
         numbered = ((value, f"{here} {i}") for i, value in enumerate(values))
-        return skips.each(lambda value, where: (checked(model, value, where), where), numbered)
+        return job.skips.each(lambda value, where: (checked(model, value, where), where), numbered)
 
     content = checked(RawFile, read_json(path), str(path))
     for article, where in each(RawArticle, content.data, f"{path}: article"):
@@ -221,4 +205,4 @@ def _articles(raw: Path, skips: Skips) -> Iterator[tuple[str, str, QA | None]]:
         for paragraph, here in each(RawParagraph, article.paragraphs, f"{where}, paragraph"):
             yield title, paragraph.context, None
             for asked, _ in each(RawQuestion, paragraph.qas, f"{here}: question"):
-                yield title, paragraph.context, asked.qa(skips)
+                yield title, paragraph.context, asked.qa(job.skips)

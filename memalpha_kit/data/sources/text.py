@@ -14,22 +14,19 @@ may be left out where there is one instance. `--metric` says how answers are sco
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AliasChoices, BeforeValidator, Field
 
 from memalpha_kit.data.chunks import pack_sentences
-from memalpha_kit.data.sources import frames
-from memalpha_kit.data.sources.building import Skips, generator, sampled
+from memalpha_kit.data.sources.building import Job
 from memalpha_kit.data.sources.raw import Row, Text, checked, read_text, rows
+from memalpha_kit.data.stages import mentions
 from memalpha_kit.errors import InputError, closest
-from memalpha_kit.records import QA, Instance, make_instance
-from memalpha_kit.settings import BuildConfig
+from memalpha_kit.records import QA, Instance
 from memalpha_kit.tasks import TASKS
-from memalpha_kit.text import normalise
-from memalpha_kit.tokens import counter
 
 ENDINGS = (".txt", ".md")
 FILES = ("**/*.txt", "**/*.md")
@@ -58,46 +55,43 @@ def source_name(metric: str) -> str:
     return names[metric]
 
 
-def build(raw: Path, config: BuildConfig, seed: int, skips: Skips) -> list[Instance]:
+def build(job: Job) -> list[Instance]:
     """One instance of each folder with text files and questions about them.
 
     Raises InputError for a folder without text, a question about a file that is not there, or one
     without a file where there are several folders.
     """
-    if not config.questions:
+    if not job.config.questions:
         raise InputError("questions: expected a file with a question on each line, found none")
-    name = source_name(config.metric)
-    folders = _cut(raw, config)
+    job = job.but(source_name(job.config.metric))
+    folders = _cut(job)
     asked: dict[str, list[QA]] = {folder: [] for folder in folders}
-    path = Path(config.questions)
-    numbered = enumerate(rows(path.parent, path.name, (), skips), start=1)
+    path = Path(job.config.questions)
+    numbered = enumerate(rows(path.parent, path.name, (), job.skips), start=1)
     items = (((number, row), where) for number, (row, where) in numbered)
-    for folder, qa in skips.each(lambda item, where: _asked(*item, where, folders), items):
+    for folder, qa in job.skips.each(lambda item, where: _asked(*item, where, folders), items):
         asked[folder].append(qa)
     built = []
     for folder, questions in asked.items():
         if not questions:
-            skips.drop("folders without a question")
+            job.skips.drop("folders without a question")
             continue
-        rng = generator(seed, name, folder, "questions")
-        kept = sampled(questions, config.max_questions, rng, skips)
-        texts = [text for _, text in folders[folder]]
-        rng = generator(seed, name, folder, "frames")
-        chunks = frames.frame_all(texts, frames.DOCUMENT_LEAD_INS, rng)
-        about = {"groups": [f"text:{folder}"], "files": [file for file, _ in folders[folder]]}
-        built.append(make_instance(name, chunks, kept, metadata=about))
+        kept = job.sampled(questions, folder)
+        chunks = job.framed([text for _, text in folders[folder]], folder)
+        files = [file for file, _ in folders[folder]]
+        built.append(job.instance(chunks, kept, groups=[f"text:{folder}"], files=files))
     if not built:
         raise InputError(f"{path}: expected at least one question, found none")
-    return built[: config.instances]
+    return built[: job.config.instances]
 
 
-def _cut(raw: Path, config: BuildConfig) -> dict[str, Chunks]:
+def _cut(job: Job) -> dict[str, Chunks]:
     """The chunks of every folder with text files."""
     folders: dict[str, Chunks] = {}
-    for path in text_files(raw):
-        file = path.relative_to(raw)
+    for path in text_files(job.raw):
+        file = path.relative_to(job.raw)
         folder = file.parts[0] if len(file.parts) > 1 else "."
-        texts = pack_sentences(read_text(path), counter(config.counter), config.chunk_max_tokens)
+        texts = pack_sentences(read_text(path), job.counter, job.config.chunk_max_tokens)
         folders.setdefault(folder, []).extend((file.as_posix(), text) for text in texts)
     return folders
 
@@ -116,7 +110,11 @@ def text_files(raw: Path) -> list[Path]:
 def _asked(number: int, raw: Any, where: str, folders: Mapping[str, Chunks]) -> tuple[str, QA]:
     """(folder, question), with the one chunk of its file that has the answer, if there is one."""
     row = checked(RawQuestion, raw, where)
-    homes = [folder for folder, chunks in folders.items() if _has(chunks, row.file)]
+    homes = [
+        folder
+        for folder, chunks in folders.items()
+        if row.file is None or any(file == row.file for file, _ in chunks)
+    ]
     if len(homes) != 1:
         files = sorted({file for chunks in folders.values() for file, _ in chunks})
         found = repr(row.file) if row.file else f"none and {len(folders)} folders"
@@ -124,16 +122,7 @@ def _asked(number: int, raw: Any, where: str, folders: Mapping[str, Chunks]) -> 
     evidence = [
         i
         for i, (file, text) in enumerate(folders[homes[0]])
-        if row.file in (None, file) and _mentions(text, row.answers)
+        if row.file in (None, file) and any(mentions(text, answer) for answer in row.answers)
     ]
     chunk = evidence[0] if len(evidence) == 1 else None
     return homes[0], QA(row.id or f"q{number}", row.question, tuple(row.answers), chunk)
-
-
-def _has(chunks: Chunks, file: str | None) -> bool:
-    return file is None or any(name == file for name, _ in chunks)
-
-
-def _mentions(text: str, answers: Iterable[str]) -> bool:
-    words = f" {normalise(text)} "
-    return any(f" {normalise(answer)} " in words for answer in answers)

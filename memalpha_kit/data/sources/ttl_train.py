@@ -16,16 +16,16 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from memalpha_kit.data.sources import memory_agent_bench
-from memalpha_kit.data.sources.building import Skips, generator
-from memalpha_kit.data.sources.labelled import arrange, item, labelled_chunks, missing, question
-from memalpha_kit.data.sources.memory_agent_bench import LEARNING, NLU, TREC, parse_examples
+from memalpha_kit.data.sources.building import Job
+from memalpha_kit.data.sources.contexts import parse_examples
+from memalpha_kit.data.sources.labelled import item, labelled_chunks, missing, question
+from memalpha_kit.data.sources.memory_agent_bench import LEARNING, NLU, TREC
 from memalpha_kit.data.sources.raw import raw_file
 from memalpha_kit.data.sources.sentences import (
     NLU_FILE,
@@ -37,62 +37,61 @@ from memalpha_kit.data.sources.sentences import (
 )
 from memalpha_kit.data.spelling import key
 from memalpha_kit.errors import InputError
-from memalpha_kit.records import QA, Instance, make_instance
-from memalpha_kit.settings import BuildConfig
-from memalpha_kit.tokens import counter
+from memalpha_kit.records import QA, Instance
 
 log = logging.getLogger(__name__)
 
-EVALUATION = f"{LEARNING}*|data/{LEARNING}*"
-FILES = (*TREC_FILES, NLU_FILE, EVALUATION)
+FILES = (*TREC_FILES, NLU_FILE, memory_agent_bench.files(LEARNING))
 INSTANCES = 200  # per corpus
 CHUNKS = 10  # per instance
 SHARE = 10  # one sentence and one instance in ten is apart from the rest, so that a split need
 # not leak; the paper's 180 training and 20 validation instances follow
 
 
-def build(raw: Path, config: BuildConfig, seed: int, skips: Skips) -> list[Instance]:
+def build(job: Job) -> list[Instance]:
     """200 instances of TREC and 200 of the intent corpus (`config.instances` of each).
 
     They are named as the published rows, whose prompts and metric they share. Raises InputError
     for a raw file that is missing or not as it must be.
     """
-    excluded = evaluation_sentences(raw, config)
+    excluded = evaluation_sentences(job)
     readers = {
-        TREC: lambda: [s for name in TREC_FILES for s in read_trec(raw_file(raw, name))],
-        NLU: lambda: read_nlu(raw_file(raw, NLU_FILE), skips),
+        TREC: lambda: [s for name in TREC_FILES for s in read_trec(raw_file(job.raw, name))],
+        NLU: lambda: read_nlu(raw_file(job.raw, NLU_FILE), job.skips),
     }
-    built = []
-    corpora = (((name, read), f"{raw}: {name}") for name, read in readers.items())
-    for name, samples in skips.each(lambda pair, _: (pair[0], pair[1]()), corpora):
-        built += build_corpus(name, _usable(samples, excluded, skips), config, seed)
-    return built
+    corpora = (((name, read), f"{job.raw}: {name}") for name, read in readers.items())
+    read = job.skips.each(lambda pair, _: (pair[0], pair[1]()), corpora)
+    return [
+        instance
+        for name, samples in read
+        for instance in build_corpus(job.but(name), _usable(job, samples, excluded))
+    ]
 
 
-def evaluation_sentences(raw: Path, config: BuildConfig) -> set[str]:
+def evaluation_sentences(job: Job) -> set[str]:
     """The key of every sentence that an evaluation row shows or asks; empty under "none".
 
     Under "questions" only those it asks: evaluation shows all of TREC's training file, so that 400
     sentences of TREC are left otherwise. Raises InputError if the rows are not there.
     """
     sentences: set[str] = set()
-    for row in memory_agent_bench.left_out(raw, LEARNING, EVALUATION, config, log):
+    for row in memory_agent_bench.left_out(job, LEARNING, log):
         sentences |= set(map(key, row.questions))
-        if config.exclude == "evaluation":
+        if job.config.exclude == "evaluation":
             examples = parse_examples(row.context, row.where)
             sentences |= {key(text) for text, _ in examples}
     return sentences
 
 
-def _usable(samples: Iterable[Sample], excluded: set[str], skips: Skips) -> list[Sample]:
+def _usable(job: Job, samples: Iterable[Sample], excluded: set[str]) -> list[Sample]:
     """Every sentence once, without those that are `excluded` in any spelling; counts both."""
     pool: dict[str, Sample] = {}
     for sample in samples:
         own = key(sample.text)
         if not excluded.isdisjoint((own, *map(key, sample.spellings))):
-            skips.drop("ttl_train: sentences of evaluation rows")
+            job.skips.drop("ttl_train: sentences of evaluation rows")
         elif own in pool:
-            skips.drop("ttl_train: sentences that occur twice")
+            job.skips.drop("ttl_train: sentences that occur twice")
         else:
             pool[own] = sample
     return list(pool.values())
@@ -101,47 +100,43 @@ def _usable(samples: Iterable[Sample], excluded: set[str], skips: Skips) -> list
 # --- Instances -----------------------------------------------------------------------------------
 
 
-def build_corpus(
-    name: str, pool: Sequence[Sample], config: BuildConfig, seed: int
-) -> list[Instance]:
+def build_corpus(job: Job, pool: Sequence[Sample]) -> list[Instance]:
     """The instances of one corpus: samples to read and other sentences to label.
 
     A tenth of the sentences makes a tenth of the instances, the rest makes the others; groups say
     which. Raises InputError for a corpus of which nothing is left.
     """
     if not pool:
-        raise InputError(f"{name}: expected sentences that no evaluation row has, found none")
-    n_shown = samples_per_instance(pool, config)
-    shares = [(share, _group(share)) for share in deal(pool, seed, name)]
+        expected = "expected sentences that no evaluation row has"
+        raise InputError(f"{job.source}: {expected}, found none")
+    n_shown = samples_per_instance(job, pool)
+    shares = [(share, _group(share)) for share in deal(job, pool)]
 
     def build(index: int) -> Instance:
-        def rng(purpose: str) -> random.Random:
-            return generator(seed, name, index, purpose)
-
         share, group = shares[index % SHARE == SHARE - 1]
         order = list(share)
-        rng("order").shuffle(order)
-        asked = _asked(order, min(config.max_questions, len(order) // 2))
+        job.rng(index, "order").shuffle(order)
+        asked = _asked(order, min(job.config.max_questions, len(order) // 2))
         held_out = set(asked)
         shown = [sample for sample in order if sample not in held_out]
         names = list(label_table(order))
-        rng("labels").shuffle(names)
+        job.rng(index, "labels").shuffle(names)
         numbers = {label: number for number, label in enumerate(names)}
-        extra = missing(shown[:n_shown], shown, rng("missing"))
+        extra = missing(shown[:n_shown], shown, job.rng(index, "missing"))
         questions = [replace(question(s, numbers), id=Path(s.where).name) for s in asked]
         items, more = ([item(s, numbers) for s in part] for part in (shown[:n_shown], extra))
-        return dealt(name, items, more, questions, [group], config, rng)
+        return dealt(job, index, items, more, questions, [group])
 
-    return [build(index) for index in range(config.instances or INSTANCES)]
+    return [build(index) for index in range(job.config.instances or INSTANCES)]
 
 
-def deal(pool: Sequence[Sample], seed: int, name: str) -> tuple[list[Sample], list[Sample]]:
+def deal(job: Job, pool: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
     """Nine tenths of the sentences and one, each label spread evenly over both.
 
     A corpus too small for a tenth that can show a label and ask for it is given twice, whole.
     """
     order = list(pool)
-    generator(seed, name, "all", "shares").shuffle(order)
+    job.rng("all", "shares").shuffle(order)
     order.sort(key=lambda sample: sample.label)
     small = order[SHARE - 1 :: SHARE]
     if not _asked(small, 1):
@@ -161,9 +156,9 @@ def _asked(share: Sequence[Sample], n: int) -> list[Sample]:
     return asked
 
 
-def samples_per_instance(samples: Sequence[Sample], config: BuildConfig) -> int:
+def samples_per_instance(job: Job, samples: Sequence[Sample]) -> int:
     """`config.examples`, else what makes `config.example_tokens`."""
-    measure = counter(config.counter)
+    config, measure = job.config, job.counter
     mean_tokens = sum(measure.count(sample.text) for sample in samples) / len(samples)
     n_chunks = config.example_chunks or CHUNKS
     return config.examples or max(n_chunks, int(config.example_tokens / mean_tokens))
@@ -175,15 +170,13 @@ def _group(share: Iterable[Sample]) -> str:
 
 
 def dealt(
-    name: str,
+    job: Job,
+    index: int,
     items: Sequence[str],
     extra: Sequence[str],
     questions: Sequence[QA],
-    groups: Sequence[str],
-    config: BuildConfig,
-    rng: Callable[[str], random.Random],
+    groups: list[str],
 ) -> Instance:
     """The instance whose samples are dealt into `config.example_chunks` chunks, or 10."""
-    fixed = replace(config, example_chunks=config.example_chunks or CHUNKS)
-    chunks = labelled_chunks(arrange(items, extra, fixed), rng("frames"))
-    return make_instance(name, chunks, questions, metadata={"groups": list(groups)})
+    fixed = job.but(example_chunks=job.config.example_chunks or CHUNKS)
+    return job.instance(labelled_chunks(fixed, index, items, extra), questions, groups=groups)
