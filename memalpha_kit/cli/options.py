@@ -85,7 +85,7 @@ def _names(table: str) -> str:
 
 def _raw_files(source: Any) -> str:
     """A line about the raw files of a source and where they come from."""
-    hub = f"; on the hub: {source.hub.repo}" if source.hub else ""
+    hub = f"; on the hub: {source.hub[0]}" if source.hub else ""
     return f"{source.name}: {', '.join(source.files)}{hub}"
 
 
