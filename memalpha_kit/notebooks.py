@@ -5,7 +5,7 @@ of the run in a cell after it:
 
     profile: str = "laptop"  # which YAML
     overrides: list = []  # changed settings, each a text as after --set
-    root: str = ".."  # folder of data/, runs/ and reports/, seen from this notebook
+    root: str = ""  # folder of data/, runs/ and reports/; empty: this clone
 
 and goes on with
 
@@ -76,10 +76,10 @@ def context(
     notebook: str,
     profile: str = "laptop",
     overrides: Sequence[str] = (),
-    root: str | Path = "..",
+    root: str | Path = "",
 ) -> Context:
     """The `Context` of a notebook, its folders made. Raises InputError as `load_profile` does."""
-    made = Context(notebook, load_profile(profile, overrides), Path(root))
+    made = Context(notebook, load_profile(profile, overrides), Path(root or repository()))
     for folder in (made.report_dir, made.runs_dir, made.data_dir):
         folder.mkdir(parents=True, exist_ok=True)
     return made

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 
 import nbformat
 import pytest
@@ -14,7 +16,7 @@ from memalpha_kit import progress as shown
 from memalpha_kit.errors import InputError
 from memalpha_kit.notebooks import Context, NotebookError, context, run
 
-PARAMETERS = 'profile: str = "laptop"  # which YAML\noverrides: list = []\nroot: str = ".."\n'
+PARAMETERS = 'profile: str = "laptop"  # which YAML\noverrides: list = []\nroot: str = ""\n'
 SETUP = (
     "from memalpha_kit.notebooks import context\n"
     "here = context({name!r}, profile, overrides, root)\n"
@@ -206,3 +208,20 @@ def test_work_that_stops_early_says_where(capsys):
         bar.advance(3)
         raise ValueError("stop")
     assert capsys.readouterr().out.startswith("reading: 3/10 (30%), 00:00")
+
+
+@pytest.mark.parametrize("where", ["", "notebooks", "docs"])
+def test_plain_papermill_writes_into_the_clone_wherever_it_is_called(root, tmp_path, where):
+    """The runner is a convenience: `papermill notebook.ipynb out.ipynb -p profile ci` works too."""
+    clone = tmp_path / "clone"
+    for name in ("notebooks", "memalpha_kit", "docs"):
+        (clone / name).mkdir(parents=True)
+    save_notebook(clone / "notebooks", "01_first", "(here.report_dir / 'x.txt').write_text('x')")
+    path = os.path.relpath(clone / "notebooks" / "01_first.ipynb", clone / where)
+    command = [sys.executable, "-m", "papermill", path, str(tmp_path / "out.ipynb")]
+    command += ["-p", "profile", "ci", "-k", "python3", "--language", "python"]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    done = subprocess.run(command, cwd=clone / where, env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr[-500:]
+    assert (clone / "reports" / "01_first" / "ci" / "x.txt").is_file()
+    assert files(tmp_path) == ["clone", "out.ipynb"]

@@ -149,5 +149,5 @@ def test_notebooks_are_committed_without_outputs_and_with_a_parameters_cell(path
     tagged = [cell for cell in code if "parameters" in cell["metadata"].get("tags", [])]
     assert len(tagged) == 1
     source = "".join(tagged[0]["source"])
-    for line in ('profile: str = "laptop"', "overrides: list = []", 'root: str = ".."'):
+    for line in ('profile: str = "laptop"', "overrides: list = []", 'root: str = ""'):
         assert line in source, f"{path.name}: the parameters cell lacks {line}"
