@@ -190,7 +190,7 @@ def test_methods_are_compared_on_the_questions_that_both_answered():
         answers({"a": [1, 1, None], "b": [0, 1]}, "first"),
         answers({"a": [1, None, 1], "b": [0, 0]}, "second"),
     )
-    (row,) = tables.paired(table, "second", "first", QUICK).to_dict("records")
+    (row,) = tables.table_pairs(table, QUICK).to_dict("records")
     assert (row["questions"], row["units"]) == (3, 2)
     assert (row["score_against"], row["score"], row["difference"]) == (0.75, 0.5, -0.25)
 
@@ -208,12 +208,6 @@ def test_several_sources_get_an_average_row_in_which_each_weighs_the_same():
     assert table.difference.tolist() == [1.0, 0.0, 0.5]
     assert table.units.tolist() == [8, 8, 16]
     assert table.p[0] == 2 / 2**8 and table.p_holm[0] == 3 * table.p[0]
-
-
-def test_methods_without_a_common_question_are_refused():
-    table = both(answers({"a": [1]}, "first"), answers({"b": [1]}, "second"))
-    with pytest.raises(InputError, match="second and first: expected questions that both answered"):
-        tables.paired(table, "second", "first")
 
 
 def test_one_method_has_no_pairs():

@@ -360,10 +360,9 @@ FORKER = """
 import json, os, sys
 import httpx, pandas
 from memalpha_kit import cli
-from memalpha_kit.evaluation import report, runs, scores, tables
+from memalpha_kit.evaluation import paper, runs, scores, tables
 from memalpha_kit.method import judges
 from memalpha_kit.models import chat, servers
-from memalpha_kit.evaluation import session
 
 for line in sys.stdin:
     if not (child := os.fork()):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from memalpha_kit.errors import InputError
-from memalpha_kit.evaluation import report, runs, scores
+from memalpha_kit.evaluation import runs, scores, scoring, tables
 from memalpha_kit.evaluation.methods import Backends, MethodSpec
 from memalpha_kit.evaluation.tables import Bootstrap
 from memalpha_kit.records import QA, make_instance
@@ -31,8 +31,8 @@ def run(out, name, *instances, method="memory", writer="keep_sentences", reader=
 
 
 def test_floors_stand_beside_the_methods_and_look_at_the_gold(tmp_path):
-    found = report.labelled([run(tmp_path, "a", LABELS, BEES)])
-    table = report.report(found, "fixed", None, QUICK)["table_sources"]
+    found = tables.labelled([run(tmp_path, "a", LABELS, BEES)])
+    table = tables.report(found, "fixed", QUICK)["table_sources"]
     scored = table.set_index(["method", "source"]).score
     assert scored["read_nothing", "squad"] == scored["read_nothing", "trec_coarse"] == 0.0
     assert scored["majority_label", "trec_coarse"] == pytest.approx(2 / 3)
@@ -41,7 +41,7 @@ def test_floors_stand_beside_the_methods_and_look_at_the_gold(tmp_path):
 
 
 def test_the_majority_label_breaks_ties_by_the_smaller_one():
-    questions = runs.questions_of([instance("trec_coarse", "x", "3", "1", "3", "1")])
+    questions = scoring.questions_of([instance("trec_coarse", "x", "3", "1", "3", "1")])
     assert scores.majority_label(questions) == "1"
 
 
@@ -49,22 +49,22 @@ def test_runs_of_one_method_are_one_and_those_about_the_same_source_have_names_o
     tmp_path,
 ):
     apart = [run(tmp_path, "a", LABELS), run(tmp_path, "b", BEES)]
-    assert list(report.labelled(apart)) == ["keep_sentences + best_entry"]
+    assert list(tables.labelled(apart)) == ["keep_sentences + best_entry"]
     alike = [run(tmp_path, "a", LABELS), run(tmp_path, "c", LABELS)]
-    assert list(report.labelled(alike)) == ["a", "c"]
+    assert list(tables.labelled(alike)) == ["a", "c"]
     floor = run(tmp_path, "d", LABELS, method="nothing")
-    assert list(report.labelled([alike[0], floor])) == ["keep_sentences + best_entry", "nothing"]
+    assert list(tables.labelled([alike[0], floor])) == ["keep_sentences + best_entry", "nothing"]
     with pytest.raises(InputError, match="expected each run once"):
-        report.labelled([alike[0], alike[0]])
+        tables.labelled([alike[0], alike[0]])
 
 
 def test_pairs_are_of_methods_and_never_of_floors(tmp_path):
-    found = report.labelled(
+    found = tables.labelled(
         [run(tmp_path, "a", LABELS), run(tmp_path, "d", LABELS, method="nothing")]
     )
-    made = report.report(found, "fixed", None, QUICK)
+    made = tables.report(found, "fixed", QUICK)
     assert made["table_pairs"].method.tolist() == ["nothing"]
-    text = report.page(found, "fixed", made)
+    text = tables.page(found, "fixed", made)
     assert "complete" in text and "## Paired differences" in text
 
 

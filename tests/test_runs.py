@@ -9,12 +9,12 @@ import pytest
 from fake_chat import FakeChat
 
 from memalpha_kit import files
-from memalpha_kit.chats import ChatReply, request
+from memalpha_kit.chats import ChatReply
 from memalpha_kit.data.instances import ANSWER_TYPE
 from memalpha_kit.errors import InputError, ModelGone
-from memalpha_kit.evaluation import runs, scores
+from memalpha_kit.evaluation import runs, scores, scoring
 from memalpha_kit.evaluation.methods import Backends, Method, MethodSpec, Prepared, Settings
-from memalpha_kit.method.judges import Verdict
+from memalpha_kit.method.judges import RUBRICS
 from memalpha_kit.records import QA, Answer, make_instance
 
 
@@ -267,7 +267,7 @@ def test_a_choice_that_cannot_be_is_refused(change, message):
 
 def test_a_question_that_comes_twice_is_refused():
     with pytest.raises(InputError, match="question q0: expected each id once"):
-        runs.questions_of([*world(1), *world(1)])
+        scoring.questions_of([*world(1), *world(1)])
 
 
 def test_questions_keep_what_a_judge_and_the_release_need():
@@ -277,26 +277,14 @@ def test_questions_keep_what_a_judge_and_the_release_need():
         [QA("q0_abs", "?", ("a",)), QA("q1", "??", ("b", "c"))],
         metadata={"question_types": ["multi-session", "knowledge-update"]},
     )
-    first, second = runs.questions_of([instance])
+    first, second = scoring.questions_of([instance])
     assert (first.gold, first.kind) == ("a", "multi-session")
     assert (second.gold, second.kind) == (("b", "c"), "knowledge-update")
     listed = make_instance("squad", ["t"], [QA("q", "?", ("a",))], "", {ANSWER_TYPE: "list"})
-    assert runs.questions_of([listed])[0].gold == ("a",)
+    assert scoring.questions_of([listed])[0].gold == ("a",)
 
 
 # ---- scores ---
-
-
-class Yes:
-    """A judge that says yes, after asking its model once per answer, and remembers what it saw."""
-
-    def __init__(self, model, seen):
-        self.model, self.seen = model, seen
-
-    def judge(self, items):
-        self.seen += items
-        self.model.chat([request("", item.question) for item in items])
-        return [Verdict(True, reply="yes") for _ in items]
 
 
 def longmemeval():
@@ -330,16 +318,16 @@ def test_scores_are_made_anew_when_answers_were_added(tmp_path):
 
 
 def test_a_judge_sees_types_and_costs_and_its_old_scores_are_not_mixed_with_others(tmp_path):
-    instances, seen, prices = longmemeval(), [], {"price_in": 1.0, "price_out": 10.0}
+    instances, prices = longmemeval(), {"price_in": 1.0, "price_out": 10.0}
     run = go(tmp_path / "run", instances, Copying(fails={(instances[0].id, "q1_abs")}))
     model = FakeChat(lambda _: ChatReply("yes", "stop", (), 100, 10))
-    rows = scores.judged(run, "fixed", model, lambda model: Yes(model, seen), "stub", prices)
+    rows = scores.score(run, "fixed", "by_type", model, prices)
     assert [(row["metric"], row["score"], row["judge_reply"]) for row in rows] == [
         ("judge", 1.0, "yes"),
         ("judge", None, ""),
     ]
-    assert [(item.question_type, item.abstention) for item in seen] == [("multi-session", False)]
-    assert scores.judge_of(run) == "stub"
+    assert len(model.texts) == 1 and RUBRICS["multi-session"] in model.texts[0]
+    assert scores.judge_of(run) == "fake, rubric by_type"
     _, built = scores.frames({"ours": run})
     assert built.cost_usd.tolist()[-1] == pytest.approx(2e-4)  # the judge's
     run = go(tmp_path / "run", instances)

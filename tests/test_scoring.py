@@ -6,14 +6,14 @@ import pytest
 
 from memalpha_kit.data.sources import SOURCES
 from memalpha_kit.errors import InputError
-from memalpha_kit.evaluation.scoring import RULES, Item, Scored, items, parity, score_all
+from memalpha_kit.evaluation.scoring import RULES, Item, Scored, parity, score_all
 from memalpha_kit.lab import miniature, world
 from memalpha_kit.method.episode import ask, write
 from memalpha_kit.method.judges import Verdict
 from memalpha_kit.method.metrics import METRICS
 from memalpha_kit.method.readers import BestEntry
 from memalpha_kit.method.writers import writer
-from memalpha_kit.records import QA, Answer, make_instance
+from memalpha_kit.records import QA, make_instance
 from memalpha_kit.settings import MemoryConfig, ProtocolConfig
 from memalpha_kit.tasks import JUDGED, SCORING, TASKS, metric_of
 
@@ -255,18 +255,18 @@ NLU = make_instance(
 
 
 def answered(instance, *predictions):
-    [episode] = write([instance], writer("silent"), MemoryConfig(), ProtocolConfig())
-    answers = (Answer(f"q{i}", text) for i, text in enumerate(predictions))
-    return dataclasses.replace(episode, answers=tuple(answers))
+    return [
+        Item(instance.source, text, qa.answers, qa.question, instance.id, qa.id)
+        for qa, text in zip(instance.questions, predictions, strict=True)
+    ]
 
 
 def test_parity_shows_where_the_profiles_disagree_on_the_same_answers():
-    episodes = [
-        answered(RULER, "It is the City of Light.", "x"),
-        answered(NLU, r"\boxed{17}", None),
-        answered(NLU, "So:\n" + r"\boxed{7}", r"\boxed{1}"),
-    ]
-    table = parity(items(episodes, [RULER, NLU]))
+    table = parity(
+        answered(RULER, "It is the City of Light.", "x")
+        + answered(NLU, r"\boxed{17}", None)
+        + answered(NLU, "So:\n" + r"\boxed{7}", r"\boxed{1}")
+    )
     assert len(table) == 10
     ruler = table[table.source == RULER.source].set_index("profile")
     assert ruler.score.to_dict() == dict(zip(PROFILES, [1, 1, 0.5, 1, 1], strict=True))
@@ -298,16 +298,9 @@ def test_parity_asks_a_judge_where_a_profile_has_one():
     assert len(parity([])) == 0
 
 
-def test_items_of_an_episode_without_its_instance_are_refused():
-    with pytest.raises(InputError, match="its instance is not in the data"):
-        items([answered(NLU, "x", "y")], [RULER])
-
-
 def test_asking_without_a_metric_scores_as_the_table_says():
-    instances = [dataclasses.replace(NLU, source=name) for name in ("miniature", "longmemeval")]
-    episodes = [
-        dataclasses.replace(answered(NLU), source=instance.source) for instance in instances
-    ]
-    for episode, instance in zip(episodes, instances, strict=True):
-        [asked] = ask([episode], [instance], BestEntry())
+    for name in ("miniature", "longmemeval"):
+        instance = dataclasses.replace(NLU, source=name)
+        episodes = write([instance], writer("silent"), MemoryConfig(), ProtocolConfig())
+        [asked] = ask(episodes, [instance], BestEntry())
         assert [answer.score for answer in asked.answers] == [0.0, 0.0]

@@ -231,8 +231,8 @@ def _evaluate(
     wrote: str = "",
 ) -> int:
     """The exit code after the method has answered all that it can."""
-    from memalpha_kit.evaluation import runs, session
-    from memalpha_kit.evaluation.methods import Backends, MethodSpec
+    from memalpha_kit.evaluation import runs
+    from memalpha_kit.evaluation.methods import Backends, MethodSpec, provenance
     from memalpha_kit.tasks import SCORING
 
     SCORING[profile]  # what is wrong with the scoring is said before any work
@@ -247,10 +247,10 @@ def _evaluate(
         rows=rows,
     )
     spec, prices = MethodSpec(method, options), {k: v.prices for k, v in servers.items()}
-    info = session.provenance(spec, backends, data, prices, wrote)
-    stem = session.data_name(data)
+    info = provenance(spec, backends, data, prices, wrote)
+    stem = runs.data_name(data)
     run, made = runs.begin(spec, backends, instances, out, stem, name, info, moved)
-    run = session.answer(run, made, instances)
+    run = runs.answer(run, made, instances)
     return _finish(run, profile, rubric, servers["judge"], base, asking)
 
 
@@ -258,11 +258,11 @@ def _finish(
     run: Run, profile: str, rubric: str, judge: Served, base: Served | None, asking: Asking
 ) -> int:
     """Scores a run, prints its table; 1 and a line if questions have no answer or no verdict."""
-    from memalpha_kit.evaluation import session
+    from memalpha_kit.evaluation import scores, tables
 
     model = client_of(judge, asking, "judge", base, run.folder / "judged")
-    session.score(run, profile, rubric, model, judge.prices)
-    table, warnings, complete = session.summary(run, profile)
+    scores.score(run, profile, rubric, model, judge.prices)
+    table, warnings, complete = tables.summary(run, profile)
     print(table)
     print(run.folder)
     for warning in warnings:
@@ -300,16 +300,19 @@ def report(
     resamples: Annotated[int, Option(metavar="N", help="of the bootstrap")] = 2000,
 ) -> None:
     """Runs side by side, with floors, intervals, paired tests and the paper's numbers."""
-    from memalpha_kit.evaluation import report
+    from memalpha_kit.evaluation import tables
+    from memalpha_kit.evaluation.paper import beside_the_paper
     from memalpha_kit.evaluation.runs import load_run
-    from memalpha_kit.evaluation.tables import Bootstrap
 
-    found = report.labelled([load_run(folder) for folder in runs])
-    made = report.report(found, profile, paper, Bootstrap(seed, resamples))
-    text = report.page(found, profile, made)
+    bootstrap = tables.Bootstrap(seed, resamples)
+    found = tables.labelled([load_run(folder) for folder in runs])
+    made = tables.report(found, profile, bootstrap)
+    if paper:
+        made["table_paper"] = beside_the_paper(found, paper, bootstrap)
+    text = tables.page(found, profile, made)
     print(text)
     if out:
-        report.save(made, text, out)
+        tables.save_report(made, text, out)
         print(out)
 
 

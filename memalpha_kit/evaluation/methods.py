@@ -256,6 +256,23 @@ def build_method(spec: MethodSpec, backends: Backends | None = None) -> Method:
     return made(spec.method, settings, backends or Backends())
 
 
+def provenance(
+    spec: MethodSpec, backends: Backends, data: Path, prices: Mapping[str, Any], wrote: str = ""
+) -> dict[str, Any]:
+    """What changes no answer but belongs to the run: where the data is, who writes, prices.
+
+    `prices` are by role (answer, write) and kind; `wrote` is who wrote the episodes, if others did.
+    """
+    roles = {"answer": backends.answer, "write": backends.write}
+    models = {role: {"model": model.name, **prices[role]} for role, model in roles.items() if model}
+    writer = {**METHODS[spec.method].defaults, **spec.options}.get("writer") or wrote
+    if writer == "api":
+        writer = (backends.write or backends.answer).name if backends.answer else ""
+    elif writer:
+        models["write"] = {"model": writer}  # not at the price of the answering model
+    return {"data": str(data), "writer": writer, **models}
+
+
 def replied(draft: Answer, reply: ChatReply) -> Answer:
     """The answer that a model's reply gives; a call that failed is no answer, but was paid for."""
     error = reply.error or ("the reply has no text" if reply.text is None else "")

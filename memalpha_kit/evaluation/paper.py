@@ -6,7 +6,7 @@ are not the mean of their columns.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,10 @@ from typing import Any
 import pandas as pd
 
 from memalpha_kit.errors import InputError, closest
+from memalpha_kit.evaluation import scores
 from memalpha_kit.evaluation.methods import METHODS
-from memalpha_kit.evaluation.tables import AVERAGE, Row
+from memalpha_kit.evaluation.runs import Run
+from memalpha_kit.evaluation.tables import AVERAGE, Bootstrap, Row, table_sources
 from memalpha_kit.tasks import metric_of
 
 PAPER = Path(__file__).parents[1] / "paper_tables" / "results.csv"
@@ -299,3 +301,22 @@ def _paper_row(
         "memory_ktok": None if tokens is None else tokens / 1000,
         "memory_ktok_printed": cell["memory_ktok"],
     }
+
+
+def beside_the_paper(
+    found: Mapping[str, Sequence[Run]], name: str, bootstrap: Bootstrap
+) -> pd.DataFrame:
+    """Runs beside the paper's rows, each scored as the paper scored that row."""
+    printed, parts = paper_results(name), []
+    for label, runs in found.items():
+        stands = claim(runs[0].settings, runs[0].info.get("writer", ""))
+        if stands is None or stands.method not in set(printed["method"]):
+            continue
+        answers, built = scores.frames({label: runs}, paper_profile(stands))
+        ours = table_sources(answers, built, bootstrap)
+        found_doubts = doubts(answers, {label: stands}, int(printed["table"].iloc[0]))
+        parts.append(table_paper(ours, printed, {label: stands}, found_doubts))
+    if not parts:
+        names = ", ".join(printed["method"].unique())
+        raise InputError(f"report: {name} has {names}; none of the runs stands beside one of them")
+    return pd.concat(parts, ignore_index=True)

@@ -28,11 +28,17 @@ from pathlib import Path
 from typing import Any
 
 from memalpha_kit import __version__, files
-from memalpha_kit.data.instances import ANSWER_TYPE
-from memalpha_kit.errors import InputError
-from memalpha_kit.evaluation.methods import Backends, Method, MethodSpec, Prepared, build_method
-from memalpha_kit.evaluation.scoring import Item
+from memalpha_kit.errors import InputError, ModelGone
+from memalpha_kit.evaluation.methods import (
+    Backends,
+    Method,
+    MethodSpec,
+    Prepared,
+    build_method,
+)
+from memalpha_kit.evaluation.scoring import Item, questions_of
 from memalpha_kit.method import saved
+from memalpha_kit.progress import bar
 from memalpha_kit.records import Answer, Instance, Question
 
 SETTINGS, QUESTIONS = "settings.json", "questions.jsonl"
@@ -69,7 +75,7 @@ class Run:
     @property
     def open(self) -> list[Key]:
         """Questions without a final answer, in order."""
-        return [key(item) for item in self.questions if key(item) not in self.answers]
+        return [item.key for item in self.questions if item.key not in self.answers]
 
     @property
     def complete(self) -> bool:
@@ -89,11 +95,6 @@ class Run:
         example = f", e.g. {failures[0].error}" if failures else ""
         total = len(self.questions)
         return f"{len(self.open)} of {total} questions have no answer{example}; {again}"
-
-
-def key(item: Item) -> Key:
-    """(instance, question), unique in a run."""
-    return item.instance, item.qa
 
 
 # ---- what is asked ------------------------------------------------------------------------------
@@ -123,27 +124,6 @@ def select(
         count = len(ids) if limit is None else min(limit, len(ids))
         chosen |= set(random.Random(f"{seed} {name}").sample(ids, count))
     return [instance for instance in instances if instance.id in chosen]
-
-
-def questions_of(instances: Sequence[Instance]) -> tuple[Item, ...]:
-    """Every question of the instances, in order, with what scoring needs.
-
-    A single accepted answer is a text where the data has a text, because the published training
-    scores a list of one text otherwise. `kind` is the question's type where the data knows one
-    (LongMemEval). Raises InputError for an id that occurs twice.
-    """
-    found: dict[Key, Item] = {}
-    for instance in instances:
-        kinds = instance.metadata.get("question_types") or ()
-        kinds = kinds if len(kinds) == len(instance.questions) else [""] * len(instance.questions)
-        listed = instance.metadata.get(ANSWER_TYPE) == "list"
-        for qa, kind in zip(instance.questions, kinds, strict=True):
-            gold = qa.answers[0] if len(qa.answers) == 1 and not listed else qa.answers
-            item = Item(instance.source, None, gold, qa.question, instance.id, qa.id, str(kind))
-            if key(item) in found:
-                raise InputError(f"{instance.id}: question {qa.id}: expected each id once")
-            found[key(item)] = item
-    return tuple(found.values())
 
 
 def fingerprint(instances: Sequence[Instance]) -> str:
@@ -182,11 +162,16 @@ def address(model: Any) -> str:
 
 def settings_key(settings: Mapping[str, Any]) -> str:
     """Eight characters that name these settings, wherever the models are served."""
-    asked = {name: value for name, value in settings.items() if name not in _NOT_IN_KEY}
+    elsewhere = ("served_at", "questions_sha256", "info")
+    asked = {name: value for name, value in settings.items() if name not in elsewhere}
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
 
 
-_NOT_IN_KEY = ("served_at", "questions_sha256", "info")
+def data_name(path: Path) -> str:
+    """The data's own name: a file without ending, or a folder."""
+    name = path.resolve().stem
+    return path.resolve().parent.name if name in ("test", "train") else name
+
 
 # ---- on disk ------------------------------------------------------------------------------------
 
@@ -257,11 +242,11 @@ def load_run(folder: Path) -> Run:
     if files.sha256(folder / QUESTIONS) != settings["questions_sha256"]:
         raise InputError(f"{folder / QUESTIONS}: was changed or cut after the run was begun")
     run = Run(folder, settings, tuple(_items(folder / QUESTIONS)))
-    for record, made_by in _records(folder / ANSWERS):
+    for record, who in _records(folder / ANSWERS):
         if isinstance(record, Prepared):
             run.prepared.setdefault(record.instance, record)
         elif run.answers.setdefault((record.instance, record.qa), record) is record:
-            run.made_by[record.instance, record.qa] = made_by
+            run.made_by[record.instance, record.qa] = who
     run.thrown = [record for record, _ in _records(folder / FAILURES)]
     answers = [record for record in run.thrown if isinstance(record, Answer)]
     run.failed = {(answer.instance, answer.qa): answer for answer in answers}
@@ -339,7 +324,7 @@ def complete(
         asked = [
             Question(item.qa, item.question, item.source, item.instance)
             for item in run.questions
-            if key(item) in left
+            if item.key in left
         ]
         try:
             if todo:
@@ -349,6 +334,21 @@ def complete(
         finally:
             method.close()
     return run
+
+
+def answer(run: Run, method: Method, instances: Sequence[Instance]) -> Run:
+    """The run after all open questions were asked. Raises ModelGone, saying what is kept."""
+    left = {instance for instance, _ in run.open}
+    work = len(left - run.prepared.keys()) + len(run.open)
+    if not work:
+        return run
+    try:
+        with bar(work, f"evaluate {method.name}") as shown:
+            return complete(run, method, instances, shown.advance)
+    except ModelGone as error:
+        kept = load_run(run.folder)
+        done = f"{len(kept.answers)} of {len(kept.questions)} answers are in {run.folder}"
+        raise ModelGone(f"{error}; {done}") from error
 
 
 @dataclass
@@ -366,31 +366,29 @@ class _Keep:
         """Keeps what was prepared."""
         if made.error:
             self.broken[made.instance] = made
-            self._failed(made)
-        elif made.instance not in self.run.prepared:
-            self.run.prepared[made.instance] = made
-            self._done(made, made_by(self.backends.write or self.backends.answer))
+        self._keep(made, made.instance, self.run.prepared, bool(made.error))
 
     def answer(self, answer: Answer) -> None:
         """Keeps an answer."""
         place = (answer.instance, answer.qa)
-        if answer.prediction is None and not answer.skipped:
+        failed = answer.prediction is None and not answer.skipped
+        if failed:
             self.run.failed[place] = answer
-            self._failed(answer)
-        elif place not in self.run.answers:
-            self.run.answers[place] = answer
-            self.run.made_by[place] = made_by(self.backends.answer)
-            self._done(answer, self.run.made_by[place])
+        self._keep(answer, place, self.run.answers, failed)
 
-    def _done(self, record: Answer | Prepared, made_by: str) -> None:
-        self.answers.append(record_line(record, made_by))
-        if self.progress:
-            self.progress(1)
-
-    def _failed(self, record: Answer | Prepared) -> None:
-        at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        self.failures.append(record_line(record) | {"at": at})
-        self.run.thrown.append(record)
+    def _keep(self, record: Answer | Prepared, place: Any, known: dict, failed: bool) -> None:
+        if failed:
+            at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            self.failures.append(record_line(record) | {"at": at})
+            self.run.thrown.append(record)
+        elif place not in known:
+            known[place], writes = record, isinstance(record, Prepared)
+            who = made_by(writes and self.backends.write or self.backends.answer)
+            if not writes:
+                self.run.made_by[place] = who
+            self.answers.append(record_line(record, who))
+            if self.progress:
+                self.progress(1)
 
 
 def made_by(model: Any) -> str:

@@ -7,7 +7,7 @@ says who judged and what that cost.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 from memalpha_kit import files
 from memalpha_kit.chats import ChatModel, ChatReply, ChatRequest, Done
 from memalpha_kit.errors import InputError
-from memalpha_kit.evaluation.runs import Run, key
+from memalpha_kit.evaluation.runs import Run
 from memalpha_kit.evaluation.scoring import Item, Judgement, Scored, score_all
 from memalpha_kit.evaluation.writing import Spent
-from memalpha_kit.method.judges import JudgeItem
+from memalpha_kit.method.judges import JudgeItem, LongMemEvalJudge
 from memalpha_kit.records import Answer, Episode
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def items(run: Run) -> list[Item]:
     """Every question of a run with its answer, as scorers want it."""
     nothing = Answer("", None)
     return [
-        replace(q, prediction=run.answers.get(key(q), nothing).prediction) for q in run.questions
+        replace(q, prediction=run.answers.get(q.key, nothing).prediction) for q in run.questions
     ]
 
 
@@ -59,8 +59,8 @@ _FROM_ANSWER = (
 
 
 def _score_row(run: Run, question: Item, scored: Scored, profile: str) -> Row:
-    answer, made = run.answers.get(key(question)), run.prepared.get(question.instance)
-    failure = run.failed.get(key(question))
+    answer, made = run.answers.get(question.key), run.prepared.get(question.instance)
+    failure = run.failed.get(question.key)
     own = answer.memory_tokens if answer else None
     return {
         "run_key": run.key,
@@ -68,7 +68,7 @@ def _score_row(run: Run, question: Item, scored: Scored, profile: str) -> Row:
         "prediction": answer.prediction if answer else None,
         "status": "skipped" if answer and answer.skipped else scored.status,
         **{name: getattr(answer, name, None) for name in _FROM_ANSWER},
-        "made_by": run.made_by.get(key(question), ""),
+        "made_by": run.made_by.get(question.key, ""),
         "memory_tokens": made.memory_tokens if made and own is None else own,
         "input_tokens": made.input_tokens if made else None,
         "profile": profile,
@@ -112,6 +112,39 @@ def _saved(run: Run, profile: str) -> list[Row]:
 # ---- judges -------------------------------------------------------------------------------------
 
 
+def score(
+    run: Run,
+    profile: str,
+    rubric: str = "published",
+    judge: ChatModel | None = None,
+    prices: Mapping[str, float | None] = {},
+) -> list[Row]:
+    """Scores a run, with a model as judge where there is one, and keeps what it cost by source.
+
+    Without one, what a judge said before is kept. Raises InputError if that is too old.
+    """
+    if judge is None:
+        if not judge_of(run, profile):
+            score_run(run, profile)
+        return scores_of(run, profile)
+    behaviour = "release" if profile.startswith("release") else "fixed"
+    costs: dict[str, float | None] = {}
+
+    def rule(items: Sequence[Item]) -> list[Any]:
+        verdicts: dict[int, Any] = {}
+        for source in dict.fromkeys(item.source for item in items):
+            meter = Metered(judge)
+            places = [place for place, item in enumerate(items) if item.source == source]
+            asked = [_judged(items[place]) for place in places]
+            by_rubric = LongMemEvalJudge(meter, behaviour, rubric=rubric)
+            verdicts |= zip(places, by_rubric.judge(asked), strict=True)
+            costs[source] = cost(vars(meter.spent), prices)
+        return [verdicts[place] for place in range(len(items))]
+
+    card = {"judge": f"{judge.name}, rubric {rubric}", "judge_usd": costs}
+    return score_run(run, profile, rule, card)
+
+
 class Metered:
     """A chat model that counts the tokens of its replies."""
 
@@ -126,46 +159,13 @@ class Metered:
         return replies
 
 
-def judged(
-    run: Run,
-    profile: str,
-    model: ChatModel,
-    make: Callable[[ChatModel], Any],
-    name: str,
-    prices: Mapping[str, float | None],
-) -> list[Row]:
-    """Scores a run with a judge that `make` builds on `model`, and keeps what it cost by source."""
-    costs: dict[str, float | None] = {}
-
-    def judge(items: Sequence[Item]) -> list[Any]:
-        verdicts: dict[int, Any] = {}
-        for source in dict.fromkeys(item.source for item in items):
-            meter = Metered(model)
-            places = [place for place, item in enumerate(items) if item.source == source]
-            rulings = judgement(make(meter))([items[place] for place in places])
-            verdicts |= dict(zip(places, rulings, strict=True))
-            costs[source] = cost(vars(meter.spent), prices)
-        card["judge_usd"] = costs
-        return [verdicts[place] for place in range(len(items))]
-
-    card: dict[str, Any] = {"judge": name}
-    return score_run(run, profile, judge, card)
-
-
-def judgement(judge: Any) -> Judgement:
-    """A judge of answers (`judges.LongMemEvalJudge`) as `score_run` wants it.
-
-    Raises InputError for a metric that this judge does not give.
-    """
-
-    def asked(item: Item) -> JudgeItem:
-        if item.source in _OTHER_JUDGE:
-            raise InputError(f"source {item.source}: its judge gives F1, which the kit has not")
-        gold = item.gold if isinstance(item.gold, str) else tuple(item.gold)
-        never = item.qa.endswith("_abs")
-        return JudgeItem(item.question, gold, item.prediction or "", item.kind, never)
-
-    return lambda items: judge.judge([asked(item) for item in items])
+def _judged(item: Item) -> JudgeItem:
+    """An answer as judges want it. Raises InputError for a metric that this judge does not give."""
+    if item.source in _OTHER_JUDGE:
+        raise InputError(f"source {item.source}: its judge gives F1, which the kit has not")
+    never = item.qa.endswith("_abs")
+    gold = item.gold if isinstance(item.gold, str) else tuple(item.gold)
+    return JudgeItem(item.question, gold, item.prediction or "", item.kind, never)
 
 
 _OTHER_JUDGE = ("infbench_sum_eng_shots2",)
@@ -179,7 +179,7 @@ def episodes(run: Run, profile: str = "fixed") -> list[Episode]:
     """
     answers: dict[str, list[Answer]] = {}
     for question, row in zip(run.questions, scores_of(run, profile), strict=True):
-        answer = run.answers.get(key(question), Answer(question.qa, None))
+        answer = run.answers.get(question.key, Answer(question.qa, None))
         answers.setdefault(question.instance, []).append(replace(answer, score=row["score"]))
     written = []
     for instance in (name for name in answers if name in run.prepared):
@@ -297,7 +297,7 @@ def floors(runs: Sequence[Run], profile: str = "fixed") -> pd.DataFrame:
     """
     import pandas as pd
 
-    asked = {key(question): question for run in runs for question in run.questions}
+    asked = {question.key: question for run in runs for question in run.questions}
     by_instance: dict[str, list[Item]] = {}
     for item in asked.values():
         by_instance.setdefault(item.instance, []).append(item)

@@ -25,13 +25,14 @@ all methods of a table. A profile of your own needs `tasks.SCORING` (the metric 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from memalpha_kit.data.instances import ANSWER_TYPE
 from memalpha_kit.errors import InputError
 from memalpha_kit.method import metrics
-from memalpha_kit.records import Episode, Instance
+from memalpha_kit.records import Instance
 from memalpha_kit.registry import Registry
 from memalpha_kit.stats import mean_interval
 from memalpha_kit.tasks import JUDGED, SCORING, metric_of
@@ -60,9 +61,35 @@ class Item:
     kind: str = ""  # the type of the question, where the data knows one
 
     @property
+    def key(self) -> tuple[str, str]:
+        """The ids of its instance and of itself, unique in a run."""
+        return self.instance, self.qa
+
+    @property
     def golds(self) -> tuple[str, ...]:
         """The accepted answers."""
         return (self.gold,) if isinstance(self.gold, str) else tuple(self.gold)
+
+
+def questions_of(instances: Sequence[Instance]) -> tuple[Item, ...]:
+    """Every question of the instances, in order, with what scoring needs.
+
+    A single accepted answer is a text where the data has a text, because the published training
+    scores a list of one text otherwise. `kind` is the question's type where the data knows one
+    (LongMemEval). Raises InputError for an id that occurs twice.
+    """
+    found: dict[tuple[str, str], Item] = {}
+    for instance in instances:
+        kinds = instance.metadata.get("question_types") or ()
+        kinds = kinds if len(kinds) == len(instance.questions) else [""] * len(instance.questions)
+        listed = instance.metadata.get(ANSWER_TYPE) == "list"
+        for qa, kind in zip(instance.questions, kinds, strict=True):
+            gold = qa.answers[0] if len(qa.answers) == 1 and not listed else qa.answers
+            item = Item(instance.source, None, gold, qa.question, instance.id, qa.id, str(kind))
+            if item.key in found:
+                raise InputError(f"{instance.id}: question {qa.id}: expected each id once")
+            found[item.key] = item
+    return tuple(found.values())
 
 
 @dataclass(frozen=True)
@@ -150,22 +177,6 @@ def _unjudged(item: Item, name: str, rules: Rules) -> Scored | None:
     if not text and not rules.compares_blank:
         return Scored(0.0, "no_answer", name)
     return None if name in JUDGED else Scored(value, "ok", name)
-
-
-def items(episodes: Iterable[Episode], instances: Iterable[Instance]) -> list[Item]:
-    """The answers of asked episodes as items. Raises InputError if an instance is missing."""
-    by_id = {instance.id: instance for instance in instances}
-    rows = []
-    for episode in episodes:
-        if episode.instance not in by_id:
-            raise InputError(f"episode {episode.id}: its instance is not in the data")
-        instance = by_id[episode.instance]
-        questions = {qa.id: qa for qa in instance.questions}
-        for answer in episode.answers:
-            qa = questions[answer.qa]
-            text, golds = answer.prediction, qa.answers
-            rows.append(Item(instance.source, text, golds, qa.question, instance.id, qa.id))
-    return rows
 
 
 # ---- parity ----------------------------------------------------------------------------------

@@ -21,14 +21,18 @@ hold what was paid for and thrown away, and what a judge cost.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from memalpha_kit import files
 from memalpha_kit.errors import InputError
+from memalpha_kit.evaluation import scores
+from memalpha_kit.evaluation.runs import Run
 from memalpha_kit.stats import detectable, mean_interval, sign_flip, stratified_interval
 
 AVERAGE = "Avg."
@@ -194,7 +198,12 @@ def table_pairs(answers: pd.DataFrame, bootstrap: Bootstrap = BOOTSTRAP) -> pd.D
     """Every other method against the first one, source by source and on average.
 
     A method that has no question in common with the first one is left out. `p_holm` is p corrected
-    for the number of tests in this table (Holm). Columns as in `paired`.
+    for the number of tests in this table (Holm).
+
+    `difference` is `method` minus the first one, with its interval; p is of a paired sign-flip test
+    over whole units (`units` of them: instances, or questions of a single instance); `detectable`
+    is the smallest true difference that a test of this size finds in 80 % of the cases. The last
+    row of a method is the mean over sources, if there are several.
     """
     first, *others = answers["method"].drop_duplicates()
     parts = [part for other in others if len(part := _pairs(answers, other, first, bootstrap))]
@@ -205,24 +214,8 @@ def table_pairs(answers: pd.DataFrame, bootstrap: Bootstrap = BOOTSTRAP) -> pd.D
     return table.astype(dict.fromkeys((*PAIR[PAIR.index("score") :], "p_holm"), float))
 
 
-def paired(
-    answers: pd.DataFrame, method: str, against: str, bootstrap: Bootstrap = BOOTSTRAP
-) -> pd.DataFrame:
-    """Mean differences of two methods on the questions that both have a score for.
-
-    `difference` is `method` minus `against`, with its interval; p is of a paired sign-flip test
-    over whole units (`units` of them: instances, or questions of a single instance); `detectable`
-    is the smallest true difference that a test of this size finds in 80 % of the cases. The last
-    row is the mean over sources, if there are several. Raises InputError if the two share no
-    question.
-    """
-    table = _pairs(answers, method, against, bootstrap)
-    if table.empty:
-        raise InputError(f"{method} and {against}: expected questions that both answered")
-    return table
-
-
 def _pairs(answers: pd.DataFrame, method: str, against: str, bootstrap: Bootstrap) -> pd.DataFrame:
+    """One method against another, on the questions that both have a score for."""
     left, right = (answers[answers["method"] == name] for name in (method, against))
     both = left.merge(right, on=["source", "instance", "qa"], suffixes=("", "_against"))
     both = both.dropna(subset=["score", "score_against"])
@@ -264,7 +257,112 @@ def holm(values: Iterable[float | None]) -> list[float | None]:
     return [None if value != value else value for value in corrected.reindex(p.index)]
 
 
-# ---- to be read ---------------------------------------------------------------------------------
+# ---- reports -----------------------------------------------------------------------------------
+
+Labelled = Mapping[str, Sequence[Run]]
+"""Runs by the name of their method in tables; a method may have one run per source."""
+
+SHOWN = (
+    *("source", "metric", "instances", "questions", "error_rate", "score", "low", "high"),
+    *("if_all_0", "if_all_1", "memory_tokens", "chunk_tokens", "compression"),
+    *("calls_per_chunk", "call_success", "prompt_tokens", "completion_tokens", "cost_usd"),
+)
+"""Columns of `table_sources` that are printed; the CSV files have all."""
+SECTIONS = {
+    "table_sources": ("Scores by source", ("method", *SHOWN)),
+    "table_pairs": (
+        "Paired differences to the first run",
+        (
+            *("method", "source", "questions", "units", "score", "score_against"),
+            *("difference", "low", "high", "p", "p_holm", "detectable"),
+        ),
+    ),
+    "table_paper": (
+        "Beside the paper",
+        (
+            *("method", "paper_method", "dataset", "ours", "low", "high", "printed"),
+            *("compared_with", "memory_ktok", "memory_ktok_printed", "verdict", "why"),
+        ),
+    ),
+}
+"""Title and printed columns of each table."""
+
+
+def summary(run: Run, profile: str) -> tuple[str, list[str], bool]:
+    """The table of a scored run, what is to be warned of, and whether nothing is missing."""
+    method = run.settings["method"]["method"]
+    table = markdown(table_sources(*scores.frames({method: run}, profile))[[*SHOWN]])
+    warnings = [warning] if (warning := scores.silent_writer(run)) else []
+    if not run.complete:
+        return table, [*warnings, f"incomplete: {run.why_open()}"], False
+    rows = scores.scores_of(run, profile)
+    if failed := sum(row["status"] == "judge_error" for row in rows):
+        warnings.append(
+            f"{failed} of {len(rows)} answers have no verdict of the judge and are in no mean, see "
+            "if_all_0 and if_all_1; `memalpha score` with the judge asks again"
+        )
+    return table, warnings, not failed
+
+
+def labelled(found: Sequence[Run]) -> dict[str, list[Run]]:
+    """Runs by a name for tables: the method's, or `writer + reader` for a memory.
+
+    Runs of one method about different sources are one row each of that method; where they have a
+    source in common, folders are told apart by their names.
+    """
+    named, asked = [], []
+    for run in found:
+        method, writer = run.settings["method"], run.info.get("writer")
+        own = writer and "reader" in method
+        named.append(f"{writer} + {method['reader']}" if own else method["method"])
+        asked += [(named[-1], source) for source in {item.source for item in run.questions}]
+    twice = {name for name, source in asked if asked.count((name, source)) > 1}
+    labels: dict[str, list[Run]] = {}
+    for name, run in zip(named, found, strict=True):
+        labels.setdefault(run.folder.name if name in twice else name, []).append(run)
+    if len({run.folder.resolve() for run in found}) < len(found):
+        raise InputError(f"report: expected each run once, found {', '.join(labels)}")
+    return labels
+
+
+def report(found: Labelled, profile: str, bootstrap: Bootstrap) -> dict[str, pd.DataFrame]:
+    """The tables of some runs by name: floors and methods, and pairs."""
+    answers, built = scores.frames(found, profile)
+    floors = scores.floors([run for runs in found.values() for run in runs], profile)
+    every = pd.concat([answers, floors], ignore_index=True)
+    made = {"table_sources": table_sources(every, built, bootstrap)}
+    return made | ({"table_pairs": table_pairs(answers, bootstrap)} if len(found) > 1 else {})
+
+
+def page(found: Labelled, profile: str, made: Mapping[str, pd.DataFrame]) -> str:
+    """What was run, what is missing, and the tables, as Markdown."""
+    lines = [f"# Report\n\nProfile `{profile}`; intervals are 95 %, clustered by instance.\n"]
+    if len({frozenset(run.settings["data_sha256"] for run in runs) for runs in found.values()}) > 1:
+        lines.append(
+            "**The runs were not asked the same questions** (other data or another draw): their "
+            "scores are not comparable; paired differences are over what both answered.\n"
+        )
+    for name, run in ((name, run) for name, runs in found.items() for run in runs):
+        state = "complete" if run.complete else f"INCOMPLETE: {len(run.open)} without an answer"
+        counted = f"tokens by {run.settings['method']['counter']}"
+        lines.append(
+            f"- {name}: `{run.folder.name}`, {len(run.questions)} questions, {counted}, {state}"
+        )
+    sections = []
+    for name, table in made.items():
+        title, columns = SECTIONS[name]
+        sections.append(f"## {title}\n\n{markdown(table[list(columns)])}")
+    return "\n".join(["\n".join(lines) + "\n", *sections])
+
+
+def save_report(made: Mapping[str, pd.DataFrame], text: str, out: Path) -> None:
+    """Writes the tables and the page into a folder, or the table of sources into a CSV file."""
+    if out.suffix == ".csv":
+        files.save_table(out, made["table_sources"])
+        return
+    for name, table in made.items():
+        files.save_table(out / f"{name}.csv", table)
+    files.write_bytes(out / "report.md", text.encode())
 
 
 def markdown(table: pd.DataFrame) -> str:
