@@ -12,14 +12,11 @@ import pandas as pd
 import pytest
 
 from memalpha_kit.data import leaks
-from memalpha_kit.data.build import build_source
 from memalpha_kit.data.dataset import Dataset
 from memalpha_kit.data.sources.building import generator
 from memalpha_kit.data.sources.frames import CLASSIFICATION_LEAD_INS, DOCUMENT_LEAD_INS, frame_all
 from memalpha_kit.data.spelling import key
 from memalpha_kit.records import QA, make_instance
-from memalpha_kit.settings import BuildConfig
-from tools.sample_data import benchmark, benchmark_parquet, make_raw
 
 WORDS = [f"w{i}" for i in range(5000)]
 
@@ -100,42 +97,6 @@ def test_what_was_planted_in_another_spelling_is_found(swapped):
     shown = labelled("icl", [(other, "1") for _, other in planted], PAIRS[40:44])
     row = compare(train, shown)
     assert row["leak"] == "contexts" and row["gram_share"] == 1 and row["shared_samples"] == 5
-
-
-HOURS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven")
-PLACES = ("attic", "barn", "cellar", "garage", "hall", "kitchen", "office", "porch", "shed", "yard")
-
-
-@pytest.mark.parametrize("exclude", ["evaluation", "none"])
-def test_no_spelling_of_an_evaluation_sentence_gets_through_a_build(tmp_path, exclude):
-    """The file writes every utterance twice, and evaluation asks the one or the other."""
-    make_raw(tmp_path, "trec_coarse")
-    rows = [
-        (f"wake me at {hour} am in the {place}", f"Wake me at {n}am in the {place}.")
-        for n, hour in enumerate(HOURS, start=1)
-        for place in PLACES
-    ]
-    lines = ["scenario;intent;status;answer_annotation;answer_normalised;answer"]
-    for i, (spoken, written) in enumerate(rows):
-        annotated = spoken.replace(" at ", " at [time : ").replace(" in ", "] in ")
-        lines.append(f"alarm;kind{i % 4};;{annotated};{spoken};{written}")
-    (tmp_path / "NLU-Data.csv").write_text("\n".join(lines) + "\n")
-    planted = [row[i % 2] for i, row in enumerate(rows[::6])]
-    icl = "icl_nlu_8296shot_balance"
-    context = "".join(f"{text}\nlabel: {i % 4}\n\n" for i, text in enumerate(planted[:10]))
-    asked = planted[10:]
-    row = benchmark.row(icl, context, asked, [[str(i % 4)] for i in range(len(asked))])
-    path = tmp_path / "Test_Time_Learning-00000-of-00001.parquet"
-    path.write_bytes(benchmark_parquet([row]))
-    config = BuildConfig(rows="any", instances=10, exclude=exclude)
-    sets = [build_source(name, tmp_path, config) for name in ("ttl_train", icl)]
-    table = leaks.leaks(sets).set_index(["train", "test"])
-    found = table.loc[(f"ttl_train/{icl}", icl)]
-    both = found["shown"], found["repeated"], found["shared_samples"]
-    if exclude == "evaluation":
-        assert (found["leak"], *both, found["shared_grams"]) == ("", 0, 0, 0, 0)
-    else:
-        assert "labelled questions" in found["leak"] and found["shown"] + found["repeated"] >= 10
 
 
 def test_the_report_finds_training_instances_that_are_cut_from_an_evaluation_row():

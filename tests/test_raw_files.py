@@ -426,9 +426,9 @@ def test_own_text_files_go_the_whole_way(notes, capsys):
 
 
 def test_a_source_of_a_users_own_module_is_built_like_any_other(tmp_path, monkeypatch):
-    def read(raw, config, seed, skips):
-        lines = raw_file(raw, "mine.txt").read_text().splitlines()
-        return [make_instance("mine", lines, [QA("q", "What is it?", ("salt",))])]
+    def read(job):
+        lines = raw_file(job.raw, "mine.txt").read_text().splitlines()
+        return [job.instance(lines, [QA("q", "What is it?", ("salt",))])]
 
     monkeypatch.setitem(SOURCES._things, "mine", Source("mine", "mine", ("mine.txt",), read))
     monkeypatch.setitem(TASKS, "mine", Task("mine", "contains"))

@@ -243,44 +243,6 @@ def test_a_bad_longmemeval_record_is_named_with_its_field(tmp_path, record, mess
         history(tmp_path, record)
 
 
-@pytest.mark.parametrize(
-    ("name", "files", "message"),
-    [
-        ("squad", {"squad.json": ""}, "squad.json: expected content, found an empty file"),
-        ("squad", {"squad.json": '{"data":\n [}'}, "squad.json:2: expected JSON"),
-        ("squad", {"squad.json": "[]"}, r"expected an object with data, found \[\]"),
-        ("squad", {"squad.json": '{"data": [{}]}'}, "article 0: paragraphs: expected a list"),
-        ("squad", {"squad.json": '{"data": []}'}, "expected an instance with 1 questions"),
-        ("longmemeval", {"longmemeval.json": "[]"}, "expected a list of records"),
-        ("longmemeval", {"longmemeval.json": "[3]"}, "longmemeval.json: record 0: expected an obj"),
-        ("trec_fine", {"trec_train.label": "LOC:city\n"}, "trec_train.label:1: expected 'COARSE"),
-        ("trec_fine", {"trec_train.label": "\n"}, "trec_train.label: expected content"),
-        (
-            "trec_fine",
-            {"trec_train.label": "A:b c\n"},
-            "one raw file trec_test.label .*, found none",
-        ),
-        ("banking77", {"banking77_train.csv": "text,label\na,b\n"}, ":1: expected a column 'categ"),
-        ("banking77", {"banking77_train.csv": "text,category\na\n"}, ":2: category: expected text"),
-        ("banking77", {"banking77_train.csv": "text,category\na,b,c\n"}, ":2: expected 2 cells"),
-        (
-            "banking77",
-            {"banking77_train.csv": 'text,category\n"a,b\n'},
-            "CSV after line 1, found",
-        ),
-        ("banking77", {"banking77_train.csv": "text,category\n,b\n"}, ":2: text: expected text"),
-        ("banking77", {"banking77_train.csv": "text,category\n"}, "expected at least one sentence"),
-    ],
-)
-def test_a_bad_raw_file_is_one_line_with_file_and_place(tmp_path, name, files, message):
-    for file, content in files.items():
-        data = content if isinstance(content, bytes) else content.encode()
-        (tmp_path / file).write_bytes(data)
-    with pytest.raises(InputError, match=message) as caught:
-        build(name, tmp_path, BuildConfig(), seed=0)
-    assert "\n" not in str(caught.value)
-
-
 def test_an_unknown_source_is_refused_with_the_closest_name():
     with pytest.raises(InputError, match="found 'trec_course'; did you mean 'trec_coarse'"):
         SOURCES["trec_course"]
