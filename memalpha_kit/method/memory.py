@@ -89,9 +89,6 @@ class Request:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
-_NOTHING = Request("")
-
-
 @dataclass(frozen=True)
 class Tool:
     """A tool: what it is for, what it takes, and what it does.
@@ -125,7 +122,7 @@ class Tool:
 def _insert(memory: Memory, request: Request, config: MemoryConfig) -> Memory | str:
     """A new entry at the end, with the memory's next id; the same text twice is a duplicate."""
     entries = memory.part(request.component)
-    if RULES[config.behaviour].repeats(entries, request.text):
+    if RULES[config.behaviour].repeats(entries, request):
         return "duplicate"
     entry = Entry(str(memory.next_id), request.text)
     return memory.with_part(request.component, entries.adding(entry), memory.next_id + 1)
@@ -139,7 +136,7 @@ def _update(memory: Memory, request: Request, config: MemoryConfig) -> Memory | 
         return "unchanged" if rules.same(part, text) else memory.with_part(request.component, text)
     if rules.same(part.get(request.id).text, request.text):
         return "unchanged"
-    if config.update_duplicate == "skip" and rules.repeats_other(part, request):
+    if config.update_duplicate == "skip" and rules.repeats(part, request):
         return "duplicate"
     return memory.with_part(request.component, part.replacing(request.id, request.text))
 
@@ -208,19 +205,20 @@ class Rules:
         In this order: unknown_tool, not_offered, missing_argument, bad_type, bad_memory_type,
         disabled, core_insert, not_found, empty_content, and what the tool itself refuses.
         """
-        nothing, arguments = _NOTHING, call.arguments
+        nothing, arguments = Request(""), call.arguments
         if call.name not in TOOLS:
             return "unknown_tool", nothing
         tool = TOOLS[call.name]
-        if not self.offered(call.name, config):
+        if call.name not in self.offered(config):
             return "not_offered", nothing
         if not tool.required.keys() <= arguments.keys():
             return "missing_argument", nothing
-        text = arguments[tool.text] if tool.text else ""
-        if not isinstance(arguments["memory_type"], str) or not self.is_text(text):
+        text = self.text(arguments[tool.text]) if tool.text else ""
+        if not isinstance(arguments["memory_type"], str) or text is None:
             return "bad_type", nothing
-        name = self.component(call, config)
-        if name is None:
+        name = arguments["memory_type"].removesuffix("_memory")
+        short = name == arguments["memory_type"]
+        if (short and not self.takes_short_names(call, config)) or name not in MEMORY_COMPONENTS:
             return "bad_memory_type", nothing
         part = memory.part(name)
         if part is None:
@@ -232,20 +230,12 @@ class Rules:
             code, number = self.entry_id(part, call)
         if not code and tool.text and self.is_blank(text):
             code = "empty_content"
-        request = Request(name, self.as_text(text), number, arguments)
+        request = Request(name, text, number, arguments)
         return code or tool.refuse(memory, request, config), request
 
-    def offered(self, name: str, config: MemoryConfig) -> bool:
-        """Whether the tool may be called while memorising."""
-        return name in config.tools
-
-    def component(self, call: ToolCall, config: MemoryConfig) -> str | None:
-        """The component that `memory_type` means: by its long name, "core_memory", or its short."""
-        name = call.arguments["memory_type"]
-        short = name.removesuffix("_memory")
-        if short == name and not self.takes_short_names(call, config):
-            return None
-        return short if short in MEMORY_COMPONENTS else None
+    def offered(self, config: MemoryConfig) -> tuple[str, ...]:
+        """The tools that may be called while memorising."""
+        return config.tools
 
     def takes_short_names(self, call: ToolCall, config: MemoryConfig) -> bool:
         """Whether "core" means "core_memory"."""
@@ -265,13 +255,9 @@ class Rules:
             return "bad_type", None
         return ("" if entries.get(value) else "not_found"), value
 
-    def is_text(self, value: Any) -> bool:
-        """Whether a text argument has the right type."""
-        return isinstance(value, str)
-
-    def as_text(self, value: Any) -> str:
-        """A text argument as it is stored."""
-        return value
+    def text(self, value: Any) -> str | None:
+        """A text argument as it is stored; None: it has the wrong type."""
+        return value if isinstance(value, str) else None
 
     def is_blank(self, text: str) -> bool:
         """Whether there is nothing in a text that could be stored."""
@@ -281,12 +267,8 @@ class Rules:
         """Whether an update changes nothing: white space and invisible characters do not count."""
         return essence(before) == essence(after)
 
-    def repeats(self, entries: Store, text: str) -> bool:
-        """Whether an entry already says this, however it is spaced."""
-        return bool(entries.alike(text))
-
-    def repeats_other(self, entries: Store, request: Request) -> bool:
-        """Whether an update would make an entry say what another one says."""
+    def repeats(self, entries: Store, request: Request) -> bool:
+        """Whether an entry, another one for an update, already says this, however it is spaced."""
         return any(entry.id != request.id for entry in entries.alike(request.text))
 
     def fit_core(self, text: str, config: MemoryConfig) -> str:

@@ -22,9 +22,9 @@ from memalpha_kit.tokens import counter
 class ReleasedRules(Rules):
     """The published code's rules where they differ."""
 
-    def offered(self, name: str, config: MemoryConfig) -> bool:
-        """Every tool is, in every mode."""
-        return name == SEARCH or super().offered(name, config)
+    def offered(self, config: MemoryConfig) -> tuple[str, ...]:
+        """Search is, in every mode."""
+        return (*config.tools, SEARCH)
 
     def takes_short_names(self, call: ToolCall, config: MemoryConfig) -> bool:
         """Only delete and search do."""
@@ -36,12 +36,8 @@ class ReleasedRules(Rules):
         there = isinstance(value, str) and entries.get(value) is not None
         return ("" if there or call.name == DELETE else "not_found"), value if there else None
 
-    def is_text(self, value: Any) -> bool:
-        """Any JSON value is."""
-        return True
-
-    def as_text(self, value: Any) -> str:
-        """Other values than text are stored as their JSON."""
+    def text(self, value: Any) -> str:
+        """Any JSON value is taken; others than text are stored as their JSON."""
         return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
     def is_blank(self, text: str) -> bool:
@@ -52,13 +48,10 @@ class ReleasedRules(Rules):
         """An update that changes nothing succeeds."""
         return False
 
-    def repeats(self, entries: Store, text: str) -> bool:
-        """Only the very same text is a duplicate."""
-        return any(entry.text == text for entry in entries.alike(text))
-
-    def repeats_other(self, entries: Store, request: Request) -> bool:
-        """Nobody looks."""
-        return False
+    def repeats(self, entries: Store, request: Request) -> bool:
+        """Only the very same text is a duplicate, and for an update nobody looks."""
+        same = (entry.text == request.text for entry in entries.alike(request.text))
+        return request.id is None and any(same)
 
     def fit_core(self, text: str, config: MemoryConfig) -> str:
         """Words are dropped from the end and the rest is joined with single spaces.
