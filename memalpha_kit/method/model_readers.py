@@ -12,7 +12,7 @@ off where it is scored.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,7 +23,6 @@ from memalpha_kit.chats import (
     Message,
     message,
     reply_message,
-    request,
     tool_message,
 )
 from memalpha_kit.errors import InputError
@@ -49,6 +48,8 @@ from memalpha_kit.method.retrieval import (
 from memalpha_kit.records import Answer, Entry, Memory, Question, ToolUse
 from memalpha_kit.text import complete_object
 from memalpha_kit.tokens import counter
+
+SEARCHING = TEXTS["searching"]
 
 # ---- asking once ------------------------------------------------------------------------------
 
@@ -86,28 +87,43 @@ class ModelReader:
 
         Raises ModelGone if the model answers nobody, InputError if an embedding fails.
         """
-        answers = _Answers(done)
+        talks = self._begin(questions, done)
+        self._say([talk for talk in talks if not talk.answer])
+        return [talk.answer for talk in talks]
+
+    def _begin(self, questions: Sequence[Question], done: Done | None) -> list[_Talk]:
+        """Each question with what is shown for it; one that cannot be asked has its answer."""
         views = self._views(questions)
-        requests: dict[int, ChatRequest] = {}
-        ids: dict[int, tuple[str, ...]] = {}
-        for place, question in enumerate(questions):
+        talks = [_Talk(i, asks, views[i], done) for i, asks in enumerate(questions)]
+        for talk in talks:
+            talk.tools = self._tools(talk.question.memory)
             try:
-                shown = views[place].show(question.text, question.source)
+                talk.open()
             except Unanswerable as error:
-                answers.add(place, _unanswerable(question, error))
-                continue
-            user = asked(question.text, question.source)
-            requests[place] = request(system_prompt(shown), user, **self._options)
-            ids[place] = shown.ids
-        places = list(requests)
+                talk.close(prediction=None, finish="unanswerable", error=str(error))
+        return talks
+
+    def _say(self, talks: Sequence[_Talk], tools: Sequence[str] = (), **options: Any) -> list:
+        """The replies to the next requests; one that asks for no search is the question's answer.
+
+        `tools` are those offered in each request, `options` what is asked otherwise than usual.
+        """
+        if not talks:
+            return []
+        tools, options = tools or [""] * len(talks), self._options | options
+        requests = [
+            ChatRequest(tuple(talk.messages), tools=offered, **options)
+            for talk, offered in zip(talks, tools, strict=True)
+        ]
 
         def take(i: int, reply: ChatReply) -> None:
-            answers.add(places[i], _answer(questions[places[i]], ids[places[i]], [reply]))
+            if not (talks[i].answer or (reply.tools and tools[i])):
+                talks[i].end(reply)
 
-        replies = self.model.chat(list(requests.values()), take) if requests else []
+        replies = self.model.chat(requests, take)
         for i, reply in enumerate(replies):
             take(i, reply)
-        return answers.in_order()
+        return replies
 
     @property
     def _options(self) -> dict[str, Any]:
@@ -130,48 +146,69 @@ class ModelReader:
     def _view(self, memory: Memory, vectors: Vectors | None) -> View:
         return view(memory, self.retrieval, vectors)
 
-
-class _Answers:
-    """Answers by place; each is told to `done` once, whichever way it came."""
-
-    def __init__(self, done: Done | None) -> None:
-        self._done = done
-        self.known: dict[int, Answer] = {}
-
-    def add(self, place: int, answer: Answer) -> None:
-        if place not in self.known:
-            self.known[place] = answer
-            if self._done:
-                self._done(place, answer)
-
-    def in_order(self) -> list[Answer]:
-        return [self.known[place] for place in range(len(self.known))]
+    def _tools(self, memory: Memory) -> str:
+        """The tools that the model may use; none."""
+        return ""
 
 
-def _answer(question: Question, ids: Iterable[str], replies: Sequence[ChatReply]) -> Answer:
-    """The answer that the last reply gives; tokens and seconds are those of all replies."""
-    last = replies[-1]
-    sums = {
-        name: None if None in values else sum(values)
-        for name in ("prompt_tokens", "completion_tokens", "latency_s")
-        for values in [[getattr(reply, name) for reply in replies]]
-    }
-    return Answer(
-        question.id,
-        last.text,
-        retrieved=tuple(ids),
-        finish=last.finish,
-        requests=len(replies),
-        error=last.error or ("" if last.text is not None else "the reply has no text"),
-        instance=question.instance,
-        **sums,
-    )
+@dataclass
+class _Talk:
+    """One question's conversation, and its answer in the end, which `done` is told."""
 
+    place: int
+    question: Question
+    shows: View
+    done: Done | None
+    tools: str = ""  # the search tool, "" where there is nothing to search
+    messages: list[Message] = field(default_factory=list)
+    shown: list[str] = field(default_factory=list)
+    size: int = 0  # tokens of all messages and the tool, counted where there is a tool
+    full: bool = False  # the budget is used up
+    replies: list[ChatReply] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    answer: Answer | None = None
 
-def _unanswerable(question: Question, error: Unanswerable) -> Answer:
-    """No prediction, and asking again would not help."""
-    said = {"finish": "unanswerable", "error": str(error), "instance": question.instance}
-    return Answer(question.id, None, **said)
+    def open(self) -> None:
+        """Adds the first two messages. Raises Unanswerable."""
+        start = self.shows.show(self.question.text, self.question.source)
+        system = system_prompt(start, search=bool(self.tools))
+        user = asked(self.question.text, self.question.source)
+        self.shown, self.size = list(start.ids), TEMPLATE_TOKENS
+        self.add(message("system", system), system, self.tools)
+        self.add(message("user", user), user)
+
+    def add(self, new: Message, *counted: str) -> None:
+        """Adds a message, and the tokens of these texts."""
+        self.messages.append(new)
+        if self.tools:
+            self.size += sum(map(self.shows.counter.count, counted))
+
+    def end(self, reply: ChatReply) -> None:
+        """Answers as this reply says; tokens and seconds are those of all replies."""
+        self.replies.append(reply)
+        sums = {
+            name: None if None in values else sum(values)
+            for name in ("prompt_tokens", "completion_tokens", "latency_s")
+            for values in [[getattr(one, name) for one in self.replies]]
+        }
+        self.close(
+            prediction=reply.text,
+            retrieved=tuple(self.shown),
+            finish=reply.finish,
+            requests=len(self.replies),
+            error=reply.error or ("" if reply.text is not None else "the reply has no text"),
+            **sums,
+        )
+
+    def close(self, **fields: Any) -> None:
+        """Sets the answer."""
+        self.answer = Answer(self.question.id, instance=self.question.instance, **fields)
+        if self.done:
+            self.done(self.place, self.answer)
+
+    def log(self, iteration: int, **event: Any) -> None:
+        """Adds to the history."""
+        self.history.append({"iteration": iteration, **event})
 
 
 # ---- asking with search -----------------------------------------------------------------------
@@ -213,64 +250,46 @@ class AgenticReader(ModelReader):
         other event {iteration, action, message} with the action final_answer,
         max_iterations_reached or error.
         """
-        answers = _Answers(done)
-        pairs = zip(questions, self._views(questions), strict=True)
-        talks = [_Talk(place, question, shows) for place, (question, shows) in enumerate(pairs)]
+        talks = self._begin(questions, done)
         for talk in talks:
-            try:
-                talk.open()
-            except Unanswerable as error:
-                talk.log(0, action="error", message=str(error))
-                answers.add(talk.place, _unanswerable(talk.question, error))
+            if talk.answer:
+                talk.log(0, action="error", message=talk.answer.error)
         for iteration in range(1, self.max_iterations + 2):
-            if live := [talk for talk in talks if talk.place not in answers.known]:
-                self._round(live, iteration, answers)
-        return list(zip(answers.in_order(), (talk.history for talk in talks), strict=True))
+            if live := [talk for talk in talks if not talk.answer]:
+                self._round(live, iteration)
+        return [(talk.answer, talk.history) for talk in talks]
+
+    def _tools(self, memory: Memory) -> str:
+        lists = memory.lists()
+        return search_tool(list(lists)) if lists else ""
 
     def _view(self, memory: Memory, vectors: Vectors | None) -> View:
         """What is shown at the start, beside the tool."""
-        counted = map(counter(self.retrieval.counter).count, (_tools(memory), TEXTS["searching"]))
+        counted = map(counter(self.retrieval.counter).count, (self._tools(memory), SEARCHING))
         room = max(1, self.retrieval.budget_tokens - sum(counted))
         start = replace(self.retrieval, top_k=self.initial_k, budget_tokens=room)
         return view(memory, start, vectors)
 
-    def _round(self, live: Sequence[_Talk], iteration: int, answers: _Answers) -> None:
+    def _round(self, live: Sequence[_Talk], iteration: int) -> None:
         """One request for each open question, and the answers to its tool calls."""
         last = iteration > self.max_iterations
-        searching = [bool(talk.tools) and not talk.full and not last for talk in live]
-        requests = [self._chat(talk, on, last) for talk, on in zip(live, searching, strict=True)]
-
-        def take(i: int, reply: ChatReply) -> None:
-            """Closes the question, unless the reply asks for a search that it may make."""
-            talk = live[i]
-            if talk.place in answers.known or (reply.tools and searching[i]):
-                return
-            talk.replies.append(reply)
-            answer = _answer(talk.question, talk.shown, talk.replies)
+        tools = ["" if last or talk.full else talk.tools for talk in live]
+        as_usual = not last or live[0].shows.answers_thinking
+        replies = self._say(live, tools, **({} if as_usual else {"thinking": None}))
+        calls = []
+        for talk, reply in zip(live, replies, strict=True):
+            if talk.answer is None:
+                stores = list(talk.shows.lists)
+                calls.append((talk, reply, [_wanted(use, stores) for use in reply.tools]))
+                continue
             action = "max_iterations_reached" if last else "final_answer"
-            action = "error" if answer.prediction is None else action
-            talk.log(iteration, action=action, message=answer.error)
-            answers.add(talk.place, answer)
-
-        replies = self.model.chat(requests, take)
-        for i, reply in enumerate(replies):
-            take(i, reply)
-        calls = [
-            (talk, reply, [_wanted(use, talk.stores) for use in reply.tools])
-            for talk, reply in zip(live, replies, strict=True)
-            if talk.place not in answers.known
-        ]
+            action = "error" if talk.answer.prediction is None else action
+            talk.log(iteration, action=action, message=talk.answer.error)
         queries = [what[1] for _, _, row in calls for what in row if isinstance(what, tuple)]
         if queries and (vectors := live[0].shows.vectors):
             vectors(queries)  # all at once, not one by one below
         for talk, reply, wanted in calls:
             self._answer_calls(talk, reply, wanted, iteration)
-
-    def _chat(self, talk: _Talk, searching: bool, last: bool) -> ChatRequest:
-        options = self._options
-        if last and not talk.shows.answers_thinking:
-            options["thinking"] = None
-        return ChatRequest(tuple(talk.messages), tools=talk.tools if searching else "", **options)
 
     def _answer_calls(
         self, talk: _Talk, reply: ChatReply, wanted: Sequence[tuple[str, str] | str], iteration: int
@@ -292,9 +311,9 @@ class AgenticReader(ModelReader):
         """The best entries that were not shown yet, as text; stops short of the budget."""
         found = talk.shows.rank(store, query, self.candidates)
         new: list[Entry] = []
-        limit = type(talk.shows).search_budget(self.retrieval)
+        limit = talk.shows.search_budget(self.retrieval)
         for entry in [entry for entry in found if entry.id not in talk.shown][: self.per_search]:
-            if talk.size + talk.count(numbered([*new, entry])) > limit:
+            if talk.size + talk.shows.counter.count(numbered([*new, entry])) > limit:
                 talk.full = True
                 break
             new.append(entry)
@@ -309,59 +328,6 @@ class AgenticReader(ModelReader):
         )
         ending = TEXTS["no room"] if talk.full else "" if new else TEXTS["nothing new"]
         return "\n".join(filter(None, (numbered(new), ending)))
-
-
-@dataclass
-class _Talk:
-    """One question's conversation."""
-
-    place: int
-    question: Question
-    shows: View
-    messages: list[Message] = field(default_factory=list)
-    shown: list[str] = field(default_factory=list)
-    size: int = 0  # tokens of all messages and the tool
-    full: bool = False  # the budget is used up
-    replies: list[ChatReply] = field(default_factory=list)
-    history: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def stores(self) -> list[str]:
-        """Where the model may search."""
-        return list(self.shows.lists)
-
-    @property
-    def tools(self) -> str:
-        """The search tool, "" where there is nothing to search."""
-        return _tools(self.question.memory)
-
-    def open(self) -> None:
-        """Adds the first two messages. Raises Unanswerable."""
-        start = self.shows.show(self.question.text, self.question.source)
-        system = system_prompt(start, search=bool(self.tools))
-        user = asked(self.question.text, self.question.source)
-        self.shown = list(start.ids)
-        self.size = TEMPLATE_TOKENS
-        self.add(message("system", system), system, self.tools)
-        self.add(message("user", user), user)
-
-    def count(self, text: str) -> int:
-        """Tokens of a text."""
-        return self.shows.counter.count(text)
-
-    def add(self, new: Message, *counted: str) -> None:
-        """Adds a message, and the tokens of these texts."""
-        self.messages.append(new)
-        self.size += sum(map(self.count, counted))
-
-    def log(self, iteration: int, **event: Any) -> None:
-        """Adds to the history."""
-        self.history.append({"iteration": iteration, **event})
-
-
-def _tools(memory: Memory) -> str:
-    lists = memory.lists()
-    return search_tool(list(lists)) if lists else ""
 
 
 def _wanted(use: ToolUse, stores: Sequence[str]) -> tuple[str, str] | str:
