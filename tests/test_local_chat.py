@@ -10,11 +10,12 @@ from memalpha_kit.chats import ChatReply, ChatRequest, message, reply_message, r
 from memalpha_kit.errors import InputError, ModelGone
 from memalpha_kit.method.encoding import encode_chat
 from memalpha_kit.models.local import Sampling
-from memalpha_kit.models.local_chat import LocalChat, split_tool_calls, vllm_chat
-from memalpha_kit.records import ToolUse
+from memalpha_kit.models.local_chat import LocalChat, vllm_chat
+from memalpha_kit.records import Completion, ToolUse
 
 CALL = ToolUse("call_0", "search_memory", '{"query": "bees"}')
 WRITTEN = '<tool_call>\n{"name": "search_memory", "arguments": {"query": "bees"}}\n</tool_call>'
+TAGGED = '<tool_call>{"name": "x", "arguments": {"query": "<tool_call> {"}}</tool_call>'
 
 
 @pytest.fixture(scope="module")
@@ -68,16 +69,19 @@ def test_a_reply_continues_its_chat_without_its_reasoning():
         ('<tool_call>{"arguments": {}}', '<tool_call>{"arguments": {}}', ()),
         ("<tool_call>search()</tool_call>", "<tool_call>search()</tool_call>", ()),
         ('<tool_call>{"name": "x"}</tool_call>', '<tool_call>{"name": "x"}</tool_call>', ()),
+        (TAGGED, "", (ToolUse("call_0", "x", '{"query": "<tool_call> {"}'),)),
     ],
 )
-def test_tool_calls_are_split_from_the_text(text, rest, uses):
-    assert split_tool_calls(text) == (rest, uses)
-
-
-def test_a_tag_inside_an_argument_is_part_of_it():
-    body = json.dumps({"name": "x", "arguments": {"query": "<tool_call> {"}})
-    rest, (use,) = split_tool_calls(f"<tool_call>{body}</tool_call>")
-    assert (rest, json.loads(use.arguments)) == ("", {"query": "<tool_call> {"})
+def test_tool_calls_are_split_from_the_text(lm, text, rest, uses):
+    said = SimpleNamespace(
+        name="said",
+        tokenizer=lm.tokenizer,
+        batch_size=1,
+        generate=lambda *_: [Completion(text)],
+    )
+    (reply,) = LocalChat(said).chat([ask("Who?")])
+    assert (reply.text, reply.tools) == (rest, uses)
+    assert reply.finish == ("tool_calls" if uses else "stop")
 
 
 # ---- transformers -------------------------------------------------------------------------------

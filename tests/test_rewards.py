@@ -13,10 +13,7 @@ from memalpha_kit.errors import InputError
 from memalpha_kit.method.advantages import advantages, episode_advantages, group, training_rows
 from memalpha_kit.method.rewards import (
     judged,
-    reward_accuracy,
-    reward_compression,
     reward_content,
-    reward_format,
     rewards,
     step_rewards,
     total,
@@ -95,14 +92,26 @@ def test_a_threshold_turns_accuracy_into_one_or_zero():
     assert step_rewards(Rewards(0.7, 0.0, (0.0,), (0.0,)), config) == (1.0,)
 
 
-def test_a_group_of_one_gives_zero_or_its_reward_or_nearly_that_as_released():
-    assert advantages([1.234], ["q"], PLAIN) == [0.0]
-    assert advantages([1.234], ["q"], AdvantageConfig(single="raw")) == [1.234]
-    released = advantages([1.234], ["q"], AdvantageConfig(single="release"))
-    assert released == pytest.approx([1.233999], abs=5e-7)
-
-
 # --- advantages -----------------------------------------------------------------------------------
+
+NO_GUARD = AdvantageConfig(scale="none", epsilon=0.0)
+
+
+@pytest.mark.parametrize(
+    ("found", "groups", "config", "expected"),
+    [
+        ([1.234], "q", PLAIN, [0.0]),
+        ([1.234], "q", AdvantageConfig(single="raw"), [1.234]),
+        ([1.234], "q", AdvantageConfig(single="release"), [pytest.approx(1.233999, abs=5e-7)]),
+        ([1.0, 2.0, 6.0], "qqq", AdvantageConfig(scale="none"), [-2.0, -1.0, 3.0]),
+        ([None, None], "qq", PLAIN, [0.0, 0.0]),
+        ([None, 2.0], "qq", PLAIN, [0.0, 0.0]),  # a group of one again
+        *(([r] * 3, "qqq", PLAIN, [0.0] * 3) for r in (0.1, 1 / 3, 1.895, 0.1 + 0.2, 1e-30)),
+        *(([r] * 7, "q" * 7, NO_GUARD, [0.0] * 7) for r in (0.1, 1 / 3, 1.895, 0.1 + 0.2, 1e-30)),
+    ],
+)
+def test_advantages_of_small_groups(found, groups, config, expected):
+    assert advantages(found, list(groups), config) == expected
 
 
 @given(st.floats(-10, 10), st.integers(2, 40))
@@ -110,35 +119,18 @@ def test_equal_rewards_give_exactly_zero(reward, n):
     assert advantages([reward] * n, ["q"] * n, PLAIN) == [0.0] * n
 
 
-@pytest.mark.parametrize("reward", [0.1, 1 / 3, 1.895, 0.1 + 0.2, 1e-30])
-def test_equal_rewards_give_exactly_zero_where_their_mean_is_rounded(reward):
-    assert advantages([reward] * 3, ["q"] * 3, PLAIN) == [0.0] * 3
-    no_guard = AdvantageConfig(scale="none", epsilon=0.0)
-    assert advantages([reward] * 7, ["q"] * 7, no_guard) == [0.0] * 7
-
-
 def test_rewards_that_differ_by_rounding_only_give_almost_zero():
     values = advantages([0.1 + 0.2, 0.3, 0.3], ["q"] * 3, PLAIN)
     assert max(map(abs, values)) < 1e-9
 
 
-def test_a_missing_reward_has_advantage_zero_and_is_in_no_mean():
+def test_a_missing_reward_is_in_no_mean_and_groups_do_not_see_each_other():
     with_gap = advantages([1.0, None, 3.0, 8.0], ["q"] * 4, PLAIN)
     assert with_gap[1] == 0.0
     assert with_gap[:1] + with_gap[2:] == advantages([1.0, 3.0, 8.0], ["q"] * 3, PLAIN)
-    assert advantages([None, None], ["q", "q"], PLAIN) == [0.0, 0.0]
-    assert advantages([None, 2.0], ["q", "q"], PLAIN) == [0.0, 0.0]  # a group of one again
-
-
-def test_groups_do_not_see_each_other():
     mixed = advantages([1.0, 5.0, 2.0, 9.0], ["a", "b", "a", "b"], PLAIN)
-    assert [mixed[0], mixed[2]] == advantages([1.0, 2.0], ["a", "a"], PLAIN)
-    assert [mixed[1], mixed[3]] == advantages([5.0, 9.0], ["b", "b"], PLAIN)
-
-
-def test_scale_none_only_subtracts_the_mean():
-    values = advantages([1.0, 2.0, 6.0], ["q"] * 3, AdvantageConfig(scale="none"))
-    assert values == [-2.0, -1.0, 3.0]
+    assert mixed[::2] == advantages([1.0, 2.0], ["a", "a"], PLAIN)
+    assert mixed[1::2] == advantages([5.0, 9.0], ["b", "b"], PLAIN)
 
 
 STEPS = [(1.0, 4.0), (3.0, 4.0), (2.0, None)]
@@ -164,38 +156,6 @@ def test_grouping_by_rollout_gives_all_steps_of_a_rollout_one_advantage():
 
 
 # --- the four terms -------------------------------------------------------------------------------
-
-
-def test_accuracy_leaves_out_answers_without_a_score():
-    assert reward_accuracy([1.0, 1.0, 0.0, 1.0]) == 0.75
-    assert reward_accuracy([1.0, None]) == 1.0
-    assert reward_accuracy([None]) is None
-    assert reward_accuracy([]) is None
-
-
-@pytest.mark.parametrize(
-    ("statuses", "expected"),
-    [
-        ([], 0.0),
-        (["ok"], 1.0),
-        (["ok", "skipped"], 0.5),
-        (["ok", "rejected", "malformed", "ok"], 0.5),
-        (["malformed"], 0.0),
-        (["ok", "skipped", "ok", "rejected", "rejected", "rejected", "ok", "rejected"], 0.375),
-    ],  # the last one is worked example 9.1, required column
-)
-def test_format_is_the_share_of_calls_that_succeeded(statuses, expected):
-    assert reward_format([call(status=status) for status in statuses]) == expected
-
-
-def test_compression_is_one_minus_memory_over_chunks():
-    assert reward_compression(400, 4000) == pytest.approx(0.90)
-    assert reward_compression(29, 120) == pytest.approx(0.7583, abs=5e-5)
-    assert reward_compression(0, 10) == 1.0
-    assert reward_compression(15, 10) == -0.5
-    assert reward_compression(15, 10, floor=0.0) == 0.0
-    with pytest.raises(ValueError, match="at least 1 chunk token"):
-        reward_compression(0, 0)
 
 
 @pytest.mark.parametrize(
@@ -255,6 +215,40 @@ TOY = make_instance(
     "toy", ["one two three", "four five six seven"], [QA("q0", "?", ("a",)), QA("q1", "?", ("b",))]
 )
 STORED = Memory(semantic=(Entry("1", "one two"),))
+WORDS = counter("words")
+
+
+@pytest.mark.parametrize(
+    ("scores", "mean"), [((1.0, 0.0), 0.5), ((1.0, None), 1.0), ((None, None), None)]
+)
+def test_accuracy_leaves_out_answers_without_a_score(scores, mean):
+    assert rewards(episode(TOY, [[], []], scores, STORED), TOY, WORDS).accuracy == mean
+
+
+@pytest.mark.parametrize(
+    ("statuses", "share"),
+    [
+        ([], 0.0),
+        (["ok"], 1.0),
+        (["ok", "rejected", "malformed", "ok"], 0.5),
+        (["malformed"], 0.0),
+        (["ok", "skipped", "ok", "rejected", "rejected", "rejected", "ok", "rejected"], 0.375),
+    ],  # the last one is worked example 9.1, required column
+)
+def test_format_is_the_share_of_calls_that_succeeded(statuses, share):
+    calls = [call(status=status) for status in statuses]
+    done = episode(TOY, [calls, []], [1.0, 0.0], STORED)
+    assert rewards(done, TOY, WORDS).format == (share, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("stored", "floor", "saved"),
+    [("", None, 1.0), ("one two", None, 1 - 2 / 7), ("w " * 14, None, -1.0), ("w " * 14, 0.0, 0.0)],
+)
+def test_compression_is_one_minus_memory_over_chunks(stored, floor, saved):
+    config = RewardConfig(compression_floor=floor)
+    done = episode(TOY, [[], []], [1.0, 0.0], Memory(core=stored))
+    assert rewards(done, TOY, WORDS, config=config).compression == pytest.approx(saved)
 
 
 def test_rewards_of_an_episode_are_its_four_parts():
@@ -265,7 +259,7 @@ def test_rewards_of_an_episode_are_its_four_parts():
         return asked.arguments["content"] in chunk
 
     done = episode(TOY, [[insert("one two"), insert("nine")], []], [1.0, 0.0], STORED)
-    parts = rewards(done, TOY, counter("words"), judge)
+    parts = rewards(done, TOY, WORDS, judge)
     assert parts == Rewards(0.5, pytest.approx(1 - 2 / 7), (1.0, 0.0), (0.5, 0.0))
     assert [text for text, _, _ in seen] == ["one two", "nine"]
     assert {chunk for _, chunk, _ in seen} == {TOY.chunks[0]}
@@ -275,21 +269,21 @@ def test_rewards_of_an_episode_are_its_four_parts():
 def test_the_judge_sees_the_memory_that_the_step_started_with():
     seen = []
     done = episode(TOY, [[], [insert("four")]], [1.0, 0.0], STORED)
-    rewards(done, TOY, counter("words"), lambda _call, _chunk, before: seen.append(before))
+    rewards(done, TOY, WORDS, lambda _call, _chunk, before: seen.append(before))
     assert seen == [STORED]
 
 
 def test_without_a_judge_the_content_reward_is_missing_not_zero():
     done = episode(TOY, [[insert("one")], []], [1.0, 0.0], STORED)
-    assert rewards(done, TOY, counter("words")).content == (None, None)
+    assert rewards(done, TOY, WORDS).content == (None, None)
 
 
 def test_rewards_refuse_an_episode_that_was_not_asked_or_belongs_elsewhere():
     done = episode(TOY, [[], []], [1.0, 0.0], STORED)
     with pytest.raises(InputError, match="answers: expected one per question"):
-        rewards(dataclasses.replace(done, answers=()), TOY, counter("words"))
+        rewards(dataclasses.replace(done, answers=()), TOY, WORDS)
     with pytest.raises(InputError, match="expected instance"):
-        rewards(done, dataclasses.replace(TOY, id="other"), counter("words"))
+        rewards(done, dataclasses.replace(TOY, id="other"), WORDS)
 
 
 def test_training_rows_keep_sampled_ids_and_leave_missing_rewards_untrained():

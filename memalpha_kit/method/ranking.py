@@ -223,24 +223,16 @@ def rank(
 
 
 def search(
-    memory: Memory,
-    store: str,
-    query: str,
-    k: int,
-    idf: Idf = "release",
-    min_score: float | None = None,
+    memory: Memory, store: str, query: str, k: int, idf: Idf = "release"
 ) -> list[tuple[Entry, float]]:
     """The k entries of a list ("semantic", say) that fit the query best, with their scores.
 
     Best first, ties oldest first. Empty for an empty or switched-off list and for a query without
-    a word. Ranking only: no minimum score unless one is given (the published `Memory` drops scores
-    below 0, so that a list of one entry has no results).
+    a word. Ranking only, without a minimum score (the published `Memory` drops scores below 0, so
+    that a list of one entry has no results).
     """
     entries = _list(memory, store)
-    if not entries or not words(query):
-        return []
-    found = rank(entries, query, k, idf)
-    return [(e, score) for e, score in found if min_score is None or score >= min_score]
+    return rank(entries, query, k, idf) if entries and words(query) else []
 
 
 def shown(memory: Memory, chunk: str, config: MemoryConfig) -> tuple[tuple[Entry, ...], ...]:
@@ -250,15 +242,15 @@ def shown(memory: Memory, chunk: str, config: MemoryConfig) -> tuple[tuple[Entry
     published code does; "relevant" those that fit the chunk best (positive idf, ties: the newest),
     so that older entries can be revised too.
     """
+
+    def of(entries: Store) -> tuple[Entry, ...]:
+        if config.display == "recent" or len(entries) <= config.shown:
+            return entries[max(0, len(entries) - config.shown) :]
+        best = {entry.id for entry, _ in rank(entries, chunk, config.shown, "positive", "newest")}
+        return tuple(entry for entry in entries if entry.id in best)
+
     lists = (*STORES, *(name for name in config.components if isinstance(memory.part(name), Store)))
-    return tuple(_shown(_list(memory, name), chunk, config) for name in lists)
-
-
-def _shown(entries: Store, chunk: str, config: MemoryConfig) -> tuple[Entry, ...]:
-    if config.display == "recent" or len(entries) <= config.shown:
-        return entries[max(0, len(entries) - config.shown) :]
-    best = {entry.id for entry, _ in rank(entries, chunk, config.shown, "positive", "newest")}
-    return tuple(entry for entry in entries if entry.id in best)
+    return tuple(of(_list(memory, name)) for name in lists)
 
 
 def _list(memory: Memory, name: str) -> Store:

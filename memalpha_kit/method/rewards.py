@@ -35,39 +35,10 @@ the start of the step) -> valid or not; None if the judge failed."""
 # --- The four terms -------------------------------------------------------------------------------
 
 
-def reward_accuracy(scores: Sequence[float | None]) -> float | None:
-    """r1: mean score of the answers; None if none was scored.
-
-    Answers without a score are left out, not counted as wrong.
-    """
-    return mean(scores)
-
-
 def mean(values: Sequence[float | None]) -> float | None:
     """Mean of the values that are known; None if none is."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
-
-
-def reward_format(calls: Sequence[ToolCall]) -> float:
-    """r2: share of the call attempts with status `ok`; 0 without a call, so silence earns nothing.
-
-    Skipped, rejected and malformed attempts count as failures.
-    """
-    return sum(call.status == "ok" for call in calls) / len(calls) if calls else 0.0
-
-
-def reward_compression(memory_tokens: int, chunk_tokens: int, floor: float | None = None) -> float:
-    """r3: share of the reading that the final memory saved, 1 - memory / chunks.
-
-    Both counts in tokens of one counter; 1.0 is an empty memory, negative is a memory larger than
-    its input (unless `floor` clips it, which the published code does not). Raises ValueError if
-    chunk_tokens < 1.
-    """
-    if chunk_tokens < 1:
-        raise ValueError(f"compression: expected at least 1 chunk token, found {chunk_tokens}")
-    saved = 1 - memory_tokens / chunk_tokens
-    return saved if floor is None else max(floor, saved)
 
 
 def reward_content(
@@ -116,21 +87,46 @@ class Scene:
     config: RewardConfig
 
 
-def _accuracy(scene: Scene) -> float | None:
-    return reward_accuracy([answer.score for answer in scene.episode.answers])
+Term = Callable[[Scene], "float | None | Sequence[float | None]"]
+"""One number for the whole episode, or one per step; None is a measurement that failed."""
+TERMS: Registry[Term] = Registry("reward term")
 
 
-def _format(scene: Scene) -> tuple[float, ...]:
-    return tuple(reward_format(step.calls) for step in scene.episode.steps)
+@TERMS.register("accuracy")
+def reward_accuracy(scene: Scene) -> float | None:
+    """r1: mean score of the answers; None if none was scored.
+
+    Answers without a score are left out, not counted as wrong.
+    """
+    return mean([answer.score for answer in scene.episode.answers])
 
 
-def _compression(scene: Scene) -> float:
+@TERMS.register("format")
+def reward_format(scene: Scene) -> tuple[float, ...]:
+    """r2: share of the call attempts with status `ok`; 0 without a call, so silence earns nothing.
+
+    Skipped, rejected and malformed attempts count as failures.
+    """
+    steps = [[call.status == "ok" for call in step.calls] for step in scene.episode.steps]
+    return tuple(sum(good) / len(good) if good else 0.0 for good in steps)
+
+
+@TERMS.register("compression")
+def reward_compression(scene: Scene) -> float:
+    """r3: share of the reading that the final memory saved, 1 - memory / chunks.
+
+    Both in tokens of one counter; 1.0 is an empty memory, negative is a memory larger than its
+    input (unless `compression_floor` clips it, which the published code does not).
+    """
     chunk_tokens = sum(scene.counter.count(chunk) for chunk in scene.instance.chunks)
-    memory_tokens = tokens(scene.episode.memory, scene.counter)
-    return reward_compression(memory_tokens, chunk_tokens, scene.config.compression_floor)
+    saved = 1 - tokens(scene.episode.memory, scene.counter) / chunk_tokens
+    floor = scene.config.compression_floor
+    return saved if floor is None else max(floor, saved)
 
 
+@TERMS.register("content")
 def _content(scene: Scene) -> tuple[float | None, ...]:
+    """r4 of every step, each call judged with the memory that its writer saw."""
     episode, judge = scene.episode, scene.judge
     if judge is None:
         return (None,) * len(episode.steps)
@@ -142,17 +138,6 @@ def _content(scene: Scene) -> tuple[float | None, ...]:
         contents.append(reward_content(verdicts, len(step.calls), denominator))
         seen = step.memory
     return tuple(contents)
-
-
-Term = Callable[[Scene], "float | None | Sequence[float | None]"]
-"""One number for the whole episode, or one per step; None is a measurement that failed."""
-TERMS: Registry[Term] = Registry("reward term")
-for _name, _term in zip(
-    ("accuracy", "format", "compression", "content"),
-    (_accuracy, _format, _compression, _content),
-    strict=True,
-):
-    TERMS.add(_name, _term)
 
 
 def rewards(
@@ -176,9 +161,9 @@ def rewards(
     scene = Scene(episode, instance, counter, judge, config)
     others = {name: _per_step(name, scene) for name in config.others}
     return Rewards(
-        accuracy=_accuracy(scene),
-        compression=_compression(scene),
-        format=_format(scene),
+        accuracy=reward_accuracy(scene),
+        compression=reward_compression(scene),
+        format=reward_format(scene),
         content=_content(scene),
         others=others,
     )

@@ -144,10 +144,21 @@ class VllmLM:
 
 
 def _reply(completion: Completion, elapsed_s: float) -> ChatReply:
-    text, tools = split_tool_calls(completion.text, completion.finish)
+    """The reply without its tool calls, which are numbered call_0, call_1, ... beside it.
+
+    Calls inside the reasoning are thoughts, and attempts that are broken beyond repair stay text.
+    """
+    text = completion.text
+    calls = [c for c in parse_reply(text, completion.finish, "qwen") if c.status == "parsed"]
+    for call in reversed(calls):  # from the end, for a thought may hold the same words
+        text = "".join(text.rpartition(call.raw)[::2])
+    tools = tuple(
+        ToolUse(f"call_{place}", call.name, json.dumps(call.arguments))
+        for place, call in enumerate(calls)
+    )
     finish = "tool_calls" if tools and completion.finish == "stop" else completion.finish
     counts = len(completion.prompt_ids), len(completion.completion_ids)
-    return ChatReply(text, finish, tools, *counts, latency_s=elapsed_s)
+    return ChatReply(text.strip() if tools else text, finish, tools, *counts, latency_s=elapsed_s)
 
 
 def _as_text(fields: dict[str, Any]) -> dict[str, str]:
@@ -163,20 +174,3 @@ def _as_text(fields: dict[str, Any]) -> dict[str, str]:
         body = f'{{"name": {json.dumps(function["name"])}, "arguments": {function["arguments"]}}}'
         content = f"{content}\n<tool_call>\n{body}\n</tool_call>".lstrip("\n")
     return {"role": fields["role"], "content": content}
-
-
-def split_tool_calls(text: str, finish: str = "stop") -> tuple[str, tuple[ToolUse, ...]]:
-    """What of a reply is not a tool call, and the calls in order, numbered call_0, call_1, ...
-
-    Calls inside the reasoning are thoughts, and attempts that are broken beyond repair stay text.
-    """
-    calls = [call for call in parse_reply(text, finish, "qwen") if call.status == "parsed"]
-    rest = text
-    for call in reversed(calls):  # from the end, for a thought may hold the same words
-        before, _, after = rest.rpartition(call.raw)
-        rest = before + after
-    uses = [
-        ToolUse(f"call_{place}", call.name, json.dumps(call.arguments))
-        for place, call in enumerate(calls)
-    ]
-    return rest.strip() if uses else text, tuple(uses)

@@ -136,7 +136,7 @@ def _add_endpoints(
                 answer = work.answer(asked, settings.retrieval, manner, upstream, path)
             facts["answered"] = answer.get("processed_count", answer.get("total_processed"))
             if settings.log_content:
-                facts["content"] = {"asked": asked.model_dump(), "answered": answer}
+                facts["content"] = {"asked": asked.model_dump(warnings=False), "answered": answer}
             return _json(answer)
 
         return job

@@ -63,6 +63,15 @@ class _In(BaseModel):
 # ---- requests -----------------------------------------------------------------------------------
 
 
+def _text(row: dict[str, Any]) -> str:
+    """The text of an entry; any other value is written out as JSON."""
+    (value,) = row.values()
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+Row = Annotated[dict[str, Any], Field(min_length=1, max_length=1), AfterValidator(_text)]
+
+
 class MemoryIn(_In):
     """A memory. Entries are one-key objects, id to text (any other value is written out as JSON);
     a store that is null is not mentioned."""
@@ -70,25 +79,17 @@ class MemoryIn(_In):
     model_config = ConfigDict(extra="ignore")
 
     core: str | None = None
-    semantic: Many[Annotated[dict[str, Any], Field(min_length=1, max_length=1)]] | None = []
-    episodic: Many[Annotated[dict[str, Any], Field(min_length=1, max_length=1)]] | None = []
-
-    def texts(self, name: str) -> list[str] | None:
-        """The texts of one store's entries, in order."""
-        rows = getattr(self, name)
-        if rows is None:
-            return None
-        values = [value for row in rows for value in row.values()]
-        return [v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in values]
+    semantic: Many[Row] | None = []
+    episodic: Many[Row] | None = []
 
     def memory(self) -> Memory:
         """As the kit has it, with ids of its own: those of the wire may clash."""
-        ids, stores = itertools.count(1), {}
-        for name in ("semantic", "episodic"):
-            texts = self.texts(name)
-            if texts is not None:
-                stores[name] = tuple(Entry(str(next(ids)), text) for text in texts)
-        return Memory(self.core, stores.get("semantic"), stores.get("episodic"), next(ids))
+        ids = itertools.count(1)
+        stores = [
+            None if texts is None else [Entry(str(next(ids)), text) for text in texts]
+            for texts in (self.semantic, self.episodic)
+        ]
+        return Memory(self.core, *stores, next(ids))
 
 
 EXAMPLE = {
@@ -120,15 +121,12 @@ class Questions(_In):
 
     def counts(self) -> dict[str, int]:
         """How much is asked, for limits and the log."""
-        stores = [
-            m.texts(name) or [] for m in self.memories for name in ("semantic", "episodic")
-        ]  # fmt: skip
+        entries = [text for m in self.memories for text in (m.semantic or []) + (m.episodic or [])]
         questions = [question for row in self.questions for question in row]
         return {
             "memories": len(self.memories),
-            "entries": sum(map(len, stores)),
-            "memory_chars": sum(len(text) for texts in stores for text in texts)
-            + sum(len(memory.core or "") for memory in self.memories),
+            "entries": len(entries),
+            "memory_chars": sum(map(len, entries)) + sum(len(m.core or "") for m in self.memories),
             "questions": len(questions),
             "question_chars": sum(map(len, questions)),
         }
@@ -149,7 +147,7 @@ class CallIn(_In):
     arguments: dict[str, Any] | None = Field(
         None, validation_alias=AliasChoices("arguments", "tool_arguments")
     )
-    success: bool | None = None
+    success: bool | None = True
 
 
 JUDGED = {

@@ -132,9 +132,8 @@ def nested(flat: Sequence[Any], shape: Sequence[Sequence[Any]]) -> list[list[Any
 
 def analyse(asked: Calls, judge: ContentJudge, manner: Manner) -> dict[str, Any]:
     """The body of `/analyze_function`."""
-    calls = [[call.model_dump(exclude_unset=True) for call in group] for group in asked.batch]
-    plain = [[{"name": None, "arguments": None, **call} for call in group] for group in calls]
-    return manner.judged(judge_steps(plain, judge))
+    calls = [[call.model_dump() for call in group] for group in asked.batch]
+    return manner.judged(judge_steps(calls, judge))
 
 
 def judgements(steps: Sequence[StepVerdict]) -> dict[str, Any]:
