@@ -84,14 +84,6 @@ def test_records_survive_the_way_through_json(record):
     assert read_record(line, "line 3") == (record, "m at http://x/v1")
 
 
-@pytest.mark.parametrize(
-    "line", [{}, {"kind": "answer", "odd": 1}, {"kind": "prepared"}, {"kind": "x"}]
-)
-def test_other_records_are_refused(line):
-    with pytest.raises(InputError, match=r"^line 3: "):
-        read_record(line, "line 3")
-
-
 # ---- the table --------------------------------------------------------------------------------
 
 

@@ -7,7 +7,6 @@ from fake_chat import FakeChat
 from test_methods import INSTANCE, LABELLED, run
 
 from memalpha_kit.chats import ChatReply
-from memalpha_kit.errors import InputError
 from memalpha_kit.evaluation.methods import Backends, MethodSpec, build_method
 from memalpha_kit.method.prompts import query_prompt, system_prompt_baseline
 from memalpha_kit.records import QA, make_instance
@@ -99,10 +98,6 @@ def test_bm25_of_a_question_without_a_word_shows_the_first_chunks():
         )
 
 
-def test_bm25_counts_its_memory_whatever_the_window():
-    assert asked("bm25", window=60)[1].memory_tokens == 14
-
-
 def test_the_gold_chunk_is_shown_alone_and_without_a_label_the_question_is_skipped():
     texts, prepared, answers = asked("gold-chunk")
     assert texts[1] == "Read the articles.\n\nAda paints boats. It rains.\n\nWho paints?"
@@ -136,9 +131,3 @@ def test_a_reply_cut_by_its_length_is_an_answer_that_says_so():
     _, _, answers = asked("bm25", model=FakeChat(lambda _: reply))
     assert answers[0].prediction == "<think>Let me" and answers[0].finish == "length"
     assert (answers[0].prompt_tokens, answers[0].completion_tokens) == (10, 2048)
-
-
-def test_an_unknown_source_stops_the_run():
-    instance = make_instance("squda", ["Nora."], [QA("q0", "Who?", ("Nora",))])
-    with pytest.raises(InputError, match="did you mean 'squad'"):
-        asked("bm25", instance)

@@ -124,17 +124,6 @@ def test_resuming_asks_only_what_is_open(tmp_path):
     assert third.asked == [] and third.made == []
 
 
-def test_a_torn_line_is_dropped_and_its_question_asked_again(tmp_path, caplog):
-    instances = world(1, 2)
-    go(tmp_path / "run", instances)
-    file = tmp_path / "run" / runs.ANSWERS
-    os.truncate(file, file.stat().st_size - 5)
-    assert len(runs.load_run(tmp_path / "run").answers) == 1  # reading changes nothing
-    method = Copying()
-    assert go(tmp_path / "run", instances, method).complete
-    assert len(method.asked) == 1 and "torn" in caplog.text
-
-
 def test_a_later_line_about_the_same_question_is_ignored(tmp_path):
     instances = world(1, 1)
     run = go(tmp_path / "run", instances)
@@ -205,14 +194,6 @@ def test_the_fingerprint_sees_every_part_of_the_data():
     ]
     prints = {runs.fingerprint([i]) for i in (instance, *changed)}
     assert len(prints) == 4
-
-
-def test_addresses_and_prices_are_no_settings(tmp_path):
-    instances = world(1, 1)
-    go(tmp_path / "run", instances)
-    settings = runs.run_settings(Copying(), instances)
-    run = runs.open_run(tmp_path / "run", instances, settings, {"url": "http://b/v1"})
-    assert run.info == {"url": "http://b/v1"} and run.complete
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
@@ -352,14 +333,6 @@ def test_frames_count_what_was_spent_and_what_failed(tmp_path):
     assert built.cost_usd.tolist() == [0.0, 0.0, 3e-5]  # and what was thrown away
 
 
-def test_a_method_may_be_several_runs_one_per_source(tmp_path):
-    parts = [world(2, 2), world(1, 3, "hotpotqa")]
-    found = [runs.complete(*begun, part) for part in parts if (begun := kept(tmp_path, part))]
-    answers, built = scores.frames({"ours": found})
-    assert answers.source.tolist() == ["squad"] * 4 + ["hotpotqa"] * 3
-    assert set(answers.method) == {"ours"} and len(built) == 3
-
-
 # ---- a method by its name ---
 
 
@@ -402,13 +375,6 @@ def test_items_and_episodes_of_a_run_are_what_it_answered(tmp_path):
         assert episode.memory == run.prepared[instance.id].episode.memory and episode.calls
         for answer in episode.answers:
             assert answer.score == 1.0 and answer.retrieved == ("1",)
-
-
-def test_a_method_without_a_memory_has_no_episodes(tmp_path):
-    instances = world(1, 1)
-    begun = runs.begin(MethodSpec("nothing"), Backends(), instances, tmp_path, "world")
-    with pytest.raises(InputError, match="expected a run that writes memories"):
-        scores.episodes(runs.complete(*begun, instances))
 
 
 def test_an_open_run_can_be_read_while_it_grows(tmp_path):

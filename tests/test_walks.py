@@ -253,7 +253,7 @@ def test_broken_lines_are_repaired_in_the_release_only(broken, repaired, tmp_pat
     path = rollouts(tmp_path, broken)
     assert loaded(path, "release-mem1") == repaired
     if "}" not in broken:
-        with pytest.raises(InputError, match=r"results\.json:1: expected a JSON object"):
+        with pytest.raises(InputError, match=r"results\.json:1: expected JSON"):
             loaded(path)
 
 

@@ -350,6 +350,7 @@ def calibrate(
     Exit code 1: no reply could be read, so there is nothing to say about the judge.
     """
     from memalpha_kit.evaluation import calibration
+    from memalpha_kit.evaluation.writing import Metered
 
     held = calibration.load_cases(cases or calibration.CASES)
     name, judges = "rules", {"": calibration.rule_judge}
@@ -365,7 +366,7 @@ def calibrate(
             raise InputError(f"--rubric: expected published or by_type, found {wrong!r}")
         manner = {"behaviour": behaviour, "temperature": temperature, "thinking": thinking}
         name, manner = asked.name, {**manner, "max_tokens": max_tokens}
-        asked = calibration.Counted(asked, shown)
+        asked = Metered(asked, shown)
         judges = {one: calibration.model_judge(asked, one, **manner) for one in rubric}
         again = sum(case.judge == "longmemeval" for case in held) * (len(judges) - 1)
         shown.total = repeats * (len(held) + again)

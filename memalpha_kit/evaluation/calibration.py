@@ -31,13 +31,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from memalpha_kit.chats import ChatModel, ChatReply, ChatRequest, Done
+from memalpha_kit.chats import ChatModel
 from memalpha_kit.errors import InputError
 from memalpha_kit.files import parse_json
 from memalpha_kit.method.content_judge import ContentJudge
@@ -51,7 +50,6 @@ from memalpha_kit.method.judges import (
 )
 from memalpha_kit.method.memory import COMPONENTS
 from memalpha_kit.method.metrics import substring
-from memalpha_kit.progress import bar
 from memalpha_kit.sections import section, settings_from
 from memalpha_kit.text import normalise
 
@@ -286,30 +284,6 @@ def _interval(counts: np.ndarray, seed: int, draws: int) -> tuple[float, float]:
 
 
 # ---- all of it together -------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Counted:
-    """A chat model whose replies are counted on a bar, which grows where cases are asked again."""
-
-    model: ChatModel
-    shown: bar
-
-    @property
-    def name(self) -> str:
-        """The model's."""
-        return self.model.name
-
-    def chat(self, requests: Sequence[ChatRequest], done: Done | None = None) -> list[ChatReply]:
-        """As its model's."""
-        self.shown.total = max(self.shown.total, self.shown.n + len(requests))
-
-        def take(place: int, reply: ChatReply) -> None:
-            self.shown.advance()
-            if done:
-                done(place, reply)
-
-        return self.model.chat(requests, take)
 
 
 def measured(

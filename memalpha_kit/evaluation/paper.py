@@ -218,15 +218,15 @@ def paper_averages(rows: pd.DataFrame) -> pd.DataFrame:
     `differs` where the recomputed score, rounded as printed, is another one by more than 0.001, or
     nothing was printed.
     """
-    keys, average = ["table", "method", "beta", "gamma"], rows["dataset"] == AVERAGE
-    groups = {"sort": False, "dropna": False}
-    columns = {}
-    for name in ("score", "memory_ktok"):
-        mine = rows[keys].assign(printed=rows[name].where(average), rest=rows[name].where(~average))
-        found = mine.groupby(keys, **groups).agg({"printed": "first", "rest": "mean"}).reset_index()
-        columns[f"{name}_printed"] = found["printed"]
-        columns[f"{name}_recomputed"] = found["rest"].round(3)
-    table = found[keys].assign(**columns)
+    keys, names = ["table", "method", "beta", "gamma"], ["score", "memory_ktok"]
+    average = rows["dataset"] == AVERAGE
+    means = rows[~average].groupby(keys, sort=False, dropna=False)[names].mean().round(3)
+    table = means.reset_index().merge(
+        rows.loc[average, [*keys, *names]],
+        how="left",
+        on=keys,
+        suffixes=("_recomputed", "_printed"),
+    )
     gap = (table["score_printed"].astype(float) - table["score_recomputed"]).abs()
     return table.assign(differs=~(gap <= 0.001 + 1e-9))
 

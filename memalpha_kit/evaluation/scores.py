@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memalpha_kit import files
-from memalpha_kit.chats import ChatModel, ChatReply, ChatRequest, Done
+from memalpha_kit.chats import ChatModel
 from memalpha_kit.errors import InputError
 from memalpha_kit.evaluation.runs import Run
 from memalpha_kit.evaluation.scoring import Item, Judgement, Scored, score_all
-from memalpha_kit.evaluation.writing import Spent
+from memalpha_kit.evaluation.writing import Metered
 from memalpha_kit.method.judges import JudgeItem, LongMemEvalJudge
 from memalpha_kit.records import Answer, Episode
 
@@ -143,20 +143,6 @@ def score(
 
     card = {"judge": f"{judge.name}, rubric {rubric}", "judge_usd": costs}
     return score_run(run, profile, rule, card)
-
-
-class Metered:
-    """A chat model that counts the tokens of its replies."""
-
-    def __init__(self, model: ChatModel) -> None:
-        self.model, self.name, self.spent = model, model.name, Spent()
-
-    def chat(self, requests: Sequence[ChatRequest], done: Done | None = None) -> list[ChatReply]:
-        """As the model. Replies from a cache count too: they were paid for once."""
-        replies = self.model.chat(requests, done)
-        for reply in replies:
-            self.spent.add(reply.prompt_tokens, reply.completion_tokens)
-        return replies
 
 
 def _judged(item: Item) -> JudgeItem:

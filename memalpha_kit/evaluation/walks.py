@@ -10,7 +10,6 @@ All wording is our own.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -280,7 +279,7 @@ class Mem1(ContextMethod):
     def rollouts(self, path: Path) -> dict[int, str]:
         """The states in a rollout file by row, each once and of a row that there is."""
         states: dict[int, str] = {}
-        for row, state, where in read_rollouts(path, _strict):
+        for row, state, where in read_rollouts(path, files.parse_json):
             if row in states:
                 raise InputError(f"{where}: expected each index once, found {row} again")
             states[row] = state
@@ -294,13 +293,6 @@ def _state(reply: str) -> str | None:
     """The first pair of think tags, with the tags; None without one."""
     found = _STATE.search(_STOP.split(reply, maxsplit=1)[0])
     return found[0] if found else None
-
-
-def _strict(line: str, where: str) -> Any:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: expected a JSON object, found: {error}") from error
 
 
 def read_rollouts(path: Path, parse: Callable[[str, str], Any]) -> list[tuple[int, str, str]]:

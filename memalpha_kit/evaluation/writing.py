@@ -21,6 +21,7 @@ from memalpha_kit.files import Log, read_jsonl
 from memalpha_kit.method.calls import FORMATS
 from memalpha_kit.method.protocol import fit_prompt, render_messages, tool_schemas
 from memalpha_kit.method.writers import Writer
+from memalpha_kit.progress import bar
 from memalpha_kit.records import Completion, ToolUse, WriteRequest
 from memalpha_kit.settings import MemoryConfig, ProtocolConfig
 from memalpha_kit.tokens import Counter
@@ -114,6 +115,37 @@ class Spent:
             before = getattr(self, name) if self.requests else 0
             setattr(self, name, None if before is None or more is None else before + more)
         self.requests += 1
+
+
+@dataclass
+class Metered:
+    """A chat model whose replies are counted: their tokens, and on a bar if there is one.
+
+    Replies from a cache count too: they were paid for once. The bar grows where more is asked.
+    """
+
+    model: ChatModel
+    shown: bar | None = None
+    spent: Spent = field(default_factory=Spent)
+
+    @property
+    def name(self) -> str:
+        """The model's."""
+        return self.model.name
+
+    def chat(self, requests: Sequence[ChatRequest], done: Done | None = None) -> list[ChatReply]:
+        """As the model."""
+        if self.shown is not None:
+            self.shown.total = max(self.shown.total, self.shown.n + len(requests))
+
+        def take(place: int, reply: ChatReply) -> None:
+            self.spent.add(reply.prompt_tokens, reply.completion_tokens)
+            if self.shown is not None:
+                self.shown.advance()
+            if done:
+                done(place, reply)
+
+        return self.model.chat(requests, take)
 
 
 @dataclass(frozen=True)
