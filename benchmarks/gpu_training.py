@@ -60,7 +60,7 @@ from memalpha_kit.settings import (  # noqa: E402
     RewardConfig,
     WorldConfig,
 )
-from memalpha_kit.training import shapes  # noqa: E402
+from memalpha_kit.training import plan as shapes  # noqa: E402
 
 if TYPE_CHECKING:
     from memalpha_kit.models.local import CausalLM
@@ -392,7 +392,7 @@ def kit(case: Case, lm: CausalLM, work: Path) -> Any:
     from memalpha_kit.method.episode import Environment
     from memalpha_kit.method.model_writers import ModelWriter
     from memalpha_kit.method.readers import reader
-    from memalpha_kit.training import generation, rollouts, trainer
+    from memalpha_kit.training import rollouts, trainer
     from memalpha_kit.training.rollouts import Rollouts, Run
 
     teacher = miniature.Teacher("teacher", TEACHER, case.memory, case.protocol.wire)
@@ -405,7 +405,7 @@ def kit(case: Case, lm: CausalLM, work: Path) -> Any:
             return [replace(sampled, text=said.text) for sampled, said in pairs]
 
     rollouts.ModelWriter = Understood
-    trainer.writer_lm = generation.TrainerLM  # as on a card: TRL generates
+    trainer.writer_lm = rollouts.TrainerLM  # as on a card: TRL generates
     people, _ = world.names(case.world)
     instances = world.build_world(case.world, people, case.instances, case.chunks, "benchmark")
     environment = Environment(
@@ -456,7 +456,7 @@ def alone(case: Case, lm: CausalLM, work: Path) -> Any:
 
     from memalpha_kit.method.episode import Environment
     from memalpha_kit.method.readers import reader
-    from memalpha_kit.training.arguments import trl_arguments
+    from memalpha_kit.training.backends import trl_arguments
     from memalpha_kit.training.batch import token_logprobs
     from memalpha_kit.training.optimizer import build_optimizer
     from memalpha_kit.training.rollouts import Run

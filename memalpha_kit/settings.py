@@ -29,6 +29,7 @@ from memalpha_kit.sections import (
     Count,
     Natural,
     NonNegative,
+    Positive,
     Seed,
     Share,
     about,
@@ -199,7 +200,7 @@ class GrpoConfig:
 
     steps: Natural = about(120, "training steps")
     instances: Count = about(4, "per step")
-    rollouts: Count = about(8, "per instance, at least 2")
+    rollouts: AtLeast2 = about(8, "per instance")
     iterations: Count = about(1, "passes over the rows of a step")
     updates: Count = about(1, "optimiser steps per pass, each on its own share of the rows")
     slices: Count = about(1, "forward passes per step, to save memory; multiple of updates")
@@ -210,7 +211,7 @@ class GrpoConfig:
     weight_decay: NonNegative = about(0.0, "of matrices and embeddings, never of norms")
     schedule: Literal["linear", "constant"] = about("linear", "linear: to 0 over the steps")
     warm_up_steps: Natural = about(2, "optimiser steps; the first one never has rate 0")
-    temperature: NonNegative = about(0.7, "of the rollouts, and of the probabilities in the loss")
+    temperature: Positive = about(0.7, "of the rollouts, and of the probabilities in the loss")
     loss: Literal["dapo", "grpo", "dr_grpo", "bnpo"] = about("dapo", "grpo: row mean")
     clip: NonNegative = about(0.2, "of the probability ratio, below 1")
     clip_high: NonNegative = about(0.2, "of the probability ratio, above 1")
@@ -229,6 +230,12 @@ class GrpoConfig:
     outage_pause_s: NonNegative = about(30.0, "before the first of them; doubles every time")
     overlap: bool = about(False, "ask about finished episodes while the others are still written")
     report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = about((), "trackers")
+
+    def __post_init__(self) -> None:
+        if self.slices % self.updates:
+            raise InputError(
+                f"slices: expected a multiple of updates ({self.updates}), found {self.slices}"
+            )
 
 
 @section

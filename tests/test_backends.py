@@ -9,7 +9,6 @@ import os
 import sys
 import types
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -23,11 +22,10 @@ from memalpha_kit.errors import InputError, ModelGone
 from memalpha_kit.models.local import Sampling
 from memalpha_kit.settings import ModelConfig, ProtocolConfig
 from memalpha_kit.training import backends, processes
-from memalpha_kit.training.arguments import trl_arguments
+from memalpha_kit.training.backends import trl_arguments
 from memalpha_kit.training.batch import importance_ratio, rows_to_batch
-from memalpha_kit.training.generation import TrainerLM, changed
 from memalpha_kit.training.grpo import train_grpo
-from memalpha_kit.training.rollouts import TrainingStopped
+from memalpha_kit.training.rollouts import TrainerLM, TrainingStopped, changed
 from memalpha_kit.training.trainer import EpisodeTrainer
 
 TARGETS = ("q_proj", "v_proj", "down_proj")
@@ -134,49 +132,11 @@ def test_a_target_that_the_model_does_not_have_is_answered_with_the_closest(poli
         backends.load_model(replace(LORA, lora_targets=("q_prj",)), policy, 0)
 
 
-FITTING = {
-    **{"trl": "1.15.0", "transformers": "5.17.0", "peft": "0.21.2", "vllm": "0.32.0"},
-    **{"unsloth": "2026.10.7", "unsloth_zoo": "2026.10.7"},
-}
-
-
-def versions(**changes):
-    """A stand-in for importlib.metadata.version; None is not installed."""
-
-    def installed(name):
-        found = (FITTING | changes)[name]
-        if found is None:
-            raise PackageNotFoundError(name)
-        return found
-
-    return installed
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"trl": "1.14.2"}, "trl: expected version >=1.15,<1.16, found 1.14.2"),
-        ({"trl": "1.16.0"}, "trl: expected version >=1.15,<1.16, found 1.16.0"),
-        ({"transformers": "5.18.0"}, "transformers: expected version"),
-        ({"peft": "0.19.1"}, "peft: expected version >=0.20, found 0.19.1"),
-        ({"vllm": None}, "vllm: expected to be installed, found no such package"),
-        ({"unsloth_zoo": "2026.9.1"}, "unsloth_zoo: expected unsloth's version 2026.10.7"),
-    ],
-)
-def test_versions_that_do_not_fit_are_refused(changes, message):
-    backends.check_versions(UNSLOTH, versions())
-    with pytest.raises(InputError, match=message):
-        backends.check_versions(UNSLOTH, versions(**changes))
-
-
-def test_the_installed_versions_fit_and_what_is_not_needed_may_be_missing():
-    backends.check_versions(LORA)
-    backends.check_versions(PLAIN, versions(peft=None, vllm=None, unsloth=None))
-    backends.check_versions(PLAIN, versions(trl="1.16.1.dev0"))
-
-
 def test_unsloth_that_would_come_too_late_is_refused(monkeypatch):
-    monkeypatch.setattr(backends, "check_versions", lambda model: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match="model.vllm: expected vllm to be installed"):
+        backends.start(UNSLOTH, {})
+    monkeypatch.setattr(backends, "check_installed", lambda *_: None)
     with pytest.raises(InputError, match="expected to be started first, found trl, transformers"):
         backends.start(UNSLOTH, {"trl": None, "transformers": None})
     imported = []

@@ -16,13 +16,18 @@ from memalpha_kit.errors import InputError
 from memalpha_kit.method.saved import load_episodes
 from memalpha_kit.models.local import Sampling, load_lm
 from memalpha_kit.settings import AdvantageConfig, RewardConfig
-from memalpha_kit.training.arguments import check
-from memalpha_kit.training.batch import rows_to_batch, token_logprobs, trained
-from memalpha_kit.training.generation import TrainerLM
-from memalpha_kit.training.grpo import content_hash, train_grpo, training_order
-from memalpha_kit.training.journal import Journal, latest_checkpoint, mark_complete
-from memalpha_kit.training.rollouts import Rollouts
-from memalpha_kit.training.trainer import narrowed
+from memalpha_kit.training.batch import narrowed, rows_to_batch, token_logprobs, trained
+from memalpha_kit.training.grpo import (
+    check,
+    check_lm,
+    content_hash,
+    latest_checkpoint,
+    mark_complete,
+    train_grpo,
+    training_order,
+)
+from memalpha_kit.training.rollouts import Rollouts, TrainerLM
+from memalpha_kit.training.trainer import Journal
 
 PAD = 0
 ROWS = (
@@ -179,11 +184,11 @@ def test_validation_is_greedy_also_where_all_processes_must_generate_together(tm
     assert trainer.generation_kwargs["do_sample"] and trainer.generation_config.do_sample
 
 
-def test_a_pad_token_that_ends_replies_is_refused(tmp_path):
+def test_a_pad_token_that_ends_replies_is_refused():
     lm = tiny.lm()
     lm.tokenizer.pad_token = lm.tokenizer.eos_token
     with pytest.raises(InputError, match="pad token: expected one that is no end token"):
-        tiny.trainer(tmp_path, ROWS, lm)
+        check_lm(lm)
 
 
 # --- runs -----------------------------------------------------------------------------------------
@@ -356,7 +361,7 @@ def test_steps_that_cannot_learn_are_told_and_some_in_a_row_are_a_warning(
     tmp_path, caplog, capsys, changes, cause
 ):
     with caplog.at_level(logging.WARNING):
-        journal = Journal(tmp_path, steps=6, n_replies=6)
+        journal = Journal(tmp_path, replace(tiny.GRPO, steps=6), 6)
         with journal.bar:
             for step in range(1, 7):
                 moves = {"flat_rows": 0.0, "grad_norm": 1.0} if step == 2 else changes
@@ -390,17 +395,16 @@ def test_progress_is_told_chunk_by_chunk_inside_a_step(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rollouts": 1}, "grpo.rollouts: expected at least 2, found 1"),
-        ({"temperature": 0.0}, "grpo.temperature: expected more than 0"),
-        ({"updates": 2, "slices": 3}, "grpo.slices: expected a multiple of updates"),
+        ({"rollouts": 1}, "rollouts: expected at least 2, found 1"),
+        ({"temperature": 0.0}, "temperature: expected more than 0"),
+        ({"updates": 2, "slices": 3}, "slices: expected a multiple of updates"),
         ({"instances": 6}, r"grpo.instances: expected at most .* \(5\), found 6"),
         ({"validate_every": 1}, "grpo.validate_every: expected 0 without held-out instances"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused_before_anything_is_loaded(tmp_path, changes, message):
-    config = replace(tiny.GRPO, **changes)
     with pytest.raises(InputError, match=message):
-        train_grpo(tiny.run(tmp_path / "out", tmp_path, config))
+        train_grpo(tiny.run(tmp_path / "out", tmp_path, replace(tiny.GRPO, **changes)))
     assert not (tmp_path / "out").exists()
 
 
@@ -411,9 +415,9 @@ def test_settings_that_do_not_fit_are_refused_before_anything_is_loaded(tmp_path
         ({"loss": "bnpo"}, "grpo.loss: expected another than bnpo with several processes"),
     ],
 )
-def test_what_two_processes_cannot_share_is_refused(changes, message):
+def test_what_two_processes_cannot_share_is_refused(tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
-        check(replace(tiny.GRPO, **changes), n_processes=2)
+        check(tiny.run(tmp_path, config=replace(tiny.GRPO, **changes)), n_processes=2)
 
 
 def test_a_content_weight_without_a_judge_is_refused(policy, tmp_path):

@@ -17,9 +17,8 @@ from memalpha_kit import files
 from memalpha_kit.errors import DiskError, InputError, ModelGone
 from memalpha_kit.method.readers import BestEntry
 from memalpha_kit.records import Answer
-from memalpha_kit.training.arguments import trl_arguments
-from memalpha_kit.training.grpo import train_grpo
-from memalpha_kit.training.journal import latest_checkpoint
+from memalpha_kit.training.backends import trl_arguments
+from memalpha_kit.training.grpo import latest_checkpoint, train_grpo
 from memalpha_kit.training.rollouts import Rollouts, TrainingStopped, patiently
 
 QUICK = replace(tiny.GRPO, steps=2, outage_pause_s=0.0, dump_every=0)
@@ -239,6 +238,6 @@ def test_trackers_are_passed_on_and_one_that_is_not_installed_is_refused(tmp_pat
         patch.setattr("importlib.util.find_spec", lambda name: None)
         with pytest.raises(InputError, match="grpo.report_to: expected trackio to be installed"):
             trl_arguments(tracked, on_cpu=True)
-    monkeypatch.setattr("memalpha_kit.training.arguments.check_trackers", lambda config: None)
+    monkeypatch.setattr("memalpha_kit.training.backends.check_installed", lambda *_: None)
     arguments = trl_arguments(tracked, on_cpu=True)
     assert arguments.report_to == ["trackio"] and arguments.run_name == "run"

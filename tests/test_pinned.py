@@ -6,8 +6,7 @@ import pytest
 import tiny_policy as tiny
 import torch
 
-from memalpha_kit.errors import InputError
-from memalpha_kit.training.pinned import pin_base
+from memalpha_kit.training.backends import pin_base
 
 IDS = torch.tensor([[5, 6, 7, 8]])
 
@@ -69,8 +68,3 @@ def test_the_base_is_restored_after_a_push_that_failed():
     with pytest.raises(ConnectionError):
         pushes.sync_weights()
     assert same(before, base(model))
-
-
-def test_a_model_without_an_adapter_has_no_base():
-    with pytest.raises(InputError, match="expected a model with an adapter"):
-        pin_base(Pushes(None), tiny.lm().model)

@@ -15,8 +15,15 @@ from memalpha_kit.lab.lessons import tokenizer
 from memalpha_kit.lab.plan import REFERENCE, miniature_parameters, miniature_plan, planned
 from memalpha_kit.models.tiny import build_policy
 from memalpha_kit.settings import load_profile, profile_names
-from memalpha_kit.training.plan import Assumptions, fitting, paper_data, plan
-from memalpha_kit.training.shapes import SHAPES, known_card, known_shape
+from memalpha_kit.training.plan import (
+    SHAPES,
+    Assumptions,
+    fitting,
+    known_card,
+    known_shape,
+    paper_data,
+    plan,
+)
 
 LAPTOP = load_profile("laptop")
 PUBLISHED = Assumptions(cards=32, vllm_cards=8, reader_cards=8)

@@ -133,3 +133,13 @@ def test_a_reader_of_the_user_s_own_module_is_registered_by_name():
             reader("test_echo", marks="?")
     finally:
         del READERS._things["test_echo"]
+
+
+def test_questions_are_answered_as_their_source_is_scored():
+    memory = Memory(semantic=(Entry("1", "Sentence: Where is Oslo?\nLabel: 3"),))
+    asked = [
+        Question("q", "Sentence: Where is Lund?", source, memory=memory)
+        for source in ("trec_coarse", "squad")
+    ]
+    label, entry = reader("by_source").read(asked)
+    assert (label.prediction, entry.prediction) == ("\\boxed{3}", memory.semantic[0].text)

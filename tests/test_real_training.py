@@ -17,14 +17,15 @@ from tiny_models import TEMPLATE, tiny_qwen3, tiny_tokenizer
 
 from memalpha_kit import cli
 from memalpha_kit.chats import request
+from memalpha_kit.data.dataset import train_and_held_out
 from memalpha_kit.data.instances import load_instances, save_instances
 from memalpha_kit.errors import InputError
 from memalpha_kit.method.model_readers import ModelReader
 from memalpha_kit.models.local import load_lm
 from memalpha_kit.models.local_chat import LocalChat
 from memalpha_kit.models.tiny import build_policy, save_policy
-from memalpha_kit.records import Entry, Memory, Question, make_instance
-from memalpha_kit.settings import ModelConfig, PolicyConfig, load_profile
+from memalpha_kit.records import make_instance
+from memalpha_kit.settings import ModelConfig, PolicyConfig
 from memalpha_kit.training import backends, rollouts
 from memalpha_kit.training import real as real_training
 from memalpha_kit.training.grpo import first_and_last
@@ -192,10 +193,11 @@ def test_a_dead_server_stops_the_run_and_a_live_one_lets_it_go_on(
 
 WRONG = {
     "no name": ({"model.name": '""'}, "model.name: expected a folder or the hub's name"),
-    "no such name": ({"model.name": "nobody/nothing", **RULE}, "model.name nobody/nothing"),
+    "no such name": ({"model.name": "nobody/nothing", **RULE}, "model nobody/nothing"),
     "no address": ({"model.reader": "endpoint"}, "settings: model.reader_url, model.reader_model"),
     "no judge": ({"model.reader": "rule"}, "reward.content: expected 0 with model.reader rule"),
     "no adapter": ({"model.lora_rank": 0}, "model.reader: base: expected a lora_rank above 0"),
+    "nothing held out": (RULE, "grpo.validate_every: expected 0 without held-o"),
     "one use": ({"grpo.overlap": "true"}, "grpo.overlap: expected false with model.reader base"),
     "no card": ({"model.backend": "unsloth"}, "expected a CUDA card for model.backend=unsloth"),
 }
@@ -212,6 +214,7 @@ def test_what_cannot_work_is_one_line_before_anything_is_loaded(
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(backends, "load_lm", never)
     settings, message = WRONG[name]
+    data = [data[0] / "train.parquet"] if name == "nothing held out" else data
     assert train(base, data, tmp_path / "run", **settings) == 2
     said = capsys.readouterr().err
     assert message in said and said.count("\n") == 1
@@ -228,21 +231,17 @@ def test_the_profile_as_it_is_says_in_one_line_that_it_needs_a_card(data, tmp_pa
 
 
 def test_data_needs_a_training_part_once_and_nothing_of_it_held_out(data, tmp_path):
-    profile = load_profile("gpu")
-    train, held_out = real_training.load_data(profile, data)
+    train, held_out = train_and_held_out(data)
     assert (len(train), len(held_out)) == (4, 2)
-    assert real_training.load_data(profile, data[:1], data[1:])[1] == [*load_instances(
-        data[1] / "test.parquet"
-    )]  # fmt: skip
-    with pytest.raises(InputError, match="expected each instance once"):
-        real_training.load_data(profile, [data[0], data[0]])
+    other = load_instances(data[1] / "test.parquet")
+    assert train_and_held_out(data[:1], data[1:])[1] == list(other)
+    with pytest.raises(InputError, match="expected an instance once"):
+        train_and_held_out([data[0], data[0]])
     with pytest.raises(InputError, match="nothing that is trained on"):
-        real_training.load_data(profile, data, [data[0] / "train.parquet"])
+        train_and_held_out(data, [data[0] / "train.parquet"])
     with pytest.raises(InputError, match="expected a training part"):
         save_instances(tmp_path / "test.parquet", [instance("squad", 50)])
-        real_training.load_data(profile, [tmp_path])
-    with pytest.raises(InputError, match="validate_every"):
-        real_training.load_data(profile, [data[0] / "train.parquet"])
+        train_and_held_out([tmp_path])
 
 
 # --- Who answers ----------------------------------------------------------------------------------
@@ -272,16 +271,6 @@ def test_the_base_is_asked_in_the_engine_that_shares_its_weights():
     assert asked.model.lm.llm is engine
 
 
-def test_the_rule_reader_votes_where_classes_are_asked_for():
-    memory = Memory(semantic=(Entry("1", "Sentence: Where is Oslo?\nLabel: 3"),))
-    asked = [
-        Question("q", "Sentence: Where is Lund?", source, memory=memory)
-        for source in ("trec_coarse", "squad")
-    ]
-    label, entry = real_training.RuleReader().read(asked)
-    assert (label.prediction, entry.prediction) == ("\\boxed{3}", memory.semantic[0].text)
-
-
 def test_a_chat_model_trains_under_the_prompts_of_the_profile(data, tmp_path):
     tokenizer = tiny_tokenizer()
     model = save_policy(tiny_qwen3(tokenizer), tokenizer, tmp_path / "model")
@@ -291,7 +280,7 @@ def test_a_chat_model_trains_under_the_prompts_of_the_profile(data, tmp_path):
     assert train(model, data[:1], tmp_path / "run", **RULE, **paper) == 0
     card = json.loads((tmp_path / "run" / "run.json").read_text())
     assert card["best"] is None and card["finished"]
-    trained, _ = real_training.load_data(load_profile("gpu"), data[:1])
+    trained, _ = train_and_held_out(data[:1])
     [(read, episode)] = first_and_last(tmp_path / "run", trained).values()
     assert episode.instance == read.id and len(episode.steps) == len(read.chunks)
 

@@ -23,7 +23,7 @@ from memalpha_kit.method.saved import load_episodes, save_episodes
 from memalpha_kit.method.writers import ScriptedReplies, writer
 from memalpha_kit.records import QA, Completion, Entry, Episode, ToolCall, make_instance
 from memalpha_kit.settings import MemoryConfig, ProtocolConfig, RewardConfig
-from memalpha_kit.training.measures import observe, summarise
+from memalpha_kit.training.rollouts import observe, summarise
 
 
 @pytest.fixture(autouse=True)

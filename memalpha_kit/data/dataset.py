@@ -263,6 +263,32 @@ def read(path: Path) -> Dataset:
     return data
 
 
+def train_and_held_out(data: Sequence[Path], validation: Sequence[Path] = ()) -> Parts:
+    """What is trained on, and what is held out, in an order that mixes its sources.
+
+    Training parts of `data`, a parquet file as a whole; held-out parts of `validation`, else of the
+    folders in `data`. Raises InputError for data without a training part, an instance that is there
+    twice, and a group on both sides.
+    """
+    train, held_out = [], []
+    for path in data:
+        found = read(path)
+        part = found.train or (found.test if path.is_file() else ())
+        if not part:
+            raise InputError(f"{path}: expected a training part ({TRAIN}), found none")
+        train += part
+        held_out += () if validation or path.is_file() else found.test
+    for found in map(read, validation):
+        held_out += found.test or found.train
+    for part in (train, held_out):
+        check_ids(part, "data")
+    if shared := shared_groups(train, held_out):
+        expected = "expected nothing that is trained on, found a common group"
+        raise InputError(f"validation: {expected}, e.g. {shared[0]!r}")
+    random.Random("validation").shuffle(held_out)
+    return train, held_out
+
+
 def part_files(folder: Path, part: str) -> list[Path]:
     """The files of a part ("train" or "test"); empty if there is none."""
     finish_swaps(folder.absolute().parent)

@@ -20,8 +20,7 @@ from memalpha_kit.errors import InputError
 from memalpha_kit.files import load_json, save_json
 from memalpha_kit.lab import miniature
 from memalpha_kit.settings import PolicyConfig, Profile
-from memalpha_kit.training.plan import GB, Assumptions, Line, Plan, plan
-from memalpha_kit.training.shapes import Shape, known_shape
+from memalpha_kit.training.plan import GB, Assumptions, Line, Plan, Shape, known_shape, plan
 
 REFERENCE = Path(__file__).parent / "plan_reference.json"
 KERNEL_S = 3.5  # about: to start and stop a notebook's kernel and write its report

@@ -28,6 +28,7 @@ from memalpha_kit.errors import InputError, closest
 from memalpha_kit.method.ranking import Bm25
 from memalpha_kit.records import Answer, Entry, Memory, Question
 from memalpha_kit.registry import Registry
+from memalpha_kit.tasks import metric_of
 
 Done = Callable[[int, Answer], None]
 """Called in the caller's thread with a question's place and its answer, as soon as it is known."""
@@ -182,3 +183,23 @@ class ReadNothing:
         for place, answer in enumerate(answers if done else ()):
             done(place, answer)
         return answers
+
+
+@READERS.register("by_source")
+@dataclass(frozen=True)
+class BySource:
+    """Answers as the question's source is scored: with a label where classes are asked for."""
+
+    name: str = "by_source"
+
+    def read(self, questions: Sequence[Question], done: Done | None = None) -> list[Answer]:
+        """The answers of `label_vote` or of `best_entry`."""
+        answers: dict[int, Answer] = {}
+        votes = [metric_of(question.source, judged=False) == "label" for question in questions]
+        for rule, wanted in ((LabelVote(), True), (BestEntry(), False)):
+            places = [place for place, vote in enumerate(votes) if vote == wanted]
+            found = rule.read([questions[place] for place in places])
+            answers |= zip(places, found, strict=True)
+        for place in range(len(questions) if done else 0):
+            done(place, answers[place])
+        return [answers[place] for place in range(len(questions))]

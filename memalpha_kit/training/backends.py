@@ -1,4 +1,4 @@
-"""Real models for GRPO: who loads them, who generates, and the checks before a run starts.
+"""What we ask of the libraries: who loads a model, who generates, and TRL's arguments as a table.
 
     transformers   all weights or a LoRA adapter (peft), base also in 4 bits; vLLM optional
     unsloth        the same through FastLanguageModel; one GPU, vLLM in the same process
@@ -8,37 +8,36 @@ Libraries rewrite settings and drop arguments in silence, so we look before and 
 
 Unsloth patches transformers, trl and peft when it is imported, so it comes first: call `start`
 before anything else of a run.
+
+How counts map (trl 1.15; W processes):
+
+    per_device_train_batch_size * steps_per_generation = instances * copies / W   `dataset_copies`
+    steps_per_generation = slices, gradient_accumulation_steps = slices / updates   of a process
+    optimiser steps per step of ours = iterations * updates                      `updates_per_step`
 """
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Mapping
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from packaging.specifiers import SpecifierSet
 
 from memalpha_kit.errors import InputError, closest
 from memalpha_kit.models.local import CausalLM, load_lm, pad_id, stop_ids
-from memalpha_kit.settings import ModelConfig, ProtocolConfig
+from memalpha_kit.settings import GrpoConfig, ModelConfig, ProtocolConfig
 from memalpha_kit.training import processes
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from peft import PeftModel
+    from trl import GRPOConfig
 
-VERSIONS = {
-    "trl": ">=1.15,<1.17",
-    "transformers": ">=5.0",
-    "peft": ">=0.20",
-    "vllm": ">=0.21,<0.33",
-}
-UNSLOTH_VERSIONS = {"trl": ">=1.15,<1.16", "transformers": ">=5.0,<5.17.1"}
-
+    from memalpha_kit.training.rollouts import Run
 
 # --- Checks before anything is loaded -------------------------------------------------------------
 
@@ -80,26 +79,14 @@ def check_model(model: ModelConfig, protocol: ProtocolConfig | None = None) -> N
             raise InputError(f"model.{message}")
 
 
-def check_versions(model: ModelConfig, installed: Callable[[str], str] = version) -> None:
-    """Raises InputError unless the packages that `model` needs are there, in versions that fit."""
-    unsloth = model.backend == "unsloth"
-    needed = ["trl", "transformers", *(["peft"] if model.lora_rank else [])]
-    needed += ["vllm"] if model.vllm == "colocate" else []
-    needed += ["unsloth", "unsloth_zoo"] if unsloth else []
-    limits, found = VERSIONS | (UNSLOTH_VERSIONS if unsloth else {}), {}
-    for name in needed:
-        try:
-            found[name] = installed(name)
-        except PackageNotFoundError as error:
-            raise InputError(f"{name}: expected to be installed, found no such package") from error
-        limit = limits.get(name, "")
-        if not SpecifierSet(limit).contains(found[name], prereleases=True):
-            raise InputError(f"{name}: expected version {limit}, found {found[name]}")
-    if unsloth and found["unsloth"] != found["unsloth_zoo"]:
-        raise InputError(
-            f"unsloth_zoo: expected unsloth's version {found['unsloth']}, "
-            f"found {found['unsloth_zoo']}"
-        )
+def check_installed(names: Iterable[str], setting: str) -> None:
+    """Raises InputError for a package that the setting asks for and that is not installed."""
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            raise InputError(
+                f"{setting}: expected {name} to be installed (pip install {name}), "
+                "found no such package"
+            )
 
 
 def start(model: ModelConfig, modules: Mapping[str, Any] = sys.modules) -> None:
@@ -108,7 +95,8 @@ def start(model: ModelConfig, modules: Mapping[str, Any] = sys.modules) -> None:
     Raises InputError if something of it was imported earlier: names taken then stay unpatched.
     """
     check_model(model)
-    check_versions(model)
+    check_installed(["vllm"] if model.vllm == "colocate" else [], "model.vllm")
+    check_installed({model.backend}, "model.backend")
     if model.backend == "unsloth" and "unsloth" not in modules:
         early = [name for name in ("trl", "transformers", "peft") if name in modules]
         if early:
@@ -146,7 +134,16 @@ def load_model(
     lm = load_lm(folder, device, batch_size, **options)
     if not model.lora_rank:
         return lm
-    return CausalLM(lm.name, _adapted(lm.model, model, seed), lm.tokenizer, lm.stop_ids, batch_size)
+    from peft import LoraConfig, get_peft_model
+
+    known = {name.rpartition(".")[2] for name, _ in lm.model.named_modules()}
+    for target in model.lora_targets:
+        if target not in known:
+            raise InputError(f"model.lora_targets: found {target!r}{closest(target, known - {''})}")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        adapted = get_peft_model(lm.model, LoraConfig(task_type="CAUSAL_LM", **_lora(model)))
+    return replace(lm, model=adapted)
 
 
 def checkpointed(lm: CausalLM, folder: Path) -> CausalLM:
@@ -162,18 +159,6 @@ def load_adapter(model: Any, folder: Path) -> None:
     from peft import load_peft_weights, set_peft_model_state_dict
 
     set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"), "default")
-
-
-def _adapted(base: PreTrainedModel, model: ModelConfig, seed: int) -> Any:
-    from peft import LoraConfig, get_peft_model
-
-    known = {name.rpartition(".")[2] for name, _ in base.named_modules()}
-    for target in model.lora_targets:
-        if target not in known:
-            raise InputError(f"model.lora_targets: found {target!r}{closest(target, known - {''})}")
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", **_lora(model)))
 
 
 def _lora(model: ModelConfig) -> dict[str, Any]:
@@ -221,7 +206,136 @@ def _load_unsloth(model: ModelConfig, folder: Path, seed: int, batch_size: int) 
     return CausalLM(str(folder), loaded, tokenizer, stops, batch_size)
 
 
-# --- Generation by vLLM ---------------------------------------------------------------------------
+def check_unsloth(trainer: type, policy: Any, model: ModelConfig) -> None:
+    """Raises InputError unless `trainer` derives from Unsloth's class and shares its weights."""
+    names = [parent.__name__ for parent in trainer.__mro__]
+    if not any(name.startswith("Unsloth") for name in names):
+        raise InputError(
+            f"backend unsloth: expected a trainer on its rewritten class, found {names[1]} (its "
+            "rewriting of TRL failed, or TRL was imported first)"
+        )
+    if model.vllm == "none":
+        return
+    source = inspect.getsource(trainer._generate_single_turn)
+    engine = getattr(policy, "vllm_engine", None)
+    if "shared_weights" not in source or not getattr(engine, "shared_weights", False):
+        raise InputError(
+            "backend unsloth: expected an engine that shares the model's weights "
+            "(fast_inference), found none: merged pushes would change the live base"
+        )
+    from trl.generation.vllm_generation import VLLMGeneration
+
+    if not hasattr(VLLMGeneration.generate, "__wrapped__"):
+        raise InputError("backend unsloth: expected VLLMGeneration.generate to send the adapter")
+
+
+def pin_base(generation: Any, model: PeftModel) -> None:
+    """Makes every `generation.sync_weights()` (TRL's VLLMGeneration) end with the base restored.
+
+    To push a policy to vLLM, TRL merges the adapter into the base, sends the sum and subtracts it
+    again. In bf16 a + b - b is not a: after 200 pushes half of the adapted weights had changed and
+    the base's log-probabilities had moved by up to 0.32. So reader, judge and KL reference, which
+    are the base, would drift. The copy is held in main memory, as large as what it restores.
+    """
+    weights = [p for name, p in model.named_parameters() if ".base_layer." in name]
+    copies = [weight.detach().cpu().clone() for weight in weights]
+    push = generation.sync_weights
+
+    def sync_weights() -> None:
+        try:
+            push()
+        finally:
+            with torch.no_grad():
+                for weight, copy in zip(weights, copies, strict=True):
+                    weight.copy_(copy)
+
+    generation.sync_weights = sync_weights
+
+
+# --- TRL's settings -------------------------------------------------------------------------------
+
+RENAMED = {  # our setting: TRL's argument
+    "slices": "steps_per_generation",
+    "iterations": "num_iterations",
+    "loss": "loss_type",
+    "clip": "epsilon",
+    "clip_high": "epsilon_high",
+    "dual_clip": "delta",
+    "kl": "beta",
+    "temperature": "temperature",
+    "max_gradient": "max_grad_norm",
+    "keep_checkpoints": "save_total_limit",
+}
+FIXED = {  # TRL's argument: value, and why; all are stated, for a GPU backend changes defaults
+    "num_train_epochs": (1, "max_steps says when training ends"),
+    "shuffle_dataset": (False, "the order of instances is ours"),
+    "dataloader_num_workers": (0, "rows are made when they are needed"),
+    "remove_unused_columns": (False, "`instance` is no argument of the model"),
+    "ddp_find_unused_parameters": (False, "every weight takes part"),
+    "use_bias_correction_kl": (False, "the plain k3 term, not weighted by the ratio"),
+    "importance_sampling_level": ("token", "as published"),
+    "scale_rewards": ("none", "advantages come normalised from `advantages.py`"),
+    "top_entropy_quantile": (1.0, "every token is learned"),
+    "entropy_coef": (0.0, "no term of that name in the paper"),
+    "off_policy_mask_threshold": (None, "no row is left out"),
+    "mask_truncated_completions": (False, "a reply that was cut off is learned from"),
+    "disable_dropout": (True, "probabilities are those that sampled"),
+    "top_p": (1.0, "sampling is not cut: the loss knows the whole distribution"),
+    "top_k": (0, "the same"),
+    "min_p": (None, "the same"),
+    "repetition_penalty": (1.0, "the same"),
+    "logging_nan_inf_filter": (False, "a NaN is seen, not replaced"),
+    "log_completions": (False, "episodes are dumped by us"),
+    "save_strategy": ("steps", "at the end of a step, for TRL's place inside one is not saved"),
+    "disable_tqdm": (True, "our own bar"),
+    "fp16": (False, "bf16 on a card, fp32 on a CPU"),
+}
+
+
+def updates_per_step(config: GrpoConfig) -> int:
+    """Optimiser steps that one step (collect, reward, update) makes."""
+    return config.iterations * config.updates
+
+
+def dataset_copies(config: GrpoConfig) -> int:
+    """How often TRL repeats an instance: `rollouts`, or more to be a multiple of the slices.
+
+    Only TRL's bookkeeping knows the number: a row of its dataset is not a row of the loss.
+    """
+    return config.slices * -(-config.rollouts // config.slices)
+
+
+def trl_arguments(run: Run, on_cpu: bool) -> GRPOConfig:
+    """TRL's settings. Raises InputError if TRL or a backend put another value in place of ours."""
+    import torch
+    from trl import GRPOConfig
+
+    config, updates, copies = run.config, updates_per_step(run.config), dataset_copies(run.config)
+    n_instances = config.instances // processes.count()  # of this process, in a step
+    wanted: dict[str, Any] = {theirs: getattr(config, ours) for ours, theirs in RENAMED.items()}
+    wanted |= {name: value for name, (value, _) in FIXED.items()} | vllm_arguments(run.model)
+    wanted |= {
+        "output_dir": str(run.out / "checkpoints"),
+        "seed": run.seed,
+        "max_steps": config.steps * updates,
+        "num_generations": copies,
+        "per_device_train_batch_size": n_instances * copies // config.slices,
+        "gradient_accumulation_steps": config.slices // config.updates,
+        "max_completion_length": run.environment.protocol.max_reply_tokens,
+        "logging_steps": updates,
+        "save_steps": (config.save_every or max(1, config.steps)) * updates,
+        "use_cpu": on_cpu,
+        "bf16": not on_cpu,
+        "gradient_checkpointing": run.model.gradient_checkpointing and not on_cpu,
+    }
+    check_installed(config.report_to, "grpo.report_to")
+    made = GRPOConfig(**wanted, report_to=list(config.report_to), run_name=run.out.name)
+    if on_cpu:  # with several processes it is cpu:0, which torch.load refuses on resuming
+        vars(made)["_setup_devices"] = torch.device("cpu")
+    for name, value in wanted.items():
+        if getattr(made, name) != value:
+            raise InputError(f"trl {name}: expected {value!r}, found {getattr(made, name)!r}")
+    return made
 
 
 def vllm_arguments(model: ModelConfig) -> dict[str, Any]:
@@ -247,26 +361,3 @@ def vllm_arguments(model: ModelConfig) -> dict[str, Any]:
         "vllm_enable_sleep_mode": False,
         **(server if model.vllm == "server" else here),
     }
-
-
-def check_unsloth(trainer: type, policy: Any, model: ModelConfig) -> None:
-    """Raises InputError unless `trainer` derives from Unsloth's class and shares its weights."""
-    names = [parent.__name__ for parent in trainer.__mro__]
-    if not any(name.startswith("Unsloth") for name in names):
-        raise InputError(
-            f"backend unsloth: expected a trainer on its rewritten class, found {names[1]} (its "
-            "rewriting of TRL failed, or TRL was imported first)"
-        )
-    if model.vllm == "none":
-        return
-    source = inspect.getsource(trainer._generate_single_turn)
-    engine = getattr(policy, "vllm_engine", None)
-    if "shared_weights" not in source or not getattr(engine, "shared_weights", False):
-        raise InputError(
-            "backend unsloth: expected an engine that shares the model's weights "
-            "(fast_inference), found none: merged pushes would change the live base"
-        )
-    from trl.generation.vllm_generation import VLLMGeneration
-
-    if not hasattr(VLLMGeneration.generate, "__wrapped__"):
-        raise InputError("backend unsloth: expected VLLMGeneration.generate to send the adapter")

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn.functional import pad
 
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import TrainingRow
@@ -147,3 +148,27 @@ def _packed_logprobs(
     with torch.no_grad():
         spread = -(every.exp() * every).sum(-1)
     return every.gather(1, packed[wanted][:, None])[:, 0], spread
+
+
+def narrowed(compute, model, ids, mask, n_completion, batch_size=None, *more, **named):
+    """`compute`'s results, `batch_size` rows at a time, each time without columns that nobody uses.
+
+    A step's rows share one width, that of its longest prompt and reply; those that go through the
+    model together rarely need it. `compute` is TRL's method; results are (B, C), 0 where masked.
+    """
+    width, size, parts = ids.shape[1] - n_completion, batch_size or len(ids), []
+    for start in range(0, len(ids), size):
+        some, seen = ids[start : start + size], mask[start : start + size]
+        used = seen.any(0)
+        first = int(used[:width].int().argmax())
+        kept = int(used[width:].nonzero().max()) + 1 if used[width:].any() else 1
+        columns = slice(first, width + kept)
+        found = compute(model, some[:, columns], seen[:, columns], kept, len(some), *more, **named)
+        spare = (0, n_completion - kept)
+        parts.append([pad(v, spare) if getattr(v, "ndim", 0) == 2 else v for v in found])
+
+    def whole(values: Sequence[Any]) -> Any:
+        """Rows of all parts together; what comes once a call, or is None, as it came first."""
+        return torch.cat(values) if getattr(values[0], "ndim", 0) == 2 else values[0]
+
+    return tuple(whole(values) for values in zip(*parts, strict=True))

@@ -2,7 +2,7 @@
 
 The one law: a resumed run equals an uninterrupted one (on a CPU bit for bit). Whatever a step does
 follows from (seed, step), the weights and the state that checkpoints keep; checkpoints are made
-between steps and trusted only once complete.
+between steps and trusted only once complete: `complete.json` holds the hashes of their files.
 
 A run folder holds:
 
@@ -21,31 +21,31 @@ This module imports neither transformers nor TRL before a run starts: Unsloth co
 from __future__ import annotations
 
 import hashlib
+import json
+import logging
 import random
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 from memalpha_kit.errors import InputError
-from memalpha_kit.files import fingerprint, resume_or_refuse
+from memalpha_kit.files import fingerprint, resume_or_refuse, save_json, sha256
 from memalpha_kit.method.saved import load_episodes
 from memalpha_kit.models.local import CausalLM
 from memalpha_kit.models.tiny import BATCH_ROWS, quiet
 from memalpha_kit.records import Episode, Instance
 from memalpha_kit.settings import GrpoConfig, ModelConfig
 from memalpha_kit.training import processes
-from memalpha_kit.training.arguments import check, check_lm, updates_per_step
 from memalpha_kit.training.backends import check_model, checkpointed, load_model
 from memalpha_kit.training.export import save_trained
-from memalpha_kit.training.generation import writer_lm
-from memalpha_kit.training.rollouts import BEST, Rollouts, Run, Validation
+from memalpha_kit.training.rollouts import BEST, Rollouts, Run, Validation, writer_lm
 
-if TYPE_CHECKING:
-    from memalpha_kit.training.journal import Checkpoint
+log = logging.getLogger(__name__)
 
-SETTINGS = "settings.json"
+SETTINGS, MARK = "settings.json", "complete.json"
+TABLES = ("metrics.csv", "timings.csv", "validation.csv")
 FREE = (
     *("grpo.save_every", "grpo.keep_checkpoints", "grpo.dump_every", "grpo.dump_episodes"),
     *("grpo.validate_every", "grpo.validate_instances", "grpo.skip_limit", "grpo.overlap"),
@@ -67,13 +67,13 @@ def train_grpo(run: Run, resume: bool = False) -> Path:
     together, or not to the run that is resumed.
     """
     processes.start(on_cpu=run.device == "cpu")
-    _check(run)
+    check(run, processes.count())
     with quiet():
         lm = load_model(run.model, run.policy, run.seed, run.device, BATCH_ROWS)
         check_lm(lm)
         if run.environment.meet:
             run.environment.meet(lm)
-        start = processes.in_main(lambda: _begin(run.out, _settings(run), resume))
+        start = processes.in_main(lambda: _begin(run, resume))
         if start.step < run.config.steps:
             _train(run, lm, start)
         else:
@@ -86,14 +86,12 @@ def train_grpo(run: Run, resume: bool = False) -> Path:
 
 def _train(run: Run, lm: CausalLM, start: Checkpoint) -> None:
     """Trains the model of `lm` in place, from `start` to the last step, and saves it."""
-    from memalpha_kit.training.journal import Journal
-    from memalpha_kit.training.trainer import EpisodeTrainer
+    from memalpha_kit.training.trainer import EpisodeTrainer, Journal
 
-    config, updates = run.config, updates_per_step(run.config)
-    order = training_order(len(run.instances), config, run.seed)
-    ahead = order[start.step * config.instances + processes.place() :: processes.count()]
-    n_replies = config.rollouts * sum(len(run.instances[place].chunks) for place in ahead)
-    journal = Journal(run.out, config.steps, updates, n_replies, start.step)
+    order = training_order(len(run.instances), run.config, run.seed)
+    ahead = order[start.step * run.config.instances + processes.place() :: processes.count()]
+    n_replies = run.config.rollouts * sum(len(run.instances[place].chunks) for place in ahead)
+    journal = Journal(run.out, run.config, n_replies, start.step)
     trainer = EpisodeTrainer(run, lm, Rollouts(run, journal.advance), order)
     validate = Validation(run, trainer.save_live)
     journal.look = lambda step: validate(step, writer_lm(lm, trainer)) if validate.due(step) else {}
@@ -125,35 +123,59 @@ def first_and_last(run: Path, instances: Sequence[Instance]) -> dict[str, tuple[
     return {step: (by_id[episode.instance], episode) for step, episode in found.items()}
 
 
+# --- What does not fit together -------------------------------------------------------------------
+
+
+def check(run: Run, n_processes: int = 1) -> None:
+    """Raises InputError, naming the setting, for what does not fit, or asks for more than there is.
+
+    Every one of `n_processes` takes the same number of instances: whole groups, never parts.
+    """
+    grpo, env, n = run.config, run.environment, len(run.instances)
+    check_model(run.model, env.protocol if run.model.name else None)
+    problems = {
+        f"grpo.instances: expected a multiple of the number of processes ({n_processes}), "
+        f"found {grpo.instances}": grpo.instances % n_processes,
+        f"grpo.instances: expected at most the number of training instances ({n}), "
+        f"found {grpo.instances}": n < grpo.instances,
+        "grpo.loss: expected another than bnpo with several processes (a mean of the processes' "
+        "means would depend on their number)": grpo.loss == "bnpo" and n_processes > 1,
+        "grpo.validate_every: expected 0 without held-out instances, "
+        f"found {grpo.validate_every}": grpo.validate_every and not run.validation,
+        f"reward.content: expected 0 without a judge, found {env.reward.content}": (
+            env.judge is None and env.reward.content
+        ),
+    }
+    for message, wrong in problems.items():
+        if wrong:
+            raise InputError(message)
+
+
+def check_lm(lm: CausalLM) -> None:
+    """Raises InputError unless the pad token exists and ends no reply."""
+    pad = lm.tokenizer.pad_token_id
+    if pad is None or pad in lm.stop_ids:
+        raise InputError(
+            f"{lm.name}: pad token: expected one that is no end token ({lm.stop_ids}), found {pad} "
+            "and no spare special token; add one and save the folder again: "
+            "tokenizer.add_special_tokens({'pad_token': '<|pad|>'})"
+        )
+
+
 # --- Starting and resuming ------------------------------------------------------------------------
 
 
-def _check(run: Run) -> None:
-    """Raises InputError for settings that do not fit together, or ask for more than there is."""
-    config, env = run.config, run.environment
-    check(config, processes.count())
-    check_model(run.model, env.protocol if run.model.name else None)
-    n, found = len(run.instances), config.instances
-    if n < found:
-        raise InputError(
-            f"grpo.instances: expected at most the number of training instances ({n}), "
-            f"found {found}"
-        )
-    if config.validate_every and not run.validation:
-        raise InputError(
-            f"grpo.validate_every: expected 0 without held-out instances, "
-            f"found {config.validate_every}"
-        )
-    if env.judge is None and env.reward.content:
-        raise InputError(f"reward.content: expected 0 without a judge, found {env.reward.content}")
-
-
-def _settings(run: Run) -> dict[str, Any]:
-    """Everything the weights depend on, as plain values."""
-    env, files = run.environment, [path for path in run.policy.iterdir() if path.is_file()]
-    return {
+def _begin(run: Run, resume: bool) -> Checkpoint:
+    """The checkpoint to start from, after removing what must not be trusted."""
+    out, env = run.out, run.environment
+    if not (resume and (out / SETTINGS).is_file()):
+        for name in ("checkpoints", "episodes", "policy", BEST):
+            shutil.rmtree(out / name, ignore_errors=True)
+        for name in (SETTINGS, *TABLES):
+            (out / name).unlink(missing_ok=True)
+    asked: dict[str, Any] = {  # everything the weights depend on
         "seed": run.seed,
-        "policy": fingerprint(files),
+        "policy": fingerprint([path for path in run.policy.iterdir() if path.is_file()]),
         "instances": content_hash(run.instances),
         "grpo": asdict(run.config),
         **{name: asdict(getattr(env, name)) for name in ("memory", "protocol", "reward")},
@@ -164,6 +186,8 @@ def _settings(run: Run) -> dict[str, Any]:
         **({"model": asdict(run.model)} if run.model != ModelConfig() else {}),
         **({"processes": processes.count()} if processes.count() > 1 else {}),
     }
+    resume_or_refuse(out, asked, FREE, SETTINGS)
+    return latest_checkpoint(out / "checkpoints")
 
 
 def content_hash(instances: Sequence[Instance]) -> str:
@@ -174,14 +198,35 @@ def content_hash(instances: Sequence[Instance]) -> str:
     return digest.hexdigest()
 
 
-def _begin(out: Path, settings: Mapping[str, Any], resume: bool) -> Checkpoint:
-    """The checkpoint to start from, after removing what must not be trusted."""
-    from memalpha_kit.training.journal import TABLES, latest_checkpoint
+class Checkpoint(NamedTuple):
+    """A complete checkpoint: its folder and the number of steps done; no folder at the start."""
 
-    if not (resume and (out / SETTINGS).is_file()):
-        for name in ("checkpoints", "episodes", "policy", BEST):
-            shutil.rmtree(out / name, ignore_errors=True)
-        for name in (SETTINGS, *TABLES):
-            (out / name).unlink(missing_ok=True)
-    resume_or_refuse(out, settings, FREE, SETTINGS)
-    return latest_checkpoint(out / "checkpoints")
+    folder: Path | None
+    step: int
+
+
+def latest_checkpoint(folder: Path) -> Checkpoint:
+    """The newest complete checkpoint; those that a crash cut off, or that changed, are removed."""
+    found = [Checkpoint(None, 0)]
+    for path in sorted(folder.glob("checkpoint-*")):
+        try:
+            mark = json.loads((path / MARK).read_text())
+            whole = mark["files"] == _hashes(path)
+        except (FileNotFoundError, json.JSONDecodeError):
+            whole = False
+        if whole:
+            found.append(Checkpoint(path, mark["step"]))
+        else:
+            log.warning("%s: is not what was saved, and is removed", path)
+            shutil.rmtree(path)
+    return max(found, key=lambda checkpoint: checkpoint.step)
+
+
+def mark_complete(folder: Path, step: int) -> None:
+    """Declares a checkpoint complete."""
+    save_json(folder / MARK, {"step": step, "files": _hashes(folder)})
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    files = [path for path in sorted(folder.iterdir()) if path.is_file() and path.name != MARK]
+    return {path.name: sha256(path) for path in files}

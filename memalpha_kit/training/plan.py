@@ -7,27 +7,30 @@ Everything is arithmetic on the model's shape: generation is bound by reading we
 the card's memory, prefill and training by its arithmetic, each at an assumed share of the peak. The
 data's sizes are the paper's (table 7, the balanced set: means over 562 instances). The published
 run took 32 H100 for three days (paper, section 4); a plan shows what we expect of the same
-settings, which is an estimate of ours and not a reproduction. The miniature's is in `lab/plan.py`.
+settings, which is an estimate of ours and not a reproduction. Models, cards and the words beside
+every number are in `plan.yaml`; the miniature's plan is in `lab/plan.py`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memalpha_kit.errors import InputError, closest
-from memalpha_kit.sections import about
+from memalpha_kit.files import load_json
+from memalpha_kit.sections import about, read_yaml
 from memalpha_kit.settings import Profile
-from memalpha_kit.training.shapes import CARDS, READER, SHAPES, Card, Shape, known_card, known_shape
 
 if TYPE_CHECKING:
     import pandas as pd
 
 STATISTICS = Path(__file__).parents[1] / "paper_tables" / "statistics.csv"
 GB = 1e9
+Numbers = dict[str, float]
+LOGIT_TOKENS = 2048  # positions whose logits are held at once
 
 
 @dataclass(frozen=True)
@@ -37,9 +40,7 @@ class Assumptions:
     card: str = about("h100", "name of the card")
     cards: int = about(1, "that train; with vllm `colocate` they also generate")
     vllm_cards: int = about(0, "that only generate (vllm `server`)")
-    reader_cards: int = about(
-        0, "that serve the 32B reader (reader `endpoint`); 0: somebody else's"
-    )
+    reader_cards: int = about(0, "that serve the 32B reader (`endpoint`); 0: somebody else's")
     usd_per_card_hour: float | None = about(None, "price of a card")
     usd_per_million_in: float | None = about(None, "reader `endpoint`: price of prompt tokens")
     usd_per_million_out: float | None = about(None, "reader `endpoint`: price of reply tokens")
@@ -54,6 +55,95 @@ class Assumptions:
     training_share: float = about(0.30, "of the card's peak that training reaches (MFU)")
     prefill_share: float = about(0.40, "of the peak, while prompts are read")
     bandwidth_share: float = about(0.50, "of the memory bandwidth, while tokens are generated")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a Qwen3 model."""
+
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    feed_forward: int
+    tied: bool
+    vocabulary: int = 151_936
+
+    @property
+    def block(self) -> int:
+        """Parameters of all layers, without embeddings."""
+        attention = self.hidden * self.head_dim * 2 * (self.heads + self.kv_heads)
+        return self.layers * (attention + 3 * self.hidden * self.feed_forward)
+
+    @property
+    def parameters(self) -> int:
+        """All parameters but the norms, which do not count here."""
+        return self.block + self.vocabulary * self.hidden * (1 if self.tied else 2)
+
+    def adapter(self, rank: int) -> int:
+        """Parameters of a LoRA adapter of this rank on all seven matrices of every layer."""
+        queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        sums = 2 * (self.hidden + queries) + 2 * (self.hidden + keys)
+        return self.layers * rank * (sums + 3 * (self.hidden + self.feed_forward))
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of keys and values per token, in 16 bits."""
+        return 2 * 2 * self.layers * self.kv_heads * self.head_dim
+
+
+class Card(NamedTuple):
+    """A graphics card: memory, dense bf16 arithmetic, memory bandwidth."""
+
+    memory_gb: float
+    tflops: float
+    bandwidth_gbs: float
+
+
+TABLES = read_yaml(Path(__file__).with_suffix(".yaml").read_text(), "plan.yaml")
+SHAPES = {name: Shape(*sizes) for name, sizes in TABLES["models"].items()}
+CARDS = {name: Card(*sizes) for name, sizes in TABLES["cards"].items()}
+
+
+def known_shape(name: str) -> Shape | None:
+    """The shape of a model in the table, or of one in a folder that has the sizes of such a one."""
+    config = Path(name) / "config.json"
+    if name in SHAPES or not config.is_file():
+        return SHAPES.get(name)
+    settings = load_json(config)
+    found = Shape(*(settings.get(key) for key in TABLES["config"]))
+    return found if found in SHAPES.values() else None
+
+
+def known_card(memory_gb: float, called: str = "") -> str | None:
+    """The largest card of the table that has no more memory; None if all have more.
+
+    Of equal ones the one whose name is in `called`: "h100" in "NVIDIA H100 80GB HBM3".
+    """
+    known = {name: card for name, card in CARDS.items() if card.memory_gb <= 1.05 * memory_gb}
+    series = {name: name.partition("-")[0].removeprefix("rtx") in called.lower() for name in known}
+    return max(known, key=lambda name: (known[name].memory_gb, series[name]), default=None)
+
+
+def paper_data() -> SimpleNamespace:
+    """Means of the balanced training set of table 7: chunks and questions per instance, tokens.
+
+    `longest` is the chunks per instance of the source with the longest ones.
+    """
+    import pandas as pd
+
+    rows = pd.read_csv(STATISTICS, comment="#").query("table == 7 and split == 'train'")
+    instances, chunks = rows.instances.sum(), rows.instances * rows.chunks_per_instance
+    return SimpleNamespace(
+        chunks=chunks.sum() / instances,
+        questions=(rows.instances * rows.questions_per_instance).sum() / instances,
+        tokens=(chunks * rows.tokens_per_chunk).sum() / chunks.sum(),
+        longest=rows.chunks_per_instance.max(),
+    )
+
+
+# --- The plan -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -90,7 +180,7 @@ class Plan:
         lines = []
         for line in self.lines:
             digits = 2 if line.value < 100 else 0
-            value = "" if line.value != line.value else f"{line.value:,.{digits}f}"
+            value = "" if math.isnan(line.value) else f"{line.value:,.{digits}f}"
             lines.append(f"{line.part:8} {line.what:22} {value:>18} {line.unit:9} {line.how}")
         return "\n".join(lines)
 
@@ -104,47 +194,17 @@ class Plan:
         return f"plan: {self.value('total per card'):.0f} GB per card, {self.value('total'):.1f} h"
 
 
-@dataclass(frozen=True)
-class Data:
-    """Means of the training data: chunks and questions per instance, tokens per chunk.
-
-    `longest` is the chunks per instance of the source with the longest ones.
-    """
-
-    chunks: float
-    questions: float
-    tokens: float
-    longest: float
-
-
-def paper_data() -> Data:
-    """The balanced training set of table 7, weighted by instances."""
-    import pandas as pd
-
-    rows = pd.read_csv(STATISTICS, comment="#").query("table == 7 and split == 'train'")
-    instances, chunks = rows.instances.sum(), rows.instances * rows.chunks_per_instance
-    return Data(
-        chunks.sum() / instances,
-        (rows.instances * rows.questions_per_instance).sum() / instances,
-        (chunks * rows.tokens_per_chunk).sum() / chunks.sum(),
-        rows.chunks_per_instance.max(),
-    )
-
-
 def plan(
     profile: Profile,
     assumptions: Assumptions = Assumptions(),  # noqa: B008 (frozen)
 ) -> Plan:
     """What the profile will cost. Raises InputError for a model or a card that is in no table."""
     name, card = profile.model.name, assumptions.card
-    shape = known_shape(name)
-    for what, asked, table, found in (
-        ("model.name", name, SHAPES, shape),
-        ("card", card, CARDS, CARDS.get(card)),
-    ):
-        if found is None:
-            near = closest(asked, table)
-            raise InputError(f"{what} {asked!r} is not in the tables of the plan{near}")
+    shape, missing = known_shape(name), "is not in the tables of the plan"
+    if shape is None:
+        raise InputError(f"model.name {name!r} {missing}{closest(name, SHAPES)}")
+    if card not in CARDS:
+        raise InputError(f"card {card!r} {missing}{closest(card, CARDS)}")
     return _Estimate(profile, assumptions, shape, CARDS[card], paper_data()).plan()
 
 
@@ -164,33 +224,34 @@ def fitting(profile: Profile, cards: int, memory_gb: float, called: str = "") ->
 
 @dataclass(frozen=True)
 class _Estimate:
-    """A plan in the making."""
+    """A plan in the making. What its methods add to `words` fills the texts of `plan.yaml`."""
 
     profile: Profile
     given: Assumptions
     shape: Shape
     card: Card
-    data: Data
+    data: SimpleNamespace
 
     def plan(self) -> Plan:
-        given, work = self.given, list(self.work())
-        counts = {line.what: line.value for line in work}
-        memory, problems = self.memory()
-        hours = self.hours(counts)
-        cards = given.cards + given.vllm_cards + given.reader_cards
-        card_hours, how = hours["total"] * cards, f"total x {cards} cards ({given.card})"
+        given, words = self.given, vars(self).copy()
+        words["cards"] = given.cards + given.vllm_cards + given.reader_cards
+        work, (memory, problems) = self.work(words), self.memory(words)
+        hours = self.hours(work)
+        hours["GPU hours"] = hours["total"] * words["cards"]
+        numbers = {"work": work, "memory": memory, "time": hours}
+        rank, kept = self.profile.model.lora_rank, 12 * self.profile.grpo.keep_checkpoints
+        trained = self.shape.adapter(rank) or self.shape.parameters
+        numbers["disk"] = {"checkpoints": kept * trained / GB + 2 * 2 * trained / GB}
+        numbers["cost"] = self.money(work, hours["GPU hours"], words)
         lines = [
-            *work,
-            *(Line("memory", name, value, "GB", how) for name, (value, how) in memory.items()),
-            *(Line("time", name, value, "h", HOW[name]) for name, value in hours.items()),
-            Line("time", "GPU hours", card_hours, "h", how),
-            self.disk(),
-            *self.money(counts, card_hours),
+            Line(part, what, numbers[part][what], unit, how.format(**words))
+            for part, known in TABLES["lines"].items()
+            for what, (unit, how) in known.items()
+            if what in numbers[part]
         ]
-        for field in fields(given):
-            value = getattr(given, field.name)
+        for name, value in vars(given).items():
             number = value if isinstance(value, (int, float)) else math.nan
-            lines.append(Line("assumed", field.name, number, "", str(value)))
+            lines.append(Line("assumed", name, number, "", str(value)))
         return Plan(self.profile.name, tuple(lines), tuple(problems))
 
     def rows(self) -> int:
@@ -205,7 +266,7 @@ class _Estimate:
             chunks = max(0.0, chunks - self.data.chunks) + self.data.longest
         return grpo.slices * math.ceil(grpo.rollouts * chunks / grpo.slices)
 
-    def work(self) -> Iterator[Line]:
+    def work(self, words: dict[str, Any]) -> Numbers:
         """Counts of the whole run, validation included."""
         profile, given, data, grpo = self.profile, self.given, self.data, self.profile.grpo
         episodes = grpo.steps * grpo.instances * grpo.rollouts
@@ -217,121 +278,101 @@ class _Estimate:
         shown = given.instruction_tokens + given.shown_tokens + data.tokens
         prompt = min(shown, profile.protocol.max_prompt_tokens)
         reply = min(given.reply_tokens, profile.protocol.max_reply_tokens)
-        trained = grpo.steps * given.cards * self.rows() * (prompt + reply)
-        by_chunk, by_question = (
-            f"episodes x {mean:.1f} {what} (table 7)"
-            for mean, what in ((data.chunks, "chunks"), (data.questions, "questions"))
-        )
-        answer, verdict = "assumed per answer", "assumed per verdict"
-        for what, value, unit, how in (
-            ("episodes", episodes, "episodes", "steps x instances x rollouts"),
-            ("validation episodes", validated, "episodes", "looks x instances"),
-            ("generations", written, "replies", by_chunk),
-            ("prompt tokens", written * prompt, "tokens", f"{prompt:.0f} per generation"),
-            ("reply tokens", written * reply, "tokens", f"{reply} per generation"),
-            ("training tokens", trained, "tokens", "prompt and reply of every row, fill rows too"),
-            ("reader calls", reads, "answers", by_question),
-            ("reader tokens in", reads * given.read_tokens, "tokens", answer),
-            ("reader tokens out", reads * given.answer_tokens, "tokens", answer),
-            ("judge calls", judged, "verdicts", "generations x calls"),
-            ("judge tokens in", judged * given.judge_tokens, "tokens", verdict),
-            ("judge tokens out", judged * given.verdict_tokens, "tokens", verdict),
-        ):
-            yield Line("work", what, value, unit, how)
+        words |= {"prompt": prompt, "reply": reply}
+        counts = {
+            "episodes": episodes,
+            "validation episodes": validated,
+            "generations": written,
+            "prompt tokens": written * prompt,
+            "reply tokens": written * reply,
+            "training tokens": grpo.steps * given.cards * self.rows() * (prompt + reply),
+            "reader calls": reads,
+            "reader tokens in": reads * given.read_tokens,
+            "reader tokens out": reads * given.answer_tokens,
+            "judge calls": judged,
+            "judge tokens in": judged * given.judge_tokens,
+            "judge tokens out": judged * given.verdict_tokens,
+        }
+        for way in ("in", "out"):
+            counts[f"asked {way}"] = counts[f"reader tokens {way}"] + counts[f"judge tokens {way}"]
+        return counts
 
-    def memory(self) -> tuple[dict[str, tuple[float, str]], list[str]]:
+    def memory(self, words: dict[str, Any]) -> tuple[Numbers, list[str]]:
         """GB per card by part, and what does not fit."""
-        model, grpo, shape, cards = (
-            self.profile.model,
-            self.profile.grpo,
-            self.shape,
-            self.given.cards,
-        )
+        model, shape, cards = self.profile.model, self.shape, self.given.cards
         four_bit = shape.block * 0.56 + (shape.parameters - shape.block) * 2
         weights = (four_bit if model.load_in_4bit else 2 * shape.parameters) / GB
-        lora = shape.adapter(model.lora_rank) if model.lora_rank else 0
-        shares = model.backend == "unsloth" and model.vllm == "colocate"  # one copy for both
-        if lora:
-            states, how = 16 * lora / GB, f"adapter of {lora / 1e6:.0f}M: weights, gradients, AdamW"
-        else:
-            states = 16 * shape.parameters / cards / GB
-            how = f"fp32 weights, gradients, AdamW, over {cards} cards"
+        lora = shape.adapter(model.lora_rank)
+        words["states"] = f"adapter of {lora / 1e6:.0f}M: weights, gradients, AdamW"
+        if not lora:
+            words["states"] = f"fp32 weights, gradients, AdamW, over {cards} cards"
             weights /= cards
-        activations, logits, passes = self.activations()
-        parts = {
-            "weights": (
-                0.0 if shares else weights,
-                "one copy, in the engine" if shares else "bf16",
-            ),
-            "training states": (states, how),
-            "activations": (activations, f"{passes} tokens a forward pass, checkpointed"),
-            "logits": (logits, "in pieces, with gradients"),
-            "CUDA and fragments": (3.0, "assumed"),
-        }
-        if not lora and grpo.kl:
-            parts["reference"] = (weights, "bf16, for the KL term")
-        problems = []
-        if model.vllm == "colocate":
-            parts["engine"], problems = self.engine(weights)
-        total = sum(value for value, _ in parts.values())
+        states = 16 * (lora or shape.parameters / cards) / GB
+        shares = model.backend == "unsloth" and model.vllm == "colocate"  # one copy for both
+        words["weights"] = "one copy, in the engine" if shares else "bf16"
+        parts = {"weights": 0.0 if shares else weights, "training states": states}
+        parts |= self.activations(words) | {"CUDA and fragments": 3.0}
+        if not lora and self.profile.grpo.kl:
+            parts["reference"] = weights
+        problems = self.engine(weights, parts, words) if model.vllm == "colocate" else []
+        total = sum(parts.values())
         if total > self.card.memory_gb:
-            sums = ", ".join(f"{name} {value:.1f}" for name, (value, _) in parts.items())
+            sums = ", ".join(f"{name} {value:.1f}" for name, value in parts.items())
             problems.append(
                 f"{total:.1f} GB per card needed, {self.given.card} has {self.card.memory_gb:.0f} "
                 f"({sums}); try more cards, model.lora_rank, model.load_in_4bit=true or more "
                 "grpo.slices"
             )
-        parts["total per card"] = (total, f"the card has {self.card.memory_gb:.0f} GB")
-        return parts, problems
+        return parts | {"total per card": total}, problems
 
-    def activations(self) -> tuple[float, float, str]:
-        """GB of activations, GB of logits, and rows x tokens of a forward pass."""
+    def activations(self, words: dict[str, Any]) -> Numbers:
+        """GB of the activations and of the logits of a forward pass."""
         model, protocol, shape = self.profile.model, self.profile.protocol, self.shape
         rows = self.rows() // self.profile.grpo.slices
         if model.backend == "unsloth":
             rows = 1  # it splits a forward pass by the memory that is free
         longest = protocol.max_prompt_tokens + protocol.max_reply_tokens
         longest = min(model.max_seq_length, longest)
-        tokens = rows * longest
+        words["passes"], tokens = f"{rows} x {longest}", rows * longest
         layer = shape.hidden * 8 + shape.feed_forward * 4 + 2 * shape.heads * shape.head_dim
-        activations = tokens * 2 * (shape.layers * shape.hidden + layer) / GB
-        logits = min(tokens, LOGIT_TOKENS) * shape.vocabulary * 4 * 3 / GB
-        return activations, logits, f"{rows} x {longest}"
+        return {
+            "activations": tokens * 2 * (shape.layers * shape.hidden + layer) / GB,
+            "logits": min(tokens, LOGIT_TOKENS) * shape.vocabulary * 4 * 3 / GB,
+        }
 
-    def engine(self, weights: float) -> tuple[tuple[float, str], list[str]]:
-        """GB that vLLM takes, and a problem if that leaves no room for one sequence."""
+    def engine(self, weights: float, parts: Numbers, words: dict[str, Any]) -> list[str]:
+        """Adds the GB that vLLM takes; a problem if that leaves no room for one sequence."""
         model, token = self.profile.model, self.shape.cache_bytes / GB
-        engine = model.gpu_memory_utilization * self.card.memory_gb
+        engine = parts["engine"] = model.gpu_memory_utilization * self.card.memory_gb
         cache = engine - weights - 1.5
-        part = engine, f"share of the card; holds {max(0, cache / token):,.0f} tokens of cache"
+        words["cached"] = max(0, cache / token)
         if cache / token >= model.max_seq_length:
-            return part, []
-        return part, [
+            return []
+        longest = model.max_seq_length
+        return [
             f"engine: {engine:.0f} GB leave {cache:.1f} GB of cache beside {weights:.1f} GB of "
-            f"weights, one sequence of {model.max_seq_length} tokens needs "
-            f"{model.max_seq_length * token:.1f} GB "
+            f"weights, one sequence of {longest} tokens needs {longest * token:.1f} GB "
             "(try model.load_in_4bit=true or a larger model.gpu_memory_utilization)"
         ]
 
-    def hours(self, counts: dict[str, float]) -> dict[str, float]:
+    def hours(self, work: Numbers) -> Numbers:
         """Hours of every phase and in total."""
-        given, profile, grpo = self.given, self.profile, self.profile.grpo
+        given, model, grpo = self.given, self.profile.model, self.profile.grpo
         writers = given.vllm_cards or given.cards
         batch = max(1.0, grpo.instances * grpo.rollouts / writers)
-        tokens = [counts[f"{who} tokens"] for who in ("prompt", "reply")]
-        asked = [counts[f"reader tokens {w}"] + counts[f"judge tokens {w}"] for w in ("in", "out")]
-        reading = 0.0
-        if profile.model.reader == "base":
+        reading, asked = 0.0, (work["asked in"], work["asked out"])
+        if model.reader == "base":
             reading = self.generation_s(self.shape, *asked, 64, given.cards)
-        elif profile.model.reader == "endpoint" and given.reader_cards:
-            reading = self.generation_s(SHAPES[READER], *asked, 64, given.reader_cards)
-        passes = 6 if profile.model.lora_rank else 8
+        elif model.reader == "endpoint" and given.reader_cards:
+            reading = self.generation_s(SHAPES["Qwen/Qwen3-32B"], *asked, 64, given.reader_cards)
+        passes = 6 if model.lora_rank else 8
         passes += 2 * (bool(grpo.kl) + (grpo.updates * grpo.iterations > 1))
         arithmetic = self.card.tflops * 1e12 * given.training_share * given.cards
+        tokens = work["prompt tokens"], work["reply tokens"]
         seconds = {
             "generation": self.generation_s(self.shape, *tokens, batch, writers),
             "reading and judging": reading,
-            "training": passes * self.shape.parameters * counts["training tokens"] / arithmetic,
+            "training": passes * self.shape.parameters * work["training tokens"] / arithmetic,
         }
         hours = {name: value / 3600 for name, value in seconds.items()}
         return hours | {"total": sum(hours.values())}
@@ -347,34 +388,13 @@ class _Estimate:
         decode = tokens_out * per_token / (card.bandwidth_gbs * GB * given.bandwidth_share)
         return (prefill + decode) / cards
 
-    def disk(self) -> Line:
-        """GB of kept checkpoints with optimiser states, the best policy and the exported one."""
-        rank, keep = self.profile.model.lora_rank, self.profile.grpo.keep_checkpoints
-        trained = self.shape.adapter(rank) if rank else self.shape.parameters
-        value = keep * 12 * trained / GB + 2 * 2 * trained / GB
-        return Line(
-            "disk", "checkpoints", value, "GB", "kept checkpoints, the best one and the export"
-        )
-
-    def money(self, counts: dict[str, float], card_hours: float) -> Iterator[Line]:
+    def money(self, work: Numbers, card_hours: float, words: dict[str, Any]) -> Numbers:
         """What cards and the served reader cost, where prices are given."""
-        price = self.given.usd_per_card_hour
-        if price is not None:
-            yield Line("cost", "cards", card_hours * price, "USD", f"{price} a card hour")
-        prices = (self.given.usd_per_million_in, self.given.usd_per_million_out)
+        given, costs = self.given, {}
+        if given.usd_per_card_hour is not None:
+            costs["cards"] = card_hours * given.usd_per_card_hour
+        prices = words["prices"] = (given.usd_per_million_in, given.usd_per_million_out)
         if self.profile.model.reader == "endpoint" and None not in prices:
-            usd = sum(
-                (counts[f"reader tokens {way}"] + counts[f"judge tokens {way}"]) / 1e6 * price
-                for way, price in zip(("in", "out"), prices, strict=True)
-            )
-            yield Line("cost", "reader and judge", usd, "USD", f"{prices} per million tokens")
-
-
-LOGIT_TOKENS = 2048  # positions whose logits are held at once
-
-HOW = {
-    "generation": "weights and cache read per token; prompts at the prefill share",
-    "reading and judging": "the base model on the same cards, or the 32B reader on its own",
-    "training": "8 x parameters x tokens (LoRA: 6), 2 more each for old and reference",
-    "total": "one after the other; overlap would save part of it",
-}
+            tokens_in, tokens_out = work["asked in"] / 1e6, work["asked out"] / 1e6
+            costs["reader and judge"] = tokens_in * prices[0] + tokens_out * prices[1]
+        return costs

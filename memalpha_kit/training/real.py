@@ -17,12 +17,9 @@ on both sides.
 
 from __future__ import annotations
 
-import random
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,15 +30,14 @@ from memalpha_kit.files import load_json, run_card
 from memalpha_kit.method.content_judge import CallJudge, ContentJudge
 from memalpha_kit.method.episode import Environment
 from memalpha_kit.method.model_readers import ModelReader
-from memalpha_kit.method.readers import BestEntry, LabelVote
-from memalpha_kit.method.readers import Done as Answered
+from memalpha_kit.method.readers import reader
 from memalpha_kit.method.retrieval import Retrieval
 from memalpha_kit.models.chat import Client
+from memalpha_kit.models.get import hub_folder
 from memalpha_kit.models.local_chat import LocalChat, vllm_chat
 from memalpha_kit.models.servers import endpoint_from_env
-from memalpha_kit.records import Answer, Instance, Question
 from memalpha_kit.settings import ModelConfig, Profile
-from memalpha_kit.tasks import metric_of
+from memalpha_kit.training import processes
 from memalpha_kit.training.plan import fitting
 
 if TYPE_CHECKING:
@@ -68,40 +64,46 @@ def train(
     """
     started = time.time()
     profile, client = checked(profile)
-    instances, held_out = load_data(profile, data, validation)
-    from memalpha_kit.training import backends, processes
-    from memalpha_kit.training.rollouts import Run
+    instances, held_out = dataset.train_and_held_out(data, validation)
+    from memalpha_kit.training import backends
 
     backends.start(profile.model)  # imports Unsloth, if asked for, before what it patches
-    processes.start(on_cpu=not _cards())
-    from memalpha_kit.training.export import export
-    from memalpha_kit.training.grpo import train_grpo
+    cards = cuda_cards()
+    processes.start(on_cpu=not cards)
+    from accelerate import PartialState
 
-    if _cards() and processes.is_main():
-        say(_plan_line(profile, processes.count()))
-    base, model = model_folder(profile.model), profile.model
+    from memalpha_kit.training.export import export
+    from memalpha_kit.training.grpo import check, train_grpo
+    from memalpha_kit.training.rollouts import Run
+
+    if cards and processes.is_main():
+        say(cost(profile, processes.count()))
+    model, named = profile.model, Path(profile.model.name)
+    base = named if named.is_dir() else hub_folder(model.name, model.revision)
     asked = AskedModel(client.name if client else f"base of {model.name}", client)
-    run = Run(
-        base,
-        instances,
-        environment(profile, base, asked),
-        profile.grpo,
-        out,
-        profile.seed,
-        held_out if profile.grpo.validate_every else (),
-        model,
-        _device(),
-    )
+    device = str(PartialState().device) if cards else "cpu"
+    world = environment(profile, base, asked)
+    run = Run(base, instances, world, profile.grpo, out, profile.seed, held_out, model, device)
     facts = {
         "data": [str(path) for path in data],
         "base": str(base),
         "served_reader": client.name if client else None,
         "processes": processes.count(),
-        "device": run.device,
+        "device": device,
         "instances": len(instances),
         "held_out": len(held_out),
     }
-    card = partial(_card, out, profile, started, data, facts)
+    files = [
+        file
+        for path in data
+        for file in ([path] if path.is_file() else dataset.part_files(path, "train"))
+    ]
+
+    def card(**found: Any) -> None:
+        if processes.is_main():
+            run_card(out, profile, started, files, facts | found)
+
+    check(run, processes.count())
     card(finished=False)
     train_grpo(run, resume)
     best, folder = out / "best" / "best.json", out / "export"
@@ -112,21 +114,6 @@ def train(
         which = "last policy" if step is None else f"policy of step {step}"
         say(f"{folder}: {which}, difference of a log-probability {made.difference:.2g}")
     return folder
-
-
-def _card(
-    out: Path, profile: Profile, started: float, data: Sequence[Path], facts: Any, **found: Any
-) -> None:
-    """Writes the run's card."""
-    from memalpha_kit.training import processes
-
-    if processes.is_main():
-        files = [
-            file
-            for path in data
-            for file in ([path] if path.is_file() else dataset.part_files(path, "train"))
-        ]
-        run_card(out, profile, started, files, facts | found)
 
 
 # --- What is refused before anything is loaded ----------------------------------------------------
@@ -151,7 +138,7 @@ def checked(profile: Profile) -> tuple[Profile, Client | None]:
         f"model.vllm={model.vllm}": model.vllm != "none",
         "model.load_in_4bit=true": model.load_in_4bit,
     }
-    if any(needs.values()) and not _cards():
+    if any(needs.values()) and not cuda_cards():
         names = " and ".join(name for name, needed in needs.items() if needed)
         raise InputError(
             f"profile {profile.name}: expected a CUDA card for {names}, found none "
@@ -182,101 +169,27 @@ def served_reader(model: ModelConfig) -> Client:
         raise InputError(
             f"model.reader endpoint: {error} (settings: model.reader_url, model.reader_model)"
         ) from error
-    why = client.ready()
-    if not why:
-        reply = client.chat([request("", "Say OK.", max_tokens=8)])[0]
-        why = reply.error if reply.text is None else ""
+    why = client.ready() or client.chat([request("", "Say OK.", max_tokens=8)])[0].error
     if why:
         url = client.endpoint.url
         raise InputError(f"{url}: expected an answer of {client.name!r}, found: {why}")
     return client
 
 
-def load_data(
-    profile: Profile, data: Sequence[Path], validation: Sequence[Path] = ()
-) -> tuple[list[Instance], list[Instance]]:
-    """Training instances, and the held-out ones in an order that mixes their sources.
-
-    A parquet file counts as whole. Raises InputError for a folder without a training part, an
-    instance that is there twice, and training and held-out instances that share a group.
-    """
-    train, held_out = [], []
-    for path in data:
-        found = dataset.read(path)
-        part = found.train or (found.test if path.is_file() else ())
-        if not part:
-            raise InputError(f"{path}: expected a training part ({dataset.TRAIN}), found none")
-        train += part
-        held_out += () if validation or path.is_file() else found.test
-    for path in validation:
-        found = dataset.read(path)
-        held_out += found.test or found.train
-    for part in (train, held_out):
-        [(name, times)] = Counter(instance.id for instance in part).most_common(1) or [("", 1)]
-        if times > 1:
-            raise InputError(f"data: expected each instance once, found {name} {times} times")
-    if shared := dataset.shared_groups(train, held_out):
-        raise InputError(
-            "validation: expected nothing that is trained on, found a common group, "
-            f"e.g. {shared[0]!r}"
-        )
-    random.Random("validation").shuffle(held_out)
-    if profile.grpo.validate_every and not held_out:
-        raise InputError(
-            "grpo.validate_every: expected 0 or a data set with a test part (--validation), "
-            f"found {profile.grpo.validate_every}"
-        )
-    return train, held_out
-
-
-def model_folder(model: ModelConfig) -> Path:
-    """The folder of the base model: `model.name` itself, or the hub's files, fetched if need be.
-
-    Raises InputError if neither is there.
-    """
-    folder = Path(model.name)
-    if folder.is_dir():
-        return folder
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    wanted = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
-    try:
-        return Path(
-            snapshot_download(model.name, revision=model.revision or None, allow_patterns=wanted)
-        )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(
-            f"model.name {model.name}: expected a folder, or a model that the hub gives, "
-            f"found: {reason}"
-        ) from error
-
-
-# --- The machine ----------------------------------------------------------------------------------
-
-
-def _cards() -> int:
+def cuda_cards() -> int:
     """CUDA cards of this machine."""
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
-def _device() -> str:
-    """Where this process computes: its own card, or the CPU."""
-    from accelerate import PartialState
-
-    return str(PartialState().device) if _cards() else "cpu"
-
-
-def _plan_line(profile: Profile, cards: int) -> str:
+def cost(profile: Profile, cards: int) -> str:
     """What the run will cost. Raises InputError if it does not fit the first card."""
     import torch
 
     found = torch.cuda.get_device_properties(0)
-    cost = fitting(profile, cards, found.total_memory / 1e9, found.name)
-    return str(cost or "plan: not checked (this card or model is in no table of the plan)")
+    plan = fitting(profile, cards, found.total_memory / 1e9, found.name)
+    return str(plan or "plan: not checked (this card or model is in no table of the plan)")
 
 
 # --- Who answers and judges -----------------------------------------------------------------------
@@ -287,7 +200,7 @@ def environment(profile: Profile, base: Path, asked: AskedModel) -> Environment:
 
     The base model has its own, smaller window and its own tokens.
     """
-    model, reader, judge = profile.model, RuleReader(), None
+    model, answers, judge = profile.model, reader("by_source"), None
     if model.reader == "endpoint":
         limit, reply = Retrieval.budget_tokens, ModelReader.max_tokens
         retrieval = Retrieval(counter=profile.memory.counter)
@@ -296,40 +209,18 @@ def environment(profile: Profile, base: Path, asked: AskedModel) -> Environment:
         limit = min(Retrieval.budget_tokens, model.max_seq_length - reply)
         retrieval = Retrieval(budget_tokens=limit, counter=f"hf:{base}")
     if model.reader != "rule":
-        reader = ModelReader(asked, retrieval, reply)
+        answers = ModelReader(asked, retrieval, reply)
         if profile.reward.content:
             judge = CallJudge(ContentJudge(asked, max_tokens=reply // 4))
     return Environment(
         profile.memory,
         profile.protocol,
-        reader,
+        answers,
         judge,
         profile.reward,
         profile.advantage,
         meet=lambda lm: asked.meet(lm, model),
     )
-
-
-@dataclass(frozen=True)
-class RuleReader:
-    """Answers without a model, as the question's source is scored: by label, or by best entry."""
-
-    name: str = "rule"
-
-    def read(self, questions: Sequence[Question], done: Answered | None = None) -> list[Answer]:
-        """One answer per question, in order; each is handed to `done`."""
-        votes = {q.source: metric_of(q.source, judged=False) == "label" for q in questions}
-        answers: dict[int, Answer] = {}
-        for rule in (LabelVote(), BestEntry()):
-            places = [
-                place
-                for place, question in enumerate(questions)
-                if votes[question.source] == isinstance(rule, LabelVote)
-            ]
-            answers |= zip(places, rule.read([questions[place] for place in places]), strict=True)
-        for place in range(len(questions) if done else 0):
-            done(place, answers[place])
-        return [answers[place] for place in range(len(questions))]
 
 
 @dataclass

@@ -1,5 +1,8 @@
 """The episodes of a run: a step's, which become rows, and held-out ones, which choose the best.
 
+Also who writes them (our own fast decoder, transformers or vLLM), what is measured of them, and
+what is done when a reader or judge is gone.
+
 The one law: a step's rows follow from (seed, step), the weights, the reader and the judge. When the
 questions are asked (`grpo.overlap`) and in how many processes changes none of them; looking at
 held-out instances changes nothing at all.
@@ -8,24 +11,35 @@ held-out instances changes nothing at all.
 from __future__ import annotations
 
 import logging
+import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from memalpha_kit.errors import InputError, ModelGone
 from memalpha_kit.files import load_json, save_json
 from memalpha_kit.method.advantages import training_rows
 from memalpha_kit.method.episode import Environment, Played, play
+from memalpha_kit.method.memory import DELETE, INSERT, UPDATE, tokens
 from memalpha_kit.method.model_writers import ModelWriter
+from memalpha_kit.method.rewards import reward_terms
 from memalpha_kit.method.saved import save_episodes
+from memalpha_kit.models.decode import fast
 from memalpha_kit.models.local import CausalLM, Sampling
-from memalpha_kit.records import Instance, TrainingRow
+from memalpha_kit.records import Completion, Episode, Instance, Rewards, TrainingRow
 from memalpha_kit.settings import GrpoConfig, ModelConfig
+from memalpha_kit.tokens import counter
 from memalpha_kit.training import processes
-from memalpha_kit.training.measures import joined, observe, summarise
+from memalpha_kit.training.batch import trained
+
+if TYPE_CHECKING:
+    from trl import GRPOTrainer
 
 T = TypeVar("T")
 
@@ -199,3 +213,166 @@ def patiently(
             f"verdicts missing (grpo.missing_limit), found after {tries} tries: {problem}; {GO_ON}"
         )
     return result
+
+
+# --- Measures ---
+
+KINDS = {INSERT: "inserts", UPDATE: "updates", DELETE: "deletes"}
+STATUSES = ("ok", "skipped", "rejected", "malformed")
+
+Observed = dict[str, list[float | None]]
+"""What was seen, by name of the measure; one number per episode, per step or per row."""
+
+
+def observe(
+    episodes: Sequence[Episode],
+    parts: Mapping[str, Rewards],
+    rows: Sequence[TrainingRow],
+    counter_name: str,
+) -> Observed:
+    """Accuracy and compression by episode, format, content and reward by row, calls by chunk."""
+    steps = [step for episode in episodes for step in episode.steps]
+    kinds = [Counter(KINDS.get(call.name, "other_calls") for call in s.calls) for s in steps]
+    statuses = [Counter(call.status for call in step.calls) for step in steps]
+    real, counts, done = trained(rows), counter(counter_name), list(parts.values())
+    return {
+        "reward": [row.reward for row in rows],
+        **_terms(done),
+        "calls": [len(step.calls) for step in steps],
+        **{kind: [seen[kind] for seen in kinds] for kind in (*KINDS.values(), "other_calls")},
+        **{f"calls_{status}": [seen[status] for seen in statuses] for status in STATUSES},
+        "memory_tokens": [tokens(episode.memory, counts) for episode in episodes],
+        "prompt_tokens": [len(step.completion.prompt_ids) for step in steps],
+        "reply_tokens": [len(step.completion.completion_ids) for step in steps],
+        "cut_replies": [step.completion.finish == "length" for step in steps],
+        "loss_tokens": [sum(row.loss_mask) for row in real],
+        "flat_rows": [row.advantage == 0 for row in real],
+    }
+
+
+def _terms(parts: Sequence[Rewards]) -> Observed:
+    """The values of every reward term; r1 and r3 are an episode's, the others a step's."""
+    terms = [reward_terms(part) for part in parts or [Rewards(None, None, (), ())]]
+    return {name: [value for part in terms for value in part[name]] for name in terms[0]}
+
+
+def joined(parts: Iterable[Observed]) -> Observed:
+    """What several processes saw, as if one had."""
+    every = list(parts)
+    return {name: [value for part in every for value in part[name]] for name in every[0]}
+
+
+def summarise(observed: Observed) -> dict[str, float]:
+    """Means of what is known, NaN where nothing is, and counts of rows.
+
+    rows_missing have no reward, flat_rows is the share of trained rows whose advantage is 0.
+    """
+    known = {name: [v for v in values if v is not None] for name, values in observed.items()}
+    means = {name: fmean(values) if values else math.nan for name, values in known.items()}
+    n_rows, n_rewarded = len(observed["reward"]), len(known["reward"])
+    return {
+        "reward": means.pop("reward"),
+        "reward_std": stdev(known["reward"]) if n_rewarded > 1 else math.nan,
+        **{name: mean for name, mean in means.items() if name not in ("loss_tokens", "flat_rows")},
+        "rows": n_rows,
+        "rows_missing": n_rows - n_rewarded,
+        "rows_trained": len(observed["loss_tokens"]),
+        "loss_tokens": sum(observed["loss_tokens"]),
+        "flat_rows": means["flat_rows"],
+    }
+
+
+# --- Who writes ---
+
+
+def writer_lm(lm: CausalLM, trainer: GRPOTrainer) -> CausalLM | TrainerLM:
+    """The language model that writes episodes: the live policy, decoded by us or by TRL."""
+    quick = fast(lm)
+    return quick if quick is not lm else TrainerLM(lm, trainer)
+
+
+class TrainerLM:
+    """The shape of a `CausalLM` over TRL's own generation (transformers or vLLM).
+
+    TRL samples with the settings it was built with and its own random state, which checkpoints
+    keep; of `sampling` only a temperature of 0 counts (validation), and `seeds` do not.
+
+    Where processes share one engine or one set of weights, all of them must generate equally often
+    and equally much: short lists are filled with a prompt whose reply is dropped, and `finish`
+    takes part until everybody is done.
+    """
+
+    def __init__(self, lm: CausalLM, trainer: GRPOTrainer) -> None:
+        self.name, self.tokenizer, self.stop_ids = lm.name, lm.tokenizer, lm.stop_ids
+        self.lm, self.trainer = lm, trainer
+        shared = trainer.use_vllm and trainer.vllm_generation.mode == "server"
+        sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+        self.joint = processes.count() > 1 and bool(shared or sharded)
+        self.spare = [self.stop_ids[0]]
+
+    def generate(
+        self,
+        prompt_ids: Sequence[Sequence[int]],
+        sampling: Sampling,
+        seeds: Sequence[int] | None = None,
+    ) -> list[Completion]:
+        """One completion per prompt, in order."""
+        greedy = not sampling.temperature
+        if greedy and not self.trainer.use_vllm and not self.joint:
+            return self.lm.generate(prompt_ids, sampling, seeds)
+        prompts = [list(ids) for ids in prompt_ids]
+        n = max(processes.gathered(len(prompts))) if self.joint else len(prompts)
+        return self._replies(prompts, n, greedy)
+
+    def finish(self, sampling: Sampling) -> None:
+        """Takes part in the others' calls until nobody has a prompt left."""
+        while self.joint and (n := max(processes.gathered(0))):
+            self._replies([], n, not sampling.temperature)
+
+    def _replies(self, prompts: list[list[int]], n: int, greedy: bool) -> list[Completion]:
+        self.spare = prompts[0] if prompts else self.spare
+        filled = prompts + [self.spare] * (n - len(prompts))
+        with _greedy(self.trainer) if greedy else nullcontext():
+            replies, logprobs = self.trainer._generate_single_turn(filled, None, {}, 1)
+        known = zip(prompts, replies, logprobs or [None] * n, strict=False)  # without the spare
+        return [self._completion(*row) for row in known]
+
+    def _completion(
+        self, prompt: Sequence[int], reply: Sequence[int], logprobs: Sequence[float | None] | None
+    ) -> Completion:
+        stopped = bool(reply) and reply[-1] in self.stop_ids
+        known = None if logprobs is None else tuple(math.nan if p is None else p for p in logprobs)
+        return Completion(
+            text=self.tokenizer.decode(reply[:-1] if stopped else reply),
+            prompt_ids=tuple(prompt),
+            completion_ids=tuple(reply),
+            mask=(1,) * len(reply),
+            logprobs=known,
+            finish="stop" if stopped else "length",
+        )
+
+
+@contextmanager
+def _greedy(trainer: GRPOTrainer) -> Iterator[None]:
+    """The likeliest token each time, whoever generates."""
+    if trainer.use_vllm:
+        with changed(trainer.vllm_generation, temperature=0.0):
+            yield
+        return
+    plain = trainer.generation_kwargs | {"do_sample": False}
+    sampled = trainer.generation_config
+    with changed(trainer, generation_kwargs=plain), changed(sampled, do_sample=False):
+        yield
+
+
+@contextmanager
+def changed(thing: Any, **settings: Any) -> Iterator[None]:
+    """Other attributes for a while; TRL reads its sampling settings at each call."""
+    before = {name: getattr(thing, name) for name in settings}
+    try:
+        for name, value in settings.items():
+            setattr(thing, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(thing, name, value)

@@ -11,31 +11,45 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from datasets import Dataset
-from torch.nn.functional import pad
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import PrinterCallback
+from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOTrainer
 
+from memalpha_kit.files import save_table
 from memalpha_kit.models.local import CausalLM
 from memalpha_kit.models.tiny import writing
+from memalpha_kit.progress import bar
 from memalpha_kit.records import TrainingRow
+from memalpha_kit.settings import GrpoConfig
 from memalpha_kit.training import processes
-from memalpha_kit.training.arguments import check, check_lm, trl_arguments, updates_per_step
-from memalpha_kit.training.backends import check_unsloth, load_adapter
-from memalpha_kit.training.batch import importance_ratio, rows_to_batch, token_logprobs, trained
+from memalpha_kit.training.backends import (
+    check_unsloth,
+    load_adapter,
+    pin_base,
+    trl_arguments,
+    updates_per_step,
+)
+from memalpha_kit.training.batch import (
+    importance_ratio,
+    narrowed,
+    rows_to_batch,
+    token_logprobs,
+    trained,
+)
 from memalpha_kit.training.export import save_trained
-from memalpha_kit.training.generation import writer_lm
+from memalpha_kit.training.grpo import TABLES, mark_complete
 from memalpha_kit.training.optimizer import build_optimizer, rate
-from memalpha_kit.training.pinned import pin_base
-from memalpha_kit.training.rollouts import GO_ON, Run, TrainingStopped
+from memalpha_kit.training.rollouts import GO_ON, Run, TrainingStopped, writer_lm
 
 log = logging.getLogger(__name__)
 
@@ -52,13 +66,11 @@ class EpisodeTrainer(GRPOTrainer):
     """Trains the model of `lm` on the rows that `collect` gives for every step of `run`.
 
     `order` lists the places of the instances, `grpo.instances` per step; checkpoints go to the
-    run's folder. Raises InputError for settings or a tokenizer that do not fit; a checkpoint that
-    cannot be written is a DiskError, and is removed by the call that resumes.
+    run's folder. A checkpoint that cannot be written is a DiskError, and is removed by the call
+    that resumes.
     """
 
     def __init__(self, run: Run, lm: CausalLM, collect: Collect, order: Sequence[int]) -> None:
-        check(run.config, processes.count())
-        check_lm(lm)
         self.run, self.grpo, self.lm, self.collect = run, run.config, lm, collect
         self.bad_in_a_row = self.skipped = 0
         model = lm.model.train()
@@ -293,25 +305,94 @@ def _as_forward(wrapper: DistributedDataParallel, computed: Callable[[Any], Any]
         module.forward = plain
 
 
-def narrowed(compute, model, ids, mask, n_completion, batch_size=None, *more, **named):
-    """`compute`'s results, `batch_size` rows at a time, each time without columns that nobody uses.
+# --- What a run leaves behind ---------------------------------------------------------------------
 
-    A step's rows share one width, that of its longest prompt and reply; those that go through the
-    model together rarely need it. `compute` is TRL's method; results are (B, C), 0 where masked.
+METRICS, TIMINGS, VALIDATION = TABLES
+FLAT_STEPS = 3
+"""After so many steps in a row that taught nothing there is a warning."""
+
+
+class Journal(TrainerCallback):
+    """Writes a row of metrics and one of timings per step, and shows how far the run is.
+
+    `done` steps of `config` were made before; later rows of the tables are dropped, so that a
+    resumed run continues exactly there. `n_replies` is the work ahead. After every step, in all
+    processes, before logs and checkpoints, `look(step)` may give measures of held-out instances.
+    Tables are replaced at once: one that a later run reads is whole.
     """
-    width, size, parts = ids.shape[1] - n_completion, batch_size or len(ids), []
-    for start in range(0, len(ids), size):
-        some, seen = ids[start : start + size], mask[start : start + size]
-        used = seen.any(0)
-        first = int(used[:width].int().argmax())
-        kept = int(used[width:].nonzero().max()) + 1 if used[width:].any() else 1
-        columns = slice(first, width + kept)
-        found = compute(model, some[:, columns], seen[:, columns], kept, len(some), *more, **named)
-        spare = (0, n_completion - kept)
-        parts.append([pad(v, spare) if getattr(v, "ndim", 0) == 2 else v for v in found])
 
-    def whole(values: Sequence[Any]) -> Any:
-        """Rows of all parts together; what comes once a call, or is None, as it came first."""
-        return torch.cat(values) if getattr(values[0], "ndim", 0) == 2 else values[0]
+    def __init__(self, folder: Path, config: GrpoConfig, n_replies: int, done: int = 0) -> None:
+        self.folder, self.steps, self.done = folder, config.steps, done
+        self.updates = updates_per_step(config)
+        self.tables: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES}
+        for name in TABLES:
+            if done and (folder / name).is_file():
+                table = pd.read_csv(folder / name, dtype=str, keep_default_na=False)  # no rounding
+                self.tables[name] = table[table["step"].astype(int) <= done].to_dict("records")
+        self.bar = bar(n_replies, "GRPO") if processes.is_main() else nullcontext()
+        self.look: Callable[[int], Mapping[str, Any] | None] = lambda step: None
+        self.started, self.flat, self.note = time.perf_counter(), 0, ""
 
-    return tuple(whole(values) for values in zip(*parts, strict=True))
+    def advance(self, n: int) -> None:
+        """Counts n more replies of the step that is at work."""
+        if processes.is_main():
+            self.bar.advance(n, f"step {self.done + 1} of {self.steps}{self.note}")
+
+    def on_train_begin(self, args, state, control, **_):
+        """The first step begins now."""
+        self.started = time.perf_counter()
+
+    def on_step_end(self, args, state, control, **_):
+        """After an update."""
+        step, inside = divmod(state.global_step, self.updates)
+        found = None if inside else self.look(step)
+        if found and processes.is_main():
+            self._add(VALIDATION, {"step": step, **found})
+
+    def on_log(self, args, state, control, logs=None, **_):
+        """After a step; not the summary at the end."""
+        if processes.is_main() and logs and "loss" in logs:
+            self.log(state.global_step // self.updates, logs)
+
+    def on_save(self, args, state, control, **_):
+        """After each process has written its random state."""
+        processes.wait()
+        if processes.is_main():
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            mark_complete(folder, state.global_step // self.updates)
+
+    def log(self, step: int, values: Mapping[str, Any]) -> None:
+        """Adds the rows of step `step` (from 1), which just ended; `_s` and `_time` are timings."""
+        now = time.perf_counter()
+        timed = {k: v for k, v in values.items() if k.endswith(("_s", "_time"))}
+        rest = {k: v for k, v in values.items() if k not in timed and k != "epoch"}
+        self._add(TIMINGS, {"step": step, **timed, "step_s": now - self.started})
+        self._add(METRICS, {"step": step, **rest})
+        self.started, self.done = now, step
+        known = [name for name in ("reward", "accuracy") if values.get(name) is not None]
+        self.note = "".join(f", {name} {values[name]:.3f}" for name in known)
+        why = flat_because(values)
+        self.flat = self.flat + 1 if why else 0
+        self.note += f", nothing to learn: {why}" if why else ""
+        ends = step == self.steps and 0 < self.flat < FLAT_STEPS
+        if ends or (self.flat and self.flat % FLAT_STEPS == 0):
+            log.warning("GRPO: the last %d of %d steps taught nothing: %s", self.flat, step, why)
+
+    def _add(self, name: str, row: dict[str, Any]) -> None:
+        self.tables[name].append(row)
+        save_table(self.folder / name, pd.DataFrame(self.tables[name]))
+
+
+def flat_because(values: Mapping[str, Any]) -> str:
+    """Why a step with these measures could not move the weights; "" if it could.
+
+    >>> flat_because({"rows_trained": 8, "flat_rows": 1.0, "calls": 0.0})
+    'no reply had a call (a longer warm start, or another protocol.wire)'
+    """
+    if values.get("rows_trained") == 0:
+        return "no row had a reward (the reader or the judge failed)"
+    if values.get("flat_rows") == 1:
+        if values.get("calls") == 0:
+            return "no reply had a call (a longer warm start, or another protocol.wire)"
+        return "all rewards of a group were equal (more grpo.rollouts, a higher grpo.temperature)"
+    return "the gradient was zero (see clip_ratio)" if values.get("grad_norm") == 0 else ""
