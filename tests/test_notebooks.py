@@ -1,4 +1,4 @@
-"""All five notebooks under profile ci, run once as by `memalpha run`, and what they leave."""
+"""All notebooks under profile ci, run once as by `memalpha run`, and what they leave."""
 
 from __future__ import annotations
 
@@ -22,6 +22,14 @@ from memalpha_kit.settings import load_profile, profile_dict
 CI = load_profile("ci")
 PRINTED = "method,Avg. printed,Avg. recomputed,off by,k tokens printed,k tokens recomputed"
 TABLES = {
+    "00_ten_minutes": {
+        "conversation.csv": "chunk text",
+        "memory_growth.csv": "chunk read_tokens memory_tokens",
+        "answers.csv": "question found answer accepted score",
+        "rewards.csv": "chunk r1 r2 r3 r4 R",
+        "group.csv": "rollout,r1,mean r2,r3,mean r4,mean R",
+        "advantages.csv": "grouping,rollout,chunk 0,chunk 1,chunk 2,chunk 3,chunk 4",
+    },
     "01_data_processing": {
         "miniature.csv": "source instances chunks_mean questions_mean chunk_tokens",
         "real.csv": "source instances chunks tokens chunk_tokens",
@@ -60,6 +68,7 @@ TABLES = {
     },
 }
 FIGURES = {
+    "00_ten_minutes": ["memory_growth", "advantages"],
     "01_data_processing": [
         "chunk_tokens",
         "sources_sizes",
@@ -177,6 +186,50 @@ def test_figures_are_images(home, name):
         assert image.shape[0] > 200 and image.shape[1] > 200 and image.std() > 0.01, figure
 
 
+def test_notebook_00_shows_the_rewards_that_its_text_works_out_by_hand(home):
+    made = folder(home, "00_ten_minutes")
+    table = pd.read_csv(made / "rewards.csv")
+    saved = 1 - 39 / 171
+    assert table.r1.tolist() == [0.8] * 5 and table.r3.tolist() == pytest.approx([saved] * 5)
+    assert table.r2.tolist() == pytest.approx([1, 0, 1, 1 / 3, 1])
+    assert table.r4.tolist() == pytest.approx([1, 0, 1, 2 / 3, 1])
+    assert table.R[3] == pytest.approx(0.8 + 1 / 3 + 0.05 * saved + 0.1 * 2 / 3)
+    group = pd.read_csv(made / "group.csv").set_index("rollout")
+    assert group.loc["silent", ["r1", "mean r2", "r3"]].tolist() == [0, 0, 1]
+    assert group.loc["everything", ["mean r2", "r3"]].tolist() == [1, 0]
+    assert group["mean R"].idxmax() == "without mistakes"
+
+
+def test_notebook_00_shows_every_fate_of_a_call_and_asserts_every_formula(home):
+    executed = cells(folder(home, "00_ten_minutes") / "00_ten_minutes.ipynb")
+    tables = "".join(
+        o.data.get("text/html", "") for c in executed for o in c.outputs if "data" in o
+    )
+    assert all(word in tables for word in (">ok<", ">rejected<", "not_found", ">malformed<"))
+    checks = [cell.source for cell in executed if "assert " in cell.source]
+    formulas = ("accuracy(", "success(", "compression(", "content(", "total(", "advantage(")
+    assert all(any(f"def {name}" in check for check in checks) for name in formulas)
+
+
+def test_notebook_00_draws_the_advantages_that_grpo_would_use(home):
+    made = pd.read_csv(folder(home, "00_ten_minutes") / "advantages.csv")
+    for grouping, rows in made.groupby("grouping"):
+        values = rows.filter(like="chunk ")
+        assert values.to_numpy().mean() == pytest.approx(0, abs=1e-9), grouping
+        assert (values.iloc[-1] < 0).all(), "silent is the worst everywhere"
+    assert set(made.grouping) == {"instance", "chunk", "rollout"}
+
+
+def test_the_glossary_explains_twenty_words_in_a_sentence_each(root):
+    text = (root / "docs" / "glossary.md").read_text(encoding="utf-8")
+    words = [line.split(" | ") for line in text.splitlines() if line.startswith("| **")]
+    assert len(words) == 20 and all(row[1].endswith(". |") for row in words)
+    assert (
+        "(../docs/glossary.md)"
+        in cells(root / "notebooks" / "00_ten_minutes.ipynb", "markdown")[0].source
+    )
+
+
 def test_the_notebooks_hand_over_through_files(home):
     data = home / "data" / "miniature" / "ci"
     assert {p.name for p in data.iterdir()} == {
@@ -257,5 +310,7 @@ def test_a_source_is_short_celled_and_tells_its_story(root, name):
     assert all(not cell.outputs and cell.execution_count is None for cell in cells(path))
     for cell in cells(path):
         lines = cell.source.splitlines()
-        assert len(lines) <= 25, f"{len(lines)} lines:\n{cell.source}"
+        assert len(lines) <= (15 if name.startswith("00") else 25), (
+            f"{len(lines)} lines:\n{cell.source}"
+        )
         assert not any(line.startswith(("def ", "class ")) for line in lines) or len(lines) < 10
