@@ -28,7 +28,7 @@ test: env ## what CI runs: ruff and pytest
 	$(python) -m pytest -q
 
 lab: env ## open the notebooks in JupyterLab
-	$(python) -m jupyterlab --ip=127.0.0.1 --notebook-dir=notebooks
+	$(python) -m jupyterlab --ip=127.0.0.1 --notebook-dir=.
 
 clean: ## remove the environment and caches; data/, runs/ and reports/ stay
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

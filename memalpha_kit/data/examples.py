@@ -19,7 +19,7 @@ from pathlib import Path
 from memalpha_kit import files as store
 from memalpha_kit.data import dataset
 from memalpha_kit.data.build import build_source
-from memalpha_kit.data.sources import SOURCES, ttl_train
+from memalpha_kit.data.sources import SOURCES
 from memalpha_kit.errors import InputError, closest
 from memalpha_kit.progress import progress
 from memalpha_kit.settings import Profile
@@ -56,7 +56,8 @@ def build_examples(profile: Profile, out: Path) -> dict[str, Path]:
     kinds = {name: (name, config) for name in names}
     kinds[LEAKY] = ("ttl_train", dataclasses.replace(config, compat="release"))
     built = {}
-    ttl_train.log.setLevel(logging.ERROR)  # its warning says what the report is to show
+    leaky = logging.getLogger("memalpha_kit.release.data")
+    leaky.setLevel(logging.ERROR)  # its warning says what the report is to show
     try:
         for name, (made_from, chosen) in progress(kinds.items(), label="made-up raw files"):
             built[name] = out / name.replace("*", "").replace(", ", "_")
@@ -66,5 +67,5 @@ def build_examples(profile: Profile, out: Path) -> dict[str, Path]:
             card = {**data.card, "name": name}
             dataset.save(built[name], dataclasses.replace(data, name=name, card=card))
     finally:
-        ttl_train.log.setLevel(logging.NOTSET)
+        leaky.setLevel(logging.NOTSET)
     return built
