@@ -21,8 +21,8 @@ from memalpha_kit.data import dataset
 from memalpha_kit.data.build import PROMPTS, build_source
 from memalpha_kit.data.chunks import pack_dialogues
 from memalpha_kit.data.instances import load_instances
+from memalpha_kit.data.skips import Skips
 from memalpha_kit.data.sources import dialogues, perltqa
-from memalpha_kit.data.sources.skips import Skips
 from memalpha_kit.data.stages import Llm
 from memalpha_kit.errors import InputError
 from memalpha_kit.method.memory import DELETE, INSERT, UPDATE

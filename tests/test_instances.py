@@ -225,7 +225,8 @@ def test_metadata_that_is_not_flat_json_is_not_written(tmp_path, metadata, messa
         save_instances(tmp_path / "a.parquet", [instance])
 
 
-STRANGE = pa.table({"chunks": pa.array([b"\xff\xfe"]).cast(pa.string(), safe=False)})
+BYTES = pa.array([b"\xff\xfe"]).cast(pa.string(), safe=False)
+STRANGE = pa.table({"chunks": BYTES, "questions_and_answers": BYTES})
 
 
 @pytest.mark.parametrize(

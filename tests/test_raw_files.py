@@ -17,10 +17,10 @@ from memalpha_kit import cli
 from memalpha_kit.data import leaks
 from memalpha_kit.data.build import build_source
 from memalpha_kit.data.dataset import Dataset
+from memalpha_kit.data.raw import _Feed, matches, raw_file, rows
+from memalpha_kit.data.skips import Skips
 from memalpha_kit.data.sources import SOURCES, Source, build, missing_files
-from memalpha_kit.data.sources.raw import _Feed, matches, raw_file, rows
 from memalpha_kit.data.sources.sentences import read_nlu
-from memalpha_kit.data.sources.skips import Skips
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, make_instance
 from memalpha_kit.settings import BuildConfig
@@ -203,8 +203,8 @@ def test_a_json_list_is_read_alike_whatever_the_size_of_its_window(tmp_path, mon
 
 STREAM = """
 import json, resource, sys, pathlib
-from memalpha_kit.data.sources.skips import Skips
-from memalpha_kit.data.sources.raw import rows
+from memalpha_kit.data.skips import Skips
+from memalpha_kit.data.raw import rows
 folder = pathlib.Path(sys.argv[1])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 n = sum(1 for _ in rows(folder, "big.json", (), Skips()))

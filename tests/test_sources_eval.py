@@ -16,13 +16,12 @@ import pytest
 from raw_rows import framed
 
 from memalpha_kit.data.build import build_source
-from memalpha_kit.data.sources import SOURCES, build, building, contexts, dialogues, lme_train
+from memalpha_kit.data.skips import Skips
+from memalpha_kit.data.sources import SOURCES, build, building, contexts, dialogues
 from memalpha_kit.data.sources import memory_agent_bench as bench
 from memalpha_kit.data.sources.building import Job
-from memalpha_kit.data.sources.dialogues import about_questions
 from memalpha_kit.data.sources.memory_agent_bench import Row
 from memalpha_kit.data.sources.sentences import read_nlu
-from memalpha_kit.data.sources.skips import Skips
 from memalpha_kit.errors import InputError
 from memalpha_kit.release import data as release
 from memalpha_kit.settings import BuildConfig
@@ -277,52 +276,6 @@ def test_the_real_trec_gives_200_instances(real_data):
 
 
 # --- lme_train -----------------------------------------------------------------------------------
-
-SAMPLE = {
-    "sample_id": "s1",
-    "questions": ["What is my dog called?"],
-    "answers": ["Biscuit"],
-    "question_types": ["single-session-user"],
-    "haystack_dates": ["2023/05/20 (Sat) 02:21", "2023/05/21 (Sun) 09:00"],
-    "haystack_sessions": [
-        [
-            {"role": "user", "content": "I adopted a dog named Biscuit."},
-            {"role": "assistant", "content": "Congratulations on Biscuit!"},
-        ],
-        [{"role": "user", "content": "Biscuit ate my shoe."}],
-    ],
-}
-DIALOGUES = (
-    "[Dialogue at timestamp 2023/05/20 (Sat) 02:21]\n<User>I adopted a dog named Biscuit.\n"
-    "<Assistant>Congratulations on Biscuit!",
-    "[Dialogue at timestamp 2023/05/21 (Sun) 09:00]\n<User>Biscuit ate my shoe.",
-)
-
-
-def limits(limit, close):
-    sizes = {"dialogue_close_tokens": close, "dialogue_reserve_tokens": 8, "chunk_min_tokens": 1}
-    return replace(WORDS, chunk_max_tokens=limit, exclude="none", **sizes)
-
-
-@pytest.mark.parametrize(
-    ("limit", "close", "chunks"),
-    [(20, 17, DIALOGUES), (30, 24, ("\n\n".join(DIALOGUES),)), (30, 26, ("\n\n".join(DIALOGUES),))],
-)
-def test_the_unpublished_layout_gives_the_worked_example(tmp_path, limit, close, chunks):
-    name = "longmemeval_combined_train_v2.json"
-    (tmp_path / name).write_text(json.dumps({"samples": [SAMPLE]}))
-    [instance] = build("lme_train", tmp_path, limits(limit, close), seed=0)
-    assert instance.chunks == chunks and instance.source == "lme_train"
-    [qa] = instance.questions
-    assert (qa.question, qa.answers) == ("What is my dog called?", ("Biscuit",))
-
-
-def test_surplus_answers_are_refused(tmp_path):
-    """The reference zips questions with answers, so that what is left over vanishes."""
-    surplus = SAMPLE | {"answers": ["Biscuit", "Rex"]}
-    (tmp_path / "longmemeval.json").write_text(json.dumps({"samples": [surplus]}))
-    with pytest.raises(InputError, match="sample 0: answers: expected one per question, found 2"):
-        build("lme_train", tmp_path, limits(30, 24), seed=0)
 
 
 def dialogue(name, answer=False):
@@ -719,13 +672,3 @@ def test_longmemeval_questions_keep_their_type_and_their_id(tmp_path):
     )
     kept = [types["ABC".index(qa.question[0])] for qa in drawn.questions]
     assert drawn.metadata["question_types"] == kept and len(kept) == 2
-
-
-def test_types_that_are_missing_or_do_not_fit_are_left_out():
-    job = Job("lme_train", Path(), WORDS)
-    sample = SAMPLE | {"question_types": ["single-session-user", "one too many"]}
-    instance = lme_train.read_sample(job, sample, "here", lme_train.Excluded())
-    assert "question_types" not in instance.metadata
-    instance = lme_train.read_sample(job, SAMPLE, "here", lme_train.Excluded())
-    assert instance.metadata["question_types"] == ["single-session-user"]
-    assert about_questions([None, "multi-session"], []) == {}

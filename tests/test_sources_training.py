@@ -19,8 +19,8 @@ from raw_rows import framed
 
 from memalpha_kit.chats import ChatReply
 from memalpha_kit.data import stages
+from memalpha_kit.data.skips import Skips
 from memalpha_kit.data.sources import build, building, pubmed_rct
-from memalpha_kit.data.sources.skips import Skips
 from memalpha_kit.errors import InputError
 from memalpha_kit.settings import BuildConfig
 from memalpha_kit.tokens import counter

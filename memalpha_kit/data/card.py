@@ -20,9 +20,9 @@ from memalpha_kit import __version__
 from memalpha_kit.data import dataset
 from memalpha_kit.data.dataset import Dataset
 from memalpha_kit.data.hub import read_manifest
+from memalpha_kit.data.raw import matches
+from memalpha_kit.data.skips import Skips
 from memalpha_kit.data.sources import Source
-from memalpha_kit.data.sources.raw import matches
-from memalpha_kit.data.sources.skips import Skips
 from memalpha_kit.files import sha256
 from memalpha_kit.records import Instance
 from memalpha_kit.settings import BuildConfig

@@ -6,6 +6,7 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from memalpha_kit.errors import InputError
 from memalpha_kit.tokens import Counter
@@ -205,7 +206,11 @@ def pack_dialogues(
     """
     chunks: list[DialogueChunk] = []
     held, gap = None, counter.count("\n\n")
-    for segment in _all_segments(sessions, dates, counter, limit, reserve):
+    parts = (
+        _segments(session, turns, date, counter, limit, reserve)
+        for session, (turns, date) in enumerate(zip(sessions, dates, strict=True))
+    )
+    for segment in chain.from_iterable(parts):
         joined = segment
         if held:
             joined = held.plus(("\n\n", *segment.parts), gap + segment.size, segment.turns)
@@ -244,11 +249,6 @@ class Segment:
     def chunk(self) -> DialogueChunk:
         """The text and what stands in it."""
         return DialogueChunk("".join(self.parts), self.turns)
-
-
-def _all_segments(sessions, dates, counter, limit, reserve) -> Iterator[Segment]:
-    for session, (turns, date) in enumerate(zip(sessions, dates, strict=True)):
-        yield from _segments(session, turns, date, counter, limit, reserve)
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,6 @@ from memalpha_kit.records import Instance
 from memalpha_kit.registry import Registry
 
 TRAIN, TEST, CARD = FILES = ("train.parquet", "test.parquet", "card.json")
-OLD = "instances.parquet"
-"""What earlier versions of the kit wrote; read as a test part."""
 MERGE_SEED = 42
 """The published code's seed of merges and splits."""
 Parts = tuple[list[Instance], list[Instance]]
@@ -297,8 +295,7 @@ def part_files(folder: Path, part: str) -> list[Path]:
             for below in (folder, folder / "data"):
                 if found := sorted(below.glob(pattern)):
                     return found
-    old = folder / OLD
-    return [old] if part == "test" and old.is_file() else []
+    return []
 
 
 def one_file(path: Path) -> Path:
@@ -393,7 +390,7 @@ def check_free(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: expected a folder or nothing, found a file")
     for path in sorted(folder.iterdir()) if folder.exists() else ():
-        if path.name not in (*FILES, OLD):
+        if path.name not in FILES:
             raise InputError(
                 f"{folder}: expected an empty folder or an earlier data set, found {path.name}"
             )

@@ -23,11 +23,10 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 
-from memalpha_kit.data.instances import COLUMNS, LFS_POINTER
+from memalpha_kit.data.instances import COLUMNS
+from memalpha_kit.data.raw import opened, parquet
 from memalpha_kit.data.sources import SOURCES
 from memalpha_kit.errors import DiskError, InputError, closest
 from memalpha_kit.files import load_json, resume_or_refuse, save_json, sha256
@@ -184,21 +183,17 @@ def _arrived(named: HubSet, revision: str, partial: Path) -> dict[str, Path]:
             f"{named.repo} at {revision[:12]}: expected an answer of the hub, found: {reason} "
             "(the same command goes on where it was)"
         ) from error
-    found = {_local_name(named, path): partial / path for path in wanted}
+    found = {}
+    for path in wanted:  # raw files lose all folders, others the first one if it is `data`
+        parts = PurePosixPath(path).parts
+        parts = parts[-1:] if named.raw else parts[len(parts) > 1 and parts[0] == "data" :]
+        found["/".join(parts)] = partial / path
     if not found or len(found) < len(wanted):
         expected = " or ".join(named.paths) + (", one file of each name" if found else "")
         raise InputError(
             f"{named.repo}: expected {expected}, found {', '.join(sorted(listed)[:5]) or 'nothing'}"
         )
     return found
-
-
-def _local_name(named: HubSet, path: str) -> str:
-    """`data/train-0.parquet` loses its `data/`, and raw files lose all folders."""
-    parts = PurePosixPath(path).parts
-    if named.raw:
-        return parts[-1]
-    return "/".join(parts[1:] if len(parts) > 1 and parts[0] == "data" else parts)
 
 
 # --- Checking ------------------------------------------------------------------------------------
@@ -217,21 +212,12 @@ def _checked(named: HubSet, path: Path) -> dict[str, Any]:
 
     A parquet file without rows may come without columns.
     """
-    with open(path, "rb") as file:
-        if file.read(len(LFS_POINTER)) == LFS_POINTER:
-            raise InputError(f"{path.name}: expected data, found a Git-LFS pointer")
+    with opened(path):  # for its errors
+        pass
     facts = {"sha256": sha256(path), "bytes": path.stat().st_size, "rows": None}
     if path.suffix == ".parquet":
-        try:
-            metadata = pq.read_metadata(path)
-        except (OSError, pa.ArrowException) as error:
-            found = (str(error).splitlines() or [""])[0]
-            raise InputError(f"{path.name}: expected parquet, found: {found}") from error
-        facts["rows"], names = metadata.num_rows, metadata.schema.to_arrow_schema().names
-        for column in named.columns if metadata.num_rows else ():
-            if column not in names:
-                found = ", ".join(names)
-                raise InputError(f"{path.name}: expected a column {column!r}, found {found}")
+        with parquet(path, named.columns) as file:
+            facts["rows"] = file.metadata.num_rows
     return facts
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from memalpha_kit.data.raw import parquet
 from memalpha_kit.errors import InputError
 from memalpha_kit.files import flat, parse_json, write_bytes
 from memalpha_kit.records import QA, Instance, make_instance
@@ -32,7 +33,6 @@ ANSWER_TYPE = "answer_type"
 """Key of `Instance.metadata`; "list": a single answer is written as a list too, as in published
 evaluation files."""
 MAX_QUESTIONS = 100
-LFS_POINTER = b"version https://git-lfs"
 
 
 # --- Writing -------------------------------------------------------------------------------------
@@ -111,23 +111,8 @@ def load_instances(path: Path, source: str | None = None) -> list[Instance]:
     `source` is used where a row does not name its own. Raises InputError naming file, row and
     column for anything missing or strange, an id that occurs twice, and for a Git-LFS pointer.
     """
-    try:
-        with open(path, "rb") as file:
-            pointer = file.read(len(LFS_POINTER)) == LFS_POINTER
-        table = pa.table({}) if pointer else pq.read_table(path, partitioning=None)
-        rows = table.to_pylist()
-    except (pa.ArrowException, ValueError, OverflowError) as error:
-        found = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: expected parquet, found: {found:.80}") from error
-    except OSError as error:
-        found = error.strerror or error
-        raise InputError(f"{path}: expected a readable file, found: {found}") from error
-    if pointer:
-        raise InputError(f"{path}: expected data, found a Git-LFS pointer (git lfs pull)")
-    for column in ("chunks", "questions_and_answers"):
-        if rows and column not in table.column_names:
-            found = ", ".join(table.column_names)
-            raise InputError(f"{path}: expected a column {column!r}, found {found}")
+    with parquet(path, ("chunks", "questions_and_answers")) as file:
+        rows = file.read().to_pylist()
     instances = [read_instance(row, f"{path}: row {i}", source) for i, row in enumerate(rows)]
     check_ids(instances, str(path))
     return instances

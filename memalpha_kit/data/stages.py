@@ -169,11 +169,7 @@ def finished_text(reply: ChatReply) -> str | None:
 
 
 STAGES: Registry[Callable[[BuildConfig], Stage]] = Registry("stage")
-
-
-@STAGES.register("rules")
-def _rules(config: BuildConfig) -> Rules:
-    return Rules()
+STAGES.add("rules", lambda config: Rules())
 
 
 @STAGES.register("llm")

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import yaml
 
+from memalpha_kit.data.raw import matches
+from memalpha_kit.data.skips import Skips
 from memalpha_kit.data.sources import (
     booksum,
     hotpotqa,
@@ -34,8 +36,6 @@ from memalpha_kit.data.sources import (
     ttl_train,
 )
 from memalpha_kit.data.sources.building import Job
-from memalpha_kit.data.sources.raw import matches
-from memalpha_kit.data.sources.skips import Skips
 from memalpha_kit.records import Instance
 from memalpha_kit.registry import Registry
 from memalpha_kit.settings import BuildConfig

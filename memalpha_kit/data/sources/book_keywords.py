@@ -13,9 +13,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from memalpha_kit.data import stages
+from memalpha_kit.data.raw import Row, Text, checked, read_json
 from memalpha_kit.data.sources.building import Job
 from memalpha_kit.data.sources.contexts import parse_list
-from memalpha_kit.data.sources.raw import Row, Text, checked, read_json
 from memalpha_kit.errors import InputError
 from memalpha_kit.text import normalise
 

@@ -21,9 +21,9 @@ from typing import Any
 
 from memalpha_kit.data import stages
 from memalpha_kit.data.chunks import pack_sentences
+from memalpha_kit.data.raw import Row, Text, checked
 from memalpha_kit.data.sources.building import Job, spread
 from memalpha_kit.data.sources.frames import book_frames
-from memalpha_kit.data.sources.raw import Row, Text, checked
 from memalpha_kit.records import QA, Instance
 from memalpha_kit.tokens import counter
 

@@ -21,9 +21,9 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
+from memalpha_kit.data.raw import matches, rows
+from memalpha_kit.data.skips import Skips
 from memalpha_kit.data.sources import frames
-from memalpha_kit.data.sources.raw import matches, rows
-from memalpha_kit.data.sources.skips import Skips
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, Instance, make_instance
 from memalpha_kit.settings import BuildConfig

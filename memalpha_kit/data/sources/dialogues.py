@@ -19,9 +19,9 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, model_validator
 
 from memalpha_kit.data.chunks import DialogueChunk, pack_dialogues
+from memalpha_kit.data.raw import Row, Text, checked
 from memalpha_kit.data.sources.building import Job
 from memalpha_kit.data.sources.contexts import parse_list
-from memalpha_kit.data.sources.raw import Row, Text, checked
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, Instance
 from memalpha_kit.settings import BuildConfig
@@ -64,10 +64,6 @@ class RawHistory(Row):
         return self
 
     def sessions(self, evidence: Iterable[int] = ()) -> list[Session]:
-        """The dialogues in time order."""
-        return in_time_order(self.as_it_stands(evidence))
-
-    def as_it_stands(self, evidence: Iterable[int] = ()) -> list[Session]:
         """The dialogues in the order of the file, without turns that say nothing.
 
         `evidence` are the positions of those that hold the answer.
@@ -129,7 +125,7 @@ def read_record(raw: Any, where: str) -> Record:
     """The checked record; `where` opens the message of every error."""
     row = checked(RawRecord, raw, where)
     date = row.question_date if isinstance(row.question_date, str) else ""
-    sessions = tuple(row.sessions(row.evidence()))
+    sessions = tuple(in_time_order(row.sessions(row.evidence())))
     return Record(row.question_id, row.question, row.answer, date, row.question_type, sessions)
 
 
@@ -146,7 +142,7 @@ def read_dialogues(context: Any, where: str) -> list[Session]:
     if not items or len(items) % 2:
         raise InputError(f"{where}: context: expected pairs of date and turns, found {len(items)}")
     history = {"haystack_dates": items[::2], "haystack_sessions": items[1::2]}
-    return checked(RawHistory, history, f"{where}: context").as_it_stands()
+    return checked(RawHistory, history, f"{where}: context").sessions()
 
 
 def pack(job: Job, sessions: Sequence[Session]) -> list[DialogueChunk]:

@@ -29,21 +29,17 @@ BOOK_REQUEST = (
 )
 
 
-def frame(content: str, day: int, lead_in: str, acknowledgement: str) -> str:
-    """`content` as what the user said on the `day`-th day, counted from 0."""
-    when = FIRST_DAY + timedelta(days=day)
-    header = f"[Dialogue between User and Assistant on {when.isoformat()} 00:00]"
-    return f"{header}\n<User>{lead_in}\n{content}\n<Assistant>{acknowledgement}"
-
-
 def frame_all(
     contents: Iterable[str], lead_ins: Sequence[str], rng: random.Random
 ) -> tuple[str, ...]:
-    """One framed chunk a day, lead-in and acknowledgement drawn for each."""
-    return tuple(
-        frame(content, day, rng.choice(lead_ins), rng.choice(ACKNOWLEDGEMENTS))
-        for day, content in enumerate(contents)
-    )
+    """Each content as what the user said, one a day; lead-in and acknowledgement are drawn."""
+    framed = []
+    for day, content in enumerate(contents):
+        when = (FIRST_DAY + timedelta(days=day)).isoformat()
+        said, noted = rng.choice(lead_ins), rng.choice(ACKNOWLEDGEMENTS)
+        header = f"[Dialogue between User and Assistant on {when} 00:00]"
+        framed.append(f"{header}\n<User>{said}\n{content}\n<Assistant>{noted}")
+    return tuple(framed)
 
 
 def book_frames(contents: Sequence[str], rng: random.Random) -> tuple[list[str], list[str]]:

@@ -23,9 +23,9 @@ from pydantic import AliasChoices, BeforeValidator, Field
 
 from memalpha_kit.data.chunks import pack_sizes, split_long
 from memalpha_kit.data.dataset import linked
+from memalpha_kit.data.raw import Row, Text, checked, short
 from memalpha_kit.data.sources.building import Job
 from memalpha_kit.data.sources.documents import Draft, finish
-from memalpha_kit.data.sources.raw import Row, Text, checked, short
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, Instance
 

@@ -19,9 +19,9 @@ from itertools import accumulate
 from pathlib import Path
 
 from memalpha_kit.data.chunks import pack_paragraphs
+from memalpha_kit.data.raw import raw_file
 from memalpha_kit.data.sources import frames
 from memalpha_kit.data.sources.building import Job, draw
-from memalpha_kit.data.sources.raw import raw_file
 from memalpha_kit.data.sources.sentences import Sample, label_table
 from memalpha_kit.errors import InputError, closest
 from memalpha_kit.records import QA, Instance

@@ -9,9 +9,7 @@ dialogue is used twice, and none that an evaluation row shows.
 
 Raw files, side by side in one folder:
 
-* `longmemeval*.json`: a list of public records, or the unpublished layout,
-  `{"samples": [{"sample_id", "questions", "answers", "haystack_dates", "haystack_sessions"}]}`,
-  of which each sample is an instance;
+* `longmemeval*.json`: a list of public records;
 * `Accurate_Retrieval*`: the rows of MemoryAgentBench; needed, unless `config.exclude` is "none".
 """
 
@@ -20,45 +18,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import Any
 
-from pydantic import model_validator
-
+from memalpha_kit.data.raw import raw_file
 from memalpha_kit.data.sources import dialogues, longmemeval, memory_agent_bench
 from memalpha_kit.data.sources.building import Job
-from memalpha_kit.data.sources.dialogues import AnswerText, RawHistory, Record, Session
+from memalpha_kit.data.sources.dialogues import Record, Session
 from memalpha_kit.data.sources.memory_agent_bench import DIALOGUES, RETRIEVAL
-from memalpha_kit.data.sources.raw import Row, Text, checked, raw_file, rows
 from memalpha_kit.errors import InputError
-from memalpha_kit.records import QA, Instance
+from memalpha_kit.records import Instance
 from memalpha_kit.text import normalise
 
 log = logging.getLogger(__name__)
 
 FILES = (*longmemeval.FILES, memory_agent_bench.files(RETRIEVAL))
-
-
-class RawSamples(Row):
-    """The unpublished file."""
-
-    samples: list
-
-
-class RawSample(RawHistory):
-    """A sample of the unpublished file."""
-
-    sample_id: Text
-    questions: list[Text]
-    answers: list[AnswerText]
-    question_types: Any = None
-
-    @model_validator(mode="after")
-    def _one_answer_each(self) -> RawSample:
-        if len(self.questions) != len(self.answers):
-            found = f"{len(self.answers)} for {len(self.questions)} questions"
-            raise ValueError(f"answers: expected one per question, found {found}")
-        return self
 
 
 @dataclass(frozen=True)
@@ -75,20 +48,21 @@ def build(job: Job) -> list[Instance]:
 
     Raises InputError for files that are missing or not as they must be, and if nothing is left.
     """
-    path = raw_file(job.raw, FILES[0])
+    path, n = raw_file(job.raw, FILES[0]), job.config.merged_questions
     excluded = evaluation(job)
-    found = rows(job.raw, FILES[0], (), job.skips, single=True)
-    first = next(found, None)
-    if first and isinstance(first[0], dict) and "samples" in first[0]:
-        samples = checked(RawSamples, first[0], str(path)).samples
-        numbered = ((sample, f"{path}: sample {i}") for i, sample in enumerate(samples))
-        built = job.skips.each(lambda s, where: read_sample(job, s, where, excluded), numbered)
-    else:
-        records = job.skips.each(dialogues.read_record, chain([first] if first else [], found))
-        built = _of_records(job, list(_once(usable(job, records, excluded))), excluded)
-    kept = [instance for instance in built if instance is not None]
-    kept = job.not_none(kept, FILES[0], "questions that no evaluation row has")
-    return kept[: job.config.instances]
+    read = job.read(dialogues.read_record, FILES[0], single=True)
+    records = list(_once(usable(job, read, excluded)))
+    if 0 < len(records) < n:
+        expected = f"at least {n} usable records (merged_questions)"
+        raise InputError(f"{path}: expected {expected}, found {len(records)}")
+    job.rng("all", "order").shuffle(records)
+    groups = [records[start : start + n] for start in range(0, len(records) - n + 1, n)]
+    job.skips.drop("lme_train: questions left over from the last instance", len(records) % n)
+    groups = groups[: job.config.instances]
+    used = set(excluded.sessions)
+    used |= {s.key for group in groups for r in group for s in r.sessions if s.evidence}
+    built = [merge(job, index, group, used) for index, group in enumerate(groups)]
+    return job.not_none(built, FILES[0], "questions that no evaluation row has")
 
 
 def evaluation(job: Job) -> Excluded:
@@ -111,29 +85,6 @@ def evaluation(job: Job) -> Excluded:
         frozenset(normalise(question) for row in found for question in row.questions),
         frozenset(sessions),
     )
-
-
-# --- Public records ------------------------------------------------------------------------------
-
-
-def _of_records(job: Job, records: list[Record], excluded: Excluded) -> Iterator[Instance]:
-    n = job.config.merged_questions
-    if 0 < len(records) < n:
-        raise InputError(
-            f"{raw_file(job.raw, FILES[0])}: expected at least {n} usable records "
-            f"(merged_questions), found {len(records)}"
-        )
-    job.rng("all", "order").shuffle(records)
-    groups = [records[start : start + n] for start in range(0, len(records) - n + 1, n)]
-    job.skips.drop("lme_train: questions left over from the last instance", len(records) % n)
-    groups = groups[: job.config.instances]
-    used = set(excluded.sessions)
-    used |= {s.key for group in groups for r in group for s in r.sessions if s.evidence}
-    for index, group in enumerate(groups):
-        sessions = (s for r in group for s in r.sessions if s.key not in used and s.turns)
-        fillers = list({session.key: session for session in sessions}.values())
-        job.rng(index, "dialogues").shuffle(fillers)
-        yield merge(job, group, fillers, used)
 
 
 def usable(job: Job, records: Iterable[Record], excluded: Excluded) -> Iterator[Record]:
@@ -160,9 +111,7 @@ def _once(records: Iterable[Record]) -> Iterator[Record]:
         yield replace(record, sessions=tuple(held))
 
 
-def merge(
-    job: Job, group: Sequence[Record], fillers: Iterable[Session], used: set[str]
-) -> Instance:
+def merge(job: Job, index: int, group: Sequence[Record], used: set[str]) -> Instance:
     """One instance of several records: all evidence, then fillers until the history is long enough.
 
     Long enough are `config.history_chunks` chunks that are three quarters full, as the paper's are
@@ -173,6 +122,9 @@ def merge(
     def tokens(session: Session) -> int:
         return sum(job.counter.count(content) for _, content, _ in session.turns)
 
+    sessions = (s for r in group for s in r.sessions if s.key not in used and s.turns)
+    fillers = list({session.key: session for session in sessions}.values())
+    job.rng(index, "dialogues").shuffle(fillers)
     chosen = {s.key: s for r in group for s in r.sessions if s.evidence}
     room = job.config.history_chunks * job.config.chunk_max_tokens * 3 // 4
     room -= sum(map(tokens, chosen.values()))
@@ -188,29 +140,3 @@ def merge(
     keys = sorted({history[i].key for where in evidence for i in where})
     groups = [*(f"longmemeval:{r.id}" for r in group), *(f"dialogue:{k[:16]}" for k in keys)]
     return dialogues.instance(job, history, group, evidence, groups=groups)
-
-
-# --- The unpublished layout ----------------------------------------------------------------------
-
-
-def read_sample(job: Job, raw: Any, where: str, excluded: Excluded) -> Instance | None:
-    """The instance of one sample; None if evaluation has all its questions.
-
-    Raises InputError naming the field.
-    """
-    sample = checked(RawSample, raw, where)
-    types = sample.question_types
-    if not (isinstance(types, list) and len(types) == len(sample.questions)):
-        types = [None] * len(sample.questions)
-    numbered = enumerate(zip(sample.questions, sample.answers, types, strict=True))
-    kept = [(i, *row) for i, row in numbered if normalise(row[0]) not in excluded.questions]
-    left_out = len(sample.questions) - len(kept)
-    job.skips.drop("lme_train: questions of evaluation rows", left_out)
-    if not kept:
-        return None
-    return job.instance(
-        [chunk.text for chunk in dialogues.pack(job, sample.sessions())],
-        [QA(f"{sample.sample_id}-{i}", question, (answer,)) for i, question, answer, _ in kept],
-        groups=[f"lme_train:{sample.sample_id}"],
-        **dialogues.about_questions([kind for *_, kind in kept], []),
-    )

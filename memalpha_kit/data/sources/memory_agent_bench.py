@@ -25,15 +25,15 @@ from typing import Annotated, Any
 from pydantic import AfterValidator
 
 from memalpha_kit.data.chunks import pack_paragraphs, pack_sentences
+from memalpha_kit.data.raw import Item, Text, checked, matches, rows, short
+from memalpha_kit.data.raw import Row as RawRow
+from memalpha_kit.data.skips import Skips
 from memalpha_kit.data.sources import booksum, frames
 from memalpha_kit.data.sources.book_keywords import KEYWORDS, keywords_of
 from memalpha_kit.data.sources.building import Job
 from memalpha_kit.data.sources.contexts import parse_examples, read_facts
 from memalpha_kit.data.sources.dialogues import about_questions, dated, pack, read_dialogues
 from memalpha_kit.data.sources.labelled import labelled_chunks
-from memalpha_kit.data.sources.raw import Item, Text, checked, matches, rows, short
-from memalpha_kit.data.sources.raw import Row as RawRow
-from memalpha_kit.data.sources.skips import Skips
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, Instance
 

@@ -27,9 +27,9 @@ from pydantic import Field
 
 from memalpha_kit.data import stages
 from memalpha_kit.data.chunks import pack_sentences
+from memalpha_kit.data.raw import Row, Text, checked, raw_file, read_json
+from memalpha_kit.data.skips import Skips
 from memalpha_kit.data.sources.building import Job
-from memalpha_kit.data.sources.raw import Row, Text, checked, raw_file, read_json
-from memalpha_kit.data.sources.skips import Skips
 from memalpha_kit.data.stages import Stage
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, Instance

@@ -23,9 +23,9 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from memalpha_kit.data.raw import Row, Text, checked, lines, matches, raw_file
 from memalpha_kit.data.sources import frames
 from memalpha_kit.data.sources.building import Job
-from memalpha_kit.data.sources.raw import Row, Text, checked, lines, matches, raw_file
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, Instance
 

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from memalpha_kit.data.sources.raw import csv_rows, read_text
-from memalpha_kit.data.sources.skips import Skips
+from memalpha_kit.data.raw import csv_rows, read_text
+from memalpha_kit.data.skips import Skips
 from memalpha_kit.errors import InputError
 
 TREC_FILES = ("trec_train.label|train_5500.label", "trec_test.label|TREC_10.label")

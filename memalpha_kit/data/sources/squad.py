@@ -20,10 +20,10 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 
 from memalpha_kit.data.chunks import pack_sizes
+from memalpha_kit.data.raw import Row, Text, checked, matches, raw_file, read_json
+from memalpha_kit.data.skips import Skips
 from memalpha_kit.data.sources.building import Job
 from memalpha_kit.data.sources.documents import Draft, finish
-from memalpha_kit.data.sources.raw import Row, Text, checked, matches, raw_file, read_json
-from memalpha_kit.data.sources.skips import Skips
 from memalpha_kit.records import QA, Instance
 
 FILES = (

@@ -21,8 +21,8 @@ from typing import Annotated, Any
 from pydantic import AliasChoices, BeforeValidator, Field
 
 from memalpha_kit.data.chunks import pack_sentences
+from memalpha_kit.data.raw import Row, Text, checked, read_text, rows
 from memalpha_kit.data.sources.building import Job
-from memalpha_kit.data.sources.raw import Row, Text, checked, read_text, rows
 from memalpha_kit.data.stages import mentions
 from memalpha_kit.errors import InputError, closest
 from memalpha_kit.records import QA, Instance

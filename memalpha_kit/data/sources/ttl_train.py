@@ -21,12 +21,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from memalpha_kit.data.raw import raw_file
 from memalpha_kit.data.sources import memory_agent_bench
 from memalpha_kit.data.sources.building import Job
 from memalpha_kit.data.sources.contexts import parse_examples
 from memalpha_kit.data.sources.labelled import item, labelled_chunks, missing, question
 from memalpha_kit.data.sources.memory_agent_bench import LEARNING, NLU, TREC
-from memalpha_kit.data.sources.raw import raw_file
 from memalpha_kit.data.sources.sentences import (
     NLU_FILE,
     TREC_FILES,

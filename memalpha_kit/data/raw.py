@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from memalpha_kit.data.sources.skips import Skips
+from memalpha_kit.data.skips import Skips
 from memalpha_kit.errors import InputError
 
 Item = tuple[Any, str]
@@ -164,25 +164,34 @@ def rows(
             yield from _json_items(path, skips, single)
 
 
-def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[Item]:
+@contextmanager
+def parquet(path: Path, columns: Sequence[str] = ()) -> Iterator[pq.ParquetFile]:
+    """The open parquet file, which has these columns unless it is without rows.
+
+    Raises InputError, naming the file, for a pointer, what is no parquet, and a missing column.
+    """
     with opened(path):  # for its errors
         pass
     try:
         with pq.ParquetFile(path) as file:
-            names, number = file.schema_arrow.names, 0
-            for column in columns:
+            names = file.schema_arrow.names
+            for column in columns if file.metadata.num_rows else ():
                 if "." not in column and column not in names:
                     found = ", ".join(names)
                     raise InputError(f"{path}: expected a column {column!r}, found {found}")
-            for batch in file.iter_batches(1000, columns=list(columns)):
-                for row in batch.to_pylist():
-                    yield row, f"{path}: row {number}"
-                    number += 1
+            yield file
     except InputError:
         raise
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
-        found = (str(error).splitlines() or [""])[0]
-        raise InputError(f"{path}: expected parquet, found: {found}") from error
+        found = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: expected parquet, found: {found:.80}") from error
+
+
+def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[Item]:
+    with parquet(path, columns) as file:
+        batches = file.iter_batches(1000, columns=list(columns))
+        rows = (row for batch in batches for row in batch.to_pylist())
+        yield from ((row, f"{path}: row {number}") for number, row in enumerate(rows))
 
 
 def lines(path: Path, skips: Skips) -> Iterator[tuple[str, str]]:
