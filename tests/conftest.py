@@ -37,6 +37,19 @@ def real_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def real_model() -> Path:
+    """Folder of a small real language model, which is not part of the repository.
+
+    MEMALPHA_REAL_MODEL names it; by default it is what `memalpha models get smollm2-135m` makes.
+    """
+    folder = Path(os.environ.get("MEMALPHA_REAL_MODEL") or ROOT / "models" / "smollm2-135m")
+    if not (folder / "config.json").is_file():
+        how = "memalpha models get smollm2-135m, or set MEMALPHA_REAL_MODEL"
+        pytest.skip(f"no model in {folder} ({how})")
+    return folder
+
+
 @pytest.fixture
 def one_line_pools(monkeypatch) -> None:
     """One lead-in of each kind and one acknowledgement, so that chunks can be written by hand."""

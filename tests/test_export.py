@@ -183,6 +183,14 @@ def test_an_adapter_is_merged_and_says_how_far_the_merge_is_off(base, tmp_path, 
     assert 0 <= made.difference < off and made.kind == "adapter, merged"
 
 
+def test_a_wider_type_holds_what_merging_in_the_type_of_the_base_would_round_away(base, tmp_path):
+    """A base in 16 bits: the merge itself is made in the type that was asked for."""
+    rounded = export(base, tmp_path / "base", dtype="bfloat16").folder
+    folder = adapter(rounded, tmp_path / "adapter", std=0.3)
+    made = export(folder, tmp_path / "out", rounded, dtype="float32")
+    assert made.difference < 1e-3 and load_lm(made.folder).model.dtype == torch.float32
+
+
 def test_what_two_different_rewards_taught_an_adapter_is_in_the_exported_weights(tmp_path):
     """One update on a good and a bad rollout; the merged folder prefers the good one as trained."""
     from memalpha_kit.training.loss import row_logprobs

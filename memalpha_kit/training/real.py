@@ -107,7 +107,8 @@ def train(
     card(finished=False)
     train_grpo(run, resume)
     best, folder = out / "best" / "best.json", out / "export"
-    made = processes.in_main(lambda: export(out, folder, base if model.lora_rank else None))
+    dtype = "keep" if model.dtype == "auto" else model.dtype  # as it was trained
+    made = processes.in_main(lambda: export(out, folder, base if model.lora_rank else None, dtype))
     step = load_json(best)["step"] if best.is_file() else None
     card(finished=True, export=str(folder), difference=made.difference, best=step)
     if processes.is_main():
