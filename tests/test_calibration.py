@@ -82,14 +82,6 @@ def test_missing_verdicts_are_left_out_of_kappa_and_bound_agreement():
     assert (row["false_valid"], row["false_invalid"]) == (1, 1)
 
 
-def test_a_judge_without_any_verdict_has_no_kappa_and_widest_bounds():
-    verdicts = [Verdict(None, error="HTTP 500")] * 4
-    [row] = table_of(core(True, False, True, False), [verdicts]).to_dict("records")
-    assert np.isnan([row[name] for name in ("kappa", "kappa_low", "agreement", "flips")]).all()
-    assert (row["agreement_low"], row["agreement_high"]) == (0.0, 1.0)
-    assert (row["missing"], row["failed"]) == (4, 4)
-
-
 # ---- interval and variance -----------------------------------------------------------------------
 
 

@@ -182,13 +182,6 @@ def test_settings_are_plain_and_name_the_method(spec):
 
 
 @EACH
-def test_only_the_wanted_questions_are_asked(spec):
-    method = build_method(spec, Backends(answer=FakeChat()))
-    _, answered = run(method, {(INSTANCE.id, "q1")})
-    assert list(answered) == [(INSTANCE.id, "q1")]
-
-
-@EACH
 def test_a_failed_call_is_an_error_and_never_an_answer(spec):
     method = build_method(spec, Backends(answer=FakeChat(lambda asked: None)))
     _, answered = run(method)

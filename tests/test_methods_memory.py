@@ -72,6 +72,15 @@ def test_memory_options_reach_the_writer():
             {"writer": "silent", "reader": "best_entry", "top_k": 3},
             "top_k has no effect: reader best_entry",
         ),
+        ({"writer": "silent", "initial_k": 3}, "initial_k has no effect: reader model"),
+        (
+            {"writer": "silent", "reader": "agentic", "k": 3},
+            "k has no effect: reader agentic",
+        ),
+        (
+            {"writer": "silent", "retrieval": "embedding"},
+            "retrieval embedding: expected a model that embeds",
+        ),
         ({"writer": "silent", "reader": "model"}, "expected a model that answers"),
         ({"writer": "api", "reader": "best_entry"}, "expected a model that answers"),
     ],
@@ -79,15 +88,6 @@ def test_memory_options_reach_the_writer():
 def test_what_does_not_fit_is_refused_before_any_work(options, message):
     with pytest.raises(InputError, match=message):
         built(**options)
-
-
-def test_settings_of_another_reader_are_refused():
-    with pytest.raises(InputError, match="initial_k has no effect: reader model"):
-        built(FakeChat(), writer="silent", initial_k=3)
-    with pytest.raises(InputError, match="k has no effect: reader agentic"):
-        built(FakeChat(), writer="silent", reader="agentic", k=3)
-    with pytest.raises(InputError, match="retrieval embedding: expected a model that embeds"):
-        built(FakeChat(), writer="silent", retrieval="embedding")
 
 
 def test_what_embeds_belongs_to_the_settings_where_it_is_used():

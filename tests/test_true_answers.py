@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from little_world import little_model, save_data
+from little_world import save_data
 from stub_server import StubServer
 
 from memalpha_kit import cli, files
@@ -24,21 +24,6 @@ def evaluate(url, data, out, *more, method="closed-book"):
     argv = ["evaluate", "--method", method, "--data", data, "--url", url, "--model-name", "m"]
     argv += ["--out", out.parent, "--name", out.name, "--retries", "1", *more]
     return cli.main([str(word) for word in argv])
-
-
-def test_the_same_name_at_another_address_is_refused_and_answers_keep_who_made_them(
-    data, tmp_path, capsys
-):
-    out = tmp_path / "run"
-    with StubServer(little_model, die_after=1) as first:
-        assert evaluate(first.url, data, out, "--concurrency", "1", "--give-up", "1") == 2
-    with StubServer(little_model) as second:
-        assert evaluate(second.url, data, out) == 2
-        assert "served_at.answer" in (said := capsys.readouterr().err) and "--moved" in said
-        assert second.n_requests == 0
-        assert evaluate(second.url, data, out, "--moved") == 0
-    rows = scores.scores_of(runs.load_run(out))
-    assert {row["made_by"] for row in rows} == {f"m at {first.url}", f"m at {second.url}"}
 
 
 USAGE = {"usage": {"prompt_tokens": 100, "completion_tokens": 10}}
