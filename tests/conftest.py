@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from pathlib import Path
 
 import pytest
@@ -59,3 +60,20 @@ def one_line_pools(monkeypatch) -> None:
     monkeypatch.setattr(frames, "CLASSIFICATION_LEAD_INS", ("Examples:",))
     monkeypatch.setattr(frames, "ACKNOWLEDGEMENTS", ("Stored.",))
     monkeypatch.setattr(frames, "BOOK_REQUEST", "KEEP {date}")
+
+
+@pytest.fixture
+def identity_draws(monkeypatch) -> None:
+    """Shuffles of a build leave the order as it is; days of a book are 2 and then 1 apart."""
+    from memalpha_kit.data.sources import building
+
+    class Identity(random.Random):
+        steps = iter((2, 1))
+
+        def shuffle(self, items):
+            pass
+
+        def randint(self, low, high):
+            return low if low == high else next(self.steps)
+
+    monkeypatch.setattr(building, "generator", lambda *key: Identity(0))

@@ -12,6 +12,7 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import raw_rows
 
 from memalpha_kit import cli
 from memalpha_kit.data import leaks
@@ -29,13 +30,9 @@ from tools.sample_data import make_raw
 
 
 def write(folder, **files):
-    """Files by name (a dot is `__`) with bytes, text, or a value as JSON."""
+    """Files by name (a dot is `__`)."""
     for name, content in files.items():
-        path = folder / name.replace("__", ".")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not isinstance(content, (str, bytes)):
-            content = json.dumps(content)
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        raw_rows.write(folder, name.replace("__", "."), content)
     return folder
 
 

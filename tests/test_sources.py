@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,6 @@ from raw_rows import framed
 from memalpha_kit.data.sources import (
     SOURCES,
     build,
-    building,
     frames,
     labelled,
     sentences,
@@ -30,17 +28,6 @@ from memalpha_kit.tokens import counter
 WORDS = BuildConfig(counter="words")
 PAIR = re.compile(r"Sentence: (.*)\nLabel: (\d+)")
 ASKED = re.compile(r"Sentence: (.*)\n")
-
-
-@pytest.fixture
-def identity_draws(monkeypatch):
-    """Shuffles leave the order as it is."""
-
-    class Identity(random.Random):
-        def shuffle(self, items):
-            pass
-
-    monkeypatch.setattr(building, "generator", lambda *key: Identity(0))
 
 
 def test_labelled_samples_give_the_worked_example(one_line_pools, identity_draws):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import random
 import re
 from collections import Counter
 from dataclasses import replace
@@ -17,7 +16,7 @@ from raw_rows import framed
 
 from memalpha_kit.data.build import build_source
 from memalpha_kit.data.skips import Skips
-from memalpha_kit.data.sources import SOURCES, build, building, contexts, dialogues
+from memalpha_kit.data.sources import SOURCES, build, contexts, dialogues
 from memalpha_kit.data.sources import memory_agent_bench as bench
 from memalpha_kit.data.sources.building import Job
 from memalpha_kit.data.sources.memory_agent_bench import Row
@@ -33,13 +32,6 @@ WORDS = BuildConfig(counter="words", rows="any")
 PAIR = re.compile(r"Sentence: (.*)\nLabel: (\d+)")
 ASKED = re.compile(r"Sentence: (.*)\n")
 TREC, NLU = bench.TREC, bench.NLU
-
-
-class Identity(random.Random):
-    """Shuffles leave the order as it is."""
-
-    def shuffle(self, items):
-        pass
 
 
 def shown(instance):
@@ -75,11 +67,6 @@ def raw(source, context, questions=("Why?",), answers=(["x"],), **more):
 EXAMPLES = "where is my parcel\nlabel: 2\n\nplay some jazz\nlabel: 0\n\nstop the music\nlabel: 1\n"
 PARCEL = Row(NLU, EXAMPLES, ("track the van",), (("2",),), ("q0",), "row 0")
 TINY = BuildConfig(counter="words", example_chunks=2, example_tokens=8, instances=1)
-
-
-@pytest.fixture
-def identity_draws(monkeypatch):
-    monkeypatch.setattr(building, "generator", lambda *key: Identity(0))
 
 
 def test_the_release_adds_an_example_of_every_label_to_the_first_chunk(identity_draws):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import random
 import subprocess
 import sys
 import zipfile
@@ -15,12 +14,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from raw_rows import framed
+from raw_rows import framed, write
 
 from memalpha_kit.chats import ChatReply
 from memalpha_kit.data import stages
 from memalpha_kit.data.skips import Skips
-from memalpha_kit.data.sources import build, building, pubmed_rct
+from memalpha_kit.data.sources import build, pubmed_rct
 from memalpha_kit.errors import InputError
 from memalpha_kit.settings import BuildConfig
 from memalpha_kit.tokens import counter
@@ -34,22 +33,6 @@ def sized(low, high=None, **more):
     """Settings with chunk targets from `low` to `high` words."""
     high = high or low
     return replace(WORDS, chunk_min_tokens=low, chunk_max_tokens=high, **more)
-
-
-@pytest.fixture
-def identity_draws(monkeypatch):
-    """Shuffles leave the order as it is; days are 2 and then 1 apart."""
-
-    class Identity(random.Random):
-        steps = iter((2, 1))
-
-        def shuffle(self, items):
-            pass
-
-        def randint(self, low, high):
-            return low if low == high else next(self.steps)
-
-    monkeypatch.setattr(building, "generator", lambda *key: Identity(0))
 
 
 class Answers:
@@ -66,14 +49,6 @@ class Answers:
 def answer_stages(monkeypatch, reply):
     """From now on stages get what `reply` has for a text."""
     monkeypatch.setattr(stages, "chosen", lambda config: stages.Llm(Answers(reply)))
-
-
-def write(folder, name, content):
-    """A raw file with bytes, text, or a value as JSON."""
-    if not isinstance(content, (str, bytes)):
-        content = json.dumps(content, ensure_ascii=False)
-    (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    return folder
 
 
 # --- squad (7.1) ---------------------------------------------------------------------------------

@@ -101,11 +101,13 @@ class Job:
         """An instance of the source."""
         return make_instance(self.source, chunks, questions, metadata=metadata)
 
-    def not_none(self, built: Sequence[Instance], pattern: str, expected: str) -> list[Instance]:
+    def not_none(
+        self, built: Sequence[Instance], pattern: str, expected: str, found: str = "none"
+    ) -> list[Instance]:
         """The instances. Raises InputError, naming the raw file, if there are none."""
         if not built:
-            found = "" if "found" in expected else ", found none"
-            raise InputError(f"{matches(self.raw, pattern)[0]}: expected {expected}{found}")
+            path = matches(self.raw, pattern)[0]
+            raise InputError(f"{path}: expected {expected}, found {found}")
         return list(built)
 
 

@@ -151,8 +151,8 @@ def from_corpus(job: Job, corpus: Corpus, admit: Admit) -> list[Instance]:
     numbers = range(job.config.instances or INSTANCES)
     built = (_instance(job, number, corpus, abstracts, admit) for number in numbers)
     expected = f"enough sentences for {job.config.max_chunks} chunks and {job.config.max_questions}"
-    expected += f" questions, found {len(corpus.texts)} sentences"
-    return job.not_none(list(takewhile(bool, built)), *FILES, expected)
+    found = f"{len(corpus.texts)} sentences"
+    return job.not_none(list(takewhile(bool, built)), *FILES, f"{expected} questions", found)
 
 
 Measured = Iterator[tuple[int, list[Sized]]]  # abstract, its sentences
