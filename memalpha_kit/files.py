@@ -14,8 +14,8 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 # ---- whole files ------------------------------------------------------------------------------
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """Puts `content` in the place of the file, whole or not at all. Raises DiskError."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -114,7 +114,7 @@ class Log:
         except OSError as error:
             raise _unwritten(self.path, 0, error) from error
         try:
-            self._lock()
+            _take(self._file.fileno(), self.path)
             self._mend()
         except BaseException:
             self._file.close()
@@ -132,17 +132,6 @@ class Log:
             os.ftruncate(self._file.fileno(), size)
             raise _unwritten(self.path, len(line), error) from error
 
-    def _lock(self) -> None:
-        """Takes the file for this process; a kill gives it back."""
-        with suppress(ImportError):  # not on Windows
-            import fcntl
-
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                found = "expected to be alone, found another process at work on it"
-                raise InputError(f"{self.path}: {found}") from error
-
     def _mend(self) -> None:
         content = self.path.read_bytes()
         if torn := len(content) - content.rfind(b"\n") - 1:
@@ -154,6 +143,33 @@ class Log:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """The folder, made if need be, for this process alone. Raises InputError if another has it."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritten(folder, 0, error) from error
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        _take(number, folder)
+        yield
+    finally:
+        os.close(number)
+
+
+def _take(number: int, path: Path) -> None:
+    """Takes an open file for this process; closing it or a kill gives it back."""
+    with suppress(ImportError):  # not on Windows
+        import fcntl
+
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            found = "expected to be alone, found another process at work on it"
+            raise InputError(f"{path}: {found}") from error
 
 
 def json_line(record: Mapping[str, Any]) -> bytes:

@@ -14,7 +14,7 @@ from stub_server import Faults, StubServer
 from memalpha_kit.chats import ChatReply, ChatRequest, message, request
 from memalpha_kit.errors import DiskError, InputError, ModelGone
 from memalpha_kit.models.chat import Client
-from memalpha_kit.models.replies import Failed, masked, read_reply, read_vectors
+from memalpha_kit.models.replies import Failed, masked, read_reply, read_vectors, without_key
 from memalpha_kit.models.servers import Endpoint, Usage, endpoint_from_env
 from memalpha_kit.records import ToolUse
 
@@ -400,6 +400,20 @@ def test_a_key_and_fragments_of_it_that_a_server_repeats_are_masked(stub, connec
     assert connect().chat([ask("a")])[0].error == f"HTTP 400 Stub: {shown}"
 
 
+def test_a_key_that_a_server_makes_an_answer_of_is_masked(stub, connect, tmp_path, monkeypatch):
+    key = "sk-0123456789abcdefghij"
+    monkeypatch.setattr("os.environ", {"STUB_KEY": key})
+    call = {"function": {"name": "f", "arguments": json.dumps({"a": key})}}
+    stub.key, stub.answer = key, lambda body: {"content": f"Say {key[2:]}!", "tool_calls": [call]}
+    client = Client(Endpoint(stub.url, "tiny", "STUB_KEY", cache=tmp_path))
+    [reply] = client.chat([ask("a")])
+    assert reply.text == "Say ***!" and reply.tools[0].arguments == '{"a": "***"}'
+    stored = "".join(path.read_text() for path in tmp_path.rglob("*.json"))
+    assert "Say ***!" in stored and key[2:] not in stored
+    short = ChatReply("EMPTY is a word", "stop")
+    assert without_key("EMPTY", short) == short and without_key("", short) == short
+
+
 @pytest.mark.parametrize("key", ["sk-a\nb", "sk-ä", "sk\x00a"])
 def test_a_key_that_no_header_can_carry_is_refused_without_being_shown(stub, monkeypatch, key):
     monkeypatch.setattr("os.environ", {"STUB_KEY": key})
@@ -445,6 +459,14 @@ def test_an_address_is_taken_with_or_without_its_end(given, url):
         ({"url": "http://me:secret@host:port/v1?key=secret"}, "url: expected http"),
         ({"url": "http://me:sec/secret@host:port/v1"}, "url: expected http"),
         ({"url": "me:secret@host/v1"}, "url: expected http"),
+        ({"url": "http://me:secret?x@host:80/v1"}, "url: expected http"),
+        ({"url": "http://me:secret#x@host:80/v1"}, "url: expected http"),
+        ({"url": "http://me:secret"}, "url: expected http"),
+        ({"url": "http://me:secret%40host/v1"}, "url: expected http"),
+        ({"url": "http://me:secret\uff20host/v1"}, "url: expected http"),
+        ({"url": "http:\\\\me:secret@host/v1"}, "url: expected http"),
+        ({"url": "ftp://me:secret@host"}, "url: expected http"),
+        ({"url": "http:/me:secret@host"}, "url: expected http"),
         ({"url": "https://me:secret@host/v1"}, "no user name, password or query in .* of host;"),
         ({"url": "https://:secret@host/v1"}, "no user name, password or query in .* of host;"),
         ({"url": "https://host/v1?key=secret"}, "no user name, password or query"),

@@ -106,6 +106,26 @@ def test_a_failure_is_one_line_with_its_exit_code(error, code, message, monkeypa
     assert message in shown and shown.count("\n") == 1
 
 
+@pytest.mark.parametrize("seed", ["-1", str(2**32), str(2**64), "1" * 5000, "1.5", "one"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "write --data d --out o.jsonl --writer silent",
+        "evaluate --data d --method bm25",
+        "calibrate --out o.csv --judge rules",
+        "report run",
+        "audit",
+        "data build --source squad --raw r --out o",
+        "data merge d --out o",
+        "data split d --out o",
+    ],
+)
+def test_a_seed_that_no_generator_takes_is_one_line(capsys, command, seed):
+    assert cli.main([*command.split(), "--seed", seed]) == 2
+    said = capsys.readouterr().err
+    assert "'--seed'" in said and said.count("\n") == 1
+
+
 def test_a_bug_of_ours_keeps_its_traceback(monkeypatch):
     def fail(*_: object) -> None:
         raise KeyError("bug")

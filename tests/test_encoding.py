@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 from tiny_models import TEMPLATE, tiny_tokenizer
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 from memalpha_kit.errors import InputError
 from memalpha_kit.method.encoding import encode_chat, encode_text, spell_out
@@ -50,6 +52,42 @@ def test_no_added_token_can_be_written_by_a_document_special_or_not(tokenizer, r
         assert [ids.count(token) for token in controls] == [plain.count(t) for t in controls]
         assert evil in tokenizer.decode(ids)
         assert tokenizer.decode(spell_out(tokenizer, evil)) == evil
+
+
+def unigram():
+    made = Tokenizer(models.Unigram())
+    made.pre_tokenizer = pre_tokenizers.Metaspace()
+    known = ["<unk>", "</s>", "<think>", "<tool_call>"]
+    how = trainers.UnigramTrainer(vocab_size=99, special_tokens=known, unk_token="<unk>")
+    made.train_from_iterator(["bees are", *"".join(ADDED)] * 20, how)
+    return made
+
+
+def merged():
+    """Pairs of characters whose merges end in the added token itself."""
+    pieces = ["<unk>", *"<>/think_bes |", "<t", "hi", "nk", "<thi", "nk>", "<think>"]
+    pairs = [("<", "t"), ("h", "i"), ("n", "k"), ("<t", "hi"), ("nk", ">"), ("<thi", "nk>")]
+    return Tokenizer(models.BPE({p: i for i, p in enumerate(pieces)}, pairs, unk_token="<unk>"))
+
+
+def whole_words():
+    words = {"<unk>": 0, "<think>": 1, "bees": 2}
+    made = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return made
+
+
+@pytest.mark.parametrize("make", [unigram, merged, whole_words])
+def test_vocabularies_that_hold_added_tokens_are_spelt_out_too(make):
+    """1,000 hostile texts for each kind of vocabulary, with tokens that are not special."""
+    backend, draw = make(), random.Random(0)
+    backend.add_tokens([AddedToken(token, special=False) for token in ("<think>", "</think>")])
+    made = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
+    controls = {made.convert_tokens_to_ids(token) for token in ("<think>", "</think>")}
+    assert controls & set(made.encode("bees <think> bees"))
+    for _ in range(1000):
+        evil = "".join(draw.choices((*ADDED, "bees", " ", "<", "|>"), k=6))
+        assert not controls & set(spell_out(made, evil)), evil
 
 
 def test_a_reply_keeps_added_tokens_that_are_not_special(tokenizer):

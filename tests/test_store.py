@@ -250,6 +250,14 @@ def test_one_process_at_a_time_may_write_a_log(tmp_path):
     assert store.read_jsonl(tmp_path / "log.jsonl") == [{"a": 1}, {"a": 2}]
 
 
+def test_one_process_at_a_time_may_hold_a_folder(tmp_path):
+    alone = store.held(tmp_path / "run")
+    with alone, pytest.raises(InputError, match="another process"), store.held(tmp_path / "run"):
+        pass
+    with store.held(tmp_path / "run"):
+        assert not list((tmp_path / "run").iterdir())
+
+
 def test_a_folder_goes_on_under_the_same_settings_only(tmp_path):
     begun = {"seed": 1, "grpo": {"steps": 3}, "price": {"in": 2.0}}
     assert not store.resume_or_refuse(tmp_path / "run", begun, free=("price",))

@@ -175,7 +175,7 @@ def evaluate(
         list[str], Option(metavar="NAME", help="only instances of this source; may be repeated")
     ] = (),
     limit: Annotated[int | None, Option(metavar="N", help="of each source, drawn")] = None,
-    seed: Annotated[int, Option(metavar="N", help="of that draw")] = 0,
+    seed: Seed = 0,
     options: MethodSettings = (),
     writer: Annotated[
         str | None, Option(metavar="NAME", help="--set writer=NAME: a rule, api, or a folder")
@@ -333,7 +333,7 @@ def calibrate(
         Path | None, Option(metavar="FILE.jsonl", help="labelled cases [default: the kit's]")
     ] = None,
     repeats: Annotated[int, Option(metavar="N", help="times that each case is judged")] = 3,
-    seed: Annotated[int, Option(metavar="N", help="of the first repeat")] = 0,
+    seed: Seed = 0,
     rubric: Annotated[
         list[str],
         Option(metavar="NAME...", help="of LongMemEval's cases: published, by_type"),

@@ -40,7 +40,8 @@ Overrides = Annotated[
     Option("--set", metavar="KEY=VALUE", help="a setting, e.g. grpo.steps=10; may be repeated"),
 ]
 Folder = Annotated[Path, Option(metavar="FOLDER", help="what is written")]
-Seed = Annotated[int, Option(metavar="N", help="starts every draw")]
+LARGEST_SEED = 2**32 - 1  # what numpy and torch both take
+Seed = Annotated[int, Option(metavar="N", min=0, max=LARGEST_SEED, help="starts every draw")]
 Compat = Annotated[
     Literal["fixed", "release"], Option(help="release: as the published code, where it can be")
 ]

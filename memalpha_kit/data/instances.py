@@ -33,6 +33,8 @@ ANSWER_TYPE = "answer_type"
 """Key of `Instance.metadata`; "list": a single answer is written as a list too, as in published
 evaluation files."""
 MAX_QUESTIONS = 100
+GROUP = 8_000_000
+"""Characters of rows that are written together, so that a data set is not held several times."""
 
 
 # --- Writing -------------------------------------------------------------------------------------
@@ -45,10 +47,17 @@ def save_instances(path: Path, instances: Sequence[Instance]) -> None:
     for two with one id.
     """
     check_ids(instances, str(path))
-    rows = [_row(number, instance) for number, instance in enumerate(instances)]
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), sink)
-    write_bytes(path, sink.getvalue().to_pybytes())
+    with pq.ParquetWriter(sink, SCHEMA) as writer:
+        rows: list[dict[str, Any]] = []
+        for number, instance in enumerate(instances):
+            rows.append(_row(number, instance))
+            if sum(len(row["chunks"]) for row in rows) > GROUP:
+                writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
+                rows = []
+        if rows or not instances:
+            writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
+    write_bytes(path, memoryview(sink.getvalue()))
 
 
 def check_ids(instances: Iterable[Instance], where: str) -> None:

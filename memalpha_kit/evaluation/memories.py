@@ -19,7 +19,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from memalpha_kit import files
 from memalpha_kit.errors import InputError, closest
@@ -56,6 +56,9 @@ from memalpha_kit.method.writers import (
 from memalpha_kit.records import Answer, Episode, Instance, ToolCall
 from memalpha_kit.sections import Count, Natural, NonNegative, Share, about, section
 from memalpha_kit.settings import MemoryConfig, ProtocolConfig
+
+if TYPE_CHECKING:
+    from memalpha_kit.models.local import CausalLM
 
 _RETRIEVAL = ("retrieval", "top_k", "budget_tokens", "behaviour")
 _OWN = (
@@ -182,6 +185,7 @@ class WrittenMemory(FromMemory):
             tail = closest(wanted, known)
             raise InputError(f"writer: expected a name or a model's folder, found {wanted!r}{tail}")
         super().__init__(name, settings, backends)
+        self._loaded: CausalLM | None = None
         writing = ("memory", "protocol", "write_temperature", "write_seed")
         if settings.episodes:
             self.check_unused(("writer", *writing), "the episodes were written before")
@@ -227,6 +231,16 @@ class WrittenMemory(FromMemory):
             return self.measured(instance, memory_tokens=None, error=error, **spent)
         return self.remembered(instance, episode, **spent)
 
+    def load(self) -> None:
+        """The policy that writes, if it is one."""
+        options = self.options
+        named = options.writer in (*WRITERS.names(), "api", *self.backends.writers)
+        if not options.episodes and not named:
+            from memalpha_kit.models.local import load_lm
+
+            where = self.backends
+            self._loaded = load_lm(Path(options.writer), where.device, dtype=where.dtype)
+
     def _writer(self) -> Writer:
         options = self.options
         protocol, heat = options.protocol, options.write_temperature
@@ -236,9 +250,11 @@ class WrittenMemory(FromMemory):
             return writer(options.writer, protocol.wire)
         if options.writer == "api":
             return ApiWriter(self.kept(self.writing), options.memory, protocol, self.counter, heat)
-        from memalpha_kit.models.local import Sampling, load_lm
+        from memalpha_kit.models.local import Sampling
 
-        lm = load_lm(Path(options.writer), self.backends.device, dtype=self.backends.dtype)
+        if not self._loaded:
+            self.load()
+        lm, self._loaded = self._loaded, None
         sampling = Sampling(heat, protocol.max_reply_tokens)
         return KeptWriter(ModelWriter(lm, options.memory, protocol, sampling), self.journal)
 

@@ -134,6 +134,9 @@ class Method:
         """The model that builds memories, by default the answering one."""
         return self.backends.write or self.model
 
+    def load(self) -> None:
+        """Loads what would be loaded on use, so that a fault is said before a run begins."""
+
     @cached_property
     def journal(self) -> Journal | None:
         """Where replies are kept while memories are built, if anywhere."""

@@ -194,8 +194,10 @@ def begin(
     method = build_method(spec, backends)
     settings = run_settings(method, instances)
     folder = Path(out) / (name or f"{method.name}-{data}-{settings_key(settings)}")
-    run = open_run(folder, instances, settings, info, moved)
-    return run, build_method(spec, replace(backends, journal=folder / "journal"))
+    made = build_method(spec, replace(backends, journal=folder / "journal"))
+    if not (folder / SETTINGS).exists():
+        made.load()
+    return open_run(folder, instances, settings, info, moved), made
 
 
 def open_run(

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from memalpha_kit.errors import InputError
@@ -28,13 +29,30 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def spell_out(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Ids of `text` as ordinary text, with no added token among them."""
-    return _without_added_tokens(tokenizer).encode(text, add_special_tokens=False).ids
+    """Ids of `text` as ordinary text, with no added token among them.
+
+    A few vocabularies (Unigram, whole words) hold added tokens among their own pieces too; such a
+    piece is cut in its middle and both halves are spelt out.
+    """
+    plain, added = _without_added_tokens(tokenizer)
+    found = plain.encode(text, add_special_tokens=False)
+    if added.isdisjoint(found.ids):
+        return found.ids
+    places = zip(found.ids, found.offsets, strict=True)
+    hits = [(start + end) // 2 for i, (start, end) in places if i in added and end - start > 1]
+    cuts = [0, *sorted(set(hits) - {0}), len(text)]
+    if len(cuts) == 2:  # a single character cannot be spelt otherwise
+        return found.ids
+    parts = (text[start:end] for start, end in pairwise(cuts))
+    return [i for part in parts for i in spell_out(tokenizer, part)]
 
 
 @lru_cache(maxsize=8)
-def _without_added_tokens(tokenizer: PreTrainedTokenizerBase) -> Any:
-    """The same tokenizer (of the library `tokenizers`) that knows ordinary text only."""
+def _without_added_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[Any, frozenset[int]]:
+    """The same tokenizer (of the library `tokenizers`) for ordinary text, and what is none.
+
+    The token for unknown text is what ordinary text may become.
+    """
     from tokenizers import Tokenizer
 
     backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -44,7 +62,9 @@ def _without_added_tokens(tokenizer: PreTrainedTokenizerBase) -> Any:
             f"{type(tokenizer).__name__}"
         )
     content = json.loads(backend.to_str())
-    return Tokenizer.from_str(json.dumps({**content, "added_tokens": [], "post_processor": None}))
+    plain = json.dumps({**content, "added_tokens": [], "post_processor": None})
+    added = set(tokenizer.added_tokens_decoder) - {tokenizer.unk_token_id}
+    return Tokenizer.from_str(plain), frozenset(added)
 
 
 def encode_chat(

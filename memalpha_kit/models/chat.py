@@ -36,7 +36,15 @@ from typing import Any, TypeVar
 from memalpha_kit import files
 from memalpha_kit.chats import ChatReply, ChatRequest, Done
 from memalpha_kit.errors import InputError, ModelGone
-from memalpha_kit.models.replies import Failed, masked, read_reply, read_vectors, refusal, tokens
+from memalpha_kit.models.replies import (
+    Failed,
+    masked,
+    read_reply,
+    read_vectors,
+    refusal,
+    tokens,
+    without_key,
+)
 from memalpha_kit.models.servers import LOOPBACK, Endpoint, Usage
 from memalpha_kit.records import ToolUse
 
@@ -181,6 +189,7 @@ class Client:
             return stored
         try:
             reply = await self._ask("/chat/completions", self.body(asked), read_reply)
+            reply = without_key(_key(self.endpoint.key_env), reply)
         except Failed as error:
             self.usage.failed += 1
             streak.note(error)

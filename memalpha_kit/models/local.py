@@ -206,6 +206,23 @@ def drawn(
 # ---- loading ------------------------------------------------------------------------------------
 
 
+@contextmanager
+def quiet(errors_only: bool = False) -> Iterator[None]:
+    """Switches off transformers' own progress bars, and its warnings too if wanted."""
+    from transformers.utils import logging
+
+    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    if errors_only:
+        logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if shown:
+            logging.enable_progress_bar()
+
+
 def load_lm(
     folder: str | Path,
     device: str = "cpu",
@@ -244,13 +261,14 @@ def load_parts(
     local = {"local_files_only": True, "trust_remote_code": False}
     unreadable = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError)
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **local)
-        model, told = getattr(transformers, kind).from_pretrained(
-            folder,
-            **{"dtype": number_format} | options | local,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
+        with quiet(errors_only=True):
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **local)
+            model, told = getattr(transformers, kind).from_pretrained(
+                folder,
+                **{"dtype": number_format} | options | local,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
     except (*unreadable, SafetensorError) as error:  # files that are missing or broken
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"model {folder}: {EXPECTED}, found {reason}") from error

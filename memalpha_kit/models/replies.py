@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from memalpha_kit.chats import ChatReply
@@ -18,7 +19,9 @@ from memalpha_kit.text import without_surrogates
 BUSY = (408, 409, 425, 429)  # worth another try, as is every 5xx
 REFUSED = (401, 402, 403, 404, 405)  # no other request would do better
 SHORTEST_FRAGMENT = 4
-"""So many characters of a key in a row are masked wherever a server repeats them."""
+"""So many characters of a key in a row are masked wherever a server's error repeats them."""
+LONG_FRAGMENT = 16
+"""So many are masked in its answers too."""
 
 ONLY_REASONING = (
     "the server put the whole reply into its reasoning field and no answer beside it; ask without "
@@ -159,12 +162,33 @@ def masked(key: str, text: str) -> str:
     >>> masked("sk-1234567890", "wrong key sk-12345***")
     'wrong key ******'
     """
+    return _hidden(key, text, SHORTEST_FRAGMENT)[:200]
+
+
+def without_key(key: str, reply: ChatReply) -> ChatReply:
+    """The reply without the key, of which a hostile server may make an answer.
+
+    Only long parts are hidden: a short one, or a made-up key such as EMPTY, may be an honest word.
+    """
+    starts = range(len(key) - LONG_FRAGMENT + 1)
+    texts = (reply.text or "", *(use.name + use.arguments for use in reply.tools))
+    if not any(key[at : at + LONG_FRAGMENT] in text for at in starts for text in texts):
+        return reply
+
+    def hide(text: str) -> str:
+        return _hidden(key, text, LONG_FRAGMENT)
+
+    uses = (replace(u, name=hide(u.name), arguments=hide(u.arguments)) for u in reply.tools)
+    return replace(reply, text=hide(reply.text or ""), tools=tuple(uses))
+
+
+def _hidden(key: str, text: str, shortest: int) -> str:
     hidden, place = [], 0
     while place < len(text):
-        end = place + SHORTEST_FRAGMENT
+        end = place + shortest
         while end <= len(text) and text[place:end] in key:
             end += 1
         length = end - 1 - place
-        hidden.append("***" if length >= SHORTEST_FRAGMENT else text[place])
-        place += length if length >= SHORTEST_FRAGMENT else 1
-    return "".join(hidden)[:200]
+        hidden.append("***" if length >= shortest else text[place])
+        place += length if length >= shortest else 1
+    return "".join(hidden)

@@ -67,6 +67,10 @@ class Endpoint:
         return {kind: {inner: wanted}}
 
 
+_HARMLESS = re.compile(r"(\w+:)?/*[\w.-]*(:\d*)?(/[\w./-]*)?", re.ASCII)
+"""An address in which no user name, password or query can stand, however it is written."""
+
+
 def _base_url(url: str) -> str:
     """The address up to and with its version: what `/chat/completions` is appended to."""
     try:
@@ -75,8 +79,8 @@ def _base_url(url: str) -> str:
     except ValueError:  # a port that is no number, half a pair of brackets
         good = False
     if not good:
-        shown = re.sub(r".*@", "***@", re.split(r"[?#]", url)[0])
-        raise InputError(f"url: expected http(s)://host/v1, found {shown!r}")
+        shown = repr(url) if _HARMLESS.fullmatch(url) else "one not shown, it may hold a password"
+        raise InputError(f"url: expected http(s)://host/v1, found {shown}")
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
         raise InputError(
             f"url: expected no user name, password or query in the address of {parts.hostname}; "

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memalpha_kit.errors import DiskError, InputError
-from memalpha_kit.models.local import CausalLM, load_lm
+from memalpha_kit.models.local import CausalLM, load_lm, quiet
 from memalpha_kit.settings import PolicyConfig
 
 if TYPE_CHECKING:
@@ -213,20 +213,6 @@ def writing(folder: Path) -> Iterator[None]:
         raise DiskError(
             f"{folder}: expected to write model files (is the disk full?), found: {found}"
         ) from error
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Switches off transformers' own progress bars, one per file, which fill logs."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def load_policy(folder: Path) -> CausalLM:

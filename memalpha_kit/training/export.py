@@ -27,8 +27,8 @@ import torch
 
 from memalpha_kit.errors import InputError
 from memalpha_kit.files import load_json, save_json
-from memalpha_kit.models.local import CausalLM, load_lm, stop_ids
-from memalpha_kit.models.tiny import quiet, save_policy, writing
+from memalpha_kit.models.local import CausalLM, load_lm, quiet, stop_ids
+from memalpha_kit.models.tiny import save_policy, writing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -26,15 +26,16 @@ import logging
 import random
 import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from memalpha_kit.errors import InputError
-from memalpha_kit.files import fingerprint, resume_or_refuse, save_json, sha256
+from memalpha_kit.files import fingerprint, held, resume_or_refuse, save_json, sha256
 from memalpha_kit.method.saved import load_episodes
-from memalpha_kit.models.local import CausalLM
-from memalpha_kit.models.tiny import BATCH_ROWS, quiet
+from memalpha_kit.models.local import CausalLM, quiet
+from memalpha_kit.models.tiny import BATCH_ROWS
 from memalpha_kit.records import Episode, Instance
 from memalpha_kit.settings import GrpoConfig, ModelConfig
 from memalpha_kit.training import processes
@@ -64,13 +65,14 @@ def train_grpo(run: Run, resume: bool = False) -> Path:
 
     Under `accelerate launch` each process plays its share of a step's instances, all take the same
     update, and the first one writes the files. Raises InputError for settings that do not fit
-    together, or not to the run that is resumed.
+    together, or not to the run that is resumed, and for a folder that another process trains in.
     """
     processes.start(on_cpu=run.device == "cpu")
     check(run, processes.count())
-    with quiet():
+    with quiet(), ExitStack() as stack:
         lm = load_model(run.model, run.policy, run.seed, run.device, BATCH_ROWS)
         check_lm(lm)
+        processes.in_main(lambda: stack.enter_context(held(run.out)))
         if run.environment.meet:
             run.environment.meet(lm)
         start = processes.in_main(lambda: _begin(run, resume))

@@ -83,7 +83,14 @@ def train(
     asked = AskedModel(client.name if client else f"base of {model.name}", client)
     device = str(PartialState().device) if cards else "cpu"
     world = environment(profile, base, asked)
-    run = Run(base, instances, world, profile.grpo, out, profile.seed, held_out, model, device)
+
+    def meet(lm: CausalLM) -> None:
+        """The model is whole: from here on there is a run."""
+        world.meet(lm)
+        card(finished=False)
+
+    rules = replace(world, meet=meet)
+    run = Run(base, instances, rules, profile.grpo, out, profile.seed, held_out, model, device)
     facts = {
         "data": [str(path) for path in data],
         "base": str(base),
@@ -104,7 +111,6 @@ def train(
             run_card(out, profile, started, files, facts | found)
 
     check(run, processes.count())
-    card(finished=False)
     train_grpo(run, resume)
     best, folder = out / "best" / "best.json", out / "export"
     dtype = "keep" if model.dtype == "auto" else model.dtype  # as it was trained

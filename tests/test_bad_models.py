@@ -1,0 +1,93 @@
+"""A model folder that is not whole: every command refuses it in one line and writes nothing."""
+
+from __future__ import annotations
+
+import pytest
+import tiny_policy as tiny
+import torch
+from little_world import instance, save_data
+from safetensors.torch import load_file, save_file
+from tiny_models import TEMPLATE
+
+from memalpha_kit import cli
+from memalpha_kit.data.instances import save_instances
+from memalpha_kit.files import held
+from memalpha_kit.models.tiny import build_policy, save_policy
+from memalpha_kit.settings import PolicyConfig
+
+PROFILE = (
+    *("model.backend=transformers", "model.vllm=none", "model.dtype=float32", "model.reader=rule"),
+    *("model.lora_rank=4", "model.max_seq_length=2048", "protocol.wire=compact"),
+    *("protocol.prompt=compact", "protocol.max_prompt_tokens=512", "protocol.max_reply_tokens=6"),
+    *("memory.core=false", "memory.counter=words", "reward.content=0", "grpo.steps=1"),
+    *("grpo.instances=2", "grpo.rollouts=2", "grpo.slices=1"),
+)
+COMMANDS = {
+    "write": "write --data {data} --out {out}/e.jsonl --model {model}",
+    "evaluate": "evaluate --data {data} --method long-context --model {model} --out {out}",
+    "evaluate a writer": "evaluate --data {data} --method memory --reader best_entry"
+    " --writer {model} --out {out}",
+    "calibrate": "calibrate --out {out}/c.csv --model {model} --repeats 1",
+    "serve": "serve --model {model} --port 0",
+    "train": "train --profile gpu --data {data} --out {out} --set model.name={model} "
+    + " ".join(f"--set {setting}" for setting in PROFILE),
+    "export": "export {model} --out {out}",
+}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A data set, and a whole model's folder."""
+    folder = tmp_path_factory.mktemp("world")
+    data = save_data(folder / "data", ("squad",), 2)
+    save_instances(data / "train.parquet", [instance("squad", n) for n in range(9, 13)])
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = TEMPLATE.replace("im_end|", "end|").replace("<|im_start|>", "> ")
+    config = PolicyConfig(**vars(tiny.POLICY) | {"max_positions": 4096})
+    save_policy(build_policy(config, tokenizer, seed=0).eval(), tokenizer, folder / "whole")
+    return folder
+
+
+def spoilt(world, out, fault):
+    """A copy of the whole model with one fault."""
+    model = out / "model"
+    model.mkdir()
+    for path in (world / "whole").iterdir():
+        if not (fault == "no tokenizer" and path.name.startswith("tokenizer")):
+            (model / path.name).write_bytes(path.read_bytes())
+    file = model / "model.safetensors"
+    weights = load_file(file)
+    if fault in ("no weights", "pickle"):
+        file.unlink()
+    if fault == "pickle":
+        torch.save(weights, model / "pytorch_model.bin")
+    if fault == "a missing weight":
+        del weights[sorted(weights)[3]]
+    if fault == "NaN":
+        weights[sorted(weights)[3]].view(-1)[0] = float("nan")
+    if fault in ("a missing weight", "NaN"):
+        save_file(weights, file, metadata={"format": "pt"})
+    return model
+
+
+@pytest.mark.parametrize(
+    "fault", ["no weights", "pickle", "no tokenizer", "a missing weight", "NaN"]
+)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_model_that_is_not_whole_is_one_line_and_nothing_is_written(
+    world, tmp_path, capfd, command, fault
+):
+    model, out = spoilt(world, tmp_path, fault), tmp_path / "out"
+    argv = COMMANDS[command].format(data=world / "data", model=model, out=out).split()
+    assert cli.main(argv) == 2
+    said = capfd.readouterr().err
+    assert said.startswith(f"memalpha: error: model {model}: ") and said.count("\n") == 1, said
+    assert not out.exists() or not [path for path in out.rglob("*") if path.is_file()]
+
+
+def test_two_processes_do_not_train_into_one_folder(world, tmp_path, capfd):
+    argv = COMMANDS["train"].format(data=world / "data", model=world / "whole", out=tmp_path)
+    with held(tmp_path):
+        assert cli.main(argv.split()) == 2
+    assert f"{tmp_path}: expected to be alone" in capfd.readouterr().err
+    assert not list(tmp_path.iterdir())
