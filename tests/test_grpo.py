@@ -375,7 +375,7 @@ def test_steps_that_cannot_learn_are_told_and_some_in_a_row_are_a_warning(
 
 def test_a_last_step_that_cannot_learn_is_told_though_no_bar_is_shown_any_more(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
-        journal = Journal(tmp_path, steps=1, n_replies=2)
+        journal = Journal(tmp_path, replace(tiny.GRPO, steps=1), 2)
         with journal.bar:
             journal.advance(2)
             journal.log(1, FLAT)
