@@ -26,6 +26,14 @@ def root() -> Path:
 
 
 @pytest.fixture(scope="session")
+def policy(tmp_path_factory) -> Path:
+    """The folder of a random policy of the tiny world."""
+    import tiny_policy
+
+    return tiny_policy.saved(tmp_path_factory.mktemp("policy") / "policy")
+
+
+@pytest.fixture(scope="session")
 def real_data() -> Path:
     """Folder of the real raw files, which are not part of the repository.
 

@@ -22,10 +22,10 @@ from memalpha_kit.errors import InputError, ModelGone
 from memalpha_kit.models.local import Sampling
 from memalpha_kit.settings import ModelConfig, ProtocolConfig
 from memalpha_kit.training import backends, processes
-from memalpha_kit.training.backends import trl_arguments
+from memalpha_kit.training.backends import pin_base, trl_arguments
 from memalpha_kit.training.batch import importance_ratio, rows_to_batch
 from memalpha_kit.training.grpo import train_grpo
-from memalpha_kit.training.rollouts import TrainerLM, TrainingStopped, changed
+from memalpha_kit.training.rollouts import TrainerLM, TrainingStopped
 from memalpha_kit.training.trainer import EpisodeTrainer
 
 TARGETS = ("q_proj", "v_proj", "down_proj")
@@ -34,11 +34,6 @@ LORA = ModelConfig(lora_rank=4, lora_alpha=16, lora_targets=TARGETS)
 UNSLOTH = replace(LORA, backend="unsloth", vllm="colocate")
 SERVER = {"vllm": "server", "vllm_server_url": "http://localhost:8000"}
 QUICK = replace(tiny.GRPO, steps=2, dump_every=0, outage_retries=0)
-
-
-@pytest.fixture(scope="module")
-def policy(tmp_path_factory):
-    return tiny.saved(tmp_path_factory.mktemp("policy") / "policy")
 
 
 # --- Adapters -------------------------------------------------------------------------------------
@@ -274,14 +269,6 @@ def test_the_arguments_of_vllm_are_trls(tmp_path, model):
         assert made.vllm_mode == model.vllm
 
 
-def test_other_sampling_settings_come_back_also_after_an_error():
-    generation = types.SimpleNamespace(temperature=1.0, top_p=1.0)
-    with pytest.raises(KeyError), changed(generation, temperature=0.0, top_p=0.5):
-        assert (generation.temperature, generation.top_p) == (0.0, 0.5)
-        raise KeyError
-    assert (generation.temperature, generation.top_p) == (1.0, 1.0)
-
-
 class Engine:
     """What of a trainer with vLLM a `TrainerLM` uses: replies are the prompt's last token."""
 
@@ -359,3 +346,67 @@ def test_the_loss_makes_up_for_an_engine_that_samples_with_other_probabilities(
     metrics = trainer._metrics["train"]
     assert metrics["sampling_difference"] == [pytest.approx(-engine_off_by, abs=1e-4)]
     assert metrics["sampling_cut"] == [float(engine_off_by < 0)]
+
+
+# --- The base below an adapter --------------------------------------------------------------------
+
+IDS = torch.tensor([[5, 6, 7, 8]])
+
+
+def adapted(dtype=torch.bfloat16):
+    """A tiny model with an adapter that has learned something."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    targets = ["q_proj", "v_proj", "down_proj"]
+    config = LoraConfig(r=4, lora_alpha=32, target_modules=targets, init_lora_weights=False)
+    return get_peft_model(tiny.lm().model.to(dtype), config)
+
+
+class Pushes:
+    """What TRL's VLLMGeneration does to the model: merge, send, unmerge, and then maybe fail."""
+
+    def __init__(self, model, error=None):
+        self.model, self.error, self.sent = model, error, []
+
+    def sync_weights(self):
+        self.model.merge_adapter()
+        self.sent.append(self.model(input_ids=IDS).logits.detach())
+        self.model.unmerge_adapter()
+        if self.error:
+            raise self.error
+
+
+def base(model):
+    """Copies of the weights below the adapter."""
+    return [w.detach().clone() for name, w in model.named_parameters() if "lora_" not in name]
+
+
+def same_weights(one, other):
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("pinned", "dtype"), [(False, torch.bfloat16), (True, torch.bfloat16), (True, torch.float32)]
+)
+def test_fifty_pushes_move_the_base_unless_it_is_pinned(pinned, dtype):
+    model = adapted(dtype)
+    before, pushes = base(model), Pushes(model)
+    if pinned:
+        pin_base(pushes, model)
+    for _ in range(50):
+        pushes.sync_weights()
+    assert same_weights(before, base(model)) == pinned
+    if pinned:  # the policy went out, the same each time
+        with model.disable_adapter():
+            assert not torch.equal(pushes.sent[0], model(input_ids=IDS).logits)
+        assert same_weights(pushes.sent[1:], pushes.sent[:1] * 49)
+
+
+def test_the_base_is_restored_after_a_push_that_failed():
+    model = adapted()
+    before, pushes = base(model), Pushes(model, ConnectionError("the engine is gone"))
+    pin_base(pushes, model)
+    with pytest.raises(ConnectionError):
+        pushes.sync_weights()
+    assert same_weights(before, base(model))

@@ -195,11 +195,6 @@ def test_a_pad_token_that_ends_replies_is_refused():
 
 
 @pytest.fixture(scope="module")
-def policy(tmp_path_factory):
-    return tiny.saved(tmp_path_factory.mktemp("policy") / "policy")
-
-
-@pytest.fixture(scope="module")
 def finished(policy, tmp_path_factory):
     """An uninterrupted run of four steps."""
     run = tiny.run(tmp_path_factory.mktemp("whole"), policy, replace(tiny.GRPO, dump_every=2))

@@ -26,11 +26,6 @@ HELD_OUT = tuple(tiny.instance(first) for first in (40, 50, 60))
 
 
 @pytest.fixture(scope="module")
-def policy(tmp_path_factory):
-    return tiny.saved(tmp_path_factory.mktemp("policy") / "policy")
-
-
-@pytest.fixture(scope="module")
 def healthy(policy, tmp_path_factory):
     """An undisturbed run of two steps."""
     return trained(policy, tmp_path_factory.mktemp("healthy"))

@@ -54,11 +54,6 @@ def test_every_number_of_the_published_run_has_its_source():
     assert unsourced == ["  backend: transformers", "  prompt: paper"]  # ours, not hyperparameters
 
 
-@pytest.mark.parametrize("name", profile_names())
-def test_every_profile_s_settings_go_together(name):
-    assert load_profile(name).name == name
-
-
 def test_one_card_needs_nothing_else_to_be_served():
     profile = load_profile("gpu")
     assert profile.model.reader == "base" and profile.model.vllm == "colocate"

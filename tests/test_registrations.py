@@ -168,7 +168,7 @@ def test_a_term_is_in_the_reward_the_metrics_and_the_curves():
     assert played.rewards[name].others == {"brevity": (1.0,)}
     [without] = rewards.step_rewards(plain.rewards[name], world.reward)
     assert rewards.step_rewards(played.rewards[name], with_term.reward) == (without + 0.5,)
-    row = summarise(observe(played.episodes, played.rewards, [], "words"))
+    row = summarise([observe(played.episodes, played.rewards, [], "words")])
     assert row["term_brevity"] == 1.0
     figure = plot_rewards(pd.DataFrame([row | {"step": 1}, row | {"step": 2}]))
     assert "brevity" in [axis.get_title() for axis in figure.axes]

@@ -15,7 +15,7 @@ import math
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,7 +124,7 @@ class Rollouts:
         every = processes.gathered((seen, (played.write_s, played.read_s, played.reward_s)))
         longest = map(max, zip(*(times for _, times in every), strict=True))
         seconds = zip(("write_s", "read_s", "reward_s"), longest, strict=True)
-        return rows, summarise(joined(seen for seen, _ in every)) | dict(seconds)
+        return rows, summarise([seen for seen, _ in every]) | dict(seconds)
 
 
 def step_seed(seed: int, step: int) -> int:
@@ -162,8 +162,7 @@ class Validation:
         mine = instances[processes.place() :: processes.count()]
         played = self.run.play(lm, mine, temperature=0.0)
         counter = self.run.environment.memory.counter
-        seen = processes.gathered(observe(played.episodes, played.rewards, (), counter))
-        every = summarise(joined(seen))
+        every = summarise(processes.gathered(observe(played.episodes, played.rewards, (), counter)))
         values = {name: every[name] for name in MEASURES}
         found = values["accuracy"]
         if found == found and (self.best is None or found > self.best):  # NaN: nobody knows
@@ -215,7 +214,7 @@ def patiently(
     return result
 
 
-# --- Measures ---
+# --- Measures -------------------------------------------------------------------------------------
 
 KINDS = {INSERT: "inserts", UPDATE: "updates", DELETE: "deletes"}
 STATUSES = ("ok", "skipped", "rejected", "malformed")
@@ -234,10 +233,11 @@ def observe(
     steps = [step for episode in episodes for step in episode.steps]
     kinds = [Counter(KINDS.get(call.name, "other_calls") for call in s.calls) for s in steps]
     statuses = [Counter(call.status for call in step.calls) for step in steps]
-    real, counts, done = trained(rows), counter(counter_name), list(parts.values())
+    real, counts = trained(rows), counter(counter_name)
+    terms = [reward_terms(part) for part in parts.values() or [Rewards(None, None, (), ())]]
     return {
         "reward": [row.reward for row in rows],
-        **_terms(done),
+        **{name: [value for part in terms for value in part[name]] for name in terms[0]},
         "calls": [len(step.calls) for step in steps],
         **{kind: [seen[kind] for seen in kinds] for kind in (*KINDS.values(), "other_calls")},
         **{f"calls_{status}": [seen[status] for seen in statuses] for status in STATUSES},
@@ -250,23 +250,13 @@ def observe(
     }
 
 
-def _terms(parts: Sequence[Rewards]) -> Observed:
-    """The values of every reward term; r1 and r3 are an episode's, the others a step's."""
-    terms = [reward_terms(part) for part in parts or [Rewards(None, None, (), ())]]
-    return {name: [value for part in terms for value in part[name]] for name in terms[0]}
+def summarise(parts: Sequence[Observed]) -> dict[str, float]:
+    """Means of what is known, NaN where nothing is, and counts of rows: a row of `metrics.csv`.
 
-
-def joined(parts: Iterable[Observed]) -> Observed:
-    """What several processes saw, as if one had."""
-    every = list(parts)
-    return {name: [value for part in every for value in part[name]] for name in every[0]}
-
-
-def summarise(observed: Observed) -> dict[str, float]:
-    """Means of what is known, NaN where nothing is, and counts of rows.
-
+    Means are over what all processes saw, never over their means: several report what one would.
     rows_missing have no reward, flat_rows is the share of trained rows whose advantage is 0.
     """
+    observed = {name: [v for part in parts for v in part[name]] for name in parts[0]}
     known = {name: [v for v in values if v is not None] for name, values in observed.items()}
     means = {name: fmean(values) if values else math.nan for name, values in known.items()}
     n_rows, n_rewarded = len(observed["reward"]), len(known["reward"])
@@ -282,7 +272,7 @@ def summarise(observed: Observed) -> dict[str, float]:
     }
 
 
-# --- Who writes ---
+# --- Who writes -----------------------------------------------------------------------------------
 
 
 def writer_lm(lm: CausalLM, trainer: GRPOTrainer) -> CausalLM | TrainerLM:
@@ -334,22 +324,21 @@ class TrainerLM:
         filled = prompts + [self.spare] * (n - len(prompts))
         with _greedy(self.trainer) if greedy else nullcontext():
             replies, logprobs = self.trainer._generate_single_turn(filled, None, {}, 1)
-        known = zip(prompts, replies, logprobs or [None] * n, strict=False)  # without the spare
-        return [self._completion(*row) for row in known]
-
-    def _completion(
-        self, prompt: Sequence[int], reply: Sequence[int], logprobs: Sequence[float | None] | None
-    ) -> Completion:
-        stopped = bool(reply) and reply[-1] in self.stop_ids
-        known = None if logprobs is None else tuple(math.nan if p is None else p for p in logprobs)
-        return Completion(
-            text=self.tokenizer.decode(reply[:-1] if stopped else reply),
-            prompt_ids=tuple(prompt),
-            completion_ids=tuple(reply),
-            mask=(1,) * len(reply),
-            logprobs=known,
-            finish="stop" if stopped else "length",
-        )
+        completions = []
+        for prompt, reply, said in zip(prompts, replies, logprobs or [()] * n, strict=False):
+            stopped = bool(reply) and reply[-1] in self.stop_ids
+            known = tuple(math.nan if p is None else p for p in said)
+            completions.append(
+                Completion(
+                    text=self.tokenizer.decode(reply[:-1] if stopped else reply),
+                    prompt_ids=tuple(prompt),
+                    completion_ids=tuple(reply),
+                    mask=(1,) * len(reply),
+                    logprobs=known if logprobs else None,
+                    finish="stop" if stopped else "length",
+                )
+            )
+        return completions  # without the spare ones
 
 
 @contextmanager
