@@ -18,19 +18,21 @@ def user(asked: ChatRequest) -> str:
 class FakeChat:
     """`say` gives a text (None: the call failed) or a whole reply; `dies_after` calls it is gone.
 
-    Tokens are words. Replies come in the reverse order of the requests.
+    Tokens are words. Replies come in the reverse order of the requests, unless `ordered`.
     """
 
     say: Callable[[ChatRequest], str | ChatReply | None] = lambda asked: "Nora"
     dies_after: int | None = None
     name: str = "fake"
+    ordered: bool = False
     asked: list[ChatRequest] = field(default_factory=list)
     batches: list[int] = field(default_factory=list)
 
     def chat(self, requests, done=None):
         self.batches.append(len(requests))
         replies = {}
-        for place in reversed(range(len(requests))):
+        places = range(len(requests))
+        for place in places if self.ordered else reversed(places):
             if self.dies_after is not None and len(self.asked) >= self.dies_after:
                 raise ModelGone("the server is gone")
             self.asked.append(requests[place])

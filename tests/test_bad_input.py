@@ -23,7 +23,7 @@ from memalpha_kit import cli
 from memalpha_kit import files as store
 from memalpha_kit.data.instances import save_instances
 from memalpha_kit.method.episode import write
-from memalpha_kit.method.saved import append_episode, load_episodes
+from memalpha_kit.method.saved import load_episodes, save_episodes
 from memalpha_kit.method.writers import ScriptedReplies
 from memalpha_kit.records import QA, make_instance
 from memalpha_kit.settings import MemoryConfig, ProtocolConfig
@@ -263,7 +263,7 @@ def test_a_reply_of_brackets_is_a_step_like_any_other(tmp_path, reply, wire):
     assert first.memory.entries() == ()
     assert [call.status for call in second.calls] == (["ok"] if good else [])
     path = tmp_path / "episodes.jsonl"
-    append_episode(path, episode)
+    save_episodes(path, [episode])
     assert load_episodes(path) == [episode]
 
 

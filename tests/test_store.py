@@ -15,7 +15,7 @@ from memalpha_kit import files as store
 from memalpha_kit.data.instances import save_instances
 from memalpha_kit.errors import InputError
 from memalpha_kit.method import memory
-from memalpha_kit.method.saved import append_episode, load_episodes, save_episodes
+from memalpha_kit.method.saved import episode_fields, load_episodes, save_episodes
 from memalpha_kit.records import (
     QA,
     Answer,
@@ -54,6 +54,11 @@ def episode(config=SHORT_CORE, rollout=0):
     answers = (Answer("q0", "Nora", 1.0, ("1",)), Answer("q1", None))
     fields = (f"e{rollout}", "squad/1", "squad", rollout, 5, "scripted", "qwen", config)
     return Episode(*fields, tuple(steps), answers)
+
+
+def append_episode(path, made):
+    with store.Log(path) as log:
+        log.append(episode_fields(made))
 
 
 def test_episodes_come_back_equal_with_every_memory_rebuilt(tmp_path):

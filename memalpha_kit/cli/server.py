@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
@@ -12,6 +12,10 @@ from memalpha_kit.cli.options import Asking, Compat, Local, with_fields
 from memalpha_kit.errors import InputError
 
 if TYPE_CHECKING:
+    import socket
+
+    from fastapi import FastAPI
+
     from memalpha_kit.chats import ChatModel
 
 
@@ -60,7 +64,6 @@ def serve(
     from memalpha_kit.method.retrieval import Retrieval
     from memalpha_kit.server.app import create_app
     from memalpha_kit.server.limits import TOKEN_ENV, ServerSettings, address, listen
-    from memalpha_kit.server.logs import log_config
 
     settings = ServerSettings(
         Retrieval("bm25", top_k, budget_tokens, compat, counter),
@@ -76,21 +79,20 @@ def serve(
     place = address(host, port, settings.token)
     answers, probe = models(local, url, model_name, key_env, asking)
     app = create_app(settings, answers, probe=probe)
-    socket = listen(*place)
-    shown = f"[{host}]" if ":" in host else host
-    locked = ", token needed" if settings.token else ""
-    where = f"http://{shown}:{socket.getsockname()[1]}"
-    print(f"memory server on {where}, model {answers.name}, {compat}{locked}", flush=True)
-    _run(app, socket, log_config(log_content))
+    shown, locked = f"[{host}]" if ":" in host else host, ", token needed" * bool(settings.token)
+    run(app, listen(*place), shown, f"model {answers.name}, {compat}{locked}", log_content)
 
 
-def _run(app: Any, socket: Any, logs: dict[str, Any]) -> None:
-    """Serves until it is interrupted."""
+def run(app: FastAPI, socket: socket.socket, host: str, about: str, log_content: bool) -> None:
+    """Says where the server listens and serves until it is told to end."""
     import uvicorn
 
+    from memalpha_kit.server.logs import log_config
+
+    print(f"memory server on http://{host}:{socket.getsockname()[1]}, {about}", flush=True)
     config = uvicorn.Config(
         app,
-        log_config=logs,
+        log_config=log_config(log_content),
         access_log=False,
         server_header=False,
         proxy_headers=False,

@@ -18,10 +18,11 @@ import hashlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from memalpha_kit.episode_settings import (
@@ -127,11 +128,12 @@ def play(
     is asked again: only groups of episodes in which something is missing are.
     """
     started = time.perf_counter()
-    with _scoring(instances, environment, overlap) as scores:
+    scored = partial(score, instances=instances, environment=environment)
+    with _Overlap(scored) if overlap else nullcontext() as early:
 
         def ended(episodes: list[Episode]) -> None:
-            if overlap:
-                scores.start(episodes)
+            if early:
+                early.start(episodes)
             if finished:
                 finished(episodes)
 
@@ -139,10 +141,8 @@ def play(
         written = write(instances, writer, *settings, rollouts, seed, progress, ended)
         if hasattr(writer, "finish"):  # several processes with one engine end together
             writer.finish()
-        if not overlap:
-            scores.groups.append((written, None))
         wrote = time.perf_counter()
-        played = retry(scores.attempt)
+        played = retry(early.attempt if early else lambda: scored(written))
     by_id = {episode.id: episode for episode in played.episodes}
     waited = time.perf_counter() - wrote
     read_s = min(waited, played.read_s) if not overlap else waited
@@ -338,23 +338,29 @@ def score(
     return Played(asked, parts, len(verdicts), missing, read_s=read_s, reward_s=reward_s)
 
 
-@dataclass
-class _Scores:
-    """Groups of episodes with their scores, or None where nobody was asked yet."""
+class _Overlap:
+    """Scores groups of episodes in a thread while others are still being written."""
 
-    submit: Callable[[list[Episode]], Future[Played]]
-    groups: list[tuple[list[Episode], Future[Played] | None]] = field(default_factory=list)
-    asked_before: bool = False
+    def __init__(self, score: Callable[[list[Episode]], Played]) -> None:
+        self.score, self.pool = score, ThreadPoolExecutor(1)
+        self.groups: list[tuple[list[Episode], Future[Played]]] = []
+        self.asked_before = False
+
+    def __enter__(self) -> _Overlap:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.pool.shutdown(cancel_futures=True)
 
     def start(self, episodes: list[Episode]) -> None:
         """Has these episodes scored."""
-        self.groups.append((episodes, self.submit(episodes)))
+        self.groups.append((episodes, self.pool.submit(self.score, episodes)))
 
     def attempt(self) -> Played:
         """The scores of all groups; from the second call on, what failed is asked for again."""
         for place, (episodes, future) in enumerate(self.groups):
-            if future is None or (self.asked_before and _failed(future)):
-                self.groups[place] = (episodes, self.submit(episodes))
+            if self.asked_before and (future.exception() or future.result().missing()):
+                self.groups[place] = (episodes, self.pool.submit(self.score, episodes))
         self.asked_before = True
         parts = [future.result() for _, future in self.groups]  # raises what the thread met
         return Played(
@@ -364,28 +370,3 @@ class _Scores:
             sum(part.unjudged for part in parts),
             read_s=sum(part.read_s for part in parts),
         )
-
-
-def _failed(future: Future[Played]) -> bool:
-    return bool(future.exception() or future.result().missing())
-
-
-@contextmanager
-def _scoring(
-    instances: Sequence[Instance], environment: Environment, overlap: bool
-) -> Iterator[_Scores]:
-    """Scores that are computed in a thread (`overlap`), or here when they are asked for."""
-
-    def here(episodes: list[Episode]) -> Future[Played]:
-        future: Future[Played] = Future()
-        future.set_result(score(episodes, instances, environment))
-        return future
-
-    if not overlap:
-        yield _Scores(here)
-        return
-    with ThreadPoolExecutor(1) as pool:
-        try:
-            yield _Scores(lambda episodes: pool.submit(score, episodes, instances, environment))
-        finally:
-            pool.shutdown(cancel_futures=True)

@@ -25,12 +25,6 @@ def save_episodes(path: Path, episodes: Iterable[Episode]) -> None:
     write_bytes(path, b"".join(json_line(episode_fields(episode)) for episode in episodes))
 
 
-def append_episode(path: Path, episode: Episode) -> None:
-    """Adds one episode to the file, whole or not at all."""
-    with Log(path) as log:
-        log.append(episode_fields(episode))
-
-
 def load_episodes(path: Path, resume: bool = False) -> list[Episode]:
     """The episodes of a JSONL file, every memory rebuilt by replaying the calls.
 
