@@ -23,27 +23,26 @@ LISTS = ("semantic", "episodic")
 
 
 @pytest.mark.parametrize(
-    ("off", "insert", "update", "search"),
+    ("off", "insert", "update"),
     [
-        ((), "semantic episodic", "core semantic episodic", "semantic episodic"),
-        (("core",), "semantic episodic", "semantic episodic", "semantic episodic"),
-        (("semantic",), "episodic", "core episodic", "episodic"),
-        (("episodic",), "semantic", "core semantic", "semantic"),
-        (LISTS, "", "core", ""),
-        (("core", *LISTS), "", "", ""),
+        ((), "semantic episodic", "core semantic episodic"),
+        (("core",), "semantic episodic", "semantic episodic"),
+        (("semantic",), "episodic", "core episodic"),
+        (("episodic",), "semantic", "core semantic"),
+        (LISTS, "", "core"),
+        (("core", *LISTS), "", ""),
     ],
 )
-def test_tools_offer_what_is_switched_on(off, insert, update, search):
+def test_tools_offer_what_is_switched_on(off, insert, update):
     config = replace(FIXED, **dict.fromkeys(off, False))
     offered = {}
-    for schema in tool_schemas(config) + tool_schemas(config, mode="chat"):
+    for schema in tool_schemas(config):
         function = schema["function"]
         offered[function["name"]] = function["parameters"]["properties"]["memory_type"]["enum"]
     expected = {
         "new_memory_insert": insert,
         "memory_update": update,
         "memory_delete": update,
-        "search_memory": search,
     }
     assert offered == {
         name: [f"{kind}_memory" for kind in kinds.split()]
@@ -63,9 +62,6 @@ def test_schemas_have_the_published_names_and_order():
         ),
         "memory_delete": (["memory_type", "memory_id"], ["memory_type"]),
     }
-    (search,) = tool_schemas(FIXED, mode="chat")
-    method = search["function"]["parameters"]["properties"]["search_method"]
-    assert method["enum"] == ["bm25", "text-embedding"]
     json.dumps(tool_schemas(FIXED))
 
 
@@ -77,8 +73,8 @@ NINE = Memory(
 )
 
 
-def rendered(memory=NINE, config=FIXED, wire="qwen", k=None, chunk="Pixel eats."):
-    return render_messages(memory, chunk, config, ProtocolConfig(wire=wire), k)
+def rendered(memory=NINE, config=FIXED, wire="qwen", chunk="Pixel eats."):
+    return render_messages(memory, chunk, config, ProtocolConfig(wire=wire))
 
 
 def test_a_prompt_is_a_system_and_a_user_message_with_memory_and_chunk():
@@ -100,7 +96,7 @@ def test_a_prompt_is_a_system_and_a_user_message_with_memory_and_chunk():
     ("k", "semantic", "episodic"), [(5, 5, 3), (2, 2, 2), (1, 1, 1), (0, 0, 0)]
 )
 def test_the_tags_say_how_many_entries_are_shown(k, semantic, episodic):
-    text = rendered(k=k)[0]["content"]
+    text = rendered(config=replace(FIXED, shown=k))[0]["content"]
     assert f"<semantic_memory> (most recent {semantic} of 9 entries)" in text
     assert f"<episodic_memory> (most recent {episodic} of 3 entries)" in text
     assert text.count("\nEmpty.\n") == (2 if k == 0 else 0)

@@ -104,7 +104,6 @@ class Tool:
     text: str | None = None
     takes_id: bool = False
     on_paragraphs: bool = False  # whether it works on core, too
-    optional: tuple[str, ...] = ()
     meanings: Mapping[str, str] = field(default_factory=dict)  # of arguments that only it has
     mode: Literal["memorise", "chat"] = "memorise"
     refuse: Callable[[Memory, Request, MemoryConfig], str] = lambda memory, request, config: ""
@@ -162,7 +161,6 @@ TOOLS.add(
         _purposes[SEARCH],
         lambda memory, request, config: memory,
         "query",
-        optional=("search_method",),
         mode="chat",
     ),
 )

@@ -18,39 +18,33 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from memalpha_kit.entries import Entry
 from memalpha_kit.episode_settings import MemoryConfig, ProtocolConfig
 from memalpha_kit.errors import InputError
 from memalpha_kit.method.calls import FORMATS, json_text
-from memalpha_kit.method.memory import MEMORY_COMPONENTS, SEARCH, TEXTS, TOOLS, Tool, components
+from memalpha_kit.method.memory import MEMORY_COMPONENTS, TEXTS, TOOLS, Tool, components
 from memalpha_kit.method.ranking import shown
 from memalpha_kit.records import Memory
 
 
-def tool_schemas(
-    config: MemoryConfig, mode: Literal["memorise", "chat"] = "memorise"
-) -> list[dict[str, Any]]:
-    """The tools offered in a mode, as JSON schemas of functions.
+def tool_schemas(config: MemoryConfig) -> list[dict[str, Any]]:
+    """The tools offered while memorising (`config.tools`), as JSON schemas of functions.
 
-    Memorising offers `config.tools` (insert, update and delete), chat offers search. `memory_type`
-    lists only what is switched on, and a tool with nothing to work on is not offered.
+    `memory_type` lists only what is switched on; a tool with nothing to work on is not offered.
     """
-    names = config.tools if mode == "memorise" else (SEARCH,)
-    offered = {name: [c for c in components(config) if TOOLS[name].accepts(c)] for name in names}
+    offered = {n: [c for c in components(config) if TOOLS[n].accepts(c)] for n in config.tools}
     return [_schema(name, TOOLS[name], on) for name, on in offered.items() if on]
 
 
 def _schema(name: str, tool: Tool, on: Sequence[str]) -> dict[str, Any]:
-    choices = {"memory_type": [f"{component}_memory" for component in on]}
-    choices["search_method"] = ["bm25", "text-embedding"]
+    kinds = {"enum": [f"{component}_memory" for component in on]}
     meanings = TEXTS["arguments"] | dict(tool.meanings)
     properties = {
         argument: {"type": "string", "description": meanings[argument]}
-        | ({"enum": choices[argument]} if argument in choices else {})
-        for argument in (*tool.required, *(["memory_id"] if tool.takes_id else ()), *tool.optional)
+        | (kinds if argument == "memory_type" else {})
+        for argument in (*tool.required, *(["memory_id"] if tool.takes_id else ()))
     }
     parameters = {"type": "object", "properties": properties, "required": list(tool.required)}
     function = {"name": name, "description": tool.purpose, "parameters": parameters}
@@ -62,19 +56,16 @@ def render_messages(
     chunk: str,
     memory_config: MemoryConfig,
     protocol_config: ProtocolConfig,
-    shown_k: int | None = None,
 ) -> list[dict[str, str]]:
     """System and user message for one chunk: nothing of earlier chunks but the memory.
 
-    `shown_k` overrides how many entries of each list are shown (see `fit_prompt`). The text format
-    lists the tools in the system message; for others pass `tool_schemas` to the chat template. Tags
-    and special tokens in a chunk are ordinary text: encode it as such.
+    The text format lists the tools in the system message; for others pass `tool_schemas` to the
+    chat template. Tags and special tokens in a chunk are ordinary text: encode it as such.
     """
-    config = memory_config if shown_k is None else replace(memory_config, shown=shown_k)
-    system = _system_text(memory, chunk, config)
+    system = _system_text(memory, chunk, memory_config)
     if FORMATS[protocol_config.wire].lists_tools:
-        system += _tool_text(tool_schemas(config))
-    tasks = [MEMORY_COMPONENTS[name].task for name in components(config)]
+        system += _tool_text(tool_schemas(memory_config))
+    tasks = [MEMORY_COMPONENTS[name].task for name in components(memory_config)]
     steps = "\n".join(f"{number}. {task}" for number, task in enumerate(tasks, 1))
     end = TEXTS["chunk"]["end"].format(tokens=int(0.8 * protocol_config.max_reply_tokens))
     block = f"<new_chunk>\n{without_tags(chunk)}\n</new_chunk>"
