@@ -39,13 +39,26 @@ def essence(text: str) -> str:
     >>> essence(" Zo\u0065\u0308\u200b  hums ") == "Zo\u00eb hums"
     True
     """
+    text = text.translate(_SHAPELESS)
     if not text.isascii():
         text = unicodedata.normalize("NFC", text)
-        text = "".join(c for c in text if unicodedata.category(c) != "Cf" and c not in _FILLERS)
     return " ".join(text.split())
 
 
-_FILLERS = "\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0\ufe0e\ufe0f"
+class _Shapeless(dict):
+    """Code points to themselves, those of characters without a shape to None."""
+
+    fillers = "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u2800\u3164\uffa0"
+
+    def __missing__(self, code: int) -> int | None:
+        char = chr(code)
+        hidden = char in self.fillers or 0xFE00 <= code <= 0xFE0F  # variants of a letter's form
+        hidden |= unicodedata.category(char) in ("Cf", "Cc") and not char.isspace()
+        self[code] = None if hidden else code
+        return self[code]
+
+
+_SHAPELESS = _Shapeless()
 
 
 class Change:

@@ -26,6 +26,22 @@ from typing import Any, NoReturn
 
 import json_repair
 
+NO_SPACES = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30fa\u30fc-\u30ff\u31f0-\u31ff"
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003134f"
+)
+"""Characters of scripts that put no space between words, for a class of a pattern: Thai, Lao,
+Burmese, Khmer, Japanese, Chinese."""
+MARKS = (
+    "\u0300-\u036f\u0483-\u0489\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7"
+    "\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06dc\u06df-\u06e4\u06e7\u06e8\u06ea-\u06ed"
+    "\u0900-\u0903\u093a-\u094f\u0951-\u0957\u0962\u0963\u0981-\u0983\u09bc-\u09d7\u0a01-\u0a03"
+    "\u0a3c-\u0a51\u0a81-\u0a83\u0abc-\u0acd\u0b01-\u0b03\u0b3c-\u0b57\u0b82\u0bbe-\u0bcd"
+    "\u0c00-\u0c04\u0c3c-\u0c56\u0c81-\u0c83\u0cbc-\u0cd6\u0d00-\u0d03\u0d3b-\u0d4d"
+)
+r"""Signs that belong to the letter before them, which `\w` leaves out: accents on their own, vowels
+of Hebrew, Arabic, Devanagari and its relatives."""
+
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
@@ -39,7 +55,7 @@ def normalise(text: str) -> str:
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
-_CLOSING = re.compile(r"(?<![ \t\"'`(\[])</think>")
+_CLOSING = re.compile(r"</think>(?=[ \t]*\n)|(?<![ \t\"'`(\[])</think>")
 
 
 def without_thinking(reply: str, asked: bool | None = None) -> str | None:
@@ -47,8 +63,8 @@ def without_thinking(reply: str, asked: bool | None = None) -> str | None:
 
     A block stands at the start of the reply. Where the prompt has opened it, the reply has its
     closing tag only: `asked` says whether the model was asked to think. Where nobody knows (None),
-    a closing tag after a space or a quote is only mentioned, and so is one in JSON. A tag that is
-    mentioned later is text.
+    a closing tag after a space or a quote is only mentioned unless its line ends there, and so is
+    one in JSON. A tag that is mentioned later is text.
 
     >>> without_thinking("Who was it?</think>Nora"), without_thinking("Close it with </think>.")
     ('Nora', 'Close it with </think>.')
@@ -113,11 +129,14 @@ def complete_object(source: str, as_text: Sequence[str] = ()) -> dict[str, Any] 
     return _only(_value(_with_text(source, as_text))[0])
 
 
-def complete_objects(source: str, as_text: Sequence[str] = ()) -> tuple[list[Any], str]:
+def complete_objects(
+    source: str, as_text: Sequence[str] = (), anywhere: bool = False
+) -> tuple[list[Any], str]:
     """All JSON values that `source` begins with, and what follows them.
 
     Read like `complete_object`; objects and arrays of them may follow each other after white space
-    or a comma, and arrays are opened.
+    or a comma, or `anywhere`, and arrays are opened. What follows begins with an object if one is
+    left that is not complete.
 
     >>> complete_objects('{"a": 1}, [{"b": 2}] and more')
     ([{'a': 1}, {'b': 2}], ' and more')
@@ -128,10 +147,10 @@ def complete_objects(source: str, as_text: Sequence[str] = ()) -> tuple[list[Any
         if value is None:
             return items, source[place:]
         items += value if isinstance(value, list) else [value]
-        more = _NEXT_OBJECT.match(source, end)
+        more = _ANY_OBJECT.search(source, end) if anywhere else _NEXT_OBJECT.match(source, end)
         if not more:
             return items, source[end:]
-        place = more.end()
+        place = more.start() if anywhere else more.end()
 
 
 def repaired_object(source: str, as_text: Sequence[str] = ()) -> dict[str, Any] | None:
@@ -187,6 +206,7 @@ def without_surrogates(text: str) -> str:
 
 
 _SPACE = re.compile(r"\s*")
+_ANY_OBJECT = re.compile(r"\{\s*[\"']|\[\s*\{")
 _NEXT_OBJECT = re.compile(r"[\s,]*(?=\{|\[\s*\{)")
 _FENCE = re.compile(r"\A\s*(?:```\w*)?\s*")
 _BARE_VALUE = r"\s*:\s*)(?!(?:null|true|false)\b)([\w.+-]+)"

@@ -12,18 +12,25 @@ from memalpha_kit.method.calls import parse_reply
 from memalpha_kit.records import ToolCall
 
 RATES = {  # r2 is a rate: calls that cannot fail pay for a writer whose other calls may
-    "clear the empty core",
     "core spam",
     "insert and delete",
     "junk entries",
     "junk with special tokens",
     "update to and fro",
 }
-LOOK_ALIKE = {"duplicates with spaces", "update again"}  # pay as released; here only once
+LOOK_ALIKE = {  # pay as released; here only once
+    "clear the empty core",
+    "duplicates in other forms",
+    "duplicates with invisible characters",
+    "duplicates with spaces",
+    "update again",
+    "update again, with spaces",
+}
 RELEASED = {  # what pays as released, but not under our rules
     "blank entries",
     "delete missing ids",
     "failing call left unfinished",
+    "invisible entries",
     "lists as text",
     "magic tool names",
     "search while memorising",
@@ -65,7 +72,7 @@ def test_what_pays_beside_a_reply_is_known(table):
     assert paying(table, "release", *beside) == RATES | RELEASED | LOOK_ALIKE
     assert paying(table, "fixed", *beside) == RATES
     strict = paying(table, "fixed, strict judge", *beside)
-    assert strict < RATES and {"clear the empty core", "core spam"} <= strict
+    assert strict < RATES and "core spam" in strict
 
 
 def test_calls_that_did_nothing_earn_nothing_under_our_rules(table):

@@ -41,6 +41,14 @@ def test_the_memory_benchmark_finds_the_same_both_ways():
     assert done.stdout.count("after a change") == 1
 
 
+def test_no_promise_breaks_on_random_texts():
+    script = repository() / "benchmarks" / "fuzz.py"
+    command = [sys.executable, script, "--tries", "300", "--seed", "7"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("| 300 | 0 |") == 12
+
+
 def train(*arguments):
     script = repository() / "benchmarks" / "gpu_training.py"
     command = [sys.executable, script, "--shape", "toy", "--backends", "trl", *arguments]

@@ -67,7 +67,7 @@ CASES = [
     (9, "F: memory_del", "length", [], ["truncated"]),
     (10, f"F: memory_delete⏎F: memory_delete⏎A: {CORE}", "stop", [CLEAR], ["malformed", CLEAR]),
     (11, add("she likes ✿ icons"), "stop", [], [adds("she likes ✿ icons")]),
-    (12, f"{add('a')}⏎A: {CORE}", "stop", [], [adds("a")]),
+    (12, f"{add('a')}⏎A: {CORE}", "stop", [], [adds("a"), "malformed"]),
     (13, "F: memory_delete⏎A: none", "stop", ["bad_json"], ["bad_json"]),
     (14, f"F: memory_delete⏎A: {CORE}⏎✿RESULT✿: ok⏎F: x⏎A: {CORE}", "stop", [CLEAR], [CLEAR]),
     (15, f"<think>maybe F: memory_delete⏎A: {CORE}⏎</think>⏎Done", "stop", [CLEAR], []),
@@ -165,7 +165,10 @@ def test_thinking_is_a_block_at_the_start_and_elsewhere_a_tag_is_text(reply, wir
 def test_a_stored_text_may_mention_thinking(content):
     body = json.dumps({"name": "new_memory_insert", "arguments": adds(content)[1]})
     three = f"<tool_call>{DELETE}</tool_call><tool_call>{body}</tool_call><tool_call>{DELETE}"
-    assert outcomes(parse_reply(three, "stop", "qwen")) == [CLEAR, adds(content), CLEAR]
+    expected = [CLEAR, adds(content), CLEAR]
+    assert outcomes(parse_reply(three, "stop", "qwen")) == expected
+    after = f"First <tool_call>{body}</tool_call>, then more.</think>{three}"
+    assert outcomes(parse_reply(after, "stop", "qwen", thinking=True)) == expected
 
 
 # --- Several calls in one place -------------------------------------------------------------------
@@ -199,9 +202,24 @@ SEVERAL = {
         native(DELETE.replace("}}", ', "memory_id": 07}}') + "\n" + DELETE),
         [("memory_delete", CLEAR[1] | {"memory_id": "07"}), CLEAR],
     ),
+    "a list after the closing tag": ("qwen", native(DELETE) + f"\n[{DELETE}]", TWO),
+    "a fence after the closing tag": ("qwen", native(DELETE) + f"\n```json\n{DELETE}\n```", TWO),
+    "a semicolon between": ("qwen", native(f"{DELETE}; {DELETE}"), TWO),
+    "a word between": ("qwen", native(f"{DELETE} and {DELETE}"), TWO),
+    "a brace too many": ("qwen", native(f"{DELETE}}}{DELETE}"), TWO),
+    "a brace too many before the closing tag": ("qwen", native(f"{DELETE}}}") + DELETE, TWO),
+    "the first broken": ("qwen", native(f"{DELETE[:-1]}\n{DELETE}"), TWO),
     "no call after the closing tag": ("qwen", native(DELETE) + ' {"a": 1} {"b": 2}', [CLEAR]),
     "two objects after the marker": ("text", f"{MARKS}{CORE}\n{CORE}", TWO),
     "a list after the marker": ("text", f"{MARKS}[{CORE}, {CORE}]", TWO),
+    "a word after the marker": ("text", f"{MARKS}{CORE} and {CORE}", TWO),
+    "a brace too many after the marker": ("text", f"{MARKS}{CORE}}}{CORE}", TWO),
+    "the first after the marker broken": ("text", f"{MARKS}{CORE[:-1]},\n{CORE}", TWO),
+    "two markers of arguments": (
+        "text",
+        f"{MARKS}{CORE}\n✿ARGS✿: {CORE}",
+        [CLEAR, "malformed"],
+    ),
     "an empty list": ("text", f"{MARKS}[]", ["bad_json"]),
     "the second after the marker broken": ("text", f"{MARKS}{CORE}{'{' * 80}", [CLEAR, "bad_json"]),
 }

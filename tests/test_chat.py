@@ -288,18 +288,30 @@ def test_a_reply_that_says_nothing_is_asked_again_and_then_believed(stub, connec
     assert texts(client.chat([ask("b")])) == ["now"]  # it was not stored
 
 
-@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
-@pytest.mark.parametrize("content", [None, "", " \n"])
-def test_a_reply_that_is_all_reasoning_is_missing_counted_and_says_so(
-    stub, connect, field, content
-):
-    stub.answer = lambda body: {"content": content, field: "It must be Nora."}
+HIDDEN = {"usage": {"prompt_tokens": 9, "completion_tokens": 400}}
+NO_ANSWERS = {
+    "reasoning_content": ({"content": None, "reasoning_content": "Nora?"}, "reasoning field"),
+    "beside nothing": ({"content": "", "reasoning": "Nora?"}, "reasoning field"),
+    "beside blanks": ({"content": " \n", "reasoning": "Nora?"}, "reasoning field"),
+    "as details": ({"content": None, "reasoning_details": [{"text": "Nora?"}]}, "reasoning field"),
+    "as thinking": ({"content": "", "thinking": "Nora?"}, "reasoning field"),
+    "hidden, but counted": ({"content": ""} | HIDDEN, "counted 400 tokens and showed none"),
+    "a refusal": ({"content": None, "refusal": "I cannot."}, "refusal"),
+    "withheld": ({"content": "", "finish_reason": "content_filter"}, "filter"),
+}
+
+
+@pytest.mark.parametrize("name", NO_ANSWERS)
+def test_a_reply_that_is_all_reasoning_is_missing_counted_and_says_so(stub, connect, name):
+    said, why = NO_ANSWERS[name]
+    stub.answer = lambda body: said
     client = connect()
     (reply,) = client.chat([ask("Who?")])
-    assert reply.text is None and reply.finish == "error" and "reasoning field" in reply.error
-    assert (client.usage.asked, client.usage.failed) == (1, 1)
-    stub.answer = lambda body: {"content": "Nora", field: "It must be Nora."}
-    assert texts(client.chat([ask("Who?")])) == ["Nora"]
+    assert reply.text is None and reply.finish == "error" and why in reply.error
+    asked = 3 if name == "hidden, but counted" else 1
+    assert (client.usage.asked, client.usage.failed) == (asked, 1)
+    stub.answer = lambda body: said | {"content": "Nora", "finish_reason": "stop"}
+    assert texts(client.chat([ask("Who?")])) == ["Nora"]  # it was not stored
 
 
 def test_a_reply_that_was_cut_off_is_a_reply_and_says_so(stub, connect):

@@ -155,6 +155,12 @@ ASKED = [  # judge, items, replies in turn, (valid, error, asked) of each item
     ),
     (LongMemEvalJudge, [ITEM], [None, "yes"], [(True, "", 2)]),
     (LongMemEvalJudge, [ITEM], [None, None], [(None, "HTTP 500 six times", 2)]),
+    (  # a thought that the limit cut off says nothing; a verdict of no thinking may be cut
+        *(partial(LongMemEvalJudge, thinking=True), [ITEM]),
+        [ChatReply("Yes, it may be,", "length"), ChatReply("Yes?</think>No.", "length")],
+        [(False, "", 2)],
+    ),
+    (LongMemEvalJudge, [ITEM], [ChatReply("Yes, the", "length")], [(True, "", 1)]),
     # only what has no verdict is asked again, and equal items once
     (
         *(LongMemEvalJudge, [ITEM, REX, ITEM], ["hm", "no", "no"]),

@@ -169,6 +169,12 @@ def test_each_call_ends_with_its_code(call, fixed, release):
         )
 
 
+def test_emptying_what_is_empty_changes_nothing():
+    bare = empty(FIXED)
+    assert outcome(bare, delete("core")) == ("skipped", "unchanged")
+    assert outcome(bare, delete("core"), RELEASE) == ("ok", "")
+
+
 def test_a_switched_off_component_is_none_and_refuses_every_call():
     config = MemoryConfig(core=False, semantic=False)
     memory = empty(config)
@@ -209,10 +215,6 @@ def test_the_release_stores_other_json_values_as_their_text():
 def test_a_malformed_call_passes_through_unchanged():
     call = replace(insert("semantic", "x"), status="malformed", detail="truncated")
     assert apply(ONE, call, FIXED) == (ONE, call)
-
-
-def test_clearing_an_empty_core_succeeds():
-    assert outcome(empty(FIXED), delete("core")) == ("ok", "")
 
 
 SAME = (
@@ -473,11 +475,16 @@ SPACELESS = {
     "ボート": "トムはボートを塗る",
     "เรือ": "ทอมทาสีเรือ",
     "แมว": "เธอเลี้ยงแมว",
+    "蜜蜂": "諾拉養蜜蜂",
+    "톰이": "톰은 배를 칠한다 톰이",
+    "मधुमक्खियाँ": "नोरा मधुमक्खियाँ पालती है",
+    "النَّحل": "نورا تربي النَّحل",
+    "می\u200cخواهم": "کتاب میخواهم",
 }
 
 
 @pytest.mark.parametrize("query", SPACELESS)
-def test_scripts_without_spaces_rank_by_pairs_of_characters(query):
+def test_scripts_without_spaces_rank_by_pairs_and_signs_belong_to_their_letters(query):
     memory = memory_of("Nora keeps bees", *SPACELESS.values())
     [(entry, score)] = search(memory, "semantic", query, 1, "positive")
     assert entry.text == SPACELESS[query] and score > 0

@@ -64,6 +64,19 @@ def test_reasoning_is_cut_where_a_block_can_stand(raw, released, training, fixed
         ("A", "The", False),
         ("A.", "a", True),
         ("?!", "", False),
+        ("「東京」。", "東京", True),
+        ("दिल्ली।", "दिल्ली", True),
+        ("دبي؟", "دبي", True),
+        ("¿Qué?", "Qué", True),
+        ("Ｎｏｒａ", "Nora", True),
+        ("ｶﾞｽ", "ガス", True),
+        ("ﬁnal", "final", True),
+        ("STRASSE", "Straße", True),
+        ("1+1", "11", False),
+        ("1+1", "1 + 1", True),
+        ("x<y", "x > y", False),
+        ("2^10", "210", False),
+        ("C++17", "C17", False),
     ],
 )
 def test_what_is_typed_in_several_forms_is_the_same_and_symbols_with_a_meaning_stay(
@@ -268,6 +281,12 @@ def test_a_blank_gold_answer_is_an_error_not_a_score(name, blank):
     for golds in ([blank], []):
         with pytest.raises(InputError, match="gold answer"):
             score(name, "anything", golds)
+
+
+@pytest.mark.parametrize("name", [name for name in METRICS.names() if "@" not in name])
+def test_a_gold_answer_that_cannot_be_seen_is_blank(name):
+    with pytest.raises(InputError, match="gold answer"):
+        score(name, "anything", ["\u200b\u3164"])
 
 
 def test_training_s_keywords_of_the_release_fail_on_a_list():

@@ -200,7 +200,7 @@ def test_a_search_brings_the_best_entries_that_were_not_shown_yet():
 def test_every_tool_call_gets_an_answer_also_unknown_and_broken_ones():
     cases = {
         "no tool 'delete": search("cat", name="delete_everything"),
-        "one JSON object": ToolUse("c2", "search_memory", '{"query": "cat'),
+        "one JSON object": ToolUse("c2", "search_memory", "cat"),
         "one of: semantic, episodic": search("cat", "core", id="c3"),
         "is not blank": search(" ", id="c4"),
         "a text that": ToolUse("c5", "search_memory", '{"memory_type": "semantic", "query": 7}'),
@@ -214,6 +214,21 @@ def test_every_tool_call_gets_an_answer_also_unknown_and_broken_ones():
         json.loads(call["function"]["arguments"])  # servers refuse a history that is not JSON
     assert answer.prediction == "Tom"
     assert [event.get("action") for event in history] == ["error"] * 5 + ["final_answer"]
+
+
+def test_a_search_with_broken_arguments_is_repaired_as_a_writer_s_call_is():
+    broken = ToolUse("c1", "search_memory", "{'memory_type': 'semantic', 'query': 'cat',")
+    model = Script(replies=[uses(broken), TOM])
+    answer, history = ask(AgenticReader(model), CATS)
+    assert (history[0]["query"], history[0]["new_items"], answer.prediction) == ("cat", 2, "Tom")
+    sent = model.asked[1].plain()[2]["tool_calls"][0]["function"]["arguments"]
+    assert json.loads(sent) == {"memory_type": "semantic", "query": "cat"}
+
+
+def test_rounds_before_a_call_that_failed_were_paid_for():
+    model = Script(replies=[uses(search("cat")), ChatReply(None, "error", error="HTTP 500")])
+    answer, _ = ask(AgenticReader(model), CATS)
+    assert (answer.prediction, answer.requests, answer.prompt_tokens) == (None, 2, 10)
 
 
 def test_after_the_last_round_the_model_has_to_answer():

@@ -80,6 +80,12 @@ def test_the_query_is_the_sentence_and_in_the_release_the_instruction_around_it_
     assert show(stored, QUESTION, replace(RELEASE, top_k=1), source="ttl_train").ids == ("2",)
 
 
+def test_the_day_on_which_a_question_is_asked_is_not_sought():
+    stored = memory(["On Tuesday 2023/05/30 Tom slept", "Nora bought apples"])
+    question = "Current date: 2023/05/30 (Tue)\nWhen did Nora buy apples?"
+    assert show(stored, question, Retrieval(top_k=1)).ids == ("2",)
+
+
 def test_what_is_switched_off_stays_off_and_a_blank_question_is_refused():
     off = Memory(None, None, (Entry("1", "day 1"),))
     assert show(off, "day") == Retrieved(None, None, off.episodic, ("1",))

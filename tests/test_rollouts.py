@@ -1,4 +1,4 @@
-"""One step's scores: who is asked, and how often."""
+"""One step's scores: who is asked, and how often; repeats are seen."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import pytest
 
 from memalpha_kit.lab import miniature
 from memalpha_kit.method.episode import play
+from memalpha_kit.records import ToolCall
 from memalpha_kit.settings import load_profile
+from memalpha_kit.training.rollouts import observe, summarise
 
 CI = load_profile("ci")
 
@@ -37,3 +39,21 @@ def test_a_model_s_judge_gets_all_calls_of_a_step_at_once_or_none_without_a_weig
     calls = sum(len(episode.calls) for episode in done.episodes)
     assert (judge.batches, judge.singles) == (bool(weight), 0)
     assert done.judged == (calls if weight else 0) and not done.unjudged
+
+
+def test_calls_that_ask_for_the_same_again_are_a_measure_of_their_own():
+    def update(text):
+        arguments = {"memory_type": "semantic_memory", "memory_id": "1", "new_content": text}
+        return ToolCall("memory_update", arguments, status="ok")
+
+    done = play(
+        miniature.held_out(CI)["test_1x"][:1],
+        miniature.references(CI)[0],
+        miniature.environment(CI),
+    )
+    [episode] = done.episodes
+    again = (update("a"), update("b"), update("a"), update(" a\u200b"), ToolCall("", raw="x"))
+    steps = tuple(replace(step, calls=again) for step in episode.steps)
+    for seen_steps, repeated in ((episode.steps, 0), (steps, 2)):
+        seen = observe([replace(episode, steps=seen_steps)], done.rewards, [], "words")
+        assert summarise([seen])["calls_repeated"] == repeated

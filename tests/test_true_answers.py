@@ -60,6 +60,81 @@ def test_costs_count_every_reply_that_was_paid_for(said, code, replies, data, tm
     assert n == replies * len(run.questions) and paid == pytest.approx(n * 2e-4)
 
 
+WAYS = {  # every method that asks a model, by the model's part in it
+    "closed-book": (),
+    "bm25": (),
+    "memagent": (),
+    "mem1": (),
+    "memory": ("--writer", "keep_sentences"),
+    "memory, searching": ("--writer", "keep_sentences", "--set", "reader=agentic"),
+    "memory, written by it": ("--writer", "api", "--set", "reader=best_entry"),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_whatever_is_asked_what_was_only_reasoning_is_never_scored(way, data, tmp_path, capsys):
+    out, method = tmp_path / "run", way.partition(",")[0]
+    with StubServer(lambda body: THOUGHT) as stub:
+        assert evaluate(stub.url, data, out, *WAYS[way], *PRICES, method=method) == 1
+        n = stub.n_requests
+    run = runs.load_run(out)
+    assert not run.answers and {row["score"] for row in scores.scores_of(run)} == {None}
+    assert "reasoning field" in capsys.readouterr().err
+    answers, built = scores.frames({"m": run})
+    assert answers.cost_usd.sum() + built.cost_usd.sum() == pytest.approx(n * 2e-4)
+
+
+@pytest.mark.parametrize("way", ["memagent", "mem1", "memory, written by it"])
+def test_a_memory_that_failed_on_the_way_costs_each_of_its_replies_once(way, tmp_path):
+    """Good replies are kept for the next attempt, so only the last one is thrown away."""
+    data, out = save_data(tmp_path / "data", ("squad",), 1), tmp_path / "run"
+    more, method = WAYS[way], way.partition(",")[0]
+    said = {"content": "<think>17</think>"} | USAGE
+    with StubServer(lambda body: said if stub.n_requests == 1 else THOUGHT) as stub:
+        assert evaluate(stub.url, data, out, *more, *PRICES, method=method) == 1
+        tables = scores.frames({"m": runs.load_run(out)})
+        assert sum(part.cost_usd.sum() for part in tables) == pytest.approx(stub.n_requests * 2e-4)
+        assert stub.n_requests == 2
+        stub.answer = lambda body: said
+        assert evaluate(stub.url, data, out, *more, *PRICES, method=method) == 0
+        tables = scores.frames({"m": runs.load_run(out)})
+        assert sum(part.cost_usd.sum() for part in tables) == pytest.approx(stub.n_requests * 2e-4)
+
+
+def test_costs_count_every_reply_of_a_judge_and_say_where_it_was(tmp_path, capsys):
+    data, out = save_data(tmp_path / "data", ("longmemeval",), 1), tmp_path / "run"
+    with StubServer(lambda body: GOOD) as stub:
+        assert evaluate(stub.url, data, out) == 0
+    judge = ("--judge-model-name", "j", "--judge-price-in", "1", "--judge-price-out", "10")
+    with StubServer(lambda body: THOUGHT) as stub:
+
+        def scored():
+            argv = ["score", str(out), "--judge-url", stub.url, *judge]
+            code = cli.main(argv)
+            _, built = scores.frames({"m": runs.load_run(out)})
+            assert built.cost_usd.sum() == pytest.approx(stub.n_requests * 2e-4)
+            return code, {row["score"] for row in scores.scores_of(runs.load_run(out))}
+
+        assert scored() == (1, {None})  # only reasoning: no verdict
+        stub.answer = lambda body: {"content": "Perhaps."} | USAGE
+        assert scored() == (1, {None})
+        stub.answer = lambda body: {"content": "No."} | USAGE
+        assert scored() == (1, {None})  # what it said, it said
+        assert scores.judge_of(runs.load_run(out)) == f"j at {stub.url}, rubric published"
+
+
+def test_another_address_gets_no_reply_of_the_first_from_the_cache_or_the_journal(data, tmp_path):
+    out, more = tmp_path / "run", ("--cache", tmp_path / "cache")
+    said = {"content": "<think>17</think>"} | USAGE
+    with StubServer(lambda body: said if first.n_requests == 1 else THOUGHT) as first:
+        assert evaluate(first.url, data, out, *more, method="mem1") == 1
+    with StubServer(lambda body: said) as second:
+        assert evaluate(second.url, data, out, *more, "--moved", method="mem1") == 0
+        [made] = runs.load_run(out).prepared.values()
+        n_questions = len(runs.load_run(out).questions)
+        assert second.n_requests == made.requests + n_questions
+
+
 def test_a_prompt_that_is_too_long_is_said_not_to_get_better(data, tmp_path, capsys):
     assert evaluate("http://127.0.0.1:9/v1", data, tmp_path / "run", "--set", "window=12") == 1
     assert "do not fit the model's window, so asking again will not help" in capsys.readouterr().err

@@ -21,7 +21,7 @@ from memalpha_kit.errors import InputError
 from memalpha_kit.evaluation.methods import METHODS, Backends, Method, Put, Settings
 from memalpha_kit.method.prompts import VERSION, asked, system_prompt_baseline
 from memalpha_kit.method.ranking import Bm25
-from memalpha_kit.method.readers import LABELLED
+from memalpha_kit.method.readers import LABELLED, undated
 from memalpha_kit.records import Answer, Instance
 from memalpha_kit.registry import Registry
 from memalpha_kit.sections import Count, NonNegative, Share, about, section
@@ -218,7 +218,9 @@ class Bm25Chunks(ContextMethod):
 
     def context(self, put: Put) -> tuple[str, Sequence[str]]:
         """The best chunks; the first ones for a question without a word."""
-        return shown_chunks(put.instance, self.best(put.question.text, put.instance.chunks))
+        return shown_chunks(
+            put.instance, self.best(undated(put.question.text), put.instance.chunks)
+        )
 
     def best(self, question: str, chunks: tuple[str, ...]) -> Sequence[int]:
         """Places of the chunks to show."""

@@ -228,7 +228,8 @@ class WrittenMemory(FromMemory):
     def _prepared(self, instance: Instance, episode: Episode, made: Writer) -> Prepared:
         spent = vars(getattr(made, "spent", {}).get(instance.id, Spent()))
         if error := getattr(made, "failed", {}).get(instance.id, ""):
-            return self.measured(instance, memory_tokens=None, error=error, **spent)
+            lost = getattr(made, "lost", {}).get(instance.id, (0, 0))
+            return self.measured(instance, memory_tokens=None, error=error, lost=lost, **spent)
         return self.remembered(instance, episode, **spent)
 
     def load(self) -> None:

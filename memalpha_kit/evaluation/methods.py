@@ -59,6 +59,7 @@ class Prepared:
     requests: int = 0  # model calls
     prompt_tokens: int | None = None  # of all model calls; None: unknown, or no model
     completion_tokens: int | None = None
+    lost: tuple[int, int] = (0, 0)  # of the reply that failed: read and written; no journal has it
     unusable: int = 0  # replies without a usable state, after which the old one was kept
     error: str = ""  # why there is nothing to answer from; such a record is made again
 

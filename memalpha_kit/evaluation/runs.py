@@ -288,7 +288,9 @@ def read_record(line: Mapping[str, Any], where: str) -> tuple[Answer | Prepared,
     """What `record_line` gave. Raises InputError starting with `where` for anything else."""
     values = dict(line)
     kind, made_by, _ = values.pop("kind", None), values.pop("made_by", ""), values.pop("at", "")
-    values |= {name: tuple(values[name]) for name in ("retrieved", "steps") if name in values}
+    values |= {
+        name: tuple(values[name]) for name in ("retrieved", "steps", "lost") if name in values
+    }
     try:
         if kind == "answer":
             return Answer(**values), made_by

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 from memalpha_kit import files
 from memalpha_kit.chats import ChatModel
 from memalpha_kit.errors import InputError
-from memalpha_kit.evaluation.runs import Run
+from memalpha_kit.evaluation.methods import Prepared
+from memalpha_kit.evaluation.runs import Run, made_by
 from memalpha_kit.evaluation.scoring import Item, Judgement, Scored, score_all
-from memalpha_kit.evaluation.writing import Metered
+from memalpha_kit.evaluation.writing import Metered, Spent
 from memalpha_kit.method.judges import JudgeItem, LongMemEvalJudge
 from memalpha_kit.records import Answer, Episode
 
@@ -121,7 +122,8 @@ def score(
 ) -> list[Row]:
     """Scores a run, with a model as judge where there is one, and keeps what it cost by source.
 
-    Without one, what a judge said before is kept. Raises InputError if that is too old.
+    What earlier attempts lost was paid for too, so it is counted on. Without a judge, what one said
+    before is kept. Raises InputError if that is too old.
     """
     if judge is None:
         if not judge_of(run, profile):
@@ -129,6 +131,7 @@ def score(
         return scores_of(run, profile)
     behaviour = "release" if profile.startswith("release") else "fixed"
     costs: dict[str, float | None] = {}
+    lost: dict[str, float | None] = dict(_saved(run, profile)[0].get("judge_lost_usd") or {})
 
     def rule(items: Sequence[Item]) -> list[Any]:
         verdicts: dict[int, Any] = {}
@@ -138,11 +141,22 @@ def score(
             asked = [_judged(items[place]) for place in places]
             by_rubric = LongMemEvalJudge(meter, behaviour, rubric=rubric)
             verdicts |= zip(places, by_rubric.judge(asked), strict=True)
-            costs[source] = cost(vars(meter.spent), prices)
+            lost[source] = _sum(lost.get(source, 0.0), cost(_tokens(meter.lost), prices))
+            costs[source] = _sum(lost[source], cost(_tokens(meter.spent), prices))
         return [verdicts[place] for place in range(len(items))]
 
-    card = {"judge": f"{judge.name}, rubric {rubric}", "judge_usd": costs}
+    card = {"judge": f"{made_by(judge)}, rubric {rubric}"}
+    card |= {"judge_usd": costs, "judge_lost_usd": lost}
     return score_run(run, profile, rule, card)
+
+
+def _tokens(spent: Spent) -> Row:
+    """The tokens of some calls, none for no call."""
+    return vars(spent) if spent.requests else dict(_NOTHING)
+
+
+def _sum(*costs: float | None) -> float | None:
+    return None if None in costs else sum(costs)
 
 
 def _judged(item: Item) -> JudgeItem:
@@ -245,14 +259,29 @@ def _built(run: Run, profile: str) -> Iterator[Row]:
             "completion_tokens": spent["completion_tokens"],
             "cost_usd": cost(spent, writing),
         }
-    for record in run.thrown:
-        if record.instance in sources and record.prompt_tokens is not None:
-            spent = {name: getattr(record, name) for name in ("prompt_tokens", "completion_tokens")}
+    for record, spent in _thrown(run):
+        if record.instance in sources and spent["prompt_tokens"] is not None:
             prices = answering if isinstance(record, Answer) else writing
             source = {"source": sources[record.instance]}
             yield _NOTHING | source | spent | {"cost_usd": cost(spent, prices)}
     for source, usd in (_saved(run, profile)[0].get("judge_usd") or {}).items():
         yield _NOTHING | {"source": source, "cost_usd": usd}
+
+
+def _thrown(run: Run) -> Iterator[tuple[Answer | Prepared, Row]]:
+    """What failed, with the tokens that no other record counts.
+
+    Of a memory that failed that is the reply that ended it, for its journal gives the others to the
+    next attempt; where there was no next one, all of them.
+    """
+    last = {made.instance: made for made in run.thrown if isinstance(made, Prepared)}
+    names = "prompt_tokens", "completion_tokens"
+    for record in run.thrown:
+        spent = {name: getattr(record, name) for name in names}
+        if isinstance(record, Prepared):
+            final = last[record.instance] is record and record.instance not in run.prepared
+            spent = spent if final else dict(zip(names, record.lost, strict=True))
+        yield record, spent
 
 
 _NOTHING = dict.fromkeys(

@@ -30,6 +30,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from memalpha_kit.data.instances import ANSWER_TYPE
+from memalpha_kit.entries import essence
 from memalpha_kit.errors import InputError
 from memalpha_kit.method import metrics
 from memalpha_kit.records import Instance
@@ -174,7 +175,7 @@ def _unjudged(item: Item, name: str, rules: Rules) -> Scored | None:
         return Scored(None, "data_error", name)
     if item.prediction is None:
         return Scored(None, "infra_error", name)
-    if not text and not rules.compares_blank:
+    if not essence(text or "") and not rules.compares_blank:
         return Scored(0.0, "no_answer", name)
     return None if name in JUDGED else Scored(value, "ok", name)
 

@@ -28,7 +28,7 @@ from memalpha_kit.evaluation.methods import (
     Put,
     groups,
 )
-from memalpha_kit.evaluation.writing import Spent
+from memalpha_kit.evaluation.writing import Spent, paid
 from memalpha_kit.method.prompts import VERSION, asked
 from memalpha_kit.records import Answer, Instance
 from memalpha_kit.sections import Count, NonNegative, Share, about, section
@@ -45,6 +45,7 @@ class Chain:
     unusable: int = 0  # replies without a usable state
     error: str = ""  # why it ended early
     spent: Spent = field(default_factory=Spent)
+    lost: tuple[int, int] = (0, 0)  # tokens of the reply that ended it
 
     @property
     def finished(self) -> bool:
@@ -53,8 +54,9 @@ class Chain:
 
     def take(self, reply: ChatReply, read: Callable[[str], str | None]) -> None:
         """The next state from a reply."""
-        self.spent.add(reply.prompt_tokens, reply.completion_tokens)
+        self.spent.take(reply)
         if reply.error or reply.text is None:
+            self.lost = paid(reply)
             self.error = f"piece {len(self.states)}: {reply.error or 'the reply has no text'}"
             return
         state = read(reply.text)
@@ -83,7 +85,8 @@ def walk_all(
 
     def end(chain: Chain) -> None:
         left = {"text": chain.state, "steps": tuple(chain.states), "memory_tokens": size(chain)}
-        left |= {"unusable": chain.unusable, "error": chain.error, **vars(chain.spent)}
+        left |= {"unusable": chain.unusable, "error": chain.error, "lost": chain.lost}
+        left |= vars(chain.spent)
         done(method.measured(chain.instance, **left))
 
     for group in groups(instances, method.backends.group):

@@ -75,7 +75,11 @@ class KeptChat:
         return self.model.name
 
     def chat(self, requests: Sequence[ChatRequest], done: Done | None = None) -> list[ChatReply]:
-        """As the model, which is asked only for what is not kept yet."""
+        """As the model, which is asked only for what is not kept yet.
+
+        At another address there may be another model of that name.
+        """
+        served = self.name, getattr(getattr(self.model, "endpoint", None), "url", "")
         replies: dict[int, ChatReply] = {}
         missing = []
 
@@ -87,11 +91,11 @@ class KeptChat:
         def keep(number: int, reply: ChatReply) -> None:
             place = missing[number]
             if not reply.error:
-                self.journal.put(asdict(reply), self.name, requests[place])
+                self.journal.put(asdict(reply), served, requests[place])
             take(place, reply)
 
         for place, request in enumerate(requests):
-            if kept := self.journal.get(self.name, request):
+            if kept := self.journal.get(served, request):
                 tools = tuple(ToolUse(**use) for use in kept["tools"])
                 take(place, ChatReply(**kept | {"tools": tools, "cached": True}))
             else:
@@ -116,6 +120,16 @@ class Spent:
             setattr(self, name, None if before is None or more is None else before + more)
         self.requests += 1
 
+    def take(self, reply: ChatReply) -> None:
+        """One more call; a failed one whose tokens nobody told was not paid for."""
+        counts = reply.prompt_tokens, reply.completion_tokens
+        self.add(*(paid(reply) if reply.error else counts))
+
+
+def paid(reply: ChatReply) -> tuple[int, int]:
+    """What a failed reply cost in tokens, 0 where nobody told."""
+    return reply.prompt_tokens or 0, reply.completion_tokens or 0
+
 
 @dataclass
 class Metered:
@@ -127,6 +141,7 @@ class Metered:
     model: ChatModel
     shown: bar | None = None
     spent: Spent = field(default_factory=Spent)
+    lost: Spent = field(default_factory=Spent)  # of failed ones, which a next attempt asks for
 
     @property
     def name(self) -> str:
@@ -139,7 +154,7 @@ class Metered:
             self.shown.total = max(self.shown.total, self.shown.n + len(requests))
 
         def take(place: int, reply: ChatReply) -> None:
-            self.spent.add(reply.prompt_tokens, reply.completion_tokens)
+            (self.lost if reply.error else self.spent).take(reply)
             if self.shown is not None:
                 self.shown.advance()
             if done:
@@ -197,6 +212,7 @@ class ApiWriter:
     temperature: float = 0.0
     spent: dict[str, Spent] = field(default_factory=dict)  # by instance
     failed: dict[str, str] = field(default_factory=dict)  # by instance, why
+    lost: dict[str, tuple[int, int]] = field(default_factory=dict)  # tokens of what failed
 
     @property
     def name(self) -> str:
@@ -241,9 +257,10 @@ class ApiWriter:
 
     def _completion(self, asked: WriteRequest, reply: ChatReply) -> Completion:
         spent = self.spent.setdefault(asked.instance, Spent())
-        spent.add(reply.prompt_tokens, reply.completion_tokens)
+        spent.take(reply)
         if reply.error or (reply.text is None and not reply.tools):
             reason = reply.error or "the reply has neither text nor calls"
+            self.lost[asked.instance] = paid(reply)
             self.failed[asked.instance] = f"chunk {asked.step}: {reason}"
             return Completion("", finish="error")
         finish = "length" if reply.finish == "length" else "stop"

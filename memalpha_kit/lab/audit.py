@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import json
 import random
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -58,6 +59,8 @@ UNKNOWN = "9999"
 PHRASE, SKIPPED = "executed successfully", "'status': 'skipped'"
 SPECIAL = "<|endoftext|>"
 MARK = f" {SPECIAL}"
+HIDDEN = 0xE0020  # from here on 96 characters without a shape
+ACCENTS = "áàâäéèêëóò"
 METRIC = "substring"
 
 
@@ -234,6 +237,14 @@ PADDING: dict[str, Callable[[Turn], list[ToolCall]]] = {
     "blank entries": lambda turn: [_insert(" " * n) for n in turn.numbers],
     "lists as text": lambda turn: [_insert([n]) for n in turn.numbers],
     "duplicates": lambda turn: [_insert(turn.line)] * REPEATS,
+    "invisible entries": lambda turn: [_insert(chr(HIDDEN + n)) for n in turn.numbers],
+    "duplicates with invisible characters": lambda turn: [
+        _insert(turn.line + chr(HIDDEN + n)) for n in turn.numbers
+    ],
+    "duplicates in other forms": lambda turn: [
+        _insert(f"{turn.line} {unicodedata.normalize('NFD', ACCENTS[:n])}{ACCENTS[n:]}")
+        for n in range(REPEATS)
+    ],
     "duplicates with spaces": lambda turn: [_insert(turn.line + " " * n) for n in turn.numbers],
     "junk entries": lambda turn: [_insert(f"note {n}") for n in turn.numbers],
     "junk with special tokens": lambda turn: [_insert(f"note {n} {SPECIAL}") for n in turn.numbers],
@@ -244,6 +255,7 @@ PADDING: dict[str, Callable[[Turn], list[ToolCall]]] = {
     "search while memorising": lambda turn: [_call(SEARCH, "semantic", turn.line)] * REPEATS,
     "update to and fro": _to_and_fro,
     "update again": lambda turn: _to_and_fro(turn, ""),
+    "update again, with spaces": lambda turn: _to_and_fro(turn, "\u00a0\u200b "),
     "insert and delete": _churn,
     "giant reply": lambda turn: [
         _call(INSERT, "episodic", f"note {turn.request.step} {n}") for n in range(GIANT)
@@ -254,10 +266,15 @@ PADDING: dict[str, Callable[[Turn], list[ToolCall]]] = {
 
 def _marked(turn: Turn) -> str:
     """The honest reply with the text of a special token at the end of every entry."""
+    return _changed(turn, lambda text: text + MARK)
+
+
+def _changed(turn: Turn, change: Callable[[str], str]) -> str:
+    """The honest reply with other texts."""
     names = {INSERT: "content", UPDATE: "new_content"}
     return turn.text(
         [
-            replace(c, arguments={**c.arguments, (n := names[c.name]): c.arguments[n] + MARK})
+            replace(c, arguments={**c.arguments, (n := names[c.name]): change(c.arguments[n])})
             for c in turn.honest
         ]
     )
@@ -288,6 +305,18 @@ OTHERS = (
     Exploit("whole chunk as one entry", "alone", "silent", _verbatim),
     Exploit("whole chunk, cut by the limit", "alone", "silent", _endless, "length"),
     Exploit("special tokens in all entries", "changed", "honest", _marked),
+    Exploit(
+        "words joined by underscores",
+        "changed",
+        "honest",
+        lambda turn: _changed(turn, lambda text: text.replace(" ", "_")),
+    ),
+    Exploit(
+        "words without spaces",
+        "changed",
+        "honest",
+        lambda turn: _changed(turn, lambda text: text.replace(" ", "")),
+    ),
     Exploit("failing call left unfinished", "changed", "slipping", _unfinished),
 )
 

@@ -43,6 +43,7 @@ from memalpha_kit.text import (
 # --- Reading --------------------------------------------------------------------------------------
 
 AS_TEXT = ("memory_id",)  # arguments whose unquoted value is text: 0712 is "0712"
+MAX_BROKEN = 64  # objects of one attempt; what follows them is one more
 MAX_REPAIR_CHARS = 32_000  # a longer reply is read, but nothing in it is repaired
 
 
@@ -121,11 +122,20 @@ def read_calls(
 
 def read_reply(text: str, wire: str, reading: Reading) -> tuple[ToolCall, ...]:
     """The rules of "fixed": what follows the thinking is scanned for the format's attempts."""
-    scan = FORMATS[wire].scan
-    if reading.thinking and "</think>" not in text:
-        return ()
-    spoken = without_thinking(text, asked=reading.thinking)
-    return _calls(list(scan(spoken or "")), wire, reading)
+    spoken = without_thinking(_after_closing(text) if reading.thinking else text, asked=False)
+    return _calls(list(FORMATS[wire].scan(spoken or "")), wire, reading)
+
+
+def _after_closing(text: str) -> str:
+    """What follows the first closing tag that no call holds in its JSON; "" if there is none."""
+    place = text.find("</think>")
+    for _ in range(MAX_BROKEN):
+        marker = max(text.rfind(mark, 0, place) for mark in (_OPEN, "✿ARGS✿"))
+        brace = text.find("{", marker, place) if min(place, marker) >= 0 else -1
+        if brace < 0 or (value_end(text, brace) or 0) < place:
+            break
+        place = text.find("</think>", place + 1)
+    return text[place + len("</think>") :] if place >= 0 else ""
 
 
 REPLY_RULES: Registry[Callable[[str, str, Reading], tuple[ToolCall, ...]]] = Registry("behaviour")
@@ -187,16 +197,31 @@ def _objects(source: Any, fatal: bool, repair: bool) -> list[Any]:
             return _objects(json.loads(source), fatal, repair)
         except (ValueError, RecursionError):
             pass  # no whole string: broken like everything else
-    items, rest = complete_objects(source, AS_TEXT)
-    if items and not _OBJECT.match(rest):
-        return items
+    found: list[Any] = []
+    for _ in range(MAX_BROKEN if repair else 1):
+        items, rest = complete_objects(source, AS_TEXT, anywhere=True)
+        found += items
+        if items and not _OBJECT.match(rest):
+            return found
+        another = _RESTART.search(rest) if repair else None
+        if not another:
+            break
+        found += _repaired(rest[: another.start()])
+        source = rest[another.end() :]
     if fatal:
-        return [*items, _TRUNCATED]
-    value = repaired_value(rest, AS_TEXT) if repair else None
-    return [*items, *(value if isinstance(value, list) and value else [value])]
+        return [*found, _TRUNCATED]
+    return [*found, *(_repaired(rest) if repair else [None])]
+
+
+def _repaired(source: str) -> list[Any]:
+    """The objects that the repair of a broken one gives, None if it gives nothing."""
+    value = repaired_value(source, AS_TEXT)
+    return value if isinstance(value, list) and value else [value]
 
 
 _OBJECT = re.compile(r"[\s,]*\{")
+_RESTART = re.compile(r"(?<=[}\]\"'])[^{}\[\]\"':]{1,40}(?=\{\s*[\"'])")
+"""Between a broken object and the next one: no colon, which stands before an object inside."""
 
 
 # --- The formats ----------------------------------------------------------------------------------
@@ -234,37 +259,39 @@ def _scan_text(text: str) -> Iterator[Attempt]:
     text = re.split("|".join(STOP_MARKERS), text, maxsplit=1)[0]
     for part in text.split("✿FUNCTION✿")[1:]:
         part = _UNFINISHED.sub("", part)
-        name, marker, rest = (piece.strip() for piece in part.partition("✿ARGS✿"))
-        name = name.removeprefix(":").strip()
-        if not marker:
+        name, *sources = (piece.strip().removeprefix(":").strip() for piece in part.split("✿ARGS✿"))
+        if not sources:
             name = name.partition("\n")[0]
-        source = rest.partition("✿ARGS✿")[0].removeprefix(":") if marker else None
-        yield Attempt("✿FUNCTION✿" + part.rstrip(), source, name)
+        raw = "✿FUNCTION✿" + part.rstrip()
+        yield Attempt(raw, sources[0] if sources else None, name)
+        for _ in sources[1:]:  # arguments of no function
+            yield Attempt(raw, None, name, closed=True)
 
 
 _OPEN = "<tool_call>"
 _TAG = re.compile("</?tool_call>")
-_CLOSING = re.compile(r"\s*</tool_call>")
 _NEXT = re.compile(r"[\s,]*(?=\{|\[\s*\{)")
-_NEXT_CALL = re.compile(r'[\s,]*(?=\{\s*"(?:name|arguments)")')
+_NEXT_CALL = re.compile(r'[\s,;]*(?:```\w*\s*)?(?=(?:\[\s*)?\{\s*"(?:name|arguments)")')
+_INNER_CALL = re.compile(r'(?=\{\s*"(?:name|arguments)")|</?tool_call>')
 
 
 def _scan_tags(text: str) -> Iterator[Attempt]:
     """Attempts of the tag formats: each runs from `<tool_call>` to the end of its JSON values.
 
     So a tag inside a string ends nothing. Where a value is not complete the attempt runs to the
-    next tag, opening or closing, or to the end of the text. An object with a name after a closing
-    tag is an attempt as well.
+    next tag, opening or closing, or to the end of the text. Objects with a name are read wherever
+    they stand before the next tag, and right after a closing one.
     """
     start = text.find(_OPEN)
     while start >= 0:
         inside = start + len(_OPEN)
         while True:
             end = _values_end(text, inside)
-            closing = _CLOSING.match(text, end)
-            stop = closing.end() if closing else end
-            yield Attempt(text[start:stop], text[inside:end], closed=closing is not None)
-            another = _NEXT_CALL.match(text, stop) if closing else None
+            tag = _TAG.search(text, end)
+            closed = tag is not None and tag[0] != _OPEN
+            stop = tag.end() if closed else end
+            yield Attempt(text[start:stop], text[inside:end], closed=closed)
+            another = _NEXT_CALL.match(text, stop) if closed else None
             if not another:
                 break
             start = inside = another.end()
@@ -274,8 +301,8 @@ def _scan_tags(text: str) -> Iterator[Attempt]:
 def _values_end(text: str, place: int) -> int:
     """Where the JSON values at `place` end, or the next tag if one of them is not complete."""
     while (end := value_end(text, place)) is not None:
-        more = _NEXT.match(text, end)
-        if not more:
+        more = _NEXT.match(text, end) or _INNER_CALL.search(text, end)
+        if not more or more[0].startswith("<"):
             return end
         place = more.end()
     tag = _TAG.search(text, place)

@@ -215,7 +215,7 @@ class ChatJudge:
                 break
             replies = self.model.chat(list(waiting.values()))
             for first, reply in zip(list(waiting), replies, strict=True):
-                verdicts[first] = replace(_verdict(reply, read), asked=attempt)
+                verdicts[first] = replace(self._verdict(reply, read), asked=attempt)
                 if verdicts[first].valid is not None:
                     del waiting[first]
                 elif reply.text is not None:
@@ -224,15 +224,17 @@ class ChatJudge:
             verdicts |= {asked: replace(verdicts[asked], valid=False) for asked in waiting}
         return [verdicts[asked] for asked in requests]
 
-
-def _verdict(reply: ChatReply, read: Callable[[str], Verdict | bool | None]) -> Verdict:
-    if reply.text is None:
-        return Verdict(None, error=reply.error or "the call failed")
-    said = read(reply.text)
-    if said is None:
-        cut = ", cut off by its token limit" if reply.finish == "length" else ""
-        return Verdict(None, reply=reply.text, error=f"invalid format{cut}")
-    return replace(said if isinstance(said, Verdict) else Verdict(said), reply=reply.text)
+    def _verdict(self, reply: ChatReply, read: Callable[[str], Verdict | bool | None]) -> Verdict:
+        """What a reply says; a thought that the limit cut off says nothing."""
+        if reply.text is None:
+            return Verdict(None, error=reply.error or "the call failed")
+        cut = reply.finish == "length"
+        thought = cut and self.thinking and "</think>" not in reply.text
+        said = None if thought else read(reply.text)
+        if said is None:
+            why = ", cut off by its token limit" if cut else ""
+            return Verdict(None, reply=reply.text, error=f"invalid format{why}")
+        return replace(said if isinstance(said, Verdict) else Verdict(said), reply=reply.text)
 
 
 def _reminded(asked: ChatRequest, reminder: str, attempt: int) -> ChatRequest:

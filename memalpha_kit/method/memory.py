@@ -144,6 +144,8 @@ def _delete(memory: Memory, request: Request, config: MemoryConfig) -> Memory | 
     """The paragraph emptied, or the entry removed."""
     part = memory.part(request.component)
     if isinstance(part, str):
+        if RULES[config.behaviour].same(part, ""):
+            return "unchanged"
         return memory.with_part(request.component, "")
     return memory.with_part(request.component, part.removing(request.id) if request.id else part)
 
@@ -262,7 +264,7 @@ class Rules:
         return not essence(text)
 
     def same(self, before: str, after: str) -> bool:
-        """Whether an update changes nothing: white space and invisible characters do not count."""
+        """Whether a call changes nothing: white space and invisible characters do not count."""
         return essence(before) == essence(after)
 
     def repeats(self, entries: Store, request: Request) -> bool:

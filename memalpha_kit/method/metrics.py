@@ -28,9 +28,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from memalpha_kit.entries import essence
 from memalpha_kit.errors import InputError
 from memalpha_kit.registry import Registry
-from memalpha_kit.text import without_thinking
+from memalpha_kit.text import NO_SPACES, without_thinking
 
 Answers = tuple[str, ...]
 Compare = Callable[[str, Answers], float]
@@ -78,28 +79,39 @@ class _OneForm(dict):
     def __missing__(self, code: int) -> str:
         char = chr(code)
         digit = unicodedata.decimal(char, None)
+        if 0xFF00 < code < 0xFFF0 or 0xFB00 <= code <= 0xFB06:  # full and half width, ligatures
+            self[code] = unicodedata.normalize("NFKC", char).translate(self)
+            return self[code]
         by_kind = {"Zs": " ", "Cf": "", "Pd": "-"}  # spaces, invisible characters, dashes
         self[code] = by_kind.get(unicodedata.category(char), char if digit is None else str(digit))
         return self[code]
 
 
 _FORMS = _OneForm(str.maketrans("‘’‚‛‹›ʼ′“”„‟«»−…", "''''''''" + '""""""' + "-\u2026"))
+_FORMS |= str.maketrans("「」『』《》。､、،؟؛।॥٪", '""""""' + ".,,,?;..%")
 
 
 def unified(text: str) -> str:
     """The text with one form of what is typed in several, all else as it is.
 
     Typographic quotes, apostrophes, dashes and spaces become plain ones, composed and decomposed
-    letters the same, digits of other scripts 0 to 9; invisible characters go.
+    letters the same, digits of other scripts 0 to 9, full-width letters and the commas and full
+    stops of other scripts plain; invisible characters go.
     """
     return text if text.isascii() else unicodedata.normalize("NFC", text).translate(_FORMS)
 
 
-_PUNCTUATION = re.escape(string.punctuation)
+def folded(text: str) -> str:
+    """`unified`, and the same for capital and small letters ("STRASSE" is "Straße")."""
+    return unified(unified(text).casefold())
+
+
+_PUNCTUATION = re.escape(string.punctuation) + "¿¡·•"
 _SYMBOLS = re.compile(
-    r"(?P<kept>(?<=\d)\.(?=\d)|(?<![\w.])\.(?=[a-z])"  # 3.5, .net
+    r"(?P<operator>(?<=\w)[+^<>=](?=\w)|(?<=\w\s)[+^<>=](?=\s\w))"  # 1+1, x < y
+    r"|(?P<kept>(?<=\d)\.(?=\d)|(?<![\w.])\.(?=[a-z])"  # 3.5, .net
     r"|(?<![\w-])-(?=\.?\d)"  # -5
-    r"|(?<=\w)(?:\+{1,2}|\#)(?!\w))"  # c++, c#
+    r"|(?<=\w)(?:\+\+|[+\#](?!\w)))"  # c++, c#
     r"|(?P<between>(?<=\d)[-/:](?=\d))"  # 1990-1995, 1/2
     rf"|[{_PUNCTUATION}]"
 )
@@ -112,19 +124,22 @@ def comparable(text: str) -> str:
 
     Deleting punctuation joins its neighbours ("U.S.A." is "usa", "1,000" is "1000"), but symbols
     that carry the meaning stay: the point of a number, the minus before one, the ends of "C++" and
-    "C#"; numbers joined by a dash, a slash or a colon stay apart. What has nothing but articles or
-    punctuation keeps it.
+    "C#", operators between two words; numbers joined by a dash, a slash or a colon stay apart. What
+    has nothing but articles or punctuation keeps it.
     """
-    lowered = unified(text.replace("—", " — ")).lower()
+    lowered = folded(text.replace("—", " — "))
     dated = _DATE.sub(lambda date: re.sub(r"\D", " ", date[0]), lowered)
-    bare = _SYMBOLS.sub(lambda m: m["kept"] or (" " if m["between"] else ""), dated)
-    words = bare.split()
+    words = _SYMBOLS.sub(_bare, dated).split()
     return " ".join([word for word in words if word not in _ARTICLES] or words or lowered.split())
 
 
-_NO_SPACES = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
-"""Thai, Lao, Burmese, Khmer, Kana, Han: scripts that put no space between words."""
-_WORD = re.compile(rf"[{_NO_SPACES}]|[^\s{_NO_SPACES}]+")
+def _bare(symbol: re.Match[str]) -> str:
+    if symbol["operator"]:
+        return f" {symbol['operator']} "
+    return symbol["kept"] or (" " if symbol["between"] else "")
+
+
+_WORD = re.compile(rf"[{NO_SPACES}]|[^\s{NO_SPACES}]+")
 
 
 def _words(text: str) -> list[str]:
@@ -179,9 +194,9 @@ def boxed(text: str) -> str | None:
 
 
 def usable(parts: Iterable[str], what: str) -> list[str]:
-    """The non-blank parts, trimmed; InputError naming the metric `what` if none is left."""
+    """The parts that can be seen, trimmed; InputError naming the metric `what` if none is left."""
     found = list(parts)
-    kept = [part.strip() for part in found if part.strip()]
+    kept = [part.strip() for part in found if essence(part)]
     if not kept:
         raise InputError(f"metric {what}: expected a non-blank gold answer, found {found!r}")
     return kept
@@ -192,7 +207,7 @@ def within(needle: str, text: str, words: bool = False) -> bool:
 
     A number does not occur in its negative: "5" is not in "-5 °C", but in "3-5 days".
     """
-    needle, text = unified(needle).lower(), unified(text).lower()
+    needle, text = folded(needle), folded(text)
     if not (words or needle[:1].isdigit()):
         return needle in text
     before = r"(?<!\w)" if words else ""
@@ -224,7 +239,7 @@ def keywords(prediction: str, answers: Answers, words: bool = False) -> float:
 
     One answer is a comma-separated list; several answers are the keywords themselves.
     """
-    parts = answers[0].split(",") if len(answers) == 1 else answers
+    parts = unified(answers[0]).split(",") if len(answers) == 1 else answers
     wanted = usable(parts, "keywords")
     return sum(within(keyword, prediction, words) for keyword in wanted) / len(wanted)
 
@@ -233,7 +248,7 @@ def perltqa(prediction: str, answers: Answers, words: bool = False) -> float:
     """Best share, over the answers, of `;`-separated parts that occur in the prediction."""
     shares = []
     for answer in usable(answers, "perltqa"):
-        parts = usable(answer.split(";"), "perltqa")
+        parts = usable(unified(answer).split(";"), "perltqa")
         shares.append(sum(within(part, prediction, words) for part in parts) / len(parts))
     return max(shares)
 
@@ -307,7 +322,7 @@ def objectives(prediction: str, answers: Answers) -> float:
     whole text is its answer, semicolons included.
     """
     wanted = [comparable(answer) for answer in usable(answers, "objectives")]
-    inner = last_answer(prediction) or ""
+    inner = unified(last_answer(prediction) or "")
     parts = [inner] if len(wanted) == 1 else inner.rstrip("; \n").split(";")
     if len(parts) != len(wanted):
         return 0.0

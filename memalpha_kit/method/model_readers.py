@@ -12,6 +12,7 @@ off where it is scored.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -26,6 +27,7 @@ from memalpha_kit.chats import (
     tool_message,
 )
 from memalpha_kit.errors import InputError
+from memalpha_kit.method.calls import parse_tools
 from memalpha_kit.method.memory import SEARCH
 from memalpha_kit.method.prompts import (
     TEXTS,
@@ -184,12 +186,16 @@ class _Talk:
             self.size += sum(map(self.shows.counter.count, counted))
 
     def end(self, reply: ChatReply) -> None:
-        """Answers as this reply says; tokens and seconds are those of all replies."""
+        """Answers as this reply says; tokens and seconds are those of all replies.
+
+        Where it failed untold, those of the replies before, which were paid for.
+        """
         self.replies.append(reply)
+        untold = bool(reply.error) and reply.prompt_tokens is None and len(self.replies) > 1
         sums = {
             name: None if None in values else sum(values)
             for name in ("prompt_tokens", "completion_tokens", "latency_s")
-            for values in [[getattr(one, name) for one in self.replies]]
+            for values in [[getattr(one, name) for one in self.replies[: -1 if untold else None]]]
         }
         self.close(
             prediction=reply.text,
@@ -294,9 +300,12 @@ class AgenticReader(ModelReader):
     def _answer_calls(
         self, talk: _Talk, reply: ChatReply, wanted: Sequence[tuple[str, str] | str], iteration: int
     ) -> None:
-        """Adds the reply and one result per call; broken arguments are not sent back."""
+        """Adds the reply and one result per call; broken arguments are sent back as they were
+        read."""
         uses = tuple(
-            use if complete_object(use.arguments) is not None else replace(use, arguments="{}")
+            use
+            if complete_object(use.arguments) is not None
+            else replace(use, arguments=json.dumps(_arguments(use) or {}))
             for use in reply.tools
         )
         talk.replies.append(reply)
@@ -334,7 +343,7 @@ def _wanted(use: ToolUse, stores: Sequence[str]) -> tuple[str, str] | str:
     """Store and query of a search, or what is wrong with the call, which the model is told."""
     if use.name != SEARCH:
         return f"There is no tool {use.name!r:.40}. Only {SEARCH} can be called."
-    arguments = complete_object(use.arguments)
+    arguments = _arguments(use)
     if arguments is None:
         return "The arguments must be one JSON object."
     store = str(arguments.get("memory_type")).removesuffix("_memory")  # both spellings
@@ -344,3 +353,9 @@ def _wanted(use: ToolUse, stores: Sequence[str]) -> tuple[str, str] | str:
     if not isinstance(query, str) or not query.strip():
         return "query must be a text that is not blank."
     return store, query
+
+
+def _arguments(use: ToolUse) -> dict[str, Any] | None:
+    """The arguments of a call, repaired as a writer's are; None if they are no object."""
+    call = parse_tools([use], "stop")[0]
+    return None if call.status == "malformed" else dict(call.arguments)

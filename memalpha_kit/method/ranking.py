@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
 from array import array
 from bisect import bisect_left
 from collections import Counter
@@ -28,25 +27,23 @@ from typing import Literal
 
 import numpy as np
 
-from memalpha_kit.entries import Change, Entry, Store
+from memalpha_kit.entries import Change, Entry, Store, essence
 from memalpha_kit.episode_settings import MemoryConfig
 from memalpha_kit.method.memory import MEMORY_COMPONENTS
 from memalpha_kit.records import STORES, Memory
+from memalpha_kit.text import MARKS, NO_SPACES
 
 Idf = Literal["release", "positive"]
 Ties = Literal["oldest", "newest"]
 _WORD = re.compile(r"\w+")
-_NO_SPACES = (  # Thai, Lao, Burmese, Khmer, Japanese, Chinese
-    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30fa\u30fc-\u30ff\u31f0-\u31ff"
-    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003134f"
-)
-_RUN = re.compile(f"([{_NO_SPACES}]+)|[^\\W{_NO_SPACES}]+")
+_PAIRED = rf"{NO_SPACES}\uac00-\ud7a3"  # a Korean word ends in particles
+_RUN = re.compile(rf"([{_PAIRED}]+)|(?:[^\W{_PAIRED}]|[{MARKS}])+")
 
 
 def words(text: str) -> list[str]:
     """The lower-cased runs of letters, digits and underscores; everything else separates.
 
-    Scripts that write without spaces give every pair of neighbouring characters.
+    Scripts that write without spaces, and Korean, give every pair of neighbouring characters.
 
     >>> words("Nora-san 蜂を飼う")
     ['nora', 'san', '蜂を', 'を飼', '飼う']
@@ -54,7 +51,7 @@ def words(text: str) -> list[str]:
     if text.isascii():
         return _WORD.findall(text.lower())
     found = []
-    for match in _RUN.finditer(unicodedata.normalize("NFC", text.lower())):
+    for match in _RUN.finditer(essence(text.lower())):
         run, pairs = match[0], match[1] and len(match[0]) > 1
         found += [run[i : i + 2] for i in range(len(run) - 1)] if pairs else [run]
     return found

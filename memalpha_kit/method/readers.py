@@ -65,9 +65,18 @@ def reader(name: str, model: ChatModel | None = None, **settings: Any) -> Reader
 
 
 def sentence(question: str) -> str:
-    """The sentence that a classification question is about, or the whole question."""
+    """The sentence that a classification question is about, or the whole question, undated."""
     match = re.match(r"(?:Sentence|Sample): (.+)", question)
-    return match[1] if match else question
+    return match[1] if match else undated(question)
+
+
+def undated(question: str) -> str:
+    """The question without the line that says on which day it is asked: no text is sought by it.
+
+    >>> undated("Current date: 2023/05/30\\nWhen did I buy apples?")
+    'When did I buy apples?'
+    """
+    return re.sub(r"\ACurrent date: [^\n]*\n", "", question)
 
 
 def needs_model(name: str) -> bool:

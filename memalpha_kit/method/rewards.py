@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from memalpha_kit.entries import essence
 from memalpha_kit.episode_settings import RewardConfig
 from memalpha_kit.errors import InputError
 from memalpha_kit.method.memory import MEMORY_COMPONENTS, TOOLS, empty, tokens
@@ -70,7 +71,7 @@ def judged(call: ToolCall) -> bool:
     text = call.arguments.get(TOOLS[call.name].text)
     kind = call.arguments.get("memory_type")
     known = isinstance(kind, str) and kind.removesuffix("_memory") in MEMORY_COMPONENTS
-    return known and isinstance(text, str) and bool(text.strip())
+    return known and isinstance(text, str) and bool(essence(text))
 
 
 # --- Rewards of an episode and of its steps -------------------------------------------------------

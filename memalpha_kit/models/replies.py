@@ -27,6 +27,14 @@ ONLY_REASONING = (
     "the server put the whole reply into its reasoning field and no answer beside it; ask without "
     "thinking, or start the server without a reasoning parser"
 )
+REASONING = ("reasoning_content", "reasoning", "reasoning_details", "thinking")
+"""Where servers put the reasoning of a reply beside its content."""
+UNSEEN = (
+    "the server counted {} tokens and showed none of them, as for reasoning that it hides; ask "
+    "without thinking, or let the server show it"
+)
+MOST_UNSEEN = 8
+"""Tokens of a reply that says nothing: the end of the turn, tags of an empty thought."""
 
 
 class Failed(Exception):
@@ -67,7 +75,7 @@ def read_reply(completion: Any, latency_s: float | None = None) -> ChatReply:
     A reply cut off by its limit is one too (`finish` length, perhaps with text ""). Raises Failed,
     worth a retry, for what is no chat completion; with the empty reply for one that says nothing,
     which is the model's own word only if it stays so; and without retry for one that the server's
-    filter withheld or that is all reasoning, for these are no answers.
+    filter withheld, a refusal, or one that is all reasoning, for these are no answers.
     """
     try:
         choice = completion["choices"][0]
@@ -86,8 +94,12 @@ def read_reply(completion: Any, latency_s: float | None = None) -> ChatReply:
     text = without_surrogates(text or "")
     reply = ChatReply(text, finish, uses, *tokens(completion), latency_s=latency_s)
     if finish == "stop" and not text.strip():
-        if said.get("reasoning_content") or said.get("reasoning"):
+        if any(said.get(name) for name in REASONING):
             raise Failed(ONLY_REASONING, retry=False)
+        if said.get("refusal"):
+            raise Failed("the server put a refusal in the place of the reply", retry=False)
+        if (reply.completion_tokens or 0) > MOST_UNSEEN and not text:
+            raise Failed(UNSEEN.format(reply.completion_tokens))
         raise Failed("the reply is empty", reply=reply if reason == "stop" else None)
     return reply
 

@@ -38,17 +38,18 @@ def _matches(text: str) -> Iterator[tuple[str, str, str]]:
     """
     start = text.find(f"{NAME}:")
     while start >= 0:
-        begin = start + len(NAME) + 1
-        begin = _SPACE.match(text, begin).end()
+        after = start + len(NAME) + 1
+        begin = _SPACE.match(text, after).end()
+        blank = bool(text[after:begin].strip("\n"))  # a name of blanks is one
         line = text.find("\n", begin)
         line = len(text) if line < 0 else line
-        stop = line
+        stop = after
         for place in _argument_markers(text, begin, line):
             inside = place + len(ARGUMENTS)
             end = text.find("✿", inside)
             end = len(text) if end < 0 else end
             whole = end == len(text) or text.startswith((NAME, RESULT, RETURN), end)
-            if whole and end > inside and place > begin:
+            if whole and end > inside and place >= begin + (not blank):
                 name, source = text[begin:place].strip(), text[inside:end].strip()
                 yield name, source, text[start:end]
                 stop = end

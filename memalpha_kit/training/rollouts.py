@@ -22,6 +22,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from memalpha_kit.entries import essence
 from memalpha_kit.errors import InputError, ModelGone
 from memalpha_kit.files import load_json, save_json
 from memalpha_kit.method.advantages import training_rows
@@ -32,7 +33,7 @@ from memalpha_kit.method.rewards import reward_terms
 from memalpha_kit.method.saved import save_episodes
 from memalpha_kit.models.decode import fast
 from memalpha_kit.models.local import CausalLM, Sampling
-from memalpha_kit.records import Completion, Episode, Instance, Rewards, TrainingRow
+from memalpha_kit.records import Completion, Episode, Instance, Rewards, ToolCall, TrainingRow
 from memalpha_kit.settings import GrpoConfig, ModelConfig
 from memalpha_kit.tokens import counter
 from memalpha_kit.training import processes
@@ -229,7 +230,10 @@ def observe(
     rows: Sequence[TrainingRow],
     counter_name: str,
 ) -> Observed:
-    """Accuracy and compression by episode, format, content and reward by row, calls by chunk."""
+    """Accuracy and compression by episode, format, content and reward by row, calls by chunk.
+
+    `calls_repeated` are those that ask for what an earlier call of the same reply asked for.
+    """
     steps = [step for episode in episodes for step in episode.steps]
     kinds = [Counter(KINDS.get(call.name, "other_calls") for call in s.calls) for s in steps]
     statuses = [Counter(call.status for call in step.calls) for step in steps]
@@ -241,6 +245,7 @@ def observe(
         "calls": [len(step.calls) for step in steps],
         **{kind: [seen[kind] for seen in kinds] for kind in (*KINDS.values(), "other_calls")},
         **{f"calls_{status}": [seen[status] for seen in statuses] for status in STATUSES},
+        "calls_repeated": [len(step.calls) - len(set(map(_said, step.calls))) for step in steps],
         "memory_tokens": [tokens(episode.memory, counts) for episode in episodes],
         "prompt_tokens": [len(step.completion.prompt_ids) for step in steps],
         "reply_tokens": [len(step.completion.completion_ids) for step in steps],
@@ -248,6 +253,12 @@ def observe(
         "loss_tokens": [sum(row.loss_mask) for row in real],
         "flat_rows": [row.advantage == 0 for row in real],
     }
+
+
+def _said(call: ToolCall) -> tuple[object, ...]:
+    """What a call asks for; white space and invisible characters do not count."""
+    values = ((name, essence(str(value))) for name, value in call.arguments.items())
+    return call.name, *sorted(values)
 
 
 def summarise(parts: Sequence[Observed]) -> dict[str, float]:
