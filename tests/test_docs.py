@@ -8,7 +8,7 @@ import pytest
 
 from tools import tree
 
-PAGES = ("architecture.md", "differences.md", "extend.md")
+PAGES = ("architecture.md", "differences.md", "extend.md", "guarantees.md", "glossary.md")
 
 
 def test_the_tree_shows_every_file_with_the_first_line_of_its_docstring():
@@ -36,9 +36,10 @@ PUBLISHED = {"generation.py", "naive.py", "ray_trainer.py", "main_ppo.py", "util
 """Files of the published code that pages name with a folder."""
 
 
-def test_every_test_that_a_difference_names_exists(root):
+@pytest.mark.parametrize(("page", "least"), [("differences.md", 100), ("guarantees.md", 40)])
+def test_every_test_that_a_page_names_exists(root, page, least):
     tests = "\n".join(path.read_text() for path in (root / "tests").glob("*.py"))
-    text = (root / "docs" / "differences.md").read_text()
+    text = (root / "docs" / page).read_text()
     named = set(re.findall(r"(test_[a-z0-9_]{12,})(?![a-z0-9_]*\.py)", text))
-    assert len(named) > 100
+    assert len(named) > least
     assert sorted(name for name in named - {"test_time_learning"} if name not in tests) == []
