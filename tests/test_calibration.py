@@ -80,6 +80,9 @@ def test_missing_verdicts_are_left_out_of_kappa_and_bound_agreement():
     assert row["missing"] == 2 and row["agreement"] == 0.5
     assert (row["agreement_low"], row["agreement_high"]) == (2 / 6, 4 / 6)
     assert (row["false_valid"], row["false_invalid"]) == (1, 1)
+    [none] = table_of(core(*labels), [said(*[None] * 6)]).to_dict("records")
+    assert np.isnan([none[name] for name in ("kappa", "kappa_low", "agreement", "flips")]).all()
+    assert (none["agreement_low"], none["agreement_high"], none["missing"]) == (0, 1, 6)
 
 
 # ---- interval and variance -----------------------------------------------------------------------

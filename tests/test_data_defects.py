@@ -17,7 +17,7 @@ import pytest
 from stub_server import StubServer
 
 from memalpha_kit import cli
-from memalpha_kit.data import dataset
+from memalpha_kit.data import dataset, stages
 from memalpha_kit.data.build import PROMPTS, build_source
 from memalpha_kit.data.chunks import pack_dialogues
 from memalpha_kit.data.instances import load_instances
@@ -107,7 +107,12 @@ def test_a_row_is_named_by_its_own_file_and_never_by_a_position(tmp_path):
         ("build --source squad --raw x --out y --force", "'--source'"),  # no inner caches
         ("build --source squad_test --raw x --out y", "'squad'"),
         ("build --source arxiv-classification --raw x --out y", "trec_coarse"),
-        ("build --source friends --raw x --out y", "squad"),
+        ("split-single-dataset", "'split'"),
+        ("status", "check"),  # it does nothing
+        ("difficulty", "check"),  # its bins overlap
+        *((f"build --source {n} --raw x --out y", "squad") for n in ("friends", "wos46985")),
+        *((f"build --source {n} --raw x --out y", "") for n in ("eurlex", "lamp4", "cr_train")),
+        *((f"build --source {n} --raw x --out y", "") for n in ("narrativeqa", "detectiveqa")),
     ],
 )
 def test_what_did_nothing_is_not_offered(tmp_path, monkeypatch, capsys, words, known):
@@ -137,14 +142,13 @@ def test_task_texts_name_no_tool(tmp_path):
     tools = (INSERT, UPDATE, DELETE, "memory_insert", "memory_type")
     for text in (*PROMPTS.values(), *(s.question_prefix for s in TASKS.values())):
         assert not any(tool in text for tool in tools)
-    for name in ("hotpotqa", "perltqa", TTL):
+    names = ("hotpotqa", "perltqa", TTL)
+    assert [TASKS[name].category for name in names] == ["AR", "AR", "TTL"]
+    for name in names:
         make_raw(tmp_path / name, name)
         built = build_source(name, tmp_path / name, BuildConfig(rows="any"))
         for instance in (*built.train, *built.test):
             assert instance.prompt == PROMPTS[TASKS[name].category]
-
-
-# --- Answers -------------------------------------------------------------------------------------
 
 
 # --- Caches --------------------------------------------------------------------------------------
@@ -173,6 +177,21 @@ def test_only_what_is_new_is_asked_and_nothing_stale_is_used(stub, tmp_path):
     assert second.closed_book(changed, WORDS.count) == [False, True, False]
     (other := asker(stub, tmp_path, "another")).closed_book(pairs, WORDS.count)
     assert asked(first, second, other) == [2, 1, 2] and second.client.usage.cached == 2
+
+
+@pytest.mark.parametrize("changed", [("closed-book/next", None), (None, "Say less.")])
+def test_another_instruction_is_asked_again_and_no_text_is_stored(
+    stub, tmp_path, monkeypatch, changed
+):
+    """So is another version of the code that reads the reply; old replies stay as they are."""
+    asker(stub, tmp_path).closed_book([("Is it salt", "salt")], WORDS.count)
+    [path] = tmp_path.rglob("*.json")
+    before = path.read_bytes()
+    version, text, tokens = stages.CLOSED_BOOK
+    monkeypatch.setattr(stages, "CLOSED_BOOK", (changed[0] or version, changed[1] or text, tokens))
+    (second := asker(stub, tmp_path)).closed_book([("Is it salt", "salt")], WORDS.count)
+    assert asked(second) == [1] and len(list(tmp_path.rglob("*.json"))) == 2
+    assert path.read_bytes() == before and b"Is it" not in before
 
 
 # --- Safety --------------------------------------------------------------------------------------

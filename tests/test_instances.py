@@ -128,11 +128,10 @@ def test_answers_that_are_numbers_become_text(answer, read):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            {"questions_and_answers": [PAIR | {"answer": {"a": 1}}]},
-            r"answers\[0\]: answer: expected",
+        *(
+            ({"questions_and_answers": [PAIR | {"answer": odd}]}, r"answers\[0\]: answer: expected")
+            for odd in ({"a": 1}, True, [["x"]], [None], float("nan"))
         ),
-        ({"questions_and_answers": [PAIR | {"answer": True}]}, r"answers\[0\]: answer: expected"),
         ({"data_source": None}, "row 3: data_source: expected a name, found none"),
         ({"chunks": "[]"}, r"row 3: chunks: expected a list that is not empty, found \[\]"),
         ({"chunks": None}, "row 3: chunks: expected a list"),

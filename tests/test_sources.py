@@ -217,6 +217,7 @@ def without(record, name):
         ([], "expected an object with haystack_dates, found \\[\\]"),
         (without(RECORD, "question"), "question: expected text, found nothing"),
         (RECORD | {"question": " "}, 'question: expected text, found " "'),
+        (RECORD | {"question_id": ""}, 'question_id: expected text, found ""'),
         (RECORD | {"answer": None}, "answer: expected text, found null"),
         (RECORD | {"haystack_dates": ["x"]}, "one per session, found 1 dates for 3 sessions"),
         (RECORD | {"haystack_dates": [1, 2, 3]}, r"haystack_dates\[0\]: expected text, found 1"),
@@ -242,6 +243,23 @@ def test_the_table_is_complete():
     assert boxed == {name for name in SOURCES if TASKS[name].metric == "label"}
     named = {name for name in boxed if SOURCES[name].labels}
     assert named == {"trec_coarse", "trec_fine", "banking77", "pubmed-rct"}
+
+
+@pytest.mark.parametrize(
+    ("category", "metrics", "count"),
+    [
+        ("AR", {"contains", "substring", "perltqa"}, 7),
+        ("TTL", {"label"}, 7),
+        ("LRU", {"keywords"}, 2),  # a list of answers holds keywords; elsewhere, alternatives
+        ("CR", {"substring"}, 8),
+    ],
+)
+def test_a_category_has_the_metrics_and_as_many_published_sources(category, metrics, count):
+    rows = [row for row in TASKS.values() if row.category == category]
+    assert {row.metric for row in rows} == metrics and len(rows) == count
+    assert all(row.role in ("train", "eval") for row in rows)
+    facts = {row.name.startswith("factconsolidation_") for row in rows}
+    assert facts == {category == "CR"}
 
 
 def test_pools_have_the_sizes_of_the_reference_and_no_repeats():

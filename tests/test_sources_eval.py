@@ -228,6 +228,8 @@ def test_both_layouts_of_the_intent_corpus_are_read(tmp_path):
     [
         ("scenario;intent;text\na;b;c\n", "NLU.csv:1: expected a column 'answer', found scenario"),
         ("text,label\na,b\n", "NLU.csv:1: expected a column 'category'"),
+        ("text,category\na,\n", "NLU.csv:2: category: expected text, found a blank or missing c"),
+        ("text,category\n", "NLU.csv:2: expected at least one sentence"),
     ],
 )
 def test_a_bad_intent_corpus_is_named_with_its_line(tmp_path, content, message):
@@ -487,6 +489,7 @@ def test_examples_are_framed_and_questions_stay_plain(tmp_path, one_line_pools):
     instance = one(tmp_path, "Test_Time_Learning", row)
     content = "Sentence: where is my parcel ?\nLabel: 2\n\nSentence: play some jazz .\nLabel: 0"
     assert instance.chunks == (framed("2024-01-01", content, "Examples:"),)
+    assert instance.metadata["split"] == "Test_Time_Learning"  # the release: accurate retrieval
     [qa] = instance.questions
     assert (qa.question, qa.answers) == ("track my order", ("2",))
 
@@ -586,6 +589,16 @@ def test_sources_outside_the_list_are_left_out(tmp_path):
     assert not set(REFUSED) & set(SOURCES)
     with pytest.raises(InputError, match="expected rows of ruler_qa2_421K, found detective_qa"):
         build("ruler_qa2_421K", tmp_path, WORDS, seed=0)
+
+
+@pytest.mark.parametrize(("ending", "form"), [("json", "[{}]"), ("jsonl", "{}\n")])
+def test_rows_of_json_and_json_lines_are_those_of_parquet(tmp_path, ending, form):
+    row = raw("ruler_qa1_197K", QUILL, ["Q?"], [["salt", "2"]])
+    (tmp_path / "other").mkdir()
+    text = form.format(json.dumps(row | {"metadata": {"source": row["source"]}}))
+    (tmp_path / "other" / f"Accurate_Retrieval.{ending}").write_text(text)
+    [same] = build(row["source"], tmp_path / "other", WORDS, seed=0)
+    assert one(tmp_path, "Accurate_Retrieval", row) == same
 
 
 def test_another_number_of_rows_than_published_is_refused(tmp_path):

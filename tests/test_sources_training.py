@@ -769,6 +769,92 @@ def test_perltqa_characters_with_too_much_or_too_little_are_dropped(tmp_path):
             build("perltqa", raw, config, seed=0)
 
 
+# --- lme_train, the unpublished layout ------------------------------------------------------------
+
+SAMPLE = {
+    "sample_id": "s1",
+    "questions": ["What is my dog called?"],
+    "answers": ["Biscuit"],
+    "question_types": ["single-session-user"],
+    "haystack_dates": ["2023/05/20 (Sat) 02:21", "2023/05/21 (Sun) 09:00"],
+    "haystack_sessions": [
+        [
+            {"role": "user", "content": "I adopted a dog named Biscuit."},
+            {"role": "assistant", "content": "Congratulations on Biscuit!"},
+        ],
+        [{"role": "user", "content": "Biscuit ate my shoe."}],
+    ],
+}
+DIALOGUES = (
+    "[Dialogue at timestamp 2023/05/20 (Sat) 02:21]\n<User>I adopted a dog named Biscuit.\n"
+    "<Assistant>Congratulations on Biscuit!",
+    "[Dialogue at timestamp 2023/05/21 (Sun) 09:00]\n<User>Biscuit ate my shoe.",
+)
+TWO_ASKED = {"questions": ["A?", "B?"], "answers": ["a", 2], "question_types": ["one", "two"]}
+
+
+def of_samples(folder, *samples, limit=30, close=24, skips=None, **more):
+    """The instances of a file of samples in chunks of at most `limit` words."""
+    write(folder, "longmemeval_combined_train_v2.json", {"samples": list(samples)})
+    close, config = {"dialogue_close_tokens": close}, sized(1, limit, **{"exclude": "none", **more})
+    config = replace(config, dialogue_reserve_tokens=8, **close)
+    return build("lme_train", folder, config, 0, skips or Skips())
+
+
+@pytest.mark.parametrize(
+    ("limit", "close", "chunks"),
+    [(20, 17, DIALOGUES), (30, 24, ("\n\n".join(DIALOGUES),)), (30, 26, ("\n\n".join(DIALOGUES),))],
+)
+def test_a_sample_of_the_unpublished_layout_is_an_instance(tmp_path, limit, close, chunks):
+    [instance] = of_samples(tmp_path, SAMPLE, limit=limit, close=close)
+    assert instance.chunks == chunks and instance.source == "lme_train"
+    assert summary(instance) == [("What is my dog called?", "Biscuit", None)]
+    assert instance.questions[0].id == "s1-0"
+    assert instance.metadata["question_types"] == ["single-session-user"]
+    assert instance.metadata["groups"] == ["lme_train:s1"]
+
+
+@pytest.mark.parametrize(
+    ("sample", "message"),
+    [
+        (SAMPLE | {"answers": ["Biscuit", "Rex"]}, "answers: expected one per question, found 2 f"),
+        (SAMPLE | {"haystack_dates": ["x"]}, "haystack_dates: expected one per session, found 1"),
+        (SAMPLE | {"sample_id": None}, "sample_id: expected text, found null"),
+        (3, "expected an object with haystack_dates, found 3"),
+    ],
+)
+def test_a_bad_sample_is_named_or_listed_and_surplus_answers_are_refused(tmp_path, sample, message):
+    """The reference zips questions with answers, so that what is left over vanishes."""
+    with pytest.raises(InputError, match=f"v2.json: sample 1:? ?{message}"):
+        of_samples(tmp_path, SAMPLE, sample)
+    skips = Skips("skip")
+    assert len(of_samples(tmp_path, SAMPLE, sample, skips=skips)) == len(skips.skipped) == 1
+
+
+@pytest.mark.parametrize(
+    ("types", "kept"), [(["one", "two"], ["one", "two"]), (["one"], None), (["one", None], None)]
+)
+def test_types_of_a_sample_that_are_missing_or_do_not_fit_are_left_out(tmp_path, types, kept):
+    [instance] = of_samples(tmp_path, SAMPLE | TWO_ASKED | {"question_types": types})
+    assert instance.metadata.get("question_types") == kept
+    assert [qa.answers for qa in instance.questions] == [("a",), ("2",)]
+
+
+def test_questions_of_samples_that_evaluation_asks_are_left_out(tmp_path):
+    """A sample of which none is left is no instance."""
+    row = {"questions": ["what is my dog called", "a"], "answers": [["x"], ["x"]]}
+    row |= {"context": str(["2023", [{"role": "user", "content": "Hi."}]])}
+    row |= {"metadata": {"source": "longmemeval_s*"}}
+    write(tmp_path, "Accurate_Retrieval.json", [row])
+    skips, asked = Skips(), {"sample_id": "s2"} | TWO_ASKED
+    samples = (SAMPLE, SAMPLE | asked, SAMPLE | {**asked, "sample_id": "s3"})
+    built = of_samples(tmp_path, *samples, skips=skips, exclude="evaluation")
+    assert [qa.id for instance in built for qa in instance.questions] == ["s2-1", "s3-1"]
+    assert built[0].metadata["question_types"] == ["two"]
+    assert skips.dropped == {"lme_train: questions of evaluation rows": 3}
+    assert of_samples(tmp_path, *samples, exclude="evaluation", instances=1) == built[:1]
+
+
 # --- All of them ---------------------------------------------------------------------------------
 
 MADE = ("squad", "hotpotqa", "booksum", "pubmed-rct", "perltqa")

@@ -9,7 +9,9 @@ dialogue is used twice, and none that an evaluation row shows.
 
 Raw files, side by side in one folder:
 
-* `longmemeval*.json`: a list of public records;
+* `longmemeval*.json`: a list of public records, or samples in the layout of the unpublished file,
+  `{"samples": [{"sample_id", "questions", "answers", "question_types", "haystack_dates",
+  "haystack_sessions"}]}`, each of which is an instance;
 * `Accurate_Retrieval*`: the rows of MemoryAgentBench; needed, unless `config.exclude` is "none".
 """
 
@@ -18,20 +20,45 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 from typing import Any
 
-from memalpha_kit.data.raw import raw_file
+from pydantic import model_validator
+
+from memalpha_kit.data.raw import Row, Text, checked, raw_file, rows
 from memalpha_kit.data.sources import dialogues, longmemeval, memory_agent_bench
 from memalpha_kit.data.sources.building import Job
-from memalpha_kit.data.sources.dialogues import Record, Session
+from memalpha_kit.data.sources.dialogues import AnswerText, RawHistory, Record, Session
 from memalpha_kit.data.sources.memory_agent_bench import DIALOGUES, RETRIEVAL
 from memalpha_kit.errors import InputError
-from memalpha_kit.records import Instance
+from memalpha_kit.records import QA, Instance
 from memalpha_kit.text import normalise
 
 log = logging.getLogger(__name__)
 
 FILES = (*longmemeval.FILES, memory_agent_bench.files(RETRIEVAL))
+
+
+class RawSamples(Row):
+    """A file in the unpublished layout."""
+
+    samples: list
+
+
+class RawSample(RawHistory):
+    """A sample of it: several questions about one history."""
+
+    sample_id: Text
+    questions: list[Text]
+    answers: list[AnswerText]
+    question_types: Any = None
+
+    @model_validator(mode="after")
+    def _one_answer_each(self) -> RawSample:
+        if len(self.questions) != len(self.answers):
+            found = f"{len(self.answers)} for {len(self.questions)} questions"
+            raise ValueError(f"answers: expected one per question, found {found}")
+        return self
 
 
 @dataclass(frozen=True)
@@ -44,13 +71,47 @@ class Excluded:
 
 
 def build(job: Job) -> list[Instance]:
-    """Instances of `config.merged_questions` questions each, at most `config.instances`.
+    """At most `config.instances`, of `config.merged_questions` questions or of a sample each.
 
     Raises InputError for files that are missing or not as they must be, and if nothing is left.
     """
-    path, n = raw_file(job.raw, FILES[0]), job.config.merged_questions
+    path = raw_file(job.raw, FILES[0])
     excluded = evaluation(job)
-    read = job.read(dialogues.read_record, FILES[0], single=True)
+    items = rows(job.raw, FILES[0], (), job.skips, single=True)
+    first = list(islice(items, 1))
+    if first and isinstance(first[0][0], dict) and "samples" in first[0][0]:
+        samples = checked(RawSamples, first[0][0], str(path)).samples
+        numbered = ((sample, f"{path}: sample {i}") for i, sample in enumerate(samples))
+        read = job.skips.each(lambda raw, where: of_sample(job, raw, where, excluded), numbered)
+        built = [instance for instance in read if instance][: job.config.instances]
+    else:
+        records = job.skips.each(dialogues.read_record, chain(first, items))
+        built = of_records(job, str(path), records, excluded)
+    return job.not_none(built, FILES[0], "questions that no evaluation row has")
+
+
+def of_sample(job: Job, raw: Any, where: str, excluded: Excluded) -> Instance | None:
+    """The instance of one sample, without the questions of evaluation; None if no other is left."""
+    sample = checked(RawSample, raw, where)
+    kept = [i for i, q in enumerate(sample.questions) if normalise(q) not in excluded.questions]
+    left_out = len(sample.questions) - len(kept)
+    job.skips.drop("lme_train: questions of evaluation rows", left_out)
+    if not kept:
+        return None
+    chunks = dialogues.pack(job, dialogues.in_time_order(sample.sessions()))
+    types = sample.question_types
+    known = isinstance(types, list) and len(types) == len(sample.questions)
+    return job.instance(
+        [chunk.text for chunk in chunks],
+        [QA(f"{sample.sample_id}-{i}", sample.questions[i], (sample.answers[i],)) for i in kept],
+        groups=[f"lme_train:{sample.sample_id}"],
+        **dialogues.about_questions([types[i] for i in kept] if known else [], []),
+    )
+
+
+def of_records(job: Job, path: str, read: Iterable[Record], excluded: Excluded) -> list[Instance]:
+    """The instances of public records. Raises InputError if there are too few for one."""
+    n = job.config.merged_questions
     records = list(_once(usable(job, read, excluded)))
     if 0 < len(records) < n:
         expected = f"at least {n} usable records (merged_questions)"
@@ -61,8 +122,7 @@ def build(job: Job) -> list[Instance]:
     groups = groups[: job.config.instances]
     used = set(excluded.sessions)
     used |= {s.key for group in groups for r in group for s in r.sessions if s.evidence}
-    built = [merge(job, index, group, used) for index, group in enumerate(groups)]
-    return job.not_none(built, FILES[0], "questions that no evaluation row has")
+    return [merge(job, index, group, used) for index, group in enumerate(groups)]
 
 
 def evaluation(job: Job) -> Excluded:
