@@ -228,6 +228,7 @@ def refuse(event, args):
         raise RuntimeError(f"{event} {args}")
 
 sys.addaudithook(refuse)
+sys.modules["nltk"] = None  # neither the package nor its sentence models are needed
 from memalpha_kit import cli
 from memalpha_kit.data import check, hub, stages  # noqa
 

@@ -812,6 +812,8 @@ def test_a_sample_of_the_unpublished_layout_is_an_instance(tmp_path, limit, clos
     assert instance.questions[0].id == "s1-0"
     assert instance.metadata["question_types"] == ["single-session-user"]
     assert instance.metadata["groups"] == ["lme_train:s1"]
+    turned = {name: SAMPLE[name][::-1] for name in ("haystack_dates", "haystack_sessions")}
+    assert of_samples(tmp_path, SAMPLE | turned, limit=limit, close=close) == [instance]
 
 
 @pytest.mark.parametrize(
