@@ -362,12 +362,9 @@ def calibrate(
                 "the judge: expected --url and --model-name, QWEN_URL, --model or --judge rules, "
                 "found none of them"
             )
-        for wrong in set(rubric) - {"published", "by_type"}:
-            raise InputError(f"--rubric: expected published or by_type, found {wrong!r}")
         manner = {"behaviour": behaviour, "temperature": temperature, "thinking": thinking}
         name, manner = asked.name, {**manner, "max_tokens": max_tokens}
-        asked = Metered(asked, shown)
-        judges = {one: calibration.model_judge(asked, one, **manner) for one in rubric}
+        judges = calibration.model_judges(Metered(asked, shown), rubric, **manner)
         again = sum(case.judge == "longmemeval" for case in held) * (len(judges) - 1)
         shown.total = repeats * (len(held) + again)
     with shown:

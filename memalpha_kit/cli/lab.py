@@ -5,13 +5,16 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
 from memalpha_kit import notebooks
 from memalpha_kit.cli.options import Overrides, ProfileName, Seed, at_least, profile_of
 from memalpha_kit.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Runs = Annotated[
     Path | None,
@@ -121,16 +124,27 @@ def audit(
 ) -> None:
     """What scripted exploits earn under the release's rules and under ours."""
     from memalpha_kit.files import save_table
-    from memalpha_kit.lab.audit import audit, show_audit
+    from memalpha_kit.lab.audit import audit
 
     at_least(2, instances=instances)
     out = out or notebooks.repository() / "reports" / "recorded" / "reward_audit.csv"
     table = audit(instances, seed)
     save_table(out, table.round(4))
-    print(show_audit(table))
+    print(_audit_text(table))
     print(out)
 
 
 def _print_all(paths: list[Path]) -> None:
     for path in paths:
         print(path)
+
+
+def _audit_text(table: pd.DataFrame) -> str:
+    """Total reward and gain of every exploit, a column per rules; * marks a gain above 0."""
+    marks = table["pays"].map({True: "*", False: " "})
+    gain = " (" + table["gain"].map("{:+.2f}".format) + ")"
+    shown = table.assign(earns=table["total"].map("{:.2f}".format) + gain + marks)
+    wide = shown.pivot(index=["exploit", "mode"], columns="rules", values="earns")
+    order = shown[["exploit", "mode"]].drop_duplicates()
+    rules = list(dict.fromkeys(table["rules"]))
+    return wide.loc[list(map(tuple, order.to_numpy()))][rules].to_string()

@@ -38,9 +38,7 @@ def serve(
     max_request_mb: Annotated[float, Option(metavar="MB", help="of a request's body")] = 64.0,
     time_limit: Annotated[float, Option(metavar="S", help="of a request to this server")] = 1800.0,
     at_work: Annotated[int, Option(metavar="N", help="requests at a time; one more gets 503")] = 8,
-    max_items: Annotated[
-        int, Option(metavar="N", help="memories, questions or calls in one request")
-    ] = 10_000,
+    max_items: Annotated[int, Option(metavar="N", help="memories, calls in a request")] = 10_000,
     max_entries: Annotated[
         int, Option(metavar="N", help="entries of all memories in one request")
     ] = 100_000,

@@ -29,13 +29,7 @@ from typing import Any
 
 from memalpha_kit import __version__, files
 from memalpha_kit.errors import InputError, ModelGone
-from memalpha_kit.evaluation.methods import (
-    Backends,
-    Method,
-    MethodSpec,
-    Prepared,
-    build_method,
-)
+from memalpha_kit.evaluation.methods import Backends, Method, MethodSpec, Prepared, build_method
 from memalpha_kit.evaluation.scoring import Item, questions_of
 from memalpha_kit.method import saved
 from memalpha_kit.progress import bar

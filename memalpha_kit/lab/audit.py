@@ -53,9 +53,7 @@ from memalpha_kit.stats import paired_interval
 from memalpha_kit.tokens import Counter, counter
 
 WORLD = WorldConfig(facts=(2, 4))
-REPEATS = 10
-GIANT = 100
-UNKNOWN = "9999"
+REPEATS, GIANT, UNKNOWN = 10, 100, "9999"
 PHRASE, SKIPPED = "executed successfully", "'status': 'skipped'"
 SPECIAL = "<|endoftext|>"
 MARK = f" {SPECIAL}"
@@ -89,14 +87,9 @@ def lenient(call: ToolCall, chunk: str, memory: Memory) -> bool:
 
 MEMORY = MemoryConfig(display="relevant")
 FIXED = Rules("fixed", MEMORY, ProtocolConfig(wire="text"), lenient)
+_LOOSE = ProtocolConfig(wire="text", execute_truncated=True)
 RULES = (
-    Rules(
-        "release",
-        replace(MEMORY, behaviour="release"),
-        ProtocolConfig(wire="text", execute_truncated=True),
-        lenient,
-        by_text=True,
-    ),
+    Rules("release", replace(MEMORY, behaviour="release"), _LOOSE, lenient, by_text=True),
     FIXED,
     replace(FIXED, name="fixed, strict judge", judge=world.judge),
 )
@@ -402,14 +395,3 @@ def _measured(
         "calls": len(episode.calls) / len(episode.steps),
         "memory_tokens": memories.tokens(episode.memory, counts),
     }
-
-
-def show_audit(table: pd.DataFrame) -> str:
-    """Total reward and gain of every exploit, a column per rules; * marks a gain above 0."""
-    marks = table["pays"].map({True: "*", False: " "})
-    gain = " (" + table["gain"].map("{:+.2f}".format) + ")"
-    shown = table.assign(earns=table["total"].map("{:.2f}".format) + gain + marks)
-    wide = shown.pivot(index=["exploit", "mode"], columns="rules", values="earns")
-    order = shown[["exploit", "mode"]].drop_duplicates()
-    rules = list(dict.fromkeys(table["rules"]))
-    return wide.loc[list(map(tuple, order.to_numpy()))][rules].to_string()

@@ -47,6 +47,17 @@ READ_ROWS = 8
 """Prompts that the base model of transformers reads together: their cache lies on the same card."""
 
 
+def base_folder(model: ModelConfig) -> Path:
+    """The base model's folder, fetched from the hub if it is not one."""
+    named = Path(model.name)
+    return named if named.is_dir() else hub_folder(model.name, model.revision)
+
+
+def trained_on(path: Path) -> list[Path]:
+    """The parquet files of a data set that are trained on: itself, or its training part."""
+    return [path] if path.is_file() else dataset.part_files(path, "train")
+
+
 def train(
     profile: Profile,
     data: Sequence[Path],
@@ -78,8 +89,7 @@ def train(
 
     if cards and processes.is_main():
         say(cost(profile, processes.count()))
-    model, named = profile.model, Path(profile.model.name)
-    base = named if named.is_dir() else hub_folder(model.name, model.revision)
+    model, base = profile.model, base_folder(profile.model)
     asked = AskedModel(client.name if client else f"base of {model.name}", client)
     device = str(PartialState().device) if cards else "cpu"
     world = environment(profile, base, asked)
@@ -100,11 +110,7 @@ def train(
         "instances": len(instances),
         "held_out": len(held_out),
     }
-    files = [
-        file
-        for path in data
-        for file in ([path] if path.is_file() else dataset.part_files(path, "train"))
-    ]
+    files = [file for path in data for file in trained_on(path)]
 
     def card(**found: Any) -> None:
         if processes.is_main():
