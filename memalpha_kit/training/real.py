@@ -68,10 +68,9 @@ def train(
 ) -> Path:
     """The exported policy of training `profile.model` on the training parts of `data`.
 
-    `out` becomes a run folder (`training/grpo.py`) with `export/` and a card, `run.json`, beside
-    the rest. Held-out instances are the test parts of `validation`, by default those of `data`; the
-    policy that was best on them is exported, or the last if the run did not look. Under `accelerate
-    launch` every process calls this. Raises InputError for what cannot work.
+    `out` becomes a run folder (`training/grpo.py`) with `export/` and a card, `run.json`. Held-out
+    are the test parts of `validation`, by default of `data`; the policy that was best on them is
+    exported, or the last one. Under `accelerate launch` every process calls this. Raises InputError.
     """
     started = time.time()
     profile, client = checked(profile)
@@ -99,8 +98,8 @@ def train(
         world.meet(lm)
         card(finished=False)
 
-    rules = replace(world, meet=meet)
-    run = Run(base, instances, rules, profile.grpo, out, profile.seed, held_out, model, device)
+    begun = replace(world, meet=meet)
+    run = Run(base, instances, begun, profile.grpo, out, profile.seed, held_out, model, device)
     facts = {
         "data": [str(path) for path in data],
         "base": str(base),
@@ -110,21 +109,21 @@ def train(
         "instances": len(instances),
         "held_out": len(held_out),
     }
-    files = [file for path in data for file in trained_on(path)]
 
     def card(**found: Any) -> None:
         if processes.is_main():
+            files = [file for path in data for file in trained_on(path)]
             run_card(out, profile, started, files, facts | found)
 
     check(run, processes.count())
     train_grpo(run, resume)
     best, folder = out / "best" / "best.json", out / "export"
-    dtype = "keep" if model.dtype == "auto" else model.dtype  # as it was trained
+    dtype = model.dtype.replace("auto", "keep")  # as it was trained
     made = processes.in_main(lambda: export(out, folder, base if model.lora_rank else None, dtype))
     step = load_json(best)["step"] if best.is_file() else None
     card(finished=True, export=str(folder), difference=made.difference, best=step)
+    which = "last policy" if step is None else f"policy of step {step}"
     if processes.is_main():
-        which = "last policy" if step is None else f"policy of step {step}"
         say(f"{folder}: {which}, difference of a log-probability {made.difference:.2g}")
     return folder
 
