@@ -70,7 +70,7 @@ def train(
 
     `out` becomes a run folder (`training/grpo.py`) with `export/` and a card, `run.json`. Held-out
     are the test parts of `validation`, by default of `data`; the policy that was best on them is
-    exported, or the last one. Under `accelerate launch` every process calls this. Raises InputError.
+    exported, or the last. Under `accelerate launch` every process calls it. Raises InputError.
     """
     started = time.time()
     profile, client = checked(profile)
@@ -94,8 +94,7 @@ def train(
     world = environment(profile, base, asked)
 
     def meet(lm: CausalLM) -> None:
-        """The model is whole: from here on there is a run."""
-        world.meet(lm)
+        world.meet(lm)  # the model is whole: from here on there is a run
         card(finished=False)
 
     begun = replace(world, meet=meet)
@@ -122,7 +121,7 @@ def train(
     made = processes.in_main(lambda: export(out, folder, base if model.lora_rank else None, dtype))
     step = load_json(best)["step"] if best.is_file() else None
     card(finished=True, export=str(folder), difference=made.difference, best=step)
-    which = "last policy" if step is None else f"policy of step {step}"
+    which = f"policy of step {step}" if step else "last policy"
     if processes.is_main():
         say(f"{folder}: {which}, difference of a log-probability {made.difference:.2g}")
     return folder
