@@ -93,11 +93,8 @@ def train(
     device = str(PartialState().device) if cards else "cpu"
     world = environment(profile, base, asked)
 
-    def meet(lm: CausalLM) -> None:
-        world.meet(lm)  # the model is whole: from here on there is a run
-        card(finished=False)
-
-    begun = replace(world, meet=meet)
+    # once the model has been loaded whole there is a run, and its card says so
+    begun = replace(world, meet=lambda lm: (world.meet(lm), card(finished=False)))
     run = Run(base, instances, begun, profile.grpo, out, profile.seed, held_out, model, device)
     facts = {
         "data": [str(path) for path in data],
