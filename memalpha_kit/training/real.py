@@ -82,7 +82,6 @@ def train(
     processes.start(on_cpu=not cards)
     from accelerate import PartialState
 
-    from memalpha_kit.training.export import export
     from memalpha_kit.training.grpo import check, train_grpo
     from memalpha_kit.training.rollouts import Run
 
@@ -113,15 +112,23 @@ def train(
 
     check(run, processes.count())
     train_grpo(run, resume)
+    folder, difference, step = exported(out, base, model)
+    card(finished=True, export=str(folder), difference=difference, best=step)
+    which = "last policy" if step is None else f"policy of step {step}"
+    if processes.is_main():
+        say(f"{folder}: {which}, difference of a log-probability {difference:.2g}")
+    return folder
+
+
+def exported(out: Path, base: Path, model: ModelConfig) -> tuple[Path, float, int | None]:
+    """The run's best policy, or its last, as a whole model: its folder, how far a log-probability
+    is off after loading, and the best policy's step, None for the last."""
+    from memalpha_kit.training.export import export
+
     best, folder = out / "best" / "best.json", out / "export"
     dtype = model.dtype.replace("auto", "keep")  # as it was trained
     made = processes.in_main(lambda: export(out, folder, base if model.lora_rank else None, dtype))
-    step = load_json(best)["step"] if best.is_file() else None
-    card(finished=True, export=str(folder), difference=made.difference, best=step)
-    which = f"policy of step {step}" if step else "last policy"
-    if processes.is_main():
-        say(f"{folder}: {which}, difference of a log-probability {made.difference:.2g}")
-    return folder
+    return folder, made.difference, load_json(best)["step"] if best.is_file() else None
 
 
 # --- What is refused before anything is loaded ----------------------------------------------------
