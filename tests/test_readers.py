@@ -143,3 +143,11 @@ def test_questions_are_answered_as_their_source_is_scored():
     ]
     label, entry = reader("by_source").read(asked)
     assert (label.prediction, entry.prediction) == ("\\boxed{3}", memory.semantic[0].text)
+
+
+def test_the_day_of_a_question_is_not_sought_by_rules_either():
+    memory = Memory(
+        semantic=(Entry("1", "Nora keeps bees."), Entry("2", "What is the current date?"))
+    )
+    asked = Question("q0", "Current date: 2023/05/30 (Tue)\nWho keeps bees?", memory=memory)
+    assert reader("best_entry").read([asked])[0].prediction == "Nora keeps bees."

@@ -123,7 +123,7 @@ class _Rule:
         return entry.text
 
     def _query(self, question: str) -> str:
-        return question
+        return undated(question)
 
     def _answer(self, best: list[tuple[Entry, float]], memory: Memory) -> str:
         raise NotImplementedError
