@@ -140,8 +140,8 @@ def test_seeds_that_train_side_by_side_end_the_same(tmp_path, recorded):
         ((0, 0), (), "seeds: expected different numbers, found [0, 0]"),
         ((0,), ("--set", "grpo.step=1"), "unknown key 'grpo.step'; did you mean 'grpo.steps'?"),
         ((0,), ("--profile", "labtop"), "did you mean 'laptop'?"),
-        (("one",), (), "invalid int value: 'one'"),
-        ((), (), "expected at least one argument"),
+        (("one",), (), "'--seeds': Input should be a valid integer"),
+        ((), (), "Option '--seeds' requires an argument"),
     ],
 )
 def test_a_wrong_request_is_one_line_and_trains_nothing(

@@ -13,6 +13,7 @@ a writer with `WRITERS.add`.
 | `keep_turns` | every turn of a dated dialogue, episodic, whole, its date and speaker in front |
 | `silent` | nothing: what can be answered without reading |
 
+>>> from memalpha_kit.records import Memory
 >>> request = WriteRequest(Memory(), "Sentence: Where is Oslo?\\nLabel: 3", "trec/1")
 >>> keep_examples(request)[0].arguments["content"]
 'Sentence: Where is Oslo?\\nLabel: 3'

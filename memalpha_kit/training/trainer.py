@@ -274,7 +274,7 @@ class EpisodeTrainer(GRPOTrainer):
             load_adapter(self.model, Path(resume_from_checkpoint))
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        with writing(self.run.out):
+        with writing(self.run.out / "checkpoints"):
             super()._save_checkpoint(*args, **kwargs)
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
