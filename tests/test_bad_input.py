@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from small_disk import no_file_above
 from test_runner import contents, seeds
 
 from memalpha_kit import cli
@@ -355,12 +356,8 @@ def test_a_disk_that_is_full_during_training_is_one_line_and_training_goes_on_la
     """Half of the weights fit, or the weights and half of the optimiser's state."""
     folder, (model, optimizer) = trained
     limit = model // 2 if place == "policy" else (model + optimizer) // 2
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-    try:
+    with no_file_above(limit):
         assert seeds(tmp_path, 0) == 1
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     shown = [li for li in capsys.readouterr().err.splitlines() if li.startswith("memalpha:")]
     assert len(shown) == 1
     assert f"/{place}: expected to write model files (is the disk full?), found" in shown[0]

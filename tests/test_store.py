@@ -6,10 +6,10 @@ import dataclasses
 import errno
 import json
 import os
-import resource
 
 import pandas as pd
 import pytest
+from small_disk import no_file_above
 
 from memalpha_kit import files as store
 from memalpha_kit.data.instances import save_instances
@@ -141,15 +141,6 @@ def full(*args, **kwargs):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-@pytest.fixture
-def small_disk():
-    """No file may grow above 4 kB: the kernel stops a write half-way, as a full disk does."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 FAILING = [(write, name) for write in WRITES for name in ("open", "fsync", "replace")]
 FAILING.remove(("append", "replace"))  # appending does not rename
 
@@ -172,10 +163,10 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch,
 
 
 @pytest.mark.parametrize("write", WRITES)
-def test_a_write_that_stops_half_way_leaves_nothing_half_written(tmp_path, small_disk, write):
+def test_a_write_that_stops_half_way_leaves_nothing_half_written(tmp_path, write):
     path = tmp_path / "file"
     path.write_text("old\n")
-    with pytest.raises(InputError, match="file: expected to write"):
+    with no_file_above(4096), pytest.raises(InputError, match="file: expected to write"):
         WRITES[write](path)
     assert path.read_text() == "old\n"
     assert os.listdir(tmp_path) == ["file"]
