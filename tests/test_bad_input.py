@@ -209,7 +209,7 @@ def test_a_profile_with_a_typo_is_refused_by_file_and_key(here, capsys, name, te
     [
         (("--only", "09"), "unknown notebook '09'"),
         (("--only", "03_grop"), "unknown notebook '03_grop'; did you mean '03_grpo_training'?"),
-        (("--only", "figures"), "did you mean '05_figures'?"),
+        (("--only", "figures"), "did you mean '06_figures'?"),
         (("--set", "grpo.step=3"), "override: unknown key 'grpo.step'; did you mean 'grpo.steps'?"),
         (("--set", "grpo.steps"), "override 'grpo.steps': expected section.key=value"),
         (("--set", "grpo.steps=-1"), "grpo.steps: expected at least 0, found -1"),
@@ -225,11 +225,11 @@ def test_a_wrong_request_for_notebooks_is_refused_before_anything_runs(here, cap
 
 
 def test_a_notebook_without_the_one_before_it_names_what_makes_the_file(here, capsys):
-    shown = refused(capsys, 1, "run", "--profile", "ci", "--root", here, "--only", "04")
-    assert "04_evaluation.ipynb: cell [" in shown and "run.json: not there yet" in shown
+    shown = refused(capsys, 1, "run", "--profile", "ci", "--root", here, "--only", "05")
+    assert "05_evaluation.ipynb: cell [" in shown and "run.json: not there yet" in shown
     assert "03_grpo_training makes it: memalpha run --profile ci --only 03" in shown
-    report = here / "reports" / "04_evaluation" / "ci"
-    assert [path.name for path in report.iterdir()] == ["04_evaluation.failed.ipynb"]
+    report = here / "reports" / "05_evaluation" / "ci"
+    assert [path.name for path in report.iterdir()] == ["05_evaluation.failed.ipynb"]
 
 
 # --- Replies -------------------------------------------------------------------------------------

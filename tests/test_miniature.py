@@ -110,7 +110,7 @@ def test_a_teacher_s_episodes_follow_from_the_seed():
 
 
 def whole(profile, folder):
-    """The experiment by its functions, as notebooks 03 and 04 do it: the results."""
+    """The experiment by its functions, as notebooks 03 and 05 do it: the results."""
     first = miniature.warm_start(profile, folder / "warm_start")
     second = miniature.train(profile, first, miniature.training_instances(profile), folder / "grpo")
     policies = {"warm_start": first, "grpo": second}

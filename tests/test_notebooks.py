@@ -43,7 +43,7 @@ TABLES = {
         "warm_start.csv": "phase step loss smoothed rate tokens",
         "metrics.csv": "step reward accuracy format compression content",
     },
-    "04_evaluation": {
+    "05_evaluation": {
         "results.csv": "seed stage length instance qa",
         "lengths.csv": "length n before after gain gain_low gain_high kept",
         "behaviour.csv": "stage length what share low high n",
@@ -55,14 +55,14 @@ TABLES = {
         "real_pairs.csv": "method against source difference p detectable p_holm",
         "parity.csv": "source profile metric questions score above below",
     },
-    "05_figures": {
+    "06_figures": {
         "lengths.csv": "length seeds n warm_start grpo gain gain_low gain_high kept",
         "behaviour.csv": "stage length what share low high n",
         "targets.csv": "target,at least,measured,met",
         **{f"table{n}_paper.csv": PRINTED for n in (1, 2, 3, 4, 9)},
         "margins_paper.csv": "table best_other lead_printed lead_recomputed",
     },
-    "06_ablations": {
+    "07_ablations": {
         f"{name}.csv": "point length seeds qa qa_low qa_high gap gap_low gap_high"
         for name in ("grouping", "rewards", "memory")
     },
@@ -77,12 +77,12 @@ FIGURES = {
     ],
     "02_memory_environment": ["memory_growth"],
     "03_grpo_training": ["warm_start", "rewards"],
-    "04_evaluation": ["behaviour", "waterfall", "real"],
-    "05_figures": [
+    "05_evaluation": ["behaviour", "waterfall", "real"],
+    "06_figures": [
         *("qa_by_length", "gain_by_seed", "behaviour", "rewards"),
         *("performance_memory", "ablation"),
     ],
-    "06_ablations": [
+    "07_ablations": [
         *("grouping", "grouping_curves", "grouping_lab"),
         *("paper_and_ours", "rewards", "memory"),
     ],
@@ -238,7 +238,7 @@ def test_the_notebooks_hand_over_through_files(home):
     }
     for stage in ("warm_start", "grpo"):
         assert (home / "runs" / "ci" / stage / "policy" / "model.safetensors").is_file()
-    results = pd.read_csv(folder(home, "04_evaluation") / "results.csv")
+    results = pd.read_csv(folder(home, "05_evaluation") / "results.csv")
     assert set(results.stage) == {"warm_start", "grpo"}
     assert len(results) == 2 * sum(CI.evaluation.instances)
     train = load_instances(data / "train.parquet")
@@ -246,25 +246,25 @@ def test_the_notebooks_hand_over_through_files(home):
 
 
 def test_notebook_04_measures_what_the_recorded_seeds_measure(home):
-    results = pd.read_csv(folder(home, "04_evaluation") / "results.csv")
+    results = pd.read_csv(folder(home, "05_evaluation") / "results.csv")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         table = table_lengths(results, resamples=50)
-    own = pd.read_csv(folder(home, "04_evaluation") / "lengths.csv")
+    own = pd.read_csv(folder(home, "05_evaluation") / "lengths.csv")
     assert own.before.round(3).tolist() == table.warm_start.round(3).tolist()
     assert own.gain.round(3).tolist() == table.gain.round(3).tolist()
 
 
 def test_notebook_04_runs_give_the_same_scores_as_the_evaluation_before_them(home):
-    results = pd.read_csv(folder(home, "04_evaluation") / "results.csv")
+    results = pd.read_csv(folder(home, "05_evaluation") / "results.csv")
     means = results[results.length == 1].groupby("stage").qa.mean()
-    methods = pd.read_csv(folder(home, "04_evaluation") / "methods.csv").set_index("method")
+    methods = pd.read_csv(folder(home, "05_evaluation") / "methods.csv").set_index("method")
     assert methods.score["memory, after GRPO"] == pytest.approx(means["grpo"], abs=1e-4)
     assert methods.score["memory, before GRPO"] == pytest.approx(means["warm_start"], abs=1e-4)
     assert methods.score["memory, perfect rule"] == 1.0 and methods.score["nothing"] == 0.0
     kept = methods.memory_tokens
     assert kept["as many tokens, at random"] <= kept["memory, after GRPO"]
-    stages = pd.read_csv(folder(home, "04_evaluation") / "waterfall.csv")
+    stages = pd.read_csv(folder(home, "05_evaluation") / "waterfall.csv")
     assert (stages.groupby("writer").n.sum() == methods.questions.iloc[0]).all()
 
 
@@ -276,8 +276,8 @@ def test_notebook_04_asks_a_model_where_a_server_is_configured(home, tmp_path):
         StubServer() as stub,
         endpoint({"QWEN_URL": stub.url, "QWEN_MODEL_NAME": "stub", "OPENAI_API_KEY": "secret"}),
     ):
-        run("ci", only=["04"], root=tmp_path)
-    made = folder(tmp_path, "04_evaluation")
+        run("ci", only=["05"], root=tmp_path)
+    made = folder(tmp_path, "05_evaluation")
     table = pd.read_csv(made / "endpoint.csv").set_index("method")
     assert list(table.index) == ["memory", "gold-chunk", "long-context", "bm25", "closed-book"]
     assert (table.missing == 0).all() and (table.prompt_tokens > 0).all()
@@ -292,12 +292,12 @@ def test_notebook_04_asks_a_model_where_a_server_is_configured(home, tmp_path):
 def test_notebook_05_draws_from_what_is_recorded_in_the_checkout(home, root):
     recorded = root / "reports" / "recorded" / "miniature"
     seeds = pd.read_csv(recorded / "results.csv").seed.unique()
-    table = pd.read_csv(folder(home, "05_figures") / "lengths.csv")
+    table = pd.read_csv(folder(home, "06_figures") / "lengths.csv")
     assert (table.seeds == len(seeds)).all()
-    card = json.loads((folder(home, "05_figures") / "run.json").read_text())
+    card = json.loads((folder(home, "06_figures") / "run.json").read_text())
     assert card["inputs"] == sorted(path.name for path in recorded.glob("*.csv"))
     assert card["data_sha256"] == files.fingerprint(recorded.glob("*.csv"))
-    targets = pd.read_csv(folder(home, "05_figures") / "targets.csv")
+    targets = pd.read_csv(folder(home, "06_figures") / "targets.csv")
     assert list(targets.target) == list(TARGETS)
 
 

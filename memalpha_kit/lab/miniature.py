@@ -1,6 +1,6 @@
 """The miniature experiment: the whole idea of Mem-alpha on two CPU cores, from data to figures.
 
-    build_data -> warm_start -> train -> evaluate          one seed; notebooks 01, 03 and 04
+    build_data -> warm_start -> train -> evaluate          one seed; notebooks 01, 03 and 05
 
 `lab/runner.py` does the same for several seeds and for sweeps.
 
