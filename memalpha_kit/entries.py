@@ -142,6 +142,22 @@ class Store(Sequence[Entry]):
         place = self._places[entry_id]
         return self._changed(place, self._entries[place], None)
 
+    def since(self, before: Store) -> list[tuple[Entry | None, Entry | None]]:
+        """The entries that are not as they were in `before`, as (then, now); None is no entry.
+
+        Where this store grew out of that one only the changes in between are looked at.
+        """
+        places, change = set(), self.change
+        while change is not before.change and change.parent:
+            places.add(change.place)
+            change = change.parent
+        if change is before.change:
+            pairs = [(before._entries.get(p), self._entries.get(p)) for p in sorted(places)]
+        else:
+            pairs = [(before.get(e.id), e) for e in self]
+            pairs += [(e, None) for e in before if not self.get(e.id)]
+        return [(then, now) for then, now in pairs if then != now]
+
     def _changed(self, place: int, before: Entry | None, after: Entry | None) -> Store:
         entries, places, alike = self._entries, self._places, self._alike
         if before is not None:
