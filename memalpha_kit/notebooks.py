@@ -11,24 +11,45 @@ and goes on with
 
     here = context("03_grpo_training", profile, overrides, root)
     here.profile.grpo, here.report_dir, here.runs_dir, here.data_dir
-    table = here.made_by("01_data_processing", "sources.csv")
+    path = here.made_by("01_data_processing", "sources.csv")
+    here.save("lengths", table)  # lengths.csv in the report folder; a figure becomes lengths.png
+    here.finish([path])  # run.json beside them
 
-The law: `reports/<notebook>/<profile>/<notebook>.ipynb` exists only if every cell of it ran. A copy
-that stopped is `<notebook>.failed.ipynb`, one at work `<notebook>.running.ipynb`.
+Folders are named after the settings: `reports/<notebook>/laptop/` for a profile as it is, and
+`reports/<notebook>/laptop-seed=1/` for one with a changed setting; `runs/` alike. So runs under
+different settings never meet, and two at once under the same ones are refused.
+
+The law: `reports/<notebook>/<settings>/<notebook>.ipynb` exists only if every cell of it ran. A
+copy that stopped is `<notebook>.failed.ipynb`, one at work `<notebook>.running.ipynb`.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import shlex
 import sys
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from memalpha_kit import files
 from memalpha_kit.errors import InputError, closest
-from memalpha_kit.settings import Profile, load_profile
+from memalpha_kit.settings import Profile, load_profile, profile_dict
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    Shown = TypeVar("Shown", pd.DataFrame, Figure)
+
+LONGEST_NAME = 80
+"""Characters of a folder's name; what is longer is shortened to a hash."""
 
 
 class NotebookError(RuntimeError):
@@ -37,11 +58,14 @@ class NotebookError(RuntimeError):
 
 @dataclass(frozen=True)
 class Context:
-    """Settings and folders of one notebook under one profile."""
+    """Settings and folders of one notebook; `profile.name` is the name of its folders."""
 
     notebook: str
     profile: Profile
     root: Path
+    command: str = "memalpha run"
+    """Runs all notebooks under these settings."""
+    started: float = field(default_factory=time.time, compare=False)
 
     @property
     def report_dir(self) -> Path:
@@ -50,7 +74,7 @@ class Context:
 
     @property
     def runs_dir(self) -> Path:
-        """Checkpoints and episodes of this profile."""
+        """Checkpoints and episodes under these settings."""
         return self.root / "runs" / self.profile.name
 
     @property
@@ -67,9 +91,33 @@ class Context:
         """The report file of another notebook. Raises InputError saying how to make it."""
         path = self.root / "reports" / notebook / self.profile.name / file
         if not path.is_file():
-            command = f"memalpha run --profile {self.profile.name} --only {notebook[:2]}"
-            raise InputError(f"{path}: not there yet; {notebook} makes it: {command}")
+            every = f"all notebooks run by: {self.command}"
+            raise InputError(f"{path}: not there yet; notebook {notebook} makes it, and {every}")
         return path
+
+    def save(self, name: str, content: Shown) -> Shown:
+        """The table or figure itself, after it was saved as `name.csv` or `name.png`."""
+        if hasattr(content, "to_csv"):
+            files.save_table(self.report_dir / f"{name}.csv", content)
+        else:
+            from memalpha_kit.figures import style
+
+            style.save_figure(content, self.report_dir / f"{name}.png")
+        return content
+
+    def finish(self, inputs: Sequence[Path] = (), extra: Mapping[str, Any] | None = None) -> str:
+        """One line with the seconds, after `run.json` was written (see `files.run_card`).
+
+        `inputs` are the files that the numbers came from. Another run may then use the folder.
+        """
+        card = files.run_card(self.report_dir, self.profile, self.started, inputs, extra)
+        if lock := _LOCKS.pop(self.report_dir.resolve(), None):
+            lock.__exit__(None, None, None)
+        return f"{card['duration_s']} s; settings, versions and hashes: run.json beside this report"
+
+
+_LOCKS: dict[Path, AbstractContextManager[None]] = {}
+"""Report folders that notebooks of this process are writing to."""
 
 
 def context(
@@ -78,11 +126,41 @@ def context(
     overrides: Sequence[str] = (),
     root: str | Path = "",
 ) -> Context:
-    """The `Context` of a notebook, its folders made. Raises InputError as `load_profile` does."""
-    made = Context(notebook, load_profile(profile, overrides), Path(root or repository()))
+    """The `Context` of a notebook, its folders made and its report folder held by this process.
+
+    Raises InputError as `load_profile` does, and if another process writes this very report.
+    """
+    settings, place = named_profile(profile, overrides), Path(root or repository())
+    words = ["memalpha", "run", "--profile", profile]
+    words += [word for override in overrides for word in ("--set", override)]
+    words += ["--root", str(place.resolve())] if root and place.resolve() != repository() else []
+    made = Context(notebook, settings, place, shlex.join(words))
     for folder in (made.report_dir, made.runs_dir, made.data_dir):
         folder.mkdir(parents=True, exist_ok=True)
+    report = made.report_dir.resolve()
+    if report not in _LOCKS:  # a cell may be run again
+        lock = files.held(report)
+        lock.__enter__()
+        _LOCKS[report] = lock
     return made
+
+
+def named_profile(profile: str, overrides: Sequence[str] = ()) -> Profile:
+    """The settings, with a name that tells which were changed: `laptop`, `laptop-seed=1`.
+
+    The name has what differs from the profile, whatever the order of the overrides; where that is
+    no good name of a folder, it has a hash instead. Raises InputError as `load_profile` does.
+    """
+    changed = load_profile(profile, overrides)
+    plain, now = (files.flat(profile_dict(p)) for p in (load_profile(profile), changed))
+    different = {key: value for key, value in now.items() if value != plain.get(key)}
+    if not different:
+        return changed
+    said = ",".join(f"{key}={json.dumps(value)}" for key, value in different.items())
+    said = said.replace('"', "")
+    if len(said) > LONGEST_NAME or not re.fullmatch(r"[\w.,=+-]+", said):
+        said = files.settings_hash(different)
+    return replace(changed, name=f"{changed.name}-{said}")
 
 
 def run(
@@ -96,11 +174,12 @@ def run(
 
     `only` holds beginnings of notebook names. `root` is where data/, runs/ and reports/ are, by
     default the repository; `notebooks` the folder of the notebooks. Everything that can be refused
-    (InputError) is refused before the first notebook starts; NotebookError if a cell fails.
+    (InputError) is refused before the first notebook starts, another run under the same settings
+    too; NotebookError if a cell fails.
     """
     folder = (notebooks or repository() / "notebooks").resolve()
     root = (root or repository()).resolve()
-    loaded = load_profile(profile, overrides)
+    name = named_profile(profile, overrides).name
     paths = _selected(sorted(folder.glob("[0-9]*.ipynb")), only, folder)
     if profile.endswith((".yaml", ".yml")):  # the kernels run in the notebooks' folder
         profile = os.path.relpath(profile, folder)
@@ -111,12 +190,13 @@ def run(
     }
     for path in paths:
         check_parameters(path, parameters)
-    for number, path in enumerate(paths, start=1):
-        started = time.monotonic()
-        print(f"[{number}/{len(paths)}] {path.stem}", flush=True)
-        report = _run_one(path, root / "reports" / path.stem / loaded.name, parameters)
-        shown = os.path.relpath(report)
-        print(f"[{number}/{len(paths)}] {path.stem}: {time.monotonic() - started:.0f} s, {shown}")
+    with files.held(root / "runs" / name):
+        for number, path in enumerate(paths, start=1):
+            started = time.monotonic()
+            print(f"[{number}/{len(paths)}] {path.stem}", flush=True)
+            report = _run_one(path, root / "reports" / path.stem / name, parameters)
+            took = f"{time.monotonic() - started:.0f} s, {os.path.relpath(report)}"
+            print(f"[{number}/{len(paths)}] {path.stem}: {took}")
     print(f"report: {os.path.relpath(report)}", flush=True)
     return report
 
@@ -170,7 +250,8 @@ def _run_one(path: Path, folder: Path, parameters: dict[str, Any]) -> Path:
         stale.unlink(missing_ok=True)
     try:
         notebook = _execute(path, running, parameters, failed)
-        _save_html(notebook, path.stem, html)
+        clone = os.path.relpath(path.parent.parent, folder)
+        _save_html(for_reading(notebook, clone), path.stem, html)
         os.replace(running, done)
     except BaseException:
         html.unlink(missing_ok=True)
@@ -207,6 +288,28 @@ def _execute(path: Path, running: Path, parameters: dict[str, Any], failed: Path
         executed.metadata.papermill.pop(name, None)
     papermill.iorw.write_ipynb(executed, str(running))
     return executed
+
+
+def for_reading(notebook: Any, clone: str) -> Any:
+    """A copy with formulas as MathML, which browsers draw without a network, and links that work.
+
+    `clone` is the way from the report to the clone; a notebook's own links begin at notebooks/.
+    """
+    from latex2mathml.converter import convert
+
+    def formula(found: re.Match) -> str:
+        block, line = found["block"], found["line"]
+        if not block and not line:
+            return found[0]
+        return convert(block or line, display="block" if block else "inline")
+
+    math = re.compile(r"`[^`]*`|\$\$(?P<block>.+?)\$\$|\$(?P<line>[^$\n]+)\$", re.DOTALL)
+    copy = deepcopy(notebook)
+    for cell in copy.cells:
+        if cell.cell_type == "markdown":
+            linked = cell.source.replace("](../", f"]({clone}/")
+            cell.source = math.sub(formula, linked)
+    return copy
 
 
 def _save_html(notebook: Any, title: str, html: Path) -> None:

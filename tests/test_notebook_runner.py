@@ -9,11 +9,15 @@ import subprocess
 import sys
 
 import nbformat
+import pandas as pd
+import papermill
 import pytest
 
 from memalpha_kit import notebooks
 from memalpha_kit import progress as shown
 from memalpha_kit.errors import InputError
+from memalpha_kit.figures import style
+from memalpha_kit.files import held
 from memalpha_kit.notebooks import Context, NotebookError, context, run
 
 PARAMETERS = 'profile: str = "laptop"  # which YAML\noverrides: list = []\nroot: str = ""\n'
@@ -68,7 +72,7 @@ def test_notebooks_run_in_order_with_the_parameters_and_hand_over_by_files(
 
     report = run("ci", overrides=["grpo.steps=7"], root=toy, notebooks=toy / "notebooks")
 
-    second = toy / "reports" / "02_second" / "ci"
+    second = toy / "reports" / "02_second" / "ci-grpo.steps=7"
     assert report == second / "02_second.html"
     assert "<html" in report.read_text()
     text, _, executable = (second / "copy.txt").read_text().partition(" ")
@@ -111,9 +115,10 @@ def test_a_kernel_that_dies_is_one_line_too(toy):
     assert not (toy / "reports" / "04_fourth" / "ci" / "04_fourth.ipynb").exists()
 
 
-def test_a_missing_hand_over_names_the_notebook_and_the_command(toy):
-    with pytest.raises(NotebookError, match="--only 01"):
-        run("ci", only=["02"], root=toy, notebooks=toy / "notebooks")
+def test_a_missing_hand_over_names_the_notebook_and_the_command_that_makes_all(toy):
+    command = re.escape(f"memalpha run --profile ci --set seed=1 --root {toy}")
+    with pytest.raises(NotebookError, match=f"notebook 01_first makes it, .*: {command}"):
+        run("ci", ["02"], ["seed=1"], root=toy, notebooks=toy / "notebooks")
 
 
 def test_a_full_disk_leaves_no_report_that_looks_complete(toy, monkeypatch):
@@ -160,9 +165,75 @@ def test_a_wrong_request_is_refused_before_anything_runs(toy, arguments, message
 def test_a_context_names_and_makes_its_folders(tmp_path):
     here = context("01_first", "ci", ["seed=3"], tmp_path)
     assert here.profile.seed == 3
-    assert here.report_dir == tmp_path / "reports" / "01_first" / "ci"
+    assert here.report_dir == tmp_path / "reports" / "01_first" / "ci-seed=3"
+    assert here.runs_dir == tmp_path / "runs" / "ci-seed=3"
     assert here.report_dir.is_dir() and here.runs_dir.is_dir() and here.data_dir.is_dir()
-    assert here == Context("01_first", here.profile, tmp_path)
+    assert here == Context("01_first", here.profile, tmp_path, here.command)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        ([], "ci"),
+        (["seed=0"], "ci"),  # the profile's own value
+        (["seed=1"], "ci-seed=1"),
+        (["grpo.steps=9", "seed=1"], "ci-seed=1,grpo.steps=9"),
+        (["seed=1", "grpo.steps=5", "grpo.steps=9"], "ci-seed=1,grpo.steps=9"),
+        (["memory.core=true"], "ci-memory.core=true"),
+        (["advantage.grouping=instance"], "ci-advantage.grouping=instance"),
+    ],
+)
+def test_a_folder_is_named_after_what_differs_from_the_profile(overrides, name):
+    assert notebooks.named_profile("ci", overrides).name == name
+
+
+def test_settings_that_make_no_good_folder_name_get_a_hash():
+    names = {
+        notebooks.named_profile("ci", [override]).name
+        for override in ("evaluation.lengths=[1, 3]", "evaluation.lengths=[1, 5]")
+    }
+    assert len(names) == 2 and all(re.fullmatch(r"ci-[0-9a-f]{12}", name) for name in names)
+
+
+def test_a_table_and_a_figure_are_saved_and_shown_and_a_card_ends_the_notebook(tmp_path):
+    here = context("01_first", "ci", root=tmp_path)
+    table = pd.DataFrame({"a": [1, 2]})
+    figure, _ = style.panels(3, 2, 1)
+    assert here.save("numbers", table) is table and here.save("drawn", figure) is figure
+    assert "run.json" in here.finish([here.report_dir / "numbers.csv"], {"note": "x"})
+    assert {"drawn.png", "numbers.csv", "run.json"} <= set(files(here.report_dir))
+    assert json.loads((here.report_dir / "run.json").read_text())["note"] == "x"
+
+
+def test_a_report_is_written_by_one_process_at_a_time_until_it_is_finished(tmp_path):
+    """As two JupyterLabs with the same notebook open: the second is told, the first goes on."""
+    here = context("01_first", "ci", root=tmp_path)
+    assert context("01_first", "ci", root=tmp_path) == here, "cells can be run again"
+    call = f"context('01_first', 'ci', [], {str(tmp_path)!r})"
+    command = [sys.executable, "-c", f"from memalpha_kit.notebooks import context; {call}"]
+    second = subprocess.run(command, capture_output=True, text=True)
+    assert "found another process at work on it" in second.stderr
+    here.finish()
+    assert subprocess.run(command, capture_output=True).returncode == 0
+
+
+def test_two_runs_at_once_under_the_same_settings_are_refused_and_others_go_on(toy):
+    with held(toy / "runs" / "ci"):
+        with pytest.raises(InputError, match="runs/ci: expected to be alone"):
+            run("ci", ["01"], root=toy, notebooks=toy / "notebooks")
+        assert not (toy / "reports").exists()
+        run("ci", ["01"], ["seed=1"], root=toy, notebooks=toy / "notebooks")
+    assert files(toy / "reports" / "01_first") == ["ci-seed=1"]
+
+
+def test_exported_formulas_need_no_network_and_links_lead_to_the_clone():
+    text = r"See [words](../docs/x.md). `$5`, $A_i > 0$ and" "\n\n" r"$$\frac{a}{b}$$"
+    cells = [nbformat.v4.new_markdown_cell(text), nbformat.v4.new_code_cell("x = '$a$'")]
+    source = nbformat.v4.new_notebook(cells=cells)
+    made = notebooks.for_reading(source, "../../..").cells
+    assert "](../../../docs/x.md)" in made[0].source and "`$5`" in made[0].source
+    assert made[0].source.count("<math") == 2 and "<mfrac>" in made[0].source
+    assert made[1].source == "x = '$a$'" and source.cells[0].source == text
 
 
 def test_the_repository_is_found_from_anywhere(root, tmp_path, monkeypatch):
@@ -225,3 +296,21 @@ def test_plain_papermill_writes_into_the_clone_wherever_it_is_called(root, tmp_p
     assert done.returncode == 0, done.stderr[-500:]
     assert (clone / "reports" / "01_first" / "ci" / "x.txt").is_file()
     assert files(tmp_path) == ["clone", "out.ipynb"]
+
+
+def test_a_batch_over_three_seeds_by_papermill_alone_keeps_three_results(toy, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.path.dirname(os.path.dirname(notebooks.__file__)))
+    for seed in range(3):
+        parameters = {"profile": "ci", "overrides": [f"seed={seed}"], "root": str(toy)}
+        for name in ("01_first", "02_second"):
+            out = str(toy / f"{name}_{seed}.ipynb")
+            papermill.execute_notebook(
+                str(toy / "notebooks" / f"{name}.ipynb"),
+                out,
+                parameters,
+                kernel_name="python3",
+                language="python",
+                progress_bar=False,
+            )
+    for name in ("01_first", "02_second"):
+        assert files(toy / "reports" / name) == ["ci", "ci-seed=1", "ci-seed=2"]

@@ -2,7 +2,7 @@
 
 The server speaks the OpenAI protocol over real HTTP (`stub_server`): it delays, answers 429 and
 500, sends bodies that are no reply and cuts connections. Addresses in the commands below are
-replaced by the stub's; everything else runs as it stands here and in our README.
+replaced by the stub's; everything else runs as it stands in docs/public_commands.md.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from stub_server import Faults, StubServer
 from memalpha_kit import cli, files
 from memalpha_kit.evaluation import runs, scores
 
-README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
-ROWS = re.findall(r"^\| `(.+)` \| `(.*memalpha .+)` \|$", README, re.MULTILINE)
-"""The table of our README: a command of the public repository, and ours."""
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "public_commands.md"
+ROWS = re.findall(r"^\| `(.+)` \| `(.*memalpha .+)` \|$", PAGE.read_text("utf-8"), re.MULTILINE)
+"""The table of the page: a command of the public repository, and ours."""
 COMMANDS = [row for row in ROWS if "memalpha serve" not in row[1]]
 SERVERS = [row for row in ROWS if "memalpha serve" in row[1]]
 
@@ -164,7 +164,7 @@ def test_single_source_runs_ask_the_same_questions_as_the_whole_set(here):
     assert part and set(part) < set(whole)
 
 
-def test_the_readme_has_every_public_command():
+def test_the_page_has_every_public_command():
     assert (len(COMMANDS), len(SERVERS)) == (21, 2)
 
 

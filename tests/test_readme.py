@@ -60,7 +60,7 @@ def test_five_seeds_are_recorded_and_the_command_beside_them_is_the_readmes(resu
 
 
 def test_every_path_that_the_readme_links_to_is_there():
-    links = re.findall(r"\]\((?!https?:)([^)]+)\)", README)
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", README)
     assert links
     assert [link for link in links if not (ROOT / Path(link)).exists()] == []
 
@@ -69,3 +69,9 @@ def test_the_readmes_python_runs(capsys):
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     exec(compile(code, "README.md", "exec"), {})  # our own text, not a model's
     assert "Pixel" in capsys.readouterr().out
+
+
+def test_the_readme_is_read_in_one_go_and_points_to_the_rest():
+    assert len(README.splitlines()) <= 250
+    for section in ("## The notebooks", "## What each thing needs", "docs/extend.md"):
+        assert section in README
