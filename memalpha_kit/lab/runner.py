@@ -57,7 +57,7 @@ WARM_PARTS = (
 MEASURES = (
     *("instance", "length", "qa", "memory_tokens", "compression", "calls"),
     *("facts", "facts_stored", "chat", "chat_stored"),
-    *("corrections_stale", "corrections_updated", "updates", "updates_wrong"),
+    *("corrections", "corrections_stale", "corrections_updated", "updates", "updates_wrong"),
 )
 WARM_START = "(warm start)"
 """What stands for a point in the rows of a warm start, which several points may share."""

@@ -295,11 +295,12 @@ def ask(
         raise ValueError(f"{reader.name}: {len(requests)} questions, {len(answers)} answers")
     scored: list[list[Answer]] = [[] for _ in episodes]
     for (place, qa), answer in zip(questions, answers, strict=True):
-        scored[place].append(_scored(answer, qa.answers, names[place], mine[place].id))
+        scored[place].append(scored_answer(answer, qa.answers, names[place], mine[place].id))
     return [replace(e, answers=tuple(a)) for e, a in zip(episodes, scored, strict=True)]
 
 
-def _scored(answer: Answer, gold: Sequence[str], metric: str, where: str) -> Answer:
+def scored_answer(answer: Answer, gold: Sequence[str], metric: str, where: str) -> Answer:
+    """The answer with its score; None if the reader failed or the question cannot be scored."""
     try:
         value = metrics.score(metric, answer.prediction, gold)
     except InputError as error:  # this question's gold answers, e.g. one that normalises to ""
@@ -329,10 +330,9 @@ def score(
     if hasattr(judge, "prepare"):  # a model's judge: all calls at once
         judge.prepare(asked, instances)
     counts = counter(environment.memory.counter)
-    parts = {
-        e.id: rewards(e, by_id[e.instance], counts, counted if judge else None, environment.reward)
-        for e in asked
-    }
+    rules = (counts, counted if judge else None, environment.reward)
+    again = {"reader": environment.reader, "metric": environment.metric}
+    parts = {e.id: rewards(e, by_id[e.instance], *rules, **again) for e in asked}
     reward_s = time.perf_counter() - started - read_s
     missing = verdicts.count(None)
     return Played(asked, parts, len(verdicts), missing, read_s=read_s, reward_s=reward_s)

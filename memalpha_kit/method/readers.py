@@ -87,8 +87,73 @@ def needs_model(name: str) -> bool:
 # ---- by a rule --------------------------------------------------------------------------------
 
 
-class _Rule:
-    """Answers one question after the other; what a memory needs is made once per memory."""
+class _Rules:
+    """Answers one question after the other by the rule for it."""
+
+    def rule(self, question: Question) -> _Rule:
+        """The rule that answers this question."""
+        raise NotImplementedError
+
+    def opened(self, memory: Memory) -> Opened:
+        """The memory, ready to be asked."""
+        return Opened(self.rule, memory)
+
+    def read(self, questions: Sequence[Question], done: Done | None = None) -> list[Answer]:
+        """The answers; `retrieved` are the ids of the entries behind each, best first."""
+        opened: dict[int, Opened] = {}
+        answers = []
+        for place, question in enumerate(questions):
+            if id(question.memory) not in opened:
+                opened[id(question.memory)] = self.opened(question.memory)
+            answers.append(opened[id(question.memory)].answer(question))
+            if done:
+                done(place, answers[-1])
+        return answers
+
+
+class Opened:
+    """A memory as rules see it: indexed once, and asked again while single entries are hidden.
+
+    A hidden entry is not there: answers are those of a memory made without it.
+    """
+
+    def __init__(self, rule: Callable[[Question], _Rule], memory: Memory) -> None:
+        self._rule, self._memory = rule, memory
+        self._indexes: dict[_Rule, tuple[list[Entry], Bm25, dict[str, int]]] = {}
+        self._hidden: str | None = None
+
+    def answer(self, question: Question) -> Answer:
+        """The answer of the question's rule."""
+        rule = self._rule(question)
+        if rule not in self._indexes:
+            entries, index = rule.index(self._memory)
+            places = {entry.id: place for place, entry in enumerate(entries)}
+            self._indexes[rule] = (entries, index, places)
+            self._put(self._hidden, rule, hidden=True)
+        entries, index, _ = self._indexes[rule]
+        ranked = index.best(rule.query(question.text), rule.k)
+        best = [(entries[i], score) for i, score in ranked if score > 0]
+        text, ids = rule.answer(best, self._memory), tuple(e.id for e, _ in best)
+        return Answer(question.id, text, retrieved=ids, instance=question.instance)
+
+    def hide(self, entry_id: str | None) -> None:
+        """Hides the entry with that id and shows the one that was hidden before; None: only that.
+
+        An index takes both changes, instead of being made again.
+        """
+        for rule in self._indexes:
+            self._put(self._hidden, rule, hidden=False)
+            self._put(entry_id, rule, hidden=True)
+        self._hidden = entry_id
+
+    def _put(self, entry_id: str | None, rule: _Rule, hidden: bool) -> None:
+        entries, index, places = self._indexes[rule]
+        if (place := places.get(entry_id)) is not None:
+            index.put(place, None if hidden else rule.indexed(entries[place]))
+
+
+class _Rule(_Rules):
+    """One rule: what it seeks, in what, and what it makes of the entries that it finds."""
 
     k: int
 
@@ -96,36 +161,26 @@ class _Rule:
         if self.k < 1:
             raise InputError(f"reader {self.name}: k: expected entries to look at, found {self.k}")
 
-    def read(self, questions: Sequence[Question], done: Done | None = None) -> list[Answer]:
-        """The answers; `retrieved` are the ids of the entries behind each, best first."""
-        indexes: dict[int, tuple[list[Entry], Bm25]] = {}
-        answers = []
-        for place, question in enumerate(questions):
-            if id(question.memory) not in indexes:
-                indexes[id(question.memory)] = self._index(question.memory)
-            entries, index = indexes[id(question.memory)]
-            query = self._query(question.text)
-            best = [(entries[i], score) for i, score in index.best(query, self.k) if score > 0]
-            text, ids = self._answer(best, question.memory), tuple(e.id for e, _ in best)
-            answers.append(Answer(question.id, text, retrieved=ids, instance=question.instance))
-            if done:
-                done(place, answers[-1])
-        return answers
+    def rule(self, question: Question) -> _Rule:
+        """Itself."""
+        return self
 
-    def _index(self, memory: Memory) -> tuple[list[Entry], Bm25]:
+    def index(self, memory: Memory) -> tuple[list[Entry], Bm25]:
         """The entries in the order of their making and their BM25, whose idf stays positive."""
         entries = sorted((e for _, e in memory.entries()), key=lambda entry: int(entry.id))
-        found = [(entry, text) for entry in entries if (text := self._indexed(entry)) is not None]
+        found = [(entry, text) for entry in entries if (text := self.indexed(entry)) is not None]
         return [entry for entry, _ in found], Bm25([text for _, text in found], idf="positive")
 
-    def _indexed(self, entry: Entry) -> str | None:
+    def indexed(self, entry: Entry) -> str | None:
         """What of an entry is searched; None: it is left out."""
         return entry.text
 
-    def _query(self, question: str) -> str:
+    def query(self, question: str) -> str:
+        """What of a question is searched for."""
         return undated(question)
 
-    def _answer(self, best: list[tuple[Entry, float]], memory: Memory) -> str:
+    def answer(self, best: list[tuple[Entry, float]], memory: Memory) -> str:
+        """The answer from the entries that were found, each with its score, best first."""
         raise NotImplementedError
 
 
@@ -145,7 +200,8 @@ class BestEntry(_Rule):
         """`best_entry`, with k if it is not 1."""
         return "best_entry" if self.k == 1 else f"best_entry(k={self.k})"
 
-    def _answer(self, best: list[tuple[Entry, float]], memory: Memory) -> str:
+    def answer(self, best: list[tuple[Entry, float]], memory: Memory) -> str:
+        """Their texts."""
         return "\n".join(entry.text for entry, _ in best) or memory.core or ""
 
 
@@ -164,14 +220,17 @@ class LabelVote(_Rule):
     k: int = 5
     name: str = "label_vote"
 
-    def _indexed(self, entry: Entry) -> str | None:
+    def indexed(self, entry: Entry) -> str | None:
+        """The sentence of a labelled sample."""
         sample = LABELLED.search(entry.text)
         return sample["text"] if sample else None
 
-    def _query(self, question: str) -> str:
+    def query(self, question: str) -> str:
+        """The sentence to be labelled."""
         return sentence(question)
 
-    def _answer(self, best: list[tuple[Entry, float]], memory: Memory) -> str:
+    def answer(self, best: list[tuple[Entry, float]], memory: Memory) -> str:
+        """The label with most votes."""
         votes: dict[str, float] = {}  # in order of rank, so that the best sample breaks a tie
         for entry, weight in best:
             label = LABELLED.search(entry.text)["label"]
@@ -196,19 +255,12 @@ class ReadNothing:
 
 @READERS.register("by_source")
 @dataclass(frozen=True)
-class BySource:
+class BySource(_Rules):
     """Answers as the question's source is scored: with a label where classes are asked for."""
 
     name: str = "by_source"
 
-    def read(self, questions: Sequence[Question], done: Done | None = None) -> list[Answer]:
-        """The answers of `label_vote` or of `best_entry`."""
-        answers: dict[int, Answer] = {}
-        votes = [metric_of(question.source, judged=False) == "label" for question in questions]
-        for rule, wanted in ((LabelVote(), True), (BestEntry(), False)):
-            places = [place for place, vote in enumerate(votes) if vote == wanted]
-            found = rule.read([questions[place] for place in places])
-            answers |= zip(places, found, strict=True)
-        for place in range(len(questions) if done else 0):
-            done(place, answers[place])
-        return [answers[place] for place in range(len(questions))]
+    def rule(self, question: Question) -> _Rule:
+        """`label_vote` or `best_entry`."""
+        votes = metric_of(question.source, judged=False) == "label"
+        return LabelVote() if votes else BestEntry()

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from memalpha_kit.entries import essence
 from memalpha_kit.episode_settings import RewardConfig
@@ -27,6 +28,9 @@ from memalpha_kit.method.memory import MEMORY_COMPONENTS, TOOLS, empty, tokens
 from memalpha_kit.records import Episode, Instance, Memory, Rewards, ToolCall
 from memalpha_kit.registry import Registry
 from memalpha_kit.tokens import Counter
+
+if TYPE_CHECKING:
+    from memalpha_kit.method.readers import Reader
 
 Judge = Callable[[ToolCall, str, Memory], bool | None]
 """Rates what one call wants to write: (call, chunk text, memory as the writer saw it, that is at
@@ -79,18 +83,24 @@ def judged(call: ToolCall) -> bool:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a term looks at: an asked episode, its instance, the counter and the judge."""
+    """What a term looks at: an asked episode, its instance, the counter and the judge.
+
+    `reader` and `metric` are who answered the episode's questions, and how answers are scored (None
+    is the source's own metric), for terms that ask again.
+    """
 
     episode: Episode
     instance: Instance
     counter: Counter
     judge: Judge | None
     config: RewardConfig
+    reader: Reader | None = None
+    metric: str | None = None
 
 
 Term = Callable[[Scene], "float | None | Sequence[float | None]"]
 """One number for the whole episode, or one per step; None is a measurement that failed."""
-TERMS: Registry[Term] = Registry("reward term")
+TERMS: Registry[Term] = Registry("reward term", "memalpha_kit.method.credit")
 
 
 @TERMS.register("accuracy")
@@ -147,8 +157,12 @@ def rewards(
     counter: Counter,
     judge: Judge | None = None,
     config: RewardConfig = RewardConfig(),  # noqa: B008 (frozen)
+    reader: Reader | None = None,
+    metric: str | None = None,
 ) -> Rewards:
     """The parts of one asked episode's reward; content is None for all steps without a judge.
+
+    `reader` and `metric` are what the episode was asked with; only terms that ask again need them.
 
     Raises InputError if the episode belongs to another instance or was not asked, and for a term
     of a user's module that gives neither one number nor one per step.
@@ -159,7 +173,7 @@ def rewards(
         raise InputError(
             f"{episode.id}: answers: expected one per question, found none (ask first)"
         )
-    scene = Scene(episode, instance, counter, judge, config)
+    scene = Scene(episode, instance, counter, judge, config, reader, metric)
     others = {name: _per_step(name, scene) for name in config.others}
     return Rewards(
         accuracy=reward_accuracy(scene),

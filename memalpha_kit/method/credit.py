@@ -1,0 +1,286 @@
+"""Credit: how much the answers need each entry of a memory, and with it each call and each step.
+
+The credit of an entry is its leave-one-out difference: the mean score of the questions answered
+from the whole memory, minus the mean score from the memory without this entry. 0: no question needs
+it. Below 0: it misleads. Two copies of a needed fact have credit 0 each, as either may go; that is
+what the difference says, and Shapley values, which would share the credit, need the reader to be
+asked about many memories per entry. The credit of a call or step is the sum over the entries whose
+final text it wrote, so credits of calls add up to those of the entries.
+
+A memory of n entries with m questions takes n * m readings. A reader by rule takes microseconds for
+one, as its index exchanges one text at a time. Where there are more than `readings`, the questions
+that used an entry are all asked again, and of the others, which can change only because an entry
+weighs on how others are ranked, a random sample: then `low` and `high` are a conservative interval
+for the same difference.
+
+    credits(episode, instance.questions, reader("best_entry"))      a row per entry
+    RewardConfig(others={"credit": 1.0})                            as a reward of each step
+"""
+
+from __future__ import annotations
+
+import random
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from math import comb
+
+import pandas as pd
+
+from memalpha_kit.errors import InputError
+from memalpha_kit.method.episode import scored_answer
+from memalpha_kit.method.memory import apply, empty
+from memalpha_kit.method.readers import Reader
+from memalpha_kit.method.rewards import TERMS, Scene
+from memalpha_kit.records import QA, Answer, Episode, Memory, Question
+from memalpha_kit.tasks import metric_of
+from memalpha_kit.tokens import counter
+
+READINGS = 100_000
+"""Answers by rule that `credits` takes before it samples: some seconds."""
+
+
+@dataclass(frozen=True)
+class Credit:
+    """What is known of one entry: its leave-one-out difference and the questions that need it.
+
+    `low` and `high` are equal to `credit` if every question was asked again. All three are None if
+    no question could be scored on both sides.
+    """
+
+    credit: float | None
+    low: float | None
+    high: float | None
+    needed_by: tuple[str, ...]  # ids of questions whose score falls without the entry
+
+
+# ---- entries ----------------------------------------------------------------------------------
+
+
+def parts(memory: Memory) -> list[tuple[str, str, str]]:
+    """Everything that can be left out, as (type, id, text); a paragraph's id is its name."""
+    named = {"core": memory.core, **memory.others}
+    texts = [(name, name, text) for name, text in named.items() if text and isinstance(text, str)]
+    return texts + [(name, entry.id, entry.text) for name, entry in memory.entries()]
+
+
+def without(memory: Memory, part: str) -> Memory:
+    """The memory without the entry of that id, or with that paragraph emptied."""
+    for name, entries in memory.lists().items():
+        if entries.get(part):
+            return memory.with_part(name, entries.removing(part))
+    return memory.with_part(part, "")
+
+
+def credits(
+    memory: Episode | Memory,
+    questions: Sequence[QA],
+    reader: Reader,
+    metric: str | None = None,
+    source: str = "",
+    *,
+    readings: int = READINGS,
+    seed: int = 0,
+    level: float = 0.95,
+    count: str = "wordpunct",
+) -> pd.DataFrame:
+    """A row per entry: id, type, text, tokens, credit, low, high, needed_by (ids of questions).
+
+    An episode brings its source, whose metric is the default, and its token counter. Raises
+    InputError for questions without an id of their own, and without a source or a metric.
+    """
+    if isinstance(memory, Episode):
+        count, source, memory = memory.memory_config.counter, memory.source, memory.memory
+    if not metric and not source:
+        raise InputError("credits: expected a metric or a source, found neither")
+    found = measure(memory, questions, reader, metric, source, readings, seed, level)
+    rows = [
+        {"id": part, "type": name, "text": text, "tokens": counter(count).count(text)}
+        | vars(found[part])
+        for name, part, text in parts(memory)
+    ]
+    columns = ["id", "type", "text", "tokens", "credit", "low", "high", "needed_by"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def measure(
+    memory: Memory,
+    questions: Sequence[QA],
+    reader: Reader,
+    metric: str | None = None,
+    source: str = "",
+    readings: int = READINGS,
+    seed: int = 0,
+    level: float = 0.95,
+) -> dict[str, Credit]:
+    """The credit of every part of the memory, by its id."""
+    if len({qa.id for qa in questions}) < len(questions) or not questions:
+        raise InputError("credits: questions: expected one or more, each with an id of its own")
+    put = [Question(qa.id, qa.question, source, "", memory) for qa in questions]
+    scores = _Scores(questions, metric or metric_of(source, judged=False))
+    before = reader.read(put)
+    whole = {i: score for i, one in enumerate(before) if (score := scores(i, one)) is not None}
+    listed = [part for _, part, _ in parts(memory)]
+    exact = len(listed) * len(whole) <= readings
+    n_drawn = max(1, readings // max(1, len(listed)))
+    rng, found = random.Random(seed), {}
+    for part, answer in _without_each(reader, memory, listed):
+        used = [i for i in whole if exact or part in before[i].retrieved]
+        others = [i for i in whole if i not in set(used)]
+        drawn = rng.sample(others, min(n_drawn, len(others)))
+        asked = used + drawn
+        after = [scores(i, a) for i, a in zip(asked, answer([put[i] for i in asked]), strict=True)]
+        falls = {i: whole[i] - a for i, a in zip(asked, after, strict=True) if a is not None}
+        needed = tuple(questions[i].id for i in sorted(falls) if falls[i] > 0)
+        surely, seen = ([falls[i] for i in group if i in falls] for group in (used, drawn))
+        n_others = len(others) - (len(drawn) - len(seen))
+        found[part] = Credit(*_estimate(surely, seen, n_others, level), needed)
+    return found
+
+
+class _Scores:
+    """Scores answers; what was scored before is looked up."""
+
+    def __init__(self, questions: Sequence[QA], metric: str) -> None:
+        self.questions, self.metric = questions, metric
+        self._known: dict[tuple[int, str | None], float | None] = {}
+
+    def __call__(self, place: int, answer: Answer) -> float | None:
+        key = (place, answer.prediction)
+        if key not in self._known:
+            gold = self.questions[place].answers
+            self._known[key] = scored_answer(answer, gold, self.metric, "credits").score
+        return self._known[key]
+
+
+Answering = Callable[[Sequence[Question]], list[Answer]]
+
+
+def _without_each(
+    reader: Reader, memory: Memory, listed: Sequence[str]
+) -> Iterator[tuple[str, Answering]]:
+    """Every part's id and who answers from the memory without it.
+
+    Rules exchange the entry in their index; any other reader is given another memory.
+    """
+    opened = reader.opened(memory) if hasattr(reader, "opened") else None
+    paragraphs = set(listed) - {entry.id for _, entry in memory.entries()}
+    for part in listed:
+        if opened and part not in paragraphs:
+            opened.hide(part)
+            yield part, lambda asked: [opened.answer(question) for question in asked]
+        else:
+            yield part, partial(_read, reader, without(memory, part))
+
+
+def _read(reader: Reader, memory: Memory, asked: Sequence[Question]) -> list[Answer]:
+    """Answers to questions about another memory than theirs."""
+    return reader.read([replace(question, memory=memory) for question in asked])
+
+
+# ---- intervals --------------------------------------------------------------------------------
+
+
+def _estimate(
+    surely: Sequence[float], drawn: Sequence[float], n_others: int, level: float
+) -> tuple[float | None, float | None, float | None]:
+    """The mean fall of the score over all questions, and an interval for it.
+
+    `surely` are the falls of all questions of one kind, `drawn` those of a random sample of the
+    `n_others` others. One that was not drawn may change by as much as 1; how many do, up and down,
+    is bounded from the sample (`most_changed`), each side at half of the tail.
+    """
+    n, m = len(surely) + n_others, len(drawn)
+    if not n or (n_others and not m):
+        return None, None, None
+    rest = sum(drawn) * n_others / m if m else 0.0
+    tail, known = (1 - level) / 2, sum(surely) + sum(drawn)
+    downs, ups = (sum(sign * fall > 0 for fall in drawn) for sign in (1, -1))
+    high = known + most_changed(downs, m, n_others, tail) - downs
+    low = known - most_changed(ups, m, n_others, tail) + ups
+    return (sum(surely) + rest) / n, low / n, high / n
+
+
+@lru_cache(maxsize=4096)
+def most_changed(seen: int, drawn: int, total: int, tail: float) -> int:
+    """The most of `total` things that can be changed ones if `seen` of `drawn` were.
+
+    The largest number under which so few changed ones are drawn, without replacement, with a
+    probability above `tail` (hypergeometric; Clopper and Pearson's argument).
+
+    >>> most_changed(0, 50, 100, 0.025)
+    4
+    """
+
+    def too_many(changed: int) -> bool:
+        ways = sum(comb(changed, k) * comb(total - changed, drawn - k) for k in range(seen + 1))
+        return ways <= tail * comb(total, drawn)
+
+    possible = range(seen, total - (drawn - seen) + 1)
+    return possible[bisect_left(possible, True, key=too_many) - 1]
+
+
+# ---- calls and steps --------------------------------------------------------------------------
+
+
+def authors(episode: Episode) -> dict[str, tuple[int, int]]:
+    """Who wrote the final text of each entry: (place of the step, place of the call in it)."""
+    memory, wrote = empty(episode.memory_config), {}
+    for step, turn in enumerate(episode.steps):
+        for place, call in enumerate(turn.calls):
+            before = memory
+            memory, _ = apply(before, call, episode.memory_config)
+            wrote |= dict.fromkeys(_written(before, memory), (step, place))
+    return {part: wrote[part] for _, part, _ in parts(memory)}
+
+
+def _written(before: Memory, after: Memory) -> Iterator[str]:
+    """The ids of the entries, and the names of the paragraphs, that one call wrote."""
+    for name in ("core", *after.lists(), *after.others):
+        old, new = before.part(name), after.part(name)
+        if isinstance(new, str):
+            yield from [name] if new != old else []
+            continue
+        change = new.change if new is not None else None
+        while change and change.parent and change is not old.change:
+            if change.after is not None:
+                yield new.at(change.place).id
+            change = change.parent
+
+
+def call_credits(episode: Episode, entries: pd.DataFrame) -> pd.DataFrame:
+    """A row per call: step, call (its place in the step), name, status, entries, credit.
+
+    `entries` is the table of `credits`. `entries` and `credit` of a row are the ids of the entries
+    whose final text the call wrote and the sum of their credits; a deletion has none.
+    """
+    wrote = authors(episode)
+    known = dict(zip(entries["id"], entries["credit"], strict=True))
+    rows = []
+    for step, turn in enumerate(episode.steps):
+        for place, call in enumerate(turn.calls):
+            mine = tuple(part for part in known if wrote[part] == (step, place))
+            row = {"step": step, "call": place, "name": call.name, "status": call.status}
+            rows.append(row | {"entries": mine, "credit": sum(known[part] for part in mine)})
+    return pd.DataFrame(rows, columns=["step", "call", "name", "status", "entries", "credit"])
+
+
+@TERMS.register("credit")
+def reward_credit(scene: Scene) -> tuple[float | None, ...]:
+    """The credit of the entries whose final text a step wrote; their sum is at most about r1.
+
+    Needs the reader that answered; a model as a reader is asked about every entry again.
+    """
+    episode = scene.episode
+    if scene.reader is None:
+        raise InputError("reward term 'credit': expected the reader of the episode, found none")
+    metric = scene.metric
+    found = measure(
+        episode.memory, scene.instance.questions, scene.reader, metric, scene.instance.source
+    )
+    sums: list[float | None] = [0.0] * len(episode.steps)
+    for part, (step, _) in authors(episode).items():
+        known = found[part].credit
+        sums[step] = None if known is None or sums[step] is None else sums[step] + known
+    return tuple(sums)

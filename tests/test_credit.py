@@ -1,0 +1,272 @@
+"""Credit of entries, calls and steps: leave-one-out differences, exact and sampled."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from memalpha_kit.errors import InputError
+from memalpha_kit.lab import miniature
+from memalpha_kit.method import metrics
+from memalpha_kit.method.calls import render_calls
+from memalpha_kit.method.credit import (
+    authors,
+    call_credits,
+    credits,
+    measure,
+    most_changed,
+    parts,
+    without,
+)
+from memalpha_kit.method.episode import ask, play, write
+from memalpha_kit.method.memory import apply, empty
+from memalpha_kit.method.readers import reader
+from memalpha_kit.method.rewards import rewards, step_rewards
+from memalpha_kit.records import QA, Completion, Entry, Memory, Question, ToolCall, make_instance
+from memalpha_kit.settings import MemoryConfig, ProtocolConfig, RewardConfig, load_profile
+from memalpha_kit.tokens import counter
+
+WORDS = ("bees", "boats", "Nora", "Tom", "hum", "Lund", "red", "keeps")
+BEST = reader("best_entry")
+texts = st.lists(st.sampled_from(WORDS), min_size=1, max_size=5).map(" ".join)
+labelled = st.tuples(texts, st.integers(0, 2)).map(lambda t: f"Sentence: {t[0]}\nLabel: {t[1]}")
+questions = st.lists(st.tuples(texts, st.sampled_from(WORDS)), min_size=1, max_size=6).map(
+    lambda found: [QA(f"q{i}", text, (gold,)) for i, (text, gold) in enumerate(found)]
+)
+
+
+@st.composite
+def memories(draw):
+    """Memories with a core, with entries that repeat each other's words, some of them labelled."""
+    semantic, episodic = (draw(st.lists(texts | labelled, max_size=6)) for _ in range(2))
+    ids = draw(st.permutations(range(1, len(semantic + episodic) + 1)))
+    made = [Entry(str(i), text) for i, text in zip(ids, semantic + episodic, strict=True)]
+    n = len(semantic)
+    return Memory(draw(st.just("") | texts), made[:n], made[n:], next_id=len(made) + 1)
+
+
+def mean_score(memory, asked, by, metric):
+    put = [Question(qa.id, qa.question, "trec_coarse", memory=memory) for qa in asked]
+    pairs = zip(by.read(put), asked, strict=True)
+    scores = [metrics.score(metric, answer.prediction, qa.answers) for answer, qa in pairs]
+    return sum(scores) / len(scores)
+
+
+def rebuilt(memory, part):
+    """The memory made anew from everything but one part."""
+    core = "" if part == "core" else memory.core
+    return Memory(core, *([e for e in s if e.id != part] for s in memory.lists().values()))
+
+
+@pytest.mark.parametrize("name", ["best_entry", "label_vote", "by_source", "read_nothing"])
+@settings(deadline=None, max_examples=60)
+@given(memory=memories(), asked=questions)
+def test_leaving_one_out_equals_recomputing_from_scratch(name, memory, asked):
+    by = reader(name)
+    found = measure(memory, asked, by, "substring", "trec_coarse")
+    whole = mean_score(memory, asked, by, "substring")
+    assert list(found) == [part for _, part, _ in parts(memory)]
+    for part, credit in found.items():
+        left = mean_score(rebuilt(memory, part), asked, by, "substring")
+        assert credit.credit == pytest.approx(whole - left, abs=1e-12)
+        assert credit.low == credit.credit == credit.high
+        assert without(memory, part) == dataclasses.replace(
+            rebuilt(memory, part), next_id=memory.next_id
+        )
+
+
+class Plain:
+    """A reader that can only read."""
+
+    name = "plain"
+
+    def __init__(self, asked=None):
+        self.asked = [] if asked is None else asked
+
+    def read(self, put, done=None):
+        self.asked.append(len(put))
+        return BEST.read(put, done)
+
+
+@settings(deadline=None, max_examples=30)
+@given(memory=memories(), asked=questions)
+def test_a_reader_that_can_only_read_gives_the_same_credits(memory, asked):
+    assert measure(memory, asked, Plain(), "substring") == measure(memory, asked, BEST, "substring")
+
+
+def world(n=40, m=25, seed=0):
+    """Entries of which the first m are each asked about, with a word that only they have."""
+    rng = random.Random(seed)
+    entries = [
+        Entry(str(i + 1), f"name{i} {' '.join(rng.choices(WORDS, k=6))} place{i}") for i in range(n)
+    ]
+    asked = [QA(f"q{i}", f"Where is name{i}?", (f"place{i}",)) for i in range(m)]
+    return Memory(semantic=entries, next_id=n + 1), asked
+
+
+def test_an_entry_is_worth_the_questions_that_need_it_and_no_others():
+    memory, asked = world()
+    table = credits(memory, asked, BEST, "substring").set_index("id")
+    assert table.credit.tolist() == [1 / 25] * 25 + [0] * 15
+    assert table.needed_by["3"] == ("q2",) and table.needed_by["40"] == ()
+    assert table.credit.sum() == mean_score(memory, asked, BEST, "substring") == 1
+
+
+def test_two_copies_of_a_fact_have_no_credit_and_a_misleading_entry_less_than_none():
+    copies = Memory(semantic=(Entry("1", "Nora keeps bees"), Entry("2", "Nora keeps red bees")))
+    asked = [QA("q0", "What keeps Nora?", ("bees",))]
+    assert credits(copies, asked, BEST, "substring").credit.tolist() == [0, 0]
+    stale = Memory(semantic=(Entry("1", "Nora keeps boats"), Entry("2", "Nora keeps red bees")))
+    assert credits(stale, asked, BEST, "substring").credit.tolist() == [-1, 0]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_sampled_interval_holds_the_exact_credit_and_used_entries_are_exact(seed):
+    memory, asked = world(60, 45, seed)
+    exact = credits(memory, asked, BEST, "substring")
+    rough = credits(memory, asked, BEST, "substring", readings=600, seed=seed)
+    assert rough.credit.tolist() == pytest.approx(exact.credit.tolist())  # nothing else changes
+    assert (rough.low <= exact.credit + 1e-12).all() and (exact.credit <= rough.high + 1e-12).all()
+    assert (rough.low < rough.high).all()
+    again = credits(memory, asked, BEST, "substring", readings=600, seed=seed)
+    assert again.equals(rough)
+
+
+@settings(deadline=None, max_examples=40)
+@given(memory=memories(), asked=questions, seed=st.integers(0, 99))
+def test_a_sampled_interval_holds_its_estimate(memory, asked, seed):
+    for credit in measure(memory, asked, BEST, "substring", readings=1, seed=seed).values():
+        assert credit.low - 1e-12 <= credit.credit <= credit.high + 1e-12
+
+
+def test_the_bound_on_what_was_not_drawn_holds_as_often_as_it_says():
+    rng, total, drawn = random.Random(0), 60, 20
+    for changed in (0, 3, 10, 30):
+        missed = 0
+        for _ in range(400):
+            seen = sum(i < changed for i in rng.sample(range(total), drawn))
+            missed += most_changed(seen, drawn, total, 0.025) < changed
+        assert missed / 400 <= 0.05
+    assert most_changed(3, 20, 20, 0.025) == 3 and most_changed(0, 0, 5, 0.025) == 5
+
+
+def test_only_some_questions_are_asked_again_when_readings_are_few():
+    memory, asked = world(30, 20)
+    seen = []
+    measure(memory, asked, Plain(seen), "substring", readings=90)
+    assert seen[0] == 20 and max(seen[1:]) <= 1 + 3
+
+
+def test_questions_without_a_score_are_left_out():
+    class Failing(Plain):
+        def read(self, put, done=None):
+            whole = len(put[0].memory.semantic) == 3
+            return [
+                dataclasses.replace(a, prediction=None) if q.id == "q0" or not whole else a
+                for q, a in zip(put, BEST.read(put), strict=True)
+            ]
+
+    memory, asked = world(3, 2)
+    for credit in measure(memory, asked, Failing(), "substring").values():
+        assert (credit.credit, credit.low, credit.high, credit.needed_by) == (None, None, None, ())
+
+
+@pytest.mark.parametrize("asked", [[], [QA("q0", "a", ("b",)), QA("q0", "c", ("d",))]])
+def test_questions_need_ids_of_their_own(asked):
+    with pytest.raises(InputError, match="id of its own"):
+        credits(Memory(), asked, BEST, "substring")
+
+
+def test_a_memory_alone_needs_a_metric_or_a_source_and_an_empty_one_has_no_rows():
+    asked = [QA("q0", "Who?", ("Tom",))]
+    with pytest.raises(InputError, match="metric or a source"):
+        credits(Memory(), asked, BEST)
+    assert credits(Memory(), asked, BEST, source="squad").empty
+
+
+# --- Calls and steps ------------------------------------------------------------------------------
+
+
+class Scripted:
+    """A writer that makes random inserts, updates and deletions, some of them of nothing."""
+
+    name = "scripted"
+
+    def write(self, requests):
+        return [Completion(render_calls(self.calls(r), "qwen")) for r in requests]
+
+    def calls(self, request):
+        rng = random.Random(request.seed)
+        known = [(f"{name}_memory", e.id) for name, e in request.memory.entries()]
+        for _ in range(rng.randrange(6)):
+            text = " ".join(rng.choices(WORDS, k=3))
+            kind, number = rng.choice([*known, ("semantic_memory", "77")])
+            yield rng.choice(
+                [
+                    ToolCall("new_memory_insert", {"memory_type": kind, "content": text}),
+                    ToolCall("memory_update", {"memory_type": "core_memory", "new_content": text}),
+                    ToolCall(
+                        "memory_update",
+                        {"memory_type": kind, "memory_id": number, "new_content": text},
+                    ),
+                    ToolCall("memory_delete", {"memory_type": kind, "memory_id": number}),
+                ]
+            )
+
+
+def episodes(n=30, chunks=8):
+    instances = [
+        make_instance(
+            "squad", [f"chunk {i} {j}" for j in range(chunks)], [QA("q0", "Nora?", ("x",))]
+        )
+        for i in range(n)
+    ]
+    return instances, write(instances, Scripted(), MemoryConfig(), ProtocolConfig())
+
+
+def test_the_author_of_an_entry_is_the_last_call_that_changed_its_text():
+    seen = 0
+    for episode in episodes()[1]:
+        memory, wrote = empty(episode.memory_config), {}
+        for step, turn in enumerate(episode.steps):
+            for place, call in enumerate(turn.calls):
+                before = {part: text for _, part, text in parts(memory)}
+                memory, _ = apply(memory, call, episode.memory_config)
+                after = {part: text for _, part, text in parts(memory)}
+                wrote |= {p: (step, place) for p in after if after[p] != before.get(p)}
+        assert authors(episode) == {part: wrote[part] for _, part, _ in parts(memory)}
+        seen += len(authors(episode))
+    assert seen > 100
+
+
+def test_credits_of_calls_add_up_to_those_of_entries_and_steps_to_those_of_calls():
+    profile = load_profile("laptop")
+    profile = dataclasses.replace(profile, reward=RewardConfig(others={"credit": 0.5}))
+    instances = miniature.training_instances(profile)[:4]
+    played = play(instances, miniature.references(profile)[3], miniature.environment(profile), 2)
+    for episode in played.episodes:
+        asked = next(i.questions for i in instances if i.id == episode.instance)
+        entries = credits(episode, asked, BEST, "substring")
+        calls = call_credits(episode, entries)
+        assert calls.credit.sum() == pytest.approx(entries.credit.sum())
+        assert sorted(i for ids in calls.entries for i in ids) == sorted(entries.id)
+        found = played.rewards[episode.id]
+        by_step = calls.groupby("step").credit.sum().reindex(range(len(episode.steps)))
+        assert list(found.others["credit"]) == pytest.approx(list(by_step.fillna(0)))
+        plain = dataclasses.replace(profile.reward, others={})
+        for step, value in enumerate(found.others["credit"]):
+            base = step_rewards(found, plain)[step]
+            assert step_rewards(found, profile.reward)[step] == pytest.approx(base + 0.5 * value)
+    assert any(value > 0 for parts in played.rewards.values() for value in parts.others["credit"])
+
+
+def test_credit_is_off_by_default_and_needs_the_reader():
+    assert RewardConfig().others == {}
+    instances, (first, *_) = episodes(1)
+    (asked,) = ask([first], instances, BEST)
+    with pytest.raises(InputError, match="reader of the episode"):
+        rewards(asked, instances[0], counter("words"), config=RewardConfig(others={"credit": 1.0}))
