@@ -94,6 +94,7 @@ def _cut(rendered: str) -> list[str]:
 _C = world.CONSONANTS
 PATTERN = (
     rf"[{_C.upper()}][aeiou](?=[{_C}][aeiou][ns]?\b)"  # first syllable of a name
+    r"|is the [a-z]+ of |goes to the [a-z]+ |[a-z]+ of "  # glue belongs to the word inside it
     r"|L\d ?|\d\d ?|[A-Za-z_]+ ?|[^\sA-Za-z\d]|\d|\s"  # a space belongs to the word before it
 )
 
@@ -108,32 +109,29 @@ def tokenizer() -> PreTrainedTokenizerBase:
 
 def _words() -> list[str]:
     chat = " ".join(world.CHAT).replace("{", "").replace("}", "").split()
-    words = [
-        *world.THINGS,
-        *world.ADJECTIVES,
-        *world.NOUNS,
-        *chat,
-        "case",
-        "now",
-        *["what", "is", "of"],
+    words = [*world.ADJECTIVES, *world.NOUNS, *chat, "Label", "Now"]
+    glued = [
+        *(f"is the {thing} of " for thing in world.THINGS),
+        *(f"goes to the {adjective} " for adjective in world.ADJECTIVES),
+        *(f"{noun} of " for noun in world.NOUNS),
     ]
     values = [f"{value:02d}" for value in range(100)] + [f"L{label}" for label in range(10)]
     spaced = [*dict.fromkeys(words), *world.LAST]
-    return [*world.FIRST, *spaced, *(f"{word} " for word in spaced), *(f"{v} " for v in values)]
+    return [*world.FIRST, *spaced, *(f"{word} " for word in spaced), *glued, *(f"{v} " for v in values)]
 
 
 # --- Copying --------------------------------------------------------------------------------------
 
-OUTSIDE = {"now", "waved", "at", "the", "driver", "it", "rained", "near", "saw", "a", "liked"}
-"""Words that copy rows do not use: `now` has a meaning there, the others only glue sentences."""
+OUTSIDE = {"Now", "waved", "at", "the", "driver", "It", "rained", "near", "saw", "a", "liked"}
+"""Words that copy rows do not use: `Now` has a meaning there, the others only glue sentences."""
 
 
 class CopyRows:
     """Rows of random tokens in the form of the world; call it with a generator for one row.
 
     The prompt shows up to five rows with ids and a few sentences; the completion transcribes some
-    of the sentences in any order. A sentence that starts with `now` and repeats the key of a row
-    becomes an update of that row's id; other `now` sentences, some differing from a row by one
+    of the sentences in any order. A sentence that starts with `Now` and repeats the key of a row
+    becomes an update of that row's id; other `Now` sentences, some differing from a row by one
     token of the key, become inserts. Which sentence comes next cannot be known, so the tokens that
     choose it have weight 0, and so has the end.
     """
@@ -148,7 +146,7 @@ class CopyRows:
             name: token(value) for name, value in vars(parts).items() if name != "id_start"
         }
         self.ids = [token(parts.id_start + number) for number in IDS]
-        self.now, self.line, self.stop = token("now "), token("\n"), token(".")
+        self.now, self.line, self.stop = token("Now "), token("\n"), token(".")
         self.eos = tokenizer.eos_token_id
         words = [w for w in _words() if w.strip() not in OUTSIDE]
         self.pool = sorted({token(word) for word in words})
@@ -195,12 +193,12 @@ class CopyRows:
             changed = kind < 0.65
             sentence = self._unknown(rows, rng) if changed else self._tokens(rng.randint(3, 6), rng)
             ending, heavy = [self.part["insert_end"]], [1.0]
-        chosen = 3 if sentence[0] == self.now else 2  # opening, perhaps now, first token
+        chosen = 3 if sentence[0] == self.now else 2  # opening, perhaps Now, first token
         weights = [0.0] * chosen + [1.0] * (len(sentence) + 1 - chosen)
         return sentence, [self.part["semantic"], *sentence, *ending], weights + heavy
 
     def _unknown(self, rows: list, rng: random.Random) -> list[int]:
-        """A `now` sentence whose key no row has, half of the time almost a row's."""
+        """A `Now` sentence whose key no row has, half of the time almost a row's."""
         tokens = self._tokens(4, rng)
         if rows and rng.random() < 0.5:
             (_, *key), _ = rng.choice(rows)

@@ -3,15 +3,16 @@
 Everything about a sentence can be read from its text, so there are no hidden labels: the teacher,
 the judge and the statistics all go through `read_sentence`.
 
-    46 phone Pemes                fact: the phone of Pemes is 46
-    now 53 phone Pemes            correction of an earlier fact
-    case L4 red kettle Pemes      labelled example
-    Pemes waved at the driver     chit-chat; no question asks about it
+    46 is the phone of Pemes                     fact
+    Now 53 is the phone of Pemes                 correction of an earlier fact
+    Label L4 goes to the red kettle of Pemes     labelled example
+    Pemes waved at the driver                    chit-chat; no question asks about it
 
-Questions ask for the *latest* value ("what is the phone of Pemes" -> 53), and the frozen reader
-takes the best BM25 entry, ties to the oldest: whoever stores a correction as a new entry beside
-the stale one is answered with the stale one. Names of evaluation never occur in training.
-Source: spec laptop_experiment.md; wording and numbers are ours.
+The value comes first and the name last, because a policy of two layers learns to copy what follows
+a key much earlier than what stands before it. Questions ask for the *latest* value ("what is the
+phone of Pemes" -> 53), and the frozen reader takes the best BM25 entry, ties to the oldest: whoever
+stores a correction as a new entry beside the stale one is answered with the stale one. Names of
+evaluation never occur in training.
 """
 
 from __future__ import annotations
@@ -36,30 +37,30 @@ THINGS = tuple(
     "locker badge desk gate phone garage bike box room ticket "  # noqa: SIM905 (easier to read)
     "shelf hook cabin tent lane seat cart chest vault drawer".split()
 )
-ADJECTIVES = ("red", "blue", "green", "old", "new", "small", "big", "warm", "cold", "dark")
+ADJECTIVES = ("red", "blue", "green", "round", "new", "small", "big", "warm", "cold", "dark")
 NOUNS = (
     *("kettle", "lamp", "river", "garden", "train"),
     *("window", "bottle", "ladder", "hammer", "ribbon"),
 )
 CHAT = (
     "{n} waved at the driver",
-    "it rained near the {w}",
+    "It rained near the {w}",
     "{n} saw a {a} {w}",
     "{n} liked the {w}",
-    "the {w} looked {a} today",
+    "The {w} looked {a} today",
     "{n} and {m} had lunch",
     "{n} sold a {a} {w}",
-    "nobody moved the {a} {w}",
+    "Nobody moved the {a} {w}",
 )
-_FACT = re.compile(r"(now )?(\d\d) ([a-z]+ [A-Z][a-z]+)")
-_EXAMPLE = re.compile(r"case (L\d) ([a-z]+ [a-z]+ [A-Z][a-z]+)")
+_FACT = re.compile(r"(Now )?(\d\d) is the ([a-z]+ of [A-Z][a-z]+)")
+_EXAMPLE = re.compile(r"Label (L\d) goes to the ([a-z]+ [a-z]+ of [A-Z][a-z]+)")
 
 
 @dataclass(frozen=True)
 class Sentence:
     """One sentence: `kind` is fact, correction, example or chat; chat has no key and no value.
 
-    `key` is what the value belongs to ("phone Pemes"); two sentences about the same thing share it.
+    `key` is what the value belongs to ("phone of Pemes"); two sentences about the same thing share it.
     """
 
     kind: str
@@ -79,7 +80,7 @@ def read_sentence(text: str) -> Sentence:
     if fact := _FACT.fullmatch(text):
         return Sentence("correction" if fact[1] else "fact", text, fact[3], fact[2])
     if example := _EXAMPLE.fullmatch(text):
-        return Sentence("example", text, f"case {example[2]}", example[1])
+        return Sentence("example", text, f"label {example[2]}", example[1])
     return Sentence("chat", text)
 
 
@@ -143,11 +144,10 @@ def _instance(
 
 
 def ask_about(key: str) -> str:
-    """The question for a key: `what is the phone of Pemes`, or the example's own words."""
-    if key.startswith("case "):
-        return key
-    thing, name = key.split()
-    return f"what is the {thing} of {name}"
+    """The question for a key: `what is the phone of Pemes`, `which label goes to the red ...`."""
+    if key.startswith("label "):
+        return f"which label goes to the {key.removeprefix('label ')}"
+    return f"what is the {key}"
 
 
 def _news(config: WorldConfig, people: Sequence[str], latest: dict, rng: random.Random) -> Sentence:
@@ -168,12 +168,13 @@ def _news(config: WorldConfig, people: Sequence[str], latest: dict, rng: random.
 
 
 def _new_fact(people: Sequence[str], rng: random.Random) -> Sentence:
-    return read_sentence(f"{rng.randint(0, 99):02d} {rng.choice(THINGS)} {rng.choice(people)}")
+    value, thing, name = rng.randint(0, 99), rng.choice(THINGS), rng.choice(people)
+    return read_sentence(f"{value:02d} is the {thing} of {name}")
 
 
 def _new_example(people: Sequence[str], rng: random.Random) -> Sentence:
-    words = rng.choice(ADJECTIVES), rng.choice(NOUNS), rng.choice(people)
-    return read_sentence(f"case L{rng.randint(0, 9)} {' '.join(words)}")
+    adjective, noun, name = rng.choice(ADJECTIVES), rng.choice(NOUNS), rng.choice(people)
+    return read_sentence(f"Label L{rng.randint(0, 9)} goes to the {adjective} {noun} of {name}")
 
 
 def _chat(people: Sequence[str], rng: random.Random) -> Sentence:
@@ -184,12 +185,12 @@ def _chat(people: Sequence[str], rng: random.Random) -> Sentence:
 
 def _correction(config: WorldConfig, latest: dict, rng: random.Random) -> list[Sentence]:
     """At most one correction, of a fact that an earlier chunk told."""
-    open_keys = [k for k, (_, chunk) in latest.items() if chunk >= 0 and not k.startswith("case ")]
+    open_keys = [k for k, (_, chunk) in latest.items() if chunk >= 0 and not k.startswith("label ")]
     if not open_keys or rng.random() >= config.correction:
         return []
     key = rng.choice(open_keys)
     value = rng.choice([f"{v:02d}" for v in range(100) if f"{v:02d}" != latest[key][0]])
-    return [read_sentence(f"now {value} {key}")]
+    return [read_sentence(f"Now {value} is the {key}")]
 
 
 # --- Teachers -------------------------------------------------------------------------------------
@@ -389,4 +390,4 @@ def _anything(people: Sequence[str], rng: random.Random) -> Sentence:
     if kind < 0.3:
         return _new_example(people, rng)
     fact = _new_fact(people, rng)
-    return read_sentence(f"now {fact.text}") if rng.random() < 0.3 else fact
+    return read_sentence(f"Now {fact.text}") if rng.random() < 0.3 else fact
