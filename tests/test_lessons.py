@@ -45,10 +45,15 @@ def copy_row(tokenizer):
 def word_forms() -> list[str]:
     """Every form in which the world writes a word, a value or a syllable."""
     chat = {word for pattern in world.CHAT for word in pattern.split() if "{" not in word}
-    plain = [*world.THINGS, *world.ADJECTIVES, *world.NOUNS, *chat, "case", "now"]
+    plain = [*world.ADJECTIVES, *world.NOUNS, *chat, "Label", "Now"]
     values = [f"{value:02d}" for value in range(100)] + [f"L{label}" for label in range(10)]
     spaced = [f"{word} " for word in (*plain, *values, *world.LAST)]
-    return [*world.FIRST, *plain, *world.LAST, *spaced]
+    glued = [
+        *(f"is the {thing} of " for thing in world.THINGS),
+        *(f"goes to the {adjective} " for adjective in world.ADJECTIVES),
+        *(f"{noun} of " for noun in world.NOUNS),
+    ]
+    return [*world.FIRST, *plain, *world.LAST, *spaced, *glued]
 
 
 # --- The tokenizer -------------------------------------------------------------------------------
@@ -78,9 +83,9 @@ def test_the_same_tokenizer_is_built_again(tokenizer):
 
 
 def test_an_id_in_a_row_and_in_an_update_is_the_same_token(tokenizer):
-    entry = Entry("17", "46 phone Pemes")
+    entry = Entry("17", "46 is the phone of Pemes")
     memory = Memory(None, (entry,), ())
-    call = world.update_call(world.read_sentence("now 53 phone Pemes"), entry)
+    call = world.update_call(world.read_sentence("Now 53 is the phone of Pemes"), entry)
     (wanted,) = encode_text(tokenizer, ID_START + "17")
     assert encode_text(tokenizer, render_compact(memory, "x", MEMORY)).count(wanted) == 1
     assert encode_text(tokenizer, render_calls([call], "compact")).count(wanted) == 1

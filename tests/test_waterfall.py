@@ -217,15 +217,20 @@ def test_a_reader_that_says_nothing_was_not_given_what_was_written():
 
 
 def test_a_correction_beside_its_stale_fact_is_kept_but_not_retrieved():
-    chunks = ["46 phone Pemes.", "now 53 phone Pemes.\n53 desk Banu."]
-    qa = QA("q0", world.ask_about("phone Pemes"), ("53",), 1)
+    chunks = ["46 is the phone of Pemes.", "Now 53 is the phone of Pemes.\n53 is the desk of Banu."]
+    qa = QA("q0", world.ask_about("phone of Pemes"), ("53",), 1)
     data = make_instance(world.SOURCE, chunks, [qa])
-    inserts = [insert("46 phone Pemes"), insert("53 desk Banu") + insert("now 53 phone Pemes")]
+    inserts = [
+        insert("46 is the phone of Pemes"),
+        insert("53 is the desk of Banu") + insert("Now 53 is the phone of Pemes"),
+    ]
     [asked] = ask([episode(*inserts, instance=data)], [data], BestEntry())
     assert found(asked, asked.answers[0], data, strict=True) == ("not_retrieved", 1, None)
-    other = episode(inserts[0], insert("53 desk Banu"), instance=data)
+    other = episode(inserts[0], insert("53 is the desk of Banu"), instance=data)
     assert found(other, asked.answers[0], data, strict=True)[0] == "never_written"
-    undone = episode(insert("53 phone Pemes"), update("1", "46 phone Pemes"), instance=data)
+    undone = episode(
+        insert("53 is the phone of Pemes"), update("1", "46 is the phone of Pemes"), instance=data
+    )
     assert found(undone, asked.answers[0], data, strict=True) == ("overwritten_or_deleted", 0, 1)
 
 

@@ -38,16 +38,16 @@ def instances(n_chunks: int = 4, n: int = 20, config: WorldConfig = CONFIG, seed
 @pytest.mark.parametrize(
     ("text", "kind", "key", "value"),
     [
-        ("46 phone Pemes", "fact", "phone Pemes", "46"),
-        ("46 phone Pemes.", "fact", "phone Pemes", "46"),
-        ("now 53 phone Pemes", "correction", "phone Pemes", "53"),
-        ("case L4 red kettle Pemes", "example", "case red kettle Pemes", "L4"),
+        ("46 is the phone of Pemes", "fact", "phone of Pemes", "46"),
+        ("46 is the phone of Pemes.", "fact", "phone of Pemes", "46"),
+        ("Now 53 is the phone of Pemes", "correction", "phone of Pemes", "53"),
+        ("Label L4 goes to the red kettle of Pemes", "example", "label red kettle of Pemes", "L4"),
         ("Pemes waved at the driver", "chat", "", ""),
-        ("46 phone", "chat", "", ""),
-        ("146 phone Pemes", "chat", "", ""),
-        ("46 phone pemes", "chat", "", ""),
-        ("now now 46 phone Pemes", "chat", "", ""),
-        ("46 phone Pemes 47 desk Banu", "chat", "", ""),
+        ("46 is the phone", "chat", "", ""),
+        ("146 is the phone of Pemes", "chat", "", ""),
+        ("46 is the phone of pemes", "chat", "", ""),
+        ("Now Now 46 is the phone of Pemes", "chat", "", ""),
+        ("46 is the phone of Pemes 47 is the desk of Banu", "chat", "", ""),
         ("", "chat", "", ""),
     ],
 )
@@ -58,21 +58,27 @@ def test_a_sentence_says_what_it_is(text, kind, key, value):
 def test_reading_is_the_inverse_of_generating_for_each_kind():
     rng = random.Random(0)
     for name, thing in itertools.product(HELD_OUT[:20], world.THINGS):
-        for now, kind in (("", "fact"), ("now ", "correction")):
-            read = world.read_sentence(f"{now}07 {thing} {name}")
-            assert (read.kind, read.key, read.value) == (kind, f"{thing} {name}", "07")
+        for now, kind in (("", "fact"), ("Now ", "correction")):
+            read = world.read_sentence(f"{now}07 is the {thing} of {name}")
+            assert (read.kind, read.key, read.value) == (kind, f"{thing} of {name}", "07")
     for adjective, noun in itertools.product(world.ADJECTIVES, world.NOUNS):
-        read = world.read_sentence(f"case L3 {adjective} {noun} {HELD_OUT[0]}")
+        read = world.read_sentence(f"Label L3 goes to the {adjective} {noun} of {HELD_OUT[0]}")
         assert (read.kind, read.value) == ("example", "L3")
-        assert read.key == f"case {adjective} {noun} {HELD_OUT[0]}"
+        assert read.key == f"label {adjective} {noun} of {HELD_OUT[0]}"
     for pattern in world.CHAT:
         words = {"n": HELD_OUT[0], "m": HELD_OUT[1], "w": "lamp", "a": rng.choice(world.ADJECTIVES)}
         assert world.read_sentence(pattern.format(**words)).kind == "chat"
 
 
 def test_an_example_is_episodic_and_everything_else_semantic():
-    assert world.read_sentence("case L4 red kettle Pemes").store == "episodic_memory"
-    for text in ("46 phone Pemes", "now 46 phone Pemes", "Pemes saw a red lamp"):
+    assert (
+        world.read_sentence("Label L4 goes to the red kettle of Pemes").store == "episodic_memory"
+    )
+    for text in (
+        "46 is the phone of Pemes",
+        "Now 46 is the phone of Pemes",
+        "Pemes saw a red lamp",
+    ):
         assert world.read_sentence(text).store == "semantic_memory"
 
 
@@ -188,17 +194,22 @@ def test_the_perfect_teacher_answers_everything_and_who_never_updates_clearly_le
 
 
 def test_a_correction_stored_beside_the_stale_entry_is_answered_with_the_stale_one():
-    memory = Memory(None, (Entry("1", "46 phone Pemes"), Entry("2", "now 53 phone Pemes")))
-    data = make_instance("miniature", ["x"], [QA("q0", world.ask_about("phone Pemes"), ("53",))])
+    memory = Memory(
+        None, (Entry("1", "46 is the phone of Pemes"), Entry("2", "Now 53 is the phone of Pemes"))
+    )
+    data = make_instance("miniature", ["x"], [QA("q0", world.ask_about("phone of Pemes"), ("53",))])
     inserts = [world.insert_call(world.read_sentence(e.text)) for e in memory.semantic]
     writer = ScriptedReplies([render_calls(inserts, "compact")])
     (asked,) = ask(write([data], writer, MEMORY, PROTOCOL), [data], reader(READER), METRIC)
     assert asked.memory.semantic == memory.semantic
-    assert [(a.prediction, a.score) for a in asked.answers] == [("46 phone Pemes", 0.0)]
+    assert [(a.prediction, a.score) for a in asked.answers] == [("46 is the phone of Pemes", 0.0)]
 
 
-CHUNK = "now 53 phone Pemes.\nPemes saw a red lamp.\n12 desk Banu.\ncase L4 red kettle Pemes."
-STALE = Memory(None, (Entry("7", "46 phone Pemes"),), ())
+CHUNK = (
+    "Now 53 is the phone of Pemes.\nPemes saw a red lamp.\n12 is the desk of Banu.\n"
+    "Label L4 goes to the red kettle of Pemes."
+)
+STALE = Memory(None, (Entry("7", "46 is the phone of Pemes"),), ())
 
 
 @pytest.mark.parametrize(
@@ -207,14 +218,26 @@ STALE = Memory(None, (Entry("7", "46 phone Pemes"),), ())
         (
             world.PERFECT,
             STALE,
-            ["update 7 now 53 phone Pemes", "12 desk Banu", "case L4 red kettle Pemes"],
+            [
+                "update 7 Now 53 is the phone of Pemes",
+                "12 is the desk of Banu",
+                "Label L4 goes to the red kettle of Pemes",
+            ],
         ),
         (
             world.PERFECT,
             Memory(None),
-            ["now 53 phone Pemes", "12 desk Banu", "case L4 red kettle Pemes"],
+            [
+                "Now 53 is the phone of Pemes",
+                "12 is the desk of Banu",
+                "Label L4 goes to the red kettle of Pemes",
+            ],
         ),
-        (world.NEVER_UPDATES, STALE, ["12 desk Banu", "case L4 red kettle Pemes"]),
+        (
+            world.NEVER_UPDATES,
+            STALE,
+            ["12 is the desk of Banu", "Label L4 goes to the red kettle of Pemes"],
+        ),
         (Habits(keep=0.0, chat=1.0, update=0.0), STALE, ["Pemes saw a red lamp"]),
         (Habits(keep=0.0, insert_hidden=0.0), Memory(None), []),
     ],
@@ -248,29 +271,34 @@ def update(text, number, status="ok"):
 
 
 DELETED = ToolCall(DELETE, {"memory_type": "semantic_memory", "memory_id": "7"}, status="ok")
-BEFORE = Memory(None, (Entry("7", "46 phone Pemes"), Entry("8", "12 gate Banu")), ())
+BEFORE = Memory(
+    None, (Entry("7", "46 is the phone of Pemes"), Entry("8", "12 is the gate of Banu")), ()
+)
 
 
 @pytest.mark.parametrize(
     ("call", "verdict"),
     [
-        (insert("12 desk Banu"), True),
-        (insert("case L4 red kettle Pemes", store="episodic_memory"), True),
-        (update("now 53 phone Pemes", "7"), True),
-        (update("now 53 phone Pemes", 7), True),  # the memory takes a number for an id too
+        (insert("12 is the desk of Banu"), True),
+        (insert("Label L4 goes to the red kettle of Pemes", store="episodic_memory"), True),
+        (update("Now 53 is the phone of Pemes", "7"), True),
+        (
+            update("Now 53 is the phone of Pemes", 7),
+            True,
+        ),  # the memory takes a number for an id too
         (insert("Pemes saw a red lamp"), False),  # chit-chat
         (update("Pemes saw a red lamp", "7"), False),
-        (insert("12 desk Banu", "skipped"), False),
-        (insert("12 desk Banu", "rejected"), False),
-        (update("now 53 phone Pemes", "7", "rejected"), False),
-        (update("now 53 phone Pemes", "8"), False),  # another entry is lost
-        (update("now 53 phone Pemes", "9"), False),
-        (insert("now 53 phone Pemes"), False),  # the stale entry stays beside it
-        (update("12 desk Banu", "8"), False),  # a fact over another fact
+        (insert("12 is the desk of Banu", "skipped"), False),
+        (insert("12 is the desk of Banu", "rejected"), False),
+        (update("Now 53 is the phone of Pemes", "7", "rejected"), False),
+        (update("Now 53 is the phone of Pemes", "8"), False),  # another entry is lost
+        (update("Now 53 is the phone of Pemes", "9"), False),
+        (insert("Now 53 is the phone of Pemes"), False),  # the stale entry stays beside it
+        (update("12 is the desk of Banu", "8"), False),  # a fact over another fact
         (insert("the desk of Banu is 12"), False),  # paraphrase
-        (insert("12 desk Banu."), False),  # the full stop is no part of the sentence
-        (insert("53 phone Pemes"), False),
-        (insert("12 desk Pemes"), False),
+        (insert("12 is the desk of Banu."), False),  # the full stop is no part of the sentence
+        (insert("53 is the phone of Pemes"), False),
+        (insert("12 is the desk of Pemes"), False),
         (insert(CHUNK), False),
         (insert(""), False),
         (insert(" "), False),
@@ -283,7 +311,7 @@ def test_a_write_is_valid_if_it_is_a_fact_of_the_chunk_where_it_belongs(call, ve
 
 
 def test_a_correction_of_what_was_never_stored_may_be_inserted():
-    assert world.judge(insert("now 53 phone Pemes"), CHUNK, Memory(None))
+    assert world.judge(insert("Now 53 is the phone of Pemes"), CHUNK, Memory(None))
 
 
 def test_every_call_of_the_perfect_teacher_is_valid():
@@ -307,19 +335,23 @@ PLAIN = MemoryConfig(core=False, display="recent", shown=1)
 STORY = make_instance(
     "miniature",
     [
-        "46 phone Pemes.\nPemes waved at the driver.\ncase L4 red kettle Pemes.",
-        "now 53 phone Pemes.\n12 desk Banu.",
-        "now 77 phone Pemes.\nnow 80 desk Banu.",
+        "46 is the phone of Pemes.\nPemes waved at the driver.\n"
+        "Label L4 goes to the red kettle of Pemes.",
+        "Now 53 is the phone of Pemes.\n12 is the desk of Banu.",
+        "Now 77 is the phone of Pemes.\nNow 80 is the desk of Banu.",
     ],
     [QA("q0", "what is the phone of Pemes", ("77",))],
 )
 CHATTER = "Pemes waved at the driver"
 REPLIES = [
-    [insert("46 phone Pemes"), insert(CHATTER), insert("46 phone Pemes")],
-    [update("now 53 phone Pemes", "1"), update("12 desk Banu", "2")],  # 2 is the chit-chat
+    [insert("46 is the phone of Pemes"), insert(CHATTER), insert("46 is the phone of Pemes")],
     [
-        insert("now 77 phone Pemes"),
-        update("now 80 desk Banu", "9"),
+        update("Now 53 is the phone of Pemes", "1"),
+        update("12 is the desk of Banu", "2"),
+    ],  # 2 is the chit-chat
+    [
+        insert("Now 77 is the phone of Pemes"),
+        update("Now 80 is the desk of Banu", "9"),
         ToolCall(DELETE, {"memory_type": "semantic_memory", "memory_id": "2"}),
     ],
 ]
@@ -352,14 +384,18 @@ def test_behaviour_is_counted_as_by_hand():
 
 
 def test_behaviour_takes_an_id_written_as_a_number():
-    replies = [[insert("46 phone Pemes")], [update("now 53 phone Pemes", 1)], []]
+    replies = [
+        [insert("46 is the phone of Pemes")],
+        [update("Now 53 is the phone of Pemes", 1)],
+        [],
+    ]
     counts = world.behaviour(played([render_calls(calls, "compact") for calls in replies]), STORY)
     assert (counts.updates, counts.updates_wrong, counts.corrections_updated) == (1, 0, 1)
 
 
 def test_behaviour_survives_content_that_is_no_text_in_the_release():
     release = MemoryConfig(core=False, behaviour="release")
-    replies = [render_calls([insert(["46 phone Pemes"])], "compact"), "", ""]
+    replies = [render_calls([insert(["46 is the phone of Pemes"])], "compact"), "", ""]
     counts = world.behaviour(played(replies, release), STORY)
     assert (counts.calls_ok, counts.facts_stored) == (1, 0)
 

@@ -117,7 +117,13 @@ def _words() -> list[str]:
     ]
     values = [f"{value:02d}" for value in range(100)] + [f"L{label}" for label in range(10)]
     spaced = [*dict.fromkeys(words), *world.LAST]
-    return [*world.FIRST, *spaced, *(f"{word} " for word in spaced), *glued, *(f"{v} " for v in values)]
+    return [
+        *world.FIRST,
+        *spaced,
+        *(f"{word} " for word in spaced),
+        *glued,
+        *(f"{v} " for v in values),
+    ]
 
 
 # --- Copying --------------------------------------------------------------------------------------

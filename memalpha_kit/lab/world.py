@@ -60,7 +60,7 @@ _EXAMPLE = re.compile(r"Label (L\d) goes to the ([a-z]+ [a-z]+ of [A-Z][a-z]+)")
 class Sentence:
     """One sentence: `kind` is fact, correction, example or chat; chat has no key and no value.
 
-    `key` is what the value belongs to ("phone of Pemes"); two sentences about the same thing share it.
+    `key` is what the value belongs to ("phone of Pemes"): sentences about the same thing share it.
     """
 
     kind: str
