@@ -72,7 +72,7 @@ def test_what_pays_beside_a_reply_is_known(table):
     assert paying(table, "release", *beside) == RATES | RELEASED | LOOK_ALIKE
     assert paying(table, "fixed", *beside) == RATES
     strict = paying(table, "fixed, strict judge", *beside)
-    assert strict < RATES and "core spam" in strict
+    assert strict <= RATES and "core spam" in strict
 
 
 def test_calls_that_did_nothing_earn_nothing_under_our_rules(table):
@@ -88,7 +88,7 @@ def test_padding_with_failing_calls_costs_the_writer(table):
 
 def test_a_giant_reply_costs_more_than_it_earns(table):
     for rules in RULES:
-        assert one(table, "giant reply", "beside", rules.name).gain < -0.3
+        assert one(table, "giant reply", "beside", rules.name).gain < -0.2
         assert one(table, "giant reply", "alone", rules.name).total < 0.6
     assert one(table, "whole chunk, cut by the limit", "alone").total < 0.1
 

@@ -369,6 +369,7 @@ def test_behaviour_is_counted_as_by_hand():
     assert world.behaviour(played(replies), STORY) == Behaviour(
         calls=9,
         calls_ok=6,  # all but the duplicate, the unknown id and the broken one
+        calls_skipped=1,
         facts=3,  # phone, kettle, desk
         facts_stored=1,  # the desk went over the chit-chat
         chat=1,

@@ -55,7 +55,7 @@ WARM_PARTS = (
 """Sections of a profile that a warm start and its results depend on."""
 
 MEASURES = (
-    *("instance", "length", "qa", "memory_tokens", "compression", "calls"),
+    *("instance", "length", "qa", "memory_tokens", "compression", "calls", "calls_skipped"),
     *("facts", "facts_stored", "chat", "chat_stored"),
     *("corrections", "corrections_stale", "corrections_updated", "updates", "updates_wrong"),
 )

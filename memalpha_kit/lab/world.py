@@ -288,6 +288,7 @@ class Behaviour:
 
     calls: int = 0
     calls_ok: int = 0
+    calls_skipped: int = 0  # they change nothing: what they write is there already
     facts: int = 0  # examples included
     facts_stored: int = 0
     chat: int = 0
@@ -319,7 +320,8 @@ def _step_behaviour(
     good = [call for call in calls if call.status == "ok"]
     inserts = [c.arguments["content"] for c in good if c.name == INSERT]
     updates = [(_target(c), c.arguments["new_content"]) for c in good if c.name == UPDATE]
-    counts = Behaviour(calls=len(calls), calls_ok=len(good), updates=len(updates))
+    skipped = sum(call.status == "skipped" for call in calls)
+    counts = Behaviour(len(calls), len(good), skipped, updates=len(updates))
     old = {entry.id: entry for _, entry in before.entries()}
     wrong = sum(i in old and not same_key(old[i], read_sentence(text)) for i, text in updates)
     counts = replace(counts, updates_wrong=wrong)
