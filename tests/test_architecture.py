@@ -30,7 +30,7 @@ ROOMS = (
         "files",
     ),
     *("figures", "tasks", "notebooks", "method", "models", "data", "evaluation", "training", "lab"),
-    *("server", "release", "cli", "__main__"),
+    *("explorer", "server", "release", "cli", "__main__"),
 )
 HEAVY = {"torch", "transformers", "trl", "unsloth", "vllm", "datasets", "peft", "bitsandbytes"}
 DERIVED = {"training/trainer.py"}  # derives from TRL's classes

@@ -1,0 +1,93 @@
+"""The page: one HTML file with the episodes in it, for a browser, a notebook and an exported one.
+
+The one law: what stands in an episode is text. It reaches the page as JSON in which no tag can
+end, is put into it as text nodes only, and the page's policy (CSP) runs no script but its own and
+loads nothing from anywhere.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import resources
+
+from memalpha_kit.explorer.view import Decode, Json, Recording, view
+from memalpha_kit.method.rewards import Judge
+from memalpha_kit.records import Answer, Episode, Instance, Rewards
+from memalpha_kit.settings import AdvantageConfig, ProtocolConfig, RewardConfig
+
+_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
+
+
+def html_page(shown: Json, title: str = "Mem-α explorer") -> str:
+    """The page that shows what `view` gave, complete in itself."""
+    template = resources.files(__package__).joinpath("page.html").read_text("utf-8")
+    script = _SCRIPT.search(template)[1].encode()
+    fills = {
+        "HASH": base64.b64encode(hashlib.sha256(script).digest()).decode(),
+        "TITLE": html.escape(title),
+        "DATA": json.dumps(shown, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
+    }
+    return re.sub("@@([A-Z]+)@@", lambda found: fills[found[1]], template)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A page in a notebook: in a frame that may run the page's script and nothing else."""
+
+    page: str
+    height: int
+    caption: str
+
+    def _repr_html_(self) -> str:
+        source = self.page.replace("&", "&amp;").replace("'", "&#39;")
+        return (
+            f"<iframe sandbox='allow-scripts' srcdoc='{source}' title='explorer' "
+            f"style='width:100%;height:{self.height}px;border:1px solid #8885;border-radius:8px'>"
+            f"</iframe><p style='opacity:.7;font-size:small'>{html.escape(self.caption)}</p>"
+        )
+
+    def __repr__(self) -> str:
+        return self.caption
+
+
+def show(
+    episodes: Sequence[Episode] | Mapping[str, Sequence[Episode]],
+    instances: Iterable[Instance] | None = None,
+    answers: Iterable[Answer] | None = None,
+    rewards: Mapping[str, Rewards] | None = None,
+    judge: Judge | None = None,
+    reward: RewardConfig = RewardConfig(),  # noqa: B008 (frozen)
+    advantage: AdvantageConfig = AdvantageConfig(),  # noqa: B008 (frozen)
+    protocol: ProtocolConfig | None = None,
+    decode: Decode | None = None,
+    height: int = 860,
+) -> Shown:
+    """Episodes to look at in a notebook, and in what is exported from it.
+
+    Several policies or runs are given by name, `{"before": episodes, "after": episodes}`. Chunks,
+    questions and r3 need the instances, r4 a judge or the `rewards` by episode id, as `play` gives
+    them. `answers` stand in for those of the episodes; each names its instance, or its episode.
+    `protocol` says how prompts were rendered, `decode` makes them of the token ids themselves.
+    """
+    runs = episodes if isinstance(episodes, Mapping) else {"episodes": episodes}
+    found = list(answers or ())
+    recordings = [
+        Recording(name, [_answered(e, found) for e in run], {}, rewards or {}, protocol)
+        for name, run in runs.items()
+    ]
+    made = view(recordings, instances or (), judge, reward, advantage, decode)
+    n_steps = sum(len(episode["steps"]) for episode in made["episodes"])
+    caption = f"Explorer: {len(made['episodes'])} episodes, {n_steps} chunks."
+    return Shown(html_page(made), height, f"{caption} If nothing is above, trust this notebook.")
+
+
+def _answered(episode: Episode, answers: Sequence[Answer]) -> Episode:
+    """The episode with its answers, if there are any for it."""
+    mine = tuple(a for a in answers if a.instance in (episode.id, episode.instance))
+    return replace(episode, answers=mine) if mine else episode

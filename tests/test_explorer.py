@@ -1,0 +1,147 @@
+"""What the explorer shows of episodes, before any browser looks at it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from random_episodes import random_case, random_episode
+
+from memalpha_kit.errors import InputError
+from memalpha_kit.explorer import Recording, html_page, show, view
+from memalpha_kit.method.episode import ask, write
+from memalpha_kit.method.memory import tokens
+from memalpha_kit.method.protocol import render_messages
+from memalpha_kit.method.readers import reader
+from memalpha_kit.method.rewards import rewards
+from memalpha_kit.method.writers import ScriptedReplies, writer
+from memalpha_kit.records import QA, Completion, Rewards, make_instance
+from memalpha_kit.settings import MemoryConfig, ProtocolConfig, RewardConfig
+from memalpha_kit.tokens import counter
+
+COUNTS = counter("wordpunct")
+
+
+def whole(shown, parts):
+    return "\n\n".join(shown["texts"][place] for place in parts)
+
+
+def shown_of(episode, instance=None, **options):
+    shown = view([Recording("run", [episode])], [instance] if instance else [], **options)
+    return shown, shown["episodes"][0]
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=100, deadline=None)
+def test_the_view_holds_what_the_episode_holds(seed):
+    episode, instance = random_case(seed)
+    shown, made = shown_of(episode, instance)
+    memory = {}
+    for step, row in zip(episode.steps, made["steps"], strict=True):
+        assert whole(shown, row["chunk"]) == instance.chunks[step.chunk]
+        assert whole(shown, row["reply"]) == step.completion.text
+        assert [call[2:4] for call in row["calls"]] == [[c.status, c.detail] for c in step.calls]
+        for call, component, entry, text in row["touches"]:
+            given = row["calls"][call][1]
+            memory[component, entry] = given[text][1] if isinstance(text, int) else text
+        left = {k: text for k, text in memory.items() if text is not None}
+        entries = {(name, e.id): e.text for name, e in step.memory.entries()}
+        assert left == entries | ({("core", "core"): step.memory.core} if step.memory.core else {})
+        assert row["tokens"] == tokens(step.memory, COUNTS)
+    assert made["rewards"]["accuracy"] == rewards(episode, instance, COUNTS).accuracy
+    assert [q["prediction"] for q in made["questions"]] == [a.prediction for a in episode.answers]
+    assert [q["gold"] for q in made["questions"]] == [list(qa.answers) for qa in instance.questions]
+
+
+def test_the_prompt_is_the_one_that_the_memory_before_and_the_chunk_give():
+    episode, instance = random_case(5)
+    shown, made = shown_of(episode, instance)
+    before = episode.steps[0].memory
+    messages = render_messages(
+        before, instance.chunks[1], episode.memory_config, ProtocolConfig(wire="qwen")
+    )
+    prompt = made["steps"][1]["prompt"]
+    assert [whole(shown, text) for _, text in prompt[:2]] == [m["content"] for m in messages]
+    assert prompt[2][0] == "tools"
+
+
+def test_token_ids_that_were_sent_are_decoded():
+    episode = random_episode(5)
+    sent = Completion("Done.", prompt_ids=(72, 105))
+    episode = replace(episode, steps=(replace(episode.steps[0], completion=sent, calls=()),))
+    shown, made = shown_of(episode, decode=lambda ids: "".join(map(chr, ids)))
+    assert [[role, whole(shown, text)] for role, text in made["steps"][0]["prompt"]] == [
+        ["as sent", "Hi"]
+    ]
+    assert made["steps"][0]["how"] == "decoded from the 2 token ids that were sent"
+
+
+def test_without_the_data_set_what_needs_chunks_is_missing_and_not_zero():
+    shown, made = shown_of(random_episode(5))
+    assert made["steps"][0]["chunk"] is None and made["steps"][0]["prompt"] == []
+    assert made["rewards"]["compression"] is None
+    assert set(made["rewards"]["content"]) == {None}
+    assert made["rewards"]["accuracy"] is not None
+    assert made["questions"][0]["gold"] is None
+
+
+def test_questions_that_were_not_asked_are_shown_without_an_answer():
+    episode, instance = random_case(5)
+    _, made = shown_of(replace(episode, answers=()), instance)
+    assert made["rewards"]["accuracy"] is None
+    assert made["rewards"]["compression"] is not None
+    assert [q["asked"] for q in made["questions"]] == [False] * 3
+
+
+def test_saved_rewards_are_shown_as_they_are():
+    episode = random_episode(5)
+    n = len(episode.steps)
+    saved = Rewards(0.25, 0.5, (1.0,) * n, (0.75,) * n)
+    shown = view([Recording("run", [episode], rewards={episode.id: saved})])
+    assert shown["episodes"][0]["rewards"]["content"] == (0.75,) * n
+
+
+def test_two_runs_of_the_same_episodes_stand_beside_each_other():
+    episode, instance = random_case(5)
+    page = show({"before": [episode], "after": [episode]}, [instance])
+    assert "2 episodes" in repr(page)
+
+
+def test_answers_of_a_run_stand_in_for_those_of_the_episodes():
+    episode, instance = random_case(5)
+    answers = [replace(a, prediction="here", instance=instance.id) for a in episode.answers]
+    assert '"prediction":"here"' in show([episode], [instance], answers).page
+
+
+def test_no_episodes_and_episodes_of_another_data_set_are_said():
+    with pytest.raises(InputError, match="expected episodes, found none"):
+        show([])
+    episode, instance = random_case(5)
+    with pytest.raises(InputError, match="expected a chunk per step, found"):
+        shown_of(episode, replace(instance, chunks=instance.chunks[:1]))
+
+
+def test_the_data_can_end_no_tag_and_nothing_else_is_loaded():
+    hostile = "</script><script>alert(1)</script><!--"
+    instance = make_instance("squad", [hostile], [QA("q0", hostile, (hostile,))])
+    episodes = write([instance], ScriptedReplies([hostile]), MemoryConfig(), ProtocolConfig())
+    page = html_page(view([Recording(hostile, episodes)], [instance]))
+    assert page.count("</script>") == 2 and "<!--" not in page.lower().removeprefix("<!doctype")
+    assert (
+        "http://" not in page.replace("http://www.w3.org/2000/svg", "") and "https://" not in page
+    )
+    frame = show(episodes, [instance])._repr_html_()
+    assert frame.count("'") == 10  # of five attributes
+
+
+def test_a_page_of_twenty_chunks_is_below_two_megabytes():
+    text = " ".join(f"Sentence {i} of a long chapter names {i * 7}." for i in range(200))
+    chunks = [f"Part {number}. {text}" for number in range(20)]  # 1,600 words each
+    questions = [QA(f"q{i}", f"What does sentence {i} name?", (str(i * 7),)) for i in range(100)]
+    instance = make_instance("squad", chunks, questions)
+    episodes = write([instance], writer("keep_sentences"), MemoryConfig(), ProtocolConfig())
+    asked = ask(episodes, [instance], reader("best_entry"))
+    page = show(asked, [instance], reward=RewardConfig(content=0.0)).page
+    assert len(page.encode()) < 2_000_000
