@@ -105,15 +105,15 @@ class Context:
             style.save_figure(content, self.report_dir / f"{name}.png")
         return content
 
-    def finish(self, inputs: Sequence[Path] = (), extra: Mapping[str, Any] | None = None) -> str:
-        """One line with the seconds, after `run.json` was written (see `files.run_card`).
+    def finish(self, inputs: Sequence[Path] = (), extra: Mapping[str, Any] | None = None) -> None:
+        """Writes `run.json` (see `files.run_card`), and prints how long the notebook took.
 
         `inputs` are the files that the numbers came from. Another run may then use the folder.
         """
         card = files.run_card(self.report_dir, self.profile, self.started, inputs, extra)
         if lock := _LOCKS.pop(self.report_dir.resolve(), None):
             lock.__exit__(None, None, None)
-        return f"{card['duration_s']} s; settings, versions and hashes: run.json beside this report"
+        print(f"{card['duration_s']} s; settings, versions and hashes: run.json beside this report")
 
 
 _LOCKS: dict[Path, AbstractContextManager[None]] = {}

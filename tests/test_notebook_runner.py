@@ -195,12 +195,13 @@ def test_settings_that_make_no_good_folder_name_get_a_hash():
     assert len(names) == 2 and all(re.fullmatch(r"ci-[0-9a-f]{12}", name) for name in names)
 
 
-def test_a_table_and_a_figure_are_saved_and_shown_and_a_card_ends_the_notebook(tmp_path):
+def test_a_table_and_a_figure_are_saved_and_shown_and_a_card_ends_the_notebook(tmp_path, capsys):
     here = context("01_first", "ci", root=tmp_path)
     table = pd.DataFrame({"a": [1, 2]})
     figure, _ = style.panels(3, 2, 1)
     assert here.save("numbers", table) is table and here.save("drawn", figure) is figure
-    assert "run.json" in here.finish([here.report_dir / "numbers.csv"], {"note": "x"})
+    here.finish([here.report_dir / "numbers.csv"], {"note": "x"})
+    assert "run.json" in capsys.readouterr().out
     assert {"drawn.png", "numbers.csv", "run.json"} <= set(files(here.report_dir))
     assert json.loads((here.report_dir / "run.json").read_text())["note"] == "x"
 

@@ -88,6 +88,8 @@ FIGURES = {
     ],
 }
 NOTEBOOKS = list(TABLES)
+SHORT = ("00",)
+"""Notebooks whose cells have at most 15 lines; the others are on the way there."""
 CASES = [(name, table) for name, tables in TABLES.items() for table in tables]
 
 
@@ -310,7 +312,7 @@ def test_a_source_is_short_celled_and_tells_its_story(root, name):
     assert all(not cell.outputs and cell.execution_count is None for cell in cells(path))
     for cell in cells(path):
         lines = cell.source.splitlines()
-        assert len(lines) <= (15 if name.startswith("00") else 25), (
+        assert len(lines) <= (15 if name[:2] in SHORT else 25), (
             f"{len(lines)} lines:\n{cell.source}"
         )
         assert not any(line.startswith(("def ", "class ")) for line in lines) or len(lines) < 10
