@@ -176,6 +176,9 @@ def test_a_stored_text_may_mention_thinking(content):
 TWO = [CLEAR, CLEAR]
 
 
+BROKEN = ["malformed"] * 2
+
+
 def native(body, close="</tool_call>"):
     return f"<tool_call>\n{body}\n{close}"
 
@@ -287,6 +290,9 @@ def test_a_structured_call_is_truncated_if_it_is_the_last_and_cut():
         (native(DELETE[:-1]), "length", [CLEAR]),
         ("<tool_call>", "length", ["truncated"]),
         ("<tool_call></tool_call>", "stop", ["bad_json"]),
+        ('red "}, "name": "x"}</tool_call>' + native(DELETE), "stop", ["malformed", CLEAR]),
+        (native(DELETE) + '"}</tool_call>The The "}</tool_call>', "stop", [CLEAR, *BROKEN]),
+        (native(DELETE) + "\n</tool_call></tool_call>", "stop", [CLEAR]),
         (native("delete the core"), "stop", ["bad_json"]),
         (native(DELETE.replace('"', "'")), "stop", [CLEAR]),
         (native(f"[{DELETE}]"), "stop", [CLEAR]),

@@ -268,7 +268,7 @@ def _scan_text(text: str) -> Iterator[Attempt]:
             yield Attempt(raw, None, name, closed=True)
 
 
-_OPEN = "<tool_call>"
+_OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 _TAG = re.compile("</?tool_call>")
 _NEXT = re.compile(r"[\s,]*(?=\{|\[\s*\{)")
 _NEXT_CALL = re.compile(r'[\s,;]*(?:```\w*\s*)?(?=(?:\[\s*)?\{\s*"(?:name|arguments)")')
@@ -280,10 +280,13 @@ def _scan_tags(text: str) -> Iterator[Attempt]:
 
     So a tag inside a string ends nothing. Where a value is not complete the attempt runs to the
     next tag, opening or closing, or to the end of the text. Objects with a name are read wherever
-    they stand before the next tag, and right after a closing one.
+    they stand before the next tag, and right after a closing one. A closing tag that nothing has
+    opened is a broken call, if there is text before it: whoever is rewarded for calls that run
+    would else learn to write parts of calls that count as none.
     """
-    start = text.find(_OPEN)
+    start, done = text.find(_OPEN), 0
     while start >= 0:
+        yield from _unopened(text[done:start])
         inside = start + len(_OPEN)
         while True:
             end = _values_end(text, inside)
@@ -295,7 +298,15 @@ def _scan_tags(text: str) -> Iterator[Attempt]:
             if not another:
                 break
             start = inside = another.end()
-        start = text.find(_OPEN, stop)
+        start, done = text.find(_OPEN, stop), stop
+    yield from _unopened(text[done:])
+
+
+def _unopened(text: str) -> Iterator[Attempt]:
+    """A broken attempt for every closing tag of a text that has no opening one."""
+    for part in text.split(_CLOSE)[:-1]:
+        if part.strip():
+            yield Attempt(part + _CLOSE, None, closed=True)
 
 
 def _values_end(text: str, place: int) -> int:
