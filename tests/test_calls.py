@@ -173,10 +173,7 @@ def test_a_stored_text_may_mention_thinking(content):
 
 # --- Several calls in one place -------------------------------------------------------------------
 
-TWO = [CLEAR, CLEAR]
-
-
-BROKEN = ["malformed"] * 2
+TWO, BROKEN = [CLEAR, CLEAR], ["malformed"] * 2
 
 
 def native(body, close="</tool_call>"):
