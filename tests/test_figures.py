@@ -5,18 +5,32 @@ from __future__ import annotations
 import errno
 import itertools
 import json
+import math
 import os
 import time
+from functools import cache
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from memalpha_kit import files
 from memalpha_kit.errors import DiskError, InputError
-from memalpha_kit.evaluation.paper import paper_averages, paper_results
-from memalpha_kit.figures.charts import plot_chunks, plot_memory, plot_sources
+from memalpha_kit.evaluation.paper import STATISTICS, paper_averages, paper_results
+from memalpha_kit.figures import style
+from memalpha_kit.figures.charts import (
+    WATERFALL,
+    plot_categories,
+    plot_chunks,
+    plot_memory,
+    plot_sizes,
+    plot_sources,
+    table_leaks,
+)
 from memalpha_kit.figures.curves import (
     SHARES,
     STAGES,
@@ -28,13 +42,16 @@ from memalpha_kit.figures.curves import (
     reference_lines,
     table_ablation,
     table_behaviour,
+    table_beside,
     table_lengths,
     table_targets,
 )
 from memalpha_kit.figures.paper import (
+    plot_memory_sizes,
     plot_paper_ablation,
     plot_paper_memory,
-    show_printed,
+    plot_printed,
+    plot_statistics,
     table_margins,
     table_printed,
 )
@@ -267,6 +284,7 @@ def ablation():
         for beta, gamma in ((0.05, 0.1), (0.05, 0.0), (0.2, 0.1))
     }
     columns = {"qa": 0.8, "qa_low": 0.7, "qa_high": None, "compression": 0.75}
+    columns |= {"seeds": 2, "n": 6}
     rows = [{"point": p, "length": length} | columns for length in (4, 1) for p in points]
     return table_ablation(pd.DataFrame(rows), points)
 
@@ -302,6 +320,9 @@ FIGURES = {
     "paper, memory": lambda: plot_paper_memory(AVERAGES, results().assign(memory_tokens=9)),
     "paper, ablation": lambda: plot_paper_ablation(AVERAGES),
     "paper, ablation and ours": lambda: plot_paper_ablation(AVERAGES, ablation()),
+    "paper, printed": lambda: plot_printed(table_printed(paper_results(4), AVERAGES)),
+    "paper, memory sizes": lambda: plot_memory_sizes(paper_results()),
+    "paper, statistics": lambda: plot_statistics(pd.read_csv(STATISTICS, comment="#")),
     "chunks": lambda: plot_chunks(CHUNKS),
     "chunks, one": lambda: plot_chunks(CHUNKS[2:]),
     "chunks, many sources": lambda: plot_chunks(
@@ -312,28 +333,151 @@ FIGURES = {
 }
 
 
+@cache
+def figure_of(name):
+    return FIGURES[name]()
+
+
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_is_drawn_without_warnings_and_left_open_nowhere(name, tmp_path):
-    figure = FIGURES[name]()
+    figure = figure_of(name)
     assert isinstance(figure, Figure) and figure.axes
     assert plt.get_fignums() == []
     path = save_figure(figure, tmp_path / "figure.png")
     assert path.read_bytes().startswith(b"\x89PNG")
+    assert path.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
 
 
-def drawn_bars(figure):
-    return [round(float(bar.get_height()), 4) for bar in figure.axes[0].patches]
+def drawn_points(axis):
+    """What is drawn with whiskers, by label: x and y of its points."""
+    return {group.get_label(): group.lines[0].get_xydata().T.tolist() for group in axis.containers}
+
+
+def texts(figure):
+    """Every text that a reader sees."""
+    found = (text for text in figure.findobj(Text) if text.get_visible())
+    return [text for text in found if text.get_text().strip()]
+
+
+def caption(figure):
+    """The caption in one line."""
+    return " ".join(figure.get_supxlabel().split())
 
 
 def test_the_figures_show_the_numbers_of_their_tables():
-    assert drawn_bars(gain_of(results())) == [0.5, 0.5]
-    table = table_behaviour(results(), resamples=50)
-    assert drawn_bars(plot_behaviour(table, 1)) == [0.5, 0.5, 0.0, 0.75] * 2
-    (axis,) = lengths_of(results()).axes
-    lines = {group.get_label(): list(group.lines[0].get_ydata()) for group in axis.containers}
-    assert lines == {"before GRPO": [0.25, 0.25], "after GRPO": [0.75, 0.75]}
-    assert "2 seeds (n = 4, 4)" in axis.get_title()
+    bars = gain_of(results()).axes[0].patches
+    assert [bar.get_height() for bar in bars] == [0.5, 0.5]
+    (axis,) = plot_behaviour(table_behaviour(results(), resamples=50), 1).axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == list(SHARES)
+    assert drawn_points(axis)["after GRPO"][0] == [0.5, 0.5, 0.0, 0.75]
+    figure = lengths_of(results())
+    drawn = drawn_points(figure.axes[0])
+    assert {name: y for name, (_, y) in drawn.items()} == {
+        "before GRPO": [0.25, 0.25],
+        "after GRPO": [0.75, 0.75],
+    }
+    assert "2 seeds; n = 4, 4 instances" in caption(figure)
+    assert "95 % bootstrap" in caption(figure)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_is_as_wide_as_a_column_and_can_be_read_at_that_size(name):
+    figure = figure_of(name)
+    width, height = figure.get_size_inches() * 25.4
+    assert round(width, 6) in (style.SINGLE, style.DOUBLE) and height < 247  # a page
+    figure.draw_without_rendering()
+    assert min(text.get_fontsize() for text in texts(figure)) >= 6
+    assert caption(figure)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_panel_shows_something(name):
+    for axis in figure_of(name).axes:
+        drawn = [line for line in axis.lines if len(line.get_xdata())]
+        assert drawn or axis.patches or axis.images or axis.collections or axis.texts
+
+
+def test_colours_never_set_red_against_green():
+    used = {*style.COLOURS, *WATERFALL.values(), style.BEFORE, style.AFTER, style.QUIET}
+    for colour in used:
+        red, green, blue = to_rgb(colour)
+        assert not (green > 1.2 * red and green > 1.2 * blue), colour
+
+
+def test_nothing_is_drawn_where_nothing_was_measured():
+    one = lengths_of(results(seeds=(0,)))
+    for group in one.axes[0].containers:
+        assert all(len(part) < 2 for bars in group.lines[2] for part in bars.get_segments())
+        assert np.isnan(np.concatenate([cap.get_ydata() for cap in group.lines[1]], dtype=float)).all()
+    assert "no interval" in caption(one)
+    nothing = plot_behaviour(table_behaviour(NO_CALLS, resamples=50), 1)
+    shown = [label.get_text() for label in nothing.axes[0].get_yticklabels()]
+    assert shown == ["facts stored", "chit-chat stored"]
+    assert "Not measured: corrections updated, calls that ran" in caption(nothing)
+    rewards = plot_rewards(METRICS.assign(content=None))
+    assert len(rewards.axes) == 3 and "Not measured: r4 content" in caption(rewards)
+
+
+def test_made_up_data_is_marked_in_the_figure():
+    statistics = pd.DataFrame(
+        {
+            **{"dataset": ["squad"], "source": ["squad"], "part": ["test"], "category": ["AR"]},
+            **{"instances": [2], "tokens_per_instance": [10.0]},
+            **{"tokens_per_chunk": [5.0], "tokens_per_chunk_min": [4], "tokens_per_chunk_max": [6]},
+            **{"chunks_per_instance": [2.0]},
+            **{"chunks_per_instance_min": [2], "chunks_per_instance_max": [2]},
+        }
+    )
+    for plot in (plot_sizes, plot_categories):
+        assert "made-up data" in [text.get_text() for text in texts(plot(statistics, made_up=True))]
+        assert "made-up data" not in [text.get_text() for text in texts(plot(statistics))]
+
+
+def test_labels_are_words():
+    said = style.in_words("grouping=leave_one_out scale=none")
+    assert said == "against the other rollouts, not scaled"
+    assert style.in_words("beta=0.05 gamma=0.1") == "β 0.05, γ 0.1"
+    assert style.in_words("semantic only") == "semantic only"
+
+
+def test_labels_at_the_ends_of_lines_do_not_touch():
+    figure, axis = style.panels(style.SINGLE, 50)
+    axis.set(xlim=(0, 1), ylim=(0, 1))
+    ends = [(f"line {i}", 1, y, "k") for i, y in enumerate((0.5, 0.51, 0.52, 0.5, math.nan))]
+    style.label_ends(axis, ends)
+    figure.draw_without_rendering()
+    boxes = sorted((box.y0, box.y1) for box in map(Text.get_window_extent, axis.texts))
+    plt.close(figure)
+    assert len(boxes) == 4  # what is missing has no label
+    assert all(low[1] <= high[0] + 1 for low, high in itertools.pairwise(boxes))
+
+
+def test_only_what_leaks_is_in_the_table_of_leaks():
+    columns = ["train", "test", "groups", "questions", "repeated", "shown", "leak"]
+    rows = [("a", "b", 0, 10, 0, 0, ""), ("a", "c", 0, 10, 2, 5, ""), ("b", "c", 0, 10, 9, 0, "")]
+    table = table_leaks(pd.DataFrame(rows, columns=columns))
+    assert table[["train", "test", "share"]].values.tolist() == [["b", "c", 0.9], ["a", "c", 0.5]]
+
+
+# --- This run beside the recorded seeds ----------------------------------------------------------
+
+
+def test_a_run_stands_beside_what_the_recorded_seeds_span():
+    recorded = pd.concat([results(seeds=(s,), after=0.7 + s / 10) for s in (0, 1, 2)])
+    own = results(seeds=(7,), before=0.2, after=0.8).assign(chat_stored=2)
+    own = own[own.length == 1].assign(corrections=0)
+    table = table_beside(recorded, own, resamples=100)
+    assert set(table.length) == {1}  # what this run has not measured is not compared
+    rows = table.set_index("measure")
+    after = rows.loc["QA after GRPO"]
+    assert (after.smallest, after.largest) == (0.7, pytest.approx(0.9))
+    assert after.recorded == pytest.approx(0.8) and after.low <= 0.8 <= after.high
+    assert (after.this_run, after.seeds, after.inside) == (0.8, 3, "yes")
+    assert rows.loc["QA before GRPO", "inside"] == "below"
+    assert rows.loc["chit-chat stored, after GRPO", "inside"] == "above"
+    updated = rows.loc["corrections updated, after GRPO"]
+    assert updated.inside == "not measured" and pd.isna(updated.this_run)
 
 
 def full(*_, **__):
@@ -345,12 +489,13 @@ def test_a_figure_is_saved_whole_or_not_at_all(tmp_path, monkeypatch, failing):
     path = tmp_path / "figure.png"
     path.write_bytes(b"old")
     monkeypatch.setattr(files.os, failing, full)
-    with pytest.raises(DiskError, match=r"figure.png: expected to write \d+ bytes, found: No sp"):
+    with pytest.raises(DiskError, match=r"figure.pdf: expected to write \d+ bytes, found: No sp"):
         save_figure(plot_memory(GROWTH), path)
     monkeypatch.undo()
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["figure.png"]
     save_figure(plot_memory(GROWTH), path)
-    assert path.read_bytes().startswith(b"\x89PNG") and os.listdir(tmp_path) == ["figure.png"]
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert sorted(os.listdir(tmp_path)) == ["figure.pdf", "figure.png"]
 
 
 # --- The paper's tables --------------------------------------------------------------------------
@@ -382,8 +527,6 @@ def test_a_printed_table_keeps_its_columns_and_its_order():
     ]
     row = table.iloc[2]
     assert (row["SQuAD"], row["Avg. printed"], row["Avg. recomputed"]) == (0.091, 0.236, 0.226)
-    html = show_printed(table).to_html()
-    assert html.count("-0.023") == 1 and "nan" not in html and "Mem-alpha (0.05, 0.1)" in html
 
 
 def test_the_lead_of_the_main_setting_by_both_averages():

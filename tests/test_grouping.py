@@ -12,7 +12,7 @@ import torch
 
 from memalpha_kit.cli import main
 from memalpha_kit.errors import InputError
-from memalpha_kit.figures.curves import plot_grouping
+from memalpha_kit.figures.grouping import plot_grouping
 from memalpha_kit.lab import grouping, miniature
 from memalpha_kit.lab.grouping import (
     RELEASED,

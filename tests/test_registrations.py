@@ -171,7 +171,7 @@ def test_a_term_is_in_the_reward_the_metrics_and_the_curves():
     row = summarise([observe(played.episodes, played.rewards, [], "words")])
     assert row["term_brevity"] == 1.0
     figure = plot_rewards(pd.DataFrame([row | {"step": 1}, row | {"step": 2}]))
-    assert "brevity" in [axis.get_title() for axis in figure.axes]
+    assert "brevity" in [axis.get_title("left") for axis in figure.axes]
 
 
 @pytest.mark.parametrize(

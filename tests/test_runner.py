@@ -87,7 +87,7 @@ def test_the_card_says_what_was_run(recorded):
 
 def test_what_is_recorded_is_small(recorded):
     sizes = {path.name: path.stat().st_size for path in (recorded / "out").iterdir()}
-    assert set(sizes) == {*TABLES, "run.json", "qa_by_length.png"}
+    assert set(sizes) == {*TABLES, "run.json", "qa_by_length.png", "qa_by_length.pdf"}
     assert sum(sizes.values()) < 300_000, sizes
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 
-from memalpha_kit.figures.style import BAR, POINT, finished, panels, whiskers
+from memalpha_kit.figures import style
 
 SHOWN = (
     *("metric", "questions", "missing", "score", "low", "high"),
@@ -15,97 +14,126 @@ SHOWN = (
 """Columns of `evaluation.tables.table_sources` that a reader looks at first."""
 
 WATERFALL = {
-    "correct": "#55a868",
-    "never_written": "#c44e52",
-    "overwritten_or_deleted": "#dd8452",
-    "not_retrieved": "#e8b94c",
-    "not_used": "#8172b3",
-    "unknown": "0.8",
+    "correct": "#0072B2",
+    "never_written": "#D55E00",
+    "overwritten_or_deleted": "#E69F00",
+    "not_retrieved": "#F0E442",
+    "not_used": "#CC79A7",
+    "unknown": "#cccccc",
 }
 """Colours of the stages, in the order in which evidence can be lost."""
+
+CATEGORIES = {
+    "AR": "accurate retrieval",
+    "TTL": "test-time learning",
+    "LRU": "long-range understanding",
+    "CR": "conflict resolution",
+}
+CATEGORY_COLOURS = dict(zip(CATEGORIES, style.COLOURS, strict=False))
 
 
 def plot_chunks(table: pd.DataFrame) -> Figure:
     """Distribution of chunk lengths in tokens, one panel per source (its own scale)."""
     sources = list(dict.fromkeys(table["source"]))
-    rows = -(-len(sources) // 4)
-    figure, axes = panels(11, 2.6 * rows, 4, rows, squeeze=False)
+    rows, columns = -(-len(sources) // 4), min(4, len(sources))
+    figure, axes = style.panels(style.DOUBLE, 34 * rows, columns, rows, squeeze=False)
     for axis in axes.flat[len(sources) :]:
-        axis.set_visible(False)
+        axis.remove()
     for axis, source in zip(axes.flat, sources, strict=False):
         tokens = table.loc[table.source == source, "tokens"]
-        axis.hist(tokens, bins=min(20, max(1, tokens.nunique())), color=BAR, edgecolor="0.4")
-        axis.set(title=f"{source} ({len(tokens)} chunks)", xlabel="tokens per chunk")
-    return finished(figure)
+        axis.hist(tokens, bins=min(20, max(1, tokens.nunique())), color=style.AFTER)
+        axis.set(title=f"{source} (n = {len(tokens)})", xlabel="tokens per chunk")
+        axis.yaxis.get_major_locator().set_params(integer=True)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("chunks")
+    return style.finished(figure, "n: chunks. Every panel has its own scales.")
 
 
-def plot_sizes(statistics: pd.DataFrame) -> Figure:
+def plot_sizes(statistics: pd.DataFrame, made_up: bool = False) -> Figure:
     """Tokens per chunk and chunks per instance of every source: mean, smallest and largest."""
     rows = statistics.drop_duplicates(["dataset", "source"]).iloc[::-1]
     names = [d if d == s else f"{d}: {s}" for d, s in zip(rows.dataset, rows.source, strict=True)]
-    figure, axes = panels(10, 0.27 * len(rows) + 1.2, 2, sharey=True)
+    figure, axes = style.panels(style.DOUBLE, 3.6 * len(rows) + 12, 2, sharey=True)
     for axis, name in zip(axes, ("tokens_per_chunk", "chunks_per_instance"), strict=True):
-        reach = whiskers(rows, name, f"{name}_min", f"{name}_max")
-        axis.errorbar(rows[name], names, xerr=reach, fmt="o", color=POINT, markersize=4)
-        axis.set(title=name.replace("_", " "), xscale="log")
-        axis.tick_params(axis="y", labelsize=7)
-    return finished(figure)
+        low, high = rows[f"{name}_min"], rows[f"{name}_max"]
+        axis.hlines(names, low.where(low < high), high, color=style.QUIET, linewidth=1)
+        axis.plot(rows[name], names, "o", color=style.AFTER)
+        axis.set(xlabel=f"{name.replace('_', ' ')} (log scale)", xscale="log")
+        axis.margins(y=0.02)
+    caption = "Dots: means. Lines: from the smallest to the largest, where they differ."
+    return style.finished(figure, caption, made_up)
 
 
-def plot_categories(statistics: pd.DataFrame) -> Figure:
+def plot_categories(statistics: pd.DataFrame, made_up: bool = False) -> Figure:
     """Share of each category (AR, TTL, LRU, CR) in instances and in tokens, by part."""
     table = statistics.assign(tokens=statistics.instances * statistics.tokens_per_instance)
     sums = table.groupby(["part", "category"])[["instances", "tokens"]].sum()
     shares = sums / sums.groupby("part").transform("sum")
-    figure, axes = panels(8, 3, 2, sharey=True)
+    figure, axes = style.panels(style.DOUBLE, 34, 2, sharey=True)
     for axis, name in zip(axes, ("instances", "tokens"), strict=True):
-        shares[name].unstack("category").plot.bar(stacked=True, ax=axis, legend=False, rot=0)
-        axis.set(title=f"share of {name}", xlabel="", ylim=(0, 1))
-    axes[1].legend(bbox_to_anchor=(1, 1), loc="upper left", frameon=False)
-    return finished(figure)
+        wide = shares[name].unstack("category").fillna(0.0)
+        left = pd.Series(0.0, wide.index)
+        for category in filter(wide.columns.__contains__, CATEGORIES):
+            look = {"color": CATEGORY_COLOURS[category], "label": CATEGORIES[category]}
+            axis.barh(wide.index, wide[category], left=left, **look)
+            left += wide[category]
+        axis.set(xlabel=f"share of {name}", xlim=(0, 1))
+    figure.legend(*axes[1].get_legend_handles_labels(), loc="outside upper left", ncols=4)
+    counts = table.groupby("part")["instances"].sum()
+    n = ", ".join(f"{part} {count}" for part, count in counts.items())
+    return style.finished(figure, f"Instances: {n}.", made_up)
 
 
-def plot_leaks(leaks: pd.DataFrame) -> Figure:
-    """Share of each test set's questions that training gives away, as a matrix.
+def table_leaks(leaks: pd.DataFrame) -> pd.DataFrame:
+    """What training gives away of a test set: a row per pair of sets that share something.
 
-    That is: training asks it with a common answer, or shows its sentence with a label.
+    A question is given away if training asks it with a common answer (`repeated`) or shows its
+    sentence with a label (`shown`). Pairs that share nothing are left out.
     """
-    given = leaks[["repeated", "shown"]].max(axis=1) / leaks["questions"].clip(lower=1)
-    matrix = leaks.assign(share=given).pivot(index="train", columns="test", values="share")
-    figure, axis = panels(0.42 * matrix.shape[1] + 3.4, 0.34 * len(matrix) + 3.0)
-    style = {"cmap": "OrRd", "annot": True, "fmt": ".2f", "annot_kws": {"size": 6}, "cbar": False}
-    sns.heatmap(matrix.astype(float), ax=axis, vmin=0, vmax=1, linewidths=0.4, **style)
-    axis.set(title="Test questions that training gives away (share)")
-    axis.set(xlabel="test set", ylabel="training")
-    axis.tick_params(labelsize=7)
-    return finished(figure)
+    given = leaks[["repeated", "shown"]].max(axis=1)
+    table = leaks.assign(share=given / leaks["questions"].clip(lower=1))
+    columns = ["train", "test", "questions", "repeated", "shown", "share"]
+    return table.loc[given > 0, columns].sort_values("share", ascending=False, ignore_index=True)
 
 
 def plot_memory(table: pd.DataFrame) -> Figure:
     """Tokens read and tokens kept after each chunk of one episode."""
-    figure, axis = panels(6.4, 3.4)
-    axis.step(table["chunk"], table["read_tokens"], where="mid", color="0.55", label="tokens read")
-    axis.step(table["chunk"], table["memory_tokens"], where="mid", label="tokens in memory")
-    axis.set(xlabel="chunk", ylabel="tokens", title="Tokens read and tokens kept")
-    axis.legend(frameon=True)
-    return finished(figure)
+    figure, axis = style.panels(style.SINGLE, 50)
+    marker = "o" if len(table) == 1 else ""
+    ends = []
+    for name, colour in (("read", style.QUIET), ("memory", style.AFTER)):
+        tokens = table[f"{name}_tokens"]
+        axis.step(table["chunk"], tokens, marker=marker, where="mid", color=colour)
+        label = {"read": "read so far", "memory": "in memory"}[name]
+        ends.append((label, table["chunk"].iloc[-1], tokens.iloc[-1], colour))
+    axis.set(xlabel="chunk", ylabel="tokens", ylim=(0, None))
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    style.label_ends(axis, ends)
+    return style.finished(figure, f"One episode of {len(table)} chunks.")
 
 
 def plot_sources(table: pd.DataFrame) -> Figure:
     """Scores of methods with 95 % intervals, one panel per source, from `table_sources`."""
     sources = list(dict.fromkeys(table["source"]))
     methods = list(dict.fromkeys(table["method"]))[::-1]
-    size = 2.6 * len(sources) + 2.2, 0.34 * len(methods) + 1.5
-    figure, axes = panels(*size, len(sources), sharey=True, squeeze=False)
-    for axis, source in zip(axes.flat, sources, strict=True):
-        rows = table[table.source == source]
-        places = [methods.index(method) for method in rows["method"]]
-        errors = whiskers(rows, "score", "low", "high")
-        axis.barh(places, rows["score"].astype(float), xerr=errors, capsize=3, color=BAR)
-        axis.set_title(f"{source}\n(n = {int(rows['questions'].iloc[0])})", fontsize=10)
-        axis.set(xlim=(0, 1), xlabel="score", yticks=range(len(methods)), yticklabels=methods)
-        axis.tick_params(axis="y", labelsize=8)
-    return finished(figure)
+    rows, columns = -(-len(sources) // 3), min(3, len(sources))
+    width, height = style.SINGLE if columns == 1 else style.DOUBLE, 4.5 * len(methods) + 16
+    figure, axes = style.panels(width, height * rows, columns, rows, sharey=True, squeeze=False)
+    for axis in axes.flat[len(sources) :]:
+        axis.remove()
+    for axis, source in zip(axes.flat, sources, strict=False):
+        part = table[table.source == source].dropna(subset=["score"])
+        axis.set(xlim=(0, 1), yticks=range(len(methods)), yticklabels=methods)
+        axis.set_title(f"{source} (n = {int(table[table.source == source].questions.iloc[0])})")
+        if part.empty:
+            axis.text(0.5, 0, "no score", ha="center", color=style.QUIET)
+            continue
+        places = [methods.index(method) for method in part["method"]]
+        errors = style.whiskers(part, "score", "low", "high")
+        axis.barh(places, part["score"].astype(float), xerr=errors, color=style.COLOURS[2])
+        axis.set_xlabel("score")
+    caption = "n: questions. Whiskers: 95 % bootstrap intervals over instances; none where there "
+    return style.finished(figure, f"{caption}is a single one. No bar: no score.")
 
 
 def plot_waterfall(table: pd.DataFrame) -> Figure:
@@ -115,13 +143,16 @@ def plot_waterfall(table: pd.DataFrame) -> Figure:
     names = table[columns].agg(lambda row: "\n".join(filter(None, row)), axis=1)
     wide = table.assign(name=names, stage=table["stage"].astype(str))
     wide = wide.pivot(index="name", columns="stage", values="share").loc[names.unique()[::-1]]
-    figure, axis = panels(8.4, 0.62 * len(wide) + 1.8)
+    lines = 1 + max(name.count("\n") for name in wide.index)
+    figure, axis = style.panels(style.DOUBLE, (4 + 2.5 * lines) * len(wide) + 16)
     left = pd.Series(0.0, wide.index)
-    for stage, colour in WATERFALL.items():
-        axis.barh(wide.index, wide[stage], left=left, color=colour, label=stage.replace("_", " "))
+    for stage in [stage for stage in WATERFALL if wide[stage].sum()]:
+        label = stage.replace("_", " ")
+        axis.barh(wide.index, wide[stage], 0.7, left=left, color=WATERFALL[stage], label=label)
         left += wide[stage]
-    title = f"Where answers are lost{f': {table.source.iloc[0]}' if one_source else ''}"
-    axis.set(xlim=(0, 1), xlabel="share of answers", title=title)
-    axis.tick_params(axis="y", labelsize=8)
-    axis.legend(bbox_to_anchor=(1, 1), loc="upper left", frameon=False, fontsize=8)
-    return finished(figure)
+    axis.set(xlim=(0, 1), xlabel="share of answers")
+    figure.legend(loc="outside upper left", ncols=6)
+    n = table.groupby(names, sort=False)["n"].sum().unique()
+    source = f"Source: {table.source.iloc[0]}. " if one_source else ""
+    caption = f"{source}n = {', '.join(map(str, n))} answers. Stages without an answer are left out"
+    return style.finished(figure, f"{caption}.")

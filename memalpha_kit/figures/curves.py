@@ -12,15 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from memalpha_kit.figures.style import BAR, COLOURS, finished, panels, whiskers
+from memalpha_kit.figures import style
 from memalpha_kit.stats import nested_interval
 
 STAGES = {"warm_start": "before GRPO", "grpo": "after GRPO"}
+STAGE_COLOURS = {"warm_start": style.BEFORE, "grpo": style.AFTER}
 PARTS = {
     "accuracy": "r1 answers",
     "format": "r2 calls that ran",
@@ -111,6 +111,52 @@ def table_ablation(table: pd.DataFrame, points: Mapping[str, Mapping[str, float]
     return first.assign(beta=beta, gamma=gamma, memory=1 - first["compression"])
 
 
+def table_beside(recorded: pd.DataFrame, own: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
+    """This run beside the recorded seeds: is each measure inside what they span?
+
+    Both tables are results (a row per seed, stage, length and instance). A row per length that both
+    have and measure: the recorded mean with its two-level 95 % interval, the smallest and the
+    largest seed, this run, and `inside`: "yes" if it lies between these two, else "below" or
+    "above"; "not measured" if this run has no such value. With few seeds a run as good as they are
+    falls outside now and then: of n + 1 equal runs, any one is the lowest or highest in 2 of n + 1.
+    """
+    rows, theirs, ours = [], _measures(recorded), _measures(own)
+    for (length, measure), values in theirs.groupby(["length", "measure"], sort=False):
+        if length not in set(own["length"]):
+            continue
+        interval = nested_interval(values["value"], values["seed"], seed=0, n=resamples)
+        per_seed = values.groupby("seed")["value"].mean()
+        mine = ours[(ours.length == length) & (ours.measure == measure)]
+        value = mine.groupby("seed")["value"].mean().mean()
+        row = {"length": length, "measure": measure, "recorded": interval.mean}
+        row |= {"low": interval.low, "high": interval.high, "seeds": per_seed.count()}
+        row |= {"smallest": per_seed.min(), "largest": per_seed.max(), "this_run": value}
+        rows.append(row | {"inside": _inside(value, per_seed.min(), per_seed.max())})
+    return pd.DataFrame(rows)
+
+
+def _measures(results: pd.DataFrame) -> pd.DataFrame:
+    """One value per seed, length, instance and measure of quality or behaviour."""
+    keys = ["seed", "length", "instance"]
+    wide = results.pivot(index=keys, columns="stage", values="qa")
+    parts = {"QA before GRPO": wide["warm_start"], "QA after GRPO": wide["grpo"]}
+    parts["gain"] = wide["grpo"] - wide["warm_start"]
+    for stage, label in STAGES.items():
+        rows = results[results.stage == stage].set_index(keys)
+        for name, (count, total) in SHARES.items():
+            parts[f"{name}, {label}"] = rows[count] / rows[total].where(rows[total] > 0)
+    long = pd.concat(parts, names=["measure"]).rename("value").dropna().reset_index()
+    return long.sort_values("length", kind="stable")
+
+
+def _inside(value: float, low: float, high: float) -> str:
+    if value != value:
+        return "not measured"
+    if low - 1e-9 <= value <= high + 1e-9:
+        return "yes"
+    return "below" if value < low else "above"
+
+
 # --- One policy ----------------------------------------------------------------------------------
 
 
@@ -127,85 +173,119 @@ def plot_lengths(table: pd.DataFrame, reference: Mapping[str, Sequence[float]] =
 
     `reference` draws further writers without intervals, one value per length.
     """
-    figure, axis = panels(6.4, 4.0)
-    places = range(len(table))
+    figure, axis = style.panels(style.SINGLE, 58)
+    places, ends = list(range(len(table))), []
     for (name, values), line in zip(reference.items(), ("--", ":", "-."), strict=False):
-        axis.plot(places, values, line, color="0.55", label=name, zorder=1)
-    for (stage, label), colour in zip(STAGES.items(), COLOURS, strict=False):
-        style = {"color": colour, "marker": "o", "capsize": 4, "linewidth": 2, "label": label}
-        axis.errorbar(places, table[stage], whiskers(table, stage), **style)
-    axis.set(xticks=list(places), xticklabels=[f"{n}x" for n in table["length"]], ylim=(0, 1.05))
-    axis.set(xlabel="input length (1x = chunks seen in training)", ylabel="held-out QA")
+        axis.plot(places, values, line, color=style.QUIET, zorder=1)
+        ends.append((f"rule: {name}", places[-1], values[-1], style.QUIET))
+    for stage, label in STAGES.items():
+        look = {"color": STAGE_COLOURS[stage], "marker": "o", "label": label}
+        axis.errorbar(places, table[stage], style.whiskers(table, stage), **look)
+        ends.append((label, places[-1], table[stage].iloc[-1], STAGE_COLOURS[stage]))
+    axis.set(xticks=places, xticklabels=[f"{n}x" for n in table["length"]], ylim=(0, 1.05))
+    axis.set(xlabel="input length (1x: as in training)", ylabel="share of answers right")
+    style.label_ends(axis, ends)
     n = ", ".join(map(str, table["n"]))
-    axis.set_title(f"Memory written by the policy, {_seeds(table)} (n = {n})")
-    axis.legend(loc="lower left", frameon=True)
-    return finished(figure)
+    seeds = int(table["seeds"].iloc[0])
+    caption = f"Miniature, held-out names, {style.seeds(seeds)}; n = {n} instances."
+    return style.finished(figure, f"{caption} {_interval(seeds)}")
 
 
-def _seeds(table: pd.DataFrame) -> str:
-    n = int(table["seeds"].iloc[0])
-    return f"{n} {'seed' if n == 1 else 'seeds'}"
+def _interval(n_seeds: int) -> str:
+    if n_seeds < 2:
+        return "A single seed has no interval that holds for another."
+    return "Whiskers: 95 % bootstrap over seeds, then instances."
 
 
 def plot_gain(results: pd.DataFrame, table: pd.DataFrame) -> Figure:
     """Gain of GRPO per seed (dots) and over all seeds (bar with 95 % interval), by length."""
-    figure, axis = panels(6.4, 3.6)
+    figure, axis = style.panels(style.SINGLE, 50)
     wide = results.pivot(index=["length", "seed", "instance"], columns="stage", values="qa")
     gains = (wide["grpo"] - wide["warm_start"]).groupby(["length", "seed"]).mean()
     labels = [f"{n}x" for n in table["length"]]
-    axis.bar(labels, table["gain"], yerr=whiskers(table, "gain"), capsize=5, color=BAR)
+    axis.bar(labels, table["gain"], 0.6, yerr=style.whiskers(table, "gain"), color=style.COLOURS[2])
     for place, length in enumerate(table["length"]):
         dots = gains[length]
-        spread = [place + 0.06 * (i - (len(dots) - 1) / 2) for i in range(len(dots))]
-        label = None if place else "one seed"
-        axis.scatter(spread, dots, color="0.2", s=18, zorder=3, label=label)
-    axis.axhline(0, color="0.3", linewidth=1)
-    axis.set(xlabel="input length", ylabel="QA after - before", title="Paired gain of GRPO")
-    axis.legend(loc="lower right", frameon=True)
-    return finished(figure)
+        spread = [place + 0.05 * (i - (len(dots) - 1) / 2) for i in range(len(dots))]
+        axis.plot(spread, dots, "o", color="k", markersize=2.5, zorder=3)
+    axis.axhline(0, color="k", linewidth=0.6)
+    axis.set(xlabel="input length (1x: as in training)", ylabel="answers right, after - before")
+    n, seeds = ", ".join(map(str, table["n"])), int(table["seeds"].iloc[0])
+    caption = f"Dots: {style.seeds(seeds)}, paired over instances; n = {n}."
+    return style.finished(figure, f"{caption} {_interval(seeds)}")
 
 
 def plot_behaviour(table: pd.DataFrame, length: int = 1) -> Figure:
-    """What is stored and updated before and after GRPO at one length, from `table_behaviour`."""
-    figure, axis = panels(6.8, 3.6)
-    part = table[table.length == length]
+    """What is stored and updated before and after GRPO at one length, from `table_behaviour`.
+
+    What no instance has is left out, and the caption says so.
+    """
+    part = table[table.length == length].set_index(["stage", "what"])
+    counts = part.groupby("what")["n"].max()
+    shown = [what for what in SHARES if counts[what] > 0]
+    figure, axis = style.panels(style.SINGLE, 12 + 9 * len(shown))
     for place, (stage, label) in enumerate(STAGES.items()):
-        rows = part[part.stage == stage].set_index("what").loc[list(SHARES)]
-        spots = [i + 0.38 * (place - 0.5) for i in range(len(rows))]
-        errors = whiskers(rows, "share", "low", "high")
-        style = {"capsize": 4, "color": COLOURS[place], "label": label}
-        axis.bar(spots, rows["share"], 0.36, yerr=errors, **style)
-    axis.set(xticks=range(len(SHARES)), xticklabels=list(SHARES), ylim=(0, 1.05), ylabel="share")
-    axis.set_title(f"What the policy does with a chunk ({length}x)")
-    axis.legend(frameon=True)
-    return finished(figure)
+        rows = part.loc[stage].loc[shown]
+        spots = [i + 0.2 * (place - 0.5) for i in range(len(shown))]
+        errors = style.whiskers(rows, "share", "low", "high")
+        look = {"fmt": "o", "color": STAGE_COLOURS[stage], "label": label}
+        axis.errorbar(rows["share"].astype(float), spots, xerr=errors, **look)
+    axis.set(yticks=range(len(shown)), yticklabels=shown, xlim=(-0.02, 1.02), xlabel="share")
+    axis.set_ylim(len(shown) - 0.5, -0.5)
+    figure.legend(loc="outside upper left", ncols=2)
+    absent = [what for what in SHARES if what not in shown]
+    n = " to ".join(str(n) for n in sorted({counts[shown].min(), counts[shown].max()}))
+    caption = f"Miniature at {length}x; n = {n} instances. "
+    caption += f"Not measured: {', '.join(absent)}. " if absent else ""
+    drawn = part["low"].notna().any()
+    return style.finished(figure, caption + _interval(2 if drawn else 1))
 
 
 def plot_rewards(metrics: pd.DataFrame) -> Figure:
     """The reward parts against GRPO step; with several seeds, mean and 95 % band.
 
-    The four of the paper, and the terms of a user's module (columns `term_...`).
+    The four of the paper, and the terms of a user's module (columns `term_...`). A part that was
+    never measured (no judge, say) is named in the caption.
     """
     terms = [column for column in metrics if column.startswith("term_")]
     parts = PARTS | {column: column.removeprefix("term_") for column in terms}
-    n_rows = 2 + (len(terms) + 1) // 2
-    figure, axes = panels(8.4, 2.7 * n_rows, 2, n_rows, sharex=True)
-    columns = [c for c in ("seed", "step", *parts) if c in metrics]
-    for axis, (part, label) in zip(axes.flat, parts.items(), strict=False):
+    shown = {part: label for part, label in parts.items() if metrics[part].notna().any()}
+    n_rows = -(-len(shown) // 2)
+    figure, axes = style.panels(style.DOUBLE, 34 * n_rows, 2, n_rows, sharex=True, squeeze=False)
+    columns = [c for c in ("seed", "step", *shown) if c in metrics]
+    n = metrics["seed"].nunique() if "seed" in metrics else 1
+    marker = "o" if metrics["step"].nunique() < 5 else None
+    for axis, (part, label) in zip(axes.flat, shown.items(), strict=False):
         data = metrics[columns].dropna(subset=[part])
-        band = ("ci", 95) if "seed" in data and data.seed.nunique() > 1 else None
-        sns.lineplot(data=data, x="step", y=part, ax=axis, errorbar=band, seed=0)
-        axis.set(title=label, xlabel="GRPO step", ylabel="")
-    return finished(figure)
+        band = ("ci", 95) if n > 1 else None
+        look = {"errorbar": band, "seed": 0, "color": style.AFTER, "marker": marker}
+        sns.lineplot(data=data, x="step", y=part, ax=axis, **look)
+        axis.set(title=label, xlabel="", ylabel="mean over a batch")
+    for axis in axes.flat[len(shown) :]:
+        axis.remove()
+    for axis in axes.flat[max(0, len(shown) - 2) : len(shown)]:
+        axis.set_xlabel("GRPO step")
+        axis.tick_params(labelbottom=True)
+    absent = [label for part, label in parts.items() if part not in shown]
+    caption = style.seeds(n)
+    caption += "; line and band: mean and 95 % bootstrap over seeds" if n > 1 else ""
+    caption += f". Not measured: {', '.join(absent)}" if absent else ""
+    return style.finished(figure, f"{caption}. Vertical axes do not begin at 0.")
 
 
 def plot_warm_start(metrics: pd.DataFrame) -> Figure:
     """Supervised loss against optimiser step, coloured by phase."""
-    figure, axis = panels(6.4, 3.4)
-    sns.lineplot(data=metrics, x="step", y="loss", hue="phase", ax=axis, errorbar=None)
-    axis.set(xlabel="optimiser step", ylabel="loss on the reply", yscale="log")
-    axis.set_title("Warm start: copying first, then an imperfect teacher")
-    return finished(figure)
+    figure, axis = style.panels(style.SINGLE, 50)
+    phases = metrics.groupby(["phase", "step"], sort=False)["loss"].mean()
+    for colour, phase in zip(style.COLOURS, phases.index.unique("phase"), strict=False):
+        part = phases[phase]
+        axis.plot(part.index, part, color=colour, marker="o" if len(part) < 5 else "")
+        look = {"color": colour, "ha": "center", "transform": axis.get_xaxis_transform()}
+        axis.text((part.index[0] + part.index[-1]) / 2, 1.02, phase, **look)
+    axis.set(xlabel="optimiser step", ylabel="loss on the reply, nats (log scale)", yscale="log")
+    n = metrics["seed"].nunique() if "seed" in metrics else 1
+    caption = f"Warm start, {style.seeds(n)}: copying first, then an imperfect teacher."
+    return style.finished(figure, caption)
 
 
 # --- Many policies -------------------------------------------------------------------------------
@@ -217,97 +297,47 @@ def plot_sweep(table: pd.DataFrame, base: str, title: str) -> Figure:
     `table` is from `sweep.table_sweep`; one colour per length, points from top to bottom.
     """
     points, lengths = list(dict.fromkeys(table["point"])), sorted(table["length"].unique())
-    figure, axes = panels(9.4, 0.5 * len(points) + 1.6, 2, sharey=True)
+    figure, axes = style.panels(style.DOUBLE, 7 * len(points) + 18, 2, sharey=True)
     for place, length in enumerate(lengths):
         rows = table[table.length == length].set_index("point").loc[points]
-        spots = [i + 0.16 * (place - (len(lengths) - 1) / 2) for i in range(len(points))]
-        style = {"fmt": "o", "capsize": 3, "markersize": 5, "color": COLOURS[place]}
+        spots = [i + 0.2 * (place - (len(lengths) - 1) / 2) for i in range(len(points))]
+        look = {"fmt": "o", "color": style.COLOURS[place]}
         for axis, name in zip(axes, ("qa", "gap"), strict=True):
-            errors = whiskers(rows, name)
-            axis.errorbar(rows[name], spots, xerr=errors, label=f"{length}x", **style)
-    axes[0].set(yticks=range(len(points)), yticklabels=points, xlabel="held-out QA after GRPO")
-    axes[0].invert_yaxis()
-    axes[0].set_title(f"{title} ({_seeds(table)})")
-    axes[1].axvline(0, color="0.4", linewidth=1)
-    axes[1].set(xlabel="difference to the base, paired", title=f"base: {base}")
-    axes[1].legend(title="length", frameon=True)
-    return finished(figure)
+            kept = (rows.index != base) | (name == "qa")  # the base differs from itself by nothing
+            errors = [part[kept] for part in style.whiskers(rows, name)]
+            places = [spot for spot, keep in zip(spots, kept, strict=True) if keep]
+            axis.errorbar(rows[name][kept], places, xerr=errors, label=f"{length}x", **look)
+    axes[0].set(yticks=range(len(points)), yticklabels=[style.in_words(point) for point in points])
+    axes[0].set(xlabel="share of answers right after GRPO", title=title.replace("_", " "))
+    axes[0].set_ylim(len(points) - 0.5, -0.5)
+    axes[1].axvline(0, color="k", linewidth=0.6)
+    axes[1].set(xlabel="difference, paired", title=f"Against: {style.in_words(base)}")
+    names, labels = axes[0].get_legend_handles_labels()
+    figure.legend(names, labels, title="input length", loc="outside right center")
+    n = ", ".join(str(n) for n in table.groupby("length")["n"].max())
+    caption = f"Miniature, {style.seeds(int(table.seeds.iloc[0]))}; n = {n} instances by length. "
+    caption += _interval(table.seeds.iloc[0])
+    return style.finished(figure, f"{caption} The left axis does not begin at 0.")
 
 
 def plot_sweep_curves(curves: pd.DataFrame, measure: str = "reward", window: int = 10) -> Figure:
     """A measure of training against the GRPO step, one line per point: mean over seeds, smoothed.
 
-    `curves` has a row per point, seed and step; `window` steps are averaged.
+    `curves` has a row per point, seed and step; `window` steps are averaged. With more than six
+    points, neighbours share a colour and every second one is dashed.
     """
-    figure, axis = panels(7.2, 4.0)
-    points = list(dict.fromkeys(curves["point"]))
+    figure, axis = style.panels(style.DOUBLE, 70)
+    points, ends = list(dict.fromkeys(curves["point"])), []
     means = curves.pivot_table(index="step", columns="point", values=measure)[points]
     means = means.rolling(window, min_periods=1).mean()
-    means.plot(ax=axis, color=sns.color_palette("tab10", len(points)))
-    axis.set(xlabel="GRPO step", ylabel=f"{measure} (mean of {window} steps)")
-    axis.legend(fontsize=8, frameon=True, bbox_to_anchor=(1.01, 1), loc="upper left")
-    return finished(figure)
-
-
-def plot_grouping(advantages: pd.DataFrame, cosine: pd.DataFrame) -> Figure:
-    """What groupings do to the same rollouts, from the tables of `lab.grouping`.
-
-    Left: what each setting's advantages are made of (first stage). Middle: cosines between the
-    settings' gradients on the same rollouts, as Adam sees them (first stage). Right: cosine of one
-    batch's gradient with the unbiased direction, estimated from other rollouts, by stage.
-    """
-    figure, axes = panels(15, 4.4, 3, width_ratios=(1.0, 1.15, 1.1))
-    first = advantages["stage"].iloc[0]
-    seen = cosine[cosine["view"] == "as Adam sees it"]
-    order = list(dict.fromkeys(_setting(advantages)))
-    _draw_advantages(axes[0], advantages[advantages.stage == first])
-    _draw_same(axes[1], seen[(seen.stage == first) & (seen.kind == "same rollouts")], order)
-    _draw_direction(axes[2], seen[seen.kind == "unbiased direction"], order)
-    axes[0].set_title(f"Advantages, {first}")
-    axes[1].set_title(f"Cosine of gradients, same rollouts, {first}")
-    axes[2].set_title("Cosine with the unbiased direction")
-    return finished(figure)
-
-
-def _setting(table: pd.DataFrame, prefix: str = "") -> pd.Series:
-    """Names such as `chunk / std`."""
-    return table[f"{prefix}grouping"].str.replace("_", " ") + " / " + table[f"{prefix}scale"]
-
-
-def _draw_advantages(axis: plt.Axes, table: pd.DataFrame) -> None:
-    labels = {
-        "by_chunk": "explained by chunk index",
-        "by_rollout": "explained by rollout",
-        "sign_flips": "sign differs from released",
-        "zero_rows": "zero",
-    }
-    rows = table[(table.scale == "std") & table.measure.isin(labels)]
-    wide = rows.pivot(index="grouping", columns="measure", values="mean").astype(float)
-    wide = wide.loc[list(dict.fromkeys(rows.grouping)), list(labels)].rename(columns=labels)
-    wide.rename(index=lambda name: name.replace("_", " ")).plot.bar(ax=axis, rot=0, width=0.75)
-    axis.set(xlabel="", ylabel="share (divided by std)", ylim=(0, 1.05))
-    axis.legend(fontsize=8, frameon=True)
-
-
-def _draw_same(axis: plt.Axes, table: pd.DataFrame, order: Sequence[str]) -> None:
-    pairs = pd.DataFrame({"a": _setting(table), "b": _setting(table, "other_"), "c": table["mean"]})
-    matrix = pairs.pivot(index="a", columns="b", values="c").reindex(index=order[1:])[order[:-1]]
-    style = {"cmap": "Blues", "annot": True, "fmt": ".2f", "annot_kws": {"size": 8}, "cbar": False}
-    sns.heatmap(matrix.astype(float), ax=axis, vmin=0, vmax=1, **style)
-    axis.set(xlabel="", ylabel="")
-    axis.grid(False)
-    axis.tick_params(labelsize=8)
-    plt.setp(axis.get_xticklabels(), rotation=35, ha="right")
-
-
-def _draw_direction(axis: plt.Axes, table: pd.DataFrame, order: Sequence[str]) -> None:
-    table = table.astype(dict.fromkeys(("mean", "low", "high"), float))
-    for place, (stage, part) in enumerate(table.groupby("stage", sort=False)):
-        spots = [order.index(name) + 0.16 * place for name in _setting(part)]
-        errors = [part["mean"] - part["low"], part["high"] - part["mean"]]
-        style = {"fmt": "o", "capsize": 3, "color": COLOURS[place], "label": stage}
-        axis.errorbar(part["mean"], spots, xerr=errors, **style)
-    axis.set(yticks=range(len(order)), yticklabels=order, xlabel="one step's gradient, 95 %")
-    axis.invert_yaxis()
-    axis.tick_params(axis="y", labelsize=8)
-    axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncol=2)
+    pairs = len(points) > len(style.COLOURS)
+    for i, point in enumerate(points):
+        colour = style.COLOURS[i // 2 % len(style.COLOURS) if pairs else i]
+        axis.plot(means[point], "--" if pairs and i % 2 else "-", color=colour)
+        label = style.in_words(point) + (" (dashed)" if pairs and i % 2 else "")
+        ends.append((label, means.index[-1], means[point].iloc[-1], colour))
+    axis.set(xlabel="GRPO step", ylabel=measure, xlim=(1, means.index[-1]))
+    style.label_ends(axis, ends)
+    seeds = style.seeds(curves["seed"].nunique())
+    caption = f"Miniature, mean over {seeds} and the last {window} steps."
+    return style.finished(figure, f"{caption} The vertical axis does not begin at 0.")

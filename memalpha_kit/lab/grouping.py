@@ -31,7 +31,7 @@ import pandas as pd
 
 from memalpha_kit import files
 from memalpha_kit.errors import InputError
-from memalpha_kit.figures.curves import plot_grouping
+from memalpha_kit.figures.grouping import plot_grouping
 from memalpha_kit.figures.style import save_figure
 from memalpha_kit.lab import miniature
 from memalpha_kit.lab.runner import Say, Stage, save_tables
