@@ -73,7 +73,6 @@ FIGURES = {
         "chunk_tokens",
         "sources_sizes",
         "sources_categories",
-        "sources_leaks",
     ],
     "02_memory_environment": ["memory_growth"],
     "03_grpo_training": ["warm_start", "rewards"],
@@ -157,7 +156,7 @@ def test_the_html_shows_the_notebook_with_its_figures(home, name):
 def test_nothing_unfinished_is_left_beside_the_report(home, name):
     left = {path.name for path in folder(home, name).iterdir()}
     expected = {f"{name}.ipynb", f"{name}.html", "run.json", *TABLES[name]}
-    expected |= {f"{figure}.png" for figure in FIGURES[name]}
+    expected |= {f"{figure}.{ending}" for figure in FIGURES[name] for ending in ("png", "pdf")}
     assert left - {"episode.jsonl"} == expected
 
 
@@ -288,7 +287,11 @@ def test_notebook_04_asks_a_model_where_a_server_is_configured(home, tmp_path):
     assert stub.n_requests == table.questions.sum()
     assert len(pd.read_csv(made / "endpoint_pairs.csv")) == 4
     for path in tmp_path.rglob("*"):
-        assert path.suffix == ".png" or not path.is_file() or b"secret" not in path.read_bytes()
+        assert (
+            path.suffix in (".png", ".pdf")
+            or not path.is_file()
+            or b"secret" not in path.read_bytes()
+        )
 
 
 def test_notebook_05_draws_from_what_is_recorded_in_the_checkout(home, root):

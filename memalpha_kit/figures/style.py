@@ -187,9 +187,3 @@ def save_figure(figure: Figure, path: Path) -> Path:
         figure.savefig(image, format=ending[1:], **options)
         files.write_bytes(path.with_suffix(ending), image.getvalue())
     return path.with_suffix(".png")
-
-
-def show(figure: Figure, path: Path) -> Figure:
-    """Saves the figure as PNG and PDF and returns it, so that a cell can end with this call."""
-    save_figure(figure, path)
-    return figure
