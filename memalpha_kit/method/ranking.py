@@ -35,6 +35,7 @@ from memalpha_kit.text import MARKS, NO_SPACES
 
 Idf = Literal["release", "positive"]
 Ties = Literal["oldest", "newest"]
+_SHIFT = 32  # bits: no text has 2 ** 32 words
 _WORD = re.compile(r"\w+")
 _PAIRED = rf"{NO_SPACES}\uac00-\ud7a3"  # a Korean word ends in particles
 _RUN = re.compile(rf"([{_PAIRED}]+)|(?:[^\W{_PAIRED}]|[{MARKS}])+")
@@ -69,8 +70,8 @@ class Bm25:
         self.idf, self._words = idf, published_words if idf == "release" else words
         self._texts: dict[int, str] = {}
         self._lengths = array("q")  # words of the text at each place; -1: no text
-        self._found: dict[str, tuple[array, array]] = {}  # word -> places that hold it, how often
-        self._spread: Counter[int] = Counter()  # n -> words that n texts hold
+        self._found: dict[str, array] = {}  # word -> place << _SHIFT | times, in order
+        self._spread = array("q", [0])  # n -> words that n texts hold
         self._n_words = 0
         self._mean_idf: float | None = None
         for place, text in enumerate(texts):
@@ -82,34 +83,32 @@ class Bm25:
         before = self._texts.pop(place, None)
         old, new = (self._words(t) if t is not None else [] for t in (before, text))
         was, now = Counter(old), Counter(new)
+        while len(self._spread) < len(self._texts) + 2:
+            self._spread.append(0)
+        found, spread, start = self._found, self._spread, place << _SHIFT
         for word in was.keys() | now.keys():
-            if was.get(word) != now.get(word):
-                self._count(word, place, word in was, now.get(word, 0))
+            times = now.get(word, 0)
+            if (before_times := was.get(word, 0)) == times:
+                continue
+            if (places := found.get(word)) is None:
+                places = found[word] = array("q")
+            at = bisect_left(places, start)
+            if before_times and times:
+                places[at] = start | times
+                continue
+            spread[len(places)] -= 1
+            if times:
+                places.insert(at, start | times)
+            else:
+                del places[at]
+            spread[len(places)] += 1
+            if not places:
+                del found[word]
         self._n_words += len(new) - len(old)
         self._lengths.extend([-1] * (place + 1 - len(self._lengths)))
         self._lengths[place] = -1 if text is None else len(new)
         if text is not None:
             self._texts[place] = text
-
-    def _count(self, word: str, place: int, there: bool, times: int) -> None:
-        """The word now stands `times` times at this place; `there`: it stood there before."""
-        if word not in self._found:
-            self._found[word] = (array("q"), array("q"))
-        places, counts = self._found[word]
-        at = bisect_left(places, place)
-        if there and times:
-            counts[at] = times
-            return
-        self._spread[len(places)] -= 1
-        if times:
-            places.insert(at, place)
-            counts.insert(at, times)
-        else:
-            places.pop(at)
-            counts.pop(at)
-        self._spread[len(places)] += 1
-        if not places:
-            del self._found[word]
 
     def scores(self, query: str) -> list[float]:
         """One score per place; a word that the query repeats counts again."""
@@ -135,15 +134,18 @@ class Bm25:
     def _scores(self, query: str) -> np.ndarray:
         """The score at every place; minus infinity where no text is. The sums' order is that of
         `rank_bm25`, so that equal texts have equal scores and ties are ties."""
-        lengths = np.array(self._lengths)
-        scores = np.where(lengths >= 0, 0.0, -np.inf)
+        lengths = np.frombuffer(self._lengths, np.int64)
+        scores = np.zeros(len(lengths))
+        if len(lengths) > len(self._texts):
+            scores[lengths < 0] = -np.inf
         if not self._n_words:
             return scores
         norms = 1.5 * (0.25 + 0.75 * lengths / (self._n_words / len(self._texts)))
         positive, asked = self.idf == "positive", self._words(query)
         for word, times in Counter(asked).items() if positive else ((w, 1) for w in asked):
             if word in self._found:
-                places, counts = map(np.array, self._found[word])
+                found = np.frombuffer(self._found[word], np.int64)
+                places, counts = found >> _SHIFT, found & ((1 << _SHIFT) - 1)
                 weight, below = self._weight(len(places)), counts + norms.take(places)
                 if positive:
                     scores[places] += times * (weight * counts * 2.5 / below)
@@ -162,9 +164,9 @@ class Bm25:
     def _mean(self, total: int) -> float:
         """The mean raw idf of all words."""
         if self._mean_idf is None:
-            self._spread = Counter({n: times for n, times in self._spread.items() if n and times})
-            held = np.fromiter(self._spread.keys(), float, len(self._spread))
-            times = np.fromiter(self._spread.values(), float, len(self._spread))
+            spread = np.array(self._spread)
+            held = np.flatnonzero(spread[1:]) + 1
+            times = spread[held]
             raw = np.log(total - held + 0.5) - np.log(held + 0.5)
             self._mean_idf = float((raw * times).sum()) / len(self._found)
         return self._mean_idf
