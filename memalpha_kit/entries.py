@@ -16,6 +16,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from immutables import Map
 
@@ -30,6 +31,7 @@ class Entry:
     text: str
 
 
+@lru_cache(maxsize=8)  # one change asks for the same two texts again and again
 def essence(text: str) -> str:
     """What is left of a text if white space, invisible characters and spellings do not count.
 

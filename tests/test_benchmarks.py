@@ -1,4 +1,4 @@
-"""The benchmark scripts run at toy size; what they measure is not asserted."""
+"""The benchmarks run at toy size; what they measure is not asserted."""
 
 from __future__ import annotations
 
@@ -10,35 +10,25 @@ import pandas as pd
 import pytest
 import torch
 
+from memalpha_kit import cli
 from memalpha_kit.notebooks import repository
 
 
-def test_the_data_benchmark_writes_a_row_per_source_counter_and_input(tmp_path):
-    script, out = repository() / "benchmarks" / "data_speed.py", tmp_path / "speed.csv"
-    command = [sys.executable, script, "--scale", "0.01", "--out", out]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    table = pd.read_csv(out)
-    assert len(table) == 8
-    assert (table[["tokens", "build_s", "bare_s", "peak_mb"]] > 0).all(axis=None)
-    recorded = pd.read_csv(repository() / "reports" / "recorded" / "data_speed.csv")
-    assert list(table) == list(recorded)
+def test_a_quick_look_measures_every_kind_of_thing_and_writes_both_reports(tmp_path):
+    """Both ways must give equal results, or it fails; times are not asserted."""
+    command = [sys.executable, "-m", "memalpha_kit", "bench", "--quick", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+    table = pd.read_csv(tmp_path / "report.csv")
+    assert table.group.nunique() == 5 and len(table) > 60
+    page = (tmp_path / "report.md").read_text()
+    assert all(f"## {group}" in page for group in table.group)
+    assert all(f"- {fact}:" in page for fact in ("processor", "cores", "vector flags", "libraries"))
 
 
-def test_the_reading_benchmark_makes_the_same_prompts_both_ways():
-    script = repository() / "benchmarks" / "reading_speed.py"
-    command = [sys.executable, script, "--questions", "2"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("times as long") == 2
-
-
-def test_the_memory_benchmark_finds_the_same_both_ways():
-    script = repository() / "benchmarks" / "memory_speed.py"
-    command = [sys.executable, script, "--entries", "60", "--repeats", "100"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("after a change") == 1
+def test_a_benchmark_of_another_name_is_one_line(capsys):
+    assert cli.main(["bench", "--only", "memroy"]) == 2
+    assert "did you mean 'memory'?" in capsys.readouterr().err
 
 
 def test_no_promise_breaks_on_random_texts():

@@ -505,7 +505,7 @@ MONSTERS = {
 
 @pytest.mark.parametrize("name", MONSTERS)
 def test_a_reply_of_100_kilobytes_of_anything_is_read(name):
-    """Quadratic reading of one of them would take minutes; benchmarks/memory_speed.py measures."""
+    """Quadratic reading of one of them would take minutes; `memalpha bench` measures."""
     for prefix in ("", "<tool_call>", "✿FUNCTION✿: x\n✿ARGS✿: "):
         for wire in ("qwen", "text"):
             settle(parse_reply(prefix + MONSTERS[name], "stop", wire))

@@ -1,0 +1,137 @@
+"""Loading, figures, starting: data sets, pictures, imports, and asking a server."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pyarrow.parquet as parquet
+import pytest
+from little_world import instance, little_model, save_data
+from stub_server import StubServer
+
+from memalpha_kit.data.instances import load_instances, save_instances
+from memalpha_kit.figures import curves
+from memalpha_kit.figures.style import save_figure
+
+ROOT = Path(__file__).resolve().parents[1]
+MINIATURE = ROOT / "reports" / "recorded" / "miniature"
+
+
+def bench_loading(meter, tmp_path):
+    """Instances from parquet, checked; plain: pyarrow alone, rows as dicts."""
+    n, file = (20 if meter.quick else 400), tmp_path / "test.parquet"
+    save_instances(file, [instance("squad", i, questions=50, chunks=10) for i in range(n)])
+    meter.versus(
+        "data set, checked and read (beside pyarrow's rows alone)",
+        f"{n} instances of 50 questions",
+        lambda: len(load_instances(file)),
+        lambda: len(parquet.read_table(file).to_pylist()),
+        per=n,
+        rounds=7,
+        growth=True,
+    )
+
+
+FIGURES = {
+    "qa by length": lambda results: curves.plot_lengths(curves.table_lengths(results)),
+    "behaviour": lambda results: curves.plot_behaviour(curves.table_behaviour(results)),
+    "rewards of a run": lambda _: curves.plot_rewards(pd.read_csv(MINIATURE / "grpo.csv")),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def bench_figure(meter, name, tmp_path):
+    """From the recorded table to a PNG file, intervals included; plain: an empty figure's file."""
+    if meter.quick and name != "qa by length":
+        pytest.skip("not in a look")
+    results = pd.read_csv(MINIATURE / "results.csv")
+
+    def drawn() -> None:
+        figure = FIGURES[name](results)
+        save_figure(figure, tmp_path / "figure.png")
+        plt.close(figure)
+
+    def blank() -> None:
+        figure, _ = plt.subplots(figsize=(6, 4))
+        save_figure(figure, tmp_path / "blank.png")
+        plt.close(figure)
+
+    meter.versus(f"figure: {name} (beside an empty one)", "", drawn, blank, rounds=3, growth=True)
+
+
+def used(argv: list[str]) -> float:
+    """Processor seconds of a command."""
+    with open(os.devnull, "w") as nowhere:
+        child = subprocess.Popen(argv, stdout=nowhere, cwd=ROOT)
+        _, code, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(code)
+    assert child.returncode == 0, argv
+    return usage.ru_utime + usage.ru_stime
+
+
+STARTS = {
+    "import memalpha_kit": (["-c", "import memalpha_kit"], 0.3),
+    "import memalpha_kit.method.episode": (["-c", "import memalpha_kit.method.episode"], None),
+    "memalpha --help": (["-m", "memalpha_kit", "--help"], 0.5),
+}
+
+
+@pytest.mark.parametrize("name", STARTS)
+def bench_start(meter, name):
+    """A new process each time; Python's own start is in it."""
+    arguments, most = STARTS[name]
+
+    def measured() -> list[float]:
+        return sorted(used([sys.executable, *arguments]) for _ in range(3 if meter.quick else 9))
+
+    times = meter.once(measured)
+    wanted = ("ours_s", "<=", most) if most else None
+    meter.add(name, "a new process", ours_s=times[len(times) // 2], want=wanted)
+
+
+# --- Asking a server ------------------------------------------------------------------------------
+
+
+def bench_server(meter, tmp_path):
+    """`memalpha evaluate` against a server that needs 100 ms for a reply, at once and one by one.
+
+    What the command takes for a single question is not the others' share: starting, imports.
+    """
+    n = 20 if meter.quick else 200
+    for folder, many in (("one", 1), ("all", n)):
+        save_data(tmp_path / folder, ("squad",), questions=many, chunks=5)
+
+    def run(stub: StubServer, data: str, at_once: int) -> tuple[float, float]:
+        argv = [sys.executable, "-m", "memalpha_kit", "evaluate", "--method", "long-context"]
+        argv += ["--data", str(tmp_path / data), "--out", str(tmp_path / f"{data}-{at_once}")]
+        argv += ["--url", stub.url, "--model-name", "m", "--concurrency", str(at_once)]
+        started = time.perf_counter()
+        spent = used([*argv, "--name", "run"])
+        return time.perf_counter() - started, spent
+
+    def answers(at_once: int) -> list[tuple[str, str]]:
+        file = tmp_path / f"all-{at_once}" / "run" / "answers.jsonl"
+        lines = map(json.loads, file.read_text().splitlines())
+        return sorted((line["qa"], line["prediction"]) for line in lines if "qa" in line)
+
+    def both() -> tuple[float, float, float]:
+        with StubServer(little_model, latency_s=0.1) as stub:
+            (wall, spent), (single, _) = run(stub, "all", 32), run(stub, "all", 1)
+            one_wall, one_spent = run(stub, "one", 32)
+        assert answers(32) == answers(1) and len(answers(1)) == n
+        start = one_wall - stub.latency_s
+        return wall - start, single - start, 1e3 * (spent - one_spent) / (n - 1)
+
+    ours, single, ms = meter.once(both)
+    values = {"ours_s": ours, "plain_s": single, "ratio": single / ours}
+    values |= {"low": single / ours, "high": single / ours, "want": ("ratio", ">=", 8)}
+    meter.add(f"{n} questions, wall time (plain: one by one)", "100 ms a reply", **values)
+    want = ("value", "<=", 3)
+    meter.add("the client's own cost", "", value=ms, unit="processor ms a request", want=want)
