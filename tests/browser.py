@@ -27,6 +27,7 @@ needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--mute-audio"),
     *("--hide-scrollbars", "--remote-debugging-port=0", "--remote-allow-origins=*"),
+    "--disable-features=IsolateSandboxedIframes",  # frames in the page's own process can be read
 )
 
 
@@ -42,9 +43,8 @@ class Browser:
         import websocket
 
         self.folder = Path(tempfile.mkdtemp(prefix="browser_"))
-        size = f"--window-size={self.size[0]},{self.size[1]}"
         self.process = subprocess.Popen(
-            [CHROMIUM, *FLAGS, size, f"--user-data-dir={self.folder}", "about:blank"],
+            [CHROMIUM, *FLAGS, f"--user-data-dir={self.folder}", "about:blank"],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
@@ -58,6 +58,8 @@ class Browser:
             self.send(f"{domain}.enable")
         scheme = {"name": "prefers-color-scheme", "value": "dark" if self.dark else "light"}
         self.send("Emulation.setEmulatedMedia", features=[scheme])
+        size = {"width": self.size[0], "height": self.size[1]}
+        self.send("Emulation.setDeviceMetricsOverride", **size, deviceScaleFactor=1, mobile=False)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -89,7 +91,9 @@ class Browser:
     def open(self, url: str, ready: str = "true") -> None:
         """Goes to an address and waits until it is loaded and `ready` is true there."""
         self.send("Page.navigate", url=url)
-        done = f"location.href !== 'about:blank' && document.readyState === 'complete' && ({ready})"
+        done = (
+            f"location.href !== 'about:blank' && document.readyState === 'complete' && !!({ready})"
+        )
         wait(lambda: self.value(done), f"{url[:80]}: {ready}")
 
     def value(self, code: str, context: int | None = None) -> Any:
@@ -113,6 +117,35 @@ class Browser:
             " })()"
         )
         self.click_at(*box)
+
+    def frame(self, ready: str, title: str = "explorer") -> int:
+        """The context of the first frame with that title, for `value`, once `ready` is true."""
+
+        def context() -> int | None:
+            tree = self.send("Page.getFrameTree")["frameTree"]
+            inner = [
+                c["frame"] for c in tree.get("childFrames", ()) if "srcdoc" in c["frame"]["url"]
+            ]
+            for frame in inner:
+                world = self.send("Page.createIsolatedWorld", frameId=frame["id"])
+                if self.value(f"!!document.body && ({ready})", world["executionContextId"]):
+                    return world["executionContextId"]
+            return None
+
+        self.frame_title = title
+        return wait(context, "the frame")
+
+    def click_in_frame(self, selector: str, context: int) -> None:
+        """A real click in the middle of an element of a frame."""
+        rect = "const b = node.getBoundingClientRect(); return [b.x, b.y, b.width, b.height]"
+        outer = f"document.querySelector(\"iframe[title='{self.frame_title}']\")"
+        scroll = "node.scrollIntoView({block: 'start'})"
+        x, y, *_ = self.value(f"(() => {{ const node = {outer}; {scroll}; {rect} }})()")
+        inner = f"document.querySelector({json.dumps(selector)})"
+        left, top, width, height = self.value(
+            f"(() => {{ const node = {inner}; {rect} }})()", context
+        )
+        self.click_at(x + left + width / 2, y + top + height / 2)
 
     def click_at(self, x: float, y: float) -> None:
         """A real click at a place of the window."""

@@ -9,13 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_episodes import random_case, random_episode
 
+from memalpha_kit import cli
+from memalpha_kit.data.dataset import load_data
+from memalpha_kit.data.instances import save_instances
 from memalpha_kit.errors import InputError
 from memalpha_kit.explorer import Recording, html_page, show, view
+from memalpha_kit.explorer.recordings import load_recordings
+from memalpha_kit.files import save_json
 from memalpha_kit.method.episode import ask, write
 from memalpha_kit.method.memory import tokens
 from memalpha_kit.method.protocol import render_messages
 from memalpha_kit.method.readers import reader
 from memalpha_kit.method.rewards import rewards
+from memalpha_kit.method.saved import save_episodes
 from memalpha_kit.method.writers import ScriptedReplies, writer
 from memalpha_kit.records import QA, Completion, Rewards, make_instance
 from memalpha_kit.settings import MemoryConfig, ProtocolConfig, RewardConfig
@@ -29,7 +35,7 @@ def whole(shown, parts):
 
 
 def shown_of(episode, instance=None, **options):
-    shown = view([Recording("run", [episode])], [instance] if instance else [], **options)
+    shown = view([Recording("run", [episode], **options)], [instance] if instance else [])
     return shown, shown["episodes"][0]
 
 
@@ -145,3 +151,88 @@ def test_a_page_of_twenty_chunks_is_below_two_megabytes():
     asked = ask(episodes, [instance], reader("best_entry"))
     page = show(asked, [instance], reward=RewardConfig(content=0.0)).page
     assert len(page.encode()) < 2_000_000
+
+
+# ---- from disk, and the command ----------------------------------------------------------------
+
+
+@pytest.fixture
+def written(tmp_path):
+    """A data set, two rollouts of it by `memalpha write`, and an evaluation of a third."""
+    built = [instance for _, instance in map(random_case, (3, 4))]
+    save_instances(tmp_path / "data.parquet", built)
+    rule = ("--writer", "keep_sentences")
+    data, out = ("--data", str(tmp_path / "data.parquet")), tmp_path / "kept.episodes.jsonl"
+    assert cli.main(["write", *data, *rule, "--rollouts", "2", "--out", str(out)]) == 0
+    asked = ("--method", "memory", *rule, "--reader", "best_entry", "--name", "asked")
+    assert cli.main(["evaluate", *data, *asked, "--out", str(tmp_path)]) == 0
+    return tmp_path
+
+
+def test_the_command_writes_a_page_beside_the_episodes(written, capsys):
+    file, data = written / "kept.episodes.jsonl", str(written / "data.parquet")
+    capsys.readouterr()
+    assert cli.main(["explore", str(file), "--data", data]) == 0
+    said = capsys.readouterr()
+    assert said.out.endswith(f"{file.with_suffix('.html')}\n") and said.err == ""
+    assert file.with_suffix(".html").read_text().startswith("<!doctype html>")
+
+
+def test_without_a_data_set_the_command_says_what_is_missing(written, capsys):
+    out = written / "page.html"
+    assert cli.main(["explore", str(written / "kept.episodes.jsonl"), "--html", str(out)]) == 0
+    assert "--data PATH names the data set" in capsys.readouterr().err
+
+
+def test_an_evaluation_brings_its_answers_scores_and_questions(written):
+    (recording,) = load_recordings([written / "asked"])
+    assert recording.protocol == ProtocolConfig()
+    (episode, _), rows = recording.episodes, load_data(written / "data.parquet")
+    made = view([recording])["episodes"][0]
+    assert [q["gold"] for q in made["questions"]] == [list(q.answers) for q in rows[0].questions]
+    assert all(q["score"] in (0.0, 1.0) for q in made["questions"])
+    assert load_recordings([written / "asked" / "answers.jsonl"])[0].episodes[0] == episode
+
+
+def test_recordings_have_names_of_their_own_and_settings_from_beside(written):
+    file = written / "kept.episodes.jsonl"
+    first, second = load_recordings([file, file])
+    assert (first.name, second.name) == ("kept (0)", "kept (1)")
+    assert first.protocol == ProtocolConfig() and first.reward is None
+    card = file.with_suffix(".json")
+    card.write_text(card.read_text().replace('"wire": "qwen"', '"wire": 7'))
+    with pytest.raises(InputError, match="protocol: wire"):
+        load_recordings([file])
+
+
+def test_only_the_first_instances_are_shown_where_few_are_wanted(written, capsys):
+    file, data = str(written / "kept.episodes.jsonl"), str(written / "data.parquet")
+    capsys.readouterr()
+    assert cli.main(["explore", file, "--data", data, "--instances", "1"]) == 0
+    assert capsys.readouterr().out.startswith("2 episodes, ")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["missing.jsonl"], "expected a file of episodes"),
+        (["kept.episodes.jsonl", "--model", "."], "--model .: expected a folder with tokenizer"),
+        (["kept.episodes.jsonl", "--instances", "0"], "--instances: expected at least 1"),
+        (["kept.episodes.jsonl", "--profile", "laptp"], "did you mean 'laptop'"),
+    ],
+)
+def test_what_cannot_be_shown_is_refused_in_one_line(written, monkeypatch, capsys, words, said):
+    monkeypatch.chdir(written)
+    capsys.readouterr()
+    assert cli.main(["explore", *words]) == 2
+    err = capsys.readouterr().err
+    assert said in err and err.count("\n") == 1
+
+
+def test_a_training_brings_the_weights_that_it_was_run_with(tmp_path):
+    episode, instance = random_case(3)
+    save_episodes(tmp_path / "run" / "episodes" / "step_00001.jsonl", [episode])
+    save_json(tmp_path / "run" / "settings.json", {"reward": {"compression": 0.5}})
+    recordings = load_recordings([tmp_path / "run"])
+    assert recordings[0].name == "run step_00001"
+    assert view(recordings, [instance])["reward"]["compression"] == 0.5

@@ -17,7 +17,7 @@ import typer
 from typer.main import get_command
 
 from memalpha_kit import __version__
-from memalpha_kit.cli import bench, data, evaluation, lab, models, server, training
+from memalpha_kit.cli import bench, data, evaluation, explore, lab, models, server, training
 from memalpha_kit.cli.options import Documented
 from memalpha_kit.errors import DiskError, InputError, closest
 from memalpha_kit.registry import import_extensions
@@ -29,7 +29,8 @@ for _function in (
     *(lab.run, lab.seeds, lab.sweep, lab.grouping, lab.audit),
     *(training.train, training.plan, training.export),
     *(evaluation.write, evaluation.ask, evaluation.evaluate, evaluation.score),
-    *(evaluation.report, evaluation.calibrate, server.serve, bench.bench),
+    *(evaluation.report, evaluation.calibrate, explore.explore, explore.replay, server.serve),
+    *(bench.bench,),
 ):
     app.command(cls=Documented)(_function)
 _data = typer.Typer(help="Raw files to data sets, and what a reviewer wants to know.", **PLAIN)

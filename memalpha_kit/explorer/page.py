@@ -62,8 +62,8 @@ def show(
     answers: Iterable[Answer] | None = None,
     rewards: Mapping[str, Rewards] | None = None,
     judge: Judge | None = None,
-    reward: RewardConfig = RewardConfig(),  # noqa: B008 (frozen)
-    advantage: AdvantageConfig = AdvantageConfig(),  # noqa: B008 (frozen)
+    reward: RewardConfig | None = None,
+    advantage: AdvantageConfig | None = None,
     protocol: ProtocolConfig | None = None,
     decode: Decode | None = None,
     height: int = 860,
@@ -78,10 +78,10 @@ def show(
     runs = episodes if isinstance(episodes, Mapping) else {"episodes": episodes}
     found = list(answers or ())
     recordings = [
-        Recording(name, [_answered(e, found) for e in run], {}, rewards or {}, protocol)
+        Recording(name, [_answered(e, found) for e in run], {}, rewards or {}, protocol, decode)
         for name, run in runs.items()
     ]
-    made = view(recordings, instances or (), judge, reward, advantage, decode)
+    made = view(recordings, instances or (), judge, reward, advantage)
     n_steps = sum(len(episode["steps"]) for episode in made["episodes"])
     caption = f"Explorer: {len(made['episodes'])} episodes, {n_steps} chunks."
     return Shown(html_page(made), height, f"{caption} If nothing is above, trust this notebook.")

@@ -16,6 +16,7 @@ from itertools import groupby
 from typing import Any
 
 from memalpha_kit.errors import InputError
+from memalpha_kit.lab import world
 from memalpha_kit.method.blame import Touch, touches
 from memalpha_kit.method.calls import FORMATS
 from memalpha_kit.method.memory import empty
@@ -33,6 +34,8 @@ from memalpha_kit.tokens import Counter, counter
 Decode = Callable[[Sequence[int]], str]
 """Token ids to the text that they stand for, such as a tokenizer's `decode`."""
 Json = dict[str, Any]
+RULES: dict[str, Judge] = {"miniature": world.judge}
+"""Judges of sources that a rule can judge; r4 of others needs the judge that is given."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,9 @@ class Recording:
     """Episodes of one policy or run under a name, and what is known beside them.
 
     `questions` (where no data set is at hand) and `rewards` (as they were when it was recorded)
-    are by episode id; without a protocol the format of the calls says how prompts look.
+    are by episode id. `decode` makes prompts of the token ids that were sent; else they are
+    rendered again by the protocol, without one as the format of the calls suggests. `reward` and
+    `advantage` are the settings that it was made with.
     """
 
     name: str
@@ -48,26 +53,30 @@ class Recording:
     questions: Mapping[str, Sequence[QA]] = field(default_factory=dict)
     rewards: Mapping[str, Rewards] = field(default_factory=dict)
     protocol: ProtocolConfig | None = None
+    decode: Decode | None = None
+    reward: RewardConfig | None = None
+    advantage: AdvantageConfig | None = None
 
 
 def view(
-    recordings: Iterable[Recording],
+    recordings: Sequence[Recording],
     instances: Iterable[Instance] = (),
     judge: Judge | None = None,
-    reward: RewardConfig = RewardConfig(),  # noqa: B008 (frozen)
-    advantage: AdvantageConfig = AdvantageConfig(),  # noqa: B008 (frozen)
-    decode: Decode | None = None,
+    reward: RewardConfig | None = None,
+    advantage: AdvantageConfig | None = None,
 ) -> Json:
     """What the page shows of the episodes, in the order of the recordings.
 
-    `decode` makes prompts of the token ids that were sent; without it they are rendered again.
-    Rewards that were saved are taken, others computed. Raises InputError if there is no episode,
+    Rewards that were saved are taken, others computed. Settings that are not given are those of
+    the first recording that has some, else the defaults. Raises InputError if there is no episode,
     and naming an episode that has more chunks than its instance.
     """
     known, texts = {instance.id: instance for instance in instances}, _Texts()
-    scene = (judge, reward, decode)
+    reward = reward or next((r.reward for r in recordings if r.reward), RewardConfig())
+    found = (r.advantage for r in recordings if r.advantage)
+    advantage = advantage or next(found, AdvantageConfig())
     shown = [
-        _episode(recording, episode, known.get(episode.instance), texts, *scene)
+        _episode(recording, episode, known.get(episode.instance), texts, judge, reward)
         for recording in recordings
         for episode in recording.episodes
     ]
@@ -98,13 +107,13 @@ def _episode(
     texts: _Texts,
     judge: Judge | None,
     reward: RewardConfig,
-    decode: Decode | None,
 ) -> Json:
     if instance and max(step.chunk for step in episode.steps) >= len(instance.chunks):
         found = f"found {len(episode.steps)} steps and {len(instance.chunks)} chunks in the data"
         raise InputError(f"episode {episode.id}: expected a chunk per step, {found}")
     counts = counter(episode.memory_config.counter)
     parts = recording.rewards.get(episode.id)
+    judge = judge or RULES.get(episode.source)
     parts = parts or _rewards(Scene(episode, instance, counts, judge, reward))
     questions = instance.questions if instance else recording.questions.get(episode.id, ())
     return {
@@ -115,7 +124,7 @@ def _episode(
         "rollout": episode.rollout,
         "writer": episode.writer,
         "counter": counts.name,
-        "steps": _steps(recording, episode, instance, texts, decode, counts),
+        "steps": _steps(recording, episode, instance, texts, counts),
         "rewards": asdict(parts),
         "questions": _questions(questions, episode.answers),
     }
@@ -140,7 +149,6 @@ def _steps(
     episode: Episode,
     instance: Instance | None,
     texts: _Texts,
-    decode: Decode | None,
     counts: Counter,
 ) -> list[Json]:
     changed = {step: list(made) for step, made in groupby(touches(episode), lambda t: t.step)}
@@ -149,7 +157,7 @@ def _steps(
         chunk = instance.chunks[step.chunk] if instance else None
         made = changed.get(place, [])
         size += sum(counts.count(t.after or "") - counts.count(t.before or "") for t in made)
-        prompt, how = _prompt(recording, episode, step, before, chunk, decode)
+        prompt, how = _prompt(recording, episode, step, before, chunk)
         steps.append(
             {
                 "chunk": None if chunk is None else texts(chunk),
@@ -221,12 +229,13 @@ def _prompt(
     step: Step,
     before: Memory,
     chunk: str | None,
-    decode: Decode | None,
 ) -> tuple[list[tuple[str, str]], str]:
     """The prompt of a step as (role, text), and how it comes to be known."""
     ids, by_rule = step.completion.prompt_ids, ":" not in episode.writer
-    if ids and decode:
-        return [("as sent", decode(ids))], f"decoded from the {len(ids)} token ids that were sent"
+    if ids and recording.decode:
+        return [
+            ("as sent", recording.decode(ids))
+        ], f"decoded from the {len(ids)} token ids that were sent"
     if chunk is None:
         return [], "not known without the chunks: name the data set"
     how = f"rendered again; {len(ids)} token ids were sent" if ids else "rendered again"

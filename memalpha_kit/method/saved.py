@@ -12,12 +12,29 @@ from typing import Any
 
 from memalpha_kit.episode_settings import MemoryConfig, ProtocolConfig
 from memalpha_kit.errors import InputError
-from memalpha_kit.files import Log, json_line, load_json, read_jsonl, resume_or_refuse, write_bytes
+from memalpha_kit.files import (
+    Log,
+    json_line,
+    load_json,
+    read_jsonl,
+    resume_or_refuse,
+    save_json,
+    write_bytes,
+)
 from memalpha_kit.method import memory
 from memalpha_kit.method.episode import episode_id, write
 from memalpha_kit.method.writers import Writer
 from memalpha_kit.progress import bar
-from memalpha_kit.records import Answer, Completion, Episode, Instance, Step, ToolCall, ToolUse
+from memalpha_kit.records import (
+    Answer,
+    Completion,
+    Episode,
+    Instance,
+    Rewards,
+    Step,
+    ToolCall,
+    ToolUse,
+)
 
 
 def save_episodes(path: Path, episodes: Iterable[Episode]) -> None:
@@ -67,12 +84,37 @@ def _answer_fields(answer: Answer) -> dict[str, Any]:
     return {k: v for k, v in vars(answer).items() if k in first or v != default[k]}
 
 
-def read_episode(raw: Mapping[str, Any], where: str) -> Episode:
-    """What `episode_fields` gave, every memory rebuilt. Raises InputError starting with `where`."""
+def save_rewards(path: Path, rewards: Mapping[str, Rewards]) -> None:
+    """Writes rewards by episode id, as `play` gives them."""
+    save_json(
+        path,
+        {name: vars(parts) | {"others": dict(parts.others)} for name, parts in rewards.items()},
+    )
+
+
+def load_rewards(path: Path) -> dict[str, Rewards]:
+    """What `save_rewards` wrote. Raises InputError naming the file."""
+    try:
+        return {
+            name: Rewards(
+                **_tuples(parts, "format", "content")
+                | {"others": _tuples(parts["others"], *parts["others"])}
+            )
+            for name, parts in load_json(path).items()
+        }
+    except (TypeError, AttributeError, KeyError) as error:
+        raise InputError(f"{path}: expected rewards by episode, found: {error}") from error
+
+
+def read_episode(raw: Mapping[str, Any], where: str, check: bool = True) -> Episode:
+    """What `episode_fields` gave, every memory rebuilt. Raises InputError starting with `where`.
+
+    Without `check` a call may end in another way than was recorded, and is kept as it was.
+    """
     try:
         config = MemoryConfig(**_tuples(raw["memory_config"], "tools", "components"))
         answers = tuple(Answer(**_tuples(answer, "retrieved")) for answer in raw["answers"])
-        steps = _read_steps(raw["steps"], config, where)
+        steps = _read_steps(raw["steps"], config, where, check)
         return Episode(**raw | {"memory_config": config, "steps": steps, "answers": answers})
     except KeyError as error:
         raise InputError(f"{where}: expected a field {error}, found none") from error
@@ -80,14 +122,14 @@ def read_episode(raw: Mapping[str, Any], where: str) -> Episode:
         raise InputError(f"{where}: expected an episode, found: {error}") from error
 
 
-def _read_steps(raw: Any, config: MemoryConfig, where: str) -> tuple[Step, ...]:
-    """The steps with the memory after each; the outcome of every call must be as recorded."""
+def _read_steps(raw: Any, config: MemoryConfig, where: str, check: bool) -> tuple[Step, ...]:
+    """The steps with the memory after each; to `check`, every call must end as recorded."""
     state, steps = memory.empty(config), []
     for number, step in enumerate(raw):
         calls = tuple(ToolCall(**call) for call in step["calls"])
         for call in calls:
             state, again = memory.apply(state, call, config)
-            if again != call:
+            if check and again != call:
                 raise InputError(
                     f"{where}: step {number}: expected {call.name} to be {call.status} again, "
                     f"found {again.status} on replay (edited file, or another version of the kit?)"

@@ -30,7 +30,7 @@ from memalpha_kit.method.episode import Environment, Played, play
 from memalpha_kit.method.memory import DELETE, INSERT, UPDATE, tokens
 from memalpha_kit.method.model_writers import ModelWriter
 from memalpha_kit.method.rewards import reward_terms
-from memalpha_kit.method.saved import save_episodes
+from memalpha_kit.method.saved import save_episodes, save_rewards
 from memalpha_kit.models.decode import fast
 from memalpha_kit.models.local import CausalLM, Sampling
 from memalpha_kit.records import Completion, Episode, Instance, Rewards, ToolCall, TrainingRow
@@ -120,8 +120,11 @@ class Rollouts:
         rows = training_rows(played.episodes, played.rewards, env.reward, env.advantage)
         seen = observe(played.episodes, played.rewards, rows, env.memory.counter)
         if processes.is_main() and config.dump_every and step % config.dump_every == 0:
-            n, file = config.dump_episodes, run.out / "episodes" / f"step_{step + 1:05d}.jsonl"
-            save_episodes(file, played.episodes[:: max(1, len(played.episodes) // n)][:n])
+            n, name = config.dump_episodes, f"step_{step + 1:05d}"
+            kept = played.episodes[:: max(1, len(played.episodes) // n)][:n]
+            save_episodes(run.out / "episodes" / f"{name}.jsonl", kept)
+            parts = {episode.id: played.rewards[episode.id] for episode in kept}
+            save_rewards(run.out / "rewards" / f"{name}.json", parts)
         every = processes.gathered((seen, (played.write_s, played.read_s, played.reward_s)))
         longest = map(max, zip(*(times for _, times in every), strict=True))
         seconds = zip(("write_s", "read_s", "reward_s"), longest, strict=True)

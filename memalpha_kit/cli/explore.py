@@ -1,0 +1,122 @@
+"""Commands that look at episodes: explore, replay."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Argument, Option
+
+from memalpha_kit.cli.options import DataPath, Overrides, at_least, profile_of
+from memalpha_kit.errors import InputError
+
+if TYPE_CHECKING:
+    from memalpha_kit.explorer import Recording
+    from memalpha_kit.records import Instance
+    from memalpha_kit.settings import Profile
+
+Paths = Annotated[
+    list[Path],
+    Argument(metavar="EPISODES...", help="files of episodes, folders of evaluations or trainings"),
+]
+Data = Annotated[
+    DataPath | None, Option(metavar="PATH", help="the data set that they are about, for chunks")
+]
+Rewarding = Annotated[
+    str | None, Option("--profile", metavar="NAME", help="rewards as in {profiles}, or a YAML file")
+]
+
+
+def explore(
+    episodes: Paths,
+    data: Data = None,
+    html: Annotated[
+        Path | None, Option(metavar="FILE.html", help="the page [default: beside the first]")
+    ] = None,
+    instances: Annotated[int | None, Option(metavar="N", help="only the first N")] = None,
+    model: Annotated[
+        Path | None, Option(metavar="FOLDER", help="whose tokenizer made the prompts")
+    ] = None,
+    profile: Rewarding = None,
+    overrides: Overrides = (),
+) -> None:
+    """Episodes to look at, chunk by chunk, in one HTML file that needs no server and no network.
+
+    Several files stand side by side, e.g. before and after training. Weights of the rewards are
+    those of --profile, else those that a training was run with, else the paper's.
+    """
+    from memalpha_kit.explorer import html_page, view
+    from memalpha_kit.explorer.recordings import decoder, load_recordings
+    from memalpha_kit.files import write_bytes
+
+    at_least(1, instances=instances)
+    found, known = load_recordings(episodes), _instances(data)
+    if instances:
+        found = [_first(recording, instances) for recording in found]
+    if model:
+        decode = decoder(model)
+        if decode is None:
+            raise InputError(f"--model {model}: expected a folder with tokenizer.json")
+        found = [replace(recording, decode=decode) for recording in found]
+    settings = _settings(profile, overrides)
+    chosen = (settings.reward, settings.advantage) if settings else (None, None)
+    shown = view(found, known, None, *chosen)
+    page = html_page(shown).encode()
+    out = html or _beside(episodes[0])
+    write_bytes(out, page)
+    n_chunks = sum(len(episode["steps"]) for episode in shown["episodes"])
+    size = f"{len(page) / 1e6:.1f} MB"
+    print(f"{len(shown['episodes'])} episodes, {n_chunks} chunks, {size}; open it in a browser")
+    print(out)
+    if any(step["chunk"] is None for episode in shown["episodes"] for step in episode["steps"]):
+        print(
+            "memalpha: some chunks are not known; --data PATH names the data set", file=sys.stderr
+        )
+
+
+def _settings(profile: str | None, overrides: Sequence[str]) -> Profile | None:
+    """The settings that were asked for, None if none were; overrides alone change the paper's."""
+    wanted = profile or overrides
+    return profile_of(profile or "real", list(overrides)) if wanted else None
+
+
+def _beside(path: Path) -> Path:
+    return path / "explorer.html" if path.is_dir() else path.with_suffix(".html")
+
+
+def _instances(data: Path | None) -> list[Instance]:
+    from memalpha_kit.data.dataset import load_data
+
+    return load_data(data) if data else []
+
+
+def _first(recording: Recording, n: int) -> Recording:
+    """The recording with all rollouts of its first instances."""
+    names = list(dict.fromkeys(episode.instance for episode in recording.episodes))[:n]
+    return replace(recording, episodes=[e for e in recording.episodes if e.instance in names])
+
+
+def replay(
+    episodes: Paths,
+    data: Data = None,
+    profile: Rewarding = None,
+    overrides: Overrides = (),
+) -> int:
+    """Read every reply and apply its calls again; report whatever is not as it was recorded.
+
+    With --data the answers are scored again, and the rewards of a training made again, with the
+    weights of --profile or of the training. Exit code 1: something differs.
+    """
+    from memalpha_kit.explorer.replay import replay as again
+
+    settings = _settings(profile, overrides)
+    rules = (settings.protocol, settings.reward) if settings else (None, None)
+    made = again(episodes, _instances(data), *rules)
+    for line in made.differences:
+        print(line)
+    said = f"{len(made.differences)} differences" if made.differences else "no difference"
+    print(f"{made.episodes} episodes replayed, {made.rewarded} rewarded again: {said}")
+    return int(bool(made.differences))

@@ -1,0 +1,155 @@
+"""Replay: an episode made again from its replies, and every difference from what was recorded.
+
+The one law: a reply and the rules decide everything. Reading each recorded reply and applying its
+calls gives the recorded episode byte for byte, and its rewards are those that were saved. A
+difference means that a file was edited, or that the kit reads or rewards in another way today.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from memalpha_kit.errors import InputError
+from memalpha_kit.explorer.recordings import beside, episode_files, episode_lines
+from memalpha_kit.explorer.view import RULES
+from memalpha_kit.files import json_line
+from memalpha_kit.method import metrics
+from memalpha_kit.method.calls import read_calls
+from memalpha_kit.method.memory import apply, empty
+from memalpha_kit.method.rewards import rewards
+from memalpha_kit.method.saved import episode_fields, read_episode
+from memalpha_kit.records import Answer, Episode, Instance, Rewards, Step, ToolCall
+from memalpha_kit.settings import ProtocolConfig, RewardConfig
+from memalpha_kit.tasks import metric_of
+from memalpha_kit.tokens import counter
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """How many episodes were made again, how many of them rewarded again, and what differs."""
+
+    episodes: int
+    rewarded: int
+    differences: tuple[str, ...]
+
+
+def replay(
+    paths: Iterable[Path],
+    instances: Iterable[Instance] = (),
+    protocol: ProtocolConfig | None = None,
+    reward: RewardConfig | None = None,
+) -> Replayed:
+    """Every episode of files and folders made again, and rewarded where its instance is known.
+
+    Settings that are not given are those that lie beside the episodes. Raises InputError for a
+    path without episodes and a line that is none.
+    """
+    known = {instance.id: instance for instance in instances}
+    n_episodes, n_rewarded, found = 0, 0, []
+    for file in (file for path in paths for file in episode_files(path)):
+        made = beside(file)
+        rules = reward or made.reward or RewardConfig()
+        for where, line in episode_lines(file):
+            n_episodes += 1
+            found += (new := differences(line, where, protocol or made.protocol))
+            if not new and line["answers"] and line["instance"] in known:
+                n_rewarded += 1
+                episode, instance = read_episode(line, where), known[line["instance"]]
+                saved = made.rewards.get(episode.id)
+                found += reward_differences(episode, instance, saved, rules)
+    return Replayed(n_episodes, n_rewarded, tuple(found))
+
+
+def replayed(episode: Episode, protocol: ProtocolConfig | None = None) -> Episode:
+    """The episode that its replies make: read, applied call by call, and nothing taken over."""
+    config, state, steps = episode.memory_config, empty(episode.memory_config), []
+    protocol = replace(protocol or ProtocolConfig(), wire=episode.wire)
+    for step in episode.steps:
+        calls = []
+        for call in read_calls(step.completion, config, protocol):
+            state, applied = apply(state, call, config)
+            calls.append(applied)
+        steps.append(Step(step.chunk, step.completion, tuple(calls), state))
+    return replace(episode, steps=tuple(steps))
+
+
+def differences(
+    recorded: Mapping[str, Any], where: str, protocol: ProtocolConfig | None = None
+) -> list[str]:
+    """What is not as it was recorded, a line each; `recorded` is what `episode_fields` gave.
+
+    Raises InputError, starting with `where`, for what is no episode.
+    """
+    episode = read_episode(recorded, where, check=False)
+    again = replayed(episode, protocol)
+    found = [
+        f"{where}: step {place}, call {number}: {said}"
+        for place, (old, new) in enumerate(zip(episode.steps, again.steps, strict=True))
+        for number, said in _calls(old.calls, new.calls)
+    ]
+    if not found and json_line(episode_fields(again)) != json_line(recorded):
+        found.append(f"{where}: recorded with other fields than are written today")
+    return found
+
+
+def _calls(old: tuple[ToolCall, ...], new: tuple[ToolCall, ...]) -> Iterator[tuple[int, str]]:
+    for number, (before, after) in enumerate(zip_longest(old, new)):
+        if before is None or after is None:
+            yield number, f"recorded {_said(before)}, found {_said(after)}"
+            continue
+        then, now = asdict(before), asdict(after)
+        for key in then:
+            texts = [json.dumps(value, default=dict) for value in (then[key], now[key])]
+            if texts[0] != texts[1]:
+                yield number, f"{key}: recorded {texts[0]:.80}, found {texts[1]:.80}"
+
+
+def _said(call: ToolCall | None) -> str:
+    return "no call" if call is None else f"{call.name or 'a call'} ({call.status})"
+
+
+def reward_differences(
+    episode: Episode,
+    instance: Instance,
+    saved: Rewards | None,
+    config: RewardConfig = RewardConfig(),  # noqa: B008 (frozen)
+) -> list[str]:
+    """Scores of the answers, and saved rewards, that come out otherwise today, a line each.
+
+    Scores are made by the metric of the source that needs no judge. r4 is compared where a rule
+    judges: nobody asks a model again.
+    """
+    again = replace(episode, answers=tuple(_scored(episode, instance)))
+    found = [
+        f"{episode.id}: question {old.qa}: score: recorded {old.score}, found {new.score}"
+        for old, new in zip(episode.answers, again.answers, strict=True)
+        if old.score != new.score
+    ]
+    judge = RULES.get(episode.source)
+    if saved:
+        made = rewards(again, instance, counter(episode.memory_config.counter), judge, config)
+        names = ("accuracy", "compression", "format", *(["content"] if judge else []))
+        found += [
+            f"{episode.id}: {name}: recorded {getattr(saved, name)}, found {getattr(made, name)}"
+            for name in names
+            if getattr(saved, name) != getattr(made, name)
+        ]
+    return found
+
+
+def _scored(episode: Episode, instance: Instance) -> Iterator[Answer]:
+    gold = {qa.id: qa.answers for qa in instance.questions}
+    metric = metric_of(episode.source, judged=False)
+    for answer in episode.answers:
+        if answer.qa not in gold:
+            raise InputError(f"{episode.id}: question {answer.qa}: expected it in the data")
+        try:
+            score = metrics.score(metric, answer.prediction, gold[answer.qa])
+        except InputError:  # a gold answer that cannot be compared with: not scored, as recorded
+            score = None
+        yield replace(answer, score=score)

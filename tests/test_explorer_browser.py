@@ -1,0 +1,372 @@
+"""The explorer's page in a headless Chromium: clicked through, and held against the episode."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import nbformat
+import pytest
+from browser import Browser, needs_browser, wait
+from nbconvert import HTMLExporter
+from random_episodes import random_case
+
+from memalpha_kit.data.instances import save_instances
+from memalpha_kit.explorer import Recording, html_page, show, view
+from memalpha_kit.lab import miniature, world
+from memalpha_kit.method.advantages import episode_advantages
+from memalpha_kit.method.blame import blame
+from memalpha_kit.method.calls import render_calls
+from memalpha_kit.method.episode import ask, play, write
+from memalpha_kit.method.memory import INSERT, UPDATE
+from memalpha_kit.method.rewards import step_rewards
+from memalpha_kit.method.saved import save_episodes
+from memalpha_kit.method.writers import ScriptedReplies
+from memalpha_kit.records import QA, Answer, ToolCall, make_instance
+from memalpha_kit.settings import (
+    AdvantageConfig,
+    MemoryConfig,
+    ProtocolConfig,
+    RewardConfig,
+    load_profile,
+)
+
+pytestmark = needs_browser
+PROFILE = load_profile("laptop")
+READY = "document.body.dataset.took !== undefined"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with Browser() as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def played():
+    """Two instances of the miniature, four rollouts each by a rule, with rewards."""
+    instances = miniature.held_out(PROFILE)["test_4x"][:2]
+    habits = world.imperfect(PROFILE.warm_start)
+    teacher = miniature.Teacher("teacher", habits, PROFILE.memory)
+    return instances, play(instances, teacher, miniature.environment(PROFILE), 4, seed=1)
+
+
+@pytest.fixture
+def page(browser, tmp_path):
+    """Opens a page of some value."""
+
+    def opened(shown):
+        file = tmp_path / "page.html"
+        file.write_text(html_page(shown), encoding="utf-8")
+        browser.requests.clear()
+        browser.errors.clear()
+        browser.open(file.as_uri(), READY)
+        return browser
+
+    return opened
+
+
+def miniature_view(played):
+    instances, made = played
+    recording = Recording("teacher", made.episodes, rewards=made.rewards)
+    return view([recording], instances, None, PROFILE.reward, PROFILE.advantage)
+
+
+def shown_memory(browser):
+    """{entry: text} of the memory after the chunk, as it is seen."""
+    card = "[data-card=memory] .entry:not([data-kind=removed])"
+    ids = browser.value(f"[...document.querySelectorAll('{card}')].map((n) => n.dataset.id)")
+    every = "n.querySelector('ins .text') ?? n.querySelector('.text')"
+    code = f"[...document.querySelectorAll('{card}')].map((n) => ({every}).textContent)"
+    return dict(zip(ids, browser.value(code), strict=True))
+
+
+def test_clicking_through_the_chunks_shows_the_episode(page, played):
+    instances, made = played
+    browser, episode, instance = page(miniature_view(played)), made.episodes[0], instances[0]
+    for place, step in enumerate(episode.steps):
+        if place:
+            browser.click("#on")
+        assert browser.value("document.body.dataset.chunk") == str(place)
+        assert browser.texts("[data-card=chunk] .text") == [instance.chunks[place]]
+        assert browser.texts("[data-card=reply] .text") == [step.completion.text or "(empty)"]
+        marks = browser.value(
+            "[...document.querySelectorAll('.call')].map((node) => node.dataset.status)"
+        )
+        assert marks == [call.status for call in step.calls]
+        assert shown_memory(browser) == {entry.id: entry.text for _, entry in step.memory.entries()}
+    assert browser.value("document.querySelectorAll('.question').length") == len(episode.answers)
+    scores = [float(text.split()[1]) for text in browser.texts("[data-is=score]")]
+    assert scores == [answer.score for answer in episode.answers]
+    assert browser.texts("[data-is=gold]") == [" | ".join(q.answers) for q in instance.questions]
+    assert browser.errors == [] and len(browser.requests) == 1
+
+
+def test_keys_the_slider_and_the_chart_go_to_a_chunk(page, played):
+    browser = page(miniature_view(played))
+    here = "document.body.dataset.chunk"
+    for key, chunk in (("ArrowRight", "1"), ("End", "15"), ("ArrowLeft", "14"), ("Home", "0")):
+        browser.press(key)
+        assert browser.value(here) == chunk
+    browser.choose("#chunk", 7)
+    assert browser.value(here) == "7"
+    browser.press("Home")
+    browser.click(".chart")
+    assert browser.value(here) in ("7", "8")  # its middle
+    browser.press("]")
+    assert browser.value("document.querySelector('.column').dataset.episode") == "1"
+    browser.click(".cell", 16 * 2 + 3)  # rollout 2, chunk 3
+    assert browser.value("document.querySelector('.column').dataset.episode") == "2"
+    assert browser.value(here) == "3"
+
+
+def test_two_rollouts_of_an_instance_stand_side_by_side(page, played):
+    browser, (_, made) = page(miniature_view(played)), played
+    browser.choose("#beside", 2)
+    browser.press("End")
+    replies = browser.texts("[data-card=reply] .text")
+    assert replies == [made.episodes[n].steps[-1].completion.text or "(empty)" for n in (0, 2)]
+    browser.choose("#instance", made.episodes[4].instance)
+    assert browser.value("document.querySelectorAll('.column').length") == 1
+
+
+def test_an_entry_shows_the_calls_that_made_it(page, played):
+    browser, episode = page(miniature_view(played)), played[1].episodes[0]
+    browser.press("End")
+    changed = [e.id for _, e in episode.memory.entries() if len(blame(episode, e.id)) > 1]
+    for entry in (changed[0], next(e.id for _, e in episode.memory.entries())):
+        browser.click(f"[data-card=memory] .entry[data-id='{entry}']")
+        items = f"[data-card=memory] .entry[data-id='{entry}'] .history li"
+        code = f'[...document.querySelectorAll("{items}")].map((n) => ({{...n.dataset}}))'
+        expected = [
+            {"step": str(t.step), "call": str(t.call), "what": t.kind}
+            for t in blame(episode, entry)
+        ]
+        assert browser.value(code) == expected
+    browser.click(f"[data-card=memory] .entry[data-id='{changed[0]}'] .history .link")
+    assert browser.value("document.body.dataset.chunk") == str(blame(episode, changed[0])[0].step)
+
+
+SETTINGS = [
+    (beta, gamma, grouping, scale)
+    for grouping in ("instance", "chunk", "rollout", "leave_one_out")
+    for beta, gamma, scale in ((0.05, 0.2, "std"), (0.8, 0.0, "none"), (0.0, 1.0, "std"))
+]
+
+
+def python_says(played, setting):
+    """R and A of the first instance's rollouts by the package."""
+    beta, gamma, grouping, scale = setting
+    mine = played[1].episodes[:4]
+    config = RewardConfig(compression=beta, content=gamma)
+    steps = [step_rewards(played[1].rewards[episode.id], config) for episode in mine]
+    settings = AdvantageConfig(grouping=grouping, scale=scale)
+    return steps, episode_advantages(steps, [""] * 4, settings)
+
+
+def test_what_if_recomputes_rewards_and_advantages_as_the_package_does(page, played):
+    browser = page(miniature_view(played))
+    _, recorded = python_says(played, (0.05, 0.2, PROFILE.advantage.grouping, "std"))
+    cells = "[...document.querySelectorAll('.cell')]"
+    for setting in SETTINGS:
+        for name, value in zip(("beta", "gamma", "grouping", "scale"), setting, strict=True):
+            browser.choose(f"#{name}", value)
+        steps, values = python_says(played, setting)
+        found = browser.value(f"{cells}.map((n) => [Number(n.dataset.r), Number(n.dataset.a)])")
+        expected = list(zip(sum(map(list, steps), []), sum(map(list, values), []), strict=True))
+        assert [r for r, _ in found] == pytest.approx([r for r, _ in expected], abs=1e-9)
+        assert [a for _, a in found] == pytest.approx([a for _, a in expected], abs=1e-9)
+        flips = [
+            sign(now) != sign(was)
+            for now, was in zip(
+                sum(map(list, values), []), sum(map(list, recorded), []), strict=True
+            )
+        ]
+        assert browser.value(f"{cells}.map((n) => n.classList.contains('flip'))") == flips
+    browser.click("#reset")
+    assert browser.value("document.querySelectorAll('.flip').length") == 0
+
+
+def sign(value):
+    return 0 if abs(value) < 1e-9 else 1 if value > 0 else -1
+
+
+def test_a_missing_term_leaves_the_reward_missing_until_its_weight_is_zero(page):
+    cases = [random_case(seed) for seed in (3, 4)]
+    browser = page(view([Recording("run", [e for e, _ in cases])], [i for _, i in cases]))
+    said = "[...document.querySelectorAll('.cell')].map((node) => node.dataset.sign)"
+    assert set(browser.value(said)) == {"none"}
+    assert "nobody judged" in browser.value("document.querySelector('#formula').textContent")
+    browser.choose("#gamma", 0)
+    assert "none" not in browser.value(said)
+
+
+HOSTILE = (
+    "<script>window.hacked = 1</script>",
+    "</script><img src=x onerror='window.hacked = 2'>",
+    "\x1b[31mred\x1b[0m \x00\x07\x9b",
+    "\u202eevil\u202c \u2066iso\u2069 \u200bzero",
+    "' onmouseover='window.hacked = 3' x='\" & &lt; \u2028",
+    "x" * 1_000_000,
+)
+
+
+def hostile_view():
+    chunk = "\n".join(HOSTILE)
+    kinds = ("core", "semantic", "episodic", *["semantic"] * 3)
+    calls = [
+        ToolCall(UPDATE if kind == "core" else INSERT, {"memory_type": f"{kind}_memory",
+                 "new_content" if kind == "core" else "content": text})
+        for kind, text in zip(kinds, HOSTILE, strict=True)
+    ]  # fmt: skip
+    bad = ToolCall("<b>tool</b>", {"<i>name</i>": HOSTILE[1], "memory_type": HOSTILE[0]})
+    reply = render_calls([*calls, bad], "qwen")
+    questions = [QA(f"q{n}", text, (text,)) for n, text in enumerate(HOSTILE)]
+    instance = make_instance("squad", [chunk], questions)
+    config = MemoryConfig(core_limit_tokens=10_000)
+    (episode,) = write([instance], ScriptedReplies([reply], HOSTILE[0]), config, ProtocolConfig())
+
+    class Echo:
+        name = "echo"
+
+        def read(self, questions, done=None):
+            return [Answer(q.id, q.text, retrieved=("1", "<b>")) for q in questions]
+
+    asked = ask([episode], [instance], Echo())
+    return view([Recording(HOSTILE[1], asked)], [instance]), asked, instance
+
+
+def test_hostile_text_is_shown_as_text_and_never_runs(page):
+    shown, (episode,), instance = hostile_view()
+    browser = page(shown)
+    cut = 20_000
+    (chunk,) = browser.texts("[data-card=chunk] .text")
+    assert chunk.startswith(instance.chunks[0][:cut]) and "show all 1,000," in chunk
+    browser.click("[data-card=chunk] .link")
+    assert browser.texts("[data-card=chunk] .text") == [instance.chunks[0]]
+    texts = shown_memory(browser)
+    for _, entry in episode.memory.entries():
+        assert texts[entry.id].startswith(entry.text[:cut])
+    assert texts["core"] == episode.memory.core
+    for number in range(len(HOSTILE)):
+        browser.click(".question > summary", number)
+    assert browser.value("document.querySelectorAll('main img, main script, main b b').length") == 0
+    assert browser.value("window.hacked") is None
+    assert browser.errors == [] and len(browser.requests) == 1
+    signs = browser.value("[...new Set([...document.querySelectorAll('.sign')]"
+                          ".map((node) => node.dataset.name))]")  # fmt: skip
+    assert {"\u241b", "\u2400", "U+202E", "U+2066", "U+200B"} <= set(signs)
+
+
+def test_the_policy_of_the_page_stops_a_script_that_would_get_in(page, played):
+    browser = page(miniature_view(played))
+    browser.value(
+        "document.body.insertAdjacentHTML('beforeend',"
+        " '<img src=x onerror=\"window.hacked = 1\">');"
+        "{ const s = document.createElement('script'); s.textContent = 'window.hacked = 2';"
+        " document.body.append(s); }"
+    )
+    assert browser.value("window.hacked") is None
+    assert any("Content Security Policy" in error for error in browser.errors)
+
+
+def test_an_exported_notebook_shows_the_same_page(browser, played, tmp_path):
+    instances, made = played
+    shown = show(made.episodes, instances, rewards=made.rewards)
+    data = {"text/html": shown._repr_html_(), "text/plain": repr(shown)}
+    output = nbformat.v4.new_output("execute_result", data, execution_count=1)
+    cell = nbformat.v4.new_code_cell("show(episodes)", outputs=[output], execution_count=1)
+    notebook = nbformat.v4.new_notebook(cells=[cell])
+    text, _ = HTMLExporter().from_notebook_node(notebook)
+    (tmp_path / "exported.html").write_text(text, encoding="utf-8")
+    browser.send("Network.setBlockedURLs", urls=["https://*"])  # MathJax and the like
+    browser.open((tmp_path / "exported.html").as_uri(), "document.querySelector('iframe')")
+    assert_frame_can_be_clicked(browser, made.episodes[0], instances[0])
+
+
+def assert_frame_can_be_clicked(browser, episode, instance):
+    """Clicks to the next chunk in the first frame and reads what is shown there."""
+    context = browser.frame(READY)
+    assert browser.value("document.body.dataset.chunk", context) == "0"
+    browser.click_in_frame("#on", context)
+    assert browser.value("document.body.dataset.chunk", context) == "1"
+    text = browser.value("document.querySelector('[data-card=chunk] .text').textContent", context)
+    assert text == instance.chunks[1]
+    entries = browser.value(
+        "document.querySelectorAll('[data-card=memory] .entry:not([data-kind=removed])').length",
+        context,
+    )
+    assert entries == len(episode.steps[1].memory.entries())
+
+
+# ---- JupyterLab --------------------------------------------------------------------------------
+
+CODE = """\
+from pathlib import Path
+from memalpha_kit import explorer
+from memalpha_kit.data.instances import load_instances
+from memalpha_kit.method.saved import load_episodes
+explorer.show(load_episodes(Path("e.jsonl")), load_instances(Path("data.parquet")))
+"""
+QUIET = (
+    *("--no-browser", "--ip=127.0.0.1", "--allow-root", "--IdentityProvider.token=look"),
+    "--LabApp.check_for_updates_class=jupyterlab.handlers.announcements.NeverCheckForUpdate",
+    "--LabApp.news_url=",
+)
+
+
+@pytest.fixture
+def lab(tmp_path):
+    """The address of a JupyterLab of this environment, on a folder with nobody's settings."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folders = {f"JUPYTER_{n}_DIR": str(tmp_path / n) for n in ("CONFIG", "DATA", "RUNTIME")}
+    folders |= {"PYTHONPATH": str(Path(__file__).parent.parent), "IPYTHONDIR": str(tmp_path / "i")}
+    server = subprocess.Popen(
+        [sys.executable, "-m", "jupyterlab", *QUIET, f"--ServerApp.port={port}"],
+        cwd=tmp_path,
+        env={**os.environ, **folders},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    address = f"http://127.0.0.1:{port}"
+
+    def answers():
+        assert server.poll() is None, "JupyterLab ended"
+        try:
+            return urllib.request.urlopen(f"{address}/api?token=look", timeout=5)
+        except OSError:
+            return None
+
+    try:
+        wait(answers, "JupyterLab to answer")
+        yield address
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        try:
+            server.wait(15)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
+
+
+def test_in_jupyterlab_a_cell_shows_the_page_and_it_can_be_clicked(lab, played, tmp_path):
+    instances, made = played
+    save_episodes(tmp_path / "e.jsonl", made.episodes[:4])
+    save_instances(tmp_path / "data.parquet", instances)
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CODE)])
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
+    nbformat.write(notebook, tmp_path / "look.ipynb")
+    with Browser() as browser:
+        named = "document.querySelector('.jp-Toolbar-kernelName')?.textContent.includes('Python')"
+        idle = "document.querySelector('.jp-Notebook-ExecutionIndicator[data-status=idle]')"
+        browser.open(f"{lab}/doc/tree/look.ipynb?token=look", f"{named} && {idle}")
+        browser.click("[data-command='notebook:run-cell-and-select-next']")
+        wait(lambda: browser.value("!!document.querySelector('.jp-OutputArea iframe')"), "output")
+        assert_frame_can_be_clicked(browser, made.episodes[0], instances[0])
