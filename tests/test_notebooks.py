@@ -61,6 +61,8 @@ TABLES = {
         "targets.csv": "target,at least,measured,met",
         **{f"table{n}_paper.csv": PRINTED for n in (1, 2, 3, 4, 9)},
         "margins_paper.csv": "table best_other lead_printed lead_recomputed",
+        "averages_off.csv": "table,method,score_printed,score_recomputed,off_by",
+        "beside.csv": "length,measure,recorded,low,high,smallest,largest,this_run,inside",
     },
     "07_ablations": {
         f"{name}.csv": "point length seeds qa qa_low qa_high gap gap_low gap_high"
@@ -79,7 +81,9 @@ FIGURES = {
     "05_evaluation": ["behaviour", "waterfall", "real"],
     "06_figures": [
         *("qa_by_length", "gain_by_seed", "behaviour", "rewards"),
-        *("performance_memory", "ablation"),
+        *("performance_memory", "ablation", "memory_sizes", "data_statistics"),
+        *(f"table{n}_paper" for n in (1, 2, 3, 4, 9)),
+        "memory_before_after",
     ],
     "07_ablations": [
         *("grouping", "grouping_curves", "grouping_lab"),
@@ -304,6 +308,25 @@ def test_notebook_05_draws_from_what_is_recorded_in_the_checkout(home, root):
     assert card["data_sha256"] == files.fingerprint(recorded.glob("*.csv"))
     targets = pd.read_csv(folder(home, "06_figures") / "targets.csv")
     assert list(targets.target) == list(TARGETS)
+    assert off_by(folder(home, "06_figures") / "averages_off.csv")[(2, "RAG-Top2")] == 0.030
+
+
+def off_by(path):
+    """By how much the paper's printed averages are off, by table and method."""
+    return {(row.table, row.method): row.off_by for row in pd.read_csv(path).itertuples()}
+
+
+def test_notebook_06_sets_this_run_beside_the_recorded_seeds(home):
+    beside = pd.read_csv(folder(home, "06_figures") / "beside.csv")
+    assert set(beside.length) == {1}  # the one length that both have
+    own = pd.read_csv(folder(home, "05_evaluation") / "lengths.csv").set_index("length")
+    rows = beside.set_index("measure")
+    assert rows.this_run["QA after GRPO"] == pytest.approx(own.after[1], abs=1e-3)
+    assert rows.inside["QA after GRPO"] == "below"  # two steps of training teach nothing
+    said = cells(folder(home, "06_figures") / "06_figures.ipynb")
+    text = "".join(o.get("text", "") for cell in said for o in cell.outputs)
+    outside = beside.inside.isin(["below", "above"]).sum()
+    assert f"profile ci: {outside} of {len(beside)} measures outside" in text
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Mapping, Sequence
+
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -110,6 +113,29 @@ def plot_memory(table: pd.DataFrame) -> Figure:
     axis.xaxis.get_major_locator().set_params(integer=True)
     style.label_ends(axis, ends)
     return style.finished(figure, f"One episode of {len(table)} chunks.")
+
+
+def plot_memories(memories: Mapping[str, Sequence[tuple[str, bool]]], caption: str) -> Figure:
+    """Memories side by side, entry by entry: blue if it holds an answer that is asked for.
+
+    `memories` are, by title, the entries in order, each with whether it holds an answer.
+    """
+    width = 120 // len(memories)  # letters in a line
+    columns = {
+        title: [(textwrap.wrap(f"• {text}", width), wanted) for text, wanted in entries]
+        for title, entries in memories.items()
+    }
+    n_lines = max(1, *(sum(len(lines) for lines, _ in column) for column in columns.values()))
+    figure, axes = style.panels(style.DOUBLE, 3.2 * n_lines + 8, len(columns))
+    for axis, (title, column) in zip(axes, columns.items(), strict=True):
+        axis.set(xlim=(0, 1), ylim=(n_lines, 0), title=title)
+        axis.axis("off")
+        line = 0
+        for lines, wanted in column or [(["(nothing is stored)"], False)]:
+            look = {"color": style.AFTER if wanted else style.QUIET, "va": "top"}
+            axis.text(0, line, "\n".join(lines), linespacing=1.25, **look)
+            line += len(lines)
+    return style.finished(figure, f"{caption} Blue: holds an answer that is asked for.")
 
 
 def plot_sources(table: pd.DataFrame) -> Figure:
