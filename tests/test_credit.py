@@ -5,14 +5,18 @@ from __future__ import annotations
 import dataclasses
 import random
 
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_episodes import random_case, random_episode
 
+from memalpha_kit.cli import main
+from memalpha_kit.data.instances import save_instances
 from memalpha_kit.errors import InputError
+from memalpha_kit.figures.memories import on_front, plot_credit
 from memalpha_kit.lab import miniature
 from memalpha_kit.method import metrics
-from memalpha_kit.method.calls import render_calls
 from memalpha_kit.method.credit import (
     authors,
     call_credits,
@@ -22,12 +26,12 @@ from memalpha_kit.method.credit import (
     parts,
     without,
 )
-from memalpha_kit.method.episode import ask, play, write
+from memalpha_kit.method.episode import play
 from memalpha_kit.method.memory import apply, empty
 from memalpha_kit.method.readers import reader
 from memalpha_kit.method.rewards import rewards, step_rewards
-from memalpha_kit.records import QA, Completion, Entry, Memory, Question, ToolCall, make_instance
-from memalpha_kit.settings import MemoryConfig, ProtocolConfig, RewardConfig, load_profile
+from memalpha_kit.records import QA, Entry, Memory, Question
+from memalpha_kit.settings import RewardConfig, load_profile
 from memalpha_kit.tokens import counter
 
 WORDS = ("bees", "boats", "Nora", "Tom", "hum", "Lund", "red", "keeps")
@@ -191,46 +195,9 @@ def test_a_memory_alone_needs_a_metric_or_a_source_and_an_empty_one_has_no_rows(
 # --- Calls and steps ------------------------------------------------------------------------------
 
 
-class Scripted:
-    """A writer that makes random inserts, updates and deletions, some of them of nothing."""
-
-    name = "scripted"
-
-    def write(self, requests):
-        return [Completion(render_calls(self.calls(r), "qwen")) for r in requests]
-
-    def calls(self, request):
-        rng = random.Random(request.seed)
-        known = [(f"{name}_memory", e.id) for name, e in request.memory.entries()]
-        for _ in range(rng.randrange(6)):
-            text = " ".join(rng.choices(WORDS, k=3))
-            kind, number = rng.choice([*known, ("semantic_memory", "77")])
-            yield rng.choice(
-                [
-                    ToolCall("new_memory_insert", {"memory_type": kind, "content": text}),
-                    ToolCall("memory_update", {"memory_type": "core_memory", "new_content": text}),
-                    ToolCall(
-                        "memory_update",
-                        {"memory_type": kind, "memory_id": number, "new_content": text},
-                    ),
-                    ToolCall("memory_delete", {"memory_type": kind, "memory_id": number}),
-                ]
-            )
-
-
-def episodes(n=30, chunks=8):
-    instances = [
-        make_instance(
-            "squad", [f"chunk {i} {j}" for j in range(chunks)], [QA("q0", "Nora?", ("x",))]
-        )
-        for i in range(n)
-    ]
-    return instances, write(instances, Scripted(), MemoryConfig(), ProtocolConfig())
-
-
 def test_the_author_of_an_entry_is_the_last_call_that_changed_its_text():
     seen = 0
-    for episode in episodes()[1]:
+    for episode in map(random_episode, range(60)):
         memory, wrote = empty(episode.memory_config), {}
         for step, turn in enumerate(episode.steps):
             for place, call in enumerate(turn.calls):
@@ -240,7 +207,7 @@ def test_the_author_of_an_entry_is_the_last_call_that_changed_its_text():
                 wrote |= {p: (step, place) for p in after if after[p] != before.get(p)}
         assert authors(episode) == {part: wrote[part] for _, part, _ in parts(memory)}
         seen += len(authors(episode))
-    assert seen > 100
+    assert seen > 60
 
 
 def test_credits_of_calls_add_up_to_those_of_entries_and_steps_to_those_of_calls():
@@ -266,7 +233,49 @@ def test_credits_of_calls_add_up_to_those_of_entries_and_steps_to_those_of_calls
 
 def test_credit_is_off_by_default_and_needs_the_reader():
     assert RewardConfig().others == {}
-    instances, (first, *_) = episodes(1)
-    (asked,) = ask([first], instances, BEST)
+    asked, instance = random_case(1)
     with pytest.raises(InputError, match="reader of the episode"):
-        rewards(asked, instances[0], counter("words"), config=RewardConfig(others={"credit": 1.0}))
+        rewards(asked, instance, counter("words"), config=RewardConfig(others={"credit": 1.0}))
+
+
+# --- Commands and figures -------------------------------------------------------------------------
+
+
+def test_the_figure_counts_the_entries_that_no_question_needs():
+    memory, asked = world()
+    figure = plot_credit(credits(memory, asked, BEST, "substring"))
+    texts = [text.get_text() for axis in figure.axes for text in axis.texts]
+    assert figure.axes[1].get_title(loc="left").startswith("No question needs 15 entries")
+    assert {"1", "40"} <= set(texts) and texts[-1].endswith("and 3 more")
+    plot_credit(credits(Memory(), asked, BEST, "substring"))
+
+
+def test_a_point_is_on_the_front_unless_another_one_beats_it():
+    sizes = pd.Series([1.0, 2.0, 3.0, 3.0, 4.0, None])
+    scores = pd.Series([0.2, 0.5, 0.5, 0.6, 0.6, 0.9])
+    assert on_front(sizes, scores).tolist() == [True, True, False, True, False, False]
+
+
+def test_the_commands_write_tables_and_figures(tmp_path, capsys):
+    profile = load_profile("ci")
+    instances = miniature.held_out(profile)["test_1x"][:8]
+    data, episodes = tmp_path / "data.parquet", tmp_path / "episodes.jsonl"
+    save_instances(data, instances)
+    by = ["--writer", "keep_sentences", "--data", str(data)]
+    assert main(["write", *by, "--out", str(episodes), "--instances", "2"]) == 0
+    out = tmp_path / "credit"
+    assert main(["credit", str(episodes), "--data", str(data), "--out", str(out)]) == 0
+    entries, calls = (pd.read_csv(out / f"{name}.csv") for name in ("entries", "calls"))
+    assert entries.credit.sum() == pytest.approx(calls.credit.sum()) and entries.credit.max() > 0
+    assert sorted(path.name for path in out.glob("*.png")) == ["credit_000.png", "credit_001.png"]
+    assert "no question needs" in capsys.readouterr().out
+    out = tmp_path / "lengths"
+    assert main(["lengths", *by, "--out", str(out), "--lengths", "1", "2", "--limit", "2"]) == 0
+    assert set(pd.read_csv(out / "table.csv").length) == {1, 2} and (out / "lengths.png").exists()
+    runs = str(tmp_path / "runs")
+    assert (
+        main(["evaluate", "--method", "memory", *by, "--reader", "best_entry", "--out", runs]) == 0
+    )
+    (run,) = (tmp_path / "runs").iterdir()
+    front = tmp_path / "front.png"
+    assert main(["report", str(run), "--pareto", str(front)]) == 0 and front.exists()

@@ -17,7 +17,17 @@ import typer
 from typer.main import get_command
 
 from memalpha_kit import __version__
-from memalpha_kit.cli import bench, data, evaluation, explore, lab, models, server, training
+from memalpha_kit.cli import (
+    bench,
+    data,
+    evaluation,
+    explore,
+    lab,
+    memories,
+    models,
+    server,
+    training,
+)
 from memalpha_kit.cli.options import Documented
 from memalpha_kit.errors import DiskError, InputError, closest
 from memalpha_kit.registry import import_extensions
@@ -30,7 +40,7 @@ for _function in (
     *(training.train, training.plan, training.export),
     *(evaluation.write, evaluation.ask, evaluation.evaluate, evaluation.score),
     *(evaluation.report, evaluation.calibrate, explore.explore, explore.replay, server.serve),
-    *(bench.bench,),
+    *(memories.credit, memories.lengths, bench.bench),
 ):
     app.command(cls=Documented)(_function)
 _data = typer.Typer(help="Raw files to data sets, and what a reviewer wants to know.", **PLAIN)

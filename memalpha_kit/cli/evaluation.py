@@ -27,6 +27,7 @@ from memalpha_kit.cli.options import (
     embedding,
     profile_of,
     with_fields,
+    writer_of,
 )
 from memalpha_kit.errors import InputError
 from memalpha_kit.progress import bar
@@ -71,15 +72,12 @@ def write(
     """
     from memalpha_kit.data.dataset import one_file
     from memalpha_kit.data.instances import load_instances
-    from memalpha_kit.method.model_writers import ModelWriter
     from memalpha_kit.method.saved import write_log
-    from memalpha_kit.method.writers import writer as rule
 
-    if (writer is None) == (local.model is None):
-        raise InputError("write: expected one of --writer and --model")
     file = one_file(data)
     at_least(1, instances=instances, rollouts=rollouts, batch=batch)
     loaded = profile_of(profile, overrides)
+    made = writer_of("write", writer, local, loaded, temperature)
     settings = {
         "data_sha256": files.fingerprint([file]),
         "writer": writer or f"model:{local.model.name}",
@@ -90,13 +88,6 @@ def write(
         "protocol": dataclasses.asdict(loaded.protocol),
     }
     todo = load_instances(file)[:instances]
-    if writer:
-        made = rule(writer, loaded.protocol.wire)
-    else:
-        from memalpha_kit.models.local import Sampling
-
-        sampling = Sampling(temperature, loaded.protocol.max_reply_tokens)
-        made = ModelWriter(local.lm(), loaded.memory, loaded.protocol, sampling)
     rules = (loaded.memory, loaded.protocol)
     episodes, new = write_log(out, todo, made, rules, settings, rollouts, seed, batch)
     _show_written(out, episodes, new, not writer)
@@ -296,6 +287,9 @@ def report(
         str | None, Option(metavar="TABLE", help="table1, table2, table3, table4, table9")
     ] = None,
     out: Annotated[Path | None, Option(metavar="PATH", help="a folder, or a CSV file")] = None,
+    pareto: Annotated[
+        Path | None, Option(metavar="FILE.png", help="score against tokens in memory, by source")
+    ] = None,
     seed: Seed = 0,
     resamples: Annotated[int, Option(metavar="N", help="of the bootstrap")] = 2000,
 ) -> None:
@@ -314,6 +308,11 @@ def report(
     if out:
         tables.save_report(made, text, out)
         print(out)
+    if pareto:
+        from memalpha_kit.figures.memories import plot_fronts
+        from memalpha_kit.figures.style import save_figure
+
+        print(save_figure(plot_fronts(made["table_sources"]), pareto))
 
 
 # ---- calibrate --------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from memalpha_kit.settings import Profile, load_profile, profile_names
 if TYPE_CHECKING:
     from memalpha_kit.chats import ChatModel
     from memalpha_kit.method.retrieval import Embed
+    from memalpha_kit.method.writers import Writer
     from memalpha_kit.models.chat import Client
     from memalpha_kit.models.local import CausalLM
 
@@ -253,6 +254,22 @@ def answering(served: Served, asking: Asking, local: Local) -> ChatModel | None:
     if served.url or served.model_name:
         raise InputError("--model: expected a local folder or --url with --model-name, found both")
     return local.chat()
+
+
+def writer_of(
+    command: str, rule: str | None, local: Local, profile: Profile, temperature: float
+) -> Writer:
+    """The writer that `--writer` or `--model` names. Raises InputError for both and for neither."""
+    from memalpha_kit.method import writers
+    from memalpha_kit.method.model_writers import ModelWriter
+    from memalpha_kit.models.local import Sampling
+
+    if (rule is None) == (local.model is None):
+        raise InputError(f"{command}: expected one of --writer and --model")
+    if rule:
+        return writers.writer(rule, profile.protocol.wire)
+    sampling = Sampling(temperature, profile.protocol.max_reply_tokens)
+    return ModelWriter(local.lm(), profile.memory, profile.protocol, sampling)
 
 
 def embedding(

@@ -29,8 +29,8 @@ from math import comb
 import pandas as pd
 
 from memalpha_kit.errors import InputError
+from memalpha_kit.method.blame import touches
 from memalpha_kit.method.episode import scored_answer
-from memalpha_kit.method.memory import apply, empty
 from memalpha_kit.method.readers import Reader
 from memalpha_kit.method.rewards import TERMS, Scene
 from memalpha_kit.records import QA, Answer, Episode, Memory, Question
@@ -226,27 +226,8 @@ def most_changed(seen: int, drawn: int, total: int, tail: float) -> int:
 
 def authors(episode: Episode) -> dict[str, tuple[int, int]]:
     """Who wrote the final text of each entry: (place of the step, place of the call in it)."""
-    memory, wrote = empty(episode.memory_config), {}
-    for step, turn in enumerate(episode.steps):
-        for place, call in enumerate(turn.calls):
-            before = memory
-            memory, _ = apply(before, call, episode.memory_config)
-            wrote |= dict.fromkeys(_written(before, memory), (step, place))
-    return {part: wrote[part] for _, part, _ in parts(memory)}
-
-
-def _written(before: Memory, after: Memory) -> Iterator[str]:
-    """The ids of the entries, and the names of the paragraphs, that one call wrote."""
-    for name in ("core", *after.lists(), *after.others):
-        old, new = before.part(name), after.part(name)
-        if isinstance(new, str):
-            yield from [name] if new != old else []
-            continue
-        change = new.change if new is not None else None
-        while change and change.parent and change is not old.change:
-            if change.after is not None:
-                yield new.at(change.place).id
-            change = change.parent
+    wrote = {touch.entry: (touch.step, touch.call) for touch in touches(episode)}
+    return {part: wrote[part] for _, part, _ in parts(episode.memory)}
 
 
 def call_credits(episode: Episode, entries: pd.DataFrame) -> pd.DataFrame:

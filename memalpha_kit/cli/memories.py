@@ -1,0 +1,140 @@
+"""Commands that look at what memories are worth: credit, lengths."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Argument, Option
+
+from memalpha_kit import files
+from memalpha_kit.cli.options import (
+    Asking,
+    DataPath,
+    Local,
+    Overrides,
+    ProfileName,
+    Seed,
+    Served,
+    answering,
+    at_least,
+    profile_of,
+    with_fields,
+    writer_of,
+)
+from memalpha_kit.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ReaderName = Annotated[str, Option(metavar="NAME", help="who answers from a memory: {readers}")]
+
+
+@with_fields
+def credit(
+    episodes: Annotated[Path, Argument(metavar="EPISODES", help="a file of `memalpha write`")],
+    data: DataPath,
+    answer: Served,
+    local: Local,
+    asking: Asking,
+    reader: ReaderName = "best_entry",
+    metric: Annotated[str | None, Option(metavar="NAME", help="[default: the source's]")] = None,
+    readings: Annotated[
+        int, Option(metavar="N", help="answers per memory; beyond them questions are sampled")
+    ] = 100_000,
+    limit: Annotated[int | None, Option(metavar="N", help="only the first N episodes")] = None,
+    seed: Seed = 0,
+    out: Annotated[
+        Path | None, Option(metavar="FOLDER", help="entries.csv, calls.csv, a figure per episode")
+    ] = None,
+) -> None:
+    """How much each entry of a memory, and each call, matters to the answers.
+
+    The credit of an entry is what the mean score loses when it is left out; that of a call is the
+    sum over the entries whose final text it wrote.
+    """
+    import pandas as pd
+
+    from memalpha_kit.data.dataset import load_data
+    from memalpha_kit.figures.memories import plot_credit
+    from memalpha_kit.figures.style import save_figure
+    from memalpha_kit.method import credit as credits
+    from memalpha_kit.method.readers import needs_model
+    from memalpha_kit.method.readers import reader as named
+    from memalpha_kit.method.saved import load_episodes
+
+    at_least(1, readings=readings, limit=limit)
+    asked = {instance.id: instance.questions for instance in load_data(data)}
+    model = answering(answer, asking, local) if needs_model(reader) else None
+    by, entries, calls = named(reader, model), [], []
+    for number, episode in enumerate(load_episodes(episodes)[:limit]):
+        if episode.instance not in asked:
+            raise InputError(f"episode {episode.id}: its instance is not in the data")
+        how = {"readings": readings, "seed": seed}
+        table = credits.credits(episode, asked[episode.instance], by, metric, **how)
+        entries.append(table.assign(episode=episode.id))
+        calls.append(credits.call_credits(episode, table).assign(episode=episode.id))
+        idle = table["needed_by"].map(len).eq(0) & table["credit"].eq(0)
+        ids = ", ".join(table.loc[idle, "id"][:20]) + (", ..." if idle.sum() > 20 else "")
+        print(f"{episode.id}: no question needs {idle.sum()} of {len(table)} entries: {ids}")
+        if out:
+            title = f"{episode.id}: credit of {len(table)} entries"
+            save_figure(plot_credit(table, title), out / f"credit_{number:03d}.png")
+    if out:
+        for name, parts in (("entries", entries), ("calls", calls)):
+            files.save_table(out / f"{name}.csv", _flat(pd.concat(parts, ignore_index=True)))
+        print(out)
+
+
+def _flat(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with texts in place of tuples of ids."""
+    lists = [name for name in ("needed_by", "entries") if name in table]
+    return table.assign(**{name: table[name].map(" ".join) for name in lists})
+
+
+@with_fields
+def lengths(
+    data: DataPath,
+    out: Annotated[Path, Option(metavar="FOLDER", help="rows.csv, table.csv and a figure")],
+    local: Local,
+    writer: Annotated[str | None, Option(metavar="NAME", help="a rule: {writers}")] = None,
+    reader: ReaderName = "best_entry",
+    lengths: Annotated[
+        list[int], Option("--lengths", metavar="N...", help="multiples of an instance's chunks")
+    ] = (1, 2, 4, 8, 13),
+    limit: Annotated[int, Option(metavar="N", help="instances, the first of the data")] = 20,
+    seed: Seed = 0,
+    temperature: Annotated[float, Option(help="of --model; 0 is greedy")] = 0.0,
+    profile: ProfileName = "real",
+    overrides: Overrides = (),
+) -> None:
+    """The same questions in longer and longer inputs: score, memory, prompts and seconds.
+
+    Each length holds the chunks of the shorter ones and more of other instances, which cannot
+    answer the questions. What is finished is kept in the folder and not measured again.
+    """
+    from memalpha_kit.data.dataset import one_file
+    from memalpha_kit.data.haystacks import nested
+    from memalpha_kit.data.instances import load_instances
+    from memalpha_kit.evaluation.lengths import measure, table_haystacks
+    from memalpha_kit.evaluation.tables import markdown
+    from memalpha_kit.figures.memories import plot_haystacks
+    from memalpha_kit.figures.style import save_figure
+    from memalpha_kit.method.readers import reader as named
+
+    at_least(1, limit=limit)
+    file, loaded = one_file(data), profile_of(profile, overrides)
+    by = writer_of("lengths", writer, local, loaded, temperature)
+    settings = {"data_sha256": files.fingerprint([file]), "writer": by.name, "reader": reader}
+    settings |= {"limit": limit, "seed": seed, "temperature": temperature}
+    settings |= {"memory": dataclasses.asdict(loaded.memory)}
+    settings |= {"protocol": dataclasses.asdict(loaded.protocol)}
+    haystacks = nested(load_instances(file), sorted(set(lengths)), seed, limit)
+    rules = (loaded.memory, loaded.protocol)
+    rows = measure(haystacks, by, named(reader), rules, seed, out, settings)
+    table = table_haystacks(rows, seed)
+    files.save_table(out / "rows.csv", rows)
+    files.save_table(out / "table.csv", table)
+    print(markdown(table))
+    print(save_figure(plot_haystacks(table), out / "lengths.png"))
