@@ -108,4 +108,4 @@ def test_what_was_measured_is_kept_and_other_settings_are_refused(tmp_path):
     with pytest.raises(InputError, match="writer"):
         measure(haystacks, by, *how, settings={"writer": "two"})
     figure = plot_haystacks(table_haystacks(rows))
-    assert [axis.get_title() for axis in figure.axes][0] == "score"
+    assert figure.axes[0].get_title(loc="left") == "Score"
