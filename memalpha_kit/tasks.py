@@ -28,6 +28,10 @@ BOOK_SUMMARY = (
     "Use them to do what is asked."
 )
 BOOK_ANSWER = "The book is in memory. Give nothing but the answer, in as few words as it takes."
+TALKS_ANSWER = (
+    "Two people talk to each other over some months. Answer in a few words. If nothing of what you "
+    "see tells the answer, say that it is not mentioned."
+)
 
 Role = Literal["train", "eval", "ours", "other"]
 """Published training or evaluation source; built from other raw data; not built by the kit."""
@@ -52,6 +56,9 @@ class Task:
     role: Role = "other"
     judge: str = ""
 
+
+NOT_MENTIONED = ("not mentioned", "no information available")
+"""What a reply to a question of LoCoMo that cannot be answered must say, one of the two."""
 
 _BENCHMARK = {
     "ruler_qa1_197K": ("substring", "AR", ""),
@@ -87,6 +94,7 @@ _ROWS = (
     Task("trec_fine", "label", "", CLASSIFY, "ours"),
     Task("banking77", "label", "", CLASSIFY_BY_EXAMPLE, "ours"),
     Task("longmemeval", "substring", role="ours", judge="judge"),
+    Task("locomo", "locomo", question_prefix=TALKS_ANSWER, role="ours"),
     Task("text", "contains", role="ours"),
     *(
         Task(f"text-{metric}", metric, role="ours")

@@ -215,6 +215,13 @@ TABLE = {
         ("no", ["cats", "no"], 1),
         ("我喜欢猫", ["我喜欢狗"], 0.75),
     ],
+    "locomo": [
+        ("red fox ran", ["red fox"], 0.8),
+        ("It is not mentioned.", ["not mentioned", "no information available"], 1),
+        ("No information available", ["not mentioned", "no information available"], 1),
+        ("law", ["not mentioned", "no information available"], 0),
+        ("", ["not mentioned", "no information available"], 0),
+    ],
     "objectives": [
         ("<answer>paris; oslo</answer>", ["Paris", "Oslo"], 1),
         ("<answer>oslo</answer> no: <answer>Paris; rome;</answer>", ["Paris", "Oslo"], 0.5),

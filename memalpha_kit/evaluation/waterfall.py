@@ -159,6 +159,8 @@ def _wanted(qa: QA, instance: Instance, metric: str) -> list[Parts] | str:
     """The accepted answers that stand in the evidence, each as its parts; or why there are none."""
     if metric in _WHOLE_TEXT:
         return "the evidence of a summary is the whole text"
+    if qa.id.endswith("_abs"):
+        return "the question has no answer, so there is no evidence"
     if metric == "label":
         return "the evidence of a class is all its examples"
     chunks = instance.chunks if qa.chunk is None else instance.chunks[qa.chunk : qa.chunk + 1]

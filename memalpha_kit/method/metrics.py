@@ -31,6 +31,7 @@ from functools import lru_cache
 from memalpha_kit.entries import essence
 from memalpha_kit.errors import InputError
 from memalpha_kit.registry import Registry
+from memalpha_kit.tasks import NOT_MENTIONED
 from memalpha_kit.text import NO_SPACES, without_thinking
 
 Answers = tuple[str, ...]
@@ -282,6 +283,13 @@ def token_f1(prediction: str, answers: Answers) -> float:
     return max(_word_f1(said, comparable(gold)) for gold in usable(answers, "token_f1"))
 
 
+def locomo(prediction: str, answers: Answers) -> float:
+    """`token_f1`; where there is no answer, 1 if the reply says so in one of the set phrases."""
+    if set(answers) <= set(NOT_MENTIONED):
+        return contains(prediction, answers)
+    return token_f1(prediction, answers)
+
+
 def _word_f1(text: str, gold: str) -> float:
     if text != gold and {text, gold} & {"yes", "no", "noanswer"}:
         return 0.0
@@ -339,7 +347,7 @@ def last_answer(text: str) -> str | None:
 for _name, _compare in (
     *(("contains", contains), ("label", label), ("keywords", keywords), ("perltqa", perltqa)),
     *(("substring", substring), ("exact", exact), ("token_f1", token_f1), ("rouge_l", rouge_l)),
-    ("objectives", objectives),
+    *(("objectives", objectives), ("locomo", locomo)),
 ):
     METRICS.add(_name, Metric(_compare))
 METRICS.add("contains@words", Metric(lambda p, a: contains(p, a, words=True)))

@@ -31,7 +31,7 @@ Files = dict[str, bytes]
 SAMPLES = Path(__file__).parents[2] / "memalpha_kit" / "data" / "samples.zip"
 SHIPPED = (
     *("squad", "hotpotqa", "booksum", "pubmed-rct", "perltqa", "trec_coarse", "banking77", "nlu"),
-    *("longmemeval", "memoryagentbench"),
+    *("longmemeval", "memoryagentbench", "locomo"),
 )
 """What the zip is made of: smallest sizes, which are enough for two parts each."""
 
@@ -164,6 +164,10 @@ def _longmemeval(rng: random.Random, factor: int) -> Files:
     return {"longmemeval_s.json": _json(_records(rng, factor))}
 
 
+def _locomo(rng: random.Random, factor: int) -> Files:
+    return {"locomo10.json": _json(dialogues.locomo(2 * factor, 4, rng))}
+
+
 def _lme_train(rng: random.Random, factor: int) -> Files:
     """LongMemEval's records and the benchmark rows whose questions must not be trained on."""
     records = _records(rng, factor)
@@ -201,6 +205,7 @@ MAKERS: dict[str, Callable[[random.Random, int], Files]] = {
     "banking77": _banking77,
     "nlu": _nlu,
     "longmemeval": _longmemeval,
+    "locomo": _locomo,
     "memoryagentbench": _memoryagentbench,
     **dict.fromkeys(
         (
@@ -226,6 +231,7 @@ NEEDED: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("trec_coarse", "trec_fine"), _LABELLED[:2]),
     "banking77": ("banking77_train.csv", "banking77_test.csv"),
     "longmemeval": ("longmemeval_s.json",),
+    "locomo": ("locomo10.json",),
     "memoryagentbench": tuple(_PARTS.values()),
     **dict.fromkeys(
         ("ruler_qa1_197K", "ruler_qa2_421K", "longmemeval_s*"), (_PARTS["Accurate_Retrieval"],)

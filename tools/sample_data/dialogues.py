@@ -1,4 +1,4 @@
-"""Made-up conversations: PerLTQA characters with a life, LongMemEval histories of chats."""
+"""Made-up conversations: PerLTQA characters, LongMemEval histories of chats, LoCoMo talks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from tools.sample_data.prose import PEOPLE, draw_words, fill, sentence_case, unique
+from tools.sample_data.prose import PEOPLE, draw_words, fill, sentence_case, town, unique
 
 # --- PerLTQA: characters, whom they know, what happened to them, what was said about it ----------
 
@@ -267,3 +267,59 @@ def _session(rng: random.Random, fact: str | None, kind: Answers) -> list[dict[s
 
 def _lines(sentences: list[str]) -> list[str]:
     return [" ".join(sentences[i : i + 4]) for i in range(0, len(sentences), 4)]
+
+
+# --- LoCoMo: two people who talk every other week, and what they are asked about ------------------
+
+TOLD = (  # category, what is said, what is asked, the answer
+    (4, "I finally sold the {colour} {thing}.", "What did {a} sell?", "the {colour} {thing}"),
+    (4, "We ate {dish} at the {place}.", "Where did {a} eat {dish}?", "at the {place}"),
+    (2, "I moved to {far} yesterday.", "When did {a} move to {far}?", "The day before {date}"),
+    (
+        *(3, "I rest best with {animal}s around and no people.", "Would {a} like a big party?"),
+        "Likely no; {a} prefers animals",
+    ),
+)
+TALK = (
+    "How was your week? Mine was {mood} because of {weather}.",
+    "Did you hear that the {job} in {near} now sells {goods}?",
+    "I might take up {sport} in {season}.",
+    "My neighbour has a {animal} that only eats {crop}.",
+)
+
+
+def locomo(n_samples: int, n_sessions: int, rng: random.Random) -> list[dict[str, Any]]:
+    """Conversations of LoCoMo: dated sessions, questions of all five categories with evidence."""
+    return [_conversation(index + 1, n_sessions, rng) for index in range(n_samples)]
+
+
+def _conversation(index: int, n_sessions: int, rng: random.Random) -> dict[str, Any]:
+    a, b = (name.split()[0] for name in rng.sample(PEOPLE, 2))
+    b = b if b != a else f"{b}s"
+    talks: dict[str, Any] = {"speaker_a": a, "speaker_b": b}
+    asked: list[dict[str, Any]] = []
+    sports: list[tuple[str, str]] = []  # what a does, and where it is said
+    day = datetime(2023, 5, 8, 13, 56)
+    for number in range(1, n_sessions + 1):
+        values = draw_words(rng) | {"a": a, "date": f"{day.day} {day:%B} {day.year}"}
+        talks[f"session_{number}_date_time"] = f"{day:%I:%M %p} on {day.day} {day:%B}, {day.year}"
+        category, fact, question, answer = TOLD[(number - 1) % len(TOLD)]
+        said = [(a, fill(rng.choice(TALK), draw_words(rng))), (b, "Go on!"), (a, fact)]
+        said += [(b, "I see."), (a, "These days I do {sport}.")]
+        turns = [
+            {"speaker": who, "dia_id": f"D{number}:{i}", "text": fill(text, values)}
+            for i, (who, text) in enumerate(said, 1)
+        ]
+        picture = {"img_url": ["https://example.org/picture.jpg"], "query": "a kettle"}
+        turns[3] |= {**picture, "blip_caption": fill("a photo of a {thing} in a {place}", values)}
+        talks[f"session_{number}"] = turns
+        sports.append((str(values["sport"]), f"D{number}:5"))
+        qa = {"question": fill(question, values), "answer": fill(answer, values)}
+        asked.append({**qa, "evidence": [f"D{number}:3"], "category": category})
+        day += timedelta(days=rng.randint(9, 16), hours=rng.randint(1, 9))
+    names = ", ".join(dict.fromkeys(name for name, _ in sports))
+    everywhere = {"evidence": [place for _, place in sports], "category": 1}
+    asked.append({"question": f"Which sports does {a} do?", "answer": names, **everywhere})
+    never = {"question": f"What did {b} study in {town(rng)}?", "adversarial_answer": "law"}
+    asked.append({**never, "evidence": ["D1:1"], "category": 5})
+    return {"sample_id": f"conv-{index}", "conversation": talks, "qa": asked}

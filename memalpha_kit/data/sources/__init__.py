@@ -26,6 +26,7 @@ from memalpha_kit.data.sources import (
     hotpotqa,
     labelled,
     lme_train,
+    locomo,
     longmemeval,
     memory_agent_bench,
     perltqa,
@@ -64,7 +65,7 @@ RULES.add("fixed", {})
 _MODULES = {
     **{"squad": squad, "hotpotqa": hotpotqa, "perltqa": perltqa, "pubmed-rct": pubmed_rct},
     **{"booksum": booksum, "ttl_train": ttl_train, "lme_train": lme_train},
-    **{"longmemeval": longmemeval, "text": text},
+    **{"longmemeval": longmemeval, "locomo": locomo, "text": text},
 }
 _FACTS = yaml.safe_load(Path(__file__).with_name("sources.yaml").read_text(encoding="utf-8"))
 for _name, _facts in _FACTS.items():

@@ -1,0 +1,167 @@
+"""LoCoMo: dated talks of two people, questions of five categories, and labels of their evidence."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from memalpha_kit.data.sources import build
+from memalpha_kit.errors import InputError
+from memalpha_kit.evaluation.waterfall import waterfall
+from memalpha_kit.method.episode import ask, write
+from memalpha_kit.method.metrics import score
+from memalpha_kit.method.readers import BestEntry
+from memalpha_kit.method.writers import writer
+from memalpha_kit.settings import BuildConfig, MemoryConfig, ProtocolConfig
+from memalpha_kit.tasks import metric_of
+from tools.sample_data import make_raw
+
+WORDS = BuildConfig(counter="words")
+AT_18 = BuildConfig(
+    **{"counter": "words", "chunk_min_tokens": 1, "chunk_max_tokens": 18},
+    **{"dialogue_close_tokens": 16, "dialogue_reserve_tokens": 9},
+)
+
+
+def turn(place, speaker, text, **more):
+    return {"dia_id": place, "speaker": speaker, "text": text, **more}
+
+
+TALKS = {
+    "speaker_a": "Ila",
+    "speaker_b": "Gus",
+    "session_10_date_time": "9:00 am on 3 July, 2023",
+    "session_10": [turn("D10:1", "Gus", "I keep bees now.")],
+    "session_1_date_time": "1:56 pm on 8 May, 2023",
+    "session_1": [
+        turn("D1:1", "Ila", "I sold the van."),
+        turn("D1:2", "Gus", "", img_url=["x"], blip_caption="a photo of a hive"),
+        turn("D1:3", "Ila", " "),
+    ],
+    "session_2_date_time": "2:00 pm on 9 May, 2023",
+    "session_2": [],
+}
+
+
+def qa(category, evidence=("D1:1",), answer="the van", **more):
+    asked = {"question": "What?", "answer": answer, "category": category}
+    return {key: v for key, v in asked.items() if v is not None} | {
+        "evidence": list(evidence),
+        **more,
+    }
+
+
+def built(folder, *questions, conversation=TALKS, config=WORDS, **changes):
+    sample = {"sample_id": "c1", "conversation": conversation, "qa": list(questions), **changes}
+    (folder / "locomo10.json").write_text(json.dumps([sample]))
+    return build("locomo", folder, config, seed=0)[0]
+
+
+def test_a_session_is_a_chunk_with_its_date_and_pictures_by_their_captions(tmp_path):
+    instance = built(tmp_path, qa(4))
+    assert instance.chunks == (
+        "[Dialogue at timestamp 1:56 pm on 8 May, 2023]\n<Ila>I sold the van.\n"
+        "<Gus>[shows a picture: a photo of a hive]",
+        "[Dialogue at timestamp 9:00 am on 3 July, 2023]\n<Gus>I keep bees now.",
+    )
+    assert instance.metadata["groups"] == ["locomo:c1"]
+
+
+def test_a_session_above_the_limit_becomes_several_chunks_under_its_date(tmp_path):
+    instance = built(tmp_path, qa(4, ["D1:2"]), config=AT_18)
+    assert len(instance.chunks) == 3
+    assert [chunk.count("[Dialogue at timestamp") for chunk in instance.chunks] == [1, 1, 1]
+    assert instance.questions[0].chunk == 1
+
+
+def test_questions_have_their_category_by_name_and_what_is_accepted(tmp_path):
+    instance = built(
+        tmp_path,
+        qa(1, answer="bees, a van"),
+        qa(2, answer=2022),
+        qa(3, answer="Likely no; she sold it"),
+        qa(4),
+        qa(5, answer=None, adversarial_answer="a boat"),
+    )
+    assert instance.metadata["question_types"] == [
+        *("multi-hop", "temporal", "open-domain", "single-hop", "adversarial")
+    ]
+    assert [q.answers[0] for q in instance.questions] == [
+        *("bees, a van", "2022", "Likely no", "the van", "not mentioned")
+    ]
+    assert [q.id for q in instance.questions] == ["c1-0", "c1-1", "c1-2", "c1-3", "c1-4_abs"]
+    assert "a boat" not in str(instance.questions)  # a wrong answer is no accepted one
+
+
+@pytest.mark.parametrize(
+    ("evidence", "chunk"),
+    [
+        (["D1:1"], 0),
+        (["D10:1"], 1),
+        (["D1:1", "D1:2"], 0),
+        (["D1:1", "D10:1"], None),  # in several chunks
+        (["D1:1; D10:1"], None),
+        (["D:10:1"], 1),  # spellings of the public file
+        (["D10:01"], 1),
+        (["D"], None),
+        (["D7:1"], None),
+        ([], None),
+    ],
+)
+def test_the_evidence_is_the_one_chunk_with_the_labelled_turns(tmp_path, evidence, chunk):
+    assert built(tmp_path, qa(4, evidence)).questions[0].chunk == chunk
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"qa": [qa(4, answer=None)]}, r"qa\[0\]: answer: expected a text, found none"),
+        ({"qa": [qa(6)]}, r"qa\[0\]: category"),
+        ({"conversation": {"speaker_a": "Ila"}}, "expected sessions with turns, found none"),
+        ({"conversation": {"session_1": []}}, "session_1: date"),
+        ({"sample_id": " "}, "sample_id"),
+    ],
+)
+def test_a_bad_sample_is_named_with_its_field(tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        built(tmp_path, qa(4), **changes)
+
+
+def test_answers_are_scored_without_a_judge_by_f1_and_what_was_never_said_by_saying_so(tmp_path):
+    """The metric's cases stand in test_metrics.py."""
+    assert metric_of("locomo") == "locomo"
+    never = built(tmp_path, qa(5, answer=None)).questions[0]
+    assert score("locomo", "That is not mentioned.", never.answers) == 1.0
+    assert score("locomo", "a red van", ["the van"]) == pytest.approx(2 / 3)
+
+
+def test_the_labels_feed_the_waterfall(tmp_path):
+    """One answer is right, one was never written, one has no evidence to be lost."""
+    instance = built(
+        tmp_path,
+        {**qa(4, answer="van"), "question": "What did Ila sell? van"},
+        qa(4, ["D10:1"], answer="keep bees"),
+        qa(5, answer=None),
+    )
+    first = replace(instance, chunks=instance.chunks[:1])
+    (episode,) = write([first], writer("keep_sentences"), MemoryConfig(), ProtocolConfig())
+    (asked,) = ask([episode], [instance], BestEntry())
+    found = waterfall([asked], [instance]).set_index("qa")
+    assert found.loc["c1-1", ["stage", "evidence"]].tolist() == ["never_written", "chunk"]
+    assert found.stage["c1-2_abs"] == "unknown" and "no answer" in found.why["c1-2_abs"]
+
+
+def test_the_made_up_file_holds_up(tmp_path):
+    """Every category, and each answer in a labelled turn, unless it is an opinion or a date."""
+    (path,) = make_raw(tmp_path, "locomo", seed=3)
+    for sample in json.loads(path.read_text()):
+        talks = sample["conversation"].values()
+        said = {t["dia_id"]: t["text"] for turns in talks if type(turns) is list for t in turns}
+        assert {q["category"] for q in sample["qa"]} == {1, 2, 3, 4, 5}
+        for asked in (q for q in sample["qa"] if q["category"] in (1, 4)):
+            told = " ".join(said[place] for place in asked["evidence"])
+            assert all(part in told for part in asked["answer"].split(", "))
+        asked = [q["question"] for q in sample["qa"]]
+        assert len(set(asked)) == len(asked)
