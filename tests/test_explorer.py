@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -27,6 +29,7 @@ from memalpha_kit.records import QA, Completion, Rewards, make_instance
 from memalpha_kit.settings import MemoryConfig, ProtocolConfig, RewardConfig
 from memalpha_kit.tokens import counter
 
+ROOT = Path(__file__).resolve().parent.parent
 COUNTS = counter("wordpunct")
 
 
@@ -236,3 +239,9 @@ def test_a_training_brings_the_weights_that_it_was_run_with(tmp_path):
     recordings = load_recordings([tmp_path / "run"])
     assert recordings[0].name == "run step_00001"
     assert view(recordings, [instance])["reward"]["compression"] == 0.5
+
+
+def test_the_pictures_in_the_readme_are_there_and_small():
+    named = set(re.findall(r"docs/images/\w+\.png", (ROOT / "README.md").read_text()))
+    assert len(named) == 2
+    assert all((ROOT / name).stat().st_size < 300_000 for name in named)

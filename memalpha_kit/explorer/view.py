@@ -240,7 +240,7 @@ def _prompt(
         return [], "not known without the chunks: name the data set"
     how = f"rendered again; {len(ids)} token ids were sent" if ids else "rendered again"
     if by_rule:
-        how = f"what a model would be shown; {episode.writer} is a rule and reads the chunk itself"
+        how = "what a model would be shown; this writer is a rule and reads the chunk itself"
     compact = episode.wire == "compact"
     protocol = recording.protocol or ProtocolConfig(
         wire=episode.wire, prompt="compact" if compact else "paper"
