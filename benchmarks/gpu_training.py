@@ -1,14 +1,21 @@
 """What a GRPO step costs on a card, phase by phase, and what our chunk rows add to TRL's own cost.
 
-    python benchmarks/gpu_training.py --shape 0.6b 4b --backends trl unsloth          # a CUDA card
-    python benchmarks/gpu_training.py --shape toy --device cpu --backends trl         # a look
+    python benchmarks/gpu_training.py --minutes 4                                    # a CUDA card
+    python benchmarks/gpu_training.py --minutes 8 --vllm none colocate               # and with vLLM
+    python benchmarks/gpu_training.py --shape toy --device cpu --backends trl        # a look
 
-Two runs of each kind, on the same randomly initialised Qwen3, in processes of their own:
+Two runs of each kind, on the same randomly initialised Qwen3:
 
 - `kit`: our trainer. Episodes of several chunks, a row per chunk, questions asked, rewards given.
 - `alone`: TRL's GRPOTrainer (or the one that Unsloth writes) without us. A dataset row per chunk,
   with the very prompts that `kit` wrote; as many generations per optimiser step, each as wide; as
   many and as large forward passes; a reward that costs nothing.
+
+One process for a card that is lent for minutes: the smallest case first, a line per phase and step
+as it happens, the table saved after every run. A case ends after `--steps` measured steps or when
+its share of `--minutes` is used up; one that hangs is ended with the stacks of its threads, and
+those behind it are left out and named. Unsloth rewrites TRL when it is imported, so its cases come
+last, after this process has started itself anew.
 
 Random weights write noise, so both are held at `--reply-tokens` tokens per reply, and `kit` acts
 on the calls of a teacher instead: its memories, prompts and rewards are those of a real run.
@@ -30,14 +37,15 @@ from __future__ import annotations
 
 import argparse
 import csv
+import gc
 import json
 import os
 import resource
-import statistics
-import subprocess
 import sys
 import tempfile
+import threading
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -60,7 +68,7 @@ from memalpha_kit.settings import (  # noqa: E402
     RewardConfig,
     WorldConfig,
 )
-from memalpha_kit.training import plan as shapes  # noqa: E402
+from memalpha_kit.training import shapes  # noqa: E402
 
 if TYPE_CHECKING:
     from memalpha_kit.models.local import CausalLM
@@ -76,6 +84,40 @@ TOYS = {
 REAL = {"0.6b": "Qwen/Qwen3-0.6B", "4b": "Qwen/Qwen3-4B"}
 WARM_UP = 1
 """Optimiser steps that are not measured."""
+WEIGHT = {"0.6b": 1.0, "4b": 2.0}
+"""How much of the time that is left a case gets, beside others."""
+BEFORE = json.loads(os.environ.get("GPU_TRAINING", "{}"))
+"""What this process did before it started itself anew."""
+STARTED = BEFORE.get("started", time.time())
+
+
+def say(text: str) -> None:
+    """A line with the seconds since the beginning, at once."""
+    print(f"{time.time() - STARTED:6.1f} s  {text}", flush=True)
+
+
+class Watch:
+    """Ends this process, stacks first, if a case is not done `grace_s` after its time is up.
+
+    A thread of Python's own: `faulthandler` was seen to crash inside compiled code.
+    """
+
+    def __init__(self, grace_s: float = 60.0) -> None:
+        self.grace_s, self.case, self.until = grace_s, "", float("inf")
+        threading.Thread(target=self._look, daemon=True).start()
+
+    def begin(self, case: str, seconds: float) -> None:
+        """A case that should be done after so many seconds."""
+        self.case, self.until = case, time.time() + seconds
+
+    def _look(self) -> None:
+        while time.time() < self.until + self.grace_s:
+            time.sleep(1.0)
+        for number, frame in sys._current_frames().items():
+            print(f"--- thread {number}\n{''.join(traceback.format_stack(frame))}", flush=True)
+        say(f"{self.case}: hangs; what was measured before is saved")
+        os._exit(3)
+
 
 COLUMNS = (
     *("shape", "backend", "vllm", "lora_rank", "device", "run", "repeat", "steps", "rows"),
@@ -99,6 +141,12 @@ class Case:
     chunks: int
     slices: int
     reply_tokens: int
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        vllm = "" if self.vllm == "none" else f", vLLM {self.vllm}"
+        return f"{self.shape} {self.backend}{vllm}"
 
     @property
     def toy(self) -> bool:
@@ -283,6 +331,9 @@ def _trained_bpe() -> Any:
     return core
 
 
+PHASES = ("generate", "prepare", "step")
+
+
 # --- Clocks ---------------------------------------------------------------------------------------
 
 
@@ -315,8 +366,8 @@ class Clock:
 
         return inner
 
-    def watch(self, trainer: Any) -> None:
-        """Measures the phases of a trainer's steps."""
+    def watch(self, trainer: Any, name: str, until: float) -> None:
+        """Measures the phases of a trainer's steps, and ends it after one behind `until`."""
         from transformers import TrainerCallback
 
         single = trainer._generate_single_turn
@@ -335,8 +386,12 @@ class Clock:
         clock = self
 
         class Marks(TrainerCallback):
-            def on_step_end(self, *_: Any, **__: Any) -> None:
+            def on_step_end(self, args: Any, state: Any, control: Any, **__: Any) -> None:
                 clock.marks.append(clock.sums | {"total": clock.now()})
+                seconds = {k: round(v, 2) for k, v in clock.sums.items() if k in PHASES}
+                say(f"{name}: step {len(clock.marks)}, sums so far {seconds}")
+                if time.time() > until and len(clock.marks) > WARM_UP:
+                    control.should_training_stop = True
 
         trainer.add_callback(Marks())
 
@@ -360,31 +415,38 @@ class Clock:
 # --- The two runs ---------------------------------------------------------------------------------
 
 
-def measure(case: Case, run: str, work: Path) -> dict[str, Any]:
-    """One run; in a process of its own, for Unsloth patches it and for its peak memory."""
-    from memalpha_kit.models.tiny import quiet
-    from memalpha_kit.training.backends import load_model, start
-
-    if not case.toy or case.backend == "unsloth":
-        start(case.model)
+def measure(case: Case, run: str, work: Path, seconds: float) -> dict[str, Any]:
+    """One run, in about `seconds`, of which loading is a part."""
     import torch
 
+    from memalpha_kit.models.tiny import quiet
+    from memalpha_kit.training.backends import load_model
+
+    until, name, on_card = time.time() + seconds, f"{case.name} {run}", case.device != "cpu"
+    if on_card:
+        torch.cuda.reset_peak_memory_stats()
+    say(f"{name}: loads, {seconds:.0f} s")
     with quiet():
         lm = load_model(case.model, work / "policy", 0, case.device)
     clock, build = Clock(case.device), {"kit": kit, "alone": alone}[run]
     trainer = build(case, lm, work)
     _hold_length(trainer, case.reply_tokens)
     trainer.args.save_strategy = "no"
-    clock.watch(trainer)
+    clock.watch(trainer, name, until)
+    say(f"{name}: begins")
     trainer.train()
-    on_card = case.device != "cpu"
     process_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     found = clock.means()
-    return found | {
+    found |= {
+        "steps": len(clock.marks) - WARM_UP,
         "peak_mb": torch.cuda.max_memory_allocated() / 1e6 if on_card else process_mb,
         "mfu": _mfu(case, found) if on_card and not case.toy else None,
-        "card": torch.cuda.get_device_name() if on_card else None,
     }
+    del trainer, lm, clock
+    gc.collect()
+    if on_card:
+        torch.cuda.empty_cache()
+    return found
 
 
 def kit(case: Case, lm: CausalLM, work: Path) -> Any:
@@ -540,6 +602,7 @@ def row(case: Case, run: str, repeat: int, found: dict[str, Any]) -> dict[str, A
         **seconds,
         "run": run,
         "repeat": repeat,
+        "steps": found["steps"],
         "rows": round(found["rows"]),
         "prompt_tokens": round(found["prompt_tokens"]),
         "reply_tokens": round(found["reply_tokens"]),
@@ -551,115 +614,136 @@ def row(case: Case, run: str, repeat: int, found: dict[str, Any]) -> dict[str, A
     }
 
 
-def child(case: Case, run: str, work: Path) -> dict[str, Any]:
-    """`measure` or `save_policy` in a new process. Raises RuntimeError with the end of its log."""
-    command = [sys.executable, __file__, "--child", run, json.dumps(asdict(case)), str(work)]
-    environment = {
-        **os.environ,
-        **({"OMP_NUM_THREADS": "1"} if case.device == "cpu" else {}),
-        "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_OFFLINE": "1",
-    }
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    if done.returncode:
-        raise RuntimeError(done.stderr[-2000:])
-    return json.loads(done.stdout.splitlines()[-1])
+def save(out: Path, rows: list[dict[str, Any]]) -> None:
+    """The table, whole; each `kit` is compared with the `alone` that follows it."""
+
+    def per_token(line: dict[str, Any]) -> float:
+        return line["step_s"] / (line["prompt_tokens"] + line["reply_tokens"])
+
+    for ours, theirs in zip(rows, rows[1:], strict=False):
+        if (ours["run"], theirs["run"]) == ("kit", "alone"):
+            ours["overhead"] = round(per_token(ours) / per_token(theirs) - 1, 4)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with open(out, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
-def compare(case: Case, repeats: int) -> tuple[list[dict[str, Any]], str | None]:
-    """Rows of both runs, repeated in turns, and the card's name."""
-    rows, card = [], None
+def cases(args: argparse.Namespace, backend: str) -> list[Case]:
+    """Those of a backend, the smallest first."""
+    names = ("lora_rank", "device", "steps", "instances", "rollouts")
+    numbers = {name: getattr(args, name) for name in (*names, "chunks", "slices", "reply_tokens")}
+    kind = "transformers" if backend == "trl" else backend
+    pairs = [(shape, vllm) for shape in args.shape for vllm in args.vllm]
+    return [Case(shape=s, backend=kind, vllm=v, **numbers) for s, v in pairs]
+
+
+def measured(todo: list[Case], args: argparse.Namespace, rows: list[dict[str, Any]]) -> list[str]:
+    """Appends a row per run to `rows`, saving each, and returns the names of what was left out."""
+    from importlib.util import find_spec
+
+    from memalpha_kit.training.backends import start
+
+    watch, left_out, now = Watch(), [], time.time()
+    ends = now + (STARTED + 60 * args.minutes - now) / len(args.backends)
+    for case in [case for case in todo if case.vllm != "none" and not find_spec("vllm")]:
+        left_out.append(f"{case.name} (vLLM is not installed)")
+        todo.remove(case)
+    if todo and not todo[0].toy:
+        start(todo[0].model)
+        say(f"{todo[0].backend}: imported")
+    pair = ("kit", "alone")
+    runs = [(case, n, run) for case in todo for n in range(args.repeats) for run in pair]
     with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
-        child(case, "save", work)
-        for repeat in range(repeats):
-            pair = {run: child(case, run, work) for run in ("kit", "alone")}
-            made = {run: row(case, run, repeat, found) for run, found in pair.items()}
-            per_token = {
-                run: found["step_s"] / (found["prompt_tokens"] + found["reply_tokens"])
-                for run, found in pair.items()
-            }
-            made["kit"]["overhead"] = round(per_token["kit"] / per_token["alone"] - 1, 4)
-            rows += made.values()
-            card = pair["kit"]["card"]
-            for line in made.values():
-                print(line, flush=True)
-    found = [row["overhead"] for row in rows if row["run"] == "kit"]
-    print(
-        f"{case.shape} {case.backend}: overhead {statistics.median(found):.1%} "
-        f"(median of {len(found)}; {min(found):.1%} to {max(found):.1%})",
-        flush=True,
-    )
-    return rows, card
-
-
-def _card_here() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
+        for place, (case, repeat, run) in enumerate(runs):
+            left, name = ends - time.time(), f"{case.name} {run}"
+            weights = [WEIGHT.get(later.shape, 1.0) for later, *_ in runs[place:]]
+            seconds, work = left * weights[0] / sum(weights), Path(folder) / case.name
+            if left <= 0 or (run == "alone" and not (work / "prompts.json").is_file()):
+                left_out.append(name)
+                continue
+            watch.begin(name, seconds)
+            try:
+                if not (work / "policy").is_dir():
+                    save_policy(case, work / "policy")
+                found = measure(case, run, work, seconds)
+            except Exception as error:  # one case must not cost the others: it is named
+                say(f"{name}: {type(error).__name__}: {str(error)[:500]}")
+                left_out.append(name)
+                continue
+            rows.append(row(case, run, repeat, found))
+            save(args.out, rows)
+            say(json.dumps(rows[-1]))
+    watch.until = float("inf")
+    return left_out
 
 
 def not_measured(args: argparse.Namespace) -> list[str]:
-    """What this call leaves open, in words."""
+    """What this call leaves open by what it was asked, in words."""
     missing = [f"shape {shape}" for shape in REAL if shape not in args.shape]
     missing += [f"backend {b}" for b in ("trl", "unsloth") if b not in args.backends]
-    missing += ["generation by vLLM"] if args.vllm == "none" else []
+    missing += ["generation by vLLM"] if args.vllm == ["none"] else []
     if args.device == "cpu":
         missing += ["speed, memory and MFU of a card (this was a CPU)"]
     return missing
 
 
-def main() -> None:
-    """Measures, prints, and writes the table and its card."""
+def options() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    both = ["trl", "unsloth"]
     parser.add_argument("--shape", nargs="+", choices=[*TOYS, *REAL], default=["0.6b", "4b"])
-    parser.add_argument("--backends", nargs="+", choices=["trl", "unsloth"], default=["trl"])
-    parser.add_argument("--vllm", choices=["none", "colocate"], default="none")
+    parser.add_argument("--backends", nargs="+", choices=both, default=both, help="in this order")
+    parser.add_argument("--vllm", nargs="+", choices=["none", "colocate"], default=["none"])
+    parser.add_argument("--minutes", type=float, default=8.0, help="of everything (default: 8)")
     parser.add_argument("--lora-rank", type=int, default=16, help="0: all weights (default: 16)")
     parser.add_argument("--device", default="cuda", help="cuda or cpu (default: cuda)")
-    parser.add_argument("--steps", type=int, default=5, help="measured, after one that is not")
+    parser.add_argument("--steps", type=int, default=3, help="measured, after one that is not")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--instances", type=int, default=4)
     parser.add_argument("--rollouts", type=int, default=8)
-    parser.add_argument("--chunks", type=int, default=4)
-    parser.add_argument("--slices", type=int, default=8, help="forward passes per chunk index")
-    parser.add_argument("--reply-tokens", type=int, default=256)
+    parser.add_argument("--chunks", type=int, default=2)
+    parser.add_argument("--slices", type=int, default=4, help="forward passes per chunk index")
+    parser.add_argument("--reply-tokens", type=int, default=128)
     parser.add_argument("--out", type=Path, default=OUT, help="CSV file; its card lies beside it")
-    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.child:
-        run, case, work = args.child[0], Case(**json.loads(args.child[1])), Path(args.child[2])
-        if run == "save":
-            save_policy(case, work / "policy")
-        print("\n" + json.dumps(measure(case, run, work) if run != "save" else {}))
-        return
     if args.rollouts % args.slices:
         parser.error(f"--slices: expected a divisor of --rollouts ({args.rollouts})")
-    if args.device == "cpu" and (args.backends != ["trl"] or args.vllm != "none"):
+    if args.device == "cpu" and (args.backends != ["trl"] or args.vllm != ["none"]):
         parser.error("--device cpu: only --backends trl --vllm none runs without a card")
-    if args.device != "cpu" and not _card_here():
+    return args
+
+
+def main() -> None:
+    """Measures, prints, and writes the table and its card."""
+    import torch
+
+    args = options()
+    if args.device != "cpu" and not torch.cuda.is_available():
         sys.exit("no CUDA card here, so nothing was measured (a look: --shape toy --device cpu)")
-    started, rows, card = time.time(), [], None
-    for shape in args.shape:
-        for backend in args.backends:
-            kind = "transformers" if backend == "trl" else backend
-            numbers = {
-                name: getattr(args, name)
-                for name in ("vllm", "lora_rank", "device", "steps", "instances", "rollouts")
-            }
-            sizes = {name: getattr(args, name) for name in ("chunks", "slices", "reply_tokens")}
-            case = Case(shape=shape, backend=kind, **numbers, **sizes)
-            found, card = compare(case, args.repeats)
-            rows += found
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    with open(args.out, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    os.environ |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+    if args.device == "cpu":
+        torch.set_num_threads(1)
+    rows, left_out = BEFORE.get("rows", []), BEFORE.get("left_out", [])
+    done = [*BEFORE.get("backends", []), args.backends[0]]
+    left_out += measured(cases(args, args.backends[0]), args, rows)
+    if len(args.backends) > 1:  # a library that was imported cannot be taken back
+        state = {"started": STARTED, "rows": rows, "left_out": left_out, "backends": done}
+        os.environ["GPU_TRAINING"] = json.dumps(state)
+        place = sys.argv.index("--backends") if "--backends" in sys.argv else len(sys.argv)
+        kept = sys.argv[:place] + sys.argv[place + 1 + len(args.backends) :]
+        os.execv(sys.executable, [sys.executable, *kept, "--backends", *args.backends[1:]])
+    args.backends = done
+    case = cases(args, "trl")[-1]
     profile = Profile("gpu_training", grpo=case.grpo, model=case.model, world=case.world)
-    extra = {"card": card, "not_measured": not_measured(args), "arguments": sys.argv[1:]}
+    extra = {
+        "card": torch.cuda.get_device_name() if args.device != "cpu" else None,
+        "not_measured": not_measured(args) + left_out,
+        "arguments": sys.argv[1:],
+    }
     with tempfile.TemporaryDirectory() as folder:
-        saved = files.run_card(Path(folder), profile, started, extra=extra)
+        saved = files.run_card(Path(folder), profile, STARTED, extra=extra)
     files.save_json(args.out.with_suffix(".json"), saved)
     print(f"{args.out}\nnot measured: {'; '.join(extra['not_measured']) or 'nothing is missing'}")
 

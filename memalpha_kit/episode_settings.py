@@ -35,8 +35,10 @@ class MemoryConfig:
 class ProtocolConfig:
     """What the writer is shown and how its reply is read."""
 
-    wire: Literal["qwen", "text", "compact"] = about("qwen", "format of tool calls")
-    prompt: Literal["paper", "compact"] = about("paper", "compact: the miniature's bare rows")
+    wire: Literal["qwen", "text", "compact", "lines"] = about("qwen", "format of tool calls")
+    prompt: Literal["paper", "compact", "short"] = about(
+        "paper", "compact: the miniature's bare rows; short: a few words, for small models"
+    )
     thinking: bool = about(False, "calls are read only after </think>")
     execute_truncated: bool = about(False, "release: a call that was cut is repaired and run")
     max_prompt_tokens: Count = about(6144, "entries shown are halved until the prompt fits")

@@ -183,7 +183,9 @@ class WarmStartConfig:
     decay_share: Share = about(0.4, "the rate falls linearly over this last share of the steps")
     clip: NonNegative = about(1.0, "largest gradient norm")
     log_every: Count = about(10, "steps per row of the metrics")
-    keep: Share = about(0.5, "teacher: facts and examples stored")
+    save_every: Natural = about(0, "steps between checkpoints; 0: none")
+    teacher: str = about("keep_lines", "real models: the rule whose calls are learned")
+    keep: Share = about(0.5, "teacher: facts and examples stored; real models: of its calls")
     chat: Share = about(0.4, "teacher: chit-chat stored")
     update: Share = about(0.7, "teacher: corrections of a shown entry that become an update")
     insert_hidden: Share = about(
@@ -246,6 +248,7 @@ class ModelConfig:
     """
 
     name: str = about("", "folder or hub id of the base model; '': the miniature's own policy")
+    adapter: str = about("", "folder of an adapter to go on from, as a warm start leaves one")
     revision: str = about("", "commit of the hub; '': the newest that is there")
     backend: Literal["transformers", "unsloth"] = about("transformers", "who loads the model")
     dtype: Literal["auto", "float32", "bfloat16"] = about("auto", "of the base; auto: as saved")

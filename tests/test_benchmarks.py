@@ -59,10 +59,18 @@ def test_the_training_benchmark_compares_the_kit_with_trl_alone(tmp_path):
     assert phases.sum(axis=1).to_numpy() == pytest.approx(table.step_s.to_numpy(), abs=1e-3)
     assert table.overhead.notna().tolist() == [True, False]
     assert "not measured: shape 0.6b; shape 4b; backend unsloth" in done.stdout
+    assert "toy transformers kit: step 3, sums so far" in done.stdout  # as it happens
     card = json.loads(out.with_suffix(".json").read_text())
     assert card["settings"]["grpo"]["rollouts"] == 2 and card["card"] is None
     recorded = repository() / "reports" / "recorded" / "gpu_training" / "toy_cpu.csv"
     assert list(table) == list(pd.read_csv(recorded))
+
+
+def test_a_case_without_time_is_left_out_and_named(tmp_path):
+    done = train("--device", "cpu", "--minutes", "0", "--out", tmp_path / "toy.csv")
+    assert done.returncode == 0, done.stderr
+    assert "toy transformers kit; toy transformers alone" in done.stdout
+    assert not (tmp_path / "toy.csv").exists() and (tmp_path / "toy.json").is_file()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")

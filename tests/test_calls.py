@@ -16,7 +16,7 @@ from memalpha_kit.records import Completion, ToolCall, ToolUse
 from memalpha_kit.settings import MemoryConfig, ProtocolConfig
 from memalpha_kit.text import complete_object, repaired_object
 
-WIRES = ("qwen", "text", "compact")
+WIRES = ("qwen", "text", "compact", "lines")
 
 FIXED = MemoryConfig(counter="words")
 
@@ -153,7 +153,7 @@ MENTIONED = {
 """reply: (was the model asked to think, calls)"""
 
 
-@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("wire", [wire for wire in WIRES if wire != "lines"])
 @pytest.mark.parametrize("reply", MENTIONED)
 def test_thinking_is_a_block_at_the_start_and_elsewhere_a_tag_is_text(reply, wire):
     thinking, n = MENTIONED[reply]
@@ -363,7 +363,7 @@ def test_an_unknown_wire_is_refused():
 # --- Rendering calls -----------------------------------------------------------------------------
 
 
-def test_the_three_wires_look_as_documented():
+def test_the_four_wires_look_as_documented():
     arguments = {"memory_id": "3", "new_content": "Ana <b>", "memory_type": "semantic_memory"}
     call = ToolCall("memory_update", arguments)
     ordered = '"memory_type": "semantic_memory", "{}": "Ana <b>", "memory_id": "3"'
@@ -375,7 +375,24 @@ def test_the_three_wires_look_as_documented():
     assert render_calls([call], "qwen") == f"<tool_call>\n{body}\n</tool_call>"
     body = f'{{"arguments": {{{ordered.format("content")}}}, "name": "memory_update"}}'
     assert render_calls([call, call], "compact") == f"<tool_call>{body}</tool_call>" * 2
+    line = 'memory_update("semantic_memory", "Ana <b>", "3")'
+    assert render_calls([call, call], "lines") == f"{line}\n{line}"
     assert render_calls([], "qwen") == ""
+
+
+@pytest.mark.parametrize(
+    ("reply", "finish", "expected"),
+    [
+        ('I keep:\n memory_delete("core_memory") \nDone.', "stop", [CLEAR]),
+        ('memory_delete("core_memory", "7', "length", ["truncated"]),
+        ('memory_delete("core_memory"', "stop", ["bad_json"]),
+        ('memory_delete("core_memory", "7", "8", "9")', "stop", ["bad_json"]),
+        ("print(x)", "stop", ["bad_json"]),
+        ("hello()", "stop", [("hello", {})]),
+    ],
+)
+def test_lines_that_begin_like_a_call_are_attempts_and_prose_is_not(reply, finish, expected):
+    assert outcomes(parse_reply(reply, finish, "lines")) == expected
 
 
 NASTY_PIECES = (

@@ -21,8 +21,8 @@ from memalpha_kit.training.plan import (
     fitting,
     known_card,
     known_shape,
-    paper_data,
     plan,
+    planned_data,
 )
 
 LAPTOP = load_profile("laptop")
@@ -43,16 +43,28 @@ def test_shapes_have_the_published_numbers_of_parameters():
     for name, billions in published.items():
         found = SHAPES[f"Qwen/Qwen3-{name}"].parameters / 1e9
         assert found == pytest.approx(billions, rel=0.02)
+    small = known_shape("models/smollm2-135m")  # by the name of its folder, there or not
+    assert small.parameters == pytest.approx(134.5e6, rel=0.001)
 
 
 def test_the_data_is_table_7_weighted_by_instances():
-    data = paper_data()
+    data = planned_data(Assumptions())
     assert data.chunks == pytest.approx(10.65, abs=0.01)  # of 567 printed instances
     assert 50 < data.questions < 70 and 1000 < data.tokens < 1400
 
 
+def test_profile_small_is_planned_for_one_core_with_its_own_short_chunks(capsys):
+    assert cli.main(["plan", "--profile", "small"]) == 0
+    page = capsys.readouterr().out
+    assert "156 per generation" in page and "x 1 cards (cpu)" in page
+    made = plan(load_profile("small"), Assumptions(card="cpu", chunks=1, chunk_tokens=112))
+    assert made.value("warm start") > 0 and not made.problems
+    assert plan(load_profile("gpu")).value("warm start") == 0
+    assert known_card(16.0) != "cpu"
+
+
 def test_work_of_the_published_run_by_hand():
-    made, data = plan(load_profile("paper"), PUBLISHED), paper_data()
+    made, data = plan(load_profile("paper"), PUBLISHED), planned_data(Assumptions())
     episodes, looks = 205 * 32 * 8, -(-205 // 50) * 463
     assert made.value("episodes") == episodes
     assert made.value("generations") == pytest.approx((episodes + looks) * data.chunks)

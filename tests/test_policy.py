@@ -15,6 +15,8 @@ from memalpha_kit.models.decode import FastLM, fast
 from memalpha_kit.models.local import Sampling
 from memalpha_kit.models.tiny import build_policy, build_tokenizer, load_policy, save_policy
 from memalpha_kit.settings import PolicyConfig
+from memalpha_kit.training.batch import token_logprobs
+from memalpha_kit.training.export import ROUNDING
 
 GREEDY = Sampling(temperature=0.0, max_new_tokens=12)
 SAMPLED = Sampling(temperature=0.8, max_new_tokens=12, seed=7)
@@ -167,7 +169,63 @@ def test_a_seed_decides_a_reply_whoever_shares_its_batch():
         assert quick.generate([prompt], SAMPLED, [seed])[0].completion_ids == ids
 
 
+def llama(width=64):
+    """A random Llama whose keys are shared by heads, with an adapter that changes it."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    lm = tiny.lm()
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(lm.tokenizer),
+        hidden_size=width,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.2,
+    )
+    targets = ["q_proj", "v_proj", "down_proj"]
+    adapter = LoraConfig(
+        task_type="CAUSAL_LM", r=2, target_modules=targets, init_lora_weights=False
+    )
+    model = get_peft_model(LlamaForCausalLM(config), adapter).eval()
+    return dataclasses.replace(lm, model=model)
+
+
+@pytest.mark.parametrize("width", [64, 256])  # from the second on, a shared prompt is read once
+def test_an_adapter_on_a_llama_is_decoded_fast_too(width):
+    lm = llama(width)
+    quick, many = fast(lm), [prompts()[0]] * 3 + prompts()
+    assert isinstance(quick, FastLM)
+    for slow, done in zip(lm.generate(many, SAMPLED), quick.generate(many, SAMPLED), strict=True):
+        assert slow.completion_ids == done.completion_ids
+        assert slow.logprobs == pytest.approx(done.logprobs, abs=1e-4)
+    with lm.model.disable_adapter():
+        one, other = (m.generate(many, SAMPLED) for m in (lm, fast(lm)))
+    assert [d.completion_ids for d in one] == [d.completion_ids for d in other]
+    assert [d.completion_ids for d in one] != [
+        d.completion_ids for d in quick.generate(many, SAMPLED)
+    ]
+
+
+def test_sampled_probabilities_are_the_trainers_within_the_rounding_of_16_bits():
+    lm = llama()
+    lm.model.get_base_model().to(torch.bfloat16)
+    for part in lm.model.modules():
+        for name in ("lora_A", "lora_B"):
+            if hasattr(part, name):
+                getattr(part, name).float()
+    for done in fast(lm).generate(prompts(), SAMPLED):
+        ids = torch.tensor([[*done.prompt_ids, *done.completion_ids]])
+        n = len(done.completion_ids)
+        with torch.no_grad():
+            found, _ = token_logprobs(lm.model, ids, torch.ones_like(ids), n, SAMPLED.temperature)
+        apart = (found[0] - torch.tensor(done.logprobs)).abs()
+        assert apart.mean() < 0.1 and apart.max() < ROUNDING["bfloat16"]
+
+
 def test_other_models_keep_the_general_path():
     half = tiny.lm()
-    half.model.to(torch.bfloat16)
+    half.model.to(torch.float16)
     assert fast(half) is half

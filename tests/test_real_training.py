@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import tiny_policy as tiny
 import torch
+from safetensors.torch import load_file
 from stub_server import StubServer
 from tiny_models import TEMPLATE, tiny_qwen3, tiny_tokenizer
 
@@ -25,7 +26,7 @@ from memalpha_kit.models.local import load_lm
 from memalpha_kit.models.local_chat import LocalChat
 from memalpha_kit.models.tiny import build_policy, save_policy
 from memalpha_kit.records import make_instance
-from memalpha_kit.settings import ModelConfig, PolicyConfig
+from memalpha_kit.settings import ModelConfig, PolicyConfig, load_profile
 from memalpha_kit.training import backends, rollouts
 from memalpha_kit.training import real as real_training
 from memalpha_kit.training.grpo import first_and_last
@@ -89,12 +90,15 @@ def short(monkeypatch):
     monkeypatch.setattr(ModelReader, "max_tokens", 16)
 
 
+def sets(settings):
+    """Settings as options."""
+    return [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
+
+
 def train(base, data, out, *more, **settings):
     """`memalpha train` in this process."""
-    said = {"model.name": base} | SETTINGS | settings
-    pairs = [word for name, value in said.items() for word in ("--set", f"{name}={value}")]
     command = ["train", "--profile", "gpu", "--data", *map(str, data), "--out", str(out)]
-    return cli.main([*command, *pairs, *more])
+    return cli.main([*command, *sets({"model.name": base} | SETTINGS | settings), *more])
 
 
 def same(one, other):
@@ -283,6 +287,55 @@ def test_a_chat_model_trains_under_the_prompts_of_the_profile(data, tmp_path):
     trained, _ = train_and_held_out(data[:1])
     [(read, episode)] = first_and_last(tmp_path / "run", trained).values()
     assert episode.instance == read.id and len(episode.steps) == len(read.chunks)
+
+
+@pytest.mark.parametrize("rank", [4, 0])
+def test_a_warm_start_teaches_a_rules_calls_and_grpo_goes_on_from_it(base, data, tmp_path, rank):
+    settings = {"model.lora_rank": rank, "model.name": base, "memory.shown": 0}
+    settings |= {"warm_start.steps": 12, "warm_start.batch": 4, "warm_start.learning_rate": 0.02}
+    settings |= {"warm_start.keep": 1.0, "warm_start.save_every": 4, "warm_start.log_every": 1}
+    out, options = tmp_path / "warm", sets(SETTINGS | RULE | settings)
+    command = ["warm-start", "--profile", "small", "--data", *map(str, data), "--out", str(out)]
+    assert cli.main([*command, *options]) == 0
+    loss = pd.read_csv(out / "metrics.csv")["loss"]
+    assert loss.iloc[-1] < 0.7 * loss.iloc[0]
+    first = (out / "metrics.csv").read_bytes()
+    assert cli.main([*command, "--resume", *options]) == 0  # what is done is not done again
+    assert (out / "metrics.csv").read_bytes() == first
+    profile = load_profile("gpu", options[1::2])
+    begun = real_training.on_top(profile, out / "policy")
+    assert (begun.model.adapter == "") == (rank == 0)
+    lm = backends.load_model(begun.model, real_training.base_folder(begun.model), seed=0)
+    (file,) = (out / "policy").glob("*.safetensors")
+    learned = sorted(float(value.float().sum()) for value in load_file(file).values())
+    loaded = [v for name, v in lm.model.state_dict().items() if not rank or "lora_" in name]
+    assert {round(value, 4) for value in learned} <= {round(float(v.sum()), 4) for v in loaded}
+    grpo = {"model.lora_rank": rank, "memory.shown": 0}
+    grpo |= {"model.adapter": begun.model.adapter} if rank else {}
+    run = tmp_path / "run"
+    assert train(begun.model.name, data, run, **RULE, **grpo) == 0
+    assert load_lm(run / "export")
+
+
+def test_a_stronger_models_episodes_teach_too_and_what_does_not_fit_is_said(
+    base, data, tmp_path, capsys
+):
+    options = sets(SETTINGS | RULE | {"model.name": base, "warm_start.steps": 1})
+    written = tmp_path / "teacher.jsonl"
+    rules = {k: v for k, v in SETTINGS.items() if k.startswith(("memory", "protocol"))}
+    write = ["write", "--data", str(data[0] / "train.parquet"), "--writer", "keep_sentences"]
+    assert cli.main([*write, "--out", str(written), *sets(rules)]) == 0
+    command = ["warm-start", "--data", str(data[0]), "--out", str(tmp_path / "warm")]
+    assert cli.main([*command, "--episodes", str(written), *options]) == 0
+    assert json.loads((tmp_path / "warm" / "run.json").read_text())["rows"] == 4
+    command[2] = str(data[1])
+    assert cli.main([*command, "--episodes", str(written), *options]) == 2
+    assert "its instance is not in the training data" in capsys.readouterr().err
+    adapter = {"model.adapter": tmp_path / "warm" / "policy", "model.lora_rank": 2}
+    assert train(base, data, tmp_path / "run", **RULE, **adapter) == 2
+    assert "expected an adapter of this model and rank" in capsys.readouterr().err
+    assert train(base, data, tmp_path / "run", **RULE, **{"model.adapter": tmp_path}) == 2
+    assert "adapter: expected a folder with adapter_config.json" in capsys.readouterr().err
 
 
 def test_notebook_03_trains_a_model_that_the_profile_names(base, data, tmp_path, root, capsys):

@@ -17,6 +17,7 @@ from memalpha_kit.method.model_writers import ModelWriter
 from memalpha_kit.models.local import Sampling
 from memalpha_kit.records import Entry, Memory, WriteRequest
 from memalpha_kit.settings import GrpoConfig, WarmStartConfig
+from memalpha_kit.training import warm_start as module
 from memalpha_kit.training.optimizer import Joint, build_optimizer, rate
 from memalpha_kit.training.warm_start import (
     Phase,
@@ -137,6 +138,28 @@ def test_metrics_say_phase_step_loss_rate_and_tokens_and_stand_beside_the_policy
     assert list(metrics["step"]) == [5, 7, 10, 12]
     assert metrics["tokens"].iloc[0] == 5 * 4 * 3
     assert metrics["rate"].iloc[0] == 1.0 and metrics["rate"].iloc[-1] < 0.3
+
+
+def test_a_warm_start_that_was_stopped_goes_on_to_the_same_weights(tmp_path, monkeypatch):
+    config, phases = replace(CONFIG, save_every=4), [Phase("a", 5, rows()), Phase("b", 6, rows(7))]
+    whole, cut = tiny.lm(), tiny.lm()
+    train_warm_start(whole.model, whole.tokenizer, phases, config, 0, tmp_path / "whole")
+
+    def stopped(model, batch, pad, loss=module.completion_loss):
+        if len(seen) == 9:
+            raise KeyboardInterrupt
+        seen.append(batch)
+        return loss(model, batch, pad)
+
+    seen = []
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, "completion_loss", stopped)
+        train_warm_start(cut.model, cut.tokenizer, phases, config, 0, tmp_path / "cut")
+    fresh = tiny.lm()
+    train_warm_start(fresh.model, fresh.tokenizer, phases, config, 0, tmp_path / "cut")
+    assert equal(weights(whole.model), weights(fresh.model))
+    tables = [(tmp_path / name / "metrics.csv").read_bytes() for name in ("whole", "cut")]
+    assert tables[0] == tables[1]
 
 
 def test_a_teachers_step_becomes_the_writers_prompt_and_the_calls_tokens():

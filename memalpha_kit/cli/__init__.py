@@ -37,7 +37,7 @@ app = typer.Typer(**PLAIN)
 
 for _function in (
     *(lab.run, lab.seeds, lab.sweep, lab.grouping, lab.audit),
-    *(training.train, training.plan, training.export),
+    *(training.warm_start, training.train, training.plan, training.export),
     *(evaluation.write, evaluation.ask, evaluation.evaluate, evaluation.score),
     *(evaluation.report, evaluation.calibrate, explore.explore, explore.replay, server.serve),
     *(memories.credit, memories.lengths, bench.bench),

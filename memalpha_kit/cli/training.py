@@ -1,4 +1,4 @@
-"""Commands of training on real models: train, plan, export."""
+"""Commands of training on real models: warm-start, train, plan, export."""
 
 from __future__ import annotations
 
@@ -14,6 +14,41 @@ from memalpha_kit.training.plan import Assumptions
 PUBLISHED = {"cards": 32, "vllm_cards": 8, "reader_cards": 8}
 """For profiles that generate on a server and read at an endpoint: the published 32 cards, and ours
 beside them for generation and reading."""
+
+SHORT = {"card": "cpu", "chunks": 1.0, "questions": 3.6, "chunk_tokens": 112}
+SHORT |= {"instruction_tokens": 44, "shown_tokens": 0, "reply_tokens": 65}
+"""For profiles with short prompts: what profile small was recorded with, on one CPU core."""
+
+
+def warm_start(
+    data: Annotated[
+        list[Path],
+        Option(metavar="DIR...", help="data sets whose training parts the teacher reads"),
+    ],
+    out: Annotated[
+        Path, Option(metavar="RUN", help="folder of the run; its policy/ is the result")
+    ],
+    profile: ProfileName = "small",
+    overrides: Overrides = (),
+    episodes: Annotated[
+        list[Path],
+        Option(
+            metavar="FILE.jsonl...", help="a teacher's, of `memalpha write` [default: a rule's]"
+        ),
+    ] = (),
+    resume: Annotated[bool, Option("--resume", help="go on from the last checkpoint")] = False,
+) -> None:
+    """Supervised training of a real model on a teacher's calls, before GRPO.
+
+    \b
+    memalpha models get smollm2-135m
+    memalpha warm-start --profile small --data data/squad --out runs/small/warm_start
+    memalpha train --profile small --data data/squad --out runs/small/grpo \\
+        --set model.adapter=runs/small/warm_start/policy
+    """
+    from memalpha_kit.training.real import warm_start
+
+    warm_start(profile_of(profile, overrides), list(data), out, list(episodes), resume)
 
 
 def train(
@@ -88,10 +123,11 @@ def plan(
         speed = miniature.probe(load_profile("laptop")) if probe else None
         made = miniature.miniature_plan(loaded, speed)
     else:
-        if loaded.model.reader == "endpoint":
-            default = Assumptions()
-            unsaid = [n for n in PUBLISHED if getattr(assumptions, n) == getattr(default, n)]
-            assumptions = dataclasses.replace(assumptions, **{n: PUBLISHED[n] for n in unsaid})
+        known = PUBLISHED if loaded.model.reader == "endpoint" else {}
+        known = SHORT if loaded.protocol.prompt == "short" else known
+        default = Assumptions()
+        unsaid = [n for n in known if getattr(assumptions, n) == getattr(default, n)]
+        assumptions = dataclasses.replace(assumptions, **{n: known[n] for n in unsaid})
         made = plan(loaded, assumptions)
     print(made.page())
     if out:

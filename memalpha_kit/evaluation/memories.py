@@ -292,6 +292,7 @@ class RandomSettings(ReaderSettings):
     share: Share = about(0.5, "of the tokens of the chunks")
     like: str = about("", "answers.jsonl of a run, for memories of the same sizes")
     draw_seed: Natural = about(0, "of the draw")
+    order: Literal["random", "lead"] = about("random", "lead: the first ones that fit, not drawn")
 
 
 @METHODS.register("random-memory")
@@ -323,7 +324,8 @@ class RandomMemory(FromMemory):
         """Draws each memory. Raises InputError if the other run has not an instance."""
         for instance in instances:
             budget = self._budget(instance)
-            texts = draw(instance, budget, self.counter.count, self.options.draw_seed)
+            seed = None if self.options.order == "lead" else self.options.draw_seed
+            texts = draw(instance, budget, self.counter.count, seed)
             drawn = ScriptedReplies([_inserted(part) for part in texts], "random")
             [episode] = write([instance], drawn, MemoryConfig(), ProtocolConfig())
             done(self.remembered(instance, episode))
@@ -337,14 +339,18 @@ class RandomMemory(FromMemory):
 
 
 def draw(
-    instance: Instance, budget: int, count: Callable[[str], int], seed: int = 0
+    instance: Instance, budget: int, count: Callable[[str], int], seed: int | None = 0
 ) -> list[list[str]]:
-    """By chunk, the units that were kept: all in a random order, each that still fits."""
+    """By chunk, the units that were kept: all in a random order, each that still fits.
+
+    Without a seed they are tried in their own order.
+    """
     units = dict.fromkeys(
         unit for chunk in instance.chunks for unit in _units(chunk)
     )  # each text once
     order = list(units)
-    random.Random(f"{seed}/{instance.id}").shuffle(order)
+    if seed is not None:
+        random.Random(f"{seed}/{instance.id}").shuffle(order)
     kept, size = set(), 0
     for unit in order:
         if size + (more := count(unit)) <= budget:

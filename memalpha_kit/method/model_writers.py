@@ -9,7 +9,13 @@ from typing import Any, Protocol
 from memalpha_kit.errors import InputError
 from memalpha_kit.method.calls import FORMATS
 from memalpha_kit.method.encoding import encode_chat, encode_text
-from memalpha_kit.method.protocol import fit_prompt, render_compact, render_messages, tool_schemas
+from memalpha_kit.method.protocol import (
+    fit_prompt,
+    render_compact,
+    render_messages,
+    render_short,
+    tool_schemas,
+)
 from memalpha_kit.records import Completion, WriteRequest
 from memalpha_kit.settings import MemoryConfig, ProtocolConfig
 
@@ -64,6 +70,9 @@ class ModelWriter:
             if protocol.prompt == "compact":
                 text = render_compact(request.memory, request.chunk, config)
                 return encode_text(tokenizer, text)
+            if protocol.prompt == "short":
+                messages = render_short(request.memory, request.chunk, config, protocol.wire)
+                return encode_chat(tokenizer, messages)
             messages = render_messages(request.memory, request.chunk, config, protocol)
             tools = None if FORMATS[protocol.wire].lists_tools else tool_schemas(config)
             return encode_chat(tokenizer, messages, tools, protocol.thinking)

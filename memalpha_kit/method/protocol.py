@@ -23,10 +23,17 @@ from typing import Any, TypeVar
 from memalpha_kit.entries import Entry
 from memalpha_kit.episode_settings import MemoryConfig, ProtocolConfig
 from memalpha_kit.errors import InputError
-from memalpha_kit.method.calls import FORMATS, json_text
-from memalpha_kit.method.memory import MEMORY_COMPONENTS, TEXTS, TOOLS, Tool, components
+from memalpha_kit.method.calls import FORMATS, json_text, render_calls
+from memalpha_kit.method.memory import (
+    INSERT,
+    MEMORY_COMPONENTS,
+    TEXTS,
+    TOOLS,
+    Tool,
+    components,
+)
 from memalpha_kit.method.ranking import shown
-from memalpha_kit.records import Memory
+from memalpha_kit.records import Memory, ToolCall
 
 
 def tool_schemas(config: MemoryConfig) -> list[dict[str, Any]]:
@@ -153,6 +160,25 @@ def render_compact(memory: Memory, chunk: str, memory_config: MemoryConfig) -> s
     entries = [entry for part in shown(memory, chunk, memory_config) for entry in part]
     rows = (json_text({"content": e.text, "memory_id": e.id}) for e in sorted(entries, key=age))
     return "\n".join(("<memory>", *rows, f"</memory>\n<text>\n{chunk}\n</text>"))
+
+
+def render_short(
+    memory: Memory, chunk: str, memory_config: MemoryConfig, wire: str
+) -> list[dict[str, str]]:
+    """System and user message in about 40 tokens beside the chunk: the task, a call as an example.
+
+    For models of a few hundred million parameters, which learn the rest from a warm start. The
+    memory is left out while nothing of it is shown.
+    """
+    example = ToolCall(INSERT, dict(TEXTS["short"]["example"]))
+    task = TEXTS["short"]["task"].format(example=render_calls([example], wire))
+    entries = [entry for part in shown(memory, chunk, memory_config) for entry in part]
+    rows = "\n".join(f"[{entry.id}] {one_row(entry.text)}" for entry in entries)
+    known = TEXTS["short"]["known"].format(rows=rows) if rows else ""
+    return [
+        {"role": "system", "content": task},
+        {"role": "user", "content": known + without_tags(chunk)},
+    ]
 
 
 Prompt = TypeVar("Prompt")

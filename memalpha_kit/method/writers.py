@@ -9,6 +9,7 @@ a writer with `WRITERS.add`.
 | name | keeps |
 | --- | --- |
 | `keep_sentences` | every sentence, semantic; headers, lead-ins and role tags are left out |
+| `keep_lines` | the same with headers, lead-ins and role tags: it selects nothing at all |
 | `keep_examples` | every labelled sample, semantic, as it stands in the chunk |
 | `keep_turns` | every turn of a dated dialogue, episodic, whole, its date and speaker in front |
 | `silent` | nothing: what can be answered without reading |
@@ -79,6 +80,11 @@ def keep_sentences(request: WriteRequest) -> list[ToolCall]:
     return [_insert("semantic", text) for text in sentences(content(request.chunk))]
 
 
+def keep_lines(request: WriteRequest) -> list[ToolCall]:
+    """One semantic insert per sentence of the chunk as it stands, whatever the sentence is."""
+    return [_insert("semantic", text) for text in sentences(request.chunk)]
+
+
 def keep_examples(request: WriteRequest) -> list[ToolCall]:
     """One semantic insert per labelled sample (`Sentence:`/`Label:` or `Sample:`/`Labels:`)."""
     return [_insert("semantic", match[0]) for match in SAMPLE.finditer(request.chunk)]
@@ -102,7 +108,7 @@ def silent(request: WriteRequest) -> list[ToolCall]:
 
 WRITERS: Registry[Rule | Writer] = Registry("writer")
 """Rules by name, and whole writers: a user's module adds either."""
-for _rule in (keep_sentences, keep_examples, keep_turns, silent):
+for _rule in (keep_sentences, keep_lines, keep_examples, keep_turns, silent):
     WRITERS.add(_rule.__name__, _rule)
 
 

@@ -1,9 +1,10 @@
-"""Fast replies from a tiny Qwen3 on a CPU: fused weights, a preallocated cache, plain torch.
+"""Fast replies from a small Qwen3 or Llama on a CPU: fused weights, one cache, plain torch.
 
 The one law: decoding fast changes no reply. `FastLM` is a `CausalLM` that draws the same tokens
 from the same seeds (up to rounding). It only skips transformers' bookkeeping, which for a model
 this small costs more than twice the arithmetic: a step of the laptop miniature writes its episodes
-in 0.7 s of computing, with transformers' `generate` in 1.6 s. Other models keep the general path.
+in 0.7 s of computing, with transformers' `generate` in 1.6 s. An adapter is merged into the fused
+copy, and a prompt that several rollouts share is read once. Other models keep the general path.
 
 Shapes: B rows, Q new positions, T positions in the cache, H query and K key/value heads of
 dimension D, width d.
@@ -26,12 +27,15 @@ if TYPE_CHECKING:
 NEVER = -1e30
 """Attention bias of a position not to be seen; finite, so that queries of padding stay finite."""
 
+SHARED_FROM = 256
+"""Width from which rollouts share the reading of a prompt; a smaller model reads in no time."""
+
 COMPACT_BELOW = 0.75
 """Finished rows leave the batch when fewer than this share is still being written."""
 
 
 class FastLM(CausalLM):
-    """A `CausalLM` that decodes a small Qwen3 on the CPU with fused weights and its own cache."""
+    """A `CausalLM` that decodes on the CPU with fused weights and its own cache."""
 
     def _decode(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]
@@ -42,8 +46,7 @@ class FastLM(CausalLM):
         logprobs: list[list[float]] = [[] for _ in prompts]
         rows, writing = torch.arange(len(prompts)), torch.ones(len(prompts), dtype=torch.bool)
         with torch.inference_mode():
-            ids, mask = left_pad(prompts, self.stop_ids[0])
-            logits, cache = network.start(ids, mask, sampling.max_new_tokens)
+            logits, cache = self._read(network, prompts, sampling.max_new_tokens)
             for step in range(sampling.max_new_tokens):
                 tokens, values = drawn(logits, uniform[rows, step], sampling)
                 for place in writing.nonzero()[:, 0].tolist():
@@ -59,17 +62,30 @@ class FastLM(CausalLM):
                 logits = network.extend(tokens, cache)
         return replies, logprobs
 
+    def _read(
+        self, network: _Network, prompts: Sequence[Sequence[int]], room: int
+    ) -> tuple[torch.Tensor, _Cache]:
+        """Logits (B, V) after the prompts and their cache; each different prompt is read once."""
+        places = {tuple(ids): place for place, ids in enumerate(dict.fromkeys(map(tuple, prompts)))}
+        if network.width < SHARED_FROM:
+            return network.start(*left_pad(prompts, self.stop_ids[0]), room)
+        logits, cache = network.start(*left_pad(list(places), self.stop_ids[0]), room)
+        rows = torch.tensor([places[tuple(ids)] for ids in prompts])
+        return logits[rows], cache.keep(rows)
+
 
 def fast(lm: CausalLM) -> CausalLM:
-    """`lm` as a `FastLM` if its model is a Qwen3 of a kind that `_Network` knows, else `lm`."""
+    """`lm` as a `FastLM` if its model is of a kind that `_Network` knows, else `lm`."""
     config, weight = lm.model.config, next(lm.model.parameters())
+    adapters = getattr(lm.model, "peft_config", {}).values()
     known = (
-        config.model_type == "qwen3"
-        and not hasattr(lm.model, "peft_config")  # `_fused` would leave the adapter out
+        config.model_type in ("qwen3", "llama")
+        and all(a.peft_type == "LORA" and not (a.use_dora or a.modules_to_save) for a in adapters)
         and weight.device.type == "cpu"
-        and weight.dtype == torch.float32
+        and weight.dtype in (torch.float32, torch.bfloat16)
         and config.rope_parameters.get("rope_type", "default") == "default"
-        and not (config.attention_bias or config.use_sliding_window)
+        and not (config.attention_bias or getattr(config, "use_sliding_window", False))
+        and not getattr(config, "mlp_bias", False)
         and config.hidden_act == "silu"
     )
     return FastLM(lm.name, lm.model, lm.tokenizer, lm.stop_ids, lm.batch_size) if known else lm
@@ -97,8 +113,8 @@ class _Layer:
 
     before_attention: torch.Tensor  # (d,)
     qkv: torch.Tensor  # (d, (H + 2 K) D)
-    q_norm: torch.Tensor  # (D,)
-    k_norm: torch.Tensor
+    q_norm: torch.Tensor | None  # (D,); a Llama has none
+    k_norm: torch.Tensor | None
     out: torch.Tensor  # (H D, d)
     before_mlp: torch.Tensor
     gate_up: torch.Tensor  # (d, 2 ff)
@@ -106,26 +122,36 @@ class _Layer:
 
 
 def _fused(layer: torch.nn.Module) -> _Layer:
-    """The weights of a transformers Qwen3 layer."""
+    """The weights of a layer of transformers."""
     attention, mlp = layer.self_attn, layer.mlp
-    qkv = [attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight]
+    qkv = [attention.q_proj, attention.k_proj, attention.v_proj]
+    norms = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
     return _Layer(
-        before_attention=layer.input_layernorm.weight,
-        qkv=torch.cat(qkv).t().contiguous(),
-        q_norm=attention.q_norm.weight,
-        k_norm=attention.k_norm.weight,
-        out=attention.o_proj.weight.t().contiguous(),
-        before_mlp=layer.post_attention_layernorm.weight,
-        gate_up=torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]).t().contiguous(),
-        down=mlp.down_proj.weight.t().contiguous(),
+        layer.input_layernorm.weight,
+        torch.cat([_weight(part) for part in qkv]).t().contiguous(),
+        *(norm if norm is None else norm.weight for norm in norms),
+        _weight(attention.o_proj).t().contiguous(),
+        layer.post_attention_layernorm.weight,
+        torch.cat([_weight(mlp.gate_proj), _weight(mlp.up_proj)]).t().contiguous(),
+        _weight(mlp.down_proj).t().contiguous(),
     )
 
 
+def _weight(part: torch.nn.Module) -> torch.Tensor:
+    """A linear layer's weight, with the adapter that is switched on merged into a copy."""
+    base = getattr(part, "base_layer", part).weight
+    if not hasattr(part, "base_layer") or part.disable_adapters:
+        return base
+    changes = [part.get_delta_weight(name).float() for name in part.active_adapters]
+    return (base.float() + sum(changes)).to(base.dtype)
+
+
 class _Network:
-    """A Qwen3 as a function of tokens and cache. Source: transformers' modeling_qwen3."""
+    """A model as a function of tokens and cache. Source: transformers' modeling_qwen3."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        config = model.config
+        model = getattr(model, "get_base_model", lambda: model)()  # of an adapter's wrapper
+        config, self.width = model.config, model.config.hidden_size
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.dim, self.eps = config.head_dim, config.rms_norm_eps
         with torch.inference_mode():
@@ -141,12 +167,12 @@ class _Network:
         """Next-token logits (B, V) after left-padded prompts, and a cache with room to go on."""
         rows, width = ids.shape
         shape = (rows, self.kv_heads, width + room, self.dim)
-        bias = torch.zeros(rows, 1, 1, width + room)
+        bias = torch.zeros(rows, 1, 1, width + room).to(self.head)
         bias[:, 0, 0, :width].masked_fill_(mask == 0, NEVER)
         position = (mask.cumsum(1) - 1).clamp(min=0)  # (B, Q)
-        empty = [[torch.zeros(shape) for _ in self.layers] for _ in range(2)]
+        empty = [[torch.zeros(shape).to(self.head) for _ in self.layers] for _ in range(2)]
         cache = _Cache(*empty, bias, position[:, -1], filled=0)
-        future = torch.full((width, width), NEVER).triu(1)
+        future = torch.full((width, width), NEVER).triu(1).to(self.head)
         return self._run(ids, position, bias[..., :width] + future, cache), cache
 
     def extend(self, tokens: torch.Tensor, cache: _Cache) -> torch.Tensor:
@@ -160,8 +186,8 @@ class _Network:
     ) -> torch.Tensor:
         """Logits at the last of Q new positions. ids, position (B, Q); bias (B, 1, Q or 1, T)"""
         angle = position[:, None, :, None] * self.frequency  # (B, 1, Q, D / 2)
-        cos, sin = torch.cat([angle.cos()] * 2, -1), torch.cat([angle.sin()] * 2, -1)
         hidden = self.embedding[ids]  # (B, Q, d)
+        cos, sin = (torch.cat([part] * 2, -1).to(hidden) for part in (angle.cos(), angle.sin()))
         for number, layer in enumerate(self.layers):
             normed = self._normed(hidden, layer.before_attention)
             attended = self._attend(normed, layer, number, (cos, sin), bias, cache)
@@ -179,18 +205,25 @@ class _Network:
         start, end = cache.filled, cache.filled + new
         cache.keys[number][:, :, start:end] = _rotated(self._normed(k, layer.k_norm), *rotation)
         cache.values[number][:, :, start:end] = v
+        q = _rotated(self._normed(q, layer.q_norm), *rotation)
+        if new == 1:  # the queries that share a key are read together: nothing is copied
+            q = q.reshape(rows, self.kv_heads, -1, self.dim)
         attended = scaled_dot_product_attention(
-            _rotated(self._normed(q, layer.q_norm), *rotation),
+            q,
             cache.keys[number][:, :, :end],
             cache.values[number][:, :, :end],
             attn_mask=bias,
-            enable_gqa=self.heads != self.kv_heads,
+            enable_gqa=q.shape[1] != self.kv_heads,
         )
-        return attended.transpose(1, 2).reshape(rows, new, -1)
+        return attended.reshape(rows, self.heads, new, -1).transpose(1, 2).reshape(rows, new, -1)
 
-    def _normed(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """Root-mean-square normalisation over the last dimension."""
-        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps) * weight
+    def _normed(self, x: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
+        """Root-mean-square normalisation over the last dimension, in 32 bits."""
+        if weight is None:
+            return x
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return wide.to(x.dtype) * weight
 
 
 def _rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

@@ -54,6 +54,10 @@ def check_model(model: ModelConfig, protocol: ProtocolConfig | None = None) -> N
         "load_in_4bit: expected vllm none or backend unsloth (every push of merged weights would "
         "round the base again)": model.load_in_4bit and not unsloth and model.vllm != "none",
         "lora_targets: expected none but lm_head's": "lm_head" in model.lora_targets,
+        "adapter: expected a folder with adapter_config.json, and a lora_rank above 0": bool(
+            model.adapter
+            and not (adapter and (Path(model.adapter) / "adapter_config.json").is_file())
+        ),
         f"backend: unsloth: expected one process, found {n}": unsloth and n > 1,
         "vllm: expected none or colocate with backend unsloth (it overwrites server)": (
             unsloth and model.vllm == "server"
@@ -143,6 +147,8 @@ def load_model(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         adapted = get_peft_model(lm.model, LoraConfig(task_type="CAUSAL_LM", **_lora(model)))
+    if model.adapter:
+        load_adapter(adapted, Path(model.adapter))
     return replace(lm, model=adapted)
 
 
@@ -158,7 +164,15 @@ def load_adapter(model: Any, folder: Path) -> None:
     """Gives the adapter that is trained the weights saved in `folder`."""
     from peft import load_peft_weights, set_peft_model_state_dict
 
-    set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"), "default")
+    weights = load_peft_weights(str(folder), device="cpu")
+    try:
+        told = set_peft_model_state_dict(model, weights, "default")
+        strange = sorted(told.unexpected_keys)
+    except RuntimeError as error:  # of another rank
+        strange = str(error).splitlines()[1:]
+    if strange or not weights:
+        found = strange[0].strip() if strange else "nothing"
+        raise InputError(f"{folder}: expected an adapter of this model and rank, found {found}")
 
 
 def _lora(model: ModelConfig) -> dict[str, Any]:
@@ -203,6 +217,8 @@ def _load_unsloth(model: ModelConfig, folder: Path, seed: int, batch_size: int) 
     tokenizer.pad_token_id = pad_id(tokenizer, stops)
     if model.lora_rank:
         loaded = FastLanguageModel.get_peft_model(loaded, **unsloth_adapter_arguments(model, seed))
+    if model.adapter:
+        load_adapter(loaded, Path(model.adapter))
     return CausalLM(str(folder), loaded, tokenizer, stops, batch_size)
 
 

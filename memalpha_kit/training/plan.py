@@ -17,18 +17,27 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from memalpha_kit.errors import InputError, closest
-from memalpha_kit.files import load_json
-from memalpha_kit.sections import about, read_yaml
+from memalpha_kit.sections import about
 from memalpha_kit.settings import Profile
+from memalpha_kit.training.shapes import (
+    CARDS,
+    CPU,
+    GB,
+    SHAPES,
+    TABLES,
+    Card,
+    Shape,
+    known_card,
+    known_shape,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
 STATISTICS = Path(__file__).parents[1] / "paper_tables" / "statistics.csv"
-GB = 1e9
 Numbers = dict[str, float]
 LOGIT_TOKENS = 2048  # positions whose logits are held at once
 
@@ -44,6 +53,9 @@ class Assumptions:
     usd_per_card_hour: float | None = about(None, "price of a card")
     usd_per_million_in: float | None = about(None, "reader `endpoint`: price of prompt tokens")
     usd_per_million_out: float | None = about(None, "reader `endpoint`: price of reply tokens")
+    chunks: float | None = about(None, "of an instance; None: table 7's mean")
+    questions: float | None = about(None, "of an instance; None: table 7's mean")
+    chunk_tokens: int | None = about(None, "of a chunk; None: table 7's mean")
     reply_tokens: int = about(350, "of the policy per chunk")
     instruction_tokens: int = about(900, "of the prompt around chunk and memory, tools included")
     shown_tokens: int = about(700, "of memory in the policy's prompt: core and the newest entries")
@@ -57,77 +69,9 @@ class Assumptions:
     bandwidth_share: float = about(0.50, "of the memory bandwidth, while tokens are generated")
 
 
-@dataclass(frozen=True)
-class Shape:
-    """Sizes of a Qwen3 model."""
-
-    layers: int
-    hidden: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    feed_forward: int
-    tied: bool
-    vocabulary: int = 151_936
-
-    @property
-    def block(self) -> int:
-        """Parameters of all layers, without embeddings."""
-        attention = self.hidden * self.head_dim * 2 * (self.heads + self.kv_heads)
-        return self.layers * (attention + 3 * self.hidden * self.feed_forward)
-
-    @property
-    def parameters(self) -> int:
-        """All parameters but the norms, which do not count here."""
-        return self.block + self.vocabulary * self.hidden * (1 if self.tied else 2)
-
-    def adapter(self, rank: int) -> int:
-        """Parameters of a LoRA adapter of this rank on all seven matrices of every layer."""
-        queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        sums = 2 * (self.hidden + queries) + 2 * (self.hidden + keys)
-        return self.layers * rank * (sums + 3 * (self.hidden + self.feed_forward))
-
-    @property
-    def cache_bytes(self) -> int:
-        """Bytes of keys and values per token, in 16 bits."""
-        return 2 * 2 * self.layers * self.kv_heads * self.head_dim
-
-
-class Card(NamedTuple):
-    """A graphics card: memory, dense bf16 arithmetic, memory bandwidth."""
-
-    memory_gb: float
-    tflops: float
-    bandwidth_gbs: float
-
-
-TABLES = read_yaml(Path(__file__).with_suffix(".yaml").read_text(), "plan.yaml")
-SHAPES = {name: Shape(*sizes) for name, sizes in TABLES["models"].items()}
-CARDS = {name: Card(*sizes) for name, sizes in TABLES["cards"].items()}
-
-
-def known_shape(name: str) -> Shape | None:
-    """The shape of a model in the table, or of one in a folder that has the sizes of such a one."""
-    config = Path(name) / "config.json"
-    if name in SHAPES or not config.is_file():
-        return SHAPES.get(name)
-    settings = load_json(config)
-    found = Shape(*(settings.get(key) for key in TABLES["config"]))
-    return found if found in SHAPES.values() else None
-
-
-def known_card(memory_gb: float, called: str = "") -> str | None:
-    """The largest card of the table that has no more memory; None if all have more.
-
-    Of equal ones the one whose name is in `called`: "h100" in "NVIDIA H100 80GB HBM3".
-    """
-    known = {name: card for name, card in CARDS.items() if card.memory_gb <= 1.05 * memory_gb}
-    series = {name: name.partition("-")[0].removeprefix("rtx") in called.lower() for name in known}
-    return max(known, key=lambda name: (known[name].memory_gb, series[name]), default=None)
-
-
-def paper_data() -> SimpleNamespace:
-    """Means of the balanced training set of table 7: chunks and questions per instance, tokens.
+def planned_data(given: Assumptions) -> SimpleNamespace:
+    """Chunks and questions per instance, tokens per chunk: means of the balanced training set of
+    table 7, unless something else is assumed.
 
     `longest` is the chunks per instance of the source with the longest ones.
     """
@@ -135,11 +79,13 @@ def paper_data() -> SimpleNamespace:
 
     rows = pd.read_csv(STATISTICS, comment="#").query("table == 7 and split == 'train'")
     instances, chunks = rows.instances.sum(), rows.instances * rows.chunks_per_instance
+    questions = (rows.instances * rows.questions_per_instance).sum() / instances
+    tokens = (chunks * rows.tokens_per_chunk).sum() / chunks.sum()
     return SimpleNamespace(
-        chunks=chunks.sum() / instances,
-        questions=(rows.instances * rows.questions_per_instance).sum() / instances,
-        tokens=(chunks * rows.tokens_per_chunk).sum() / chunks.sum(),
-        longest=rows.chunks_per_instance.max(),
+        chunks=given.chunks or chunks.sum() / instances,
+        questions=given.questions or questions,
+        tokens=given.chunk_tokens or tokens,
+        longest=given.chunks or rows.chunks_per_instance.max(),
     )
 
 
@@ -205,7 +151,7 @@ def plan(
         raise InputError(f"model.name {name!r} {missing}{closest(name, SHAPES)}")
     if card not in CARDS:
         raise InputError(f"card {card!r} {missing}{closest(card, CARDS)}")
-    return _Estimate(profile, assumptions, shape, CARDS[card], paper_data()).plan()
+    return _Estimate(profile, assumptions, shape, CARDS[card], planned_data(assumptions)).plan()
 
 
 def fitting(profile: Profile, cards: int, memory_gb: float, called: str = "") -> Plan | None:
@@ -279,6 +225,8 @@ class _Estimate:
         prompt = min(shown, profile.protocol.max_prompt_tokens)
         reply = min(given.reply_tokens, profile.protocol.max_reply_tokens)
         words |= {"prompt": prompt, "reply": reply}
+        first = profile.protocol.prompt == "short"  # the other real profiles need no warm start
+        warm = profile.warm_start.steps * profile.warm_start.batch * first
         counts = {
             "episodes": episodes,
             "validation episodes": validated,
@@ -286,6 +234,7 @@ class _Estimate:
             "prompt tokens": written * prompt,
             "reply tokens": written * reply,
             "training tokens": grpo.steps * given.cards * self.rows() * (prompt + reply),
+            "warm-start tokens": warm * (prompt + reply),
             "reader calls": reads,
             "reader tokens in": reads * given.read_tokens,
             "reader tokens out": reads * given.answer_tokens,
@@ -365,14 +314,16 @@ class _Estimate:
             reading = self.generation_s(self.shape, *asked, 64, given.cards)
         elif model.reader == "endpoint" and given.reader_cards:
             reading = self.generation_s(SHAPES["Qwen/Qwen3-32B"], *asked, 64, given.reader_cards)
-        passes = 6 if model.lora_rank else 8
+        passes = (6 if model.lora_rank else 8) - 2 * (given.card == CPU)
         passes += 2 * (bool(grpo.kl) + (grpo.updates * grpo.iterations > 1))
         arithmetic = self.card.tflops * 1e12 * given.training_share * given.cards
         tokens = work["prompt tokens"], work["reply tokens"]
+        learned = passes * self.shape.parameters / arithmetic
         seconds = {
+            "warm start": learned * work["warm-start tokens"],
             "generation": self.generation_s(self.shape, *tokens, batch, writers),
             "reading and judging": reading,
-            "training": passes * self.shape.parameters * work["training tokens"] / arithmetic,
+            "training": learned * work["training tokens"],
         }
         hours = {name: value / 3600 for name, value in seconds.items()}
         return hours | {"total": sum(hours.values())}
@@ -383,7 +334,8 @@ class _Estimate:
         """Seconds to read and write these tokens, `batch` sequences at a time on each card."""
         given, card = self.given, self.card
         prefill = 2 * shape.parameters * tokens_in / (card.tflops * 1e12 * given.prefill_share)
-        held = batch * shape.cache_bytes * 2500  # cache of sequences in the middle of their reply
+        longest = self.profile.protocol.max_prompt_tokens + self.profile.protocol.max_reply_tokens
+        held = batch * shape.cache_bytes * min(2500, longest)  # cache in the middle of a reply
         per_token = (2 * shape.parameters + held) / batch
         decode = tokens_out * per_token / (card.bandwidth_gbs * GB * given.bandwidth_share)
         return (prefill + decode) / cards

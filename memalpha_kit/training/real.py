@@ -1,8 +1,10 @@
-"""GRPO on a real model, from data folders to an exported model.
+"""Warm start and GRPO of a real model, from data folders to an exported model.
 
-    folder = train(load_profile("gpu"), [Path("data/memalpha")], Path("runs/gpu/grpo"))
+    profile, data = load_profile("small"), [Path("data/squad")]
+    learned = warm_start(profile, data, Path("runs/small/warm_start"))
+    folder = train(on_top(profile, learned), data, Path("runs/small/grpo"))
 
-The folder holds the whole policy in Hugging Face's form, loaded again and compared.
+The folder of `train` holds the whole policy in Hugging Face's form, loaded again and compared.
 
 Who answers and judges is `model.reader`:
 
@@ -17,25 +19,32 @@ on both sides.
 
 from __future__ import annotations
 
+import random
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memalpha_kit.chats import ChatModel, ChatReply, ChatRequest, Done, request
 from memalpha_kit.data import dataset
 from memalpha_kit.errors import InputError
-from memalpha_kit.files import load_json, run_card
+from memalpha_kit.files import fingerprint, held, load_json, resume_or_refuse, run_card
 from memalpha_kit.method.content_judge import CallJudge, ContentJudge
-from memalpha_kit.method.episode import Environment
+from memalpha_kit.method.episode import Environment, write
 from memalpha_kit.method.model_readers import ModelReader
+from memalpha_kit.method.model_writers import ModelWriter
 from memalpha_kit.method.readers import reader
 from memalpha_kit.method.retrieval import Retrieval
+from memalpha_kit.method.saved import load_episodes
+from memalpha_kit.method.writers import WRITERS
 from memalpha_kit.models.chat import Client
 from memalpha_kit.models.get import hub_folder
+from memalpha_kit.models.local import Sampling, quiet
 from memalpha_kit.models.local_chat import LocalChat, vllm_chat
 from memalpha_kit.models.servers import endpoint_from_env
+from memalpha_kit.records import Instance, Memory, ToolCall
 from memalpha_kit.settings import ModelConfig, Profile
 from memalpha_kit.training import processes
 from memalpha_kit.training.plan import fitting
@@ -118,6 +127,82 @@ def train(
     if processes.is_main():
         say(f"{folder}: {which}, difference of a log-probability {difference:.2g}")
     return folder
+
+
+def on_top(profile: Profile, learned: Path) -> Profile:
+    """The profile, beginning where a warm start ended: with its adapter, or with its weights."""
+    adapter = (learned / "adapter_config.json").is_file()
+    return replace(
+        profile, model=replace(profile.model, **{"adapter" if adapter else "name": str(learned)})
+    )
+
+
+def warm_start(
+    profile: Profile,
+    data: Sequence[Path],
+    out: Path,
+    episodes: Sequence[Path] = (),
+    resume: bool = False,
+    say: Callable[[str], object] = print,
+) -> Path:
+    """The folder `out/policy` of the model, or of its adapter, after learning a teacher's calls.
+
+    The teacher is the rule `warm_start.teacher`, which makes a share `keep` of its calls, or who
+    wrote the `episodes` (files of `memalpha write` about the training parts of `data`). Prompts and
+    calls are those of the profile. `resume` goes on from the last checkpoint (`save_every`). Raises
+    InputError.
+    """
+    started, settings = time.time(), profile.warm_start
+    profile, _ = checked(replace(profile, model=replace(profile.model, reader="rule")))
+    instances, _ = dataset.train_and_held_out(data)
+    from memalpha_kit.training import backends
+
+    backends.start(profile.model)
+    from memalpha_kit.training.grpo import check_lm
+    from memalpha_kit.training.warm_start import Phase, encode_steps, train_warm_start
+
+    model, base = profile.model, base_folder(profile.model)
+    lm = backends.load_model(model, base, profile.seed, "cuda" if cuda_cards() else "cpu")
+    check_lm(lm)
+    writer = ModelWriter(lm, profile.memory, profile.protocol, Sampling(0.0, 1))
+    rows = encode_steps(writer, islice(taught(profile, instances, episodes), settings.rows))
+    files = [file for path in data for file in trained_on(path)] + list(episodes)
+    with held(out):
+        if not resume:
+            for name in ("settings.json", "state.pt"):
+                (out / name).unlink(missing_ok=True)
+        parts = {name: asdict(getattr(profile, name)) for name in WARM_PARTS}
+        asked = {"seed": profile.seed, "data": fingerprint(files), **parts}
+        resume_or_refuse(out, asked, WARM_FREE)
+        phases = [Phase("teacher", settings.steps, rows)]
+        with quiet():
+            policy = train_warm_start(lm.model, lm.tokenizer, phases, settings, profile.seed, out)
+        run_card(out, profile, started, files, {"rows": len(rows), "base": str(base)})
+    say(f"{policy}: {settings.steps} steps on {len(rows)} rows of {len(instances)} instances")
+    return policy
+
+
+WARM_PARTS = ("model", "memory", "protocol", "warm_start")
+WARM_FREE = ("model.name", "warm_start.save_every")
+
+
+def taught(
+    profile: Profile, instances: Sequence[Instance], files: Sequence[Path]
+) -> Iterator[tuple[Memory, str, Sequence[ToolCall]]]:
+    """(memory before, chunk, calls) of the teacher's chunks, in a shuffled order of instances."""
+    from memalpha_kit.training.warm_start import HalfHearted, teacher_steps
+
+    settings, wire = profile.warm_start, profile.protocol.wire
+    if files:
+        episodes = [episode for file in files for episode in load_episodes(file)]
+    else:
+        rule = WRITERS[settings.teacher]
+        if hasattr(rule, "write"):
+            raise InputError(f"warm_start.teacher: expected a rule, found {settings.teacher!r}")
+        teacher = HalfHearted(settings.teacher, rule, settings.keep, wire)
+        episodes = write(instances, teacher, profile.memory, profile.protocol, seed=profile.seed)
+    random.Random(f"{profile.seed}/teacher").shuffle(episodes)
+    return teacher_steps(episodes, instances)
 
 
 def exported(out: Path, base: Path, model: ModelConfig) -> tuple[Path, float, int | None]:

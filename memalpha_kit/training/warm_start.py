@@ -1,8 +1,9 @@
 """Supervised training of a policy from rows of prompt and completion token ids.
 
-The one law: same rows, settings and seed give the same weights. The length of training is a number
-of steps, never a time. GRPO can only reinforce what is sampled now and then, so a policy from
-scratch first learns here to copy, to call tools and to match an id, from an imperfect teacher.
+The one law: same rows, settings and seed give the same weights, also after a crash. The length of
+training is a number of steps, never a time. GRPO can only reinforce what is sampled now and then,
+so a policy first learns here, from an imperfect teacher: the miniature's from scratch to copy, to
+call tools and to match an id, a pretrained one the format of calls (`training/real.py`).
 
     phases = [
         Phase("copy", 300, draw=copy_row),            # random rows: teaches copying as such
@@ -27,11 +28,14 @@ from memalpha_kit.errors import InputError
 from memalpha_kit.files import save_table
 from memalpha_kit.method.calls import render_calls
 from memalpha_kit.method.encoding import encode_text
+from memalpha_kit.method.memory import empty
 from memalpha_kit.method.model_writers import ModelWriter
-from memalpha_kit.models.tiny import save_policy
+from memalpha_kit.method.writers import Rule
+from memalpha_kit.models.tiny import save_policy, writing
 from memalpha_kit.progress import bar
-from memalpha_kit.records import Memory, ToolCall, WriteRequest
+from memalpha_kit.records import Completion, Episode, Instance, Memory, ToolCall, WriteRequest
 from memalpha_kit.settings import WarmStartConfig
+from memalpha_kit.training.batch import logits_at
 from memalpha_kit.training.optimizer import build_optimizer, rate
 
 if TYPE_CHECKING:
@@ -76,6 +80,48 @@ def encode_steps(
         )
         for memory, chunk, calls in steps
     ]
+
+
+def teacher_steps(
+    episodes: Iterable[Episode], instances: Iterable[Instance]
+) -> Iterator[tuple[Memory, str, tuple[ToolCall, ...]]]:
+    """(memory before, chunk, calls that worked) of every chunk in which a teacher made some.
+
+    `episodes` are a rule's or a stronger model's (`memalpha write`). Raises InputError for an
+    episode of an instance that is not there.
+    """
+    chunks = {instance.id: instance.chunks for instance in instances}
+    for episode in episodes:
+        if episode.instance not in chunks:
+            raise InputError(f"episode {episode.id}: its instance is not in the training data")
+        memory = empty(episode.memory_config)
+        for step in episode.steps:
+            calls = tuple(call for call in step.calls if call.status == "ok")
+            if calls:
+                yield memory, chunks[episode.instance][step.chunk], calls
+            memory = step.memory
+
+
+@dataclass(frozen=True)
+class HalfHearted:
+    """A rule as an imperfect teacher: each of its calls is made with probability `keep`.
+
+    At least one call is made where the rule makes any, so that nothing teaches silence.
+    """
+
+    name: str
+    rule: Rule
+    keep: float
+    wire: str
+
+    def write(self, requests: Sequence[WriteRequest]) -> list[Completion]:
+        """The calls that are left, as text."""
+        replies = []
+        for request in requests:
+            calls, rng = self.rule(request), random.Random(f"{request.seed}/teacher")
+            kept = [call for call in calls if rng.random() < self.keep]
+            replies.append(Completion(render_calls(kept or calls[:1], self.wire)))
+        return replies
 
 
 @dataclass(frozen=True)
@@ -134,9 +180,11 @@ def train_warm_start(
 ) -> Path:
     """The folder of the trained policy, `folder/policy`; `folder/metrics.csv` stands beside it.
 
-    The policy is written last and appears whole or not at all.
+    The policy is written last and appears whole or not at all. With `config.save_every` a call that
+    was stopped goes on from `folder/state.pt`.
     """
-    metrics = warm_start(model, phases, config, tokenizer.pad_token_id, seed)
+    state = folder / "state.pt"
+    metrics = warm_start(model, phases, config, tokenizer.pad_token_id, seed, state)
     save_table(folder / "metrics.csv", metrics)
     return save_policy(model, tokenizer, folder / "policy")
 
@@ -147,6 +195,7 @@ def warm_start(
     config: WarmStartConfig,
     pad_id: int,
     seed: int,
+    state: Path | None = None,
 ) -> pd.DataFrame:
     """Metrics of training `model` in place, a row every `log_every` steps and at each phase's end.
 
@@ -154,36 +203,79 @@ def warm_start(
     rate (share of the highest), tokens (trained on so far, without padding). One schedule spans all
     phases. Raises InputError if a phase has no rows or a row no completion.
     """
-    optimizer = build_optimizer(model, config)
     total = sum(phase.steps for phase in phases)
-
-    def share(step: int) -> float:
-        return rate(step, total, config.warm_up_steps, config.decay_share, FLOOR)
-
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+    run = _Progress(model, config, total)
+    done = run.load(state) if state and config.save_every else 0
     model.train()
-    records, step, tokens, smoothed = [], 0, 0, 0.0
     with bar(total, "warm start") as shown:
+        shown.advance(done)
         for phase in phases:
             for number, batch in enumerate(phase.batches(config, seed), 1):
-                optimizer.zero_grad()
-                loss = completion_loss(model, batch, pad_id)
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-                optimizer.step()
-                schedule.step()
-                step, tokens, now = (
-                    step + 1,
-                    tokens + sum(row.n_tokens for row in batch),
-                    loss.item(),
-                )
-                smoothed = now if number == 1 else SMOOTHING * smoothed + (1 - SMOOTHING) * now
-                shown.advance(note=f"{phase.name}, loss {smoothed:.3f}")
-                if step % config.log_every == 0 or number == phase.steps:
-                    records.append((phase.name, step, now, smoothed, share(step - 1), tokens))
+                if run.passed < done:  # batches follow from the seed: those of before are drawn
+                    run.passed += 1
+                    continue
+                run.take(phase.name, batch, pad_id, number == 1, number == phase.steps)
+                shown.advance(note=f"{phase.name}, loss {run.smoothed:.3f}")
+                if state and config.save_every and run.passed % config.save_every == 0:
+                    run.save(state)
     model.eval()
     columns = ["phase", "step", "loss", "smoothed", "rate", "tokens"]
-    return pd.DataFrame(records, columns=columns)
+    return pd.DataFrame(run.records, columns=columns)
+
+
+class _Progress:
+    """A warm start between two steps: weights that move, optimiser, schedule, and what was seen."""
+
+    def __init__(self, model: PreTrainedModel, config: WarmStartConfig, total: int) -> None:
+        self.model, self.config = model, config
+        self.optimizer = build_optimizer(model, config)
+
+        def share(step: int) -> float:
+            return rate(step, total, config.warm_up_steps, config.decay_share, FLOOR)
+
+        self.share = share
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, share)
+        self.records: list[tuple[str, int, float, float, float, int]] = []
+        self.passed, self.tokens, self.smoothed = 0, 0, 0.0
+
+    def take(self, phase: str, batch: Sequence[Row], pad_id: int, first: bool, last: bool) -> None:
+        """One optimiser step."""
+        self.optimizer.zero_grad()
+        loss = completion_loss(self.model, batch, pad_id)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        self.optimizer.step()
+        self.schedule.step()
+        self.passed += 1
+        self.tokens += sum(row.n_tokens for row in batch)
+        now = loss.item()
+        self.smoothed = now if first else SMOOTHING * self.smoothed + (1 - SMOOTHING) * now
+        if self.passed % self.config.log_every == 0 or last:
+            seen = now, self.smoothed, self.share(self.passed - 1), self.tokens
+            self.records.append((phase, self.passed, *seen))
+
+    def save(self, file: Path) -> None:
+        """Keeps it in a file, whole or not at all."""
+        weights = {n: w for n, w in self.model.named_parameters() if w.requires_grad}
+        parts = {name: getattr(self, name).state_dict() for name in ("optimizer", "schedule")}
+        seen = (self.passed, self.tokens, self.smoothed, self.records)
+        part = file.with_suffix(".part")
+        with writing(file.parent):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            torch.save({"weights": weights, **parts, "seen": seen}, part)
+            part.replace(file)
+
+    def load(self, file: Path) -> int:
+        """The number of steps done before; 0 without a file."""
+        if not file.is_file():
+            return 0
+        kept = torch.load(file, weights_only=True)
+        self.model.load_state_dict(kept["weights"], strict=False)
+        for name in ("optimizer", "schedule"):
+            getattr(self, name).load_state_dict(kept[name])
+        done, self.tokens, self.smoothed, records = kept["seen"]
+        self.records = [tuple(record) for record in records]
+        return done
 
 
 def completion_loss(model: PreTrainedModel, batch: Sequence[Row], pad_id: int) -> torch.Tensor:
@@ -199,8 +291,7 @@ def completion_loss(model: PreTrainedModel, batch: Sequence[Row], pad_id: int) -
         ids[place, :end] = torch.tensor([*row.prompt_ids, *row.completion_ids])
         weights[place, start:end] = torch.tensor(row.weights or [1.0] * (end - start))
     ids, weights = ids.to(model.device), weights[:, 1:].to(model.device)
-    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state  # (B, T, d)
     learned = weights > 0
-    logits = model.get_output_embeddings()(hidden[:, :-1][learned])  # (learned tokens, V)
-    losses = cross_entropy(logits.float(), ids[:, 1:][learned], reduction="none")
+    logits = logits_at(model, ids, learned)  # (learned tokens, V)
+    losses = cross_entropy(logits, ids[:, 1:][learned], reduction="none")
     return (losses * weights[learned]).sum() / weights.sum()
