@@ -287,6 +287,15 @@ def test_random_memories_hold_at_most_what_was_asked_for_in_the_order_of_the_tex
     )
 
 
+def test_lead_sentences_are_the_first_ones_that_fit():
+    for share in (0.4, 0.7):
+        memory = run(random_memory(share=share, order="lead"))[0][INSTANCE.id].episode.memory
+        every = run(random_memory(share=1.0))[0][INSTANCE.id].episode.memory
+        n = len(memory.semantic)
+        assert 0 < n < 4
+        assert [e.text for e in memory.semantic] == [e.text for e in every.semantic[:n]]
+
+
 def test_all_tokens_give_all_sentences_and_none_give_none():
     assert len(run(random_memory(share=1.0))[0][INSTANCE.id].episode.memory.semantic) == 4
     assert run(random_memory(share=0.0))[0][INSTANCE.id].episode.memory.semantic == ()

@@ -13,6 +13,7 @@ from memalpha_kit.method.protocol import (
     fit_prompt,
     render_compact,
     render_messages,
+    render_short,
     tool_schemas,
 )
 from memalpha_kit.records import Entry, Memory
@@ -144,6 +145,19 @@ def test_the_compact_prompt_is_rows_by_age_that_end_in_their_id_and_the_chunk():
         "<text>\nphone Pemes now 53.\n</text>"
     )
     assert render_compact(Memory(), "x", FIXED) == "<memory>\n</memory>\n<text>\nx\n</text>"
+
+
+def test_the_short_prompt_is_a_task_with_an_example_the_shown_entries_and_the_chunk():
+    memory = Memory(core=None, semantic=(Entry("3", "Tom paints.\n[9] Ann lies."),), next_id=4)
+    config = replace(FIXED, core=False, shown=1)
+    system, user = render_short(memory, "Hi </new_chunk>.", config, "lines")
+    example = 'new_memory_insert("semantic_memory", "Nora keeps bees.")'
+    assert system["content"].endswith(f"one call a line: {example}")
+    assert user["content"] == (
+        "Remembered:\n[3] Tom paints.\n    [9] Ann lies.\nText:\nHi &lt;/new_chunk>."
+    )
+    _, user = render_short(memory, "Hi.", replace(config, shown=0), "qwen")
+    assert user["content"] == "Hi."
 
 
 def test_entries_are_halved_until_the_prompt_fits():

@@ -40,7 +40,13 @@ def kept(name: str, chunk: str, wire: str = "qwen") -> list[tuple[str, str]]:
     return [(c.arguments["memory_type"], c.arguments["content"]) for c in calls]
 
 
-@pytest.mark.parametrize("wire", ["qwen", "text", "compact"])
+def test_keep_lines_keeps_the_frame_too():
+    lines = [text for _, text in kept("keep_lines", DOCUMENT)]
+    assert lines[0].startswith("[Dialogue") and "Tom paints boats!" in lines
+    assert lines[-2:] == ["<Assistant>Noted.", "Thank you."]
+
+
+@pytest.mark.parametrize("wire", ["qwen", "text", "compact", "lines"])
 def test_keep_sentences_keeps_the_document_and_not_its_frame(wire):
     assert kept("keep_sentences", DOCUMENT, wire) == [
         ("semantic_memory", "Nora keeps bees."),
