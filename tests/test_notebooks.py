@@ -32,7 +32,7 @@ TABLES = {
     },
     "01_data_processing": {
         "miniature.csv": "source instances chunks_mean questions_mean chunk_tokens",
-        "real.csv": "source instances chunks tokens chunk_tokens",
+        "real.csv": "source instances questions chunks_per_instance tokens_per_chunk counter",
         "sources_statistics.csv": "dataset part source category instances questions",
         "sources_paper.csv": "dataset part source table instances instances_paper",
         "sources_provenance.csv": "dataset licence revision raw_sha256 data_sha256",
@@ -46,6 +46,7 @@ TABLES = {
     "05_evaluation": {
         "results.csv": "seed stage length instance qa",
         "lengths.csv": "length n before after gain gain_low gain_high kept",
+        "beside.csv": "length measure recorded low high seeds smallest largest this_run inside",
         "behaviour.csv": "stage length what share low high n",
         "references.csv": "writer length qa",
         "methods.csv": "method metric questions missing score low high memory_tokens",
@@ -91,7 +92,7 @@ FIGURES = {
     ],
 }
 NOTEBOOKS = list(TABLES)
-SHORT = ("00",)
+SHORT = ("00", "01", "02", "05")
 """Notebooks whose cells have at most 15 lines; the others are on the way there."""
 CASES = [(name, table) for name, tables in TABLES.items() for table in tables]
 
@@ -225,6 +226,36 @@ def test_notebook_00_draws_the_advantages_that_grpo_would_use(home):
     assert set(made.grouping) == {"instance", "chunk", "rollout"}
 
 
+def shown(home, name):
+    """All that the executed notebook shows, as text."""
+    outputs = [o for c in cells(folder(home, name) / f"{name}.ipynb") for o in c.outputs]
+    parts = [o.get("text", "") or "".join(map(str, o.get("data", {}).values())) for o in outputs]
+    return "\n".join(parts)
+
+
+def test_notebook_01_shows_a_raw_file_its_packing_and_what_leaks(home):
+    text = shown(home, "01_data_processing")
+    assert '"context": "The school of Saint Fenmere has 133 pupils.' in text
+    assert "ours (wordpunct)" in text and "paper (Qwen3-32B)" in text
+    assert "ttl_train, release/icl_trec_coarse_6600shot_balance" in text and ">1.00<" in text
+    assert "no raw files" not in text
+
+
+def test_notebook_02_shows_failing_calls_what_is_found_and_an_explorer(home):
+    text = shown(home, "02_memory_environment")
+    for word in ("rejected", "not_found", "malformed truncated", "malformed bad_json"):
+        assert word in text, word
+    assert all(wire in text for wire in ("--- qwen", "--- text\n✿FUNCTION✿", "--- compact"))
+    assert ">133<" in text and "Explorer: 2 episodes" in text
+
+
+def test_notebook_05_stands_beside_the_recorded_seeds_and_says_that_it_is_one(home):
+    beside = pd.read_csv(folder(home, "05_evaluation") / "beside.csv")
+    assert {"QA after GRPO", "chit-chat stored, after GRPO"} <= set(beside.measure)
+    assert set(beside.inside) <= {"yes", "below", "above", "not measured"}
+    assert "of one seed" in shown(home, "05_evaluation")
+
+
 def test_the_glossary_explains_twenty_words_in_a_sentence_each(root):
     text = (root / "docs" / "glossary.md").read_text(encoding="utf-8")
     words = [line.split(" | ") for line in text.splitlines() if line.startswith("| **")]
@@ -250,7 +281,7 @@ def test_the_notebooks_hand_over_through_files(home):
     assert len(train) == CI.grpo.steps * CI.grpo.instances
 
 
-def test_notebook_04_measures_what_the_recorded_seeds_measure(home):
+def test_notebook_05_measures_what_the_recorded_seeds_measure(home):
     results = pd.read_csv(folder(home, "05_evaluation") / "results.csv")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -260,7 +291,7 @@ def test_notebook_04_measures_what_the_recorded_seeds_measure(home):
     assert own.gain.round(3).tolist() == table.gain.round(3).tolist()
 
 
-def test_notebook_04_runs_give_the_same_scores_as_the_evaluation_before_them(home):
+def test_notebook_05_runs_give_the_same_scores_as_the_evaluation_before_them(home):
     results = pd.read_csv(folder(home, "05_evaluation") / "results.csv")
     means = results[results.length == 1].groupby("stage").qa.mean()
     methods = pd.read_csv(folder(home, "05_evaluation") / "methods.csv").set_index("method")
@@ -273,7 +304,7 @@ def test_notebook_04_runs_give_the_same_scores_as_the_evaluation_before_them(hom
     assert (stages.groupby("writer").n.sum() == methods.questions.iloc[0]).all()
 
 
-def test_notebook_04_asks_a_model_where_a_server_is_configured(home, tmp_path):
+def test_notebook_05_asks_a_model_where_a_server_is_configured(home, tmp_path):
     """A server that repeats its prompt: right with the evidence in it, wrong without."""
     for name in ("data", "runs", "reports"):
         shutil.copytree(home / name, tmp_path / name)
@@ -298,7 +329,7 @@ def test_notebook_04_asks_a_model_where_a_server_is_configured(home, tmp_path):
         )
 
 
-def test_notebook_05_draws_from_what_is_recorded_in_the_checkout(home, root):
+def test_notebook_06_draws_from_what_is_recorded_in_the_checkout(home, root):
     recorded = root / "reports" / "recorded" / "miniature"
     seeds = pd.read_csv(recorded / "results.csv").seed.unique()
     table = pd.read_csv(folder(home, "06_figures") / "lengths.csv")

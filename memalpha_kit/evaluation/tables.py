@@ -334,6 +334,22 @@ def report(found: Labelled, profile: str, bootstrap: Bootstrap) -> dict[str, pd.
     return made | ({"table_pairs": table_pairs(answers, bootstrap)} if len(found) > 1 else {})
 
 
+def compared(
+    found: Mapping[str, Run | Sequence[Run]], bootstrap: Bootstrap = BOOTSTRAP
+) -> dict[str, pd.DataFrame]:
+    """What a notebook shows of some runs: `sources` and `pairs`, nothing of no runs.
+
+    Left out are averages over one source or over fewer than others have, and pairs without a test.
+    """
+    if not found:
+        return {}
+    answers, built = scores.frames(found)
+    table, n = table_sources(answers, built, bootstrap), answers["source"].nunique()
+    whole = table["metric"].str.endswith(f"{n} columns") & (n > 1)
+    pairs = table_pairs(answers, bootstrap).dropna(subset=["p"])
+    return {"sources": table[whole | (table["source"] != AVERAGE)], "pairs": pairs}
+
+
 def page(found: Labelled, profile: str, made: Mapping[str, pd.DataFrame]) -> str:
     """What was run, what is missing, and the tables, as Markdown."""
     lines = [f"# Report\n\nProfile `{profile}`; intervals are 95 %, clustered by instance.\n"]

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
-from memalpha_kit.figures.style import COLOURS, finished, panels
+from memalpha_kit.figures import style
 from memalpha_kit.records import Memory, Step, ToolCall
 
 LINES = ("o-", "s-", "D-", "^--")
@@ -49,7 +48,7 @@ def table_change(before: Memory, after: Memory) -> pd.DataFrame:
 
     def texts(memory: Memory) -> dict[str, str]:
         entries = {f"{name} {entry.id}": entry.text for name, entry in memory.entries()}
-        return {"core": memory.core} | entries
+        return ({"core": memory.core} if memory.core else {}) | entries
 
     return pd.DataFrame({"before": texts(before), "after": texts(after)}).fillna("")
 
@@ -61,13 +60,15 @@ def plot_advantages(
 
     `groupings` holds a table of rollouts by chunks, in standard deviations of the group, by title.
     """
-    figure, axes = panels(10, 3.4, len(groupings), sharey=True)
+    figure, axes = style.panels(style.DOUBLE, 52, len(groupings), sharey=True)
     for axis, (title, table) in zip(axes, groupings.items(), strict=True):
-        chunks = np.arange(len(table[0]))
-        for name, row, line, colour in zip(rollouts, table, LINES, COLOURS, strict=False):
-            axis.plot(chunks, row, line, color=colour, label=name)
-        axis.axhline(0, color="0.4", linewidth=1)
-        axis.set(title=title, xlabel="chunk", xticks=chunks)
+        last, ends = len(table[0]) - 1, []
+        for name, row, line, colour in zip(rollouts, table, LINES, style.COLOURS, strict=False):
+            axis.plot(row, line, color=colour)
+            ends.append((name, last, row[-1], colour))
+        axis.axhline(0, color=style.QUIET, linewidth=0.8)
+        axis.set(title=title, xlabel="chunk", xticks=range(last + 1))
+    style.label_ends(axes[-1], ends)
     axes[0].set_ylabel("advantage (standard deviations)")
-    axes[-1].legend(bbox_to_anchor=(1, 1), loc="upper left", frameon=False)
-    return finished(figure)
+    caption = f"{len(rollouts)} rollouts of one instance of {last + 1} chunks."
+    return style.finished(figure, caption)
