@@ -118,6 +118,20 @@ def test_tokens_are_means_over_instances_and_costs_are_sums_of_what_is_known():
     assert row_of(failed).prompt_tokens == 60  # it does not hide the others
 
 
+def test_what_a_notebook_shows_has_no_average_over_fewer_sources_and_no_pair_without_a_test(
+    monkeypatch,
+):
+    first = both(answers({"a": [1.0], "b": [0.0]}), answers({"c": [1.0]}, source="trec"))
+    other = answers({"a": [0.0], "b": [0.0]}, "other")
+    made = both(first, other)
+    monkeypatch.setattr(tables.scores, "frames", lambda found: (made, built(made)))
+    shown = tables.compared({"ours": [], "other": []}, QUICK)
+    averages = shown["sources"][shown["sources"].source == AVERAGE]
+    assert averages.method.tolist() == ["ours"]
+    assert shown["pairs"].p.notna().all() and set(shown["pairs"].method) == {"other"}
+    assert tables.compared({}) == {}
+
+
 def test_two_profiles_in_one_table_are_refused():
     table = both(answers({"a": [1]}), answers({"a": [1]}, "b", profile="release-agent"))
     with pytest.raises(InputError, match="expected one profile for all runs, found fixed, release"):

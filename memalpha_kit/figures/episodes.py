@@ -50,7 +50,8 @@ def table_change(before: Memory, after: Memory) -> pd.DataFrame:
         entries = {f"{name} {entry.id}": entry.text for name, entry in memory.entries()}
         return ({"core": memory.core} if memory.core else {}) | entries
 
-    return pd.DataFrame({"before": texts(before), "after": texts(after)}).fillna("")
+    both = {"before": texts(before), "after": texts(after)}
+    return pd.DataFrame(both, dtype=object).fillna("")
 
 
 def plot_advantages(
