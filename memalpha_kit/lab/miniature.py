@@ -346,5 +346,6 @@ def memory_spec(profile: Profile, writer: str, **options: Any) -> MethodSpec:
 def _answered(
     spec: MethodSpec, backends: Backends, instances: Sequence[Instance], out: Path
 ) -> Run:
-    run, method = runs.begin(spec, backends, instances, out, "miniature")
+    info = {"writer": spec.options.get("writer")}
+    run, method = runs.begin(spec, backends, instances, out, "miniature", info=info)
     return runs.complete(run, method, instances)
