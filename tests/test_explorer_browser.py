@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -27,7 +29,7 @@ from memalpha_kit.method.memory import INSERT, UPDATE
 from memalpha_kit.method.rewards import step_rewards
 from memalpha_kit.method.saved import save_episodes
 from memalpha_kit.method.writers import ScriptedReplies
-from memalpha_kit.records import QA, Answer, ToolCall, make_instance
+from memalpha_kit.records import QA, Answer, Rewards, ToolCall, make_instance
 from memalpha_kit.settings import (
     AdvantageConfig,
     MemoryConfig,
@@ -129,6 +131,7 @@ def test_two_rollouts_of_an_instance_stand_side_by_side(page, played):
     browser, (_, made) = page(miniature_view(played)), played
     browser.choose("#beside", 2)
     browser.press("End")
+    assert browser.texts("[data-card=chunk] .text") == [played[0][0].chunks[-1]]  # once for both
     replies = browser.texts("[data-card=reply] .text")
     assert replies == [made.episodes[n].steps[-1].completion.text or "(empty)" for n in (0, 2)]
     browser.choose("#instance", made.episodes[4].instance)
@@ -192,6 +195,49 @@ def test_what_if_recomputes_rewards_and_advantages_as_the_package_does(page, pla
     assert browser.value("document.querySelectorAll('.flip').length") == 0
 
 
+def random_rewards(rng, n):
+    """Rewards of an episode of n steps; a few are missing and a few are equal."""
+
+    def some():
+        return rng.choice((None, 0.0, 0.5, 1.0, *(rng.random() for _ in range(12))))
+
+    rows = [tuple(some() for _ in range(n)) for _ in range(3)]
+    return Rewards(some(), some(), rows[0], rows[1], {"mine": rows[2]})
+
+
+@pytest.mark.parametrize("single", ["zero", "raw", "release"])
+def test_what_if_is_right_for_missing_rewards_and_every_setting(page, single):
+    rng, episode = random.Random(single), random_case(3)[0]
+    reward = RewardConfig(accuracy_threshold=0.4, others={"mine": 0.3})
+    runs = {}
+    for name in map(str, range(12)):
+        rollouts = range(rng.randint(1, 4))
+        group = [replace(episode, id=f"{episode.instance}#{n}", rollout=n) for n in rollouts]
+        parts = {e.id: random_rewards(rng, len(e.steps)) for e in group}
+        runs[name] = Recording(name, group, rewards=parts)
+    advantage = AdvantageConfig(single=single)
+    browser = page(view(list(runs.values()), (), None, reward, advantage))
+    number = "(text) => text === undefined ? null : Number(text)"
+    for name, run in runs.items():
+        browser.choose("#run", name)
+        for grouping in ("instance", "chunk", "rollout", "leave_one_out"):
+            browser.choose("#grouping", grouping)
+            steps = [step_rewards(run.rewards[e.id], reward) for e in run.episodes]
+            setting = replace(advantage, grouping=grouping)
+            values = episode_advantages(steps, [""] * len(steps), setting)
+            expected = [
+                (r, None if r is None else pytest.approx(a, abs=1e-9))
+                for rewards, found in zip(steps, values, strict=True)
+                for r, a in zip(rewards, found, strict=True)
+            ]
+            shown = browser.value(
+                f"[...document.querySelectorAll('.cell')].map((n) => [n.dataset.r, n.dataset.a]"
+                f".map({number}))"
+            )
+            assert [r for r, _ in shown] == pytest.approx([r for r, _ in expected], abs=1e-9)
+            assert [a for _, a in shown] == [a for _, a in expected]
+
+
 def sign(value):
     return 0 if abs(value) < 1e-9 else 1 if value > 0 else -1
 
@@ -201,7 +247,9 @@ def test_a_missing_term_leaves_the_reward_missing_until_its_weight_is_zero(page)
     browser = page(view([Recording("run", [e for e, _ in cases])], [i for _, i in cases]))
     said = "[...document.querySelectorAll('.cell')].map((node) => node.dataset.sign)"
     assert set(browser.value(said)) == {"none"}
-    assert "nobody judged" in browser.value("document.querySelector('#formula').textContent")
+    assert "Missing: r4 (nobody judged" in browser.value(
+        "document.querySelector('#formula').textContent"
+    )
     browser.choose("#gamma", 0)
     assert "none" not in browser.value(said)
 
