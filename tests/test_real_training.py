@@ -21,7 +21,10 @@ from memalpha_kit.chats import request
 from memalpha_kit.data.dataset import train_and_held_out
 from memalpha_kit.data.instances import load_instances, save_instances
 from memalpha_kit.errors import InputError
+from memalpha_kit.lab import toy
+from memalpha_kit.method.calls import parse_reply
 from memalpha_kit.method.model_readers import ModelReader
+from memalpha_kit.method.writers import sentences
 from memalpha_kit.models.local import load_lm
 from memalpha_kit.models.local_chat import LocalChat
 from memalpha_kit.models.tiny import build_policy, save_policy
@@ -338,21 +341,36 @@ def test_a_stronger_models_episodes_teach_too_and_what_does_not_fit_is_said(
     assert "adapter: expected a folder with adapter_config.json" in capsys.readouterr().err
 
 
-def test_notebook_03_trains_a_model_that_the_profile_names(base, data, tmp_path, root, capsys):
-    """Its code in this process; the miniature's way through it runs in test_notebooks.py."""
+def test_notebook_04_trains_a_model_that_the_profile_names(base, data, tmp_path, root, capsys):
+    """Its code in this process; the toy's way through it runs in test_notebooks.py."""
     shutil.copytree(data[0], tmp_path / "data" / "memalpha")
-    settings = {"model.name": base} | SETTINGS | RULE | {"grpo.dump_every": 1}
+    settings = {"model.name": base} | SETTINGS | RULE | {"advantage.grouping": "chunk"}
     namespace = {
         "profile": "gpu",
         "overrides": [f"{name}={value}" for name, value in settings.items()],
         "root": str(tmp_path),
     }
-    cells = nbformat.read(root / "notebooks" / "03_grpo_training.ipynb", as_version=4).cells
+    cells = nbformat.read(root / "notebooks" / "04_unsloth_grpo.ipynb", as_version=4).cells
     code = [cell for cell in cells if cell.cell_type == "code"]
     for cell in [cell for cell in code if "parameters" not in cell.metadata.get("tags", ())]:
         exec(compile(cell.source, cell.id, "exec"), namespace)
-    assert "=== step_00001" in capsys.readouterr().out
-    made = namespace["exported"]
-    assert made.kind == "adapter, merged" and load_lm(made.folder)
-    reports = {path.name for path in (tmp_path / "reports" / "03_grpo_training" / "gpu").iterdir()}
-    assert reports == {"metrics.csv", "rewards.png", "run.json"}
+    assert "takes its place" not in capsys.readouterr().out  # it is no toy
+    assert load_lm(namespace["folder"]) and namespace["difference"] < 1e-2
+    (reports,) = (tmp_path / "reports" / "04_unsloth_grpo").iterdir()
+    made = {path.name for path in reports.iterdir()}
+    assert {"metrics.csv", "group.csv", "loss.csv", "run.json"} <= made
+    (run,) = tmp_path.glob("runs/*/model")
+    episodes = first_and_last(run, train_and_held_out([data[0]])[0])
+    assert list(episodes) == ["step_00001"]
+
+
+def test_the_toy_s_random_replies_hold_calls_that_work(tmp_path):
+    """What notebook 04 counts on under profiles that name no model."""
+    profile, folder = toy.stand_in(load_profile("ci"), tmp_path)
+    lm = load_lm(profile.model.name)
+    calls = {text for text in lm.tokenizer.get_vocab() if text.startswith("<tool_call>")}
+    assert len(calls) == len(toy.NAMES) * len(toy.FACTS)
+    trained, held_out = train_and_held_out([folder])
+    told = {s for one in (*trained, *held_out) for chunk in one.chunks for s in sentences(chunk)}
+    stored = {call.arguments["content"] for c in calls for call in parse_reply(c, "stop", "qwen")}
+    assert told <= stored and len(stored) == len(calls)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +34,7 @@ from memalpha_kit.method.writers import Writer
 from memalpha_kit.models.local import Sampling
 from memalpha_kit.progress import bar, progress
 from memalpha_kit.records import Completion, Episode, Instance, WriteRequest
-from memalpha_kit.settings import MemoryConfig, Profile, profile_dict
+from memalpha_kit.settings import MemoryConfig, Profile, load_profile, profile_dict
 from memalpha_kit.tokens import counter
 
 if TYPE_CHECKING:
@@ -49,6 +49,16 @@ TRANSCRIBER = world.Habits(chat=1.0)
 TRANSCRIBER_LIFE = world.Habits(keep=0.6, chat=0.3, update=0.9, insert_hidden=0.6)
 TEACHER_LIFE = world.Habits(keep=0.75, chat=0.3, update=0.8, insert_hidden=0.7)
 """What goes into the memories that lessons are given with (see `world.transcripts`)."""
+
+
+def own_settings(profile: Profile) -> Profile:
+    """The profile itself, or, if it names a model, `laptop` under its name and with its seed.
+
+    A profile of a real model says nothing about the miniature.
+    """
+    if not profile.model.name:
+        return profile
+    return replace(load_profile("laptop"), name=profile.name, seed=profile.seed)
 
 
 # --- Data -----------------------------------------------------------------------------------------

@@ -115,13 +115,13 @@ def probe(profile: Profile) -> float:
 def record_reference(profile: Profile, root: Path) -> Path:
     """Writes `plan_reference.json` from the last whole run of `profile` in `root`, and a probe.
 
-    Raises InputError if notebooks 01, 02, 03, 05 and 06 have not run under this profile.
+    Raises InputError if notebooks 01 to 06 have not run under this profile.
     """
     cards = {
         path.parent.parent.name[:2]: load_json(path)
         for path in sorted((root / "reports").glob(f"[0-9]*/{profile.name}/run.json"))
     }
-    if not {"01", "02", "03", "05", "06"} <= set(cards):
+    if not {"01", "02", "03", "04", "05", "06"} <= set(cards):
         raise InputError(f"{root / 'reports'}: expected a whole run: memalpha run first")
     steps = pd.read_csv(root / "runs" / profile.name / "grpo" / "metrics.csv")
     third = cards["03"]

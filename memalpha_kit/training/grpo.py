@@ -29,7 +29,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memalpha_kit.errors import InputError
 from memalpha_kit.files import fingerprint, held, resume_or_refuse, save_json, sha256
@@ -42,6 +42,9 @@ from memalpha_kit.training import processes
 from memalpha_kit.training.backends import check_model, checkpointed, load_model
 from memalpha_kit.training.export import save_trained
 from memalpha_kit.training.rollouts import BEST, Rollouts, Run, Validation, writer_lm
+
+if TYPE_CHECKING:
+    from memalpha_kit.training.trainer import EpisodeTrainer
 
 log = logging.getLogger(__name__)
 
@@ -62,12 +65,12 @@ FREE = (
 """Settings that a resumed run may change: no weight depends on them, or the base has a hash."""
 
 
-def train_grpo(run: Run, resume: bool = False) -> Path:
+def train_grpo(run: Run, resume: bool = False, trainer: EpisodeTrainer | None = None) -> Path:
     """The folder of the trained policy, `policy` in the run's folder.
 
     With an adapter the trained policy is the adapter alone. `resume` goes on from the last complete
     checkpoint, or starts afresh where there is none; without it, what an earlier run left in the
-    folder is removed.
+    folder is removed. `trainer` is one of `build_trainer` for this run, with its model loaded.
 
     Under `accelerate launch` each process plays its share of a step's instances, all take the same
     update, and the first one writes the files. Raises InputError for settings that do not fit
@@ -76,14 +79,15 @@ def train_grpo(run: Run, resume: bool = False) -> Path:
     processes.start(on_cpu=run.device == "cpu")
     check(run, processes.count())
     with quiet(), ExitStack() as stack:
-        lm = load_model(run.model, run.policy, run.seed, run.device, BATCH_ROWS)
+        parts = run.model, run.policy, run.seed, run.device, BATCH_ROWS
+        lm = trainer.lm if trainer else load_model(*parts)
         check_lm(lm)
         processes.in_main(lambda: stack.enter_context(held(run.out)))
         if run.environment.meet:
             run.environment.meet(lm)
         start = processes.in_main(lambda: _begin(run, resume))
         if start.step < run.config.steps:
-            _train(run, lm, start)
+            _train(trainer or build_trainer(run, lm), start)
         else:
             lm = checkpointed(lm, start.folder) if start.folder else lm
             if processes.is_main():
@@ -92,15 +96,28 @@ def train_grpo(run: Run, resume: bool = False) -> Path:
     return run.out / "policy"
 
 
-def _train(run: Run, lm: CausalLM, start: Checkpoint) -> None:
-    """Trains the model of `lm` in place, from `start` to the last step, and saves it."""
-    from memalpha_kit.training.trainer import EpisodeTrainer, Journal
+def build_trainer(run: Run, lm: CausalLM) -> EpisodeTrainer:
+    """The trainer of the run for the model of `lm`, which it trains in place.
 
+    `collect` may be wrapped, to look at the rows of a step.
+    """
+    from memalpha_kit.training.trainer import EpisodeTrainer
+
+    order = training_order(len(run.instances), run.config, run.seed)
+    trainer = EpisodeTrainer(run, lm, Rollouts(run, lambda n: trainer.progress(n)), order)
+    return trainer
+
+
+def _train(trainer: EpisodeTrainer, start: Checkpoint) -> None:
+    """Trains from `start` to the last step, and saves the policy."""
+    from memalpha_kit.training.trainer import Journal
+
+    run, lm = trainer.run, trainer.lm
     order = training_order(len(run.instances), run.config, run.seed)
     ahead = order[start.step * run.config.instances + processes.place() :: processes.count()]
     n_replies = run.config.rollouts * sum(len(run.instances[place].chunks) for place in ahead)
     journal = Journal(run.out, run.config, n_replies, start.step)
-    trainer = EpisodeTrainer(run, lm, Rollouts(run, journal.advance), order)
+    trainer.progress = journal.advance
     validate = Validation(run, trainer.save_live)
     journal.look = lambda step: validate(step, writer_lm(lm, trainer)) if validate.due(step) else {}
     trainer.add_callback(journal)

@@ -72,6 +72,7 @@ class EpisodeTrainer(GRPOTrainer):
 
     def __init__(self, run: Run, lm: CausalLM, collect: Collect, order: Sequence[int]) -> None:
         self.run, self.grpo, self.lm, self.collect = run, run.config, lm, collect
+        self.progress: Callable[[int], object] = lambda n: None  # told how many replies are written
         self.bad_in_a_row = self.skipped = 0
         model = lm.model.train()
         stops = lm.stop_ids[0] if len(lm.stop_ids) == 1 else list(lm.stop_ids)
