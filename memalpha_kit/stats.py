@@ -106,9 +106,10 @@ def nested_interval(
     table = np.zeros((len(parts), sizes.max()))  # (clusters, values), filled up with zeros
     for row, part in zip(table, parts, strict=True):
         row[: len(part)] = part
-    rng = np.random.default_rng(seed)
-    draws = [_nested_mean(table, sizes, rng) for _ in range(n)]
-    low, high = _ends(np.array(draws), level) if len(parts) > 1 else (None, None)
+    low = high = None
+    if len(parts) > 1:
+        rng = np.random.default_rng(seed)
+        low, high = _ends(np.array([_nested_mean(table, sizes, rng) for _ in range(n)]), level)
     mean = float(np.mean([part.mean() for part in parts]))
     used = int(sizes.sum())
     return Interval(mean, low, high, used, len(values) - used, len(parts))

@@ -14,6 +14,7 @@ from random_episodes import random_case, random_episode
 from memalpha_kit.cli import main
 from memalpha_kit.data.instances import save_instances
 from memalpha_kit.errors import InputError
+from memalpha_kit.figures.curves import plot_measures, table_measures
 from memalpha_kit.figures.memories import on_front, plot_credit
 from memalpha_kit.lab import miniature
 from memalpha_kit.method import metrics
@@ -279,3 +280,25 @@ def test_the_commands_write_tables_and_figures(tmp_path, capsys):
     (run,) = (tmp_path / "runs").iterdir()
     front = tmp_path / "front.png"
     assert main(["report", str(run), "--pareto", str(front)]) == 0 and front.exists()
+
+
+def test_measures_of_a_sweep_are_shares_and_differences_paired_by_seed_and_instance():
+    rows = [
+        {"stage": "grpo", "length": 1, "seed": seed, "instance": f"i{i}", "point": point}
+        | {"qa": 0.5 + gain, "memory_tokens": 10 + i, "facts": 4, "facts_stored": 2 + 4 * gain}
+        | {"chat": i, "chat_stored": 0, "corrections": 0, "corrections_updated": 0}
+        for seed in range(3)
+        for i in range(4)
+        for point, gain in (("base", 0.0), ("other", 0.25))
+    ]
+    table = table_measures(pd.DataFrame(rows), "base", 50).set_index(["measure", "point"])
+    assert table.loc[("answers right", "other"), ["mean", "gap"]].tolist() == [0.75, 0.25]
+    assert table.loc[("facts stored", "other"), ["mean", "gap", "gap_low"]].tolist() == [
+        0.75,
+        0.25,
+        0.25,
+    ]
+    assert table.loc[("chit-chat stored", "base"), "n"] == 9  # one instance has none
+    assert table.loc[("corrections updated", "base"), "n"] == 0
+    figure = plot_measures(table.reset_index(), "base")
+    assert figure.axes[0].get_title(loc="left") == "1x input"

@@ -233,7 +233,7 @@ def test_points_share_warm_starts_and_a_second_call_or_more_workers_change_nothi
     folders = [path.parent.name + "/" + path.name for path in (tmp_path / "runs").glob("*/*")]
     assert sum("warm_start" in name for name in folders) == 2  # one a seed
     assert sum("grpo" in name for name in folders) == 8
-    names = ("results.csv", "curves.csv", "table.csv", "sweep.png")
+    names = ("results.csv", "curves.csv", "table.csv", "measures.csv", "sweep.png")
     first = {name: (tmp_path / "out" / name).read_bytes() for name in names}
     with monkeypatch.context() as patch:
         patch.setattr(runner.miniature, "train", None)  # would fail if it were called

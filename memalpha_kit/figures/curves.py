@@ -97,6 +97,35 @@ def table_targets(lengths: pd.DataFrame, behaviour: pd.DataFrame) -> pd.DataFram
     return table.assign(measured=measured.round(3), met=met)
 
 
+def table_measures(results: pd.DataFrame, base: str, resamples: int = 2000) -> pd.DataFrame:
+    """A row per measure, length and point of a sweep, after GRPO, with 95 % intervals.
+
+    `results` are a sweep's rows per seed and instance. Columns: measure, length, point, mean, low,
+    high, gap, gap_low, gap_high (the difference to `base`, paired by seed and instance), seeds, n.
+    Intervals draw seeds first and instances inside them; what an instance has none of is left out.
+    """
+    after = results[results["stage"] == "grpo"]
+    values = {"answers right": after["qa"], "tokens in memory": after["memory_tokens"]}
+    for label, (part, of) in SHARES.items():
+        if part in after:
+            values[label] = after[part] / after[of].where(after[of] > 0)
+    rows = []
+    for measure, value in values.items():
+        wide = after.assign(value=value).pivot(
+            index=["length", "seed", "instance"], columns="point", values="value"
+        )
+        for length, part in wide.groupby("length"):
+            seeds = part.index.get_level_values("seed")
+            for point in dict.fromkeys(after["point"]):
+                row = {"measure": measure, "length": length, "point": point}
+                for name, column in (("", part[point]), ("gap_", part[point] - part[base])):
+                    found = nested_interval(column.tolist(), seeds, seed=0, n=resamples)
+                    row |= {name.strip("_") or "mean": found.mean}
+                    row |= {f"{name}low": found.low, f"{name}high": found.high}
+                rows.append(row | {"seeds": seeds.nunique(), "n": found.n})
+    return pd.DataFrame(rows)
+
+
 def table_ablation(table: pd.DataFrame, points: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
     """QA and memory of the miniature at its training length, by beta and gamma.
 
@@ -341,3 +370,29 @@ def plot_sweep_curves(curves: pd.DataFrame, measure: str = "reward", window: int
     seeds = style.seeds(curves["seed"].nunique())
     caption = f"Miniature, mean over {seeds} and the last {window} steps."
     return style.finished(figure, f"{caption} The vertical axis does not begin at 0.")
+
+
+def plot_measures(table: pd.DataFrame, base: str) -> Figure:
+    """Paired differences to `base` of every share, a panel per length, from `table_measures`."""
+    shares = table[(table["measure"] != "tokens in memory") & (table["point"] != base)]
+    measures, lengths = list(dict.fromkeys(shares["measure"])), sorted(shares["length"].unique())
+    points = list(dict.fromkeys(shares["point"]))
+    size = style.DOUBLE, 7 * len(measures) * len(points) + 24
+    shared = {"sharex": True, "sharey": True, "squeeze": False}
+    figure, axes = style.panels(*size, len(lengths), **shared)
+    for axis, length in zip(axes.flat, lengths, strict=True):
+        for place, point in enumerate(points):
+            chosen = (shares["point"] == point) & (shares["length"] == length)
+            rows = shares[chosen].set_index("measure").loc[measures]
+            spots = [i + 0.24 * (place - (len(points) - 1) / 2) for i in range(len(rows))]
+            errors = style.whiskers(rows, "gap")
+            look = {"fmt": "o", "color": style.COLOURS[place], "label": style.in_words(point)}
+            axis.errorbar(rows["gap"], spots, xerr=errors, **look)
+        axis.axvline(0, color="k", linewidth=0.6)
+        axis.set(title=f"{length}x input", xlabel="difference, paired")
+        axis.set(yticks=range(len(measures)), yticklabels=measures)
+    axes[0, 0].set_ylim(len(measures) - 0.5, -0.5)
+    if len(points) > 1:
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center")
+    caption = f"Miniature, {style.seeds(int(table.seeds.max()))}, against {style.in_words(base)}. "
+    return style.finished(figure, caption + _interval(int(table.seeds.max())))

@@ -174,14 +174,14 @@ def _draw_front(axis: plt.Axes, table: pd.DataFrame, name: str, size: str) -> No
     best = on_front(known[size], known["score"])
     colour = style.COLOURS[0]
     axis.step(known.loc[best, size], known.loc[best, "score"], where="post", color=colour)
-    middle = (known[size].min() + known[size].max()) / 2
     for part, shade in ((known[~best], style.QUIET), (known[best], colour)):
         errors = style.whiskers(part, "score", "low", "high")
-        axis.errorbar(part[size], part["score"], errors, fmt="o", color=shade)
-        for row in part.to_dict("records"):
-            left = row[size] > middle
-            look = {"xytext": (-4 if left else 4, 4), "ha": "right" if left else "left"}
-            look |= {"textcoords": "offset points", "fontsize": 6.5, "color": shade}
-            axis.annotate(style.in_words(str(row[name])), (row[size], row["score"]), **look)
+        axis.errorbar(part[size], part["score"], errors, fmt="o", color=shade, elinewidth=0.7)
+    ordered = known.assign(best=best).sort_values(["score", size])
+    for place, row in enumerate(ordered.to_dict("records")):
+        spot, shade = (1.04, (place + 0.5) / len(ordered)), colour if row["best"] else style.QUIET
+        line = {"arrowstyle": "-", "color": shade, "linewidth": 0.4, "relpos": (0, 0.5)}
+        look = {"xycoords": "data", "textcoords": "axes fraction", "va": "center", "color": shade}
+        label, point = style.in_words(str(row[name])), (row[size], row["score"])
+        axis.annotate(label, point, spot, arrowprops=line, **look)
     axis.set_ylabel("score")
-    axis.margins(x=0.08)

@@ -42,6 +42,7 @@ from memalpha_kit.figures.curves import (
     plot_sweep,
     reference_lines,
     table_lengths,
+    table_measures,
 )
 from memalpha_kit.figures.style import save_figure
 from memalpha_kit.lab import miniature
@@ -302,8 +303,8 @@ def run_sweep(
     """Runs what is not there yet, then writes the sweep's CSV files and figure; their paths.
 
     `out` gets `results.csv` (a row per point, seed, length and instance; each warm start once),
-    `curves.csv` (a row per point, seed and step), `table.csv` (`table_sweep`), `run.json` and
-    `sweep.png`.
+    `curves.csv` (a row per point, seed and step), `table.csv` (`table_sweep`), `measures.csv`
+    (`table_measures`), `run.json` and `sweep.png`.
     """
     started = time.time()
     stages = {
@@ -326,6 +327,7 @@ def run_sweep(
         "results": measured,
         "curves": pd.concat(curves, ignore_index=True),
         "table": table_sweep(measured, sweep.base).round(4),
+        "measures": table_measures(measured, sweep.base).round(4),
     }
     every = {stage.folder: stage for stage in (*warm, *stages.values())}.values()
     extra = {"sweep": sweep.name, "base": sweep.base, "points": sweep.points}
