@@ -51,7 +51,7 @@ def about(default: Any, description: str) -> Any:
     return dataclasses.field(default=default, metadata=metadata)
 
 
-@dataclass_transform(frozen_default=True, field_specifiers=(about,))
+@dataclass_transform(frozen_default=True)
 def section(cls: type[T]) -> type[T]:
     """The class as a section: a frozen dataclass whose values are checked when it is made."""
     made = dataclass(frozen=True, config=STRICT)(cls)
