@@ -6,7 +6,7 @@ python := .venv/bin/python
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help env reproduce test lab clean
+.PHONY: help env reproduce test types licences lab clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -27,9 +27,15 @@ test: env ## what CI runs: ruff and pytest
 	$(python) -m ruff format --check .
 	$(python) -m pytest -q
 
+types: env ## mypy on the package, by the rules in pyproject.toml
+	$(python) -m mypy
+
+licences: env ## licence of every installed package
+	$(python) -m piplicenses --from=mixed --format=plain
+
 lab: env ## open the notebooks in JupyterLab
 	$(python) -m jupyterlab --ip=127.0.0.1 --notebook-dir=.
 
 clean: ## remove the environment and caches; data/, runs/ and reports/ stay
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find memalpha_kit tests notebooks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf

@@ -191,7 +191,7 @@ def bench_parser(meter, piece):
         f"{size / 1e6:g} MB",
         lambda: len(parse_reply(long, "stop", wire)),
         lambda: len(parse_reply(half, "stop", wire)),
-        rounds=5,
+        rounds=2,
         growth=True,
         want=("ratio", "<=", 2.5),
     )

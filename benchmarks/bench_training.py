@@ -28,8 +28,11 @@ from memalpha_kit.training.rollouts import Rollouts
 
 @cache
 def profile(quick: bool) -> Profile:
-    """The laptop's, with fewer steps of GRPO; a look takes `ci`."""
-    return load_profile("ci" if quick else "laptop", ["grpo.steps=" + ("3" if quick else "32")])
+    """The laptop's, with a short warm start and few steps of GRPO; a look takes `ci`."""
+    if quick:
+        return load_profile("ci", ["grpo.steps=3"])
+    warm = ["warm_start.copy_steps=80", "warm_start.transcribe_steps=40", "warm_start.steps=80"]
+    return load_profile("laptop", [*warm, "grpo.steps=18"])
 
 
 @cache

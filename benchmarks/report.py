@@ -67,7 +67,7 @@ def _line(row: Mapping[str, Any]) -> str:
     other = f"{value:,.4g} {row.get('unit', '')}" if value is not None else ""
     if value is not None and row.get("low") is not None and ratio is None:
         other += f" [{row['low']:.3g}, {row['high']:.3g}]"
-    cells = [row["what"], row["size"], shown(row.get("ours_s")), shown(row.get("plain_s"))]
+    cells = [row["what"], row.get("size", ""), shown(row.get("ours_s")), shown(row.get("plain_s"))]
     met = {True: "yes", False: "**no**", None: ""}[row.get("met")]
     return "| " + " | ".join((*cells, times, other, row.get("wanted", ""), met)) + " |"
 
@@ -87,13 +87,35 @@ def markdown(rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any], argv: 
 def write(
     out: Path, rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any], argv: Sequence[str]
 ) -> None:
-    """`report.md` and `report.csv` in the folder `out`."""
+    """`report.md` and `report.csv` in the folder `out`.
+
+    Rows that were not measured this time are kept as they are there, so that some can be measured
+    again; the machine is that of the last time.
+    """
     out.mkdir(parents=True, exist_ok=True)
+    file = out / "report.csv"
+    known = {_name(row): row for row in (_read(file) if file.exists() else [])}
+    known |= {_name(row): row for row in rows}
+    rows = sorted(known.values(), key=lambda row: row["group"])  # stable: rows stay in order
     told = " --quick" if "--quick" in argv else ""
     (out / "report.md").write_text(markdown(rows, about, told), encoding="utf-8")
-    with open(out / "report.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+    with open(file, "w", newline="", encoding="utf-8") as opened:
+        writer = csv.DictWriter(opened, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(
             {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows
         )
+
+
+def _name(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    return row["group"], row["what"], row.get("size", "")
+
+
+def _read(file: Path) -> list[dict[str, Any]]:
+    """The rows of a report, numbers as numbers; what is empty is left out."""
+    with open(file, newline="", encoding="utf-8") as opened:
+        rows = [{k: v for k, v in row.items() if v} for row in csv.DictReader(opened)]
+    for row in rows:
+        row |= {k: float(row[k]) for k in COLUMNS[3:9] if k in row}
+        row |= {"met": row["met"] == "True"} if "met" in row else {}
+    return rows

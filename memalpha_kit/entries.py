@@ -17,6 +17,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import overload
 
 from immutables import Map
 
@@ -79,8 +80,8 @@ class Change:
         after: str | None = None,
     ) -> None:
         self.parent, self.place, self.before, self.after = parent, place, before, after
-        self.depth = parent.depth + 1 if parent else 0
-        self.root = parent.root if parent else self
+        self.depth: int = parent.depth + 1 if parent else 0
+        self.root: Change = parent.root if parent else self
 
 
 class Store(Sequence[Entry]):
@@ -110,12 +111,13 @@ class Store(Sequence[Entry]):
         listed: tuple[Entry, ...] | None = None,
     ) -> Store:
         self._entries, self._places, self._alike = entries, places, alike
-        self._next, self.change, self._listed, self._hash = next_place, change, listed, None
+        self._next, self.change, self._listed = next_place, change, listed
+        self._hash: int | None = None
         return self
 
     def get(self, entry_id: str | None) -> Entry | None:
         """The entry with that id."""
-        place = self._places.get(entry_id)
+        place = None if entry_id is None else self._places.get(entry_id)
         return None if place is None else self._entries[place]
 
     def at(self, place: int) -> Entry:
@@ -172,7 +174,7 @@ class Store(Sequence[Entry]):
             entries, places = entries.set(place, after), places.set(after.id, place)
             key = essence(after.text)
             alike = alike.set(key, (*alike.get(key, ()), place))
-        texts = (before and before.text, after and after.text)
+        texts = (before.text if before else None, after.text if after else None)
         parent = self.change if self._entries else Change()  # histories of nothing are all alike
         change = Change(parent, place, *texts)
         return Store.__new__(Store)._set(entries, places, alike, max(self._next, place + 1), change)
@@ -188,6 +190,10 @@ class Store(Sequence[Entry]):
     def __iter__(self) -> Iterator[Entry]:
         return iter(self._tuple())
 
+    @overload
+    def __getitem__(self, index: int) -> Entry: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Entry, ...]: ...
     def __getitem__(self, index: int | slice) -> Entry | tuple[Entry, ...]:
         return self._tuple()[index]
 

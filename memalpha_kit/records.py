@@ -71,7 +71,8 @@ def make_instance(
     Raises InputError naming the source and the field if no chunk or no question is left, or a
     question is blank or has no non-blank answer.
     """
-    kept, moved = [], {}
+    kept: list[str] = []
+    moved: dict[int, int] = {}
     for index, chunk in enumerate(map(_whole, chunks)):
         if chunk.strip():
             moved[index] = len(kept)
@@ -139,7 +140,7 @@ class Memory:
         if name in PAPER_PARTS:
             parts[name] = value
         else:
-            parts["others"] = self.others.set(name, value)
+            parts["others"] = self.others.set(name, value)  # type: ignore[attr-defined]  # a Map
         return Memory(**parts)
 
     def lists(self) -> dict[str, Store]:

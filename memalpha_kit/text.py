@@ -141,7 +141,8 @@ def complete_objects(
     >>> complete_objects('{"a": 1}, [{"b": 2}] and more')
     ([{'a': 1}, {'b': 2}], ' and more')
     """
-    items, place, source = [], 0, _with_text(source, as_text)
+    items: list[Any] = []
+    place, source = 0, _with_text(source, as_text)
     while True:
         value, end = _value(source, place)
         if value is None:

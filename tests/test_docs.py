@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import re
+import shlex
+import subprocess
+import sys
 
 import pytest
+import yaml
+from typer.main import get_command
 
+from memalpha_kit import cli
 from tools import tree
 
 PAGES = (
     *("architecture.md", "differences.md", "extend.md", "guarantees.md", "glossary.md"),
-    "public_commands.md",
+    *("public_commands.md", "performance.md", "../CONTRIBUTING.md", "../CHANGELOG.md"),
+    "../benchmarks/README.md",
 )
 
 
@@ -27,8 +34,9 @@ def test_every_module_says_what_it_is_for(root):
 @pytest.mark.parametrize("page", PAGES)
 def test_every_file_and_link_of_a_page_is_there(root, page):
     text = (root / "docs" / page).read_text()
+    folder = (root / "docs" / page).parent
     for link in re.findall(r"\]\((?!https?:)([^)#]+)", text):
-        assert (root / "docs" / link).exists(), link
+        assert (folder / link).exists(), link
     ours = [*(root / "memalpha_kit").rglob("*"), *root.glob("*/*")]
     names = {path.name for path in ours}
     for name in re.findall(r"`(?:[a-z_]+/)+([a-z_0-9]+\.(?:py|yaml|csv|md))`", text):
@@ -46,3 +54,88 @@ def test_every_test_that_a_page_names_exists(root, page, least):
     named = set(re.findall(r"(test_[a-z0-9_]{12,})(?![a-z0-9_]*\.py)", text))
     assert len(named) > least
     assert sorted(name for name in named - {"test_time_learning"} if name not in tests) == []
+
+
+# --- Commands -------------------------------------------------------------------------------------
+
+COMMANDS = re.compile(r"^((?:memalpha|python|make|pytest) .+?)(?: +#.*)?$|`((?:memalpha|python"
+                      r"|make|pytest) [^`]+)`", re.MULTILINE)  # fmt: skip
+WITH_COMMANDS = ("performance.md", "guarantees.md", "../CONTRIBUTING.md", "../benchmarks/README.md")
+
+
+def commands(root, page) -> list[list[str]]:
+    """The commands of a page, in code blocks and between backquotes, as words."""
+    text = (root / "docs" / page).read_text()
+    return [shlex.split(block or inline) for block, inline in COMMANDS.findall(text)]
+
+
+def parsed(words: list[str]) -> None:
+    """Raises if `memalpha` would refuse these arguments; nothing runs."""
+    group = get_command(cli.app)
+    context = group.make_context("memalpha", cli._spread(group, words))
+    command, rest = group, [*context._protected_args, *context.args]
+    while hasattr(command, "commands"):
+        name, command, rest = command.resolve_command(context, rest)
+    command.make_context(name, rest, parent=context)
+
+
+@pytest.mark.parametrize("page", WITH_COMMANDS)
+def test_every_command_of_a_page_would_run(root, page):
+    """Scripts and test files are there, `memalpha` takes the arguments, make knows the target."""
+    found = commands(root, page)
+    assert found
+    makefile = (root / "Makefile").read_text()
+    for words in found:
+        program, *rest = words
+        if program == "memalpha":
+            parsed(rest)
+        elif program == "make":
+            assert all(f"\n{word}:" in makefile for word in rest if "=" not in word), words
+        elif program == "pytest":
+            assert all((root / w).exists() for w in rest if w.endswith(".py")), words
+        elif rest[0] != "-m":
+            assert (root / rest[0]).exists(), words
+
+
+SCRIPTS = ("fuzz.py", "kills.py", "build_memory.py", "gpu_training.py")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_of_the_pages_starts_and_knows_its_options(root, script):
+    done = subprocess.run(
+        [sys.executable, root / "benchmarks" / script, "--help"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    for page in WITH_COMMANDS:
+        for words in commands(root, page):
+            if words[1:] and words[1].endswith(script):
+                assert all(w in done.stdout for w in words[2:] if w.startswith("--")), words
+
+
+def test_the_citation_file_is_valid_and_says_the_version(root):
+    from memalpha_kit import __version__
+
+    said = yaml.safe_load((root / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors", "license"} <= said.keys()
+    assert said["version"] == __version__ and said["cff-version"] == "1.2.0"
+    paper = said["preferred-citation"]
+    assert paper["title"] and all(
+        {"family-names", "given-names"} == set(a) for a in paper["authors"]
+    )
+
+
+def test_the_command_for_licences_names_one_for_every_requirement(root):
+    done = subprocess.run(
+        [sys.executable, "-m", "piplicenses", "--from=mixed", "--format=csv"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    rows = [
+        line.strip('"').split('","') for line in done.stdout.splitlines() if line.count('","') == 2
+    ]
+    named = {re.sub("[-_.]+", "-", row[0]).lower(): row[2] for row in rows}
+    needed = re.findall(r'^    "([A-Za-z0-9-]+)[>=]', (root / "pyproject.toml").read_text(), re.M)
+    cards = {"bitsandbytes", "unsloth", "vllm"}
+    lacking = [name for name in needed if name.lower() not in named and name not in cards]
+    assert needed and lacking == []
+    ours = [named[name.lower()] for name in needed if name not in cards]
+    assert not [text for text in ours if text == "UNKNOWN" or text.startswith("GPL")]

@@ -21,7 +21,7 @@ def parse_examples(context: str, where: str, last_line: bool = False) -> list[tu
     Several lines of text are joined with spaces; `last_line` keeps only the last of them, as the
     published code does. Raises InputError for text without a label or a label without text.
     """
-    examples, held = [], []
+    examples, held = [], list[str]()
     for number, line in enumerate(map(str.strip, context.split("\n")), start=1):
         label = _LABEL.fullmatch(line)
         if label and not held:
