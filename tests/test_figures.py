@@ -26,6 +26,7 @@ from memalpha_kit.figures.charts import (
     WATERFALL,
     plot_categories,
     plot_chunks,
+    plot_memories,
     plot_memory,
     plot_sizes,
     plot_sources,
@@ -329,6 +330,7 @@ FIGURES = {
         pd.DataFrame({"source": list("abcdefghi"), "tokens": range(9)})
     ),
     "memory": lambda: plot_memory(GROWTH),
+    "memories": lambda: plot_memories({"before": [], "after": [("Mira " * 30, True)]}, "Made up."),
     "memory, one chunk": lambda: plot_memory(GROWTH[:1]),
 }
 

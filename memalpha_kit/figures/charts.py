@@ -126,7 +126,7 @@ def plot_memories(memories: Mapping[str, Sequence[tuple[str, bool]]], caption: s
         for title, entries in memories.items()
     }
     n_lines = max(1, *(sum(len(lines) for lines, _ in column) for column in columns.values()))
-    figure, axes = style.panels(style.DOUBLE, 3.2 * n_lines + 8, len(columns))
+    figure, axes = style.panels(style.DOUBLE, max(16, 3.2 * n_lines + 8), len(columns))
     for axis, (title, column) in zip(axes, columns.items(), strict=True):
         axis.set(xlim=(0, 1), ylim=(n_lines, 0), title=title)
         axis.axis("off")

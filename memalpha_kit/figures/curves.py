@@ -290,6 +290,8 @@ def plot_rewards(metrics: pd.DataFrame) -> Figure:
         look = {"errorbar": band, "seed": 0, "color": style.AFTER, "marker": marker}
         sns.lineplot(data=data, x="step", y=part, ax=axis, **look)
         axis.set(title=label, xlabel="", ylabel="mean over a batch")
+        axis.set_ylim(min(0, axis.get_ylim()[0]))
+        axis.xaxis.get_major_locator().set_params(integer=True)
     for axis in axes.flat[len(shown) :]:
         axis.remove()
     for axis in axes.flat[max(0, len(shown) - 2) : len(shown)]:
@@ -299,7 +301,7 @@ def plot_rewards(metrics: pd.DataFrame) -> Figure:
     caption = style.seeds(n)
     caption += "; line and band: mean and 95 % bootstrap over seeds" if n > 1 else ""
     caption += f". Not measured: {', '.join(absent)}" if absent else ""
-    return style.finished(figure, f"{caption}. Vertical axes do not begin at 0.")
+    return style.finished(figure, f"{caption}.")
 
 
 def plot_warm_start(metrics: pd.DataFrame) -> Figure:

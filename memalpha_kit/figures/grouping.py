@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import fill
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -18,7 +19,7 @@ def plot_grouping(advantages: pd.DataFrame, cosine: pd.DataFrame) -> Figure:
     batch's gradient with the unbiased direction, estimated from other rollouts, by stage. Below:
     cosines between the settings' gradients on the same rollouts, as Adam sees them (first stage).
     """
-    figure, axes = style.panels(style.DOUBLE, 130, 2, 2, height_ratios=(0.85, 1))
+    figure, axes = style.panels(style.DOUBLE, 150, 2, 2, height_ratios=(1.2, 1))
     first = advantages["stage"].iloc[0]
     seen = cosine[cosine["view"] == "as Adam sees it"]
     order = list(dict.fromkeys(_setting(advantages)))
@@ -32,20 +33,17 @@ def plot_grouping(advantages: pd.DataFrame, cosine: pd.DataFrame) -> Figure:
     axes[0, 0].set_title(f"Advantages, {first}")
     axes[0, 1].set_title("Cosine with the unbiased gradient")
     below.set_title(f"Cosine of two settings' gradients, same rollouts, {first}")
-    caption = (
-        f"Miniature, {int(advantages['batches'].iloc[0])} batches. Top left, advantages divided "
-    )
-    caption += (
-        "by their spread: share of their variance that the place of the chunk and the rollout "
-    )
-    caption += "explain, share of steps with another sign than as released, and with exactly 0. "
+    n = int(advantages["batches"].iloc[0])
+    caption = f"Miniature, {n} batches. Top left, advantages divided by their spread: share of "
+    caption += "their variance that the place of the chunk and the rollout explain, of steps with "
+    caption += "another sign than as released, and with exactly 0. "
     return style.finished(figure, f"{caption}Whiskers: 95 % bootstrap over batches.")
 
 
 def _setting(table: pd.DataFrame, prefix: str = "") -> pd.Series:
-    """Names such as `one group per chunk, scaled`."""
+    """Names such as `one group per chunk, scaled`, in two lines."""
     names = "grouping=" + table[f"{prefix}grouping"] + " scale=" + table[f"{prefix}scale"]
-    return names.map(style.in_words)
+    return names.map(style.in_words).str.replace(", ", ",\n")
 
 
 def _draw_advantages(axis: Axes, table: pd.DataFrame) -> None:
@@ -58,7 +56,8 @@ def _draw_advantages(axis: Axes, table: pd.DataFrame) -> None:
     rows = table[(table.scale == "std") & table.measure.isin(labels)]
     wide = rows.pivot(index="grouping", columns="measure", values="mean").astype(float)
     wide = wide.loc[list(dict.fromkeys(rows.grouping)), list(labels)].rename(columns=labels)
-    style.heat(axis, wide.rename(index=lambda name: style.in_words(f"grouping={name}")), wrap=11)
+    names = {name: style.in_words(f"grouping={name}") for name in wide.index}
+    style.heat(axis, wide.rename(index={n: fill(said, 14) for n, said in names.items()}), wrap=11)
 
 
 def _draw_same(axis: Axes, table: pd.DataFrame, order: Sequence[str]) -> None:

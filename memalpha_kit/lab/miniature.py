@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from memalpha_kit.data.instances import save_instances
-from memalpha_kit.evaluation import runs
-from memalpha_kit.evaluation.methods import Backends, MethodSpec
+from memalpha_kit.evaluation import runs, scores
+from memalpha_kit.evaluation.methods import Backends, MethodSpec, folder_hash
 from memalpha_kit.evaluation.runs import Run
 from memalpha_kit.lab import world
 from memalpha_kit.method.calls import render_calls
@@ -326,6 +326,21 @@ def answer_methods(
         else:
             spec = MethodSpec("nothing")
         found[name] = _answered(spec, backends, instances, out)
+    return found
+
+
+def saved_memories(policies: Mapping[str, Path], out: Path) -> dict[str, list[Episode]]:
+    """How the policies wrote in the runs of `answer_methods` below `out`, by name of the policy.
+
+    What is not there is left out; nothing is run.
+    """
+    hashes = {name: folder_hash(path) for name, path in policies.items() if path.is_dir()}
+    found: dict[str, list[Episode]] = {}
+    for run in map(runs.load_run, sorted(out.glob("memory-*"))):
+        said = run.settings["method"]
+        for name, weights in hashes.items():
+            if said["writer"].endswith(weights) and said["reader"] == READER:
+                found[name] = scores.episodes(run)
     return found
 
 
