@@ -140,7 +140,11 @@ def context(
     report = made.report_dir.resolve()
     if report not in _LOCKS:  # a cell may be run again
         lock = files.held(report)
-        lock.__enter__()
+        try:
+            lock.__enter__()
+        except InputError as error:
+            hint = "if the notebook is open in Jupyter, run it to its end or shut down its kernel"
+            raise InputError(f"{error}; {hint}") from error
         _LOCKS[report] = lock
     return made
 
