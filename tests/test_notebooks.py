@@ -47,6 +47,7 @@ TABLES = {
         "one_step.csv": "advantage change",
     },
     "04_unsloth_grpo": {
+        "warm_start.csv": "phase step loss",
         "group.csv": "rollout chunk tokens R A",
         "loss.csv": "policy loss",
         "metrics.csv": "step reward accuracy format compression",
@@ -322,6 +323,8 @@ def test_notebook_04_trains_a_toy_for_two_steps_and_says_so(home):
     made, shown = folder(home, "04_unsloth_grpo"), said(home, "04_unsloth_grpo")
     assert "Profile ci names no model: a toy with random weights takes its place." in shown
     assert "transformers loads what FastLanguageModel would load on a card" in shown
+    learned = pd.read_csv(made / "warm_start.csv").loss
+    assert learned.iloc[-1] < learned.iloc[0]
     assert pd.read_csv(made / "metrics.csv").step.tolist() == [1, 2]
     group = pd.read_csv(made / "group.csv")
     assert group.A.sum() == pytest.approx(0, abs=1e-6) and group.A.abs().max() > 0.1

@@ -29,6 +29,7 @@ from memalpha_kit.settings import (
     Profile,
     ProtocolConfig,
     RewardConfig,
+    WarmStartConfig,
 )
 
 NAMES = ("Mira", "Tom", "Nora", "Ana", "Ines", "Milo")
@@ -54,6 +55,9 @@ PROTOCOL = ProtocolConfig(max_prompt_tokens=2000, max_reply_tokens=24)
 POLICY = PolicyConfig(
     hidden=32, heads=2, kv_heads=2, head_dim=16, feed_forward=64, max_positions=4096
 )
+WARM_START = WarmStartConfig(
+    steps=12, batch=4, learning_rate=0.02, warm_up_steps=2, log_every=1, teacher="keep_sentences"
+)
 GRPO = GrpoConfig(
     steps=2,
     instances=2,
@@ -72,7 +76,8 @@ def stand_in(profile: Profile, folder: Path) -> tuple[Profile, Path]:
     """
     model, data = save_model(folder / "model", profile.seed), save_data(folder / "data")
     parts = {"memory": MEMORY, "protocol": PROTOCOL, "reward": RewardConfig(content=0.0)}
-    return replace(profile, model=replace(MODEL, name=str(model)), grpo=GRPO, **parts), data
+    parts |= {"warm_start": WARM_START, "grpo": GRPO}
+    return replace(profile, model=replace(MODEL, name=str(model)), **parts), data
 
 
 def save_model(folder: Path, seed: int) -> Path:
