@@ -33,6 +33,7 @@ from memalpha_kit.figures.charts import (
     table_leaks,
 )
 from memalpha_kit.figures.curves import (
+    PARTS,
     SHARES,
     STAGES,
     plot_behaviour,
@@ -420,6 +421,10 @@ def test_nothing_is_drawn_where_nothing_was_measured():
     assert "Not measured: corrections updated, calls that ran" in caption(nothing)
     rewards = plot_rewards(METRICS.assign(content=None))
     assert len(rewards.axes) == 3 and "Not measured: r4 content" in caption(rewards)
+    unmeasured = plot_rewards(METRICS.assign(**dict.fromkeys(PARTS)))
+    assert [text.get_text() for text in unmeasured.axes[0].texts] == [
+        "nothing to show: no reward was measured"
+    ]
 
 
 def test_made_up_data_is_marked_in_the_figure():

@@ -214,8 +214,7 @@ def plot_lengths(table: pd.DataFrame, reference: Mapping[str, Sequence[float]] =
     axis.set(xticks=places, xticklabels=[f"{n}x" for n in table["length"]], ylim=(0, 1.05))
     axis.set(xlabel="input length (1x: as in training)", ylabel="share of answers right")
     style.label_ends(axis, ends)
-    n = ", ".join(map(str, table["n"]))
-    seeds = int(table["seeds"].iloc[0])
+    n, seeds = ", ".join(map(str, table["n"])), int(table["seeds"].iloc[0])
     caption = f"Miniature, held-out names, {style.seeds(seeds)}; n = {n} instances."
     return style.finished(figure, f"{caption} {_interval(seeds)}")
 
@@ -245,13 +244,12 @@ def plot_gain(results: pd.DataFrame, table: pd.DataFrame) -> Figure:
 
 
 def plot_behaviour(table: pd.DataFrame, length: int = 1) -> Figure:
-    """What is stored and updated before and after GRPO at one length, from `table_behaviour`.
-
-    What no instance has is left out, and the caption says so.
-    """
+    """What is stored and updated at one length, from `table_behaviour`, where anything has it."""
     part = table[table.length == length].set_index(["stage", "what"])
     counts = part.groupby("what")["n"].max()
     shown = [what for what in SHARES if counts[what] > 0]
+    if not shown:
+        return style.nothing("no instance of this length")
     figure, axis = style.panels(style.SINGLE, 12 + 9 * len(shown))
     for place, (stage, label) in enumerate(STAGES.items()):
         rows = part.loc[stage].loc[shown]
@@ -273,12 +271,14 @@ def plot_behaviour(table: pd.DataFrame, length: int = 1) -> Figure:
 def plot_rewards(metrics: pd.DataFrame) -> Figure:
     """The reward parts against GRPO step; with several seeds, mean and 95 % band.
 
-    The four of the paper, and the terms of a user's module (columns `term_...`). A part that was
-    never measured (no judge, say) is named in the caption.
+    The paper's four and the columns `term_...`. A part that was not measured (no judge, say) is
+    named in the caption.
     """
     terms = [column for column in metrics if column.startswith("term_")]
     parts = PARTS | {column: column.removeprefix("term_") for column in terms}
     shown = {part: label for part, label in parts.items() if metrics[part].notna().any()}
+    if not shown:
+        return style.nothing("no reward was measured")
     n_rows = -(-len(shown) // 2)
     figure, axes = style.panels(style.DOUBLE, 34 * n_rows, 2, n_rows, sharex=True, squeeze=False)
     columns = [c for c in ("seed", "step", *shown) if c in metrics]

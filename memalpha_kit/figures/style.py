@@ -95,12 +95,12 @@ def label_ends(axis: Axes, ends: Sequence[tuple[str, float, float, str]], gap: f
         axis.annotate(text, (last, y), (5, spot - from_), textcoords="offset points", **style)
 
 
-def nothing(axis: Axes, why: str) -> None:
-    """Says in an empty panel that there is nothing to show, and why."""
-    axis.set(xticks=[], yticks=[])
-    axis.grid(False)
-    style = {"transform": axis.transAxes, "ha": "center", "va": "center", "color": QUIET}
-    axis.text(0.5, 0.5, textwrap.fill(f"nothing to show: {why}", 34), **style)
+def nothing(why: str) -> Figure:
+    """A figure that says that there is nothing to show, and why."""
+    figure, axis = panels(SINGLE, 20)
+    axis.axis("off")
+    axis.text(0.5, 0.5, f"nothing to show: {why}", ha="center", va="center", color=QUIET)
+    return finished(figure)
 
 
 def heat(axis: Axes, table: pd.DataFrame, text: str = ".2f", wrap: int = 16, **options: Any) -> Any:
