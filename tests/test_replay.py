@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from dataclasses import replace
 
 import pytest
@@ -139,3 +140,36 @@ def test_the_command_refuses_what_is_no_file_of_episodes(tmp_path, capsys):
     for path, said in ((tmp_path, "expected a file of episodes"), (tmp_path / "x.jsonl", ":1: ")):
         assert cli.main(["replay", str(path)]) == 2
         assert said in capsys.readouterr().err
+
+
+def places(value, place=()):
+    """Where every value in a JSON value stands."""
+    if place:
+        yield place
+    if isinstance(value, dict | list):
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from places(part, (*place, key))
+
+
+ODD = (None, 0, -1, 1e300, True, "x", "0", "\u202e", [], [1], {}, {"a": 1}, 999_999)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_spoilt_file_is_shown_replayed_or_refused_and_never_a_traceback(seed, tmp_path, capsys):
+    rng = random.Random(seed)
+    episode, instance = random_case(seed % 20)
+    save_instances(tmp_path / "data.parquet", [instance])
+    line = json.loads(json_line(episode_fields(episode)))
+    *way, last = rng.choice(list(places(line)))
+    holder = line
+    for key in way:
+        holder = holder[key]
+    holder[last] = rng.choice(ODD)
+    file, data = tmp_path / "e.jsonl", ("--data", str(tmp_path / "data.parquet"))
+    file.write_bytes(json_line(line))
+    for command in ("explore", "replay"):
+        for more in ((), data):
+            code = cli.main([command, str(file), *more])
+            said = capsys.readouterr().err
+            assert code in (0, 1) or (said.startswith("memalpha: error:") and said[-1] == "\n")
+            assert said.count("\n") <= 1

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from memalpha_kit.episode_settings import MemoryConfig, ProtocolConfig
 from memalpha_kit.errors import InputError
@@ -35,6 +36,8 @@ from memalpha_kit.records import (
     ToolCall,
     ToolUse,
 )
+
+Record = TypeVar("Record", Answer, Completion, Episode, Step, ToolCall, ToolUse)
 
 
 def save_episodes(path: Path, episodes: Iterable[Episode]) -> None:
@@ -113,9 +116,10 @@ def read_episode(raw: Mapping[str, Any], where: str, check: bool = True) -> Epis
     """
     try:
         config = MemoryConfig(**_tuples(raw["memory_config"], "tools", "components"))
-        answers = tuple(Answer(**_tuples(answer, "retrieved")) for answer in raw["answers"])
+        answers = tuple(_typed(Answer(**_tuples(answer, "retrieved"))) for answer in raw["answers"])
         steps = _read_steps(raw["steps"], config, where, check)
-        return Episode(**raw | {"memory_config": config, "steps": steps, "answers": answers})
+        parts = {"memory_config": config, "steps": steps, "answers": answers}
+        return _typed(Episode(**raw | parts))
     except KeyError as error:
         raise InputError(f"{where}: expected a field {error}, found none") from error
     except (TypeError, AttributeError) as error:  # a field too many, or of another shape
@@ -126,7 +130,7 @@ def _read_steps(raw: Any, config: MemoryConfig, where: str, check: bool) -> tupl
     """The steps with the memory after each; to `check`, every call must end as recorded."""
     state, steps = memory.empty(config), []
     for number, step in enumerate(raw):
-        calls = tuple(ToolCall(**call) for call in step["calls"])
+        calls = tuple(_typed(ToolCall(**call)) for call in step["calls"])
         for call in calls:
             state, again = memory.apply(state, call, config)
             if check and again != call:
@@ -134,10 +138,35 @@ def _read_steps(raw: Any, config: MemoryConfig, where: str, check: bool) -> tupl
                     f"{where}: step {number}: expected {call.name} to be {call.status} again, "
                     f"found {again.status} on replay (edited file, or another version of the kit?)"
                 )
-        fields = _tuples(step["completion"], "prompt_ids", "completion_ids", "mask", "logprobs")
-        fields["tools"] = tuple(ToolUse(**use) for use in fields.get("tools", ()))
-        steps.append(Step(step["chunk"], Completion(**fields), calls, state))
+        said = _tuples(step["completion"], "prompt_ids", "completion_ids", "mask", "logprobs")
+        said["tools"] = tuple(_typed(ToolUse(**use)) for use in said.get("tools", ()))
+        steps.append(_typed(Step(step["chunk"], _typed(Completion(**said)), calls, state)))
+    if not steps:
+        raise TypeError("no step")
     return tuple(steps)
+
+
+_TYPES = {
+    "str": str,
+    "int": int,
+    "bool": bool,
+    "float": (int, float),
+    "Mapping[str, Any]": Mapping,
+}
+
+
+def _typed(record: Record) -> Record:
+    """The record, whose plain fields have the types that its class names. Raises TypeError."""
+    for known in fields(record):
+        kind, optional = known.type.removesuffix(" | None"), known.type.endswith(" | None")
+        several = kind.startswith("tuple[")
+        kind = _TYPES.get(kind.removeprefix("tuple[").removesuffix(", ...]"))
+        value = getattr(record, known.name)
+        if kind and not (optional and value is None):
+            parts = value if several and isinstance(value, tuple) else (value,)
+            if not all(isinstance(part, kind) for part in parts):
+                raise TypeError(f"{known.name} {value!r:.40}")
+    return record
 
 
 def _tuples(raw: Mapping[str, Any], *names: str) -> dict[str, Any]:
