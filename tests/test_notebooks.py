@@ -103,8 +103,6 @@ FIGURES = {
     ],
 }
 NOTEBOOKS = list(TABLES)
-SHORT = ("00", "01", "02", "03", "04", "05", "06")
-"""Notebooks whose cells have at most 15 lines; the others are on the way there."""
 CASES = [(name, table) for name, tables in TABLES.items() for table in tables]
 
 
@@ -440,9 +438,7 @@ def test_a_source_is_short_celled_and_tells_its_story(root, name):
     assert all(not cell.outputs and cell.execution_count is None for cell in cells(path))
     for cell in cells(path):
         lines = cell.source.splitlines()
-        assert len(lines) <= (15 if name[:2] in SHORT else 25), (
-            f"{len(lines)} lines:\n{cell.source}"
-        )
+        assert len(lines) <= 15, f"{len(lines)} lines:\n{cell.source}"
         defined = [node for node in ast.parse(cell.source).body if hasattr(node, "decorator_list")]
         lines = 10 if name[:2] == "03" else 8  # there the formulas are what is read
         assert all(node.end_lineno - node.lineno < lines for node in defined), "belongs elsewhere"
