@@ -18,7 +18,7 @@ from test_real_path import write_raw
 from memalpha_kit import files
 from memalpha_kit.data.instances import load_instances
 from memalpha_kit.figures.curves import TARGETS, table_lengths
-from memalpha_kit.notebooks import run
+from memalpha_kit.notebooks import repository, run
 from memalpha_kit.settings import load_profile, profile_dict
 
 CI = load_profile("ci")
@@ -80,6 +80,7 @@ TABLES = {
         for name in ("grouping", "rewards", "memory")
     },
 }
+SMALL = repository() / "reports" / "recorded" / "small"
 FIGURES = {
     "00_ten_minutes": ["memory_growth", "advantages"],
     "01_data_processing": [
@@ -89,7 +90,10 @@ FIGURES = {
     ],
     "02_memory_environment": ["memory_growth"],
     "03_grpo_training": ["warm_start", "advantages", "one_step", "rewards"],
-    "04_unsloth_grpo": ["recorded_phases"],
+    "04_unsloth_grpo": [
+        "recorded_phases",
+        *(["recorded_small"] if (SMALL / "curves.csv").is_file() else []),
+    ],
     "05_evaluation": ["behaviour", "waterfall", "real"],
     "06_figures": [
         *("qa_by_length", "gain_by_seed", "behaviour", "rewards"),
