@@ -39,7 +39,8 @@ def ways(lm: CausalLM, prompts: list[list[int]], n: int) -> dict[str, Callable[[
     from transformers import GenerationConfig
 
     ids, mask = left_pad(prompts, lm.tokenizer.pad_token_id)
-    pads = {"pad_token_id": lm.tokenizer.pad_token_id, "eos_token_id": -1}
+    never = len(lm.tokenizer) - 1  # `min_new_tokens` forbids it
+    pads = {"pad_token_id": lm.tokenizer.pad_token_id, "eos_token_id": never}
 
     def theirs(**more: Any) -> Callable[[], Any]:
         config = GenerationConfig(
@@ -68,6 +69,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--only", nargs="+", default=[""], help="names that begin so")
     options = parser.parse_args()
     torch.set_num_threads(1)
     lm = load_lm(options.model)
@@ -75,12 +77,13 @@ def main() -> None:
     prompts = [ids for ids in own for _ in range(ROLLOUTS)]
     total = len(prompts) * options.tokens
     for name, generate in ways(lm, prompts, options.tokens).items():
+        if not name.startswith(tuple(options.only)):
+            continue
         seconds = []
         for _ in range(2):
             started = time.process_time()
             try:
-                with torch.inference_mode():
-                    generate()
+                generate()
             except Exception as error:  # a way that is not offered here is a finding
                 print(f"{name}: {type(error).__name__}: {str(error)[:200]}", flush=True)
                 break

@@ -31,6 +31,7 @@ from memalpha_kit.evaluation import runs
 from memalpha_kit.evaluation.calibration import CASES
 from memalpha_kit.method.encoding import encode_chat
 from memalpha_kit.method.saved import load_episodes
+from memalpha_kit.models.decode import fast
 from memalpha_kit.models.local import Sampling, load_lm, stop_ids
 from memalpha_kit.models.local_chat import LocalChat
 from memalpha_kit.records import QA, make_instance
@@ -90,6 +91,31 @@ def test_prompts_are_those_of_its_chat_template_and_a_reply_ends_at_its_stop_tok
     assert made.finish == "stop" and made.completion_ids[-1] in lm.stop_ids
     assert "Paris" in made.text
     assert lm.tokenizer.pad_token_id not in lm.stop_ids
+
+
+def test_the_fast_loop_says_what_transformers_says(real_model):
+    lm = load_lm(real_model, dtype="float32")
+    texts = ("Name a river.", "Name a river.", "What is the capital of France?")
+    prompts = [encode_chat(lm.tokenizer, [{"role": "user", "content": text}]) for text in texts]
+    slow, quick = (m.generate(prompts, Sampling(0.0, 12)) for m in (lm, fast(lm)))
+    assert type(fast(lm)) is not type(lm)
+    for one, other in zip(slow, quick, strict=True):
+        assert one.completion_ids == other.completion_ids
+        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-3)
+
+
+def test_it_learns_a_rules_calls_under_profile_small(real_model, data, tmp_path):
+    out, settings = tmp_path / "warm", (f"model.name={real_model}", "warm_start.steps=4")
+    settings += ("warm_start.batch=1", "warm_start.log_every=1", "warm_start.warm_up_steps=1")
+    assert memalpha("warm-start", "--data", data, "--out", out, *sets(*settings)) == 0
+    assert (out / "policy" / "adapter_model.safetensors").stat().st_size < 5_000_000
+    loss = pd.read_csv(out / "metrics.csv")["loss"]
+    assert loss.iloc[-1] < loss.iloc[0]  # one row, four times
+    made = tmp_path / "small"
+    assert memalpha("export", out / "policy", "--base", real_model, "--out", made) == 0
+    argv = ["write", "--profile", "small", "--model", made, "--data", data / "test.parquet"]
+    assert memalpha(*argv, "--out", tmp_path / "e.jsonl", *sets(*settings[:1])) == 0
+    assert load_episodes(tmp_path / "e.jsonl")[0].wire == "lines"
 
 
 # ---- write --------------------------------------------------------------------------------------
