@@ -15,15 +15,17 @@ ones, of as many tokens as the memory after GRPO.
     warm_start.csv    a row per few steps of the warm start
     transcripts.json  for two held-out chunks, what each stage wrote
     run.json          settings, versions, seconds
+    adapter.zip       the trained adapter in 16 bits
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import platform
-import shutil
 import sys
 import time
+import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -31,6 +33,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from safetensors.torch import load_file, save
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -202,6 +205,18 @@ def main() -> None:
     facts = {"seconds": seconds, "machine": platform.processor() or platform.machine()}
     inputs = [data[0] / name for name in ("train.parquet", "test.parquet")]
     files.run_card(options.out, profile, started, inputs, facts)
+    packed(runs / "grpo" / "policy", profile.model.name, options.out / "adapter.zip")
+
+
+def packed(adapter: Path, base: str, file: Path) -> None:
+    """The adapter in 16 bits, without a folder of this machine in it, in a file below 2 MB."""
+    weights = load_file(adapter / "adapter_model.safetensors")
+    config = files.load_json(adapter / "adapter_config.json") | {"base_model_name_or_path": base}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("adapter_config.json", json.dumps(config, indent=1))
+        narrow = {name: value.bfloat16() for name, value in weights.items()}
+        archive.writestr("adapter_model.safetensors", save(narrow))
 
 
 def report(out: Path, found: list, transcripts: dict, profile: Profile, runs: Path) -> None:
@@ -211,8 +226,10 @@ def report(out: Path, found: list, transcripts: dict, profile: Profile, runs: Pa
     files.save_table(out / "results.csv", summary(table, profile.seed).round(4))
     files.save_json(out / "transcripts.json", transcripts)
     for name, source in (("warm_start.csv", "warm_start"), ("curves.csv", "grpo")):
-        if (runs / source / "metrics.csv").is_file():
-            shutil.copy(runs / source / "metrics.csv", out / name)
+        if (file := runs / source / "metrics.csv").is_file():
+            steps = pd.read_csv(file)
+            last = profile.grpo.steps if source == "grpo" else profile.warm_start.steps
+            files.save_table(out / name, steps[steps["step"] <= last])
 
 
 if __name__ == "__main__":

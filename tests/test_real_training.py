@@ -320,6 +320,23 @@ def test_a_warm_start_teaches_a_rules_calls_and_grpo_goes_on_from_it(base, data,
     assert load_lm(run / "export")
 
 
+def test_an_adapter_that_16_bits_would_round_away_is_exported_in_32(tmp_path, monkeypatch):
+    tried = []
+
+    def export(out, folder, base, dtype):
+        tried.append(dtype)
+        if dtype == "bfloat16":
+            raise InputError("expected log-probabilities within 0.3, found 7.614")
+        return SimpleNamespace(difference=0.002)
+
+    monkeypatch.setattr("memalpha_kit.training.export.export", export)
+    model = ModelConfig(name="m", dtype="bfloat16", lora_rank=4)
+    assert real_training.exported(tmp_path, tmp_path, model)[1] == 0.002
+    assert tried == ["bfloat16", "float32"]
+    with pytest.raises(InputError, match=r"7\.614"):
+        real_training.exported(tmp_path, tmp_path, ModelConfig(name="m", dtype="bfloat16"))
+
+
 def test_a_stronger_models_episodes_teach_too_and_what_does_not_fit_is_said(
     base, data, tmp_path, capsys
 ):

@@ -7,6 +7,11 @@ who shares its batch (up to the rounding of a padded forward pass).
     lm = load_lm("models/Qwen3-4B")
     ids = encode_chat(lm.tokenizer, [{"role": "user", "content": chunk}])
     lm.generate([ids], Sampling(temperature=0.0, max_new_tokens=64))[0].text
+
+Small models on a CPU are decoded by `models/decode.py`, which was the fastest of what there is
+without vLLM (SmolLM2-135M in bfloat16, 24 rows, tokens per processor second of one core,
+`python benchmarks/generation_speed.py models/smollm2-135m`): 218, beside 135 of transformers' own
+loop, 141 with a static cache and 43 with continuous batching.
 """
 
 from __future__ import annotations

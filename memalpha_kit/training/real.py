@@ -51,6 +51,7 @@ from memalpha_kit.training.plan import fitting
 
 if TYPE_CHECKING:
     from memalpha_kit.models.local import CausalLM
+    from memalpha_kit.training.export import Exported
 
 READ_ROWS = 8
 """Prompts that the base model of transformers reads together: their cache lies on the same card."""
@@ -207,12 +208,24 @@ def taught(
 
 def exported(out: Path, base: Path, model: ModelConfig) -> tuple[Path, float, int | None]:
     """The run's best policy, or its last, as a whole model: its folder, how far a log-probability
-    is off after loading, and the best policy's step, None for the last."""
+    is off after loading, and the best policy's step, None for the last.
+
+    In the type that was trained, or in 32 bits where 16 would round a merged adapter away.
+    """
     from memalpha_kit.training.export import export
 
     best, folder = out / "best" / "best.json", out / "export"
     dtype = model.dtype.replace("auto", "keep")  # as it was trained
-    made = processes.in_main(lambda: export(out, folder, base if model.lora_rank else None, dtype))
+
+    def whole() -> Exported:
+        try:
+            return export(out, folder, base if model.lora_rank else None, dtype)
+        except InputError:
+            if not model.lora_rank or dtype == "float32":
+                raise
+            return export(out, folder, base, "float32")
+
+    made = processes.in_main(whole)
     return folder, made.difference, load_json(best)["step"] if best.is_file() else None
 
 
