@@ -6,8 +6,8 @@
 Everything is resumable: what lies in `--runs` is not made again. Raw files are SQuAD's in `--raw`,
 else the kit's made-up ones. Training reads single chunks; the test memories are of held-out
 articles, up to `--chunks` chunks each, written at the temperature of the rollouts and greedily, and
-read by the rule `best_entry`. Floors: every sentence; and sentences drawn at random, or the first
-ones, of as many tokens as the memory after GRPO.
+read by the rule `best_entry`. Floors: every sentence; the first one of each chunk; and sentences
+drawn at random, or the first ones, of as many tokens as the memory after GRPO.
 
     results.csv       stage, measure (qa, valid_calls, memory_tokens, calls), value, low, high, n
     articles.csv      a row per stage and article: what the intervals are made of
@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import sys
 import time
@@ -48,7 +49,13 @@ from memalpha_kit.method.episode import ask, write  # noqa: E402
 from memalpha_kit.method.memory import INSERT, tokens  # noqa: E402
 from memalpha_kit.method.model_writers import ModelWriter  # noqa: E402
 from memalpha_kit.method.readers import reader  # noqa: E402
-from memalpha_kit.method.writers import ScriptedReplies, Writer, writer  # noqa: E402
+from memalpha_kit.method.writers import (  # noqa: E402
+    ScriptedReplies,
+    ScriptedWriter,
+    Writer,
+    keep_sentences,
+    writer,
+)
 from memalpha_kit.models.decode import fast  # noqa: E402
 from memalpha_kit.models.local import Sampling  # noqa: E402
 from memalpha_kit.records import Episode, Instance, ToolCall, make_instance  # noqa: E402
@@ -100,14 +107,16 @@ def policy(profile: Profile, adapter: Path | None, temperature: float) -> ModelW
 def floors(profile: Profile, test: Sequence[Instance], sizes: Sequence[int]) -> Iterator[tuple]:
     """(name, episodes) of what needs no model; `sizes` are tokens of each instance's memory."""
     rules = (profile.memory, profile.protocol)
-    every = writer("keep_sentences", profile.protocol.wire)
-    yield "keep_sentences", write(test, every, *rules)
+    wire = profile.protocol.wire
+    yield "keep_sentences", write(test, writer("keep_sentences", wire), *rules)
+    first = ScriptedWriter("first", lambda request: keep_sentences(request)[:1], wire)
+    yield "first sentence of each chunk", write(test, first, *rules)
     count = counter(profile.memory.counter).count
     for name, seed in (("random sentences", profile.seed), ("lead sentences", None)):
         episodes = []
         for instance, size in zip(test, sizes, strict=True):
             parts = draw(instance, size, count, seed)
-            replies = [render_calls(map(_insert, part), profile.protocol.wire) for part in parts]
+            replies = [render_calls(map(_insert, part), wire) for part in parts]
             episodes += write([instance], ScriptedReplies(replies, name), *rules)
         yield name, episodes
 
@@ -172,13 +181,13 @@ def main() -> None:
     options = parser.parse_args()
     started, profile = time.time(), load_profile(options.profile, options.set)
     torch.set_num_threads(profile.threads)
-    runs, seconds = options.runs, {}
+    runs = options.runs
     data = [built(profile, options.raw, runs)]
     test = articles(dataset.read(data[0]).test, options.chunks)
     found: list[pd.DataFrame] = []
     transcripts: dict[str, list[str]] = {"chunks": [i.chunks[0] for i in test[:2]]}
     for stage in options.stages:
-        began, adapter = time.time(), None
+        adapter = None
         folder = runs / stage.replace(" ", "_").lower()
         if stage == WARM:
             adapter = folder / "policy"
@@ -197,12 +206,13 @@ def main() -> None:
             transcripts[stage + suffix] = [e.steps[0].completion.text for e in episodes[:2]]
             report(options.out, found, transcripts, profile, runs)
             print(summary(found[-1], profile.seed).round(3).to_string(), flush=True)
-        seconds[stage] = round(time.time() - began, 1)
     sizes = [int(size) for size in found[-2]["memory_tokens"]]
     for name, episodes in floors(profile, test, sizes):
         found.append(measured(profile, name, episodes, test))
     report(options.out, found, transcripts, profile, runs)
-    facts = {"seconds": seconds, "machine": platform.processor() or platform.machine()}
+    steps = pd.read_csv(runs / "grpo" / "timings.csv").head(profile.grpo.steps)["step_s"]
+    warm = files.load_json(runs / "warm_start" / "run.json")["duration_s"]
+    facts = {"warm_start_s": warm, "grpo_s": round(steps.sum(), 1), "machine": machine()}
     inputs = [data[0] / name for name in ("train.parquet", "test.parquet")]
     files.run_card(options.out, profile, started, inputs, facts)
     packed(runs / "grpo" / "policy", profile.model.name, options.out / "adapter.zip")
@@ -217,6 +227,14 @@ def packed(adapter: Path, base: str, file: Path) -> None:
         archive.writestr("adapter_config.json", json.dumps(config, indent=1))
         narrow = {name: value.bfloat16() for name, value in weights.items()}
         archive.writestr("adapter_model.safetensors", save(narrow))
+
+
+def machine() -> str:
+    """Cores and processor of this machine, as Linux names it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    name = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{os.cpu_count()} cores, {(name or [platform.machine()])[0]}"
 
 
 def report(out: Path, found: list, transcripts: dict, profile: Profile, runs: Path) -> None:
