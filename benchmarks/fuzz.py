@@ -280,7 +280,7 @@ def spelling_saves_no_tokens(draw: random.Random) -> bool:
     joined = said.replace(" ", draw.choice(("_", "\u200b", "-", "\u2060", ".")))
     letters = sum(c.isalnum() for c in said)
     glued = COUNT("".join(said.split()))
-    return COUNT(joined) >= COUNT(said) and COUNT(cut) <= n and 12 * glued >= letters
+    return COUNT(joined) >= COUNT(said) and COUNT(cut) <= n and 8 * glued >= letters
 
 
 PROMISES: dict[str, Callable[[random.Random], bool]] = {

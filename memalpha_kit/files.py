@@ -146,27 +146,31 @@ class Log:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """The folder, made if need be, for this process alone. Raises InputError if another has it."""
+def held(folder: Path, wait: bool = False) -> Iterator[None]:
+    """The folder, made if need be, for this process alone.
+
+    If another process has it, InputError is raised; with `wait`, which is for moments, its end is
+    waited for.
+    """
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _unwritten(folder, 0, error) from error
     number = os.open(folder, os.O_RDONLY)
     try:
-        _take(number, folder)
+        _take(number, folder, wait)
         yield
     finally:
         os.close(number)
 
 
-def _take(number: int, path: Path) -> None:
+def _take(number: int, path: Path, wait: bool = False) -> None:
     """Takes an open file for this process; closing it or a kill gives it back."""
     with suppress(ImportError):  # not on Windows
         import fcntl
 
         try:
-            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(number, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             found = "expected to be alone, found another process at work on it"
             raise InputError(f"{path}: {found}") from error

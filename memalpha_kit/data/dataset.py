@@ -30,7 +30,7 @@ import numpy as np
 
 from memalpha_kit.data.instances import check_ids, load_instances, save_instances
 from memalpha_kit.errors import DiskError, InputError, closest
-from memalpha_kit.files import load_json, save_json, sha256
+from memalpha_kit.files import held, load_json, save_json, sha256
 from memalpha_kit.records import Instance
 from memalpha_kit.registry import Registry
 
@@ -342,9 +342,10 @@ def save(folder: Path, data: Dataset) -> None:
         save_instances(new / TEST, data.test)
         hashes = {name: sha256(new / name) for name in (TRAIN, TEST)}
         save_json(new / CARD, {**data.card, "data_sha256": hashes})
-        if folder.exists():
-            folder.rename(old)
-        new.rename(folder)
+        with held(folder.parent, wait=True):  # another process may be about to do the same
+            if folder.exists():
+                folder.rename(old)
+            new.rename(folder)
     except DiskError as error:  # the user knows the folder by its final name
         raise DiskError(str(error).replace(str(new), str(folder))) from error
     except OSError as error:

@@ -187,11 +187,12 @@ def record_seeds(
         "references": miniature.table_references(profile, miniature.held_out(profile)),
     }
     took = {s.profile.seed: round(s.duration_s + s.warm.duration_s, 1) for s in last}
-    paths = save_tables(out, tables)
-    files.run_card(out, profile, started, paths, {"seeds": list(seeds), "seed_s": took})
     lengths = table_lengths(tables["results"], resamples=profile.evaluation.resamples)
     figure = plot_lengths(lengths, reference_lines(tables["references"]))
-    return [*paths, save_figure(figure, out / "qa_by_length.png")]
+    with files.held(out, wait=True):  # two calls do not mix their tables
+        paths = save_tables(out, tables)
+        files.run_card(out, profile, started, paths, {"seeds": list(seeds), "seed_s": took})
+        return [*paths, save_figure(figure, out / "qa_by_length.png")]
 
 
 def save_tables(out: Path, tables: Mapping[str, pd.DataFrame]) -> list[Path]:
@@ -332,10 +333,11 @@ def run_sweep(
     every = {stage.folder: stage for stage in (*warm, *stages.values())}.values()
     extra = {"sweep": sweep.name, "base": sweep.base, "points": sweep.points}
     extra |= {"seeds": list(sweep.seeds), "runs_s": round(sum(s.duration_s for s in every))}
-    paths = save_tables(out, tables)
-    files.run_card(out, stages[sweep.base, sweep.seeds[0]].profile, started, paths, extra)
     figure = plot_sweep(tables["table"], sweep.base, sweep.name)
-    return [*paths, save_figure(figure, out / "sweep.png")]
+    with files.held(out, wait=True):
+        paths = save_tables(out, tables)
+        files.run_card(out, stages[sweep.base, sweep.seeds[0]].profile, started, paths, extra)
+        return [*paths, save_figure(figure, out / "sweep.png")]
 
 
 def _results(stage: Stage, point: str) -> pd.DataFrame:

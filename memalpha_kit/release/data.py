@@ -68,8 +68,7 @@ BUILDERS["squad"] = partial(squad.build, share=consecutive_shares)
 
 def build_hotpotqa(job: Job) -> list[Instance]:
     """Batches in the order of the file; a second space between sentences; articles cut or lost."""
-    questions, articles = hotpotqa.read_questions(job, " ".join)
-    k = hotpotqa.articles_per_batch(job, articles)
+    questions, articles, k = hotpotqa.read_questions(job, " ".join)
     batches = hotpotqa.batch([[question] for question in questions], k)
     return hotpotqa.from_batches(job, batches, articles, pack_with_loss, evidence_or_first)
 

@@ -15,7 +15,7 @@ directly or through others, are kept together where they fit into one instance.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -36,7 +36,7 @@ FILES = (
 COLUMNS = ("id", "question", "answer", "context", "supporting_facts")
 
 Fact = tuple[str, str]  # title, sentence without outer white space
-Articles = dict[str, str]  # what is shown of each, by title
+Articles = dict[str, str]  # what is shown of each that a question needs, by title
 
 
 def _pairs(columns: Sequence[str], kind: type) -> BeforeValidator:
@@ -105,11 +105,11 @@ def build(job: Job) -> list[Instance]:
     An article above its target is a chunk of its own and one above chunk_max_tokens is split.
     Raises InputError if no instance is left.
     """
-    questions, articles = read_questions(job, whole_text)
+    questions, articles, k = read_questions(job, whole_text)
     complete = [question for question in questions if question.complete]
     left_out = len(questions) - len(complete)
     job.skips.drop("questions whose evidence is not in their context", left_out)
-    batches = by_component(complete, articles_per_batch(job, articles))
+    batches = by_component(complete, k)
     return from_batches(job, batches, articles, pack_whole, evidence)
 
 
@@ -158,12 +158,6 @@ def titled(title: str, text: str) -> str:
 def whole_text(sentences: Sequence[str]) -> str:
     """The text of an article."""
     return " ".join(sentence.strip() for sentence in sentences if sentence.strip())
-
-
-def articles_per_batch(job: Job, articles: Articles) -> int:
-    """How many articles of mean size make `article_tokens`."""
-    total = sum(job.sizes(titled(*article) for article in articles.items()))
-    return max(1, job.config.article_tokens * len(articles) // max(total, 1))
 
 
 # --- Batches -------------------------------------------------------------------------------------
@@ -225,31 +219,43 @@ def pack_whole(job: Job, number: int, articles: Sequence[Fact]) -> Packed:
 
 def read_questions(
     job: Job, text_of: Callable[[Sequence[str]], str]
-) -> tuple[list[Question], Articles]:
-    """The questions, and what `text_of` makes of the first sentences of every article.
+) -> tuple[list[Question], Articles, int]:
+    """The questions, the articles that they need, and how many articles make `article_tokens`.
 
-    Raises InputError naming row and field of what is not as it must be.
+    An article is what `text_of` makes of its sentences in the first question that needs it. The
+    others, eight of ten, are measured once and not kept. Raises InputError naming row and field of
+    what is not as it must be.
     """
+    questions: list[Question] = []
     articles: Articles = {}
-    questions = []
-    for row in job.read(_read_row, *FILES, COLUMNS):
-        context = dict(row.context)
-        for title, sentences in context.items():
-            if any(sentence.strip() for sentence in sentences):
-                if title not in articles:
-                    articles[title] = text_of(sentences)
-            else:
-                job.skips.drop("articles without text that no question needs")
-        facts: list[Fact] = []
-        for title, number in row.supporting_facts:
-            sentences = context.get(title, [])
-            there = 0 <= number < len(sentences) and sentences[number].strip()
-            facts += [(title, there)] if there else []
-            job.skips.drop("supporting facts out of range", not there)
-        complete = bool(facts) and all(title in context for title, _ in row.supporting_facts)
-        qa = QA(row.id, row.question.strip(), (row.answer.strip(),))
-        questions.append(Question(qa, tuple(facts), complete))
-    return questions, articles
+    seen: set[str] = set()
+
+    def new_articles() -> Iterator[str]:
+        for row in job.read(_read_row, *FILES, COLUMNS):
+            shown = {t: text_of(s) for t, s in dict(row.context).items() if any(map(str.strip, s))}
+            empty = len(dict(row.context)) - len(shown)
+            job.skips.drop("articles without text that no question needs", empty)
+            questions.append(_question(job, row))
+            for title in questions[-1].titles:
+                articles.setdefault(title, shown[title])
+            yield from (titled(t, text) for t, text in shown.items() if t not in seen)
+            seen.update(shown)
+
+    total = sum(job.sizes(new_articles()))
+    return questions, articles, max(1, job.config.article_tokens * len(seen) // max(total, 1))
+
+
+def _question(job: Job, row: RawRow) -> Question:
+    context = dict(row.context)
+    facts: list[Fact] = []
+    for title, number in row.supporting_facts:
+        sentences = context.get(title, [])
+        there = 0 <= number < len(sentences) and sentences[number].strip()
+        facts += [(title, there)] if there else []
+        job.skips.drop("supporting facts out of range", not there)
+    complete = bool(facts) and all(title in context for title, _ in row.supporting_facts)
+    qa = QA(row.id, row.question.strip(), (row.answer.strip(),))
+    return Question(qa, tuple(facts), complete)
 
 
 def _read_row(raw: Any, where: str) -> RawRow:
