@@ -483,6 +483,8 @@ def test_an_address_is_taken_with_or_without_its_end(given, url):
         ({"url": "https://:secret@host/v1"}, "no user name, password or query in .* of host;"),
         ({"url": "https://host/v1?key=secret"}, "no user name, password or query"),
         ({"url": "https://host/v1#secret"}, "no user name, password or query"),
+        ({"url": "https://host/v1;secret"}, "no user name, password or query"),
+        ({"url": "https://host/me:secret@v1"}, "no user name, password or query"),
         ({"model": ""}, "model: expected"),
         ({"concurrency": 0}, "concurrency: expected at least 1, found 0"),
         ({"retries": -1}, "retries"),

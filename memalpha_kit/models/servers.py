@@ -81,7 +81,8 @@ def _base_url(url: str) -> str:
     if not good:
         shown = repr(url) if _HARMLESS.fullmatch(url) else "one not shown, it may hold a password"
         raise InputError(f"url: expected http(s)://host/v1, found {shown}")
-    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+    named = parts.username is not None or parts.password is not None
+    if named or parts.query or parts.fragment or re.search("[;@]", parts.path):
         raise InputError(
             f"url: expected no user name, password or query in the address of {parts.hostname}; "
             "a key belongs into an environment variable"
