@@ -57,7 +57,7 @@ def save_json(path: Path, value: Any) -> None:
 
 def load_json(path: Path) -> Any:
     """What `save_json` wrote. Raises InputError naming the file if it is not there or no JSON."""
-    return parse_json(_read(path, "a JSON file"), str(path), "a JSON file")
+    return parse_json(_read(path, "a JSON file"), str(path), "a JSON file", strict=True)
 
 
 def save_table(path: Path, table: pd.DataFrame) -> None:
@@ -65,17 +65,22 @@ def save_table(path: Path, table: pd.DataFrame) -> None:
     write_bytes(path, table.to_csv(index=False, lineterminator="\n").encode())
 
 
-def parse_json(text: bytes | str, where: str, expected: str = "JSON") -> Any:
+def parse_json(text: bytes | str, where: str, expected: str = "JSON", strict: bool = False) -> Any:
     """The value in a JSON text. Raises InputError starting with `where`, whatever is wrong with it.
 
-    That may be bytes that are no UTF-8, brackets thousands deep or a number of thousands of digits.
+    That may be bytes that are no UTF-8, brackets thousands deep or a number of thousands of digits;
+    if `strict`, also NaN and Infinity, which are Python's and not JSON's.
     """
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=_not_json if strict else None)
     except ValueError as error:
         raise InputError(f"{where}: expected {expected}, found: {error}") from error
     except RecursionError as error:
         raise InputError(f"{where}: expected {expected}, found: nested too deeply") from error
+
+
+def _not_json(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def _read(path: Path, expected: str) -> bytes:

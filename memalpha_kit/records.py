@@ -57,6 +57,12 @@ class Instance:
     prompt: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
+    def listed(self, name: str) -> tuple[str, ...]:
+        """The texts that `metadata` lists under this name; empty for anything but texts."""
+        value = self.metadata.get(name)
+        known = isinstance(value, (list, tuple)) and all(isinstance(text, str) for text in value)
+        return tuple(value) if known else ()
+
 
 def make_instance(
     source: str,

@@ -116,11 +116,21 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's safe loader; a key that stands twice is an error, and 5e-3 is a number."""
+    """YAML's safe loader; a key that stands twice is an error, and 5e-3 is a number.
+
+    Aliases are refused: a file of ten lines can grow to gigabytes through them.
+    """
+
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.MarkedYAMLError(problem="aliases (*name) are not read")
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem="a key is no text")
             if key.value in seen:
                 raise yaml.MarkedYAMLError(problem=f"{key.value!r} is there twice")
             seen.add(key.value)

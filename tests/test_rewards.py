@@ -31,7 +31,7 @@ from memalpha_kit.records import (
     make_instance,
 )
 from memalpha_kit.settings import AdvantageConfig, MemoryConfig, RewardConfig
-from memalpha_kit.tokens import counter
+from memalpha_kit.tokens import Counter, counter
 
 PLAIN = AdvantageConfig()
 
@@ -249,6 +249,12 @@ def test_compression_is_one_minus_memory_over_chunks(stored, floor, saved):
     config = RewardConfig(compression_floor=floor)
     done = episode(TOY, [[], []], [1.0, 0.0], Memory(core=stored))
     assert rewards(done, TOY, WORDS, config=config).compression == pytest.approx(saved)
+
+
+def test_a_counter_that_finds_no_token_in_the_chunks_is_an_error_and_no_reward():
+    done = episode(TOY, [[], []], [1.0, 0.0], STORED)
+    with pytest.raises(InputError, match="chunks: expected a token, the counter deaf found 0"):
+        rewards(done, TOY, Counter("deaf", lambda text: ()))
 
 
 def test_rewards_of_an_episode_are_its_four_parts():

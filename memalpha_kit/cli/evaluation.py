@@ -70,8 +70,7 @@ def write(
     Episodes are appended as they are finished. The same command again goes on where it stopped;
     other settings are refused, because one file never holds episodes of two settings.
     """
-    from memalpha_kit.data.dataset import one_file
-    from memalpha_kit.data.instances import load_instances
+    from memalpha_kit.data.dataset import load_data, one_file
     from memalpha_kit.method.saved import write_log
 
     file = one_file(data)
@@ -87,7 +86,7 @@ def write(
         "memory": dataclasses.asdict(loaded.memory),
         "protocol": dataclasses.asdict(loaded.protocol),
     }
-    todo = load_instances(file)[:instances]
+    todo = load_data(file)[:instances]
     rules = (loaded.memory, loaded.protocol)
     episodes, new = write_log(out, todo, made, rules, settings, rollouts, seed, batch)
     _show_written(out, episodes, new, not writer)

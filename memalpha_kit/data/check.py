@@ -216,7 +216,7 @@ def _beside(table: pd.DataFrame) -> pd.DataFrame:
     """Rows with "ours / the paper's" in one cell."""
     cells = {}
     for name in PRINTED:
-        ours = table[name].map("{:,.5g}".format)
+        ours = table[name].map("{:,.5g}".format).astype(object)
         theirs = table[f"{name}_paper"].map("{:,.5g}".format, na_action="ignore")
         cells[name] = ours + " / " + theirs.astype(object).fillna("-")
     return table[[*PLACE, "table"]].assign(**cells)

@@ -64,7 +64,7 @@ def groups(instance: Instance) -> tuple[str, ...]:
 
     The id of the instance is always one of them, so that a copy never straddles.
     """
-    named = instance.metadata.get("groups")
+    named = instance.listed("groups")
     if not named:
         asked = json.dumps(sorted((qa.question, qa.answers) for qa in instance.questions))
         named = [f"questions:{hashlib.sha256(asked.encode()).hexdigest()[:16]}"]
@@ -293,7 +293,7 @@ def part_files(folder: Path, part: str) -> list[Path]:
     for name in {"train": ("train",), "test": ("test", "validation")}[part]:
         for pattern in (f"{name}.parquet", f"{name}-*.parquet", f"{name}/*.parquet"):
             for below in (folder, folder / "data"):
-                if found := sorted(below.glob(pattern)):
+                if found := sorted(path for path in below.glob(pattern) if path.is_file()):
                     return found
     return []
 
@@ -316,8 +316,11 @@ def one_file(path: Path) -> Path:
 
 
 def load_data(path: Path) -> list[Instance]:
-    """The instances of a parquet file, or of the test part of a data set."""
-    return load_instances(one_file(path))
+    """The instances of a parquet file, or of the test part of a data set: at least one."""
+    file = one_file(path)
+    if not (instances := load_instances(file)):
+        raise InputError(f"{file}: expected at least one instance, found none")
+    return instances
 
 
 def read_card(folder: Path) -> dict[str, Any]:

@@ -146,7 +146,7 @@ def _side(name: str, instances: Sequence[Instance], labels: set[str] | None, num
     for sentence, numbers in sentences.items():
         shown[key(sentence)] |= numbers
     grams.append(numbered.sentences(sentences))
-    names = {g for i in instances for g in (*i.metadata.get("groups", ()), i.id)}
+    names = {g for i in instances for g in (*i.listed("groups"), i.id)}
     return Side(name, names, asked, labelled, shown, np.unique(np.concatenate(grams)), labels)
 
 

@@ -81,12 +81,12 @@ def questions_of(instances: Sequence[Instance]) -> tuple[Item, ...]:
     """
     found: dict[tuple[str, str], Item] = {}
     for instance in instances:
-        kinds = instance.metadata.get("question_types") or ()
+        kinds = instance.listed("question_types")
         kinds = kinds if len(kinds) == len(instance.questions) else [""] * len(instance.questions)
         listed = instance.metadata.get(ANSWER_TYPE) == "list"
         for qa, kind in zip(instance.questions, kinds, strict=True):
             gold = qa.answers[0] if len(qa.answers) == 1 and not listed else qa.answers
-            item = Item(instance.source, None, gold, qa.question, instance.id, qa.id, str(kind))
+            item = Item(instance.source, None, gold, qa.question, instance.id, qa.id, kind)
             if item.key in found:
                 raise InputError(f"{instance.id}: question {qa.id}: expected each id once")
             found[item.key] = item

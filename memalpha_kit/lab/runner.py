@@ -46,6 +46,7 @@ from memalpha_kit.figures.curves import (
 )
 from memalpha_kit.figures.style import save_figure
 from memalpha_kit.lab import miniature
+from memalpha_kit.sections import read_yaml
 from memalpha_kit.settings import Profile, load_profile, profile_dict
 from memalpha_kit.stats import nested_interval
 
@@ -256,9 +257,9 @@ def _read(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
         raise InputError(f"{path}: expected a sweep (a YAML file), found no such file")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: expected YAML, found: {' '.join(str(error).split())}") from error
+        content = read_yaml(path.read_text(encoding="utf-8"), str(path))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: expected YAML, found: {error}") from error
     if not isinstance(content, Mapping):
         raise InputError(f"{path}: expected settings, found {content!r}")
     default = {"profile": "laptop", "seeds": [0], "settings": {}, "points": {}, "grid": {}}
@@ -271,12 +272,16 @@ def _read(path: Path) -> Mapping[str, Any]:
 
 
 def _sweep(path: Path, content: Mapping[str, Any]) -> Sweep:
+    for name, changes in content["points"].items():
+        if not isinstance(changes or {}, Mapping):
+            raise InputError(f"{path}: points: {name}: expected settings, found {changes!r}")
     named = [(str(name), dict(changes or {})) for name, changes in content["points"].items()]
     named += _grid(content["grid"], str(path))
     seeds, points = content["seeds"], dict(named)
     if not points:
         raise InputError(f"{path}: expected points or a grid, found neither")
-    if not isinstance(seeds, list) or not seeds or len(set(seeds)) != len(seeds):
+    numbers = isinstance(seeds, list) and all(type(seed) is int for seed in seeds)
+    if not numbers or not seeds or len(set(seeds)) != len(seeds):
         raise InputError(f"{path}: seeds: expected different numbers, found {seeds!r}")
     if len(points) != len(named):
         raise InputError(f"{path}: expected different points, found a name twice")

@@ -127,9 +127,13 @@ def reward_compression(scene: Scene) -> float:
     """r3: share of the reading that the final memory saved, 1 - memory / chunks.
 
     Both in tokens of one counter; 1.0 is an empty memory, negative is a memory larger than its
-    input (unless `compression_floor` clips it, which the published code does not).
+    input (unless `compression_floor` clips it, which the published code does not). Raises
+    InputError for a counter that finds no token in the chunks.
     """
     chunk_tokens = sum(scene.counter.count(chunk) for chunk in scene.instance.chunks)
+    if chunk_tokens < 1:
+        found = f"the counter {scene.counter.name} found {chunk_tokens}"
+        raise InputError(f"{scene.instance.id}: chunks: expected a token, {found}")
     saved = 1 - tokens(scene.episode.memory, scene.counter) / chunk_tokens
     floor = scene.config.compression_floor
     return saved if floor is None else max(floor, saved)
