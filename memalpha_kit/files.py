@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import platform
+import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -83,7 +84,15 @@ def _not_json(name: str) -> None:
     raise ValueError(f"{name} is no number of JSON")
 
 
+def refuse_pipe(path: Path) -> None:
+    """Nothing; raises InputError for a pipe or a device, whose end may never come."""
+    with suppress(OSError):
+        if stat.S_IFMT(os.stat(path).st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
+            raise InputError(f"{path}: expected a file, found a pipe or a device")
+
+
 def _read(path: Path, expected: str) -> bytes:
+    refuse_pipe(path)
     try:
         return Path(path).read_bytes()
     except OSError as error:
@@ -113,6 +122,7 @@ class Log:
     def __init__(self, path: Path) -> None:
         """Opens the file. Raises InputError if another process holds it, DiskError if it cannot."""
         self.path = Path(path)
+        refuse_pipe(self.path)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(self.path, "a+b", buffering=0)  # noqa: SIM115
@@ -264,6 +274,7 @@ def _newest(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
 
 def sha256(path: Path) -> str:
     """SHA-256 of a file's bytes. Raises InputError for a file that cannot be read."""
+    refuse_pipe(path)
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

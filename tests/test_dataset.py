@@ -365,6 +365,32 @@ def test_an_interrupted_swap_is_finished_or_undone_by_the_next_command(
     assert dataset.read(folder).parts == (OTHER if finished else WHOLE).parts
 
 
+SAVED = """
+import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2])
+from test_dataset import OTHER, WHOLE, dataset
+print(flush=True); input()
+for number in range(20):
+    dataset.save(Path(sys.argv[1]), WHOLE if number % 2 else OTHER)
+"""
+
+
+def test_processes_that_save_into_one_folder_at_once_take_turns(tmp_path, root):
+    """Twenty times each; whoever comes last leaves a whole data set, and nobody fails."""
+    argv = [sys.executable, "-c", SAVED, tmp_path / "squad", root / "tests"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": root}
+    both = [subprocess.Popen(argv, **pipes) for _ in range(2)]
+    for one in both:
+        one.stdout.readline()
+    for one in both:
+        one.stdin.write("\n")
+        one.stdin.flush()
+    for one in both:
+        one.communicate()
+    assert [one.returncode for one in both] == [0, 0]
+    assert os.listdir(tmp_path) == ["squad"]
+    assert dataset.read(tmp_path / "squad").parts == WHOLE.parts
+
+
 def test_what_a_running_process_writes_is_left_alone(tmp_path):
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
         half = tmp_path / f".squad.{other.pid}.new"

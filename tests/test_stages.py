@@ -196,6 +196,7 @@ def test_keywords_follow_their_summary_wherever_it_stands(model, stub):
         ("Søren Frost is gone since 1911.", "Søren Frost|1911"),
         ("Mrs. Bennet visits Mr. Bingley.", "Mrs. Bennet|Mr. Bingley"),
         ("Mrs Bennet and Dr. Jane Hill", "Mrs Bennet|Dr. Jane Hill"),
+        ("MRS. BENNET left St. John Rivers.", "MRS. BENNET|St. John Rivers"),
         ("They leave St. Petersburg. Mr. and Mrs. Hurst go too.", "St. Petersburg|Mrs. Hurst"),
         ("Yes, said the Dr., and sat by the blue lamp.", "blue lamp"),
     ],

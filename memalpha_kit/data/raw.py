@@ -28,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from memalpha_kit.data.skips import Skips
 from memalpha_kit.errors import InputError
+from memalpha_kit.files import refuse_pipe
 
 Item = tuple[Any, str]
 """A raw row and where it stands."""
@@ -82,8 +83,9 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
     """The open raw file, unpacked while it is read.
 
     Raises InputError, naming the file, if it cannot be read, is cut off or damaged, is a Git-LFS
-    pointer, or is an archive of several files or with a password.
+    pointer, a pipe, or an archive of several files or with a password.
     """
+    refuse_pipe(path)
     try:
         with ExitStack() as stack:
             if path.suffix == ".gz":

@@ -284,7 +284,7 @@ def _short(text: str, answer: str) -> Short:
 STOP_WORDS = frozenset(_TEXTS["stop_words"].split())
 _TITLES = "|".join(_TEXTS["titles"].split())
 _TITLE = re.compile(rf"(?:{_TITLES})\.?", re.IGNORECASE)
-_WORD = re.compile(rf"\b(?:{_TITLES})\.|\d+(?:[.,:]\d+)*|[^\W_]+(?:[-'’][^\W_]+)*")
+_WORD = re.compile(rf"\b(?i:{_TITLES})\.|\d+(?:[.,:]\d+)*|[^\W_]+(?:[-'’][^\W_]+)*")
 
 
 def keywords_by_rule(text: str) -> tuple[str, ...]:

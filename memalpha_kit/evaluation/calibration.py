@@ -38,7 +38,7 @@ import numpy as np
 
 from memalpha_kit.chats import ChatModel
 from memalpha_kit.errors import InputError
-from memalpha_kit.files import parse_json
+from memalpha_kit.files import parse_json, refuse_pipe
 from memalpha_kit.method.content_judge import ContentJudge
 from memalpha_kit.method.judges import (
     QUESTION_TYPES,
@@ -92,6 +92,7 @@ class Case:
 
 def load_cases(path: Path = CASES) -> list[Case]:
     """The cases of a JSONL file. Raises InputError naming file, line and field."""
+    refuse_pipe(path)
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

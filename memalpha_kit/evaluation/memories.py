@@ -272,13 +272,15 @@ def asked_instances(path: Path, instances: Sequence[Instance]) -> list[Instance]
     """The instances that a file's episodes are about, in its order; several rollouts of one are
     asked one by one, under the episode's id.
 
-    Raises InputError if an episode's instance is missing.
+    Raises InputError if there is no episode, or an episode's instance is missing.
     """
     by_id, found = {instance.id: instance for instance in instances}, []
     for name, episode in load_written(path).items():
         if episode.instance not in by_id:
             raise InputError(f"episode {episode.id}: its instance is not in the data")
         found.append(replace(by_id[episode.instance], id=name))
+    if not found:
+        raise InputError(f"{path}: expected at least one episode, found none")
     return found
 
 

@@ -235,6 +235,10 @@ def load_run(folder: Path) -> Run:
     if not (folder / SETTINGS).is_file():
         raise InputError(f"{folder}: expected a run with {SETTINGS}; `memalpha evaluate` makes one")
     settings = files.load_json(folder / SETTINGS)
+    parts = ("questions_sha256", "data_sha256", "info", "method")
+    if not isinstance(settings, dict) or not all(part in settings for part in parts):
+        found = f"expected the settings of a run, found {str(settings)[:40]!r}"
+        raise InputError(f"{folder / SETTINGS}: {found}")
     if files.sha256(folder / QUESTIONS) != settings["questions_sha256"]:
         raise InputError(f"{folder / QUESTIONS}: was changed or cut after the run was begun")
     run = Run(folder, settings, tuple(_items(folder / QUESTIONS)))

@@ -224,7 +224,8 @@ def check_written(path: Path) -> None:
     if not _card(path).exists():
         name = _card(path)
         raise InputError(f"{name}: expected beside {path.name}; `memalpha write` makes both")
-    if not load_json(_card(path)).get("complete"):
+    card = load_json(_card(path))
+    if not isinstance(card, dict) or not card.get("complete"):
         raise InputError(f"{path}: `memalpha write` did not finish; run it again to go on")
 
 
