@@ -13,6 +13,7 @@ import pytest
 from memalpha_kit import cli
 from memalpha_kit.errors import InputError
 from memalpha_kit.figures.curves import table_lengths
+from memalpha_kit.files import held
 from memalpha_kit.lab import miniature, runner
 from memalpha_kit.settings import load_profile
 
@@ -115,6 +116,17 @@ def test_a_policy_lies_where_its_settings_say_and_the_profiles_name_is_none(tmp_
 def test_other_settings_train_again(copy, no_training):
     with pytest.raises(AssertionError, match="trained again"):
         seeds(copy, 0, 1, grpo__learning_rate=0.01)
+
+
+@pytest.mark.parametrize("stage", ["warm_start", "grpo"])
+def test_a_stage_is_trained_by_one_process_at_a_time(copy, capsys, stage):
+    (folder,) = (copy / "runs" / "seed_0").glob(f"{stage}-*")
+    before = contents(copy)
+    shutil.rmtree(folder)
+    with held(folder):
+        assert seeds(copy, 0) == 2
+        assert f"{folder.name}: expected to be alone" in capsys.readouterr().err
+    assert seeds(copy, 0, 1) == 0 and contents(copy) == before
 
 
 def test_a_seed_that_was_stopped_goes_on_and_ends_the_same(copy):

@@ -24,6 +24,7 @@ from memalpha_kit.data.instances import save_instances
 from memalpha_kit.evaluation import runs, scores
 from memalpha_kit.evaluation.methods import Backends, MethodSpec, folder_hash
 from memalpha_kit.evaluation.runs import Run
+from memalpha_kit.files import held
 from memalpha_kit.lab import world
 from memalpha_kit.method.calls import render_calls
 from memalpha_kit.method.episode import ask, write
@@ -207,7 +208,8 @@ def warm_start(profile: Profile, folder: Path) -> Path:
             rows=rows("teacher", world.imperfect(settings), TEACHER_LIFE, settings.rows),
         ),
     ]
-    return train_warm_start(model, tokenizer, phases, settings, seed, folder)
+    with held(folder):
+        return train_warm_start(model, tokenizer, phases, settings, seed, folder)
 
 
 def train(

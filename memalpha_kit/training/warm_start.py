@@ -25,7 +25,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from memalpha_kit.errors import InputError
-from memalpha_kit.files import held, save_table
+from memalpha_kit.files import save_table
 from memalpha_kit.method.calls import render_calls
 from memalpha_kit.method.encoding import encode_text
 from memalpha_kit.method.memory import empty
@@ -181,13 +181,12 @@ def train_warm_start(
     """The folder of the trained policy, `folder/policy`; `folder/metrics.csv` stands beside it.
 
     The policy is written last and appears whole or not at all. With `config.save_every` a call that
-    was stopped goes on from `folder/state.pt`. Raises InputError if another process trains there.
+    was stopped goes on from `folder/state.pt`. The caller holds the folder (`files.held`).
     """
     state = folder / "state.pt"
-    with held(folder):
-        metrics = warm_start(model, phases, config, tokenizer.pad_token_id, seed, state)
-        save_table(folder / "metrics.csv", metrics)
-        return save_policy(model, tokenizer, folder / "policy")
+    metrics = warm_start(model, phases, config, tokenizer.pad_token_id, seed, state)
+    save_table(folder / "metrics.csv", metrics)
+    return save_policy(model, tokenizer, folder / "policy")
 
 
 def warm_start(
