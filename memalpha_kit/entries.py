@@ -171,7 +171,8 @@ class Store(Sequence[Entry]):
         if after is None:
             entries, places = entries.delete(place), places.delete(before.id)
         else:
-            entries, places = entries.set(place, after), places.set(after.id, place)
+            entries = entries.set(place, after)
+            places = places if before else places.set(after.id, place)
             key = essence(after.text)
             alike = alike.set(key, (*alike.get(key, ()), place))
         texts = (before.text if before else None, after.text if after else None)
