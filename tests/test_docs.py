@@ -71,6 +71,8 @@ def commands(root, page) -> list[list[str]]:
 
 def parsed(words: list[str]) -> None:
     """Raises if `memalpha` would refuse these arguments; nothing runs."""
+    if words == ["--help"]:
+        return
     group = get_command(cli.app)
     context = group.make_context("memalpha", cli._spread(group, words))
     command, rest = group, [*context._protected_args, *context.args]
