@@ -76,8 +76,14 @@ TABLES = {
         "beside.csv": "length,measure,recorded,low,high,smallest,largest,this_run,inside",
     },
     "07_ablations": {
-        f"{name}.csv": "point length seeds qa qa_low qa_high gap gap_low gap_high"
-        for name in ("grouping", "rewards", "memory")
+        **{
+            f"{name}.csv": "point length seeds qa qa_low qa_high gap gap_low gap_high"
+            for name in ("grouping", "rewards", "memory")
+        },
+        "credit_of_entries.csv": "id type text tokens credit low high",
+        "credit_reward.csv": "measure length point mean low high gap gap_low gap_high seeds n",
+        "lengths.csv": "writer measure length chunk_tokens mean low high n missing",
+        "exploits.csv": "exploit,mode,as published,here,strict judge",
     },
 }
 SMALL = repository() / "reports" / "recorded" / "small"
@@ -102,8 +108,8 @@ FIGURES = {
         "memory_before_after",
     ],
     "07_ablations": [
-        *("grouping", "grouping_curves", "grouping_lab"),
-        *("paper_and_ours", "rewards", "memory"),
+        *("grouping", "grouping_curves", "grouping_lab", "paper_and_ours", "rewards", "memory"),
+        *("pareto_beta", "pareto_methods", "credit_of_entries", "credit_reward", "lengths"),
     ],
 }
 NOTEBOOKS = list(TABLES)
