@@ -60,8 +60,9 @@ class Instance:
     def listed(self, name: str) -> tuple[str, ...]:
         """The texts that `metadata` lists under this name; empty for anything but texts."""
         value = self.metadata.get(name)
-        known = isinstance(value, (list, tuple)) and all(isinstance(text, str) for text in value)
-        return tuple(value) if known else ()
+        if isinstance(value, (list, tuple)) and all(isinstance(text, str) for text in value):
+            return tuple(value)
+        return ()
 
 
 def make_instance(

@@ -32,17 +32,9 @@ SHARES = {
     "chit-chat stored": ("chat_stored", "chat"),
     "corrections updated": ("corrections_updated", "corrections"),
     "calls that ran": ("calls_ok", "calls"),
+    "calls that change nothing": ("calls_skipped", "calls"),
 }
 """What a writer did, as a share: label -> (columns to add up, columns to divide by)."""
-
-TARGETS = {
-    "gain at the training length": 0.25,
-    "lower end of its interval": 0.0,
-    "QA after GRPO at the training length": 0.75,
-    "QA kept at the longest input": 0.90,
-    "corrections handled by a correct update": 0.50,
-}
-"""What the miniature was asked to reach, set before it was built."""
 
 # --- Tables --------------------------------------------------------------------------------------
 
@@ -80,21 +72,6 @@ def table_behaviour(results: pd.DataFrame, seed: int = 0, resamples: int = 2000)
             row = {"stage": stage, "length": length, "what": label, "share": found.mean}
             rows.append(row | {"low": found.low, "high": found.high, "n": found.n})
     return pd.DataFrame(rows)
-
-
-def table_targets(lengths: pd.DataFrame, behaviour: pd.DataFrame) -> pd.DataFrame:
-    """What was asked and what was measured, from `table_lengths` and `table_behaviour`.
-
-    A target is met by the number itself, not by the rounded one; an interval must end above 0. What
-    could not be measured (the interval of a single seed, say) is missing and not met.
-    """
-    first, last = lengths.iloc[0], lengths.iloc[-1]
-    rows = behaviour[(behaviour.stage == "grpo") & (behaviour.length == first.length)]
-    updated = rows.loc[rows.what == "corrections updated", "share"].iloc[0]
-    measured = pd.Series((first.gain, first.gain_low, first.grpo, last.kept, updated), dtype=float)
-    table = pd.DataFrame({"target": TARGETS.keys(), "at least": TARGETS.values()})
-    met = (measured >= table["at least"]) & (measured > 0)
-    return table.assign(measured=measured.round(3), met=met)
 
 
 def table_measures(results: pd.DataFrame, base: str, resamples: int = 2000) -> pd.DataFrame:
