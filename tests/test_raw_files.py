@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import subprocess
 import sys
 import zipfile
 from dataclasses import replace
 
+import py7zr
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,7 +20,7 @@ from memalpha_kit import cli
 from memalpha_kit.data import leaks
 from memalpha_kit.data.build import build_source
 from memalpha_kit.data.dataset import Dataset
-from memalpha_kit.data.raw import _Feed, matches, raw_file, rows
+from memalpha_kit.data.raw import _Feed, lines, matches, raw_file, rows
 from memalpha_kit.data.skips import Skips
 from memalpha_kit.data.sources import SOURCES, Source, build, missing_files
 from memalpha_kit.data.sources.sentences import read_nlu
@@ -133,8 +135,6 @@ HUGE = "1" * 5000
 
 def locked_zip():
     """An archive whose member is marked as encrypted."""
-    import io
-
     held = io.BytesIO()
     with zipfile.ZipFile(held, "w") as archive:
         archive.writestr("squad.json", "{}")
@@ -142,6 +142,15 @@ def locked_zip():
     content[6] |= 1
     content[content.index(b"PK\x01\x02") + 8] |= 1
     return bytes(content)
+
+
+def seven_zip(members, password=None):
+    """An archive in 7z's format."""
+    held = io.BytesIO()
+    with py7zr.SevenZipFile(held, "w", password=password) as archive:
+        for name, text in members.items():
+            archive.writestr(text, name)
+    return held.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -165,7 +174,9 @@ def locked_zip():
         ("hotpotqa", "hotpot.jsonl", f'{{"a": {HUGE}}}\n', "hotpot.jsonl:1: expected JSON"),
         ("booksum", "booksum_train.jsonl", f"{DEEP}\n", "booksum_train.jsonl:1: expected JSON"),
         ("booksum", "train-1.parquet", b"PAR1", "expected parquet, found"),
-        ("pubmed-rct", "train.7z", b"7z", "run 7z x train.7z first"),
+        ("pubmed-rct", "train.7z", b"7z", "expected a 7z archive without a password: not a 7z"),
+        ("pubmed-rct", "train.7z", seven_zip({"a": "", "b": ""}), "of one file, found a, b"),
+        ("pubmed-rct", "train.7z", seven_zip({"a": "x"}, "key"), "without a password"),
         ("longmemeval", "longmemeval_s", "not JSON", "expected a JSON list of records, found 'not"),
     ],
 )
@@ -448,3 +459,12 @@ def test_packed_files_are_read_as_plain_ones(tmp_path):
         archive.writestr("__MACOSX/x.json", b"")
     for folder in "pgz":
         assert [row for row, _ in rows(tmp_path / folder, "x.json", (), Skips())] == values
+
+
+def test_the_lines_of_a_7z_archive_are_those_of_its_file(tmp_path, monkeypatch):
+    write(tmp_path, **{"train.7z": seven_zip({"data/train.txt": "###1\nAIM\tWhy.\n"})})
+    read = [line for line, _ in lines(tmp_path / "train.7z", Skips())]
+    assert read == ["###1", "AIM\tWhy."]
+    monkeypatch.setitem(sys.modules, "py7zr", None)
+    with pytest.raises(InputError, match="pip install py7zr, or run 7z x train.7z"):
+        next(lines(tmp_path / "train.7z", Skips()))

@@ -11,14 +11,11 @@ small one. Raw rows are described by pydantic models (`Row`), whose first error 
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import json
 import re
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Annotated, Any, TypeVar, get_args, get_origin
 
@@ -26,9 +23,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from memalpha_kit.data.packed import opened
 from memalpha_kit.data.skips import Skips
 from memalpha_kit.errors import InputError
-from memalpha_kit.files import refuse_pipe
 
 Item = tuple[Any, str]
 """A raw row and where it stands."""
@@ -72,50 +69,7 @@ def _listing(folder: Path) -> str:
     return f"{', '.join(names[:SHOWN])}{more}" if names else "an empty folder"
 
 
-# --- Opening them --------------------------------------------------------------------------------
-
-_BROKEN = (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError)
-_LFS_POINTER = b"version https://git-lfs"
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[IO[bytes]]:
-    """The open raw file, unpacked while it is read.
-
-    Raises InputError, naming the file, if it cannot be read, is cut off or damaged, is a Git-LFS
-    pointer, a pipe, or an archive of several files or with a password.
-    """
-    refuse_pipe(path)
-    try:
-        with ExitStack() as stack:
-            if path.suffix == ".gz":
-                file = io.BufferedReader(stack.enter_context(gzip.open(path)))
-            elif path.suffix == ".zip":
-                file = stack.enter_context(
-                    _member(stack.enter_context(zipfile.ZipFile(path)), path)
-                )
-            elif path.suffix == ".7z":
-                raise InputError(f"{path}: expected an unpacked file: run 7z x {path.name} first")
-            else:
-                file = stack.enter_context(open(path, "rb"))
-            if file.peek(len(_LFS_POINTER)).startswith(_LFS_POINTER):
-                raise InputError(
-                    f"{path}: expected data, found a Git-LFS pointer (run git lfs pull)"
-                )
-            yield file
-    except _BROKEN as error:
-        found = getattr(error, "strerror", None) or error
-        raise InputError(f"{path}: expected a readable file, found: {found}") from error
-
-
-def _member(archive: zipfile.ZipFile, path: Path) -> io.BufferedReader:
-    names = [n for n in archive.namelist() if not n.endswith("/") and not n.startswith("__MACOSX")]
-    if len(names) != 1:
-        found = ", ".join(names[:3]) or "none"
-        raise InputError(f"{path}: expected an archive of one file, found {found}")
-    if archive.getinfo(names[0]).flag_bits & 1:
-        raise InputError(f"{path}: expected an archive without a password, found an encrypted one")
-    return io.BufferedReader(archive.open(names[0]))
+# --- Text ----------------------------------------------------------------------------------------
 
 
 def read_text(path: Path, encodings: Sequence[str] = ("utf-8-sig",)) -> str:
