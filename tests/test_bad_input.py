@@ -227,7 +227,8 @@ def test_a_wrong_request_for_notebooks_is_refused_before_anything_runs(here, cap
 def test_a_notebook_without_the_one_before_it_names_what_makes_the_file(here, capsys):
     shown = refused(capsys, 1, "run", "--profile", "ci", "--root", here, "--only", "05")
     assert "05_evaluation.ipynb: cell [" in shown and "run.json: not there yet" in shown
-    assert "03_grpo_training makes it: memalpha run --profile ci --only 03" in shown
+    assert "notebook 03_grpo_training makes it, and all" in shown
+    assert "memalpha run --profile ci" in shown
     report = here / "reports" / "05_evaluation" / "ci"
     assert [path.name for path in report.iterdir()] == ["05_evaluation.failed.ipynb"]
 
