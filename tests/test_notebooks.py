@@ -215,7 +215,7 @@ def test_figures_are_images(home, name):
 def test_notebook_00_shows_the_rewards_that_its_text_works_out_by_hand(home):
     made = folder(home, "00_ten_minutes")
     table = pd.read_csv(made / "rewards.csv")
-    saved = 1 - 39 / 171
+    saved = 1 - 39 / 172
     assert table.r1.tolist() == [0.8] * 5 and table.r3.tolist() == pytest.approx([saved] * 5)
     assert table.r2.tolist() == pytest.approx([1, 0, 1, 1 / 3, 1])
     assert table.r4.tolist() == pytest.approx([1, 0, 1, 2 / 3, 1])
@@ -390,7 +390,9 @@ def test_notebook_05_asks_a_model_where_a_server_is_configured(home, tmp_path):
         shutil.copytree(home / name, tmp_path / name)
     with (
         StubServer() as stub,
-        endpoint({"QWEN_URL": stub.url, "QWEN_MODEL_NAME": "stub", "OPENAI_API_KEY": "secret"}),
+        endpoint(
+            {"QWEN_URL": stub.url, "QWEN_MODEL_NAME": "stub", "OPENAI_API_KEY": "sk-planted-key"}
+        ),
     ):
         run("ci", only=["05"], root=tmp_path)
     made = folder(tmp_path, "05_evaluation")
@@ -405,7 +407,7 @@ def test_notebook_05_asks_a_model_where_a_server_is_configured(home, tmp_path):
         assert (
             path.suffix in (".png", ".pdf")
             or not path.is_file()
-            or b"secret" not in path.read_bytes()
+            or b"sk-planted-key" not in path.read_bytes()
         )
 
 

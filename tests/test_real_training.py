@@ -366,6 +366,7 @@ def test_notebook_04_trains_a_model_that_the_profile_names(base, data, tmp_path,
         "profile": "gpu",
         "overrides": [f"{name}={value}" for name, value in settings.items()],
         "root": str(tmp_path),
+        "display": print,
     }
     cells = nbformat.read(root / "notebooks" / "04_unsloth_grpo.ipynb", as_version=4).cells
     code = [cell for cell in cells if cell.cell_type == "code"]

@@ -210,7 +210,7 @@ def most_changed(seen: int, drawn: int, total: int, tail: float) -> int:
     probability above `tail` (hypergeometric; Clopper and Pearson's argument).
 
     >>> most_changed(0, 50, 100, 0.025)
-    4
+    5
     """
 
     def too_many(changed: int) -> bool:

@@ -80,7 +80,7 @@ def query_prompt(source: str, kind: Literal["memory", "context"] = "memory") -> 
     is an InputError.
     """
     prefix = task(source).question_prefix if source else ""
-    return prefix if kind == "memory" else _IN_CONTEXT.get(prefix, "")
+    return prefix if kind == "memory" else _IN_CONTEXT.get(prefix, prefix)
 
 
 def asked(question: str, source: str, kind: Literal["memory", "context"] = "memory") -> str:
