@@ -18,7 +18,7 @@ from typing import Any
 from memalpha_kit.chats import ChatModel, ChatReply, ChatRequest, Done, message
 from memalpha_kit.errors import InputError
 from memalpha_kit.files import Log, read_jsonl
-from memalpha_kit.method.calls import FORMATS
+from memalpha_kit.method.formats import FORMATS
 from memalpha_kit.method.protocol import fit_prompt, render_messages, tool_schemas
 from memalpha_kit.method.writers import Writer
 from memalpha_kit.progress import bar

@@ -18,7 +18,7 @@ from typing import Any
 from memalpha_kit.errors import InputError
 from memalpha_kit.lab import world
 from memalpha_kit.method.blame import Touch, touches
-from memalpha_kit.method.calls import FORMATS
+from memalpha_kit.method.formats import FORMATS
 from memalpha_kit.method.memory import empty
 from memalpha_kit.method.protocol import (
     fit_prompt,

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from memalpha_kit.errors import InputError
-from memalpha_kit.method.calls import FORMATS
 from memalpha_kit.method.encoding import encode_chat, encode_text
+from memalpha_kit.method.formats import FORMATS
 from memalpha_kit.method.protocol import (
     fit_prompt,
     render_compact,

@@ -23,7 +23,8 @@ from typing import Any, TypeVar
 from memalpha_kit.entries import Entry
 from memalpha_kit.episode_settings import MemoryConfig, ProtocolConfig
 from memalpha_kit.errors import InputError
-from memalpha_kit.method.calls import FORMATS, json_text, render_calls
+from memalpha_kit.method.calls import render_calls
+from memalpha_kit.method.formats import FORMATS, json_text
 from memalpha_kit.method.memory import (
     INSERT,
     MEMORY_COMPONENTS,
