@@ -332,7 +332,7 @@ def answer_methods(
 
 
 def saved_memories(policies: Mapping[str, Path], out: Path) -> dict[str, list[Episode]]:
-    """How the policies wrote in the runs of `answer_methods` below `out`, by name of the policy.
+    """How the policies wrote in the runs of `answer_methods` below `out`, as `policies` names them.
 
     What is not there is left out; nothing is run.
     """
@@ -343,7 +343,7 @@ def saved_memories(policies: Mapping[str, Path], out: Path) -> dict[str, list[Ep
         for name, weights in hashes.items():
             if said["writer"].endswith(weights) and said["reader"] == READER:
                 found[name] = scores.episodes(run)
-    return found
+    return {name: found[name] for name in policies if name in found}
 
 
 def ask_endpoint(
