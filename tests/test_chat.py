@@ -413,7 +413,7 @@ def test_a_key_and_fragments_of_it_that_a_server_repeats_are_masked(stub, connec
 
 
 def test_a_key_that_a_server_makes_an_answer_of_is_masked(stub, connect, tmp_path, monkeypatch):
-    key = "sk-0123456789abcdefghij"
+    key = "sk-" + "0123456789abcdefghij"  # in two parts: nothing may look like a real key
     monkeypatch.setattr("os.environ", {"STUB_KEY": key})
     call = {"function": {"name": "f", "arguments": json.dumps({"a": key})}}
     stub.key, stub.answer = key, lambda body: {"content": f"Say {key[2:]}!", "tool_calls": [call]}
