@@ -283,7 +283,8 @@ def test_a_judge_is_asked_once_and_its_failures_are_no_zeros(here, capsys):
     with StubServer(lambda body: "perhaps") as stub:
         other = ("--judge-url", stub.url, "--judge-model-name", "k")
         assert cli.main(["score", str(out), *other]) == 1
-    assert "3 of 3 answers have no verdict" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "3 of 3 answers have no verdict" in said and "without a verdict, 3 times" in said
     rows = scores.scores_of(runs.load_run(out))
     assert {(row["score"], row["status"]) for row in rows} == {(None, "judge_error")}
 

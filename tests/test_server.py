@@ -351,6 +351,37 @@ def test_release_counts_what_is_not_judged_and_what_failed_as_zero(released, stu
     assert found.status_code == 200 and found.json()["scores"] == [0.0]
 
 
+def published_rewards(server, batch, weight=0.1):
+    """What the published training does with judgements (`naive.py`), in our words: 0 for all rows
+    without a status of 200, and else each score enters its row's reward as it stands."""
+    response = server.post("/analyze_function", {"batch": batch})
+    scores = response.json()["scores"] if response.status_code == 200 else [0.0] * len(batch)
+    return [weight * score for score in scores]
+
+
+def published_answers(server, asked):
+    """What the published rollout does with answers (`generation.py`): only texts go on."""
+    response = server.post("/batch_process", asked)
+    texts = response.json()["result"][0] if response.status_code == 200 else []
+    return [text.split("</think>")[-1].strip() for text in texts]
+
+
+def test_a_published_client_survives_whatever_fails_under_release_and_not_a_null(stub, server):
+    asked = {**ASKED, "questions": [["Who keeps bees?", "What bees?"]]}
+    one = {"concurrency": 1}
+    with serving(stub, {}, one, retrieval=Retrieval(behaviour="release"), time_limit_s=0.5) as old:
+        assert published_rewards(old, [STEP, [], STEP[2:]]) == pytest.approx([0.1 / 3, 0, 0])
+        for script in ([500] * 9, [b"{}"] * 9, ["", "hang"], ["hang"]):
+            stub.script = list(script)
+            assert all(0 <= r <= 0.1 for r in published_rewards(old, [STEP, [call(text="Tom")]]))
+            stub.script = list(script)
+            assert all(isinstance(text, str) for text in published_answers(old, asked))
+            stub.script = []
+            until(lambda: stub.in_flight == 0)
+    with pytest.raises(TypeError):
+        published_rewards(server, [[]])
+
+
 # --- Life and readiness --------------------------------------------------------------------------
 
 
@@ -562,6 +593,22 @@ def test_504_after_the_time_limit_and_the_work_is_stopped(stub):
         until(lambda: server.post("/process", ASKED).status_code == 200)
 
 
+def test_what_was_answered_when_the_time_is_up_is_sent_and_the_rest_is_null(stub):
+    stub.script = ["", "hang"]
+    asked = {**ASKED, "memories": [MEMORY] * 2, "questions": [["Who keeps bees?"], ["What bees?"]]}
+    late = "no answer within the time limit of 0.5 s"
+    with serving(stub, {}, {"concurrency": 1}, time_limit_s=0.5) as server:
+        found = server.post("/process", asked).json()
+        assert found["result"] == [["Nora"], [None]]
+        assert (found["status"], found["processed_count"]) == ("partial", 1)
+        assert [error["message"] for error in found["errors"]] == [late]
+        stub.script = ["", "hang"]
+        batch = [[call(), call(text="Nora")], [call(text="Tom")]]
+        found = server.post("/analyze_function", {"batch": batch}).json()
+        assert found["scores"] == [1.0, None] and found["status"] == "partial"
+        assert {error["message"] for error in found["errors"]} == {late}
+
+
 def test_408_for_a_body_that_does_not_come_and_the_place_is_free_again(stub):
     with serving(stub, body_time_s=0.3, max_at_work=1) as server:
         with socket.create_connection(server.socket.getsockname(), timeout=20) as slow:
@@ -587,11 +634,12 @@ class Slow:
     name = "local"
 
     def __init__(self):
-        self.inside = self.peak = 0
+        self.inside = self.peak = self.batches = 0
         self.go = threading.Event()
 
     def chat(self, requests, done=None):
         self.inside += 1
+        self.batches += 1
         self.peak = max(self.peak, self.inside)
         self.go.wait(20)
         self.inside -= 1
@@ -602,15 +650,16 @@ class Slow:
         return replies
 
 
-def test_a_local_model_is_asked_by_one_request_at_a_time_and_what_is_given_up_keeps_its_place():
+def test_a_local_model_is_asked_by_one_request_at_a_time_and_nobody_asks_it_for_what_was_given_up():
     model = Slow()
     with Running(create_app(ServerSettings(time_limit_s=0.4, max_at_work=2), model)) as server:
         waiting = [in_background(server.post, "/process", ASKED) for _ in range(2)]
         assert [wait().status_code for wait in waiting] == [504, 504]
-        refused(server.post("/process", ASKED), 503)  # both are still at it
+        refused(server.post("/process", ASKED), 504)  # the model is still at the first batch
+        assert model.batches == 1
         model.go.set()
         until(lambda: server.post("/process", ASKED).status_code == 200)
-    assert model.peak == 1 and not hasattr(LocalChat, "begin")
+    assert (model.batches, model.peak) == (2, 1) and not hasattr(LocalChat, "begin")
 
 
 # --- The token -----------------------------------------------------------------------------------

@@ -296,10 +296,13 @@ def summary(run: Run, profile: str) -> tuple[str, list[str], bool]:
     if not run.complete:
         return table, [*warnings, f"incomplete: {run.why_open()}"], False
     rows = scores.scores_of(run, profile)
-    if failed := sum(row["status"] == "judge_error" for row in rows):
+    failed = [row for row in rows if row["status"] == "judge_error"]
+    if failed:
+        unread = sum(bool(row["judge_reply"]) for row in failed)
         warnings.append(
-            f"{failed} of {len(rows)} answers have no verdict of the judge and are in no mean, see "
-            "if_all_0 and if_all_1; `memalpha score` with the judge asks again"
+            f"{len(failed)} of {len(rows)} answers have no verdict of the judge and are in no mean, "
+            f"see if_all_0 and if_all_1; `memalpha score` with the judge asks again (where it "
+            f"replied without a verdict, {unread} times, only another judge helps)"
         )
     return table, warnings, not failed
 

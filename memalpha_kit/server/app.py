@@ -27,7 +27,7 @@ from memalpha_kit.tokens import counter
 DESCRIPTION = """Answers questions from memories and judges memory writes with a frozen model.
 
 A failed answer is `null`, with its reason in `errors`; a failed judgement is `null` and left out
-of its group's mean. Every refusal has `error`, `detail` and `request_id`."""
+of its group's mean, and so is what was not answered when the time was up. Every refusal has `error`, `detail` and `request_id`."""
 
 REFUSALS = {
     400: "The body is no JSON.",
@@ -40,7 +40,7 @@ REFUSALS = {
     500: "An error of the server.",
     502: "The model answered nothing.",
     503: "All places are taken (try again after Retry-After seconds), or not ready.",
-    504: "The time limit is over.",
+    504: "The time limit is over and nothing was answered.",
 }
 ANSWERS = "Answers each question from what its memory has retrieved for it."
 SEARCHES = "Answers each question; the model may search its memory before."

@@ -1,9 +1,10 @@
 """What a memory server may be told, where it may listen, and what a request must pass.
 
 In this order: Host (421), token (401), content type (415), announced size (413), a free place (503
-with Retry-After), the body's size and time as it comes in (413, 408), the time limit (504). A place
-is free again when the work has really ended, not when its client got an answer: what was given up
-on still counts.
+with Retry-After), the body's size and time as it comes in (413, 408), the time limit. When that is
+up, the answers that are there are sent and the others are null; nothing at all is 504. A place is
+free again when the request's work has ended; a batch of a model in this process cannot be ended,
+and the next request waits for it.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from memalpha_kit.server.work import Upstream
 T = TypeVar("T")
 TOKEN_ENV = "MEMALPHA_SERVER_TOKEN"
 RETRY_AFTER_S = 5
+LAST_WORDS_S = 5.0
+"""For the answers that are there to be put together when the time is up."""
 
 
 @section
@@ -46,7 +49,7 @@ class ServerSettings:
     token: str = field(default="", repr=False)
     max_request_mb: Positive = 64.0  # of a body, 2**20 bytes
     body_time_s: Positive = 20.0  # for a body to arrive
-    time_limit_s: Positive = 1800.0  # for the answer, from then on
+    time_limit_s: Positive = 1800.0  # for the answer, from then on; what is missing then is null
     max_at_work: Count = 8  # requests at the same time; one more is refused with 503
     max_items: Count = 10_000  # memories, questions or judged calls in one request
     max_entries: Count = 100_000  # of all memories in one request
@@ -107,7 +110,7 @@ class Gate:
     def __init__(self, settings: ServerSettings) -> None:
         self.settings = settings
         self._places = threading.Semaphore(settings.max_at_work)
-        self._turn = threading.Lock()
+        self._turn = ThreadPoolExecutor(1, thread_name_prefix="memalpha-model")
         self._pool = ThreadPoolExecutor(settings.max_at_work, thread_name_prefix="memalpha-serve")
 
     async def check_host(self, request: Request) -> None:
@@ -155,7 +158,8 @@ class Gate:
     async def run(
         self, request: Request, model: ChatModel, job: Callable[[bytes, Upstream], T]
     ) -> T:
-        """What `job` makes of the body, in a thread. Stops it if the client leaves or is late."""
+        """What `job` makes of the body, in a thread. Stops its calls if the client leaves or the
+        time is up. Raises Refused."""
         if not self._places.acquire(blocking=False):
             raise Refused(
                 503,
@@ -172,18 +176,32 @@ class Gate:
         work.add_done_callback(lambda _: self._places.release())
         found, left = asyncio.wrap_future(work), asyncio.ensure_future(_left(request))
         try:
-            limit_s = self.settings.time_limit_s
-            await asyncio.wait((found, left), timeout=limit_s, return_when="FIRST_COMPLETED")
-            if found.done():
-                return found.result()
-            if left.done():
-                raise Refused(499, "the client has left")
-            raise Refused(504, f"no answer within the time limit of {limit_s:g} s")
+            return await self._in_time(found, left, upstream)
         finally:
             left.cancel()
             found.cancel()
-            upstream.stop()
+            upstream.stop("nobody waits for it")
             request.state.facts.update(calls=upstream.calls, failed=dict(upstream.failed))
+
+    async def _in_time(
+        self, found: asyncio.Future[T], left: asyncio.Future[None], upstream: Upstream
+    ) -> T:
+        """What was found, or what of it was answered when the time is up."""
+
+        async def wait(limit_s: float) -> None:
+            await asyncio.wait((found, left), timeout=limit_s, return_when="FIRST_COMPLETED")
+
+        late = ""
+        await wait(self.settings.time_limit_s)
+        if not found.done() and not left.done():
+            late = f"no answer within the time limit of {self.settings.time_limit_s:g} s"
+            upstream.stop(late)
+            await wait(LAST_WORDS_S)
+        if found.done() and (upstream.answered or not late):
+            return found.result()
+        if left.done():
+            raise Refused(499, "the client has left")
+        raise Refused(504, late)
 
     async def _read(self, request: Request) -> bytes:
         """The body. Raises Refused when it gets too large or does not come."""

@@ -7,10 +7,9 @@ Everything here runs in a thread of its own and may take minutes. How failures a
 from __future__ import annotations
 
 import re
-import threading
 from collections import Counter
-from collections.abc import Sequence
-from concurrent.futures import CancelledError, Future
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError, Executor, Future
 from queue import SimpleQueue
 from typing import Any
 
@@ -182,41 +181,41 @@ def details(name: str, errors: Sequence[dict[str, Any]]) -> list[dict[str, Any]]
 # ---- the model ----------------------------------------------------------------------------------
 
 
-class Stopped(Exception):
-    """Nobody waits for this work any more."""
-
-
 class Upstream:
     """The server's chat model as one request uses it: it can be stopped, from any other thread.
 
-    A model that is gone fails every call that is still open, with its reason, instead of the whole
-    request, so that answers it gave before are kept. Calls of a model with `begin`
-    (`models.chat.Client`) are cancelled at once; another model is asked by one request at a time
-    (`turn`) and stops after the batch it is at.
+    A model that is gone, or a stop, fails every call that is still open, with its reason, so that
+    answers from before are kept. Calls of a model with `begin` (`models.chat.Client`) are cancelled
+    at once. Another model works in `turn`, an executor of one thread: one request at a time, of
+    which the one that is stopped ends after the batch it is at.
     """
 
-    def __init__(self, model: ChatModel, turn: threading.Lock) -> None:
+    def __init__(self, model: ChatModel, turn: Executor) -> None:
         self.name = model.name
         self.calls = 0
         self.failed: Counter[str] = Counter()  # failed calls by kind, such as "HTTP 500"
         self._model, self._turn = model, turn
-        self._gone = ""
-        self._stopped = False
+        self._gone = ""  # why no call is made any more
+        self._arrived: SimpleQueue[tuple[int, ChatReply] | None] = SimpleQueue()
         self._work: Future | None = None
 
-    def stop(self) -> None:
-        """Ends the work; its thread gets `Stopped` as soon as it can."""
-        self._stopped = True
+    @property
+    def answered(self) -> int:
+        """Calls that brought a text."""
+        return self.calls - sum(self.failed.values())
+
+    def stop(self, why: str) -> None:
+        """Fails all calls that are open or still to come."""
+        self._gone = self._gone or why
         if self._work:
             self._work.cancel()
+        self._arrived.put(None)
 
     def chat(self, requests: Sequence[ChatRequest], done: Done | None = None) -> list[ChatReply]:
-        """One reply per request, in order. Raises Stopped."""
+        """One reply per request, in order."""
         replies: dict[int, ChatReply] = {}
 
         def keep(place: int, reply: ChatReply) -> None:
-            if self._stopped:
-                raise Stopped
             replies[place] = reply
             self.calls += 1
             if reply.text is None:
@@ -228,31 +227,41 @@ class Upstream:
             try:
                 self._ask(requests, keep)
             except ModelGone as error:
-                self._gone = str(error)
+                self._gone = self._gone or str(error)
         for place in range(len(requests)):
             if place not in replies:
                 keep(place, ChatReply(None, "error", error=self._gone))
         return [replies[place] for place in range(len(requests))]
 
     def _ask(self, requests: Sequence[ChatRequest], keep: Done) -> None:
-        if not hasattr(self._model, "begin"):
-            with self._turn:
-                if self._stopped:
-                    raise Stopped
-                self._model.chat(requests, keep)
-            return
-        arrived: SimpleQueue = SimpleQueue()
-        self._work = self._model.begin(requests, arrived.put)
-        if self._stopped:  # in between
-            self._work.cancel()
+        """Begins the calls and keeps what arrives until they end or are stopped."""
+        self._arrived = SimpleQueue()
+        begin = getattr(self._model, "begin", self._begin_here)
+        self._work = begin(requests, self._arrived.put)
+        stopped = bool(self._gone)  # meanwhile; from now on a stop arrives as None
         try:
-            while (item := arrived.get()) is not None:
+            while not stopped and (item := self._arrived.get()) is not None:
                 keep(*item)
-            self._work.result()
-        except CancelledError:
-            raise Stopped from None
+            if not self._gone:
+                self._work.result()
         finally:
             self._work.cancel()
+
+    def _begin_here(
+        self,
+        requests: Sequence[ChatRequest],
+        put: Callable[[tuple[int, ChatReply] | None], object],
+    ) -> Future:
+        """As `Client.begin`, for a model in this process."""
+
+        def hand_over(place: int, reply: ChatReply) -> None:
+            put((place, reply))
+            if self._gone:
+                raise CancelledError  # nobody waits for the next batch
+
+        work = self._turn.submit(self._model.chat, requests, hand_over)
+        work.add_done_callback(lambda _: put(None))
+        return work
 
 
 def kind(error: str) -> str:
