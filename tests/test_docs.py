@@ -6,9 +6,12 @@ import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
+from little_world import BENCHMARK, MEMALPHA, little_model, save_data
+from stub_server import StubServer
 from typer.main import get_command
 
 from memalpha_kit import cli
@@ -60,7 +63,37 @@ def test_every_test_that_a_page_names_exists(root, page, least):
 
 COMMANDS = re.compile(r"^((?:memalpha|python|make|pytest) .+?)(?: +#.*)?$|`((?:memalpha|python"
                       r"|make|pytest) [^`]+)`", re.MULTILINE)  # fmt: skip
-WITH_COMMANDS = ("performance.md", "guarantees.md", "../CONTRIBUTING.md", "../benchmarks/README.md")
+WITH_COMMANDS = (
+    *("../README.md", "extend.md", "performance.md", "guarantees.md", "../CONTRIBUTING.md"),
+    *("../benchmarks/README.md", "../reports/README.md"),  # public_commands.md: a file of its own
+)
+NOT_RUN = {
+    "make": "makes an environment, or runs all of something; the targets are looked up",
+    "pytest": "is what runs here; the files are looked up",
+    "python benchmarks/": "takes minutes; `--help` is run and the options are looked up",
+    "python -m": "writes into the checkout, or needs the model below",
+    "memalpha run": "minutes; tests/test_notebooks.py",
+    "memalpha seeds": "an hour; tests/test_runner.py runs it small",
+    "memalpha sweep": "hours; tests/test_runner.py runs it small",
+    "memalpha grouping": "minutes; tests/test_grouping.py runs it small",
+    "memalpha lengths --profile laptop": "needs the miniature's data; --data data/squad is run",
+    "memalpha explore runs/laptop": "needs a training of an hour; tests/test_explorer.py",
+    "memalpha replay runs/laptop": "needs a training of an hour; tests/test_replay.py",
+    "memalpha bench": "minutes; tests/test_benchmarks.py runs the quick look",
+    "memalpha audit": "ten seconds, whole in tests/test_audit.py",
+    "memalpha data download": "asks the hub; tests/test_hub.py",
+    "memalpha data merge --recipe": "needs all sources of the paper; tests/test_data_commands.py",
+    "memalpha models get": "downloads; tests/test_get.py",
+    "memalpha export": "needs the model above; tests/test_real_model.py",
+    "memalpha write --model": "needs the model above; tests/test_real_model.py",
+    "memalpha write --profile small": "needs the model above; tests/test_real_model.py",
+    "memalpha calibrate": "ten seconds; tests/test_calibration.py",
+    "memalpha credit": "ten seconds; tests/test_credit.py",
+    "memalpha train": "needs a card; tests/test_real_training.py runs it on a toy",
+    "memalpha serve": "does not end; tests/test_server.py",
+    "memalpha --extend": "stands for a module of yours; tests/test_extend.py",
+}
+"""Commands of pages that are only parsed, by how they begin, and why."""
 
 
 def commands(root, page) -> list[list[str]]:
@@ -71,14 +104,14 @@ def commands(root, page) -> list[list[str]]:
 
 def parsed(words: list[str]) -> None:
     """Raises if `memalpha` would refuse these arguments; nothing runs."""
-    if words == ["--help"]:
+    if words[0] in ("--help", "--extend"):  # --extend names a module of the reader's
         return
     group = get_command(cli.app)
     context = group.make_context("memalpha", cli._spread(group, words))
     command, rest = group, [*context._protected_args, *context.args]
     while hasattr(command, "commands"):
         name, command, rest = command.resolve_command(context, rest)
-    if "--help" not in rest:
+    if rest and rest[-1] != "..." and "--help" not in rest:
         command.make_context(name, rest, parent=context)
 
 
@@ -98,6 +131,53 @@ def test_every_command_of_a_page_would_run(root, page):
             assert all((root / w).exists() for w in rest if w.endswith(".py")), words
         elif rest[0] != "-m":
             assert (root / rest[0]).exists(), words
+
+
+def test_every_reason_not_to_run_a_command_is_needed(root):
+    lines = [" ".join(words) for page in WITH_COMMANDS for words in commands(root, page)]
+    assert [start for start in NOT_RUN if not any(x.startswith(start) for x in lines)] == []
+
+
+def to_run(root) -> list[list[str]]:
+    """The commands of all pages that run here, each once, in the order of the pages."""
+    found = [words for page in WITH_COMMANDS for words in commands(root, page)]
+    whole = [w for w in found if len(w) > 2 and w[-1] != "..." and "--judge-url" not in w]
+    left = [w for w in whole if not " ".join(w).startswith(tuple(NOT_RUN))]
+    return [list(words) for words in dict.fromkeys(map(tuple, left))]
+
+
+@pytest.fixture
+def prepared(tmp_path, monkeypatch):
+    """A working folder with what the pages take for granted: raw files, data, episodes, a run."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("QWEN_URL", raising=False)
+    save_data(Path("data/squad"), ("squad",), 13, questions=1, chunks=1)
+    save_data(Path("data/memalpha"), MEMALPHA)
+    save_data(Path("data/memoryagentbench"), BENCHMARK)
+    Path("notes").mkdir()
+    Path("notes/a.md").write_text("Nora keeps bees in Lund.")
+    Path("q.jsonl").write_text('{"question": "Who keeps bees?", "answer": "Nora", "file": "a.md"}')
+    by_rule = "--data data/squad --writer keep_sentences"
+    for line in (
+        "data example --source trec_coarse --out data/raw",
+        "data example --source hotpotqa --out raw/hotpotqa",
+        f"write {by_rule} --out before.jsonl",
+        f"write {by_rule} --rollouts 2 --out after.jsonl",
+        f"evaluate --method memory {by_rule} --reader best_entry --name memory-squad-1a2b3c4d",
+    ):
+        assert cli.main(line.split()) == 0, line
+
+
+def test_commands_of_the_pages_run_one_after_the_other(root, prepared, capsys):
+    """The server they name is a stub, and `*` is what a shell would find."""
+    found = to_run(root)
+    assert len(found) >= 19
+    with StubServer(little_model) as stub:
+        for words in found:
+            said = " ".join(words[1:]).replace("http://localhost:8001/v1", stub.url)
+            line = [sorted(map(str, Path().glob(w))) if "*" in w else [w] for w in said.split()]
+            code = cli.main(sum(line, []))
+            assert code == 0, (words, capsys.readouterr().err)
 
 
 SCRIPTS = ("fuzz.py", "kills.py", "build_memory.py", "gpu_training.py")

@@ -300,8 +300,8 @@ def summary(run: Run, profile: str) -> tuple[str, list[str], bool]:
     if failed:
         unread = sum(bool(row["judge_reply"]) for row in failed)
         warnings.append(
-            f"{len(failed)} of {len(rows)} answers have no verdict of the judge and are in no mean, "
-            f"see if_all_0 and if_all_1; `memalpha score` with the judge asks again (where it "
+            f"{len(failed)} of {len(rows)} answers have no verdict of the judge and are in no "
+            "mean, see if_all_0 and if_all_1; `memalpha score` with the judge asks again (where it "
             f"replied without a verdict, {unread} times, only another judge helps)"
         )
     return table, warnings, not failed

@@ -27,7 +27,8 @@ from memalpha_kit.tokens import counter
 DESCRIPTION = """Answers questions from memories and judges memory writes with a frozen model.
 
 A failed answer is `null`, with its reason in `errors`; a failed judgement is `null` and left out
-of its group's mean, and so is what was not answered when the time was up. Every refusal has `error`, `detail` and `request_id`."""
+of its group's mean. What was not answered when the time was up has failed. Every refusal has
+`error`, `detail` and `request_id`."""
 
 REFUSALS = {
     400: "The body is no JSON.",
