@@ -39,7 +39,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from memalpha_kit import files
-from memalpha_kit.errors import InputError, closest
+from memalpha_kit.errors import DiskError, InputError, closest
 from memalpha_kit.settings import Profile, load_profile, profile_dict
 
 if TYPE_CHECKING:
@@ -257,10 +257,12 @@ def _run_one(path: Path, folder: Path, parameters: dict[str, Any]) -> Path:
         clone = os.path.relpath(path.parent.parent, folder)
         _save_html(for_reading(notebook, clone), path.stem, html)
         os.replace(running, done)
-    except BaseException:
+    except BaseException as error:
         html.unlink(missing_ok=True)
         if running.exists():
             os.replace(running, failed)
+        if isinstance(error, OSError):
+            raise DiskError(f"{folder}: expected to write, found: {error.strerror}") from error
         raise
     return html
 
@@ -324,9 +326,8 @@ def _save_html(notebook: Any, title: str, html: Path) -> None:
     try:
         unfinished.write_text(text, encoding="utf-8")
         os.replace(unfinished, html)
-    except OSError as error:
+    finally:
         unfinished.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(html)) from error
 
 
 def _own_kernel() -> type:

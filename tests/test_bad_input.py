@@ -369,26 +369,16 @@ def test_a_disk_that_is_full_during_training_is_one_line_and_training_goes_on_la
     assert contents(tmp_path) == contents(folder)
 
 
-@pytest.mark.parametrize("step", ["ask", "report", "build"])
+@pytest.mark.parametrize("step", ["ask", "report"])
 def test_a_disk_that_fills_up_in_another_step_leaves_nothing_of_it(here, capsys, monkeypatch, step):
     assert command(*write_words()) == 0
     ask = ("ask", "--data", "data.parquet", "--episodes", "e.jsonl", "--reader", "best_entry")
     assert command(*ask, "--out", "answers") == 0
-    squad = {
-        "context": "Nora keeps bees.",
-        "qas": [{"id": "a", "question": "Who?", "answers": [{"text": "Nora"}]}],
-    }
-    Path("raw").mkdir()
-    Path("raw/squad_a.json").write_text(json.dumps({"data": [{"paragraphs": [squad]}]}))
     argv, name = {
         "ask": ((*ask, "--out", "new/a"), "new/a/"),
         "report": (
             ("report", "answers", "--out", "new/t.csv"),
             "new/t.csv",
-        ),
-        "build": (
-            ("data", "build", "--source", "squad", "--raw", "raw", "--out", "new"),
-            "new/train.parquet",
         ),
     }[step]
     capsys.readouterr()

@@ -126,7 +126,7 @@ def test_a_full_disk_leaves_no_report_that_looks_complete(toy, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("pathlib.Path.write_text", full)
-    with pytest.raises(OSError, match="No space left.*01_first.html"):
+    with pytest.raises(InputError, match="01_first/ci: expected to write, found: No space left"):
         run("ci", only=["01"], root=toy, notebooks=toy / "notebooks")
     assert "01_first.ipynb" not in files(toy / "reports" / "01_first" / "ci")
 

@@ -14,6 +14,7 @@ rows are those of papers and data set cards.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -29,9 +30,10 @@ from memalpha_kit.data.instances import COLUMNS
 from memalpha_kit.data.raw import opened, parquet
 from memalpha_kit.data.sources import SOURCES
 from memalpha_kit.errors import DiskError, InputError, closest
-from memalpha_kit.files import load_json, resume_or_refuse, save_json, sha256
+from memalpha_kit.files import held, load_json, resume_or_refuse, save_json, sha256
 
 MANIFEST = "hub.json"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 PARTIAL = ".partial"  # what has arrived but is not checked; the next call goes on with it
 
 
@@ -98,6 +100,14 @@ def download(
             "would check rows": ", ".join(rows) or "not known",
         }
     manifest = {"dataset": dataset, "about": named.about, "revision": _commit(named, revision)}
+    with held(out):
+        return _downloaded(named, manifest, out, any_rows)
+
+
+def _downloaded(
+    named: HubSet, manifest: dict[str, Any], out: Path, any_rows: bool
+) -> dict[str, Any]:
+    """The whole manifest; files that are there are verified, the others fetched."""
     recorded = read_manifest(out)["files"]
     if recorded:
         same = {key: manifest[key] for key in ("dataset", "revision")}
@@ -178,6 +188,9 @@ def _arrived(named: HubSet, revision: str, partial: Path) -> dict[str, Path]:
         if wanted:
             snapshot_download(**at, allow_patterns=wanted, local_dir=partial)
     except (errors.HTTPError, errors.EntryNotFoundError, OSError, ValueError) as error:
+        if getattr(error, "errno", None) in FULL:
+            told = f"expected to write, found: {error.strerror}"
+            raise DiskError(f"{partial.parent}: {told} (the same command goes on)") from error
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"{named.repo} at {revision[:12]}: expected an answer of the hub, found: {reason} "

@@ -203,13 +203,19 @@ def save_policy(
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Turns what torch and safetensors raise on a full disk into a DiskError naming `folder`."""
+    """Turns what is raised on a full disk into a DiskError naming `folder`.
+
+    That is an Exception of no narrower kind where a tokenizer is saved.
+    """
     from safetensors import SafetensorError
 
     try:
         yield
-    except (OSError, RuntimeError, SafetensorError) as error:
+    except Exception as error:
         found = str(error).partition("\n")[0]
+        known = isinstance(error, OSError | RuntimeError | SafetensorError)
+        if not known and "(os error" not in found:  # a file's error as Rust words it
+            raise
         raise DiskError(
             f"{folder}: expected to write model files (is the disk full?), found: {found}"
         ) from error
