@@ -35,9 +35,17 @@ from memalpha_kit.sections import read_yaml
 
 if TYPE_CHECKING:
     from memalpha_kit.evaluation.runs import Run
+    from memalpha_kit.method.writers import Writer
     from memalpha_kit.records import Episode, Instance
+    from memalpha_kit.settings import Profile
 
 Episodes = Annotated[Path, Option(metavar="FILE.jsonl", help="episodes of `memalpha write`")]
+MaybeData = Annotated[
+    Path | None, Option("--data", metavar="PATH", help="a data set, or a parquet file")
+]
+MaybeEpisodes = Annotated[
+    Path | None, Option("--out", metavar="FILE.jsonl", help="the episodes of --data")
+]
 Reader = Annotated[str | None, Option(metavar="NAME", help="who answers from a memory: {readers}")]
 MethodSettings = Annotated[
     list[str],
@@ -53,9 +61,12 @@ Moved = Annotated[
 
 @with_fields
 def write(
-    data: DataPath,
-    out: Episodes,
     local: Local,
+    text: Annotated[
+        str | None, Argument(metavar="TEXT", help="or a file, or - for stdin, instead of --data")
+    ] = None,
+    data: MaybeData = None,
+    out: MaybeEpisodes = None,
     writer: Annotated[str | None, Option(metavar="NAME", help="a rule: {writers}")] = None,
     instances: Annotated[int | None, Option(metavar="N", help="only the first N")] = None,
     rollouts: Annotated[int, Option(metavar="N", help="episodes per instance")] = 1,
@@ -67,16 +78,24 @@ def write(
 ) -> None:
     """A writer reads every instance chunk by chunk and leaves one line per episode.
 
+    Of a TEXT the memory is printed. `--model small` is a small model that comes trained, with its
+    own profile: `memalpha write --model small "Mira lives in Lund."`.
+
     Episodes are appended as they are finished. The same command again goes on where it stopped;
     other settings are refused, because one file never holds episodes of two settings.
     """
     from memalpha_kit.data.dataset import load_data, one_file
     from memalpha_kit.method.saved import write_log
+    from memalpha_kit.training.trained import adapter_file
 
-    file = one_file(data)
+    if (data is None or out is None) if text is None else (data or out):
+        raise InputError("write: expected a TEXT, or --data and --out")
     at_least(1, instances=instances, rollouts=rollouts, batch=batch)
-    loaded = profile_of(profile, overrides)
+    file = one_file(data) if data else None
+    loaded = profile_of(local.model.name if adapter_file(local.model) else profile, overrides)
     made = writer_of("write", writer, local, loaded, temperature)
+    if text is not None:
+        return _show_memory(text, made, loaded, seed)
     settings = {
         "data_sha256": files.fingerprint([file]),
         "writer": writer or f"model:{local.model.name}",
@@ -90,6 +109,31 @@ def write(
     rules = (loaded.memory, loaded.protocol)
     episodes, new = write_log(out, todo, made, rules, settings, rollouts, seed, batch)
     _show_written(out, episodes, new, not writer)
+
+
+def _show_memory(text: str, by: Writer, profile: Profile, seed: int) -> None:
+    """Prints the memory that a writer makes of a text, of a file, or of standard input."""
+    from memalpha_kit.data.raw import read_text
+    from memalpha_kit.evaluation.scores import silent as silent_writer
+    from memalpha_kit.method import episode
+    from memalpha_kit.method.prompts import numbered
+    from memalpha_kit.training.trained import as_instance
+
+    if text == "-":
+        text = sys.stdin.read()
+    elif "\n" not in text and len(text) < 256 and Path(text).is_file():
+        text = read_text(Path(text))
+    instance = as_instance(text, profile)
+    (written,) = episode.write([instance], by, profile.memory, profile.protocol, seed=seed)
+    memory = written.memory
+    if memory.core:
+        print(f"core memory:\n{memory.core}")
+    for name, entries in memory.lists().items():
+        print(f"{name} memory:\n{numbered(tuple(entries)) or 'nothing'}")
+    worked = sum(call.status == "ok" for call in written.calls)
+    print(f"({len(written.calls)} calls, {worked} worked, in {len(instance.chunks)} chunks)")
+    if warning := silent_writer([written]):
+        _warn(warning)
 
 
 def _show_written(out: Path, episodes: list[Episode], new: int, by_model: bool) -> None:

@@ -263,13 +263,16 @@ def writer_of(
     from memalpha_kit.method import writers
     from memalpha_kit.method.model_writers import ModelWriter
     from memalpha_kit.models.local import Sampling
+    from memalpha_kit.training.trained import adapter_file, load_trained
 
     if (rule is None) == (local.model is None):
         raise InputError(f"{command}: expected one of --writer and --model")
     if rule:
         return writers.writer(rule, profile.protocol.wire)
     sampling = Sampling(temperature, profile.protocol.max_reply_tokens)
-    return ModelWriter(local.lm(), profile.memory, profile.protocol, sampling)
+    adapter = adapter_file(local.model)
+    lm = load_trained(adapter, profile, local.device, local.dtype) if adapter else local.lm()
+    return ModelWriter(lm, profile.memory, profile.protocol, sampling)
 
 
 def embedding(
