@@ -12,24 +12,28 @@ from transformers import AutoModelForCausalLM
 
 from memalpha_kit import cli
 from memalpha_kit.errors import InputError
-from memalpha_kit.models.local import load_lm
+from memalpha_kit.method.encoding import encode_chat
+from memalpha_kit.models.local import Sampling, load_lm
 from memalpha_kit.models.tiny import save_policy
 from memalpha_kit.settings import ModelConfig
 from memalpha_kit.training import export as exports
 from memalpha_kit.training.backends import load_model
-from memalpha_kit.training.export import FIXED_PROMPT, export, join_shards
+from memalpha_kit.training.export import QUESTION, export, join_shards
 
 LORA = ModelConfig(lora_rank=4, lora_alpha=32, lora_targets=("q_proj", "o_proj"))
 
 
+ASKED = encode_chat(tiny_tokenizer(), [{"role": "user", "content": QUESTION}])
+
+
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    """A tiny model's folder that stops at the first token of its reply to the fixed prompt."""
+    """A tiny model's folder that stops at the first token of its reply to the question."""
     tokenizer = tiny_tokenizer()
     model = tiny_qwen3(tokenizer).eval()
     folder = tmp_path_factory.mktemp("base") / "model"
     with torch.inference_mode():
-        said = model(torch.tensor([FIXED_PROMPT])).logits[0, -1].argmax().item()
+        said = model(torch.tensor([ASKED])).logits[0, -1].argmax().item()
     save_policy(model, tokenizer, folder)
     told = {"eos_token_id": [tokenizer.eos_token_id, said], "pad_token_id": tokenizer.pad_token_id}
     told |= {"do_sample": True, "temperature": 0.6, "top_k": 20, "top_p": 0.95}
@@ -101,21 +105,40 @@ def test_an_export_stops_where_its_base_stops_and_samples_as_it_does(base, tmp_p
     )
     assert found == told
     model = AutoModelForCausalLM.from_pretrained(made.folder)
-    reply = model.generate(torch.tensor([FIXED_PROMPT]), do_sample=False, max_new_tokens=9)
-    assert reply.shape[1] == len(FIXED_PROMPT) + 1
+    reply = model.generate(torch.tensor([ASKED]), do_sample=False, max_new_tokens=9)
+    (ours,) = load_lm(made.folder).generate([ASKED], Sampling(0.0, 9))
+    assert tuple(reply[0, len(ASKED) :]) == ours.completion_ids == (told["eos_token_id"][1],)
 
 
-def test_an_export_that_lost_its_stop_ids_would_be_refused(base, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("lost", "message"),
+    [
+        (["eos_token_id", "top_k"], "stop ids and defaults: expected"),
+        (["top_k"], "stop ids and defaults: expected .*'top_k': 20.*found"),
+    ],
+)
+def test_an_export_that_lost_what_its_base_said_is_refused(
+    base, tmp_path, monkeypatch, lost, message
+):
     save = exports.save_trained
 
-    def forgetful(lm, folder, *more):
-        save(lm, folder, *more)
-        (folder / "generation_config.json").write_text("{}")
+    def forgetful(lm, folder):
+        file = save(lm, folder) / "generation_config.json"
+        told = json.loads(file.read_text())
+        file.write_text(json.dumps({k: v for k, v in told.items() if k not in lost}))
 
     monkeypatch.setattr(exports, "save_trained", forgetful)
-    with pytest.raises(InputError, match="expected a reply of 1 tokens, found 24: other stop ids"):
+    with pytest.raises(InputError, match=message):
         export(base, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_an_export_whose_reply_goes_on_is_refused(base, tmp_path, monkeypatch):
+    """Whatever the files say, both models are asked."""
+    found = iter([[7], [7, 8]])
+    monkeypatch.setattr(exports, "_reply", lambda *_: next(found))
+    with pytest.raises(InputError, match="expected a reply of 1 tokens, found 2"):
+        export(base, tmp_path / "out")
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])

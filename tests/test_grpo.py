@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -26,8 +27,8 @@ from memalpha_kit.training.grpo import (
     train_grpo,
     training_order,
 )
+from memalpha_kit.training.journal import Journal, flat_because
 from memalpha_kit.training.rollouts import Rollouts, TrainerLM
-from memalpha_kit.training.trainer import Journal
 
 PAD = 0
 ROWS = (
@@ -187,7 +188,7 @@ def test_validation_is_greedy_also_where_all_processes_must_generate_together(tm
 def test_a_pad_token_that_ends_replies_is_refused():
     lm = tiny.lm()
     lm.tokenizer.pad_token = lm.tokenizer.eos_token
-    with pytest.raises(InputError, match="pad token: expected one that is no end token"):
+    with pytest.raises(InputError, match="expected a pad token that ends no reply"):
         check_lm(lm)
 
 
@@ -340,14 +341,31 @@ def test_every_step_uses_different_instances_and_every_pass_all_that_fit():
 
 # --- steps that teach nothing ---------------------------------------------------------------------
 
-FLAT = {"rows_trained": 8, "flat_rows": 1.0, "calls": 2.0}
+FLAT = {"rows_trained": 8, "flat_rows": 1.0, "calls": 2.0, "calls_ok": 1.0, "accuracy": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("changes", "cause"),
+    [
+        ({"calls_ok": 0.0}, "no call was valid"),
+        ({"calls": 0.0, "calls_ok": 0.0, "cut_replies": 1.0}, "every reply was cut off"),
+        ({"same_replies": 1.0, "accuracy": 0.0}, "all rollouts wrote the same"),
+        ({"accuracy": 0.0}, "every answer was wrong"),
+        ({"accuracy": 1.0}, "every answer was right"),
+        ({"same_replies": 0.5, "content": 0.5}, "all rewards of a group were equal"),
+    ],
+)
+def test_the_likely_cause_of_equal_rewards_is_named_the_first_that_holds(changes, cause):
+    assert flat_because(FLAT | changes).startswith(cause)
+    unjudged = flat_because(FLAT | changes | {"content": math.nan})
+    assert unjudged.startswith(cause) and unjudged.endswith("nobody judges (reward.content)")
 
 
 @pytest.mark.parametrize(
     ("changes", "cause"),
     [
         ({}, "all rewards of a group were equal"),
-        ({"calls": 0.0}, "no reply had a call"),
+        ({"calls": 0.0, "calls_ok": 0.0}, "no reply had a call"),
         ({"rows_trained": 0}, "no row had a reward"),
         ({"flat_rows": 0.5, "grad_norm": 0.0}, "the gradient was zero"),
     ],
@@ -431,6 +449,7 @@ def test_stop_ids_and_sampling_defaults_of_the_base_stay_with_the_trained_policy
     told = {"eos_token_id": [1, 9], "do_sample": True, "temperature": 0.6, "top_p": 0.9}
     save_json(policy / "generation_config.json", told)
     train_grpo(tiny.run(tmp_path / "run", policy, replace(tiny.GRPO, steps=1)))
-    kept = load_json(tmp_path / "run" / "policy" / "generation_config.json")
-    assert told.items() <= kept.items() and kept["pad_token_id"] == 0
-    assert load_lm(tmp_path / "run" / "policy").stop_ids == (1, 9)
+    checkpoint = next((tmp_path / "run" / "checkpoints").glob("checkpoint-*"))
+    for folder in (tmp_path / "run" / "policy", checkpoint):
+        kept = load_json(folder / "generation_config.json")
+        assert kept == told | {"pad_token_id": 0} and load_lm(folder).stop_ids == (1, 9)

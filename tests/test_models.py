@@ -5,10 +5,13 @@ import json
 
 import pytest
 from tiny_models import tiny_lm, tiny_qwen3, tiny_tokenizer
+from transformers import Qwen3ForCausalLM
 
 from memalpha_kit.errors import InputError
 from memalpha_kit.method.encoding import encode_text
-from memalpha_kit.models.local import CausalLM, Sampling, load_lm, pad_id
+from memalpha_kit.models.folders import check_pad, pad_id
+from memalpha_kit.models.local import CausalLM, Sampling, load_lm
+from memalpha_kit.models.tiny import save_policy
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +104,8 @@ def test_impossible_sampling_is_refused(wrong):
 # ---- folders ------------------------------------------------------------------------------------
 
 
-def saved(folder, **habits):
-    tokenizer = tiny_tokenizer()
+def saved(folder, tokenizer=None, **habits):
+    tokenizer = tokenizer or tiny_tokenizer()
     model = tiny_qwen3(tokenizer)
     model.generation_config.update(**habits)
     model.save_pretrained(folder)
@@ -207,30 +210,63 @@ def test_a_device_or_a_number_format_that_is_not_there_is_one_line(
         load_lm(tmp_path, **options)
 
 
+ENDS, TEXT, START = "<|im_end|>", "<|endoftext|>", "<|im_start|>"
+
+
 @pytest.mark.parametrize(
     ("tokens", "template", "expected"),
     [
-        ({"pad_token": "<|endoftext|>"}, "", "<|endoftext|>"),
-        ({"pad_token": "<|im_end|>", "unk_token": "<|endoftext|>"}, "", "<|endoftext|>"),
-        ({"pad_token": "<|im_end|>", "unk_token": None}, "<|im_start|>", "<|endoftext|>"),
-        ({"pad_token": "<|im_end|>", "unk_token": None}, "<|im_start|> <|endoftext|>", None),
+        ({"pad_token": TEXT}, TEXT, TEXT),
+        ({"pad_token": ENDS, "unk_token": TEXT}, "", TEXT),
+        ({"pad_token": ENDS, "unk_token": ENDS}, START, TEXT),
+        ({"pad_token": ENDS, "unk_token": TEXT, "bos_token": TEXT}, "", START),
+        ({"pad_token": ENDS, "unk_token": TEXT}, START + TEXT, None),
     ],
-    ids=["its own", "for unknown text", "a spare special token", "none"],
+    ids=["its own", "for unknown text", "a spare one", "none that begins a text", "none"],
 )
 def test_the_token_that_fills_up_rows_never_ends_a_reply(tokens, template, expected):
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = template
     for name, token in tokens.items():
         setattr(tokenizer, name, token)
-    stops = (tokenizer.eos_token_id,)
-    found = pad_id(tokenizer, stops)
+    found = pad_id(tokenizer, [tokenizer.eos_token_id], len(tokenizer))
     assert found == (expected and tokenizer.convert_tokens_to_ids(expected))
 
 
-def test_a_model_whose_pad_token_is_its_end_token_is_loaded_with_another_one(tmp_path):
+def test_a_pad_token_without_an_embedding_is_none():
     tokenizer = tiny_tokenizer()
-    tokenizer.pad_token = tokenizer.eos_token
-    tiny_qwen3(tokenizer).save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    loaded = load_lm(tmp_path)
-    assert loaded.tokenizer.pad_token_id not in (None, *loaded.stop_ids)
+    size = len(tokenizer)
+    tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
+    assert pad_id(tokenizer, [tokenizer.eos_token_id], len(tokenizer)) == size
+    assert pad_id(tokenizer, [tokenizer.eos_token_id], size) < size
+
+
+def with_tokens(folder, template=START, **tokens):
+    """A tiny model's folder with these tokens in these roles."""
+    tokenizer = tiny_tokenizer()
+    for name, token in tokens.items():
+        setattr(tokenizer, name, token)
+    tokenizer.chat_template = template
+    return saved(folder, tokenizer)
+
+
+def test_a_model_whose_pad_token_is_its_end_token_gets_another_one_and_says_so(tmp_path):
+    folder = with_tokens(tmp_path, pad_token=ENDS)
+    assert load_lm(folder).tokenizer.pad_token == TEXT
+    assert f"rows are filled up with {TEXT}, for its pad token, {ENDS}" in check_pad(folder)
+    assert check_pad(with_tokens(tmp_path / "own")) == ""
+
+
+def test_without_such_a_token_a_model_answers_and_the_remedy_makes_it_one_to_train(tmp_path):
+    folder = with_tokens(tmp_path, template=START + TEXT, pad_token=ENDS)
+    assert load_lm(folder).generate([(5, 6)], Sampling(0.0, 2))
+    with pytest.raises(InputError, match="expected a pad token that ends no reply") as refused:
+        check_pad(folder)
+    model, tokenizer = Qwen3ForCausalLM.from_pretrained(folder), tiny_tokenizer()
+    for line in ("tokenizer.add_special_tokens({'pad_token': '<|pad|>'})",
+                 "model.resize_token_embeddings(len(tokenizer))"):  # fmt: skip
+        assert line in str(refused.value)
+    tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
+    model.resize_token_embeddings(len(tokenizer))
+    save_policy(model, tokenizer, folder)
+    assert check_pad(folder) == "" and load_lm(folder).tokenizer.pad_token == "<|pad|>"

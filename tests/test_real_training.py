@@ -228,6 +228,26 @@ def test_what_cannot_work_is_one_line_before_anything_is_loaded(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("command", ["train", "warm-start"])
+def test_a_model_without_a_spare_pad_token_is_refused_before_the_data_is_read(
+    base, tmp_path, capsys, command
+):
+    """Its pad token ends replies: with one for unknown text it is trained, without it is not."""
+    folder = shutil.copytree(base, tmp_path / "model")
+    file = folder / "tokenizer_config.json"
+    told = json.loads(file.read_text()) | {"pad_token": "<|end|>", "unk_token": "<|end|>"}
+    (folder / "chat_template.jinja").write_text("<|pad|>")
+    file.write_text(json.dumps(told))
+    argv = [command, "--data", str(tmp_path / "gone"), "--out", str(tmp_path / "run")]
+    argv += sets(SETTINGS | RULE | {"model.name": folder, "model.lora_rank": 4})
+    assert cli.main(argv) == 2
+    said = capsys.readouterr()
+    assert "add one and save the folder again: tokenizer.add_special_tokens" in said.err
+    file.write_text(json.dumps(told | {"unk_token": "> "}))
+    assert cli.main(argv) == 2 and "gone" in (said := capsys.readouterr()).err
+    assert "rows are filled up with > , for its pad token, <|end|>" in said.out
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a card")
 def test_the_profile_as_it_is_says_in_one_line_that_it_needs_a_card(data, tmp_path, capsys):
     command = ["train", "--profile", "gpu", "--data", str(data[0]), "--out", str(tmp_path / "run")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -57,3 +58,19 @@ def test_calls_that_ask_for_the_same_again_are_a_measure_of_their_own():
     for seen_steps, repeated in ((episode.steps, 0), (steps, 2)):
         seen = observe([replace(episode, steps=seen_steps)], done.rewards, [], "words")
         assert summarise([seen])["calls_repeated"] == repeated
+
+
+def test_chunks_about_which_all_rollouts_wrote_the_same_are_counted():
+    done = play(
+        miniature.held_out(CI)["test_1x"][:1],
+        miniature.references(CI)[0],
+        miniature.environment(CI),
+    )
+    [episode] = done.episodes
+    first, *rest = episode.steps
+    other = replace(first, completion=replace(first.completion, text="something else"))
+    pair = [episode, replace(episode, rollout=1, steps=(other, *rest))]
+    known = summarise([observe(pair, done.rewards, [], "words")])["same_replies"]
+    assert known == pytest.approx(len(rest) / len(episode.steps))
+    alone = summarise([observe([episode], done.rewards, [], "words")])["same_replies"]
+    assert math.isnan(alone)  # nobody to compare with

@@ -12,9 +12,10 @@ import tiny_policy as tiny
 import torch
 
 from memalpha_kit.errors import InputError
+from memalpha_kit.files import save_json
 from memalpha_kit.method.calls import parse_reply
 from memalpha_kit.method.model_writers import ModelWriter
-from memalpha_kit.models.local import Sampling
+from memalpha_kit.models.local import Sampling, load_lm
 from memalpha_kit.records import Entry, Memory, WriteRequest
 from memalpha_kit.settings import GrpoConfig, WarmStartConfig
 from memalpha_kit.training import warm_start as module
@@ -129,7 +130,7 @@ def test_training_learns_its_rows_and_a_seed_repeats_it(optimizer):
 def test_metrics_say_phase_step_loss_rate_and_tokens_and_stand_beside_the_policy(tmp_path):
     phases = [Phase("copy", 7, draw=lambda rng: ([5, 6], [7])), Phase("teach", 5, rows())]
     lm = tiny.lm()
-    folder = train_warm_start(lm.model, lm.tokenizer, phases, CONFIG, 0, tmp_path / "warm")
+    folder = train_warm_start(lm, phases, CONFIG, 0, tmp_path / "warm")
     assert folder == tmp_path / "warm" / "policy"
     assert equal(tiny.weights(folder), weights(lm.model))
     metrics = pd.read_csv(tmp_path / "warm" / "metrics.csv")
@@ -140,10 +141,18 @@ def test_metrics_say_phase_step_loss_rate_and_tokens_and_stand_beside_the_policy
     assert metrics["rate"].iloc[0] == 1.0 and metrics["rate"].iloc[-1] < 0.3
 
 
+def test_stop_ids_and_sampling_defaults_of_what_was_loaded_stay_with_the_policy(tmp_path):
+    told = {"pad_token_id": PAD, "eos_token_id": [1, 9], "do_sample": True, "temperature": 0.6}
+    save_json(tiny.saved(tmp_path / "base") / "generation_config.json", told)
+    phases = [Phase("a", 1, rows())]
+    learned = train_warm_start(load_lm(tmp_path / "base"), phases, CONFIG, 0, tmp_path / "warm")
+    assert load_lm(learned).said == told and load_lm(learned).stop_ids == (1, 9)
+
+
 def test_a_warm_start_that_was_stopped_goes_on_to_the_same_weights(tmp_path, monkeypatch):
     config, phases = replace(CONFIG, save_every=4), [Phase("a", 5, rows()), Phase("b", 6, rows(7))]
     whole, cut = tiny.lm(), tiny.lm()
-    train_warm_start(whole.model, whole.tokenizer, phases, config, 0, tmp_path / "whole")
+    train_warm_start(whole, phases, config, 0, tmp_path / "whole")
 
     def stopped(model, batch, pad, loss=module.completion_loss):
         if len(seen) == 9:
@@ -154,9 +163,9 @@ def test_a_warm_start_that_was_stopped_goes_on_to_the_same_weights(tmp_path, mon
     seen = []
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(module, "completion_loss", stopped)
-        train_warm_start(cut.model, cut.tokenizer, phases, config, 0, tmp_path / "cut")
+        train_warm_start(cut, phases, config, 0, tmp_path / "cut")
     fresh = tiny.lm()
-    train_warm_start(fresh.model, fresh.tokenizer, phases, config, 0, tmp_path / "cut")
+    train_warm_start(fresh, phases, config, 0, tmp_path / "cut")
     assert equal(weights(whole.model), weights(fresh.model))
     tables = [(tmp_path / name / "metrics.csv").read_bytes() for name in ("whole", "cut")]
     assert tables[0] == tables[1]

@@ -209,7 +209,7 @@ def warm_start(profile: Profile, folder: Path) -> Path:
         ),
     ]
     with held(folder):
-        return train_warm_start(model, tokenizer, phases, settings, seed, folder)
+        return train_warm_start(lm, phases, settings, seed, folder)
 
 
 def train(

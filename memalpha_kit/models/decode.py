@@ -88,7 +88,7 @@ def fast(lm: CausalLM) -> CausalLM:
         and not getattr(config, "mlp_bias", False)
         and config.hidden_act == "silu"
     )
-    return FastLM(lm.name, lm.model, lm.tokenizer, lm.stop_ids, lm.batch_size) if known else lm
+    return FastLM(**vars(lm)) if known else lm
 
 
 @dataclass

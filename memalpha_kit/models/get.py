@@ -155,6 +155,8 @@ def _converted(gguf: Path, target: Path) -> Path:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+    from memalpha_kit.models.folders import pad_id
+
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     loaded = AutoModelForCausalLM.from_pretrained(
         gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16
@@ -166,9 +168,9 @@ def _converted(gguf: Path, target: Path) -> Path:
     model.load_state_dict(loaded.state_dict())
     model.tie_weights()
     # transformers takes the first special token of this file for the end, and spaces for litter
-    end, pad = config.eos_token_id, tokenizer.unk_token_id
+    end = config.eos_token_id
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
-    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)  # not the end: it is trained on
+    tokenizer.pad_token_id = pad = pad_id(tokenizer, [end], config.vocab_size)
     tokenizer.clean_up_tokenization_spaces = False
     model.generation_config = GenerationConfig(eos_token_id=end, pad_token_id=pad)
     config.pad_token_id = pad

@@ -16,16 +16,16 @@ loop, 141 with a static cache and 43 with continuous batching.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
 from memalpha_kit.errors import InputError, closest
-from memalpha_kit.models.get import MODELS
+from memalpha_kit.models.folders import EXPECTED, LOCAL, check_folder, ends, readable
 from memalpha_kit.records import Completion
 from memalpha_kit.sections import Count, NonNegative, section
 
@@ -35,10 +35,6 @@ if TYPE_CHECKING:
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 """Number formats of weights; "auto" is the one they are saved in."""
-
-EXPECTED = "expected a folder with config.json, weights (safetensors) and a tokenizer"
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 
 
 @section
@@ -53,13 +49,17 @@ class Sampling:
 
 @dataclass(frozen=True)
 class CausalLM:
-    """A causal language model of transformers with its tokenizer. Load one with `load_lm`."""
+    """A causal language model of transformers with its tokenizer. Load one with `load_lm`.
+
+    `said` is what its folder says about generation: kept for whoever saves it, and not followed.
+    """
 
     name: str
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     stop_ids: tuple[int, ...]
     batch_size: int = 8
+    said: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def generate(
         self,
@@ -211,23 +211,6 @@ def drawn(
 # ---- loading ------------------------------------------------------------------------------------
 
 
-@contextmanager
-def quiet(errors_only: bool = False) -> Iterator[None]:
-    """Switches off transformers' own progress bars, and its warnings too if wanted."""
-    from transformers.utils import logging
-
-    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    if errors_only:
-        logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if shown:
-            logging.enable_progress_bar()
-
-
 def load_lm(
     folder: str | Path,
     device: str = "cpu",
@@ -246,12 +229,9 @@ def load_lm(
 
     folder = Path(folder)
     model, tokenizer = load_parts(folder, "AutoModelForCausalLM", device, dtype, **options)
-    stops = stop_ids(model.generation_config.eos_token_id, tokenizer.eos_token_id)
-    if not stops:
-        raise InputError(f"model {folder}: expected an end-of-text token, found none")
-    tokenizer.pad_token_id = pad_id(tokenizer, stops)
+    stops, said = ends(folder, tokenizer)
     model.generation_config = GenerationConfig()  # the folder's sampling habits are not ours
-    return CausalLM(str(folder), model, tokenizer, stops, batch_size)
+    return CausalLM(str(folder), model, tokenizer, stops, batch_size, said)
 
 
 def load_parts(
@@ -259,47 +239,19 @@ def load_parts(
 ) -> tuple[Any, Any]:
     """Model and tokenizer of a folder; `kind` is a class of transformers. Raises as `load_lm`."""
     placed, number_format = _device(device), _dtype(dtype)
-    _check_folder(folder)
+    check_folder(folder)
     import transformers
-    from safetensors import SafetensorError
 
-    local = {"local_files_only": True, "trust_remote_code": False}
-    unreadable = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError)
-    try:
-        with quiet(errors_only=True):
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **local)
-            model, told = getattr(transformers, kind).from_pretrained(
-                folder,
-                **{"dtype": number_format} | options | local,
-                use_safetensors=True,
-                output_loading_info=True,
-            )
-    except (*unreadable, SafetensorError) as error:  # files that are missing or broken
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"model {folder}: {EXPECTED}, found {reason}") from error
+    with readable(folder):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **LOCAL)
+        model, told = getattr(transformers, kind).from_pretrained(
+            folder,
+            **{"dtype": number_format} | options | LOCAL,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
     _check_weights(folder, model, told)
     return (model if "device_map" in options else model.to(placed)).eval(), tokenizer
-
-
-def _check_folder(folder: Path) -> None:
-    """Raises InputError for what can be seen without reading a weight."""
-
-    def any_of(*patterns: str) -> list[str]:
-        return sorted(path.name for pattern in patterns for path in folder.glob(pattern))
-
-    found = ""
-    if not folder.is_dir():
-        found = "a file" if folder.exists() else "nothing"
-    elif not (folder / "config.json").is_file():
-        found = "no config.json"
-    elif not any_of("*.safetensors"):
-        pickles = any_of(*PICKLES)
-        found = f"a pickle, {pickles[0]}, which can run code" if pickles else "no weights"
-    elif not any_of(*TOKENIZER_FILES):
-        found = "no tokenizer"
-    if found:
-        hint = f"; `memalpha models get {folder.name}` gets it" if folder.name in MODELS else ""
-        raise InputError(f"model {folder}: {EXPECTED}, found {found}{hint}")
 
 
 def _check_weights(folder: Path, model: PreTrainedModel, told: dict[str, Any]) -> None:
@@ -339,30 +291,3 @@ def _device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"device {name!r}: expected a CUDA card, found none")
     return device
-
-
-def stop_ids(*named: int | Sequence[int] | None) -> tuple[int, ...]:
-    """All end tokens, the tokenizer's and the generation config's, each once."""
-    found: dict[int, None] = {}
-    for value in named:
-        found |= dict.fromkeys([value] if isinstance(value, int) else value or [])
-    return tuple(found)
-
-
-def pad_id(tokenizer: PreTrainedTokenizerBase, stops: Sequence[int]) -> int | None:
-    """The token that fills up short rows; one that ends replies would hide where they end.
-
-    The rule: the tokenizer's own pad token; if that is an end token, the one for unknown text;
-    else the last special token that the chat template does not write and no role has; else None.
-    """
-    for own in (tokenizer.pad_token_id, tokenizer.unk_token_id):
-        if own is not None and own not in stops:
-            return own
-    template = str(tokenizer.chat_template or "")
-    spare = [
-        number
-        for number, token in tokenizer.added_tokens_decoder.items()
-        if token.special and token.content not in template
-        if number not in stops and number != tokenizer.bos_token_id
-    ]
-    return max(spare, default=None)

@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memalpha_kit.errors import DiskError, InputError
-from memalpha_kit.models.local import CausalLM, load_lm, quiet
+from memalpha_kit.files import save_json
+from memalpha_kit.models.folders import GENERATION, quiet
+from memalpha_kit.models.local import CausalLM, load_lm
 from memalpha_kit.settings import PolicyConfig
 
 if TYPE_CHECKING:
@@ -176,11 +178,13 @@ def save_policy(
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
     weights: Mapping[str, Any] | None = None,
+    generation: Mapping[str, Any] | None = None,
 ) -> Path:
     """`folder`, now a Hugging Face folder with model and tokenizer; an older one is replaced.
 
     Of a model with an adapter it holds the adapter, whose configuration names the base. `weights`
-    are those of a model whose own are spread over processes.
+    are those of a model whose own are spread over processes, `generation` is what the folder says
+    about stop ids and sampling (by default what the model does).
 
     Written beside it first and then renamed, so a crash leaves no half-written policy behind.
     Raises DiskError if it cannot be written.
@@ -194,6 +198,8 @@ def save_policy(
         adapter = {"selected_adapters": ["default"]} if hasattr(model, "peft_config") else {}
         model.save_pretrained(part, **({"state_dict": weights} if weights else {}), **adapter)
         tokenizer.save_pretrained(part)
+        if generation:
+            save_json(part / GENERATION, generation)
         if folder.exists():
             folder.replace(old)
         part.replace(folder)

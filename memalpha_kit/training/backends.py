@@ -29,7 +29,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from memalpha_kit.errors import InputError, closest
-from memalpha_kit.models.local import CausalLM, load_lm, pad_id, stop_ids
+from memalpha_kit.models.folders import ends
+from memalpha_kit.models.local import CausalLM, load_lm
 from memalpha_kit.settings import GrpoConfig, ModelConfig, ProtocolConfig
 from memalpha_kit.training import processes
 
@@ -213,13 +214,12 @@ def _load_unsloth(model: ModelConfig, folder: Path, seed: int, batch_size: int) 
     from unsloth import FastLanguageModel
 
     loaded, tokenizer = FastLanguageModel.from_pretrained(**unsloth_arguments(model, folder))
-    stops = stop_ids(loaded.generation_config.eos_token_id, tokenizer.eos_token_id)
-    tokenizer.pad_token_id = pad_id(tokenizer, stops)
+    stops, said = ends(folder, tokenizer)
     if model.lora_rank:
         loaded = FastLanguageModel.get_peft_model(loaded, **unsloth_adapter_arguments(model, seed))
     if model.adapter:
         load_adapter(loaded, Path(model.adapter))
-    return CausalLM(str(folder), loaded, tokenizer, stops, batch_size)
+    return CausalLM(str(folder), loaded, tokenizer, stops, batch_size, said)
 
 
 def check_unsloth(trainer: type, policy: Any, model: ModelConfig) -> None:

@@ -7,7 +7,8 @@ process. A run folder stands for its best policy, or its last if none was valida
 The one law: what is exported is what was trained. Every parameter that the architecture expects is
 there exactly once, stop ids, pad id and sampling defaults are the base's, and after saving the
 folder is loaded again and compared: the same weights, or for a merged adapter the same
-log-probabilities of a fixed prompt within what rounding allows, and the same greedy reply.
+log-probabilities of a fixed prompt within what rounding allows; what it says about generation; and
+the greedy reply to a question, its text and where it stops.
 
 Differs from the published code: the model's own configuration decides whether embeddings are tied
 (it passes a flag), a missing rank is an error before anything is loaded, and shards are read
@@ -26,8 +27,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from memalpha_kit.errors import InputError
-from memalpha_kit.files import load_json, save_json
-from memalpha_kit.models.local import CausalLM, load_lm, quiet, stop_ids
+from memalpha_kit.files import load_json
+from memalpha_kit.method.encoding import encode_chat
+from memalpha_kit.models.folders import LOCAL, ends, quiet
+from memalpha_kit.models.local import CausalLM, load_lm
 from memalpha_kit.models.tiny import save_policy, writing
 
 if TYPE_CHECKING:
@@ -35,9 +38,9 @@ if TYPE_CHECKING:
 
 SHARD = re.compile(r"model_world_size_(\d+)_rank_(\d+)\.pt")
 DTYPES = ("keep", "bfloat16", "float16", "float32")
-DEFAULTS = "generation_config.json"
 FIXED_PROMPT = tuple(range(5, 37))
-"""Ids whose log-probabilities and whose greedy reply are compared."""
+"""Ids whose log-probabilities are compared; a model without chat template also replies to them."""
+QUESTION = "What is the capital of France?"
 REPLY_TOKENS = 24
 ROUNDING = {"float32": 1e-2, "float16": 0.05, "bfloat16": 0.3}
 """Largest difference of a log-probability that merging may make, by the merged weights' type; in
@@ -70,7 +73,7 @@ def export(checkpoint: Path, out: Path, base: Path | None = None, dtype: str = "
     folder, out = _policy_folder(Path(checkpoint)), Path(out)
     with quiet():
         if (folder / "actor").is_dir():
-            lm, kind, base = _shards(folder / "actor", base)
+            lm, kind = _shards(folder / "actor", base)
             dtype = "bfloat16" if dtype == "keep" else dtype  # as its own export; shards are fp32
         elif (folder / "adapter_config.json").is_file():
             base = base or Path(
@@ -78,8 +81,8 @@ def export(checkpoint: Path, out: Path, base: Path | None = None, dtype: str = "
             )
             lm, kind = load_lm(base), "adapter, merged"
         else:
-            lm, kind, base = load_lm(folder), "Hugging Face folder", folder
-        return _checked(lm, kind, folder, base, out, dtype)
+            lm, kind = load_lm(folder), "Hugging Face folder"
+        return _checked(lm, kind, folder, out, dtype)
 
 
 def _policy_folder(folder: Path) -> Path:
@@ -96,49 +99,46 @@ def _policy_folder(folder: Path) -> Path:
 # --- Saving ---------------------------------------------------------------------------------------
 
 
-def save_trained(
-    lm: CausalLM, folder: Path, base: Path, weights: Mapping[str, Any] | None = None
-) -> Path:
-    """`save_policy`, with the stop ids, pad id and sampling defaults of the model in `base`.
+def save_trained(lm: CausalLM, folder: Path, weights: Mapping[str, Any] | None = None) -> Path:
+    """`save_policy`, with the stop ids, pad id and sampling defaults of the model that was loaded.
 
     An adapter has none: its base has them. `weights` are those of a sharded model.
     """
-    save_policy(lm.model, lm.tokenizer, folder, weights)
-    if not hasattr(lm.model, "peft_config"):
-        save_json(folder / DEFAULTS, generation_defaults(lm, base))
-    return folder
+    adapter = hasattr(lm.model, "peft_config")
+    said = None if adapter else generation_defaults(lm)
+    return save_policy(lm.model, lm.tokenizer, folder, weights, said)
 
 
-def generation_defaults(lm: CausalLM, base: Path) -> dict[str, Any]:
-    """What `base` says about generation, and all end tokens that `lm` was trained to stop at."""
-    file = base / DEFAULTS
-    said = {k: v for k, v in load_json(file).items() if v is not None} if file.is_file() else {}
-    stops = list(lm.stop_ids)
-    pad = {"pad_token_id": lm.tokenizer.pad_token_id}
-    return pad | said | {"eos_token_id": stops[0] if len(stops) == 1 else stops}
+def generation_defaults(lm: CausalLM) -> dict[str, Any]:
+    """What the folder of `lm` said about generation, with all tokens that end its replies.
+
+    That is how transformers, vLLM and `models/local.py` stop alike: at each of a list of ids.
+    """
+    stops = lm.stop_ids[0] if len(lm.stop_ids) == 1 else list(lm.stop_ids)
+    pad = lm.tokenizer.pad_token_id
+    own = {} if pad is None else {"pad_token_id": pad}
+    return own | lm.said | {"eos_token_id": stops}
 
 
-def _checked(lm: CausalLM, kind: str, folder: Path, base: Path, out: Path, dtype: str) -> Exported:
+def _checked(lm: CausalLM, kind: str, folder: Path, out: Path, dtype: str) -> Exported:
     """Saves whole or not at all, loads again, and compares weights, probabilities and replies."""
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM, GenerationConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
     adapter = kind.startswith("adapter")
-    lm = replace(lm, model=_converted(lm.model, dtype))  # before a merge, which would round
-    lm.model.generation_config = GenerationConfig.from_dict(generation_defaults(lm, base))
+    model = _converted(lm.model, dtype)  # before a merge, which would round
+    model.generation_config = GenerationConfig.from_dict(generation_defaults(lm))
     if adapter:
-        trained = PeftModel.from_pretrained(lm.model, str(folder), is_trainable=False)
-        logprobs, reply = _said(trained)
-        model = trained.merge_and_unload()
-    else:
-        model = lm.model
-        logprobs, reply = _said(model)
+        model = PeftModel.from_pretrained(model, str(folder), is_trainable=False)
+    prompt = _question(lm)
+    logprobs, reply = _logprobs(model, FIXED_PROMPT), _reply(model, prompt)
+    model = model.merge_and_unload() if adapter else model
     model.generation_config = GenerationConfig()  # a file of its own says it, as the base's does
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-    save_trained(replace(lm, model=model.eval()), out, base)
-    again = AutoModelForCausalLM.from_pretrained(out, dtype="auto", local_files_only=True)
-    difference = float((_said(again)[0] - logprobs).abs().max()) if adapter else 0.0
+    save_trained(replace(lm, model=model.eval()), out)
+    again = AutoModelForCausalLM.from_pretrained(out, dtype="auto", **LOCAL)
+    difference = float((_logprobs(again, FIXED_PROMPT) - logprobs).abs().max()) if adapter else 0.0
     allowed = ROUNDING[str(model.dtype).removeprefix("torch.")] if adapter else 0.0
     problem = _difference(model, again, out)
     if difference > allowed:
@@ -147,7 +147,10 @@ def _checked(lm: CausalLM, kind: str, folder: Path, base: Path, out: Path, dtype
             f"adapted one's, found {difference:.3f}; export with a wider dtype, or evaluate the "
             "adapter itself"
         )
-    problem = problem or _other_reply(again, reply, 2 * allowed, out)
+    found = ends(out, AutoTokenizer.from_pretrained(out, **LOCAL))
+    if found != (wanted := (lm.stop_ids, generation_defaults(lm))):
+        problem = problem or f"{out}: stop ids and defaults: expected {wanted}, found {found}"
+    problem = problem or _other_reply(again, prompt, reply, 2 * allowed, out)
     if problem:
         shutil.rmtree(out)
         raise InputError(problem)
@@ -166,35 +169,50 @@ def _difference(model: PreTrainedModel, again: PreTrainedModel, out: Path) -> st
     return f"{out}: expected the same weights when loaded again, differs in {odd[0]}" if odd else ""
 
 
-def _said(model: Any) -> tuple[torch.Tensor, list[int]]:
-    """Log-probabilities of tokens after the fixed prompt, (T, V), and the greedy reply to it."""
+def _question(lm: CausalLM) -> Sequence[int]:
+    """Ids of a question as the chat template puts it."""
+    try:
+        return encode_chat(lm.tokenizer, [{"role": "user", "content": QUESTION}])
+    except InputError:  # there is no template, or one that wants more than a question
+        return FIXED_PROMPT
+
+
+def _ids(model: Any, ids: Sequence[int]) -> torch.Tensor:
+    """Ids, (1, T), of a vocabulary that may be smaller than the fixed prompt's."""
     size = model.get_input_embeddings().weight.shape[0]
-    ids = torch.tensor([[token % size for token in FIXED_PROMPT]])
+    return torch.tensor([[token % size for token in ids]])
+
+
+def _logprobs(model: Any, ids: Sequence[int]) -> torch.Tensor:
+    """Log-probabilities of the tokens after each of `ids`, (T, V)."""
     with torch.inference_mode():
-        logits = model.eval()(input_ids=ids).logits[0]
-        mask = torch.ones_like(ids)
-        reply = model.generate(
-            input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=REPLY_TOKENS
-        )
-    return logits.float().log_softmax(-1), reply[0, ids.shape[1] :].tolist()
+        return model.eval()(input_ids=_ids(model, ids)).logits[0].float().log_softmax(-1)
 
 
-def _other_reply(again: PreTrainedModel, reply: list[int], allowed: float, out: Path) -> str:
+def _reply(model: Any, prompt: Sequence[int]) -> list[int]:
+    """The greedy reply, ended where transformers ends it."""
+    ids = _ids(model, prompt)
+    how = {"attention_mask": torch.ones_like(ids), "do_sample": False}
+    with torch.inference_mode():
+        whole = model.eval().generate(input_ids=ids, max_new_tokens=REPLY_TOKENS, **how)
+    return whole[0, ids.shape[1] :].tolist()
+
+
+def _other_reply(
+    again: PreTrainedModel, prompt: Sequence[int], reply: list[int], allowed: float, out: Path
+) -> str:
     """How the exported model's reply differs from `reply`; "" if it is the same.
 
     Where two tokens are as likely as `allowed` says, rounding may choose the other one.
     """
-    _, found = _said(again)
+    found = _reply(again, prompt)
     pairs = zip(reply, found, strict=False)
     place = next((place for place, (a, b) in enumerate(pairs) if a != b), None)
     if place is None and len(reply) == len(found):
         return ""
     if place is None:
-        return f"{out}: expected a reply of {len(reply)} tokens, found {len(found)}: other stop ids"
-    size = again.get_input_embeddings().weight.shape[0]
-    ids = torch.tensor([[*(token % size for token in FIXED_PROMPT), *reply[:place]]])
-    with torch.inference_mode():
-        logprobs = again(input_ids=ids).logits[0, -1].float().log_softmax(-1)
+        return f"{out}: expected a reply of {len(reply)} tokens, found {len(found)}"
+    logprobs = _logprobs(again, [*prompt, *reply[:place]])[-1]
     apart = float(logprobs[found[place]] - logprobs[reply[place]])
     return "" if apart <= allowed else f"{out}: expected the trained model's reply, found another"
 
@@ -202,8 +220,8 @@ def _other_reply(again: PreTrainedModel, reply: list[int], allowed: float, out: 
 # --- Shards ---------------------------------------------------------------------------------------
 
 
-def _shards(actor: Path, base: Path | None) -> tuple[CausalLM, str, Path]:
-    """The model of the published trainer's shards, which are one per process, and its base."""
+def _shards(actor: Path, base: Path | None) -> tuple[CausalLM, str]:
+    """The model of the published trainer's shards, which are one per process."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     paths, config = _ranks(actor), base or actor / "huggingface"
@@ -212,16 +230,14 @@ def _shards(actor: Path, base: Path | None) -> tuple[CausalLM, str, Path]:
     shards = [_load_shard(path) for path in paths]
     first = next(iter(shards[0].values()))
     dtype = getattr(first, "_local_tensor", first).dtype
-    local = {"local_files_only": True, "trust_remote_code": False}
-    settings = AutoConfig.from_pretrained(config, **local)
+    settings = AutoConfig.from_pretrained(config, **LOCAL)
     model = AutoModelForCausalLM.from_config(settings, dtype=dtype)
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     _fill(model, join_shards(shards, shapes), actor)
-    tokenizer = AutoTokenizer.from_pretrained(config, **local)
-    file = config / DEFAULTS
-    said = load_json(file).get("eos_token_id") if file.is_file() else settings.eos_token_id
-    stops = stop_ids(said, tokenizer.eos_token_id)
-    return CausalLM(str(actor), model, tokenizer, stops), f"{len(paths)} shards", config
+    tokenizer = AutoTokenizer.from_pretrained(config, **LOCAL)
+    stops, said = ends(config, tokenizer)
+    lm = CausalLM(str(actor), model, tokenizer, stops, said=said)
+    return lm, f"{len(paths)} shards"
 
 
 def _ranks(actor: Path) -> list[Path]:

@@ -34,7 +34,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from memalpha_kit.errors import InputError
 from memalpha_kit.files import fingerprint, held, resume_or_refuse, save_json, sha256
 from memalpha_kit.method.saved import load_episodes
-from memalpha_kit.models.local import CausalLM, quiet
+from memalpha_kit.models.folders import NO_PAD, quiet
+from memalpha_kit.models.local import CausalLM
 from memalpha_kit.models.tiny import BATCH_ROWS
 from memalpha_kit.records import Episode, Instance
 from memalpha_kit.settings import GrpoConfig, ModelConfig
@@ -91,7 +92,7 @@ def train_grpo(run: Run, resume: bool = False, trainer: EpisodeTrainer | None = 
         else:
             lm = checkpointed(lm, start.folder) if start.folder else lm
             if processes.is_main():
-                save_trained(lm, run.out / "policy", run.policy)
+                save_trained(lm, run.out / "policy")
     processes.wait()
     return run.out / "policy"
 
@@ -110,7 +111,7 @@ def build_trainer(run: Run, lm: CausalLM) -> EpisodeTrainer:
 
 def _train(trainer: EpisodeTrainer, start: Checkpoint) -> None:
     """Trains from `start` to the last step, and saves the policy."""
-    from memalpha_kit.training.trainer import Journal
+    from memalpha_kit.training.journal import Journal
 
     run, lm = trainer.run, trainer.lm
     order = training_order(len(run.instances), run.config, run.seed)
@@ -180,11 +181,7 @@ def check_lm(lm: CausalLM) -> None:
     """Raises InputError unless the pad token exists and ends no reply."""
     pad = lm.tokenizer.pad_token_id
     if pad is None or pad in lm.stop_ids:
-        raise InputError(
-            f"{lm.name}: pad token: expected one that is no end token ({lm.stop_ids}), found {pad} "
-            "and no spare special token; add one and save the folder again: "
-            "tokenizer.add_special_tokens({'pad_token': '<|pad|>'})"
-        )
+        raise InputError(f"model {lm.name}: {NO_PAD}")
 
 
 # --- Starting and resuming ------------------------------------------------------------------------

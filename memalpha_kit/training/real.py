@@ -40,8 +40,9 @@ from memalpha_kit.method.retrieval import Retrieval
 from memalpha_kit.method.saved import load_episodes
 from memalpha_kit.method.writers import WRITERS
 from memalpha_kit.models.chat import Client
+from memalpha_kit.models.folders import check_pad, quiet
 from memalpha_kit.models.get import hub_folder
-from memalpha_kit.models.local import Sampling, quiet
+from memalpha_kit.models.local import Sampling
 from memalpha_kit.models.local_chat import LocalChat, vllm_chat
 from memalpha_kit.models.servers import endpoint_from_env
 from memalpha_kit.records import Instance, Memory, ToolCall
@@ -60,7 +61,11 @@ READ_ROWS = 8
 def base_folder(model: ModelConfig) -> Path:
     """The base model's folder, fetched from the hub if it is not one."""
     named = Path(model.name)
-    return named if named.is_dir() else hub_folder(model.name, model.revision)
+    if named.is_dir():
+        return named
+    folder = hub_folder(model.name, model.revision)
+    check_pad(folder)  # a folder's was checked before anything else
+    return folder
 
 
 def trained_on(path: Path) -> list[Path]:
@@ -83,7 +88,7 @@ def train(
     exported, or the last. Under `accelerate launch` every process calls it. Raises InputError.
     """
     started = time.time()
-    profile, client = checked(profile)
+    profile, client = checked(profile, say)
     instances, held_out = dataset.train_and_held_out(data, validation)
     from memalpha_kit.training import backends
 
@@ -154,7 +159,7 @@ def warm_start(
     InputError.
     """
     started, settings = time.time(), profile.warm_start
-    profile, _ = checked(replace(profile, model=replace(profile.model, reader="rule")))
+    profile, _ = checked(replace(profile, model=replace(profile.model, reader="rule")), say)
     instances, _ = dataset.train_and_held_out(data)
     from memalpha_kit.training import backends
 
@@ -177,7 +182,7 @@ def warm_start(
         resume_or_refuse(out, asked, WARM_FREE)
         phases = [Phase("teacher", settings.steps, rows)]
         with quiet():
-            policy = train_warm_start(lm.model, lm.tokenizer, phases, settings, profile.seed, out)
+            policy = train_warm_start(lm, phases, settings, profile.seed, out)
         run_card(out, profile, started, files, {"rows": len(rows), "base": str(base)})
     say(f"{policy}: {settings.steps} steps on {len(rows)} rows of {len(instances)} instances")
     return policy
@@ -232,11 +237,13 @@ def exported(out: Path, base: Path, model: ModelConfig) -> tuple[Path, float, in
 # --- What is refused before anything is loaded ----------------------------------------------------
 
 
-def checked(profile: Profile) -> tuple[Profile, Client | None]:
+def checked(
+    profile: Profile, say: Callable[[str], object] = print
+) -> tuple[Profile, Client | None]:
     """The profile with the served reader's address filled in, and a client of that reader.
 
-    Raises InputError for a missing name, address or card, settings that do not go together, and a
-    server that does not answer.
+    Raises InputError for a missing name, address or card, settings that do not go together, a
+    server that does not answer, and a model folder without a token that can fill up rows.
     """
     from memalpha_kit.training.backends import check_model
 
@@ -268,6 +275,8 @@ def checked(profile: Profile) -> tuple[Profile, Client | None]:
         address = client.endpoint
         model = replace(model, reader_url=address.url, reader_model=address.model)
     check_model(model, profile.protocol)
+    if Path(model.name).is_dir() and (note := check_pad(Path(model.name))):
+        say(note)
     return replace(profile, model=model), client
 
 

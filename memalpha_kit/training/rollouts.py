@@ -235,11 +235,16 @@ def observe(
 ) -> Observed:
     """Accuracy and compression by episode, format, content and reward by row, calls by chunk.
 
-    `calls_repeated` are those that ask for what an earlier call of the same reply asked for.
+    `calls_repeated` are those that ask for what an earlier call of the same reply asked for;
+    `same_replies` is by chunk that several rollouts read: whether all of them wrote the same.
     """
     steps = [step for episode in episodes for step in episode.steps]
     kinds = [Counter(KINDS.get(call.name, "other_calls") for call in s.calls) for s in steps]
     statuses = [Counter(call.status for call in step.calls) for step in steps]
+    written: dict[tuple[str, int], list[str]] = {}
+    for episode in episodes:
+        for step in episode.steps:
+            written.setdefault((episode.instance, step.chunk), []).append(step.completion.text)
     real, counts = trained(rows), counter(counter_name)
     terms = [reward_terms(part) for part in parts.values() or [Rewards(None, None, (), ())]]
     return {
@@ -253,6 +258,7 @@ def observe(
         "prompt_tokens": [len(step.completion.prompt_ids) for step in steps],
         "reply_tokens": [len(step.completion.completion_ids) for step in steps],
         "cut_replies": [step.completion.finish == "length" for step in steps],
+        "same_replies": [len(set(said)) == 1 for said in written.values() if len(said) > 1],
         "loss_tokens": [sum(row.loss_mask) for row in real],
         "flat_rows": [row.advantage == 0 for row in real],
     }

@@ -11,26 +11,23 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from datasets import Dataset
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PrinterCallback
 from trl import GRPOTrainer
 
-from memalpha_kit.files import save_table
+from memalpha_kit.files import save_json
+from memalpha_kit.models.folders import GENERATION
 from memalpha_kit.models.local import CausalLM
 from memalpha_kit.models.tiny import writing
-from memalpha_kit.progress import bar
 from memalpha_kit.records import TrainingRow
-from memalpha_kit.settings import GrpoConfig
 from memalpha_kit.training import processes
 from memalpha_kit.training.backends import (
     check_unsloth,
@@ -46,8 +43,7 @@ from memalpha_kit.training.batch import (
     token_logprobs,
     trained,
 )
-from memalpha_kit.training.export import save_trained
-from memalpha_kit.training.grpo import TABLES, mark_complete
+from memalpha_kit.training.export import generation_defaults, save_trained
 from memalpha_kit.training.optimizer import build_optimizer, rate
 from memalpha_kit.training.rollouts import GO_ON, Run, TrainingStopped, writer_lm
 
@@ -277,6 +273,9 @@ class EpisodeTrainer(GRPOTrainer):
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         with writing(self.run.out / "checkpoints"):
             super()._save_checkpoint(*args, **kwargs)
+            folder = self.run.out / "checkpoints" / f"checkpoint-{self.state.global_step}"
+            if processes.is_main() and (folder / GENERATION).is_file():  # not an adapter's
+                save_json(folder / GENERATION, generation_defaults(self.lm))
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """Leaves checkpoints without a text that says nothing about the run."""
@@ -287,7 +286,7 @@ class EpisodeTrainer(GRPOTrainer):
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             whole = self.accelerator.get_state_dict(self.model_wrapped)
         if processes.is_main():
-            save_trained(self.lm, folder, self.run.policy, whole)
+            save_trained(self.lm, folder, whole)
 
 
 def _never_called(**_: Any) -> list[float]:
@@ -304,96 +303,3 @@ def _as_forward(wrapper: DistributedDataParallel, computed: Callable[[Any], Any]
         return wrapper()
     finally:
         module.forward = plain
-
-
-# --- What a run leaves behind ---------------------------------------------------------------------
-
-METRICS, TIMINGS, VALIDATION = TABLES
-FLAT_STEPS = 3
-"""After so many steps in a row that taught nothing there is a warning."""
-
-
-class Journal(TrainerCallback):
-    """Writes a row of metrics and one of timings per step, and shows how far the run is.
-
-    `done` steps of `config` were made before; later rows of the tables are dropped, so that a
-    resumed run continues exactly there. `n_replies` is the work ahead. After every step, in all
-    processes, before logs and checkpoints, `look(step)` may give measures of held-out instances.
-    Tables are replaced at once: one that a later run reads is whole.
-    """
-
-    def __init__(self, folder: Path, config: GrpoConfig, n_replies: int, done: int = 0) -> None:
-        self.folder, self.steps, self.done = folder, config.steps, done
-        self.updates = updates_per_step(config)
-        self.tables: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES}
-        for name in TABLES:
-            if done and (folder / name).is_file():
-                table = pd.read_csv(folder / name, dtype=str, keep_default_na=False)  # no rounding
-                self.tables[name] = table[table["step"].astype(int) <= done].to_dict("records")
-        self.bar = bar(n_replies, "GRPO") if processes.is_main() else nullcontext()
-        self.look: Callable[[int], Mapping[str, Any] | None] = lambda step: None
-        self.started, self.flat, self.note = time.perf_counter(), 0, ""
-
-    def advance(self, n: int) -> None:
-        """Counts n more replies of the step that is at work."""
-        if processes.is_main():
-            self.bar.advance(n, f"step {self.done + 1} of {self.steps}{self.note}")
-
-    def on_train_begin(self, args, state, control, **_):
-        """The first step begins now."""
-        self.started = time.perf_counter()
-
-    def on_step_end(self, args, state, control, **_):
-        """After an update."""
-        step, inside = divmod(state.global_step, self.updates)
-        found = None if inside else self.look(step)
-        if found and processes.is_main():
-            self._add(VALIDATION, {"step": step, **found})
-
-    def on_log(self, args, state, control, logs=None, **_):
-        """After a step; not the summary at the end."""
-        if processes.is_main() and logs and "loss" in logs:
-            self.log(state.global_step // self.updates, logs)
-
-    def on_save(self, args, state, control, **_):
-        """After each process has written its random state."""
-        processes.wait()
-        if processes.is_main():
-            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            mark_complete(folder, state.global_step // self.updates)
-
-    def log(self, step: int, values: Mapping[str, Any]) -> None:
-        """Adds the rows of step `step` (from 1), which just ended; `_s` and `_time` are timings."""
-        now = time.perf_counter()
-        timed = {k: v for k, v in values.items() if k.endswith(("_s", "_time"))}
-        rest = {k: v for k, v in values.items() if k not in timed and k != "epoch"}
-        self._add(TIMINGS, {"step": step, **timed, "step_s": now - self.started})
-        self._add(METRICS, {"step": step, **rest})
-        self.started, self.done = now, step
-        known = [name for name in ("reward", "accuracy") if values.get(name) is not None]
-        self.note = "".join(f", {name} {values[name]:.3f}" for name in known)
-        why = flat_because(values)
-        self.flat = self.flat + 1 if why else 0
-        self.note += f", nothing to learn: {why}" if why else ""
-        ends = step == self.steps and 0 < self.flat < FLAT_STEPS
-        if ends or (self.flat and self.flat % FLAT_STEPS == 0):
-            log.warning("GRPO: the last %d of %d steps taught nothing: %s", self.flat, step, why)
-
-    def _add(self, name: str, row: dict[str, Any]) -> None:
-        self.tables[name].append(row)
-        save_table(self.folder / name, pd.DataFrame(self.tables[name]))
-
-
-def flat_because(values: Mapping[str, Any]) -> str:
-    """Why a step with these measures could not move the weights; "" if it could.
-
-    >>> flat_because({"rows_trained": 8, "flat_rows": 1.0, "calls": 0.0})
-    'no reply had a call (a longer warm start, or another protocol.wire)'
-    """
-    if values.get("rows_trained") == 0:
-        return "no row had a reward (the reader or the judge failed)"
-    if values.get("flat_rows") == 1:
-        if values.get("calls") == 0:
-            return "no reply had a call (a longer warm start, or another protocol.wire)"
-        return "all rewards of a group were equal (more grpo.rollouts, a higher grpo.temperature)"
-    return "the gradient was zero (see clip_ratio)" if values.get("grad_norm") == 0 else ""

@@ -9,7 +9,7 @@ call tools and to match an id, a pretrained one the format of calls (`training/r
         Phase("copy", 300, draw=copy_row),            # random rows: teaches copying as such
         Phase("teacher", 1000, rows=encoded_rows),    # transcripts
     ]
-    train_warm_start(model, tokenizer, phases, WarmStartConfig(), seed=0, folder=out)
+    train_warm_start(lm, phases, WarmStartConfig(), seed=0, folder=out)
 """
 
 from __future__ import annotations
@@ -31,15 +31,18 @@ from memalpha_kit.method.encoding import encode_text
 from memalpha_kit.method.memory import empty
 from memalpha_kit.method.model_writers import ModelWriter
 from memalpha_kit.method.writers import Rule
-from memalpha_kit.models.tiny import save_policy, writing
+from memalpha_kit.models.tiny import writing
 from memalpha_kit.progress import bar
 from memalpha_kit.records import Completion, Episode, Instance, Memory, ToolCall, WriteRequest
 from memalpha_kit.settings import WarmStartConfig
 from memalpha_kit.training.batch import logits_at
+from memalpha_kit.training.export import save_trained
 from memalpha_kit.training.optimizer import build_optimizer, rate
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
+
+    from memalpha_kit.models.local import CausalLM
 
 FLOOR = 0.03
 """The rate does not fall below this share of the highest one."""
@@ -171,12 +174,7 @@ def _shuffled(
 
 
 def train_warm_start(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    phases: Sequence[Phase],
-    config: WarmStartConfig,
-    seed: int,
-    folder: Path,
+    lm: CausalLM, phases: Sequence[Phase], config: WarmStartConfig, seed: int, folder: Path
 ) -> Path:
     """The folder of the trained policy, `folder/policy`; `folder/metrics.csv` stands beside it.
 
@@ -184,9 +182,9 @@ def train_warm_start(
     was stopped goes on from `folder/state.pt`. The caller holds the folder (`files.held`).
     """
     state = folder / "state.pt"
-    metrics = warm_start(model, phases, config, tokenizer.pad_token_id, seed, state)
+    metrics = warm_start(lm.model, phases, config, lm.tokenizer.pad_token_id, seed, state)
     save_table(folder / "metrics.csv", metrics)
-    return save_policy(model, tokenizer, folder / "policy")
+    return save_trained(lm, folder / "policy")
 
 
 def warm_start(
