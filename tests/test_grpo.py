@@ -380,6 +380,7 @@ def test_steps_that_cannot_learn_are_told_and_some_in_a_row_are_a_warning(
                 moves = {"flat_rows": 0.0, "grad_norm": 1.0} if step == 2 else changes
                 journal.log(step, FLAT | moves)
                 assert (cause in journal.note) == (step != 2)
+                assert f"{step - (step > 1)} of {step} steps taught nothing" in journal.note
                 journal.advance(1)
     (warning,) = caplog.messages  # steps 3, 4 and 5
     assert warning.startswith(f"GRPO: the last 3 of 5 steps taught nothing: {cause}")

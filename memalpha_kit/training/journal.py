@@ -42,7 +42,7 @@ class Journal(TrainerCallback):
     """
 
     def __init__(self, folder: Path, config: GrpoConfig, n_replies: int, done: int = 0) -> None:
-        self.folder, self.steps, self.done = folder, config.steps, done
+        self.folder, self.steps, self.begun, self.done = folder, config.steps, done, done
         self.updates = updates_per_step(config)
         self.tables: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES}
         for name in TABLES:
@@ -51,7 +51,8 @@ class Journal(TrainerCallback):
                 self.tables[name] = table[table["step"].astype(int) <= done].to_dict("records")
         self.bar = bar(n_replies, "GRPO") if processes.is_main() else nullcontext()
         self.look: Callable[[int], Mapping[str, Any] | None] = lambda step: None
-        self.started, self.flat, self.note = time.perf_counter(), 0, ""
+        self.started, self.note = time.perf_counter(), ""
+        self.flat = self.all_flat = 0  # steps in a row, and in all, that taught nothing
 
     def advance(self, n: int) -> None:
         """Counts n more replies of the step that is at work."""
@@ -92,8 +93,10 @@ class Journal(TrainerCallback):
         known = [name for name in ("reward", "accuracy") if values.get(name) is not None]
         self.note = "".join(f", {name} {values[name]:.3f}" for name in known)
         why = flat_because(values)
-        self.flat = self.flat + 1 if why else 0
-        self.note += f", nothing to learn: {why}" if why else ""
+        self.flat, self.all_flat = self.flat + 1 if why else 0, self.all_flat + bool(why)
+        if self.all_flat:  # a line is not shown for every step
+            self.note += f", {self.all_flat} of {step - self.begun} steps taught nothing"
+        self.note += f": {why}" if why else ""
         ends = step == self.steps and 0 < self.flat < FLAT_STEPS
         if ends or (self.flat and self.flat % FLAT_STEPS == 0):
             log.warning("GRPO: the last %d of %d steps taught nothing: %s", self.flat, step, why)
