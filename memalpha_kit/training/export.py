@@ -6,9 +6,9 @@ process. A run folder stands for its best policy, or its last if none was valida
 
 The one law: what is exported is what was trained. Every parameter that the architecture expects is
 there exactly once, stop ids, pad id and sampling defaults are the base's, and after saving the
-folder is loaded again and compared: the same weights, or for a merged adapter the same
-log-probabilities of a fixed prompt within what rounding allows; what it says about generation; and
-the greedy reply to a question, its text and where it stops.
+folder is loaded again and compared: the same weights, or for a merged adapter log-probabilities
+within what rounding allows; what it says about generation; and the greedy reply to a question, its
+text and where it stops.
 
 Differs from the published code: the model's own configuration decides whether embeddings are tied
 (it passes a flag), a missing rank is an error before anything is loaded, and shards are read
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 
 SHARD = re.compile(r"model_world_size_(\d+)_rank_(\d+)\.pt")
 DTYPES = ("keep", "bfloat16", "float16", "float32")
-FIXED_PROMPT = tuple(range(5, 37))
-"""Ids whose log-probabilities are compared; a model without chat template also replies to them."""
 QUESTION = "What is the capital of France?"
+ANY_PROMPT = tuple(range(5, 37))
+"""What a model without a chat template is asked."""
 REPLY_TOKENS = 24
 ROUNDING = {"float32": 1e-2, "float16": 0.05, "bfloat16": 0.3}
 """Largest difference of a log-probability that merging may make, by the merged weights' type; in
@@ -123,98 +123,95 @@ def generation_defaults(lm: CausalLM) -> dict[str, Any]:
 def _checked(lm: CausalLM, kind: str, folder: Path, out: Path, dtype: str) -> Exported:
     """Saves whole or not at all, loads again, and compares weights, probabilities and replies."""
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+    from transformers import GenerationConfig
 
-    adapter = kind.startswith("adapter")
-    model = _converted(lm.model, dtype)  # before a merge, which would round
+    adapter, model = kind.startswith("adapter"), lm.model
+    if dtype != "keep":
+        model = model.to(getattr(torch, dtype))  # before a merge, which would round
     model.generation_config = GenerationConfig.from_dict(generation_defaults(lm))
     if adapter:
         model = PeftModel.from_pretrained(model, str(folder), is_trainable=False)
-    prompt = _question(lm)
-    logprobs, reply = _logprobs(model, FIXED_PROMPT), _reply(model, prompt)
+    prompt = _prompt(lm)
+    logprobs, reply = _logprobs(model, prompt), _reply(model, prompt)
     model = model.merge_and_unload() if adapter else model
     model.generation_config = GenerationConfig()  # a file of its own says it, as the base's does
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-    save_trained(replace(lm, model=model.eval()), out)
-    again = AutoModelForCausalLM.from_pretrained(out, dtype="auto", **LOCAL)
-    difference = float((_logprobs(again, FIXED_PROMPT) - logprobs).abs().max()) if adapter else 0.0
-    allowed = ROUNDING[str(model.dtype).removeprefix("torch.")] if adapter else 0.0
-    problem = _difference(model, again, out)
-    if difference > allowed:
-        problem = (
-            f"{folder}: expected the merged model's log-probabilities within {allowed} of the "
-            f"adapted one's, found {difference:.3f}; export with a wider dtype, or evaluate the "
-            "adapter itself"
-        )
-    found = ends(out, AutoTokenizer.from_pretrained(out, **LOCAL))
-    if found != (wanted := (lm.stop_ids, generation_defaults(lm))):
-        problem = problem or f"{out}: stop ids and defaults: expected {wanted}, found {found}"
-    problem = problem or _other_reply(again, prompt, reply, 2 * allowed, out)
-    if problem:
+    saved = replace(lm, model=model.eval())
+    save_trained(saved, out)
+    try:
+        again, allowed = _loaded_again(saved, out), 0.0
+        difference = float((_logprobs(again, prompt) - logprobs).abs().max()) if adapter else 0.0
+        if adapter:
+            allowed = ROUNDING[str(model.dtype).removeprefix("torch.")]
+        if difference > allowed:
+            raise InputError(
+                f"{folder}: expected the merged model's log-probabilities within {allowed} of the "
+                f"adapted one's, found {difference:.3f}; export with a wider dtype, or evaluate "
+                "the adapter itself"
+            )
+        _same_reply(again, prompt, reply, 2 * allowed, out)
+    except InputError:
         shutil.rmtree(out)
-        raise InputError(problem)
+        raise
     return Exported(out, kind, sum(p.numel() for p in model.parameters()), difference)
 
 
-def _converted(model: PreTrainedModel, dtype: str) -> PreTrainedModel:
-    return model if dtype == "keep" else model.to(getattr(torch, dtype))
+def _loaded_again(lm: CausalLM, out: Path) -> PreTrainedModel:
+    """The model in `out`. Raises InputError for other weights, stop ids or sampling defaults."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-
-def _difference(model: PreTrainedModel, again: PreTrainedModel, out: Path) -> str:
-    """What of the weights is not the same when loaded again; "" if all is."""
-    wanted, found = model.state_dict(), again.state_dict()
+    again = AutoModelForCausalLM.from_pretrained(out, dtype="auto", **LOCAL)
+    wanted, found = lm.model.state_dict(), again.state_dict()
     odd = sorted(wanted.keys() ^ found.keys())
     odd += [name for name in wanted.keys() & found if not torch.equal(wanted[name], found[name])]
-    return f"{out}: expected the same weights when loaded again, differs in {odd[0]}" if odd else ""
+    if odd:
+        raise InputError(f"{out}: expected the same weights when loaded again, differs in {odd[0]}")
+    told = ends(out, AutoTokenizer.from_pretrained(out, **LOCAL))
+    if told != (asked := (lm.stop_ids, generation_defaults(lm))):
+        raise InputError(f"{out}: stop ids and defaults: expected {asked}, found {told}")
+    return again
 
 
-def _question(lm: CausalLM) -> Sequence[int]:
-    """Ids of a question as the chat template puts it."""
+def _prompt(lm: CausalLM) -> Sequence[int]:
     try:
         return encode_chat(lm.tokenizer, [{"role": "user", "content": QUESTION}])
     except InputError:  # there is no template, or one that wants more than a question
-        return FIXED_PROMPT
-
-
-def _ids(model: Any, ids: Sequence[int]) -> torch.Tensor:
-    """Ids, (1, T), of a vocabulary that may be smaller than the fixed prompt's."""
-    size = model.get_input_embeddings().weight.shape[0]
-    return torch.tensor([[token % size for token in ids]])
+        return ANY_PROMPT
 
 
 def _logprobs(model: Any, ids: Sequence[int]) -> torch.Tensor:
     """Log-probabilities of the tokens after each of `ids`, (T, V)."""
     with torch.inference_mode():
-        return model.eval()(input_ids=_ids(model, ids)).logits[0].float().log_softmax(-1)
+        logits = model.eval()(input_ids=torch.tensor([list(ids)])).logits[0]
+    return logits.float().log_softmax(-1)
 
 
 def _reply(model: Any, prompt: Sequence[int]) -> list[int]:
     """The greedy reply, ended where transformers ends it."""
-    ids = _ids(model, prompt)
+    ids = torch.tensor([list(prompt)])
     how = {"attention_mask": torch.ones_like(ids), "do_sample": False}
     with torch.inference_mode():
         whole = model.eval().generate(input_ids=ids, max_new_tokens=REPLY_TOKENS, **how)
     return whole[0, ids.shape[1] :].tolist()
 
 
-def _other_reply(
+def _same_reply(
     again: PreTrainedModel, prompt: Sequence[int], reply: list[int], allowed: float, out: Path
-) -> str:
-    """How the exported model's reply differs from `reply`; "" if it is the same.
+) -> None:
+    """Raises InputError if the exported model's reply is another one, or goes on.
 
     Where two tokens are as likely as `allowed` says, rounding may choose the other one.
     """
     found = _reply(again, prompt)
     pairs = zip(reply, found, strict=False)
     place = next((place for place, (a, b) in enumerate(pairs) if a != b), None)
-    if place is None and len(reply) == len(found):
-        return ""
-    if place is None:
-        return f"{out}: expected a reply of {len(reply)} tokens, found {len(found)}"
-    logprobs = _logprobs(again, [*prompt, *reply[:place]])[-1]
-    apart = float(logprobs[found[place]] - logprobs[reply[place]])
-    return "" if apart <= allowed else f"{out}: expected the trained model's reply, found another"
+    if place is None and len(reply) != len(found):
+        raise InputError(f"{out}: expected a reply of {len(reply)} tokens, found {len(found)}")
+    if place is not None:
+        logprobs = _logprobs(again, [*prompt, *reply[:place]])[-1]
+        if logprobs[found[place]] - logprobs[reply[place]] > allowed:
+            raise InputError(f"{out}: expected the trained model's reply, found another")
 
 
 # --- Shards ---------------------------------------------------------------------------------------
