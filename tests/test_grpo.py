@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -357,7 +356,7 @@ FLAT = {"rows_trained": 8, "flat_rows": 1.0, "calls": 2.0, "calls_ok": 1.0, "acc
 )
 def test_the_likely_cause_of_equal_rewards_is_named_the_first_that_holds(changes, cause):
     assert flat_because(FLAT | changes).startswith(cause)
-    unjudged = flat_because(FLAT | changes | {"content": math.nan})
+    unjudged = flat_because(FLAT | changes | {"content": None})
     assert unjudged.startswith(cause) and unjudged.endswith("nobody judges (reward.content)")
 
 

@@ -32,7 +32,8 @@ from memalpha_kit.evaluation.calibration import CASES
 from memalpha_kit.method.encoding import encode_chat
 from memalpha_kit.method.saved import load_episodes
 from memalpha_kit.models.decode import fast
-from memalpha_kit.models.local import Sampling, load_lm, stop_ids
+from memalpha_kit.models.folders import stop_ids
+from memalpha_kit.models.local import Sampling, load_lm
 from memalpha_kit.models.local_chat import LocalChat
 from memalpha_kit.records import QA, make_instance
 from memalpha_kit.settings import ModelConfig

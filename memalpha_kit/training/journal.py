@@ -8,7 +8,6 @@ after some in a row there is a warning. Import this module after `backends.start
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -117,7 +116,7 @@ def flat_because(values: Mapping[str, Any]) -> str:
     if values.get("flat_rows") != 1:
         return "the gradient was zero (see clip_ratio)" if values.get("grad_norm") == 0 else ""
     accuracy, no_valid_call = values.get("accuracy"), values.get("calls_ok") == 0
-    unjudged = math.isnan(values.get("content", 0.0))
+    unjudged = values.get("content", 0.0) is None  # TRL logs a NaN so
     causes = {
         "every reply was cut off (a higher protocol.max_reply_tokens)": (
             no_valid_call and values.get("cut_replies") == 1
