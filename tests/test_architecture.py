@@ -33,7 +33,7 @@ ROOMS = (
     *("explorer", "server", "release", "cli", "__main__"),
 )
 HEAVY = {"torch", "transformers", "trl", "unsloth", "vllm", "datasets", "peft", "bitsandbytes"}
-DERIVED = {"training/trainer.py"}  # derives from TRL's classes
+DERIVED = {"training/trainer.py", "training/journal.py"}  # derive from classes of TRL, transformers
 TORCH = ("training/", "lab/lessons", "models/tiny", "models/decode")
 
 
