@@ -24,7 +24,6 @@ import numpy as np
 import pytest
 import report
 
-HERE = Path(__file__).resolve().parent
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 for _name in ("TOKENIZERS_PARALLELISM", "HF_DEACTIVATE_ASYNC_LOAD"):
@@ -154,7 +153,7 @@ def texts() -> Texts:
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict) -> None:
     """Adds what speed depends on."""
-    machine_info |= report.machine()
+    machine_info |= {**report.machine(), "measured": report.measured()}
 
 
 def pytest_benchmark_update_json(

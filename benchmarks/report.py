@@ -6,15 +6,17 @@ import csv
 import os
 import platform
 import re
+import subprocess
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+HERE = Path(__file__).resolve().parent
 COLUMNS = (
     *("group", "what", "size", "ours_s", "plain_s", "ratio", "low", "high"),
-    *("value", "unit", "wanted", "met"),
+    *("value", "unit", "wanted", "met", "measured"),
 )
 LIBRARIES = (
     *("numpy", "torch", "transformers", "trl", "tokenizers", "pyarrow", "pandas", "httpx"),
@@ -26,11 +28,12 @@ LEGEND = """\
 Times are medians, in the process's own processor seconds where nothing else is said, as other work
 may share the machine. The ratio is plain / ours, round by round: median and 95 % bootstrap
 interval. Where it says `beside` it is ours / plain, of two sizes or of more and less work. Both
-ways gave equal results in every round, or the run would have failed."""
+ways gave equal results in every round, or the run would have failed. The last column is the commit
+that was measured and how busy the machine was when the run began (load average)."""
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores, vector instructions, how busy it was, and the versions of libraries."""
+    """Processor, cores, vector instructions, and the versions of libraries."""
     cpuinfo = Path("/proc/cpuinfo")
     text = cpuinfo.read_text() if cpuinfo.exists() else ""
     name = re.search(r"model name\s*: (.+)", text)
@@ -40,10 +43,20 @@ def machine() -> dict[str, Any]:
         "processor": name[1] if name else platform.processor(),
         "cores": os.cpu_count(),
         "vector_flags": " ".join(vector),
-        "load_at_start": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),
         "libraries": ", ".join(f"{name} {version(name)}" for name in LIBRARIES),
     }
+
+
+def measured() -> str:
+    """The commit of this clone, with a + for changes that are not committed, and the load."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=HERE, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    changes = "+" if git("status", "--porcelain", "--untracked-files=no") else ""
+    return f"{git('rev-parse', '--short', 'HEAD')}{changes}, load {os.getloadavg()[0]:.1f}"
 
 
 def shown(seconds: Any) -> str:
@@ -69,7 +82,8 @@ def _line(row: Mapping[str, Any]) -> str:
         other += f" [{row['low']:.3g}, {row['high']:.3g}]"
     cells = [row["what"], row.get("size", ""), shown(row.get("ours_s")), shown(row.get("plain_s"))]
     met = {True: "yes", False: "**no**", None: ""}[row.get("met")]
-    return "| " + " | ".join((*cells, times, other, row.get("wanted", ""), met)) + " |"
+    cells += [times, other, row.get("wanted", ""), met, row.get("measured", "")]
+    return "| " + " | ".join(cells) + " |"
 
 
 def markdown(rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any], argv: str) -> str:
@@ -79,8 +93,8 @@ def markdown(rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any], argv: 
     lines += ["", LEGEND]
     for group, some in groupby(rows, lambda row: row["group"]):
         lines += ["", f"## {group}", ""]
-        lines += ["| what | size | ours | plain | ratio | value | wanted | met |"]
-        lines += ["| --- | --- | ---: | ---: | --- | ---: | --- | --- |", *map(_line, some)]
+        lines += ["| what | size | ours | plain | ratio | value | wanted | met | measured |"]
+        lines += ["| --- | --- | ---: | ---: | --- | ---: | --- | --- | --- |", *map(_line, some)]
     return "\n".join(lines) + "\n"
 
 
@@ -95,7 +109,7 @@ def write(
     out.mkdir(parents=True, exist_ok=True)
     file = out / "report.csv"
     known = {_name(row): row for row in (_read(file) if file.exists() else [])}
-    known |= {_name(row): row for row in rows}
+    known |= {_name(row): {**row, "measured": about["measured"]} for row in rows}
     rows = sorted(known.values(), key=lambda row: row["group"])  # stable: rows stay in order
     told = " --quick" if "--quick" in argv else ""
     (out / "report.md").write_text(markdown(rows, about, told), encoding="utf-8")
