@@ -106,12 +106,15 @@ Done = Callable[[int, ChatReply], None]
 
 
 class ChatModel(Protocol):
-    """Answers chat requests; `name` goes into tables and cache keys.
+    """Answers chat requests.
 
     A call that failed has `text` None and says why in `error`: an error text is never an answer.
     """
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What it is called in tables and cache keys."""
+        ...
 
     def chat(self, requests: Sequence[ChatRequest], done: Done | None = None) -> list[ChatReply]:
         """One reply per request, in order. Raises ModelGone if no request would be answered."""

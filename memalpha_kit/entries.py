@@ -67,7 +67,8 @@ _SHAPELESS = _Shapeless()
 class Change:
     """How one store became the next: the text at `place` before and after; None is no entry.
 
-    `parent` is the change before it; `root` stands for the store that the first change began with.
+    `parent` is the change before it; `root` stands for the store that the first change began with,
+    and is its own parent.
     """
 
     __slots__ = ("after", "before", "depth", "parent", "place", "root")
@@ -79,7 +80,8 @@ class Change:
         before: str | None = None,
         after: str | None = None,
     ) -> None:
-        self.parent, self.place, self.before, self.after = parent, place, before, after
+        self.parent: Change = parent or self
+        self.place, self.before, self.after = place, before, after
         self.depth: int = parent.depth + 1 if parent else 0
         self.root: Change = parent.root if parent else self
 
@@ -152,7 +154,7 @@ class Store(Sequence[Entry]):
         Where this store grew out of that one only the changes in between are looked at.
         """
         places, change = set(), self.change
-        while change is not before.change and change.parent:
+        while change is not before.change and change.depth:
             places.add(change.place)
             change = change.parent
         if change is before.change:
@@ -168,9 +170,9 @@ class Store(Sequence[Entry]):
             key = essence(before.text)
             others = tuple(p for p in alike[key] if p != place)
             alike = alike.set(key, others) if others else alike.delete(key)
-        if after is None:
-            entries, places = entries.delete(place), places.delete(before.id)
-        else:
+            if after is None:
+                entries, places = entries.delete(place), places.delete(before.id)
+        if after is not None:
             entries = entries.set(place, after)
             places = places if before else places.set(after.id, place)
             key = essence(after.text)

@@ -191,7 +191,7 @@ def _take(number: int, path: Path, wait: bool = False) -> None:
             raise InputError(f"{path}: {found}") from error
 
 
-def json_line(record: Mapping[str, Any]) -> bytes:
+def json_line(record: Mapping[Any, Any]) -> bytes:
     """One line of JSON. NaN is allowed: a model may have written it as an argument."""
     return json.dumps(record).encode() + b"\n"
 

@@ -97,12 +97,13 @@ class Context:
 
     def save(self, name: str, content: Shown) -> Shown:
         """The table or figure itself, after it was saved as `name.csv` or `name.png`."""
+        shown: Any = content
         if hasattr(content, "to_csv"):
-            files.save_table(self.report_dir / f"{name}.csv", content)
+            files.save_table(self.report_dir / f"{name}.csv", shown)
         else:
             from memalpha_kit.figures import style
 
-            style.save_figure(content, self.report_dir / f"{name}.png")
+            style.save_figure(shown, self.report_dir / f"{name}.png")
         return content
 
     def finish(self, inputs: Sequence[Path] = (), extra: Mapping[str, Any] | None = None) -> None:

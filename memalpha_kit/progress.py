@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import Any, TypeVar
 
 from tqdm import tqdm
@@ -27,7 +27,7 @@ class bar(tqdm):  # noqa: N801 (used like a function: `with bar(120, "GRPO") as 
     monitor_interval = 0  # no thread that prints on its own
 
     def __init__(self, total: int | None, label: str = "", **options: Any) -> None:
-        self.plain, self.shown = not sys.stderr.isatty(), 0
+        self.plain, self.shown = not sys.stderr.isatty(), 0.0
         if self.plain:
             left = ", about {remaining} left" if total else ""
             count = "{n_fmt}/{total_fmt} ({percentage:.0f}%)" if total else "{n_fmt}"
@@ -60,13 +60,13 @@ class bar(tqdm):  # noqa: N801 (used like a function: `with bar(120, "GRPO") as 
         if self.plain and not self.disable:
             self.display()
             self.disable = True
-            self._decr_instances(self)
+            self._decr_instances(self)  # type: ignore[attr-defined]  # not in tqdm's types
         super().close()
 
 
 def progress(iterable: Iterable[T], total: int | None = None, label: str = "") -> Iterator[T]:
     """The items of `iterable`, with progress shown under `label` while they are consumed."""
-    if total is None and hasattr(iterable, "__len__"):
+    if total is None and isinstance(iterable, Sized):
         total = len(iterable)
     with bar(total, label) as shown:
         for item in iterable:

@@ -54,7 +54,7 @@ def about(default: Any, description: str) -> Any:
 @dataclass_transform(frozen_default=True)
 def section(cls: type[T]) -> type[T]:
     """The class as a section: a frozen dataclass whose values are checked when it is made."""
-    made = dataclass(frozen=True, config=STRICT)(cls)
+    made: Any = dataclass(frozen=True, config=STRICT)(cls)
     check = made.__init__
 
     @functools.wraps(check)
@@ -77,7 +77,8 @@ def settings_from(cls: type[T], options: Mapping[str, Any], where: str) -> T:
     for key, value in options.items():
         values = merged(values, nested(key, value))
     try:
-        return _adapter(cls).validate_json(json.dumps(values, default=str))
+        adapter = _adapter(cls)  # type: ignore[arg-type]  # mypy: a class has a hash
+        return adapter.validate_json(json.dumps(values, default=str))
     except ValidationError as error:
         raise InputError(f"{where}: {next(_sentences(error, cls))}") from None
 
@@ -121,7 +122,7 @@ class _Loader(yaml.SafeLoader):
     Aliases are refused: a file of ten lines can grow to gigabytes through them.
     """
 
-    def compose_node(self, parent: Any, index: Any) -> yaml.Node:
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             raise yaml.MarkedYAMLError(problem="aliases (*name) are not read")
         return super().compose_node(parent, index)
@@ -211,7 +212,7 @@ _EXPECTED = {
 
 
 @functools.cache
-def _adapter(cls: type[T]) -> TypeAdapter[T]:
+def _adapter(cls: Any) -> TypeAdapter[Any]:
     if not hasattr(cls, "__pydantic_config__"):
         cls.__pydantic_config__ = STRICT
     return TypeAdapter(cls)
@@ -247,6 +248,6 @@ def _sentences(error: ValidationError, cls: type, whole: bool = True) -> Iterato
 
 def _known(cls: type, path: tuple[int | str, ...]) -> list[str]:
     """Dotted names of the fields of the section at `path`."""
-    for name in path:
+    for name in map(str, path):
         cls = get_type_hints(cls)[name]
     return [".".join((*map(str, path), field.name)) for field in dataclasses.fields(cls)]

@@ -16,9 +16,10 @@ many clusters nothing changes. `nested_interval` is the plain one.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import TypeGuard
 
 import numpy as np
 
@@ -88,8 +89,8 @@ def paired_interval(
 
 
 def nested_interval(
-    values: Sequence[float | None],
-    clusters: Sequence[Hashable],
+    values: Collection[float | None],
+    clusters: Collection[Hashable],
     seed: int,
     n: int = 2000,
     level: float = 0.95,
@@ -138,7 +139,7 @@ def stratified_interval(
     level = _expanded(parts, level) if several else level
     low, high = _ends(np.mean(draws, axis=0), level) if several else (None, None)
     mean = float(np.mean([part.mean() for part in parts]))
-    missing = sum(map(_missing, values))
+    missing = sum(not _known(value) for value in values)
     return Interval(mean, low, high, len(values) - missing, missing, sum(map(len, parts)))
 
 
@@ -221,15 +222,15 @@ def _nested_mean(table: np.ndarray, sizes: np.ndarray, rng: np.random.Generator)
     return float((drawn.sum(axis=1) / sizes[rows]).mean())
 
 
-def _missing(value: float | None) -> bool:
-    return value is None or value != value  # NaN is the only value that differs from itself
+def _known(value: float | None) -> TypeGuard[float]:
+    return value is not None and value == value  # NaN is the only value that differs from itself
 
 
-def _by_cluster(values: Sequence[float | None], clusters: Iterable[Hashable]) -> list[np.ndarray]:
+def _by_cluster(values: Collection[float | None], clusters: Iterable[Hashable]) -> list[np.ndarray]:
     """The values that are there, per cluster in order of first appearance."""
     parts: dict[Hashable, list[float]] = {}
     for value, name in zip(values, clusters, strict=True):
-        if not _missing(value):
+        if _known(value):
             parts.setdefault(name, []).append(float(value))
     return [np.array(part) for part in parts.values()]
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from memalpha_kit.errors import InputError, closest
 from memalpha_kit.registry import Registry
@@ -60,7 +60,7 @@ class Task:
 NOT_MENTIONED = ("not mentioned", "no information available")
 """What a reply to a question of LoCoMo that cannot be answered must say, one of the two."""
 
-_BENCHMARK = {
+_BENCHMARK: dict[str, tuple[Any, ...]] = {
     "ruler_qa1_197K": ("substring", "AR", ""),
     "ruler_qa2_421K": ("substring", "AR", ""),
     "longmemeval_s*": ("substring", "AR", "", "judge"),

@@ -97,12 +97,18 @@ def value_end(text: str, start: int = 0) -> int | None:
     return decoded and decoded[1]
 
 
+def past_space(text: str, start: int) -> int:
+    """Where the white space that stands at `start`, if any, ends."""
+    space = _SPACE.match(text, start)
+    return space.end() if space else start
+
+
 def _decoded(text: str, start: int = 0) -> tuple[Any, int] | None:
     """The object or array at `start` and where it ends, in time linear in its length.
 
     Decoded in windows that grow, because an error in a long text costs a count of its lines.
     """
-    start, size = _SPACE.match(text, start).end(), 512
+    start, size = past_space(text, start), 512
     if not text.startswith(("{", "["), start):
         return None
     while True:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.main import get_command
@@ -32,7 +32,8 @@ from memalpha_kit.cli.options import Documented
 from memalpha_kit.errors import DiskError, InputError, closest
 from memalpha_kit.registry import import_extensions
 
-PLAIN = {"add_completion": False, "rich_markup_mode": None, "pretty_exceptions_enable": False}
+PLAIN: dict[str, Any] = {"add_completion": False, "rich_markup_mode": None}
+PLAIN |= {"pretty_exceptions_enable": False}
 app = typer.Typer(**PLAIN)
 
 for _function in (
@@ -112,7 +113,7 @@ def _extended(argv: list[str]) -> list[str]:
     return rest
 
 
-def _spread(command: object, argv: list[str]) -> list[str]:
+def _spread(command: Any, argv: list[str]) -> list[str]:
     """`--seeds 0 1` as `--seeds 0 --seeds 1`, for options whose metavar ends in dots."""
     for word in argv:
         command = getattr(command, "commands", {}).get(word, command)
@@ -135,7 +136,7 @@ def _spread(command: object, argv: list[str]) -> list[str]:
     return spread
 
 
-def _sentence(error: typer.TyperException) -> str:
+def _sentence(error: Any) -> str:
     """What is wrong with the arguments, with the closest word that would have been right."""
     message, command = error.format_message(), getattr(getattr(error, "ctx", None), "command", None)
     if hasattr(error, "possibilities") and command:

@@ -11,6 +11,7 @@ from typing import Annotated
 
 from typer import Option
 
+from memalpha_kit.cli.options import NONE
 from memalpha_kit.errors import InputError, closest
 from memalpha_kit.notebooks import repository
 
@@ -24,7 +25,7 @@ def bench(
     ] = Path("reports/bench"),
     only: Annotated[
         list[str], Option(metavar="NAME...", help="only these files, e.g. memory for bench_memory")
-    ] = (),
+    ] = NONE,
 ) -> int:
     """Measure speed beside the plain way of doing the same, and write a report.
 

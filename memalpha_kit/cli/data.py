@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from memalpha_kit.cli.options import Compat, Folder, Seed, at_least, with_fields
+from memalpha_kit.cli.options import NONE, Compat, Folder, Seed, at_least, with_fields
 from memalpha_kit.errors import InputError
 from memalpha_kit.settings import BuildConfig
 
@@ -52,7 +52,7 @@ def merge(
     parts: Annotated[
         list[Path],
         Argument(metavar="FOLDER...", help="data sets, merged as given; none: those of --recipe"),
-    ] = (),
+    ] = NONE,
     recipe: Annotated[str | None, Option(metavar="NAME", help="{recipes}")] = None,
     data: Annotated[Path, Option(metavar="FOLDER", help="where a recipe's data sets are")] = Path(
         "data"
@@ -60,7 +60,7 @@ def merge(
     limit: Annotated[
         list[str],
         Option(metavar="N|NAME=N", help="largest training part, of all or one; may be repeated"),
-    ] = (),
+    ] = NONE,
     seed: Seed = 42,
     compat: Compat = "fixed",
 ) -> None:
@@ -73,10 +73,8 @@ def merge(
 
     every, by_name = _limits(limit)
     dataset.check_free(out)
-    merged = merge_sets(
-        *(out.resolve().name, list(parts), recipe, data),
-        **{"limit": every, "limits": by_name, "seed": seed, "compat": compat},
-    )
+    name = out.resolve().name
+    merged = merge_sets(name, list(parts), recipe, data, every, by_name, seed, compat)
     _save(out, merged)
     for name, n in merged.card["instances_by_part"].items():
         expected = "" if n["expected"] is None else f" (the paper: {n['expected']})"

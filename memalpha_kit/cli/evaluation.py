@@ -11,6 +11,7 @@ from typer import Argument, Option
 
 from memalpha_kit import files
 from memalpha_kit.cli.options import (
+    NONE,
     Asking,
     DataPath,
     EmbedModel,
@@ -56,6 +57,8 @@ Moved = Annotated[
 ]
 
 
+EVERY_RUBRIC = ["published", "by_type"]
+
 # ---- write ------------------------------------------------------------------------------------
 
 
@@ -74,7 +77,7 @@ def write(
     batch: Annotated[int, Option(metavar="N", help="instances at a time")] = 8,
     temperature: Annotated[float, Option(help="of --model; 0 is greedy")] = 0.0,
     profile: ProfileName = "real",
-    overrides: Overrides = (),
+    overrides: Overrides = NONE,
 ) -> None:
     """A writer reads every instance chunk by chunk and leaves one line per episode.
 
@@ -98,7 +101,7 @@ def write(
         return _show_memory(text, made, loaded, seed)
     settings = {
         "data_sha256": files.fingerprint([file]),
-        "writer": writer or f"model:{local.model.name}",
+        "writer": writer or made.name,
         "temperature": None if writer else temperature,
         **({} if writer or local.dtype == "auto" else {"dtype": local.dtype}),
         "instances": instances,
@@ -165,7 +168,7 @@ def ask(
     asking: Asking,
     reader: Reader = None,
     k: Annotated[int | None, Option(metavar="N", help="entries that the reader looks at")] = None,
-    options: MethodSettings = (),
+    options: MethodSettings = NONE,
     embed_model: EmbedModel = None,
     profile: Scoring = "fixed",
     rubric: Rubric = "published",
@@ -180,18 +183,16 @@ def ask(
     from memalpha_kit.evaluation.memories import asked_instances, load_written
     from memalpha_kit.method.saved import check_written
 
-    options = {**_settings(options), "episodes": str(episodes)}
-    options |= {
-        key: value for key, value in {"k": k, "reader": reader}.items() if value is not None
-    }
+    chosen = {"k": k, "reader": reader}
+    method = _settings(options) | {"episodes": str(episodes)}
+    method |= {key: value for key, value in chosen.items() if value is not None}
     check_written(episodes)
     asked = asked_instances(episodes, load_data(data))
     wrote = next(iter(load_written(episodes).values())).writer
     servers = {"answer": answer, "write": Served(), "judge": judge, "embed": embed}
     return _evaluate(
-        *("memory", options, data, asked, out.parent, out.name, servers, asking),
-        **{"local": local, "embed_model": embed_model, "profile": profile, "rubric": rubric},
-        **{"moved": moved, "wrote": wrote},
+        *("memory", method, data, asked, out.parent, out.name, servers, asking),
+        *(local, embed_model, profile, rubric, moved, (), wrote),
     )
 
 
@@ -207,10 +208,10 @@ def evaluate(
     asking: Asking,
     source: Annotated[
         list[str], Option(metavar="NAME", help="only instances of this source; may be repeated")
-    ] = (),
+    ] = NONE,
     limit: Annotated[int | None, Option(metavar="N", help="of each source, drawn")] = None,
     seed: Seed = 0,
-    options: MethodSettings = (),
+    options: MethodSettings = NONE,
     writer: Annotated[
         str | None, Option(metavar="NAME", help="--set writer=NAME: a rule, api, or a folder")
     ] = None,
@@ -235,14 +236,13 @@ def evaluate(
     from memalpha_kit.evaluation import runs
 
     chosen = {"writer": writer, "reader": reader}
-    options = _settings(options) | {k: v for k, v in chosen.items() if v is not None}
+    settings = _settings(options) | {k: v for k, v in chosen.items() if v is not None}
     every = load_data(data)
     asked = runs.select(every, limit, seed, list(source))
     servers = {"answer": answer, "write": write, "judge": judge, "embed": embed}
     return _evaluate(
-        *(method, options, data, asked, out, name, servers, asking),
-        **{"local": local, "embed_model": embed_model, "profile": profile, "rubric": rubric},
-        **{"moved": moved, "rows": tuple(instance.id for instance in every)},
+        *(method, settings, data, asked, out, name, servers, asking),
+        *(local, embed_model, profile, rubric, moved, tuple(instance.id for instance in every)),
     )
 
 
@@ -255,11 +255,10 @@ def _evaluate(
     name: str | None,
     servers: dict[str, Served],
     asking: Asking,
-    *,
     local: Local,
     embed_model: Path | None,
     profile: str,
-    rubric: str,
+    rubric: Literal["published", "by_type"],
     moved: bool,
     rows: tuple[str, ...] = (),
     wrote: str = "",
@@ -289,7 +288,12 @@ def _evaluate(
 
 
 def _finish(
-    run: Run, profile: str, rubric: str, judge: Served, base: Served | None, asking: Asking
+    run: Run,
+    profile: str,
+    rubric: Literal["published", "by_type"],
+    judge: Served,
+    base: Served | None,
+    asking: Asking,
 ) -> int:
     """Scores a run, prints its table; 1 and a line if questions have no answer or no verdict."""
     from memalpha_kit.evaluation import scores, tables
@@ -379,7 +383,7 @@ def calibrate(
     rubric: Annotated[
         list[str],
         Option(metavar="NAME...", help="of LongMemEval's cases: published, by_type"),
-    ] = ("published", "by_type"),
+    ] = EVERY_RUBRIC,
     behaviour: Annotated[str, Option(help="fixed, or release: as published")] = "fixed",
     temperature: Annotated[float | None, Option(help="[default: each judge's own]")] = None,
     max_tokens: Annotated[
@@ -395,7 +399,8 @@ def calibrate(
     from memalpha_kit.evaluation.writing import Metered
 
     held = calibration.load_cases(cases or calibration.CASES)
-    name, judges = "rules", {"": calibration.rule_judge}
+    judges: dict[str, calibration.Judgement] = {"": calibration.rule_judge}
+    name = "rules"
     shown = bar(0, "judge")
     if judge == "model":
         asked = answering(served, asking, local)
@@ -405,8 +410,8 @@ def calibrate(
                 "found none of them"
             )
         manner = {"behaviour": behaviour, "temperature": temperature, "thinking": thinking}
-        name, manner = asked.name, {**manner, "max_tokens": max_tokens}
-        judges = calibration.model_judges(Metered(asked, shown), rubric, **manner)
+        name, metered = asked.name, Metered(asked, shown)
+        judges = calibration.model_judges(metered, rubric, **manner, max_tokens=max_tokens)
         again = sum(case.judge == "longmemeval" for case in held) * (len(judges) - 1)
         shown.total = repeats * (len(held) + again)
     with shown:

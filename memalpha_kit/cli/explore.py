@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from memalpha_kit.cli.options import DataPath, Overrides, at_least, profile_of
+from memalpha_kit.cli.options import NONE, DataPath, Overrides, at_least, profile_of
 from memalpha_kit.errors import InputError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def explore(
         Path | None, Option(metavar="FOLDER", help="whose tokenizer made the prompts")
     ] = None,
     profile: Rewarding = None,
-    overrides: Overrides = (),
+    overrides: Overrides = NONE,
 ) -> None:
     """Episodes to look at, chunk by chunk, in one HTML file that needs no server and no network.
 
@@ -103,7 +103,7 @@ def replay(
     episodes: Paths,
     data: Data = None,
     profile: Rewarding = None,
-    overrides: Overrides = (),
+    overrides: Overrides = NONE,
 ) -> int:
     """Read every reply and apply its calls again; report whatever is not as it was recorded.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from memalpha_kit import notebooks
-from memalpha_kit.cli.options import Overrides, ProfileName, Seed, at_least, profile_of
+from memalpha_kit.cli.options import NONE, Overrides, ProfileName, Seed, at_least, profile_of
 from memalpha_kit.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,10 +28,10 @@ Workers = Annotated[int, Option(metavar="N", help="processes side by side")]
 
 def run(
     profile: ProfileName = "laptop",
-    overrides: Overrides = (),
+    overrides: Overrides = NONE,
     only: Annotated[
         list[str], Option(metavar="PREFIX", help="only notebooks whose name starts so, e.g. 03")
-    ] = (),
+    ] = NONE,
     root: Annotated[
         Path | None,
         Option(metavar="FOLDER", help="where data/, runs/ and reports/ are [default: repository]"),
@@ -46,16 +46,13 @@ def run(
     return 0
 
 
+SEEDS = [0, 1, 2, 3, 4]
+
+
 def seeds(
     profile: ProfileName = "laptop",
-    overrides: Overrides = (),
-    seeds: Annotated[list[int], Option(metavar="N...", help="one experiment each")] = (
-        0,
-        1,
-        2,
-        3,
-        4,
-    ),
+    overrides: Overrides = NONE,
+    seeds: Annotated[list[int], Option(metavar="N...", help="one experiment each")] = SEEDS,
     out: Recorded = None,
     runs: Runs = None,
     workers: Workers = 1,
@@ -75,7 +72,7 @@ def seeds(
 def sweep(
     sweep: Annotated[str, Argument(help="name of a sweep of the kit, or a YAML file")],
     workers: Workers = 1,
-    seeds: Annotated[list[int], Option(metavar="N...", help="instead of those in the file")] = (),
+    seeds: Annotated[list[int], Option(metavar="N...", help="instead of those in the file")] = NONE,
     runs: Runs = None,
     out: Recorded = None,
 ) -> None:
@@ -92,7 +89,7 @@ def sweep(
 
 def grouping(
     profile: ProfileName = "laptop",
-    overrides: Overrides = (),
+    overrides: Overrides = NONE,
     policy: Annotated[
         Path | None,
         Option(metavar="FOLDER", help="whose rollouts [default: warm start, and after --steps]"),

@@ -10,6 +10,7 @@ from typer import Argument, Option
 
 from memalpha_kit import files
 from memalpha_kit.cli.options import (
+    NONE,
     Asking,
     DataPath,
     Local,
@@ -71,8 +72,8 @@ def credit(
     for number, episode in enumerate(load_episodes(episodes)[:limit]):
         if episode.instance not in asked:
             raise InputError(f"episode {episode.id}: its instance is not in the data")
-        how = {"readings": readings, "seed": seed}
-        table = credits.credits(episode, asked[episode.instance], by, metric, **how)
+        questions = asked[episode.instance]
+        table = credits.credits(episode, questions, by, metric, readings=readings, seed=seed)
         entries.append(table.assign(episode=episode.id))
         calls.append(credits.call_credits(episode, table).assign(episode=episode.id))
         idle = table["needed_by"].map(len).eq(0) & table["credit"].eq(0)
@@ -93,6 +94,9 @@ def _flat(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**{name: table[name].map(" ".join) for name in lists})
 
 
+LENGTHS = [1, 2, 4, 8, 13]
+
+
 @with_fields
 def lengths(
     data: DataPath,
@@ -102,12 +106,12 @@ def lengths(
     reader: ReaderName = "best_entry",
     lengths: Annotated[
         list[int], Option("--lengths", metavar="N...", help="multiples of an instance's chunks")
-    ] = (1, 2, 4, 8, 13),
+    ] = LENGTHS,
     limit: Annotated[int, Option(metavar="N", help="instances, the first of the data")] = 20,
     seed: Seed = 0,
     temperature: Annotated[float, Option(help="of --model; 0 is greedy")] = 0.0,
     profile: ProfileName = "real",
-    overrides: Overrides = (),
+    overrides: Overrides = NONE,
 ) -> None:
     """The same questions in longer and longer inputs: score, memory, prompts and seconds.
 
@@ -126,10 +130,12 @@ def lengths(
     at_least(1, limit=limit)
     file, loaded = one_file(data), profile_of(profile, overrides)
     by = writer_of("lengths", writer, local, loaded, temperature)
-    settings = {"data_sha256": files.fingerprint([file]), "writer": by.name, "reader": reader}
-    settings |= {"limit": limit, "seed": seed, "temperature": temperature}
-    settings |= {"memory": dataclasses.asdict(loaded.memory)}
-    settings |= {"protocol": dataclasses.asdict(loaded.protocol)}
+    settings = {
+        **{"data_sha256": files.fingerprint([file]), "writer": by.name, "reader": reader},
+        **{"limit": limit, "seed": seed, "temperature": temperature},
+        "memory": dataclasses.asdict(loaded.memory),
+        "protocol": dataclasses.asdict(loaded.protocol),
+    }
     haystacks = nested(load_instances(file), sorted(set(lengths)), seed, limit)
     rules = (loaded.memory, loaded.protocol)
     rows = measure(haystacks, by, named(reader), rules, seed, out, settings)

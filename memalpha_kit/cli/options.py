@@ -41,6 +41,7 @@ Overrides = Annotated[
     Option("--set", metavar="KEY=VALUE", help="a setting, e.g. grpo.steps=10; may be repeated"),
 ]
 Folder = Annotated[Path, Option(metavar="FOLDER", help="what is written")]
+NONE: Any = ()  # of an option that may be repeated: typer knows only lists
 LARGEST_SEED = 2**32 - 1  # what numpy and torch both take
 Seed = Annotated[int, Option(metavar="N", min=0, max=LARGEST_SEED, help="starts every draw")]
 Compat = Annotated[
@@ -97,7 +98,8 @@ class Documented(TyperCommand):
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Fills in `{methods}` and the like."""
         names = _Names()
-        for option in self.params:
+        options: list[Any] = self.params
+        for option in options:
             if getattr(option, "help", None):
                 option.help = option.help.format_map(names)
         self.epilog = self.epilog and self.epilog.format_map(names)
@@ -118,8 +120,10 @@ def with_fields(function: Callable[..., int | None]) -> Callable[..., int | None
     `config: BuildConfig` becomes `--counter`, `--workers` and so on; `writer: Annotated[Served,
     "writer_"]` becomes `--writer-url` and so on. The function gets the object.
     """
-    given, made = [], {}
+    given: list[inspect.Parameter] = []
+    made: dict[str, tuple[Any, str]] = {}
     for parameter in inspect.signature(function, eval_str=True).parameters.values():
+        kind: Any
         kind, *extra = _parts(parameter.annotation)
         if not dataclasses.is_dataclass(kind):
             given.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
@@ -135,7 +139,7 @@ def with_fields(function: Callable[..., int | None]) -> Callable[..., int | None
             values[name] = kind(**{name: values.pop(prefix + name) for name in names})
         return function(**values)
 
-    command.__signature__ = inspect.Signature(given)
+    command.__signature__ = inspect.Signature(given)  # type: ignore[attr-defined]  # for typer
     command.__annotations__ = {one.name: one.annotation for one in given}
     return command
 
@@ -144,8 +148,9 @@ def _parts(annotation: Any) -> tuple[Any, ...]:
     return get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
 
 
-def _option(field: dataclasses.Field, owner: type, prefix: str) -> inspect.Parameter:
+def _option(field: dataclasses.Field, owner: Any, prefix: str) -> inspect.Parameter:
     """One keyword-only parameter with the field's sentence, its words and its default."""
+    kind: Any
     kind, words = get_type_hints(owner)[field.name], ""
     optional = get_origin(kind) in (Union, types.UnionType)
     if optional:
@@ -156,7 +161,8 @@ def _option(field: dataclasses.Field, owner: type, prefix: str) -> inspect.Param
     text = f"{prefix[:-1]}: {text}" if prefix else text
     name = prefix + field.name
     option = Option(f"--{name.replace('_', '-')}", help=text)
-    annotation = Annotated[kind | None if optional else kind, option]
+    kind = kind | None if optional else kind
+    annotation: Any = Annotated[kind, option]
     default = field.default
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
@@ -178,6 +184,7 @@ class Local:
         """The model, loaded."""
         from memalpha_kit.models.local import load_lm
 
+        assert self.model  # who calls this has looked
         return load_lm(self.model, self.device, dtype=self.dtype)
 
     def chat(self) -> ChatModel:

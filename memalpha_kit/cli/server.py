@@ -113,7 +113,8 @@ def models(
     if local.model and local.model.is_dir():
         if url or model_name:
             raise InputError("--model: expected no --url and no --model-name beside a folder")
-        return (local.chat(),) * 2
+        chat = local.chat()
+        return chat, chat
     if local.model and model_name:
         raise InputError("--model: expected a folder beside --model-name, found none")
     said = str(local.model) if local.model else None  # a name, as the published server takes it

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Argument, Option
 
-from memalpha_kit.cli.options import Overrides, ProfileName, profile_of, with_fields
+from memalpha_kit.cli.options import NONE, Overrides, ProfileName, profile_of, with_fields
 from memalpha_kit.training.plan import Assumptions
 
-PUBLISHED = {"cards": 32, "vllm_cards": 8, "reader_cards": 8}
+PUBLISHED: dict[str, Any] = {"cards": 32, "vllm_cards": 8, "reader_cards": 8}
 """For profiles that generate on a server and read at an endpoint: the published 32 cards, and ours
 beside them for generation and reading."""
 
-SHORT = {"card": "cpu", "chunks": 1.0, "questions": 3.6, "chunk_tokens": 112}
+SHORT: dict[str, Any] = {"card": "cpu", "chunks": 1.0, "questions": 3.6, "chunk_tokens": 112}
 SHORT |= {"instruction_tokens": 44, "shown_tokens": 0, "reply_tokens": 65}
 """For profiles with short prompts: what profile small was recorded with, on one CPU core."""
 
@@ -29,13 +29,13 @@ def warm_start(
         Path, Option(metavar="RUN", help="folder of the run; its policy/ is the result")
     ],
     profile: ProfileName = "small",
-    overrides: Overrides = (),
+    overrides: Overrides = NONE,
     episodes: Annotated[
         list[Path],
         Option(
             metavar="FILE.jsonl...", help="a teacher's, of `memalpha write` [default: a rule's]"
         ),
-    ] = (),
+    ] = NONE,
     resume: Annotated[bool, Option("--resume", help="go on from the last checkpoint")] = False,
 ) -> None:
     """Supervised training of a real model on a teacher's calls, before GRPO.
@@ -58,11 +58,11 @@ def train(
     ],
     out: Annotated[Path, Option(metavar="RUN", help="folder of the run and its export")],
     profile: ProfileName = "gpu",
-    overrides: Overrides = (),
+    overrides: Overrides = NONE,
     validation: Annotated[
         list[Path],
         Option(metavar="DIR...", help="whose test parts choose the best policy [default: --data]"),
-    ] = (),
+    ] = NONE,
     resume: Annotated[bool, Option("--resume", help="go on from the last checkpoint")] = False,
 ) -> None:
     """GRPO on a real model, from built data to an exported folder that was loaded and compared.
@@ -99,7 +99,7 @@ def train(
 def plan(
     assumptions: Assumptions,
     profile: ProfileName = "laptop",
-    overrides: Overrides = (),
+    overrides: Overrides = NONE,
     probe: Annotated[
         bool, Option("--probe", help="miniature: measure this machine first (10 seconds)")
     ] = False,

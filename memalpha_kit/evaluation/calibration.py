@@ -145,7 +145,7 @@ def model_judge(model: ChatModel, rubric: Rubric = "published", **settings: Any)
     return judge
 
 
-def model_judges(model: ChatModel, rubrics: Sequence[str], **manner: Any) -> dict[str, Judgement]:
+def model_judges(model: ChatModel, rubrics: Sequence[Any], **manner: Any) -> dict[str, Judgement]:
     """A judge for every rubric of LongMemEval's cases. Raises InputError for an unknown one."""
     for wrong in set(rubrics) - {"published", "by_type"}:
         raise InputError(f"--rubric: expected published or by_type, found {wrong!r}")
@@ -303,7 +303,8 @@ def measured(
     """
     import pandas as pd
 
-    tables, replies = [], []
+    tables: list[pd.DataFrame] = []
+    replies: list[pd.DataFrame] = []
     for rubric, judge in judges.items():
         held = [case for case in cases if not tables or case.judge == "longmemeval"]
         if held:

@@ -230,7 +230,7 @@ class Bm25Chunks(ContextMethod):
 
 
 @lru_cache(maxsize=8)
-def bm25(chunks: tuple[str, ...], idf: str) -> Bm25:
+def bm25(chunks: tuple[str, ...], idf: Literal["release", "positive"]) -> Bm25:
     """The index of an instance's chunks."""
     return Bm25(chunks, idf)
 

@@ -40,6 +40,7 @@ from memalpha_kit.method import saved
 from memalpha_kit.method.calls import render_calls
 from memalpha_kit.method.episode import write
 from memalpha_kit.method.memory import INSERT
+from memalpha_kit.method.model_readers import ModelReader
 from memalpha_kit.method.model_writers import ModelWriter
 from memalpha_kit.method.prompts import VERSION
 from memalpha_kit.method.readers import READERS, Reader, needs_model, reader
@@ -105,7 +106,7 @@ class FromMemory(Method):
         name, given, found = self.options.reader, self.backends.readers, super().settings()
         if name in given:
             return found | {"reader": identity(given[name])}
-        if self.options.retrieval != "bm25":
+        if self.options.retrieval != "bm25" and isinstance(self.reader, ModelReader):
             found["embed_model"] = self.reader.settings()["embed"]
         return found | ({"prompts": VERSION} if needs_model(name) else {})
 
@@ -124,22 +125,27 @@ class FromMemory(Method):
         if values.get("k", ...) is None:  # the reader's own default
             del values["k"]
         if "retrieval" in fields:
-            method, *rest = (getattr(options, key) for key in _RETRIEVAL)
-            if method != "bm25" and self.backends.embed is None:
-                raise InputError(f"retrieval {method}: expected a model that embeds, found none")
-            values["retrieval"] = Retrieval(method, *rest, counter=options.counter)
+            how = options.retrieval
+            if how != "bm25" and self.backends.embed is None:
+                raise InputError(f"retrieval {how}: expected a model that embeds, found none")
+            shown = (options.top_k, options.budget_tokens, options.behaviour)
+            values["retrieval"] = Retrieval(how, *shown, options.counter)
             values["embed"] = self.backends.embed
         return reader(name, self.model if needs_model(name) else None, **values)
 
     def answer_group(self, group: Sequence[Put], done: Callable[[Answer], None]) -> None:
         """All at once; the reader says each as soon as it is known."""
-        questions = [replace(put.question, memory=put.held.episode.memory) for put in group]
+        episodes = [put.held.episode for put in group]
+        questions = [
+            replace(put.question, memory=episode.memory if episode else None)
+            for put, episode in zip(group, episodes, strict=True)
+        ]
 
         def take(place: int, answer: Answer) -> None:
             put = group[place]
             missing = answer.prediction is None and not answer.error
             error = "the reader has no answer" if missing else answer.error
-            known = {"instance": put.instance.id, "memory_tokens": put.held.memory_tokens}
+            known: Any = {"instance": put.instance.id, "memory_tokens": put.held.memory_tokens}
             said = None if error else answer.prediction
             done(replace(answer, prediction=said, error=error, **known))
 
@@ -237,10 +243,12 @@ class WrittenMemory(FromMemory):
         options = self.options
         named = options.writer in (*WRITERS.names(), "api", *self.backends.writers)
         if not options.episodes and not named:
-            from memalpha_kit.models.local import load_lm
+            self._loaded = self._policy()
 
-            where = self.backends
-            self._loaded = load_lm(Path(options.writer), where.device, dtype=where.dtype)
+    def _policy(self) -> CausalLM:
+        from memalpha_kit.models.local import load_lm
+
+        return load_lm(Path(self.options.writer), self.backends.device, dtype=self.backends.dtype)
 
     def _writer(self) -> Writer:
         options = self.options
@@ -253,9 +261,7 @@ class WrittenMemory(FromMemory):
             return ApiWriter(self.kept(self.writing), options.memory, protocol, self.counter, heat)
         from memalpha_kit.models.local import Sampling
 
-        if not self._loaded:
-            self.load()
-        lm, self._loaded = self._loaded, None
+        lm, self._loaded = self._loaded or self._policy(), None
         sampling = Sampling(heat, protocol.max_reply_tokens)
         return KeptWriter(ModelWriter(lm, options.memory, protocol, sampling), self.journal)
 

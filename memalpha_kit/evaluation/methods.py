@@ -32,6 +32,7 @@ from memalpha_kit.chats import ChatModel, ChatReply, ChatRequest
 from memalpha_kit.errors import InputError
 from memalpha_kit.evaluation.writing import Journal, KeptChat
 from memalpha_kit.method.readers import Reader
+from memalpha_kit.method.retrieval import Embed
 from memalpha_kit.method.writers import Writer
 from memalpha_kit.records import Answer, Episode, Instance, Question
 from memalpha_kit.registry import Registry
@@ -79,7 +80,7 @@ class Backends:
     write: ChatModel | None = None
     writers: Mapping[str, Writer] = field(default_factory=dict)
     readers: Mapping[str, Reader] = field(default_factory=dict)
-    embed: Callable[[Sequence[str]], Sequence[Sequence[float]]] | None = None
+    embed: Embed | None = None
     device: str = "cpu"  # of a policy that is loaded from a folder
     dtype: str = "auto"  # of local models; another one gives other numbers
     rows: Sequence[str] = ()
@@ -116,7 +117,7 @@ class Method:
     base: ClassVar[str] = ""  # the method of which this is a published variant
     defaults: ClassVar[Mapping[str, Any]] = {}  # options that the variant sets differently
 
-    def __init__(self, name: str, settings: Settings, backends: Backends) -> None:
+    def __init__(self, name: str, settings: Any, backends: Backends) -> None:
         """Cheap: models are loaded on use. Raises InputError for settings that do not fit."""
         self.name, self.options, self.backends = name, settings, backends
         self.counter = counter(settings.counter)

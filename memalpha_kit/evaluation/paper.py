@@ -128,7 +128,8 @@ def doubts(
     counted = counted[(counted.split == "test") & (counted.table == (8 if table in (2, 9) else 6))]
     instances = counted.set_index("source")["instances"].to_dict()
     found = {}
-    for (method, source), part in answers.groupby(["method", "source"], sort=False):
+    groups: Any = answers.groupby(["method", "source"], sort=False)
+    for (method, source), part in groups:
         if method not in claims or source not in instances:
             continue
         ours, theirs = part["metric"].iloc[0], metric_of(source, paper_profile(claims[method]))
@@ -258,7 +259,7 @@ def table_paper(
             if cell["dataset"] == AVERAGE:
                 name, compared = AVERAGE, round(columns["score"].mean(), 4)
                 doubt = doubt or _average_doubt(method, ours, columns, doubts)
-            mine = ours.loc[name] if name in ours.index else None
+            mine: Any = ours.loc[name] if name in ours.index else None
             rows.append(_paper_row(method, claim, cell, compared, mine, doubt))
     return pd.DataFrame(rows)
 
@@ -277,7 +278,7 @@ def _average_doubt(
 def _paper_row(
     method: str, claim: Claim, cell: pd.Series, compared: float, mine: pd.Series | None, doubt: str
 ) -> Row:
-    ours: Row = {} if mine is None else mine.where(mine.notna(), None).to_dict()
+    ours: dict[Any, Any] = {} if mine is None else mine.where(mine.notna(), None).to_dict()
     n = ours.get("instances") or 0
     n = n if n > 1 else ours.get("questions") or 0
     said, why = verdict(

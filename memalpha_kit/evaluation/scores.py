@@ -19,7 +19,7 @@ from memalpha_kit.evaluation.methods import Prepared
 from memalpha_kit.evaluation.runs import Run, made_by
 from memalpha_kit.evaluation.scoring import Item, Judgement, Scored, score_all
 from memalpha_kit.evaluation.writing import Metered, Spent
-from memalpha_kit.method.judges import JudgeItem, LongMemEvalJudge
+from memalpha_kit.method.judges import JudgeItem, LongMemEvalJudge, Rubric
 from memalpha_kit.records import Answer, Episode
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def _saved(run: Run, profile: str) -> list[Row]:
 def score(
     run: Run,
     profile: str,
-    rubric: str = "published",
+    rubric: Rubric = "published",
     judge: ChatModel | None = None,
     prices: Mapping[str, float | None] = {},
 ) -> list[Row]:
@@ -145,7 +145,7 @@ def score(
             costs[source] = _sum(lost[source], cost(_tokens(meter.spent), prices))
         return [verdicts[place] for place in range(len(items))]
 
-    card = {"judge": f"{made_by(judge)}, rubric {rubric}"}
+    card: dict[str, Any] = {"judge": f"{made_by(judge)}, rubric {rubric}"}
     card |= {"judge_usd": costs, "judge_lost_usd": lost}
     return score_run(run, profile, rule, card)
 
@@ -156,7 +156,8 @@ def _tokens(spent: Spent) -> Row:
 
 
 def _sum(*costs: float | None) -> float | None:
-    return None if None in costs else sum(costs)
+    known = [usd for usd in costs if usd is not None]
+    return sum(known) if len(known) == len(costs) else None
 
 
 def _judged(item: Item) -> JudgeItem:
@@ -262,8 +263,8 @@ def _built(run: Run, profile: str) -> Iterator[Row]:
     for record, spent in _thrown(run):
         if record.instance in sources and spent["prompt_tokens"] is not None:
             prices = answering if isinstance(record, Answer) else writing
-            source = {"source": sources[record.instance]}
-            yield _NOTHING | source | spent | {"cost_usd": cost(spent, prices)}
+            named = {"source": sources[record.instance], "cost_usd": cost(spent, prices)}
+            yield _NOTHING | spent | named
     for source, usd in (_saved(run, profile)[0].get("judge_usd") or {}).items():
         yield _NOTHING | {"source": source, "cost_usd": usd}
 
@@ -284,17 +285,17 @@ def _thrown(run: Run) -> Iterator[tuple[Answer | Prepared, Row]]:
         yield record, spent
 
 
-_NOTHING = dict.fromkeys(
+_NOTHING: Row = dict.fromkeys(
     ("chunks", "calls", "calls_ok", "unusable", "prompt_tokens", "completion_tokens", "cost_usd"), 0
 )
 
 
 def cost(spent: Mapping[str, Any], prices: Mapping[str, Any]) -> float | None:
     """US dollars by prices per million tokens (`price_in`, `price_out`); None if unknown."""
-    tokens = [spent.get("prompt_tokens"), spent.get("completion_tokens")]
+    tokens: list[Any] = [spent.get("prompt_tokens"), spent.get("completion_tokens")]
     if tokens == [0, 0]:
         return 0.0
-    rates = [prices.get("price_in"), prices.get("price_out")]
+    rates: list[Any] = [prices.get("price_in"), prices.get("price_out")]
     if None in (*rates, *tokens):
         return None
     return sum(rate * n for rate, n in zip(rates, tokens, strict=True)) / 1e6

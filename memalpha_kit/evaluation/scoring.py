@@ -82,7 +82,7 @@ def questions_of(instances: Sequence[Instance]) -> tuple[Item, ...]:
     found: dict[tuple[str, str], Item] = {}
     for instance in instances:
         kinds = instance.listed("question_types")
-        kinds = kinds if len(kinds) == len(instance.questions) else [""] * len(instance.questions)
+        kinds = kinds if len(kinds) == len(instance.questions) else ("",) * len(instance.questions)
         listed = instance.metadata.get(ANSWER_TYPE) == "list"
         for qa, kind in zip(instance.questions, kinds, strict=True):
             gold = qa.answers[0] if len(qa.answers) == 1 and not listed else qa.answers
@@ -109,9 +109,20 @@ class Ruling(Protocol):
     A `judges.Verdict` is one.
     """
 
-    valid: bool | float | None
-    reply: str
-    error: str
+    @property
+    def valid(self) -> bool | float | None:
+        """Right or not, or how far."""
+        ...
+
+    @property
+    def reply(self) -> str:
+        """What the judge wrote."""
+        ...
+
+    @property
+    def error(self) -> str:
+        """Why there is no ruling, if there is none."""
+        ...
 
 
 Judgement = Callable[[Sequence[Item]], Sequence[Ruling]]
@@ -148,21 +159,22 @@ def score_all(
     names = [
         rules.adjusted(metric_of(item.source, profile, judge is not None), item) for item in items
     ]
-    scores = [_unjudged(item, name, rules) for item, name in zip(items, names, strict=True)]
-    places = [place for place, scored in enumerate(scores) if scored is None]
+    first = [_unjudged(item, name, rules) for item, name in zip(items, names, strict=True)]
+    places = [place for place, scored in enumerate(first) if scored is None]
     shown = [replace(items[p], prediction=rules.strip(items[p].prediction or "")) for p in places]
-    rulings = judge(shown) if judge and shown else [None] * len(shown)
+    rulings: Sequence[Ruling | None] = judge(shown) if judge and shown else [None] * len(shown)
     if len(rulings) != len(shown):
         raise InputError(f"judge: expected {len(shown)} rulings, found {len(rulings)}")
+    judged: dict[int, Scored] = {}
     for place, ruling in zip(places, rulings, strict=True):
-        failed = ruling is None or ruling.valid is None or ruling.error
-        scores[place] = Scored(
-            None if failed else float(ruling.valid),
-            "judge_error" if failed else "ok",
+        valid = ruling.valid if ruling and not ruling.error else None
+        judged[place] = Scored(
+            None if valid is None else float(valid),
+            "judge_error" if valid is None else "ok",
             names[place],
             ruling.reply if ruling else "",
         )
-    return scores
+    return [scored or judged[place] for place, scored in enumerate(first)]
 
 
 def _unjudged(item: Item, name: str, rules: Rules) -> Scored | None:
@@ -210,7 +222,8 @@ def _parity_row(
     moved = [
         (here.score - there.score, item, here.score, there.score)
         for item, here, there in zip(part, scored, fixed, strict=True)
-        if None not in (here.score, there.score) and abs(here.score - there.score) > 1e-9
+        if here.score is not None and there.score is not None
+        if abs(here.score - there.score) > 1e-9
     ]
     example = ""
     for _, item, here, there in moved[:1]:

@@ -121,8 +121,8 @@ def _source_row(part: pd.DataFrame, made: pd.DataFrame, bootstrap: Bootstrap) ->
         "compression": _mean(1 - sizes["memory_tokens"] / sizes["chunk_tokens"]),
         "truncated": int(part["truncated"].eq(True).sum()),
         "calls": calls,
-        "calls_per_chunk": calls / chunks if calls is not None and chunks else None,
-        "call_success": _total(made["calls_ok"]) / calls if calls else None,
+        "calls_per_chunk": _ratio(calls, chunks),
+        "call_success": _ratio(_total(made["calls_ok"]), calls),
         "unusable": _total(made["unusable"]),
         **{name: _spent(part, made, name) for name in SPENT},
     }
@@ -131,7 +131,7 @@ def _source_row(part: pd.DataFrame, made: pd.DataFrame, bootstrap: Bootstrap) ->
 def _average_row(mine: pd.DataFrame, sources: list[Row], bootstrap: Bootstrap) -> Row:
     """The plain mean over columns of score and sizes, the sums of the rest."""
     columns = pd.DataFrame(sources)
-    row = dict.fromkeys(columns) | {
+    row: Row = dict.fromkeys(map(str, columns)) | {
         "method": sources[0]["method"],
         "source": AVERAGE,
         "metric": f"{len(sources)} columns",
@@ -172,6 +172,11 @@ def _mean(values: pd.Series) -> float | None:
     return None if values.empty or values.isna().any() else float(values.mean())
 
 
+def _ratio(part: float | None, whole: float | None) -> float | None:
+    """A share, or None if it is unknown or of nothing."""
+    return part / whole if part is not None and whole else None
+
+
 def _total(values: pd.Series) -> int | float | None:
     """The sum, 0 of nothing, None if any is unknown."""
     if values.isna().any():
@@ -210,7 +215,7 @@ def table_pairs(answers: pd.DataFrame, bootstrap: Bootstrap = BOOTSTRAP) -> pd.D
     if not parts:
         return pd.DataFrame(columns=[*PAIR, "p_holm"])
     table = pd.concat(parts, ignore_index=True)
-    table = table.assign(p_holm=holm(table["p"].tolist()))
+    table["p_holm"] = pd.Series(holm(table["p"].tolist()), table.index)
     return table.astype(dict.fromkeys((*PAIR[PAIR.index("score") :], "p_holm"), float))
 
 
@@ -220,7 +225,7 @@ def _pairs(answers: pd.DataFrame, method: str, against: str, bootstrap: Bootstra
     both = left.merge(right, on=["source", "instance", "qa"], suffixes=("", "_against"))
     both = both.dropna(subset=["score", "score_against"])
     parts = list(both.groupby("source", sort=False))
-    rows = [_pair_row(name, part, bootstrap) for name, part in parts]
+    rows = [_pair_row(str(name), part, bootstrap) for name, part in parts]
     rows += [_pair_row(AVERAGE, both, bootstrap)] if len(parts) > 1 else []
     named = [{"method": method, "against": against, **row} for row in rows]
     return pd.DataFrame(named, columns=list(PAIR))

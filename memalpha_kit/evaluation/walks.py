@@ -236,8 +236,8 @@ class Mem1(ContextMethod):
         """Loads the rollouts, or walks over the chunks."""
         if self.options.rollouts:
             for instance, state in zip(instances, self._loaded(instances), strict=True):
-                size = self.counter.count(self.used(state))
-                done(self.measured(instance, text=state, memory_tokens=size))
+                tokens = self.counter.count(self.used(state))
+                done(self.measured(instance, text=state, memory_tokens=tokens))
             return
         options = self.options
         fields = {

@@ -28,6 +28,7 @@ import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import pandas as pd
 
@@ -246,8 +247,10 @@ def waterfall(
         if episode.instance not in by_id:
             raise InputError(f"episode {episode.id}: its instance is not in the data")
         history, instance = History(episode), by_id[episode.instance]
-        named = {"source": episode.source, "writer": episode.writer, "reader": reader}
-        named |= {"instance": episode.instance, "rollout": episode.rollout}
+        named: dict[str, Any] = {
+            **{"source": episode.source, "writer": episode.writer, "reader": reader},
+            **{"instance": episode.instance, "rollout": episode.rollout},
+        }
         for answer in episode.answers:
             core = {CORE} if core_read or not answer.retrieved else set()
             found = stage(history, instance, answer, core | set(answer.retrieved), strict)

@@ -81,7 +81,7 @@ class KeptChat:
         """
         served = self.name, getattr(getattr(self.model, "endpoint", None), "url", "")
         replies: dict[int, ChatReply] = {}
-        missing = []
+        missing: list[int] = []
 
         def take(place: int, reply: ChatReply) -> None:
             replies[place] = reply
@@ -151,7 +151,7 @@ class Metered:
     def chat(self, requests: Sequence[ChatRequest], done: Done | None = None) -> list[ChatReply]:
         """As the model."""
         if self.shown is not None:
-            self.shown.total = max(self.shown.total, self.shown.n + len(requests))
+            self.shown.total = max(self.shown.total or 0, self.shown.n + len(requests))
 
         def take(place: int, reply: ChatReply) -> None:
             (self.lost if reply.error else self.spent).take(reply)
@@ -178,14 +178,16 @@ class KeptWriter:
 
     def write(self, requests: Sequence[WriteRequest]) -> list[Completion]:
         """As the writer, which is asked only for what is not kept yet."""
-        kept = [self.journal.get(self.name, r) if self.journal else None for r in requests]
+        kept: list[Any] = [None] * len(requests)
+        if journal := self.journal:
+            kept = [journal.get(self.name, request) for request in requests]
         missing = [place for place, value in enumerate(kept) if value is None]
         made = self.writer.write([requests[place] for place in missing]) if missing else []
         for place, completion in zip(missing, made, strict=True):
             counts = len(completion.prompt_ids), len(completion.completion_ids)
             kept[place] = [completion.text, completion.finish, *counts]
-            if self.journal:
-                self.journal.put(kept[place], self.name, requests[place])
+            if journal:
+                journal.put(kept[place], self.name, requests[place])
         completions = []
         for request, (text, finish, *counts) in zip(requests, kept, strict=True):
             if any(counts):  # without ids nothing was sampled

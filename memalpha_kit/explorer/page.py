@@ -27,7 +27,7 @@ _SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 def html_page(shown: Json, title: str = "Mem-α explorer") -> str:
     """The page that shows what `view` gave, complete in itself."""
     template = resources.files(__package__).joinpath("page.html").read_text("utf-8")
-    script = _SCRIPT.search(template)[1].encode()
+    script = _SCRIPT.findall(template)[0].encode()
     fills = {
         "HASH": base64.b64encode(hashlib.sha256(script).digest()).decode(),
         "TITLE": html.escape(title),

@@ -68,7 +68,8 @@ def replay(
 def replayed(episode: Episode, protocol: ProtocolConfig | None = None) -> Episode:
     """The episode that its replies make: read, applied call by call, and nothing taken over."""
     config, state, steps = episode.memory_config, empty(episode.memory_config), []
-    protocol = replace(protocol or ProtocolConfig(), wire=episode.wire)
+    wire: Any = episode.wire  # which ProtocolConfig checks
+    protocol = replace(protocol or ProtocolConfig(), wire=wire)
     for step in episode.steps:
         calls = []
         for call in read_calls(step.completion, config, protocol):

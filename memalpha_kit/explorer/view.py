@@ -26,7 +26,15 @@ from memalpha_kit.method.protocol import (
     render_messages,
     tool_schemas,
 )
-from memalpha_kit.method.rewards import TERMS, Judge, Scene, rewards
+from memalpha_kit.method.rewards import (
+    Judge,
+    Scene,
+    reward_accuracy,
+    reward_compression,
+    reward_contents,
+    reward_format,
+    rewards,
+)
 from memalpha_kit.records import QA, Answer, Episode, Instance, Memory, Rewards, Step, ToolCall
 from memalpha_kit.settings import AdvantageConfig, ProtocolConfig, RewardConfig
 from memalpha_kit.tokens import Counter, counter
@@ -114,7 +122,7 @@ def _episode(
     counts = counter(episode.memory_config.counter)
     parts = recording.rewards.get(episode.id)
     judge = judge or RULES.get(episode.source)
-    parts = parts or _rewards(Scene(episode, instance, counts, judge, reward))
+    parts = parts or _rewards(Scene(episode, instance or _UNKNOWN, counts, judge, reward))
     questions = instance.questions if instance else recording.questions.get(episode.id, ())
     return {
         "run": recording.name,
@@ -130,16 +138,20 @@ def _episode(
     }
 
 
+_UNKNOWN = Instance("", "", (), ())
+
+
 def _rewards(scene: Scene) -> Rewards:
     """The terms that can be known: r3 and r4 need the chunks, r4 a judge, others the answers."""
-    if scene.instance and scene.episode.answers:
+    chunks = scene.instance.chunks
+    if chunks and scene.episode.answers:
         return rewards(*vars(scene).values())
     lost: tuple[None, ...] = (None,) * len(scene.episode.steps)
     return Rewards(
-        accuracy=TERMS["accuracy"](scene),
-        compression=TERMS["compression"](scene) if scene.instance else None,
-        format=TERMS["format"](scene),
-        content=TERMS["content"](scene) if scene.instance else lost,
+        accuracy=reward_accuracy(scene),
+        compression=reward_compression(scene) if chunks else None,
+        format=reward_format(scene),
+        content=reward_contents(scene) if chunks else lost,
         others={name: lost for name in scene.config.others},
     )
 
@@ -242,8 +254,9 @@ def _prompt(
     if by_rule:
         how = "what a model would be shown; this writer is a rule and reads the chunk itself"
     compact = episode.wire == "compact"
+    wire: Any = episode.wire  # which ProtocolConfig checks
     protocol = recording.protocol or ProtocolConfig(
-        wire=episode.wire, prompt="compact" if compact else "paper"
+        wire=wire, prompt="compact" if compact else "paper"
     )
 
     def render(shown: int) -> list[tuple[str, str]]:

@@ -166,7 +166,7 @@ def plot_waterfall(table: pd.DataFrame) -> Figure:
     """Share of answers by the stage at which they failed, from `waterfall.table_waterfall`."""
     one_source = table["source"].nunique() == 1
     columns = ["writer", "reader"] if one_source else ["source", "writer", "reader"]
-    names = table[columns].agg(lambda row: "\n".join(filter(None, row)), axis=1)
+    names = table[columns].apply(lambda row: "\n".join(filter(None, row)), axis=1)
     wide = table.assign(name=names, stage=table["stage"].astype(str))
     wide = wide.pivot(index="name", columns="stage", values="share").loc[names.unique()[::-1]]
     lines = 1 + max(name.count("\n") for name in wide.index)

@@ -11,6 +11,7 @@ functions take one and return a Figure. Results are one row per seed, stage, len
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 import seaborn as sns
@@ -49,7 +50,7 @@ def table_lengths(results: pd.DataFrame, seed: int = 0, resamples: int = 2000) -
     wide["gain"] = wide["grpo"] - wide["warm_start"]
     rows = []
     for length, part in wide.reset_index().groupby("length"):
-        row = {"length": length, "seeds": part.seed.nunique(), "n": len(part)}
+        row: dict[str, Any] = {"length": length, "seeds": part.seed.nunique(), "n": len(part)}
         for name in ("warm_start", "grpo", "gain"):
             found = nested_interval(part[name], part.seed, seed=seed, n=resamples)
             row |= {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
@@ -83,9 +84,9 @@ def table_measures(results: pd.DataFrame, base: str, resamples: int = 2000) -> p
     """
     after = results[results["stage"] == "grpo"]
     values = {"answers right": after["qa"], "tokens in memory": after["memory_tokens"]}
-    for label, (part, of) in SHARES.items():
-        if part in after:
-            values[label] = after[part] / after[of].where(after[of] > 0)
+    for label, (count, total) in SHARES.items():
+        if count in after:
+            values[label] = after[count] / after[total].where(after[total] > 0)
     rows = []
     for measure, value in values.items():
         wide = after.assign(value=value).pivot(
@@ -229,7 +230,7 @@ def plot_behaviour(table: pd.DataFrame, length: int = 1) -> Figure:
         return style.nothing("no instance of this length")
     figure, axis = style.panels(style.SINGLE, 12 + 9 * len(shown))
     for place, (stage, label) in enumerate(STAGES.items()):
-        rows = part.loc[stage].loc[shown]
+        rows = part.loc[[(stage, what) for what in shown]]
         spots = [i + 0.2 * (place - 0.5) for i in range(len(shown))]
         errors = style.whiskers(rows, "share", "low", "high")
         look = {"fmt": "o", "color": STAGE_COLOURS[stage], "label": label}
@@ -251,8 +252,8 @@ def plot_rewards(metrics: pd.DataFrame) -> Figure:
     The paper's four and the columns `term_...`. A part that was not measured (no judge, say) is
     named in the caption.
     """
-    terms = [column for column in metrics if column.startswith("term_")]
-    parts = PARTS | {column: column.removeprefix("term_") for column in terms}
+    terms = [name for name in map(str, metrics) if name.startswith("term_")]
+    parts = PARTS | {name: name.removeprefix("term_") for name in terms}
     shown = {part: label for part, label in parts.items() if metrics[part].notna().any()}
     if not shown:
         return style.nothing("no reward was measured")

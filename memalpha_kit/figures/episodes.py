@@ -22,7 +22,7 @@ def readable(rows: Any, digits: int = 3) -> Styler:
     `rows` is whatever pandas makes a table of; an index that only counts is left out.
     """
     table = pd.DataFrame(rows)
-    left = [{"selector": "th, td", "props": "text-align: left; white-space: pre-wrap"}]
+    left: list[Any] = [{"selector": "th, td", "props": "text-align: left; white-space: pre-wrap"}]
     plain = table.style.hide() if isinstance(table.index, pd.RangeIndex) else table.style
     return plain.set_table_styles(left).format(precision=digits, na_rep="", escape="html")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from textwrap import fill
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -62,7 +63,7 @@ def _draw_advantages(axis: Axes, table: pd.DataFrame) -> None:
 
 def _draw_same(axis: Axes, table: pd.DataFrame, order: Sequence[str]) -> None:
     pairs = pd.DataFrame({"a": _setting(table), "b": _setting(table, "other_"), "c": table["mean"]})
-    matrix = pairs.pivot(index="a", columns="b", values="c").reindex(index=order[1:])[order[:-1]]
+    matrix = pairs.pivot(index="a", columns="b", values="c").loc[list(order[1:]), list(order[:-1])]
     style.heat(axis, matrix)
 
 
@@ -70,7 +71,7 @@ def _draw_direction(axis: Axes, table: pd.DataFrame, order: Sequence[str]) -> No
     table = table.astype(dict.fromkeys(("mean", "low", "high"), float))
     for place, (stage, part) in enumerate(table.groupby("stage", sort=False)):
         spots = [order.index(name) + 0.2 * place for name in _setting(part)]
-        look = {"fmt": "o", "color": style.COLOURS[place], "label": stage}
+        look: dict[str, Any] = {"fmt": "o", "color": style.COLOURS[place], "label": stage}
         axis.errorbar(part["mean"], spots, xerr=style.whiskers(part, "mean", "low", "high"), **look)
     axis.set(yticks=range(len(order)), yticklabels=order, xlabel="cosine, one step's gradient")
     axis.set_ylim(len(order) - 0.4, -1.6)

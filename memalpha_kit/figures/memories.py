@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -61,12 +62,13 @@ def _draw_tiles(
 ) -> None:
     grid = pd.Series(credit.to_numpy()).reindex(range(shape[0] * shape[1])).to_numpy()
     reach = float(credit.abs().max() or 0) or 1.0
-    look = {"cmap": style.DIVERGING, "vmin": -reach, "vmax": reach, "aspect": "auto"}
-    image = axis.imshow(grid.reshape(shape), **look)
+    cells = grid.reshape(shape)
+    image = axis.imshow(cells, style.DIVERGING, aspect="auto", vmin=-reach, vmax=reach)
     for place, name in enumerate(names if len(names) <= NUMBERED else ()):
         strong = abs(credit.iloc[place]) > 0.6 * reach
-        look = {"ha": "center", "va": "center", "fontsize": 5, "color": "w" if strong else "0.3"}
-        axis.text(place % shape[1], place // shape[1], name, **look)
+        row, column = divmod(place, shape[1])
+        colour = "w" if strong else "0.3"
+        axis.text(column, row, name, ha="center", va="center", fontsize=5, color=colour)
     axis.set(xticks=[], yticks=[])
     axis.grid(False)
     axis.figure.colorbar(image, ax=axis, pad=0.02, aspect=30, label="fall of the score")
@@ -90,11 +92,12 @@ def plot_haystacks(table: pd.DataFrame) -> Figure:
         if part.empty:
             axis.text(0.5, 0.5, "not counted", ha="center", transform=axis.transAxes)
     hay = table[table["measure"] == "score_of_hay"].dropna(subset=["mean"])
-    hay = hay.groupby("length")["mean"].mean()
-    axes[0, 0].plot(hay.index, hay, "--", color=style.QUIET)
+    floor = hay.groupby("length")["mean"].mean()
+    axes[0, 0].plot(floor.index, floor, "--", color=style.QUIET)
     axes[0, 0].set_ylim(0, 1.05)
-    if len(hay):
-        style.label_ends(axes[0, 0], [("hay alone", hay.index[-1], hay.iloc[-1], style.QUIET)])
+    if len(floor):
+        end = "hay alone", floor.index[-1], floor.iloc[-1], style.QUIET
+        style.label_ends(axes[0, 0], [end])
     for axis in axes[1]:
         axis.set_xlabel("input length (1x: the instance alone)")
     caption = f"n = {int(table['n'].max())} instances; bars: 95 % bootstrap intervals over them. "
@@ -105,7 +108,7 @@ def plot_haystacks(table: pd.DataFrame) -> Figure:
 
 def _draw_lengths(axis: plt.Axes, table: pd.DataFrame, lengths: list[int]) -> None:
     """A line per writer, labelled at its end."""
-    ends = []
+    ends: list[Any] = []
     writers = table.groupby("writer", sort=False)
     for colour, (writer, rows) in zip(style.COLOURS, writers, strict=False):
         errors = style.whiskers(rows, "mean", "low", "high")
@@ -181,7 +184,7 @@ def _draw_front(axis: plt.Axes, table: pd.DataFrame, name: str, size: str) -> No
     for place, row in enumerate(ordered.to_dict("records")):
         spot, shade = (1.04, (place + 0.5) / len(ordered)), colour if row["best"] else style.QUIET
         line = {"arrowstyle": "-", "color": shade, "linewidth": 0.4, "relpos": (0, 0.5)}
-        look = {"xycoords": "data", "textcoords": "axes fraction", "va": "center", "color": shade}
+        look: dict[str, Any] = {"textcoords": "axes fraction", "va": "center", "color": shade}
         label, point = style.in_words(str(row[name])), (row[size], row["score"])
         axis.annotate(label, point, spot, arrowprops=line, **look)
     axis.set_ylabel("score")

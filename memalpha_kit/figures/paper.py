@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -51,8 +52,9 @@ def table_margins(averages: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for number, part in averages.assign(name=_printed_name(averages)).groupby("table"):
         main = (part["beta"] == MAIN[0]) & (part["gamma"] == MAIN[1])
-        other, row = part[~main], {"table": number}
-        row["best_other"] = other.loc[other["score_recomputed"].idxmax(), "name"]
+        other = part[~main]
+        row: dict[str, Any] = {"table": number}
+        row["best_other"] = other["name"].iloc[other["score_recomputed"].argmax()]
         for name in ("printed", "recomputed"):
             lead = part.loc[main, f"score_{name}"].iloc[0] - other[f"score_{name}"].max()
             row[f"lead_{name}"] = round(lead, 3)
@@ -81,9 +83,12 @@ def plot_printed(table: pd.DataFrame) -> Figure:
     rows = range(len(names))
     right.plot(table["Avg. printed"], rows, "o", color="k", markerfacecolor="w", zorder=2)
     right.plot(table["Avg. recomputed"], rows, "o", color=style.AFTER, markersize=3, zorder=3)
-    for row, off in table["off by"].dropna().items():
-        spot = max(table.loc[row, ["Avg. printed", "Avg. recomputed"]].astype(float))
-        right.annotate(f"{off:+.3f}", (spot, row), (5, -2), textcoords="offset points", fontsize=6)
+    edges = table[["Avg. printed", "Avg. recomputed"]].astype(float).max(axis=1)
+    for row, (off, edge) in enumerate(zip(table["off by"], edges, strict=True)):
+        if pd.notna(off):
+            right.annotate(
+                f"{off:+.3f}", (edge, row), (5, -2), textcoords="offset points", fontsize=6
+            )
     right.set(yticks=rows, yticklabels=[], xlabel="average", xlim=(0, 1), title="Average")
     right.set_ylim(left.get_ylim())
     caption = f"{PRINTED}, without intervals; in brackets β and γ. Right: circle, printed average; "
@@ -215,7 +220,7 @@ def plot_paper_ablation(averages: pd.DataFrame, ours: pd.DataFrame | None = None
 def _draw_ours(axes: Sequence[Axes], ours: pd.DataFrame, colour: str) -> None:
     line = ours[ours.gamma == 0.1].sort_values("beta")
     pair = ours[(ours.beta == 0.05) & ours.gamma.isin((0.0, 0.1))].sort_values("gamma")
-    look = {"fmt": "s-", "color": colour, "label": "miniature, 1x"}
+    look: dict[str, Any] = {"fmt": "s-", "color": colour, "label": "miniature, 1x"}
     axes[0].errorbar(line["beta"], line["qa"], style.whiskers(line, "qa"), **look)
     share = line["memory"] / line.loc[line.beta == 0.05, "memory"].iloc[0]
     axes[1].plot(line["beta"], share, "s-", color=colour)

@@ -36,7 +36,7 @@ BEFORE, AFTER, QUIET = "#E69F00", "#0072B2", "#8c8c8c"
 HEAT, DIVERGING = "Blues", "PuOr"
 """Colour maps: from nothing to much, and from minus to plus."""
 
-SETTINGS = {
+SETTINGS: Any = {
     **{"font.size": 7, "axes.titlesize": 7.5, "axes.labelsize": 7, "figure.titlesize": 7},
     **{"xtick.labelsize": 6.5, "ytick.labelsize": 6.5, "legend.fontsize": 6.5},
     **{"axes.titleweight": "bold", "axes.titlelocation": "left", "axes.titlepad": 4},
@@ -76,8 +76,9 @@ def label_ends(axis: Axes, ends: Sequence[tuple[str, float, float, str]], gap: f
 
     Labels stand at least `gap` points apart. Call it when all is drawn and limits are set.
     """
-    axis.figure.draw_without_rendering()
-    points = 72 / axis.figure.dpi
+    figure: Any = axis.figure
+    figure.draw_without_rendering()
+    points = 72 / figure.dpi
     last = max((x for _, x, y, _ in ends if y == y), default=0.0)
     placed = sorted(
         (float(axis.transData.transform((last, y))[1]) * points, text, y, colour)
@@ -91,8 +92,8 @@ def label_ends(axis: Axes, ends: Sequence[tuple[str, float, float, str]], gap: f
             if short > 0.01:
                 spots[i], spots[i + 1] = spots[i] - short, spots[i + 1] + short
     for spot, (from_, text, y, colour) in zip(spots, placed, strict=True):
-        style = {"color": colour, "va": "center", "annotation_clip": False, "fontsize": 6.5}
-        axis.annotate(text, (last, y), (5, spot - from_), textcoords="offset points", **style)
+        note = axis.annotate(text, (last, y), (5, spot - from_), textcoords="offset points")
+        note.set(color=colour, va="center", annotation_clip=False, fontsize=6.5)
 
 
 def nothing(why: str) -> Figure:
@@ -110,13 +111,16 @@ def heat(axis: Axes, table: pd.DataFrame, text: str = ".2f", wrap: int = 16, **o
     `options` go to `imshow`; the default colours run from 0 to 1. The image is returned.
     """
     values = table.to_numpy(dtype=float)
-    image = axis.imshow(values, **{"cmap": HEAT, "aspect": "auto", "vmin": 0, "vmax": 1} | options)
+    look: dict[str, Any] = {"cmap": HEAT, "aspect": "auto", "vmin": 0, "vmax": 1}
+    image = axis.imshow(values, **look | options)
     for row, column in np.argwhere(~np.isnan(values)):
         value = values[row, column]
         red, green, blue, _ = image.cmap(image.norm(value))
         dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
-        style = {"ha": "center", "va": "center", "fontsize": 6, "color": "w" if dark else "k"}
-        axis.text(column, row, f"{value:{text}}", **style)
+        colour = "w" if dark else "k"
+        axis.text(
+            column, row, f"{value:{text}}", ha="center", va="center", fontsize=6, color=colour
+        )
     names = [textwrap.fill(str(name), wrap) for name in table]
     axis.set(xticks=range(table.shape[1]), xticklabels=names)
     axis.set(yticks=range(len(table)), yticklabels=table.index)

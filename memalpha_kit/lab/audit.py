@@ -29,9 +29,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import fmean
+from typing import Any
 
 import pandas as pd
 
+from memalpha_kit.entries import Store
 from memalpha_kit.lab import world
 from memalpha_kit.method import memory as memories
 from memalpha_kit.method.calls import render_calls
@@ -40,7 +42,6 @@ from memalpha_kit.method.memory import DELETE, INSERT, SEARCH, UPDATE
 from memalpha_kit.method.readers import BestEntry
 from memalpha_kit.method.rewards import Judge, rewards, step_rewards
 from memalpha_kit.records import (
-    STORES,
     Completion,
     Episode,
     Instance,
@@ -175,9 +176,9 @@ class _Player:
 
     def _turn(self, request: WriteRequest) -> Turn:
         config, memory = self.rules.memory, request.memory
-        plain = {  # as a writer reads the memory that knows its own marks
-            store: tuple(replace(e, text=e.text.removesuffix(MARK)) for e in getattr(memory, store))
-            for store in STORES
+        plain: dict[str, Any] = {  # as a writer reads the memory that knows its own marks
+            name: Store(replace(e, text=e.text.removesuffix(MARK)) for e in entries)
+            for name, entries in memory.lists().items()
         }
         unmarked = replace(memory, **plain)
         calls = world.teach(request.chunk, unmarked, config, world.PERFECT, random.Random(0))
@@ -188,7 +189,7 @@ class _Player:
 
 
 def _call(name: str, store: str, text: object = None, **more: str) -> ToolCall:
-    arguments = {"memory_type": f"{store}_memory"}
+    arguments: dict[str, Any] = {"memory_type": f"{store}_memory"}
     if text is not None:
         arguments[{INSERT: "content", UPDATE: "new_content", SEARCH: "query"}[name]] = text
     return ToolCall(name, arguments | more)
@@ -224,7 +225,8 @@ def _churn(turn: Turn) -> list[ToolCall]:
     return [call for pair in pairs for call in pair]
 
 
-PADDING: dict[str, Callable[[Turn], list[ToolCall]]] = {
+Padding = Callable[[Turn], list[ToolCall]]
+PADDING: dict[str, Padding] = {
     "delete missing ids": lambda _: [_call(DELETE, "semantic", memory_id=UNKNOWN)] * REPEATS,
     "clear the empty core": lambda _: [_call(DELETE, "core")] * REPEATS,
     "blank entries": lambda turn: [_insert(" " * n) for n in turn.numbers],
@@ -319,14 +321,17 @@ def exploits() -> Iterator[Exploit]:
     for name, reply in WRITERS.items():
         yield Exploit(name, "writer", name, reply)
     for name, make in PADDING.items():
-        yield Exploit(name, "alone", "silent", lambda turn, make=make: turn.text(make(turn)))
-        yield Exploit(
-            name,
-            "beside",
-            "slipping",
-            lambda turn, make=make: turn.text([*turn.honest, SLIP, *make(turn)]),
-        )
+        yield Exploit(name, "alone", "silent", partial(_alone, make))
+        yield Exploit(name, "beside", "slipping", partial(_beside, make))
     yield from OTHERS
+
+
+def _alone(make: Padding, turn: Turn) -> str:
+    return turn.text(make(turn))
+
+
+def _beside(make: Padding, turn: Turn) -> str:
+    return turn.text([*turn.honest, SLIP, *make(turn)])
 
 
 # --- The table ------------------------------------------------------------------------------------
@@ -356,8 +361,8 @@ def audit(
         for exploit, found in tried:
             without = writers[exploit.compared_with]["total"]
             gain = paired_interval(list(without), list(found["total"]), seed)
-            row = {"exploit": exploit.name, "mode": exploit.mode, "rules": chosen.name}
-            row |= found.mean().to_dict()
+            row: dict[Any, Any] = {"exploit": exploit.name, "mode": exploit.mode}
+            row |= {"rules": chosen.name, **found.mean().to_dict()}
             row |= {"compared_with": exploit.compared_with, "without": without.mean()}
             row |= {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high}
             row |= {"pays": gain.low is not None and gain.low > 0, "honest": honest}
@@ -379,19 +384,20 @@ def _played(
 
 def _measured(
     episode: Episode, instance: Instance, rules: Rules, weights: RewardConfig
-) -> dict[str, float]:
+) -> dict[str, Any]:
     counts = counter(rules.memory.counter)
-    counted = _Blind(counts) if rules.by_text else counts
+    counted: Any = _Blind(counts) if rules.by_text else counts
     if rules.by_text:
         steps = (replace(s, calls=tuple(map(success_by_text, s.calls))) for s in episode.steps)
         episode = replace(episode, steps=tuple(steps))
-    parts = rewards(episode, instance, counted, rules.judge, weights)
+    parts: Any = rewards(episode, instance, counted, rules.judge, weights)  # nothing is missing
+    totals: Any = step_rewards(parts, weights)
     return {
         "accuracy": parts.accuracy,
         "format": fmean(parts.format),
         "compression": parts.compression,
         "content": fmean(parts.content),
-        "total": fmean(step_rewards(parts, weights)),
+        "total": fmean(totals),
         "calls": len(episode.calls) / len(episode.steps),
         "memory_tokens": memories.tokens(episode.memory, counts),
     }

@@ -50,8 +50,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-GROUPINGS = ("instance", "chunk", "rollout", "leave_one_out")
-SCALES = ("std", "none")
+GROUPINGS: Any = ("instance", "chunk", "rollout", "leave_one_out")
+SCALES: Any = ("std", "none")
 SETTINGS = tuple(AdvantageConfig(grouping=g, scale=s) for g in GROUPINGS for s in SCALES)
 RELEASED = AdvantageConfig(grouping="instance", scale="std")
 UNBIASED = AdvantageConfig(grouping="leave_one_out", scale="none")

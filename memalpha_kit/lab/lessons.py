@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import itertools
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from memalpha_kit.entries import Store
 from memalpha_kit.lab import world
 from memalpha_kit.method.calls import render_calls
 from memalpha_kit.method.encoding import encode_text
@@ -70,7 +71,7 @@ def boilerplate() -> Boilerplate:
     config = MemoryConfig(core=False)
     nothing = empty(config)
     prompt, _ = render_compact(nothing, _MARK, config).split("\n", 1)
-    memory = replace(nothing, semantic=(Entry(_MARK, _MARK),))
+    memory = nothing.with_part("semantic", Store([Entry(_MARK, _MARK)]))
     row, _, rest, end = _cut(render_compact(memory, _MARK, config))
     row_end, text = rest.split("}", 1)
     return Boilerplate(

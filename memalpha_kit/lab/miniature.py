@@ -317,7 +317,7 @@ def answer_methods(
     """
     teachers = {teacher.name: teacher for teacher in references(profile)}
     trained = {stage: policy_writer(profile, folder) for stage, folder in policies.items()}
-    backends = Backends(writers=trained | teachers)
+    backends = Backends(writers={**trained, **teachers})
     found: dict[str, Run] = {}
     for name in progress([*METHODS, RANDOM, NOTHING], label="methods"):
         if name in METHODS:

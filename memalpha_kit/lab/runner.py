@@ -262,13 +262,14 @@ def _read(path: Path) -> Mapping[str, Any]:
         raise InputError(f"{path}: expected YAML, found: {error}") from error
     if not isinstance(content, Mapping):
         raise InputError(f"{path}: expected settings, found {content!r}")
-    default = {"profile": "laptop", "seeds": [0], "settings": {}, "points": {}, "grid": {}}
+    default: dict[str, Any] = {"profile": "laptop", "seeds": [0]}
+    default |= {"settings": {}, "points": {}, "grid": {}}
     for key, value in content.items():
         if key not in (*default, "base"):
             raise InputError(f"{path}: unknown key {key!r}{closest(str(key), [*default, 'base'])}")
         if key in ("settings", "points", "grid", "base") and not isinstance(value, Mapping):
             raise InputError(f"{path}: {key}: expected settings, found {value!r}")
-    return default | content
+    return {**default, **content}
 
 
 def _sweep(path: Path, content: Mapping[str, Any]) -> Sweep:
@@ -336,7 +337,7 @@ def run_sweep(
         "measures": table_measures(measured, sweep.base).round(4),
     }
     every = {stage.folder: stage for stage in (*warm, *stages.values())}.values()
-    extra = {"sweep": sweep.name, "base": sweep.base, "points": sweep.points}
+    extra: dict[str, Any] = {"sweep": sweep.name, "base": sweep.base, "points": sweep.points}
     extra |= {"seeds": list(sweep.seeds), "runs_s": round(sum(s.duration_s for s in every))}
     figure = plot_sweep(tables["table"], sweep.base, sweep.name)
     with files.held(out, wait=True):

@@ -75,9 +75,9 @@ def stand_in(profile: Profile, folder: Path) -> tuple[Profile, Path]:
     Of the profile its name and seed stay. Nobody judges, so the content reward has no weight.
     """
     model, data = save_model(folder / "model", profile.seed), save_data(folder / "data")
-    parts = {"memory": MEMORY, "protocol": PROTOCOL, "reward": RewardConfig(content=0.0)}
-    parts |= {"warm_start": WARM_START, "grpo": GRPO}
-    return replace(profile, model=replace(MODEL, name=str(model)), **parts), data
+    parts = replace(profile, memory=MEMORY, protocol=PROTOCOL, reward=RewardConfig(content=0.0))
+    toy = replace(MODEL, name=str(model))
+    return replace(parts, model=toy, warm_start=WARM_START, grpo=GRPO), data
 
 
 def save_model(folder: Path, seed: int) -> Path:

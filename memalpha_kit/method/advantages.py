@@ -30,14 +30,14 @@ def advantages(
     rounds to. A group of one gives 0, with `single="raw"` its reward, with "release" R / (1 +
     epsilon) as published. `scale="none"` leaves out the division (Dr. GRPO).
     """
-    members: dict[str, list[int]] = {}
+    members: dict[str, list[tuple[int, float]]] = {}
     for index, (reward, group) in enumerate(zip(rewards, groups, strict=True)):
         if reward is not None:
-            members.setdefault(group, []).append(index)
+            members.setdefault(group, []).append((index, reward))
     result = [0.0] * len(rewards)
-    for indices in members.values():
-        values = _normalised([rewards[index] for index in indices], config)
-        for index, value in zip(indices, values, strict=True):
+    for pairs in members.values():
+        values = _normalised([reward for _, reward in pairs], config)
+        for (index, _), value in zip(pairs, values, strict=True):
             result[index] = value
     return result
 

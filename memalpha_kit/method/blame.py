@@ -66,11 +66,12 @@ def _changes(before: Memory, after: Memory) -> Iterator[tuple[str, str, str | No
     """(component, entry, text before, text after) of everything that is not as it was."""
     for name in (*PAPER_PARTS, *after.others):
         old, new = before.part(name), after.part(name)
-        if isinstance(new, Store):
+        if isinstance(old, Store) and isinstance(new, Store):
             for then, now in new.since(old):
-                yield name, (then or now).id, then and then.text, now and now.text
+                entry = next(filter(None, (then, now)))
+                yield name, entry.id, then.text if then else None, now.text if now else None
         elif old != new:
-            yield name, name, old or None, new or None
+            yield name, name, str(old) if old else None, str(new) if new else None
 
 
 def blame(episode: Episode, entry: str) -> tuple[Touch, ...]:

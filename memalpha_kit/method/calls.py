@@ -140,7 +140,7 @@ def _read(attempt: Attempt, wire: str, fatal: bool, repair: bool, cut: bool) -> 
     """The calls of an attempt. `fatal`: generation stopped inside it if it is not complete."""
 
     def call(name: str | None, arguments: Any) -> ToolCall:
-        if isinstance(arguments, dict):
+        if name is not None and isinstance(arguments, dict):
             arguments = FORMATS[wire].arguments(name, arguments)
             return ToolCall(name, arguments, attempt.raw)
         code = arguments if isinstance(arguments, _Code) else _BAD_JSON

@@ -91,7 +91,7 @@ class CallJudge:
 
 def _written(call: ToolCall) -> tuple[str, str]:
     """(memory type, text) of a call that is judged."""
-    return _component(call.arguments["memory_type"]), call.arguments[TOOLS[call.name].text]
+    return _component(call.arguments["memory_type"]), call.arguments[TOOLS[call.name].text or ""]
 
 
 @dataclass(frozen=True)

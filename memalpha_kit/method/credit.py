@@ -262,6 +262,6 @@ def reward_credit(scene: Scene) -> tuple[float | None, ...]:
     )
     sums: list[float | None] = [0.0] * len(episode.steps)
     for part, (step, _) in authors(episode).items():
-        known = found[part].credit
-        sums[step] = None if known is None or sums[step] is None else sums[step] + known
+        known, before = found[part].credit, sums[step]
+        sums[step] = None if known is None or before is None else before + known
     return tuple(sums)

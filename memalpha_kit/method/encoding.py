@@ -88,27 +88,33 @@ def encode_chat(
     for piece, added in _cut_at_added_tokens(tokenizer, rendered):
         text = re.sub("\ue000\\d+\ue001", lambda found: contents.get(found[0], found[0]), piece)
         ids += spell_out(tokenizer, text) if text else []
-        ids += [tokenizer.convert_tokens_to_ids(added)] if added else []
+        ids += [tokenizer.added_tokens_encoder[added]] if added else []
     return ids
 
 
-def _render_chat(tokenizer, messages, tools, thinking: bool | None) -> str:
+def _render_chat(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: list[dict[str, str]],
+    tools: Sequence[Mapping[str, Any]] | None,
+    thinking: bool | None,
+) -> str:
     from jinja2 import TemplateError
 
     where = f"tokenizer {tokenizer.name_or_path}: chat template"
     if not tokenizer.chat_template:
         raise InputError(f"{where}: expected one, found none")
+    offered: list[Any] = list(tools or ())
     try:
-        rendered = tokenizer.apply_chat_template(
+        rendered: Any = tokenizer.apply_chat_template(
             messages,
-            tools=list(tools) if tools else None,
+            tools=offered or None,
             tokenize=False,
             add_generation_prompt=True,
             enable_thinking=thinking,
         )
     except TemplateError as error:
         raise InputError(f"{where}: {error}") from error
-    if any(tool["function"]["name"] not in rendered for tool in tools or ()):
+    if any(tool["function"]["name"] not in rendered for tool in offered):
         raise InputError(
             f"{where}: expected the tools in the prompt, found that it leaves them out; a writer "
             "can be told of them in marker text (--set protocol.wire=text), a reader can do "
@@ -117,7 +123,9 @@ def _render_chat(tokenizer, messages, tools, thinking: bool | None) -> str:
     return rendered
 
 
-def _cut_at_added_tokens(tokenizer, text: str) -> Iterator[tuple[str, str]]:
+def _cut_at_added_tokens(
+    tokenizer: PreTrainedTokenizerBase, text: str
+) -> Iterator[tuple[str, str]]:
     """`text` as (ordinary text, added token after it); the last added token is ""."""
     names = {token.content for token in tokenizer.added_tokens_decoder.values()}
     if not names:

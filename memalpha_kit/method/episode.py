@@ -324,15 +324,20 @@ def score(
     verdicts: list[bool | None] = []
 
     def counted(call: ToolCall, chunk: str, memory: Memory) -> bool | None:
-        verdicts.append(judge(call, chunk, memory))
+        verdicts.append(judge(call, chunk, memory) if judge else None)
         return verdicts[-1]
 
-    if hasattr(judge, "prepare"):  # a model's judge: all calls at once
+    if judge and hasattr(judge, "prepare"):  # a model's judge: all calls at once
         judge.prepare(asked, instances)
-    counts = counter(environment.memory.counter)
-    rules = (counts, counted if judge else None, environment.reward)
-    again = {"reader": environment.reader, "metric": environment.metric}
-    parts = {e.id: rewards(e, by_id[e.instance], *rules, **again) for e in asked}
+    rewarded = partial(
+        rewards,
+        counter=counter(environment.memory.counter),
+        judge=counted if judge else None,
+        config=environment.reward,
+        reader=environment.reader,
+        metric=environment.metric,
+    )
+    parts = {e.id: rewarded(e, by_id[e.instance]) for e in asked}
     reward_s = time.perf_counter() - started - read_s
     missing = verdicts.count(None)
     return Played(asked, parts, len(verdicts), missing, read_s=read_s, reward_s=reward_s)

@@ -98,7 +98,7 @@ def _scan_tags(text: str) -> Iterator[Attempt]:
             end = _values_end(text, inside)
             tag = _TAG.search(text, end)
             closed = tag is not None and tag[0] != OPEN
-            stop = tag.end() if closed else end
+            stop = tag.end() if tag and closed else end
             yield Attempt(text[start:stop], text[inside:end], closed=closed)
             another = _NEXT_CALL.match(text, stop) if closed else None
             if not another:

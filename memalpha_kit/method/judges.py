@@ -124,8 +124,9 @@ def content_verdict(source: str) -> Verdict | None:
     """The verdict that a JSON object is; None if it is none."""
     value = complete_object(source) or {}
     valid, issues, explanation = (value.get(k) for k in ("VALID", "ISSUES", "EXPLANATION"))
-    typed = isinstance(valid, bool) and isinstance(issues, list) and isinstance(explanation, str)
-    return Verdict(valid, tuple(map(str, issues)), explanation) if typed else None
+    if isinstance(valid, bool) and isinstance(issues, list) and isinstance(explanation, str):
+        return Verdict(valid, tuple(map(str, issues)), explanation)
+    return None
 
 
 def read_yes_no(reply: str) -> bool | None:

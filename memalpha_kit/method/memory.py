@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -71,7 +71,7 @@ def empty(config: MemoryConfig) -> Memory:
     def start(name: str) -> str | Store:
         return "" if MEMORY_COMPONENTS[name].paragraph else Store()
 
-    paper = {name: start(name) if getattr(config, name) else None for name in COMPONENTS}
+    paper: Any = {name: start(name) if getattr(config, name) else None for name in COMPONENTS}
     return Memory(**paper, others=Map({name: start(name) for name in config.components}))
 
 
@@ -121,6 +121,7 @@ class Tool:
 def _insert(memory: Memory, request: Request, config: MemoryConfig) -> Memory | str:
     """A new entry at the end, with the memory's next id; the same text twice is a duplicate."""
     entries = memory.part(request.component)
+    assert isinstance(entries, Store)  # `Rules.check` refuses to insert into anything else
     if RULES[config.behaviour].repeats(entries, request):
         return "duplicate"
     entry = Entry(str(memory.next_id), request.text)
@@ -133,11 +134,13 @@ def _update(memory: Memory, request: Request, config: MemoryConfig) -> Memory | 
     if isinstance(part, str):
         text = rules.fit_core(request.text, config)
         return "unchanged" if rules.same(part, text) else memory.with_part(request.component, text)
-    if rules.same(part.get(request.id).text, request.text):
+    entry = part.get(request.id) if part is not None and request.id else None
+    assert part is not None and entry  # `Rules.check` has found it
+    if rules.same(entry.text, request.text):
         return "unchanged"
     if config.update_duplicate == "skip" and rules.repeats(part, request):
         return "duplicate"
-    return memory.with_part(request.component, part.replacing(request.id, request.text))
+    return memory.with_part(request.component, part.replacing(entry.id, request.text))
 
 
 def _delete(memory: Memory, request: Request, config: MemoryConfig) -> Memory | str:
@@ -147,6 +150,7 @@ def _delete(memory: Memory, request: Request, config: MemoryConfig) -> Memory | 
         if RULES[config.behaviour].same(part, ""):
             return "unchanged"
         return memory.with_part(request.component, "")
+    assert part is not None  # `Rules.check` refuses what is switched off
     return memory.with_part(request.component, part.removing(request.id) if request.id else part)
 
 
@@ -179,13 +183,14 @@ def apply(memory: Memory, call: ToolCall, config: MemoryConfig) -> tuple[Memory,
     """
     if call.status == "malformed":
         return memory, call
+    ended = partial(ToolCall, call.name, call.arguments, call.raw)
     code, request = RULES[config.behaviour].check(memory, call, config)
-    result, status = memory, "rejected"
-    if not code:
-        result, status = TOOLS[call.name].run(memory, request, config), "ok"
-        if isinstance(result, str):
-            result, status, code = memory, "skipped", result
-    return result, ToolCall(call.name, call.arguments, call.raw, status, code)
+    if code:
+        return memory, ended("rejected", code)
+    result = TOOLS[call.name].run(memory, request, config)
+    if isinstance(result, str):
+        return memory, ended("skipped", result)
+    return result, ended("ok", "")
 
 
 def replay(calls: Iterable[ToolCall], config: MemoryConfig) -> Memory:

@@ -27,6 +27,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from memalpha_kit.entries import essence
 from memalpha_kit.errors import InputError
@@ -310,11 +311,11 @@ def rouge_l(prediction: str, answers: Answers) -> float:
 
 
 @lru_cache(maxsize=1)
-def _rouge_scorer():  # noqa: ANN202 - the type lives in the optional import
+def _rouge_scorer() -> Any:
     from rouge_score.rouge_scorer import RougeScorer
     from rouge_score.tokenizers import DefaultTokenizer
 
-    class AnyScript(DefaultTokenizer):
+    class AnyScript(DefaultTokenizer):  # type: ignore[misc]  # rouge_score has no types
         def tokenize(self, text: str) -> list[str]:
             bare = (c if unicodedata.category(c)[0] in "LMN" else " " for c in unified(text))
             words, stems = _words("".join(bare).lower()), super().tokenize

@@ -37,7 +37,7 @@ from memalpha_kit.method.prompts import (
     search_tool,
     system_prompt,
 )
-from memalpha_kit.method.readers import READERS, Done, sentence
+from memalpha_kit.method.readers import READERS, Done, memory_of, sentence
 from memalpha_kit.method.retrieval import (
     TEMPLATE_TOKENS,
     Embed,
@@ -91,14 +91,14 @@ class ModelReader:
         """
         talks = self._begin(questions, done)
         self._say([talk for talk in talks if not talk.answer])
-        return [talk.answer for talk in talks]
+        return [talk.ended() for talk in talks]
 
     def _begin(self, questions: Sequence[Question], done: Done | None) -> list[_Talk]:
         """Each question with what is shown for it; one that cannot be asked has its answer."""
         views = self._views(questions)
         talks = [_Talk(i, asks, views[i], done) for i, asks in enumerate(questions)]
         for talk in talks:
-            talk.tools = self._tools(talk.question.memory)
+            talk.tools = self._tools(memory_of(talk.question, self.name))
             try:
                 talk.open()
             except Unanswerable as error:
@@ -134,9 +134,7 @@ class ModelReader:
 
     def _views(self, questions: Sequence[Question]) -> list[View]:
         """Each question's memory as it can be shown; embeddings are asked for in one call."""
-        memories = {id(question.memory): question.memory for question in questions}
-        if None in memories.values():
-            raise InputError(f"reader {self.name}: expected a memory of three parts, found none")
+        memories = {id(q.memory): memory_of(q, self.name) for q in questions}
         vectors = None
         if self.embed and self.retrieval.method != "bm25":
             texts = [sentence(q.text) for q in questions if q.text.strip()]
@@ -212,6 +210,11 @@ class _Talk:
         if self.done:
             self.done(self.place, self.answer)
 
+    def ended(self) -> Answer:
+        """The answer, which every talk has after the last request."""
+        assert self.answer
+        return self.answer
+
     def log(self, iteration: int, **event: Any) -> None:
         """Adds to the history."""
         self.history.append({"iteration": iteration, **event})
@@ -263,7 +266,7 @@ class AgenticReader(ModelReader):
         for iteration in range(1, self.max_iterations + 2):
             if live := [talk for talk in talks if not talk.answer]:
                 self._round(live, iteration)
-        return [(talk.answer, talk.history) for talk in talks]
+        return [(talk.ended(), talk.history) for talk in talks]
 
     def _tools(self, memory: Memory) -> str:
         lists = memory.lists()

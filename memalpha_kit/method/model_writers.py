@@ -21,10 +21,17 @@ from memalpha_kit.settings import MemoryConfig, ProtocolConfig
 
 
 class LanguageModel(Protocol):
-    """What writes replies, such as `models.local.CausalLM`; `tokenizer` is one of transformers."""
+    """What writes replies, such as `models.local.CausalLM`."""
 
-    name: str
-    tokenizer: Any
+    @property
+    def name(self) -> str:
+        """The model's name or folder."""
+        ...
+
+    @property
+    def tokenizer(self) -> Any:
+        """A tokenizer of transformers."""
+        ...
 
     def generate(
         self, prompt_ids: Sequence[Sequence[int]], sampling: Any, seeds: Sequence[int]

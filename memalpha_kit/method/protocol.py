@@ -20,7 +20,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from memalpha_kit.entries import Entry
+from memalpha_kit.entries import Entry, Store
 from memalpha_kit.episode_settings import MemoryConfig, ProtocolConfig
 from memalpha_kit.errors import InputError
 from memalpha_kit.method.calls import render_calls
@@ -97,8 +97,8 @@ def _blocks(memory: Memory, chunk: str, config: MemoryConfig) -> Iterator[str]:
     lists = {"semantic": next(visible), "episodic": next(visible)}
     for name in components(config):
         part = memory.part(name)
-        if isinstance(part, str):
-            yield f"<{name}_memory>\n{without_tags(part)}\n</{name}_memory>"
+        if not isinstance(part, Store):
+            yield f"<{name}_memory>\n{without_tags(part or '')}\n</{name}_memory>"
             continue
         entries = lists[name] if name in lists else next(visible)
         count = f"{len(entries)} of {len(part)} entries"

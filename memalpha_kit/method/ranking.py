@@ -188,12 +188,11 @@ class _StoreIndex(Bm25):
         if self.now is None:
             for place, entry in store.places():
                 self.put(place, entry.text)
-            self.now = store.change
-        ahead, change = [], store.change
-        while self.now is not change:
-            if self.now.depth > change.depth:
-                self.put(self.now.place, self.now.before)
-                self.now = self.now.parent
+        ahead, now, change = [], self.now or store.change, store.change
+        while now is not change:
+            if now.depth > change.depth:
+                self.put(now.place, now.before)
+                now = now.parent
             else:
                 ahead.append(change)
                 change = change.parent

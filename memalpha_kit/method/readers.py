@@ -35,9 +35,12 @@ Done = Callable[[int, Answer], None]
 
 
 class Reader(Protocol):
-    """Answers questions; `name` goes into the tables."""
+    """Answers questions."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What it is called in tables."""
+        ...
 
     def read(self, questions: Sequence[Question], done: Done | None = None) -> list[Answer]:
         """One answer per question, in order, not scored yet."""
@@ -84,11 +87,23 @@ def needs_model(name: str) -> bool:
     return "model" in inspect.signature(READERS[name]).parameters
 
 
+def memory_of(question: Question, name: str) -> Memory:
+    """The memory that the reader `name` is to look into. Raises InputError if there is none."""
+    if question.memory is None:
+        raise InputError(f"reader {name}: expected a memory of three parts, found none")
+    return question.memory
+
+
 # ---- by a rule --------------------------------------------------------------------------------
 
 
 class _Rules:
     """Answers one question after the other by the rule for it."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in tables."""
+        raise NotImplementedError
 
     def rule(self, question: Question) -> _Rule:
         """The rule that answers this question."""
@@ -104,7 +119,7 @@ class _Rules:
         answers = []
         for place, question in enumerate(questions):
             if id(question.memory) not in opened:
-                opened[id(question.memory)] = self.opened(question.memory)
+                opened[id(question.memory)] = self.opened(memory_of(question, self.name))
             answers.append(opened[id(question.memory)].answer(question))
             if done:
                 done(place, answers[-1])
@@ -148,7 +163,7 @@ class Opened:
 
     def _put(self, entry_id: str | None, rule: _Rule, hidden: bool) -> None:
         entries, index, places = self._indexes[rule]
-        if (place := places.get(entry_id)) is not None:
+        if (place := places.get(entry_id or "")) is not None:
             index.put(place, None if hidden else rule.indexed(entries[place]))
 
 
@@ -233,8 +248,8 @@ class LabelVote(_Rule):
         """The label with most votes."""
         votes: dict[str, float] = {}  # in order of rank, so that the best sample breaks a tie
         for entry, weight in best:
-            label = LABELLED.search(entry.text)["label"]
-            votes[label] = votes.get(label, 0.0) + weight
+            if sample := LABELLED.search(entry.text):  # all that `indexed` lets in are one
+                votes[sample["label"]] = votes.get(sample["label"], 0.0) + weight
         return f"\\boxed{{{max(votes, key=votes.__getitem__)}}}" if votes else ""
 
 
@@ -248,8 +263,9 @@ class ReadNothing:
     def read(self, questions: Sequence[Question], done: Done | None = None) -> list[Answer]:
         """Empty answers."""
         answers = [Answer(q.id, "", instance=q.instance) for q in questions]
-        for place, answer in enumerate(answers if done else ()):
-            done(place, answer)
+        for place, answer in enumerate(answers):
+            if done:
+                done(place, answer)
         return answers
 
 

@@ -28,7 +28,7 @@ from memalpha_kit.records import STORES, Entry, Memory
 from memalpha_kit.registry import Registry
 from memalpha_kit.tokens import counter
 
-Embed = Callable[[list[str]], Sequence[Sequence[float]]]
+Embed = Callable[[Sequence[str]], Sequence[Sequence[float]]]
 """Texts to vectors, one each. Failing is raising."""
 
 TEMPLATE_TOKENS = 20
@@ -190,7 +190,10 @@ class View:
     def retrieved(self, shown: Mapping[str, Sequence[Entry]], ranked: Ranked) -> Retrieved:
         """The record of what is shown; what is switched off stays off."""
         lists = {name: tuple(shown.get(name, ())) for name in self.lists}
-        others = {name: lists.get(name, part) for name, part in self.memory.others.items()}
+        others = {
+            name: part if isinstance(part, str) else lists[name]
+            for name, part in self.memory.others.items()
+        }
         stores = {name: lists.get(name) for name in STORES}
         ids = tuple(entry.id for _, entry in ranked)
         return Retrieved(self.memory.core, **stores, ids=ids, others=others)

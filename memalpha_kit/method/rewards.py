@@ -72,7 +72,7 @@ def judged(call: ToolCall) -> bool:
     """
     if call.name not in TOOLS or TOOLS[call.name].mode != "memorise":
         return False
-    text = call.arguments.get(TOOLS[call.name].text)
+    text = call.arguments.get(TOOLS[call.name].text or "")
     kind = call.arguments.get("memory_type")
     known = isinstance(kind, str) and kind.removesuffix("_memory") in MEMORY_COMPONENTS
     return known and isinstance(text, str) and bool(essence(text))
@@ -103,7 +103,6 @@ Term = Callable[[Scene], "float | None | Sequence[float | None]"]
 TERMS: Registry[Term] = Registry("reward term", "memalpha_kit.method.credit")
 
 
-@TERMS.register("accuracy")
 def reward_accuracy(scene: Scene) -> float | None:
     """r1: mean score of the answers; None if none was scored.
 
@@ -112,7 +111,6 @@ def reward_accuracy(scene: Scene) -> float | None:
     return mean([answer.score for answer in scene.episode.answers])
 
 
-@TERMS.register("format")
 def reward_format(scene: Scene) -> tuple[float, ...]:
     """r2: share of the call attempts with status `ok`; 0 without a call, so silence earns nothing.
 
@@ -122,7 +120,6 @@ def reward_format(scene: Scene) -> tuple[float, ...]:
     return tuple(sum(good) / len(good) if good else 0.0 for good in steps)
 
 
-@TERMS.register("compression")
 def reward_compression(scene: Scene) -> float:
     """r3: share of the reading that the final memory saved, 1 - memory / chunks.
 
@@ -139,8 +136,7 @@ def reward_compression(scene: Scene) -> float:
     return saved if floor is None else max(floor, saved)
 
 
-@TERMS.register("content")
-def _content(scene: Scene) -> tuple[float | None, ...]:
+def reward_contents(scene: Scene) -> tuple[float | None, ...]:
     """r4 of every step, each call judged with the memory that its writer saw."""
     episode, judge = scene.episode, scene.judge
     if judge is None:
@@ -153,6 +149,12 @@ def _content(scene: Scene) -> tuple[float | None, ...]:
         contents.append(reward_content(verdicts, len(step.calls), denominator))
         seen = step.memory
     return tuple(contents)
+
+
+TERMS.add("accuracy", reward_accuracy)
+TERMS.add("format", reward_format)
+TERMS.add("compression", reward_compression)
+TERMS.add("content", reward_contents)
 
 
 def rewards(
@@ -183,7 +185,7 @@ def rewards(
         accuracy=reward_accuracy(scene),
         compression=reward_compression(scene),
         format=reward_format(scene),
-        content=_content(scene),
+        content=reward_contents(scene),
         others=others,
     )
 
@@ -229,9 +231,8 @@ def total(rewards: Rewards, step: int, config: RewardConfig) -> float | None:
         *((weight, rewards.others[name][step]) for name, weight in config.others.items()),
     ]
     weighted = [(weight, term) for weight, term in terms if weight != 0]
-    if any(term is None for _, term in weighted):
-        return None
-    return sum(weight * term for weight, term in weighted)
+    known = [weight * term for weight, term in weighted if term is not None]
+    return sum(known) if len(known) == len(weighted) else None
 
 
 def step_rewards(rewards: Rewards, config: RewardConfig) -> tuple[float | None, ...]:

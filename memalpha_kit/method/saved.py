@@ -119,7 +119,7 @@ def read_episode(raw: Mapping[str, Any], where: str, check: bool = True) -> Epis
         answers = tuple(_typed(Answer(**_tuples(answer, "retrieved"))) for answer in raw["answers"])
         steps = _read_steps(raw["steps"], config, where, check)
         parts = {"memory_config": config, "steps": steps, "answers": answers}
-        return _typed(Episode(**raw | parts))
+        return _typed(Episode(**{**raw, **parts}))
     except KeyError as error:
         raise InputError(f"{where}: expected a field {error}, found none") from error
     except (TypeError, AttributeError) as error:  # a field too many, or of another shape
@@ -146,7 +146,7 @@ def _read_steps(raw: Any, config: MemoryConfig, where: str, check: bool) -> tupl
     return tuple(steps)
 
 
-_TYPES = {
+_TYPES: dict[str, Any] = {
     "str": str,
     "int": int,
     "bool": bool,

@@ -25,7 +25,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from memalpha_kit.method.calls import render_calls
 from memalpha_kit.method.memory import INSERT
@@ -33,10 +33,14 @@ from memalpha_kit.records import Completion, ToolCall, WriteRequest
 from memalpha_kit.registry import Registry
 
 
+@runtime_checkable
 class Writer(Protocol):
-    """Answers write requests; `name` goes into the episode."""
+    """Answers write requests."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What it is called in the episode."""
+        ...
 
     def write(self, requests: Sequence[WriteRequest]) -> list[Completion]:
         """One completion per request, in order."""
@@ -115,7 +119,9 @@ for _rule in (keep_sentences, keep_lines, keep_examples, keep_turns, silent):
 def writer(name: str, wire: str = "qwen") -> Writer:
     """The writer of this name. Raises InputError naming the closest one."""
     found = WRITERS[name]
-    return found if hasattr(found, "write") else ScriptedWriter(name, found, wire)
+    if isinstance(found, Writer):
+        return found
+    return ScriptedWriter(name, found, wire)
 
 
 def _insert(store: str, text: str) -> ToolCall:

@@ -165,7 +165,12 @@ class Client:
 
     # --- Many requests --------------------------------------------------------------------------
 
-    async def _answer_all(self, requests, put, accept: Accept | None) -> None:
+    async def _answer_all(
+        self,
+        requests: Sequence[ChatRequest],
+        put: Callable[[tuple[int, ChatReply]], object],
+        accept: Accept | None,
+    ) -> None:
         places: dict[str, list[int]] = {}
         for place, asked in enumerate(requests):
             places.setdefault(self._key(self.body(asked), asked.version), []).append(place)
@@ -204,7 +209,9 @@ class Client:
 
     async def _embed(self, texts: Sequence[str]) -> list[list[float]]:
         keys = {t: self._key({"model": self.name, "input": t}, "embedding") for t in texts}
-        vectors = {text: self._load(key).get("vector") for text, key in keys.items()}
+        vectors: dict[str, Any] = {
+            text: self._load(key).get("vector") for text, key in keys.items()
+        }
         missing = [text for text, vector in vectors.items() if vector is None]
         self.usage.cached += len(vectors) - len(missing)
         streak, reasons = _Streak(self.endpoint), []

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.functional import linear, scaled_dot_product_attention, silu
@@ -22,7 +22,7 @@ from torch.nn.functional import linear, scaled_dot_product_attention, silu
 from memalpha_kit.models.local import CausalLM, Sampling, SeededDraw, drawn, left_pad
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    pass
 
 NEVER = -1e30
 """Attention bias of a position not to be seen; finite, so that queries of padding stay finite."""
@@ -121,15 +121,16 @@ class _Layer:
     down: torch.Tensor  # (ff, d)
 
 
-def _fused(layer: torch.nn.Module) -> _Layer:
+def _fused(layer: Any) -> _Layer:
     """The weights of a layer of transformers."""
     attention, mlp = layer.self_attn, layer.mlp
     qkv = [attention.q_proj, attention.k_proj, attention.v_proj]
-    norms = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
+    q_norm, k_norm = (getattr(attention, name, None) for name in ("q_norm", "k_norm"))
     return _Layer(
         layer.input_layernorm.weight,
         torch.cat([_weight(part) for part in qkv]).t().contiguous(),
-        *(norm if norm is None else norm.weight for norm in norms),
+        q_norm and q_norm.weight,
+        k_norm and k_norm.weight,
         _weight(attention.o_proj).t().contiguous(),
         layer.post_attention_layernorm.weight,
         torch.cat([_weight(mlp.gate_proj), _weight(mlp.up_proj)]).t().contiguous(),
@@ -137,7 +138,7 @@ def _fused(layer: torch.nn.Module) -> _Layer:
     )
 
 
-def _weight(part: torch.nn.Module) -> torch.Tensor:
+def _weight(part: Any) -> torch.Tensor:
     """A linear layer's weight, with the adapter that is switched on merged into a copy."""
     base = getattr(part, "base_layer", part).weight
     if not hasattr(part, "base_layer") or part.disable_adapters:
@@ -149,7 +150,7 @@ def _weight(part: torch.nn.Module) -> torch.Tensor:
 class _Network:
     """A model as a function of tokens and cache. Source: transformers' modeling_qwen3."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: Any) -> None:
         model = getattr(model, "get_base_model", lambda: model)()  # of an adapter's wrapper
         config, self.width = model.config, model.config.hidden_size
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
@@ -170,8 +171,8 @@ class _Network:
         bias = torch.zeros(rows, 1, 1, width + room).to(self.head)
         bias[:, 0, 0, :width].masked_fill_(mask == 0, NEVER)
         position = (mask.cumsum(1) - 1).clamp(min=0)  # (B, Q)
-        empty = [[torch.zeros(shape).to(self.head) for _ in self.layers] for _ in range(2)]
-        cache = _Cache(*empty, bias, position[:, -1], filled=0)
+        keys, values = ([torch.zeros(shape).to(self.head) for _ in self.layers] for _ in "kv")
+        cache = _Cache(keys, values, bias, position[:, -1], filled=0)
         future = torch.full((width, width), NEVER).triu(1).to(self.head)
         return self._run(ids, position, bias[..., :width] + future, cache), cache
 
@@ -197,7 +198,15 @@ class _Network:
         cache.filled += ids.shape[1]
         return linear(self._normed(hidden[:, -1], self.norm), self.head)
 
-    def _attend(self, normed, layer, number, rotation, bias, cache) -> torch.Tensor:
+    def _attend(
+        self,
+        normed: torch.Tensor,
+        layer: _Layer,
+        number: int,
+        rotation: tuple[torch.Tensor, ...],
+        bias: torch.Tensor,
+        cache: _Cache,
+    ) -> torch.Tensor:
         """Attention of the new positions over all so far, before the output product. (B, Q, H D)"""
         rows, new, _ = normed.shape
         groups = (normed @ layer.qkv).view(rows, new, -1, self.dim).transpose(1, 2)

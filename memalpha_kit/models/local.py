@@ -110,7 +110,8 @@ class CausalLM:
             pad_token_id=self.stop_ids[0],
         )
         with torch.inference_mode(), answering(self.model):
-            out = self.model.generate(
+            model: Any = self.model
+            out = model.generate(
                 input_ids=ids.to(self.model.device),
                 attention_mask=mask.to(self.model.device),
                 generation_config=settings,
@@ -125,7 +126,7 @@ class CausalLM:
         stop = next((i for i, token in enumerate(reply) if token in self.stop_ids), None)
         kept = reply if stop is None else reply[: stop + 1]
         return Completion(
-            text=self.tokenizer.decode(kept if stop is None else kept[:-1]),
+            text=str(self.tokenizer.decode(kept if stop is None else kept[:-1])),
             prompt_ids=tuple(prompt),
             completion_ids=tuple(kept),
             mask=(1,) * len(kept),

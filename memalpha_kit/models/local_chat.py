@@ -22,7 +22,7 @@ from memalpha_kit.models.local import Sampling
 from memalpha_kit.records import Completion, ToolUse
 
 if TYPE_CHECKING:
-    from memalpha_kit.models.local import CausalLM
+    pass
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class LocalChat:
     `<tool_call>{"name": ..., "arguments": ...}</tool_call>`; contents cannot become control tokens.
     """
 
-    lm: CausalLM
+    lm: Any
     adapter_off: bool = False
 
     @property

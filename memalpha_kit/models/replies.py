@@ -48,7 +48,7 @@ class Failed(Exception):
         why: str,
         retry: bool = True,
         fatal: bool = False,
-        reply: ChatReply | None = None,
+        reply: Any = None,
         status: int | None = None,  # of HTTP
     ) -> None:
         super().__init__(why)
@@ -124,7 +124,8 @@ def tokens(answer: Any) -> tuple[int | None, int | None]:
     usage = usage if isinstance(usage, dict) else {}
     written = 0 if isinstance(answer, dict) and "data" in answer else None
     counts = usage.get("prompt_tokens"), usage.get("completion_tokens", written)
-    return tuple(n if type(n) is int and n >= 0 else None for n in counts)
+    read, written = (n if type(n) is int and n >= 0 else None for n in counts)
+    return read, written
 
 
 def read_vectors(answer: Any, n_texts: int) -> list[list[float]]:

@@ -113,9 +113,7 @@ def build_policy(
     return model
 
 
-def give_head_start(
-    model: PreTrainedModel, config: PolicyConfig, generator: torch.Generator
-) -> None:
+def give_head_start(model: Any, config: PolicyConfig, generator: torch.Generator) -> None:
     """Gives the fresh weights of `model` a little structure, in place.
 
     Copying "what followed the last time" (induction) takes a head that looks a few tokens back and
@@ -148,7 +146,7 @@ def give_head_start(
     _look_back(model.model.layers[0].self_attn, config, shared)
 
 
-def _look_back(heads: torch.nn.Module, config: PolicyConfig, shared: torch.Tensor) -> None:
+def _look_back(heads: Any, config: PolicyConfig, shared: torch.Tensor) -> None:
     """Makes head i answer the shared direction most strongly i + 1 tokens back.
 
     Rotary positions turn a query at distance n by n times each frequency; a key turned by the
@@ -195,8 +193,10 @@ def save_policy(
         shutil.rmtree(leftover, ignore_errors=True)
     with quiet(), writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        adapter = {"selected_adapters": ["default"]} if hasattr(model, "peft_config") else {}
-        model.save_pretrained(part, **({"state_dict": weights} if weights else {}), **adapter)
+        options: dict[str, Any] = {"state_dict": weights} if weights else {}
+        if hasattr(model, "peft_config"):
+            options["selected_adapters"] = ["default"]
+        model.save_pretrained(part, **options)
         tokenizer.save_pretrained(part)
         if generation:
             save_json(part / GENERATION, generation)

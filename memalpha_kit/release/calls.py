@@ -9,14 +9,12 @@ call; a thinking block is scanned like everything else.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from memalpha_kit.method.calls import REPLY_RULES, Reading, read_reply
 from memalpha_kit.records import ToolCall
-from memalpha_kit.text import complete_object, complete_objects, repaired_object
+from memalpha_kit.text import complete_object, complete_objects, past_space, repaired_object
 
-_SPACE = re.compile(r"\s*")
 NAME, ARGUMENTS, RESULT, RETURN = "✿FUNCTION✿", "✿ARGS✿:", "✿RESULT✿", "✿RETURN✿"
 
 
@@ -39,7 +37,7 @@ def _matches(text: str) -> Iterator[tuple[str, str, str]]:
     start = text.find(f"{NAME}:")
     while start >= 0:
         after = start + len(NAME) + 1
-        begin = _SPACE.match(text, after).end()
+        begin = past_space(text, after)
         blank = bool(text[after:begin].strip("\n"))  # a name of blanks is one
         line = text.find("\n", begin)
         line = len(text) if line < 0 else line
@@ -59,7 +57,7 @@ def _matches(text: str) -> Iterator[tuple[str, str, str]]:
 
 def _argument_markers(text: str, begin: int, line: int) -> Iterator[int]:
     """Where the arguments may start: on a line below the name, else on its line, last first."""
-    below = _SPACE.match(text, line).end()
+    below = past_space(text, line)
     if text.startswith(ARGUMENTS, below):
         yield below
     place = text.rfind(ARGUMENTS, begin, line)

@@ -93,7 +93,7 @@ def pack_with_loss(job: Job, number: int, articles: Sequence[hotpotqa.Fact]) -> 
     return [chunk for chunk in chunks if chunk]
 
 
-def evidence_or_first(question: hotpotqa.Question, chunks: hotpotqa.Packed) -> list[int]:
+def evidence_or_first(question: hotpotqa.Question, chunks: hotpotqa.Packed) -> list[int | None]:
     """The chunks with its articles; evidence that was lost is chunk 0."""
     found = (hotpotqa.chunk_of(chunks, title) for title in question.titles)
     return [chunk for chunk in found if chunk is not None] or [0]
@@ -185,7 +185,7 @@ def from_row(job: Job, row: Row) -> Iterator[Instance]:
     Only the last line of an example counts, and an example of every label, missing or not, goes to
     the first chunk, in sorted order where the published code's changes with the process.
     """
-    parsed = parse_examples(row.context, row.where, last_line=True)
+    parsed = parse_examples(row.text, row.where, last_line=True)
     samples = [Sample(text, label, f"{row.where}:{i}") for i, (text, label) in enumerate(parsed)]
     numbers = {sample.label: int(sample.label) for sample in samples}
     n_shown = ttl_train.samples_per_instance(job, samples)

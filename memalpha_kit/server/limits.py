@@ -80,7 +80,7 @@ def address(host: str, port: int, token: str) -> tuple[socket.AddressFamily, tup
     except (OSError, UnicodeError):
         raise InputError(f"host: expected an address of this machine, found {host!r}") from None
     family, _, _, _, place = found[0]
-    if not token and not is_loopback(place[0].partition("%")[0]):
+    if not token and not is_loopback(str(place[0]).partition("%")[0]):
         raise InputError(
             f"host {host}: other machines can reach it, so expected a token in {TOKEN_ENV}, found "
             'none; make one with: python -c "import secrets; print(secrets.token_urlsafe(32))"'

@@ -9,10 +9,11 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
+from memalpha_kit.entries import Store
 from memalpha_kit.errors import closest
 from memalpha_kit.records import Entry, Memory
 from memalpha_kit.tasks import TASKS
@@ -69,7 +70,10 @@ def _text(row: dict[str, Any]) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-Row = Annotated[dict[str, Any], Field(min_length=1, max_length=1), AfterValidator(_text)]
+if TYPE_CHECKING:
+    Row = str  # what it is once it was checked
+else:
+    Row = Annotated[dict[str, Any], Field(min_length=1, max_length=1), AfterValidator(_text)]
 
 
 class MemoryIn(_In):
@@ -85,14 +89,14 @@ class MemoryIn(_In):
     def memory(self) -> Memory:
         """As the kit has it, with ids of its own: those of the wire may clash."""
         ids = itertools.count(1)
-        stores = [
-            None if texts is None else [Entry(str(next(ids)), text) for text in texts]
+        semantic, episodic = (
+            None if texts is None else Store(Entry(str(next(ids)), text) for text in texts)
             for texts in (self.semantic, self.episodic)
-        ]
-        return Memory(self.core, *stores, next(ids))
+        )
+        return Memory(self.core, semantic, episodic, next(ids))
 
 
-EXAMPLE = {
+EXAMPLE: Any = {
     "memories": [{"core": "Nora is a vet.", "semantic": [{"1": "Nora keeps bees."}]}],
     "questions": [["Who keeps bees?"]],
     "sources": ["squad"],
@@ -150,7 +154,7 @@ class CallIn(_In):
     success: bool | None = True
 
 
-JUDGED = {
+JUDGED: Any = {
     "name": "new_memory_insert",
     "arguments": {"memory_type": "semantic_memory", "content": "Nora keeps bees."},
     "success": True,

@@ -74,7 +74,7 @@ def answer(
         if rows is not None and len(rows) != n:
             raise wrong([name], f"expected one per memory, {n}, found {len(rows)}", "length")
     manner.check(asked)
-    options = {
+    options: dict[str, Any] = {
         "max_tokens": asked.max_tokens,
         "temperature": manner.temperature if asked.temperature is None else asked.temperature,
         "thinking": asked.enable_thinking,

@@ -147,7 +147,7 @@ def load_model(
             raise InputError(f"model.lora_targets: found {target!r}{closest(target, known - {''})}")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        adapted = get_peft_model(lm.model, LoraConfig(task_type="CAUSAL_LM", **_lora(model)))
+        adapted: Any = get_peft_model(lm.model, LoraConfig(task_type="CAUSAL_LM", **_lora(model)))
     if model.adapter:
         load_adapter(adapted, Path(model.adapter))
     return replace(lm, model=adapted)
@@ -167,7 +167,7 @@ def load_adapter(model: Any, folder: Path) -> None:
 
     weights = load_peft_weights(str(folder), device="cpu")
     try:
-        told = set_peft_model_state_dict(model, weights, "default")
+        told: Any = set_peft_model_state_dict(model, weights, "default")
         strange = sorted(told.unexpected_keys)
     except RuntimeError as error:  # of another rank
         strange = str(error).splitlines()[1:]
@@ -222,7 +222,7 @@ def _load_unsloth(model: ModelConfig, folder: Path, seed: int, batch_size: int) 
     return CausalLM(str(folder), loaded, tokenizer, stops, batch_size, said)
 
 
-def check_unsloth(trainer: type, policy: Any, model: ModelConfig) -> None:
+def check_unsloth(trainer: Any, policy: Any, model: ModelConfig) -> None:
     """Raises InputError unless `trainer` derives from Unsloth's class and shares its weights."""
     names = [parent.__name__ for parent in trainer.__mro__]
     if not any(name.startswith("Unsloth") for name in names):

@@ -9,7 +9,7 @@ Shapes: B rows, P and C the widest prompt and completion, V tokens in the vocabu
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +58,7 @@ def rows_to_batch(
             raise InputError(f"{row.episode}: step {row.step}: the prompt contains the pad token")
     real = trained(rows)
     wanted = max(len(real), at_least, 1)
-    fill = [()] * (wanted - len(real) + -wanted % multiple)
+    fill: list[tuple[float, ...]] = [()] * (wanted - len(real) + -wanted % multiple)
     shortest = min((row.prompt_ids for row in rows), key=len)
     prompts = [row.prompt_ids for row in real] + [shortest for _ in fill]
     completions, learned = (
@@ -116,7 +116,8 @@ def token_logprobs(
     padding, which is most of a batch: much faster on a CPU.
     """
     scored = mask[:, -n_completion:].bool()
-    results = tuple(torch.zeros(scored.shape, device=ids.device) for _ in range(2))
+    empty = torch.zeros(scored.shape, device=ids.device)
+    results = empty, empty.clone()
     rows = scored.any(1).nonzero()[:, 0]
     if not len(rows):  # fill rows only: a loss of 0 that still has a gradient
         rows = rows.new_zeros(1)
@@ -164,7 +165,16 @@ def logits_at(model: PreTrainedModel, ids: torch.Tensor, places: torch.Tensor) -
         return inner.get_output_embeddings()(hidden[:, :-1][places]).float()
 
 
-def narrowed(compute, model, ids, mask, n_completion, batch_size=None, *more, **named):
+def narrowed(
+    compute: Callable[..., tuple[Any, ...]],
+    model: Any,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    n_completion: int,
+    batch_size: int | None = None,
+    *more: Any,
+    **named: Any,
+) -> tuple[Any, ...]:
     """`compute`'s results, `batch_size` rows at a time, each time without columns that nobody uses.
 
     A step's rows share one width, that of its longest prompt and reply; those that go through the
@@ -181,7 +191,7 @@ def narrowed(compute, model, ids, mask, n_completion, batch_size=None, *more, **
         spare = (0, n_completion - kept)
         parts.append([pad(v, spare) if getattr(v, "ndim", 0) == 2 else v for v in found])
 
-    def whole(values: Sequence[Any]) -> Any:
+    def whole(values: tuple[Any, ...]) -> Any:
         """Rows of all parts together; what comes once a call, or is None, as it came first."""
         return torch.cat(values) if getattr(values[0], "ndim", 0) == 2 else values[0]
 

@@ -262,7 +262,7 @@ def _load_shard(path: Path) -> Mapping[str, Any]:
     from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
     from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
 
-    plain = [DTensor, DTensorSpec, TensorMeta, DeviceMesh, Shard, Replicate, Partial]
+    plain: list[Any] = [DTensor, DTensorSpec, TensorMeta, DeviceMesh, Shard, Replicate, Partial]
     try:
         with torch.serialization.safe_globals(plain):
             state = torch.load(path, map_location="cpu", weights_only=True)

@@ -123,7 +123,7 @@ def _train(trainer: EpisodeTrainer, start: Checkpoint) -> None:
     journal.look = lambda step: validate(step, writer_lm(lm, trainer)) if validate.due(step) else {}
     trainer.add_callback(journal)
     with journal.bar:
-        trainer.train(resume_from_checkpoint=start.folder and str(start.folder))
+        trainer.train(resume_from_checkpoint=str(start.folder) if start.folder else None)
     trainer.save_live(run.out / "policy")
 
 

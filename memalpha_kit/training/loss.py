@@ -53,7 +53,7 @@ def token_losses(
     loss = (-advantage * ratio).maximum(-advantage * clipped)
     if advantage < 0 and config.dual_clip is not None:
         loss = loss.clamp(max=-advantage * config.dual_clip)
-    if config.kl:
+    if config.kl and reference is not None:
         d = reference - new
         loss = loss + config.kl * (d.exp() - d - 1)
     return loss

@@ -43,7 +43,8 @@ def build_optimizer(
     by the share rate * `weight_decay`; norms and biases never.
     """
     decay = getattr(config, "weight_decay", 0.0)
-    matrices, rest = [], []
+    matrices: list[torch.nn.Parameter] = []
+    rest: list[torch.nn.Parameter] = []
     for key, weight in model.named_parameters():
         if not weight.requires_grad:  # the base below an adapter
             continue
@@ -72,7 +73,7 @@ class Joint(torch.optim.Optimizer):
         self.parts = list(parts)
         super().__init__([group for part in self.parts for group in part.param_groups], {})
 
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: Any = None) -> Any:
         """One step of every part. Closures are not supported."""
         for part in self.parts:
             part.step()

@@ -345,8 +345,10 @@ class _Estimate:
         given, costs = self.given, {}
         if given.usd_per_card_hour is not None:
             costs["cards"] = card_hours * given.usd_per_card_hour
-        prices = words["prices"] = (given.usd_per_million_in, given.usd_per_million_out)
-        if self.profile.model.reader == "endpoint" and None not in prices:
+        read, written = given.usd_per_million_in, given.usd_per_million_out
+        words["prices"] = read, written
+        served = self.profile.model.reader == "endpoint"
+        if served and read is not None and written is not None:
             tokens_in, tokens_out = work["asked in"] / 1e6, work["asked out"] / 1e6
-            costs["reader and judge"] = tokens_in * prices[0] + tokens_out * prices[1]
+            costs["reader and judge"] = tokens_in * read + tokens_out * written
         return costs

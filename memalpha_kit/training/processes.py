@@ -11,7 +11,7 @@ import atexit
 import gc
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch.distributed as group
 
@@ -63,7 +63,7 @@ def gathered(value: T) -> list[T]:
     """Everybody's value, in order of their places. Values are pickled: keep them small."""
     if count() == 1:
         return [value]
-    values: list[T | None] = [None] * count()
+    values: list[Any] = [None] * count()
     group.all_gather_object(values, value)
     return values
 
@@ -75,7 +75,8 @@ def from_main(value: T) -> T:
 
 def in_main(work: Callable[[], T]) -> T:
     """What `work` gives in the main process, where alone it runs; its InputError is everybody's."""
-    done, problem = None, None
+    done: Any = None
+    problem: InputError | None = None
     if is_main():
         try:
             done = work()

@@ -108,7 +108,12 @@ def train(
     world = environment(profile, base, asked)
 
     # once the model has been loaded whole there is a run, and its card says so
-    begun = replace(world, meet=lambda lm: (world.meet(lm), card(finished=False)))
+    def meet(lm: CausalLM) -> None:
+        if world.meet:
+            world.meet(lm)
+        card(finished=False)
+
+    begun = replace(world, meet=meet)
     run = Run(base, instances, begun, profile.grpo, out, profile.seed, held_out, model, device)
     facts = {
         "data": [str(path) for path in data],
@@ -137,10 +142,10 @@ def train(
 
 def on_top(profile: Profile, learned: Path) -> Profile:
     """The profile, beginning where a warm start ended: with its adapter, or with its weights."""
-    adapter = (learned / "adapter_config.json").is_file()
-    return replace(
-        profile, model=replace(profile.model, **{"adapter" if adapter else "name": str(learned)})
-    )
+    folder = str(learned)
+    if (learned / "adapter_config.json").is_file():
+        return replace(profile, model=replace(profile.model, adapter=folder))
+    return replace(profile, model=replace(profile.model, name=folder))
 
 
 def warm_start(
@@ -368,4 +373,5 @@ class AskedModel:
 
     def chat(self, requests: Sequence[ChatRequest], done: Done | None = None) -> list[ChatReply]:
         """As its model's."""
+        assert self.model  # it was met before anybody asks
         return self.model.chat(requests, done)

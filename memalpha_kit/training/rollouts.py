@@ -28,7 +28,7 @@ from memalpha_kit.files import load_json, save_json
 from memalpha_kit.method.advantages import training_rows
 from memalpha_kit.method.episode import Environment, Played, play
 from memalpha_kit.method.memory import DELETE, INSERT, UPDATE, tokens
-from memalpha_kit.method.model_writers import ModelWriter
+from memalpha_kit.method.model_writers import LanguageModel, ModelWriter
 from memalpha_kit.method.rewards import reward_terms
 from memalpha_kit.method.saved import save_episodes, save_rewards
 from memalpha_kit.models.decode import fast
@@ -76,7 +76,7 @@ class Run:
     device: str = "cpu"
 
     def play(
-        self, lm: CausalLM, instances: Sequence[Instance], temperature: float, **how: Any
+        self, lm: LanguageModel, instances: Sequence[Instance], temperature: float, **how: Any
     ) -> Played:
         """Episodes of the language model; what is missing in them is asked for again."""
         env = self.environment
@@ -98,10 +98,10 @@ class Rollouts:
     """
 
     run: Run
-    progress: Callable[[int], None] | None = None
+    progress: Callable[[int], object] | None = None
 
     def __call__(
-        self, step: int, places: Sequence[int], lm: CausalLM
+        self, step: int, places: Sequence[int], lm: LanguageModel
     ) -> tuple[list[TrainingRow], dict[str, float]]:
         """Rows of step `step` (from 0), and what to log about it; NaN is missing.
 
@@ -156,7 +156,7 @@ class Validation:
         every = self.run.config.validate_every
         return bool(every) and (step % every == 0 or step == self.run.config.steps)
 
-    def __call__(self, step: int, lm: CausalLM) -> dict[str, float]:
+    def __call__(self, step: int, lm: LanguageModel) -> dict[str, float]:
         """The measures of the policy after step `step`, by everybody; keeps it if it is the best.
 
         After a crash the best may be of a step behind the checkpoint: the resumed run gets there
@@ -197,7 +197,8 @@ def patiently(
     missing. It is asked for again after a pause that doubles each time. Raises TrainingStopped, in
     all processes, after `grpo.outage_retries` more calls in vain in one of them.
     """
-    result, tries = None, config.outage_retries + 1
+    result: Any = None
+    tries = config.outage_retries + 1
     for number in range(tries):
         try:
             result = asked()
@@ -287,7 +288,7 @@ def summarise(parts: Sequence[Observed]) -> dict[str, float]:
         "rows": n_rows,
         "rows_missing": n_rows - n_rewarded,
         "rows_trained": len(observed["loss_tokens"]),
-        "loss_tokens": sum(observed["loss_tokens"]),
+        "loss_tokens": sum(known["loss_tokens"]),
         "flat_rows": means["flat_rows"],
     }
 
@@ -350,7 +351,7 @@ class TrainerLM:
             known = tuple(math.nan if p is None else p for p in said)
             completions.append(
                 Completion(
-                    text=self.tokenizer.decode(reply[:-1] if stopped else reply),
+                    text=str(self.tokenizer.decode(reply[:-1] if stopped else reply)),
                     prompt_ids=tuple(prompt),
                     completion_ids=tuple(reply),
                     mask=(1,) * len(reply),

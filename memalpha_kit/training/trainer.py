@@ -54,7 +54,7 @@ ROW_MEANS = ("grpo", "dr_grpo")
 
 Scaling both by rows / real rows scales the loss exactly, clipped or not, under every backend."""
 
-Collect = Callable[[int, Sequence[int], CausalLM], tuple[list[TrainingRow], Mapping[str, float]]]
+Collect = Callable[[int, Sequence[int], Any], tuple[list[TrainingRow], Mapping[str, float]]]
 """(step, places of the instances, language model) -> rows and measures to log; NaN is missing."""
 
 
@@ -132,7 +132,7 @@ class EpisodeTrainer(GRPOTrainer):
         ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
         mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
         n_completion, n_rows = batch["completion_ids"].shape[1], len(ids) // self.grpo.slices
-        models = {"ref": self.ref_model} if self.grpo.kl else {}
+        models: dict[str, Any] = {"ref": self.ref_model} if self.grpo.kl else {}
         if updates_per_step(self.grpo) > 1 or self._corrects_engine:
             models["old"] = self.model
         for name, model in models.items():
@@ -148,7 +148,7 @@ class EpisodeTrainer(GRPOTrainer):
         """Adds the ratio that TRL's loss multiplies with, and logs how far the two are apart."""
         old, sampling = batch["old_per_token_logps"], batch["sampling_per_token_logps"]
         mask = batch["completion_mask"] * batch["tool_mask"]
-        highest = self.vllm_importance_sampling_clip_max
+        highest: Any = self.vllm_importance_sampling_clip_max
         ratio = importance_ratio(old, sampling, mask, highest)
         batch["importance_sampling_ratio"] = ratio
         own = mask.bool()
@@ -177,8 +177,9 @@ class EpisodeTrainer(GRPOTrainer):
             return
         from trl.models import utils  # looked up now: Unsloth replaces the function
 
-        options = self.args.gradient_checkpointing_kwargs
-        with utils.disable_gradient_checkpointing(self.model, options):
+        model: Any = self.model
+        options: Any = self.args.gradient_checkpointing_kwargs
+        with utils.disable_gradient_checkpointing(model, options):
             yield
 
     @contextmanager
@@ -196,22 +197,29 @@ class EpisodeTrainer(GRPOTrainer):
     # --- Log-probabilities ------------------------------------------------------------------------
 
     def _get_per_token_logps_and_entropies(
-        self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, *more, **named
-    ):
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        *more: Any,
+        **named: Any,
+    ) -> tuple[Any, ...]:
         """TRL's three results: log-probabilities, entropies, no auxiliary loss.
 
         Unsloth's loss calls this with seven arguments by position and wants its own answer, which
         may be None; so what comes beside the tensors is passed on as it came.
         """
         theirs = super()._get_per_token_logps_and_entropies
-        tensors = (model, input_ids, attention_mask, logits_to_keep)
+        tensors = model, input_ids, attention_mask, logits_to_keep
         if self._unsloth:  # it packs rows by itself
             return theirs(*tensors, batch_size, *more, **named)
         if self.accelerator.device.type != "cpu":
             return narrowed(theirs, *tensors, batch_size, *more, **named)
         temperature = self.temperature
 
-        def computed(module):
+        def computed(module: Any) -> tuple[torch.Tensor, torch.Tensor]:
             return token_logprobs(module, *tensors[1:], temperature)
 
         joint = isinstance(model, DistributedDataParallel)
@@ -219,23 +227,25 @@ class EpisodeTrainer(GRPOTrainer):
 
     # --- Updates ----------------------------------------------------------------------------------
 
-    def create_optimizer(self, model=None):
+    def create_optimizer(self, model: Any = None) -> Any:
         """AdamW or Muon, made only now, for sharding refuses one that was made before."""
         if self.optimizer is None:
-            self.optimizer = build_optimizer(self.model if model is None else model, self.grpo)
+            own: Any = self.model
+            self.optimizer = build_optimizer(own if model is None else model, self.grpo)
         return self.optimizer
 
-    def create_scheduler(self, num_training_steps, optimizer=None):
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The rate of every update: rises, then falls to 0 or stays."""
         if self.lr_scheduler is None:
             decay = 1.0 if self.grpo.schedule == "linear" else 0.0
+            own: Any = self.optimizer
             self.lr_scheduler = LambdaLR(
-                self.optimizer if optimizer is None else optimizer,
+                own if optimizer is None else optimizer,
                 lambda step: rate(step, num_training_steps, self.grpo.warm_up_steps, decay),
             )
         return self.lr_scheduler
 
-    def _get_grad_norm(self, model, grad_norm=None):
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         """The norm; gradients that are NaN or infinite are removed, and after some training stops.
 
         Without gradients the optimisers leave weights and moments alone; the schedule goes on.
@@ -264,7 +274,7 @@ class EpisodeTrainer(GRPOTrainer):
             self.skipped = 0
         super().log(logs, start_time)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint, model=None) -> None:
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         if len(getattr(self.model, "peft_config", ())) > 1:
             # beside a reference adapter transformers forgets the one that is trained
@@ -289,7 +299,7 @@ class EpisodeTrainer(GRPOTrainer):
             save_trained(self.lm, folder, whole)
 
 
-def _never_called(**_: Any) -> list[float]:
+def _never_called(**_: Any) -> Any:
     """TRL wants a reward function; ours are computed from episodes, in `advantages.py`."""
     raise AssertionError("TRL asked for a reward; the kit computes rewards itself")
 
