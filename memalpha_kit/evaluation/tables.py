@@ -99,7 +99,8 @@ def _source_row(part: pd.DataFrame, made: pd.DataFrame, bootstrap: Bootstrap) ->
     )
     instances = _clusters(part).nunique()
     sizes = asked.groupby("instance")[["memory_tokens", "chunk_tokens"]].mean()
-    calls, chunks, missing = _total(made["calls"]), _total(made["chunks"]), asked["score"].isna()
+    calls, calls_ok, chunks = (_total(made[name]) for name in ("calls", "calls_ok", "chunks"))
+    missing = asked["score"].isna()
     return {
         "method": first["method"],
         "source": first["source"],
@@ -121,8 +122,8 @@ def _source_row(part: pd.DataFrame, made: pd.DataFrame, bootstrap: Bootstrap) ->
         "compression": _mean(1 - sizes["memory_tokens"] / sizes["chunk_tokens"]),
         "truncated": int(part["truncated"].eq(True).sum()),
         "calls": calls,
-        "calls_per_chunk": _ratio(calls, chunks),
-        "call_success": _ratio(_total(made["calls_ok"]), calls),
+        "calls_per_chunk": calls / chunks if calls is not None and chunks else None,
+        "call_success": calls_ok / calls if calls_ok is not None and calls else None,
         "unusable": _total(made["unusable"]),
         **{name: _spent(part, made, name) for name in SPENT},
     }
@@ -170,11 +171,6 @@ def _clusters(part: pd.DataFrame) -> pd.Series:
 def _mean(values: pd.Series) -> float | None:
     """The mean, or None if any is unknown: a mean of the rest would be of other instances."""
     return None if values.empty or values.isna().any() else float(values.mean())
-
-
-def _ratio(part: float | None, whole: float | None) -> float | None:
-    """A share, or None if it is unknown or of nothing."""
-    return part / whole if part is not None and whole else None
 
 
 def _total(values: pd.Series) -> int | float | None:

@@ -321,17 +321,13 @@ def exploits() -> Iterator[Exploit]:
     for name, reply in WRITERS.items():
         yield Exploit(name, "writer", name, reply)
     for name, make in PADDING.items():
-        yield Exploit(name, "alone", "silent", partial(_alone, make))
-        yield Exploit(name, "beside", "slipping", partial(_beside, make))
+        yield Exploit(name, "alone", "silent", partial(_padded, make, False))
+        yield Exploit(name, "beside", "slipping", partial(_padded, make, True))
     yield from OTHERS
 
 
-def _alone(make: Padding, turn: Turn) -> str:
-    return turn.text(make(turn))
-
-
-def _beside(make: Padding, turn: Turn) -> str:
-    return turn.text([*turn.honest, SLIP, *make(turn)])
+def _padded(make: Padding, beside: bool, turn: Turn) -> str:
+    return turn.text([*turn.honest, SLIP, *make(turn)] if beside else make(turn))
 
 
 # --- The table ------------------------------------------------------------------------------------

@@ -62,8 +62,8 @@ log = logging.getLogger(__name__)
 class Environment:
     """What an episode is played in and scored by.
 
-    Without a judge r4 is missing; `metric` None is the source's own. `meet`, if there is one, is
-    told the language model that is trained before training starts.
+    Without a judge r4 is missing; `metric` None is the source's own. `meet` is told the language
+    model that is trained before training starts.
     """
 
     memory: MemoryConfig
@@ -73,7 +73,7 @@ class Environment:
     reward: RewardConfig = RewardConfig()
     advantage: AdvantageConfig = AdvantageConfig()
     metric: str | None = None
-    meet: Callable[[Any], object] | None = None
+    meet: Callable[[Any], object] = lambda lm: None
 
 
 @dataclass(frozen=True)

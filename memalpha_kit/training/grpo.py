@@ -84,8 +84,7 @@ def train_grpo(run: Run, resume: bool = False, trainer: EpisodeTrainer | None = 
         lm = trainer.lm if trainer else load_model(*parts)
         check_lm(lm)
         processes.in_main(lambda: stack.enter_context(held(run.out)))
-        if run.environment.meet:
-            run.environment.meet(lm)
+        run.environment.meet(lm)
         start = processes.in_main(lambda: _begin(run, resume))
         if start.step < run.config.steps:
             _train(trainer or build_trainer(run, lm), start)

@@ -16,7 +16,7 @@ import torch
 from memalpha_kit.settings import GrpoConfig, WarmStartConfig
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    pass
 
 BETA1 = 0.9
 """AdamW's decay of the mean gradient, everywhere."""
@@ -33,9 +33,7 @@ def rate(step: int, total: int, warm_up: int, decay_share: float, floor: float =
     return rising * min(1.0, max(floor, left))
 
 
-def build_optimizer(
-    model: PreTrainedModel, config: GrpoConfig | WarmStartConfig
-) -> torch.optim.Optimizer:
+def build_optimizer(model: Any, config: GrpoConfig | WarmStartConfig) -> torch.optim.Optimizer:
     """An optimiser over all weights that are trained.
 
     `muon` orthogonalises the updates of the hidden matrices (at `muon_rate`); embeddings, output

@@ -108,12 +108,7 @@ def train(
     world = environment(profile, base, asked)
 
     # once the model has been loaded whole there is a run, and its card says so
-    def meet(lm: CausalLM) -> None:
-        if world.meet:
-            world.meet(lm)
-        card(finished=False)
-
-    begun = replace(world, meet=meet)
+    begun = replace(world, meet=lambda lm: (world.meet(lm), card(finished=False)))
     run = Run(base, instances, begun, profile.grpo, out, profile.seed, held_out, model, device)
     facts = {
         "data": [str(path) for path in data],
@@ -125,7 +120,7 @@ def train(
         "held_out": len(held_out),
     }
 
-    def card(**found: Any) -> None:
+    def card(**found: Any) -> Any:
         if processes.is_main():
             files = [file for path in data for file in trained_on(path)]
             run_card(out, profile, started, files, facts | found)

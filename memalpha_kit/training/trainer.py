@@ -177,9 +177,8 @@ class EpisodeTrainer(GRPOTrainer):
             return
         from trl.models import utils  # looked up now: Unsloth replaces the function
 
-        model: Any = self.model
-        options: Any = self.args.gradient_checkpointing_kwargs
-        with utils.disable_gradient_checkpointing(model, options):
+        off: Any = utils.disable_gradient_checkpointing
+        with off(self.model, self.args.gradient_checkpointing_kwargs):
             yield
 
     @contextmanager
@@ -196,16 +195,9 @@ class EpisodeTrainer(GRPOTrainer):
 
     # --- Log-probabilities ------------------------------------------------------------------------
 
-    def _get_per_token_logps_and_entropies(
-        self,
-        model: Any,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        logits_to_keep: int,
-        batch_size: int | None = None,
-        *more: Any,
-        **named: Any,
-    ) -> tuple[Any, ...]:
+    def _get_per_token_logps_and_entropies(  # type: ignore[no-untyped-def]  # as TRL has it
+        self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, *more, **named
+    ):
         """TRL's three results: log-probabilities, entropies, no auxiliary loss.
 
         Unsloth's loss calls this with seven arguments by position and wants its own answer, which
@@ -230,17 +222,15 @@ class EpisodeTrainer(GRPOTrainer):
     def create_optimizer(self, model: Any = None) -> Any:
         """AdamW or Muon, made only now, for sharding refuses one that was made before."""
         if self.optimizer is None:
-            own: Any = self.model
-            self.optimizer = build_optimizer(own if model is None else model, self.grpo)
+            self.optimizer = build_optimizer(self.model if model is None else model, self.grpo)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The rate of every update: rises, then falls to 0 or stays."""
         if self.lr_scheduler is None:
             decay = 1.0 if self.grpo.schedule == "linear" else 0.0
-            own: Any = self.optimizer
             self.lr_scheduler = LambdaLR(
-                own if optimizer is None else optimizer,
+                self.create_optimizer() if optimizer is None else optimizer,
                 lambda step: rate(step, num_training_steps, self.grpo.warm_up_steps, decay),
             )
         return self.lr_scheduler
