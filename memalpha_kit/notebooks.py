@@ -40,7 +40,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from memalpha_kit import files
 from memalpha_kit.errors import DiskError, InputError, closest
-from memalpha_kit.settings import Profile, load_profile, profile_dict
+from memalpha_kit.settings import Profile, load_profile, profile_dict, profile_names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -154,10 +154,13 @@ def named_profile(profile: str, overrides: Sequence[str] = ()) -> Profile:
     """The settings, with a name that tells which were changed: `laptop`, `laptop-seed=1`.
 
     The name has what differs from the profile, whatever the order of the overrides; where that is
-    no good name of a folder, it has a hash instead. Raises InputError as `load_profile` does.
+    no good name of a folder, it has a hash instead. A file of the user's own differs from the
+    kit's profile of its name, or from the defaults. Raises InputError as `load_profile` does.
     """
     changed = load_profile(profile, overrides)
-    plain, now = (files.flat(profile_dict(p)) for p in (load_profile(profile), changed))
+    known = changed.name in profile_names()
+    kit = load_profile(changed.name) if known else Profile(changed.name)
+    plain, now = (files.flat(profile_dict(p)) for p in (kit, changed))
     different = {key: value for key, value in now.items() if value != plain.get(key)}
     if not different:
         return changed

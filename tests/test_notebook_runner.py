@@ -195,6 +195,22 @@ def test_settings_that_make_no_good_folder_name_get_a_hash():
     assert len(names) == 2 and all(re.fullmatch(r"ci-[0-9a-f]{12}", name) for name in names)
 
 
+def test_files_of_one_name_and_other_settings_have_folders_of_their_own(tmp_path):
+    names = {}
+    for folder, steps in (("one", 5), ("two", 6)):
+        for name, text in (("ci", "extends: ci\n"), ("mine", "")):
+            path = tmp_path / folder / f"{name}.yaml"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(f"{text}grpo: {{steps: {steps}}}\n")
+            names[folder, name] = notebooks.named_profile(str(path)).name
+    assert names["one", "ci"] == "ci-grpo.steps=5"
+    assert len({"ci", *names.values()}) == 5
+    same = tmp_path / "same" / "ci.yaml"
+    same.parent.mkdir()
+    same.write_text("extends: ci\n")
+    assert notebooks.named_profile(str(same)).name == "ci"
+
+
 def test_a_table_and_a_figure_are_saved_and_shown_and_a_card_ends_the_notebook(tmp_path, capsys):
     here = context("01_first", "ci", root=tmp_path)
     table = pd.DataFrame({"a": [1, 2]})

@@ -284,18 +284,15 @@ def record_line(record: Answer | Prepared, made_by: str = "") -> dict[str, Any]:
 
 def read_record(line: Mapping[str, Any], where: str) -> tuple[Answer | Prepared, str]:
     """What `record_line` gave. Raises InputError starting with `where` for anything else."""
-    values = dict(line)
+    values = saved.tuples(line, "retrieved", "steps", "lost")
     kind, made_by, _ = values.pop("kind", None), values.pop("made_by", ""), values.pop("at", "")
-    values |= {
-        name: tuple(values[name]) for name in ("retrieved", "steps", "lost") if name in values
-    }
     try:
         if kind == "answer":
-            return Answer(**values), made_by
+            return saved.typed(Answer(**values)), made_by
         if kind == "prepared":
             if "episode" in values:
                 values["episode"] = saved.read_episode(values["episode"], where)
-            return Prepared(**values), made_by
+            return saved.typed(Prepared(**values)), made_by
     except (TypeError, ValueError) as error:
         raise InputError(f"{where}: expected an answer or a memory, found: {error}") from error
     raise InputError(f"{where}: kind: expected prepared or answer, found {kind!r}")

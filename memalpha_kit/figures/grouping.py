@@ -63,8 +63,8 @@ def _draw_advantages(axis: Axes, table: pd.DataFrame) -> None:
 
 def _draw_same(axis: Axes, table: pd.DataFrame, order: Sequence[str]) -> None:
     pairs = pd.DataFrame({"a": _setting(table), "b": _setting(table, "other_"), "c": table["mean"]})
-    matrix = pairs.pivot(index="a", columns="b", values="c").loc[list(order[1:]), list(order[:-1])]
-    style.heat(axis, matrix)
+    matrix = pairs.pivot(index="a", columns="b", values="c").reindex(index=list(order[1:]))
+    style.heat(axis, matrix[list(order[:-1])])
 
 
 def _draw_direction(axis: Axes, table: pd.DataFrame, order: Sequence[str]) -> None:

@@ -24,6 +24,7 @@ What the paper varies in the same way stands in its tables 4 and 9.
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -62,6 +63,8 @@ MEASURES = (
     *("corrections", "corrections_stale", "corrections_updated", "updates", "updates_wrong"),
 )
 WARM_START = "(warm start)"
+MOST_POINTS = 1000
+"""That a grid may have: more would not end."""
 """What stands for a point in the rows of a warm start, which several points may share."""
 
 CURVES = ("step", "reward", "accuracy", "content", "calls", "updates", "flat_rows")
@@ -299,6 +302,8 @@ def _grid(grid: Mapping[str, Any], where: str) -> Iterator[tuple[str, dict[str, 
     for key, values in grid.items():
         if not isinstance(values, list) or not values:
             raise InputError(f"{where}: grid: {key}: expected a list of values, found {values!r}")
+    if (n := math.prod(map(len, grid.values()))) > MOST_POINTS:
+        raise InputError(f"{where}: grid: expected at most {MOST_POINTS} points, found {n}")
     for values in itertools.product(*grid.values()) if grid else ():
         changes = dict(zip(grid, values, strict=True))
         yield " ".join(f"{k.rpartition('.')[2]}={v}" for k, v in changes.items()), changes

@@ -100,8 +100,8 @@ def load_rewards(path: Path) -> dict[str, Rewards]:
     try:
         return {
             name: Rewards(
-                **_tuples(parts, "format", "content")
-                | {"others": _tuples(parts["others"], *parts["others"])}
+                **tuples(parts, "format", "content")
+                | {"others": tuples(parts["others"], *parts["others"])}
             )
             for name, parts in load_json(path).items()
         }
@@ -115,11 +115,11 @@ def read_episode(raw: Mapping[str, Any], where: str, check: bool = True) -> Epis
     Without `check` a call may end in another way than was recorded, and is kept as it was.
     """
     try:
-        config = MemoryConfig(**_tuples(raw["memory_config"], "tools", "components"))
-        answers = tuple(_typed(Answer(**_tuples(answer, "retrieved"))) for answer in raw["answers"])
+        config = MemoryConfig(**tuples(raw["memory_config"], "tools", "components"))
+        answers = tuple(typed(Answer(**tuples(answer, "retrieved"))) for answer in raw["answers"])
         steps = _read_steps(raw["steps"], config, where, check)
         parts = {"memory_config": config, "steps": steps, "answers": answers}
-        return _typed(Episode(**{**raw, **parts}))
+        return typed(Episode(**{**raw, **parts}))
     except KeyError as error:
         raise InputError(f"{where}: expected a field {error}, found none") from error
     except (TypeError, AttributeError) as error:  # a field too many, or of another shape
@@ -130,7 +130,7 @@ def _read_steps(raw: Any, config: MemoryConfig, where: str, check: bool) -> tupl
     """The steps with the memory after each; to `check`, every call must end as recorded."""
     state, steps = memory.empty(config), []
     for number, step in enumerate(raw):
-        calls = tuple(_typed(ToolCall(**call)) for call in step["calls"])
+        calls = tuple(typed(ToolCall(**call)) for call in step["calls"])
         for call in calls:
             state, again = memory.apply(state, call, config)
             if check and again != call:
@@ -138,9 +138,9 @@ def _read_steps(raw: Any, config: MemoryConfig, where: str, check: bool) -> tupl
                     f"{where}: step {number}: expected {call.name} to be {call.status} again, "
                     f"found {again.status} on replay (edited file, or another version of the kit?)"
                 )
-        said = _tuples(step["completion"], "prompt_ids", "completion_ids", "mask", "logprobs")
-        said["tools"] = tuple(_typed(ToolUse(**use)) for use in said.get("tools", ()))
-        steps.append(_typed(Step(step["chunk"], _typed(Completion(**said)), calls, state)))
+        said = tuples(step["completion"], "prompt_ids", "completion_ids", "mask", "logprobs")
+        said["tools"] = tuple(typed(ToolUse(**use)) for use in said.get("tools", ()))
+        steps.append(typed(Step(step["chunk"], typed(Completion(**said)), calls, state)))
     if not steps:
         raise TypeError("no step")
     return tuple(steps)
@@ -155,22 +155,22 @@ _TYPES: dict[str, Any] = {
 }
 
 
-def _typed(record: Record) -> Record:
+def typed(record: Record) -> Record:
     """The record, whose plain fields have the types that its class names. Raises TypeError."""
     for known in fields(record):
-        kind, optional = known.type.removesuffix(" | None"), known.type.endswith(" | None")
-        several = kind.startswith("tuple[")
-        kind = _TYPES.get(kind.removeprefix("tuple[").removesuffix(", ...]"))
-        value = getattr(record, known.name)
-        if kind and not (optional and value is None):
-            parts = value if several and isinstance(value, tuple) else (value,)
-            if not all(isinstance(part, kind) for part in parts):
+        name, value = known.type.removesuffix(" | None"), getattr(record, known.name)
+        several = name.startswith("tuple[")
+        kind = _TYPES.get(name.removeprefix("tuple[").partition(", ")[0] if several else name)
+        if kind and not (value is None and name != known.type):
+            parts = value if several else (value,)
+            if not (isinstance(parts, tuple) and all(isinstance(part, kind) for part in parts)):
                 raise TypeError(f"{known.name} {value!r:.40}")
     return record
 
 
-def _tuples(raw: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    return {k: tuple(v) if k in names and v is not None else v for k, v in raw.items()}
+def tuples(raw: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """The values, with the lists of these names as tuples, as JSON has none."""
+    return {k: tuple(v) if k in names and isinstance(v, list) else v for k, v in raw.items()}
 
 
 # ---- writing that goes on where it stopped ----------------------------------------------------
