@@ -14,7 +14,7 @@ baseline that does not depend on the row, so its mean over the other batches is 
 estimate of the unbiased direction, the same for all settings. Cosines are taken of the gradient as
 it is, of which a few rows of the embedding may be nearly all, and as Adam sees it, each weight
 divided by its root mean square over batches and settings.
-Source: method.md 6.1, 6.2; the settings are `config.AdvantageConfig`'s.
+The settings are those of `AdvantageConfig` (paper, section 3.3).
 """
 
 from __future__ import annotations

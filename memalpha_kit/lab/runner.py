@@ -63,10 +63,10 @@ MEASURES = (
     *("corrections", "corrections_stale", "corrections_updated", "updates", "updates_wrong"),
 )
 WARM_START = "(warm start)"
-MOST_POINTS = 1000
-"""That a grid may have: more would not end."""
 """What stands for a point in the rows of a warm start, which several points may share."""
 
+MOST_POINTS = 1000
+"""That a grid may have: more would not end."""
 CURVES = ("step", "reward", "accuracy", "content", "calls", "updates", "flat_rows")
 
 Say = Callable[[str], object]
