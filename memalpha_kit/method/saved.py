@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from memalpha_kit.episode_settings import MemoryConfig, ProtocolConfig
 from memalpha_kit.errors import InputError
@@ -37,7 +37,10 @@ from memalpha_kit.records import (
     ToolUse,
 )
 
-Record = TypeVar("Record", Answer, Completion, Episode, Step, ToolCall, ToolUse)
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Record = TypeVar("Record", bound="DataclassInstance")
 
 
 def save_episodes(path: Path, episodes: Iterable[Episode]) -> None:
