@@ -114,7 +114,6 @@ class ChatModel(Protocol):
     @property
     def name(self) -> str:
         """What it is called in tables and cache keys."""
-        ...
 
     def chat(self, requests: Sequence[ChatRequest], done: Done | None = None) -> list[ChatReply]:
         """One reply per request, in order. Raises ModelGone if no request would be answered."""

@@ -112,17 +112,14 @@ class Ruling(Protocol):
     @property
     def valid(self) -> bool | float | None:
         """Right or not, or how far."""
-        ...
 
     @property
     def reply(self) -> str:
         """What the judge wrote."""
-        ...
 
     @property
     def error(self) -> str:
         """Why there is no ruling, if there is none."""
-        ...
 
 
 Judgement = Callable[[Sequence[Item]], Sequence[Ruling]]

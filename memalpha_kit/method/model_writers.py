@@ -26,12 +26,10 @@ class LanguageModel(Protocol):
     @property
     def name(self) -> str:
         """The model's name or folder."""
-        ...
 
     @property
     def tokenizer(self) -> Any:
         """A tokenizer of transformers."""
-        ...
 
     def generate(
         self, prompt_ids: Sequence[Sequence[int]], sampling: Any, seeds: Sequence[int]

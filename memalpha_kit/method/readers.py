@@ -40,7 +40,6 @@ class Reader(Protocol):
     @property
     def name(self) -> str:
         """What it is called in tables."""
-        ...
 
     def read(self, questions: Sequence[Question], done: Done | None = None) -> list[Answer]:
         """One answer per question, in order, not scored yet."""

@@ -40,7 +40,6 @@ class Writer(Protocol):
     @property
     def name(self) -> str:
         """What it is called in the episode."""
-        ...
 
     def write(self, requests: Sequence[WriteRequest]) -> list[Completion]:
         """One completion per request, in order."""

@@ -14,15 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.nn.functional import linear, scaled_dot_product_attention, silu
 
 from memalpha_kit.models.local import CausalLM, Sampling, SeededDraw, drawn, left_pad
-
-if TYPE_CHECKING:
-    pass
 
 NEVER = -1e30
 """Attention bias of a position not to be seen; finite, so that queries of padding stay finite."""
@@ -171,7 +168,7 @@ class _Network:
         bias = torch.zeros(rows, 1, 1, width + room).to(self.head)
         bias[:, 0, 0, :width].masked_fill_(mask == 0, NEVER)
         position = (mask.cumsum(1) - 1).clamp(min=0)  # (B, Q)
-        keys, values = ([torch.zeros(shape).to(self.head) for _ in self.layers] for _ in "kv")
+        keys, values = ([torch.zeros(shape).to(self.head) for _ in self.layers] for _ in range(2))
         cache = _Cache(keys, values, bias, position[:, -1], filled=0)
         future = torch.full((width, width), NEVER).triu(1).to(self.head)
         return self._run(ids, position, bias[..., :width] + future, cache), cache
