@@ -95,13 +95,15 @@ def write(
         raise InputError("write: expected a TEXT, or --data and --out")
     at_least(1, instances=instances, rollouts=rollouts, batch=batch)
     file = one_file(data) if data else None
-    loaded = profile_of(local.model.name if adapter_file(local.model) else profile, overrides)
+    small = local.model if adapter_file(local.model) else None
+    loaded = profile_of(small.name if small else profile, overrides)
     made = writer_of("write", writer, local, loaded, temperature)
     if text is not None:
         return _show_memory(text, made, loaded, seed)
+    assert file and out  # there is no TEXT
     settings = {
         "data_sha256": files.fingerprint([file]),
-        "writer": writer or made.name,
+        "writer": writer or f"model:{local.model and local.model.name}",
         "temperature": None if writer else temperature,
         **({} if writer or local.dtype == "auto" else {"dtype": local.dtype}),
         "instances": instances,

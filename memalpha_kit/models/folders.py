@@ -127,7 +127,7 @@ def pad_id(tokenizer: PreTrainedTokenizerBase, stops: Sequence[int], vocabulary:
         number
         for number in spare
         if number not in (None, tokenizer.bos_token_id)
-        and tokenizer.convert_ids_to_tokens(number) not in template
+        and str(tokenizer.convert_ids_to_tokens(number)) not in template
     ]
     for number in (tokenizer.pad_token_id, *free):
         if number is not None and number not in stops and number < vocabulary:

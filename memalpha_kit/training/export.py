@@ -117,7 +117,7 @@ def generation_defaults(lm: CausalLM) -> dict[str, Any]:
     stops = lm.stop_ids[0] if len(lm.stop_ids) == 1 else list(lm.stop_ids)
     pad = lm.tokenizer.pad_token_id
     own = {} if pad is None else {"pad_token_id": pad}
-    return own | lm.said | {"eos_token_id": stops}
+    return {**own, **lm.said, "eos_token_id": stops}
 
 
 def _checked(lm: CausalLM, kind: str, folder: Path, out: Path, dtype: str) -> Exported:
@@ -125,7 +125,8 @@ def _checked(lm: CausalLM, kind: str, folder: Path, out: Path, dtype: str) -> Ex
     from peft import PeftModel
     from transformers import GenerationConfig
 
-    adapter, model = kind.startswith("adapter"), lm.model
+    adapter = kind.startswith("adapter")
+    model: Any = lm.model
     if dtype != "keep":
         model = model.to(getattr(torch, dtype))  # before a merge, which would round
     model.generation_config = GenerationConfig.from_dict(generation_defaults(lm))

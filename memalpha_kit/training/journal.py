@@ -43,12 +43,12 @@ class Journal(TrainerCallback):
     def __init__(self, folder: Path, config: GrpoConfig, n_replies: int, done: int = 0) -> None:
         self.folder, self.steps, self.begun, self.done = folder, config.steps, done, done
         self.updates = updates_per_step(config)
-        self.tables: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES}
+        self.tables: dict[str, list[dict[Any, Any]]] = {name: [] for name in TABLES}
         for name in TABLES:
             if done and (folder / name).is_file():
                 table = pd.read_csv(folder / name, dtype=str, keep_default_na=False)  # no rounding
                 self.tables[name] = table[table["step"].astype(int) <= done].to_dict("records")
-        self.bar = bar(n_replies, "GRPO") if processes.is_main() else nullcontext()
+        self.bar: Any = bar(n_replies, "GRPO") if processes.is_main() else nullcontext()
         self.look: Callable[[int], Mapping[str, Any] | None] = lambda step: None
         self.started, self.note = time.perf_counter(), ""
         self.flat = self.all_flat = 0  # steps in a row, and in all, that taught nothing
@@ -58,23 +58,23 @@ class Journal(TrainerCallback):
         if processes.is_main():
             self.bar.advance(n, f"step {self.done + 1} of {self.steps}{self.note}")
 
-    def on_train_begin(self, args, state, control, **_):
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """The first step begins now."""
         self.started = time.perf_counter()
 
-    def on_step_end(self, args, state, control, **_):
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """After an update."""
         step, inside = divmod(state.global_step, self.updates)
         found = None if inside else self.look(step)
         if found and processes.is_main():
             self._add(VALIDATION, {"step": step, **found})
 
-    def on_log(self, args, state, control, logs=None, **_):
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """After a step; not the summary at the end."""
         if processes.is_main() and logs and "loss" in logs:
             self.log(state.global_step // self.updates, logs)
 
-    def on_save(self, args, state, control, **_):
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """After each process has written its random state."""
         processes.wait()
         if processes.is_main():

@@ -10,7 +10,7 @@ import tempfile
 import zipfile
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from memalpha_kit.data.chunks import pack_sentences
 from memalpha_kit.data.sources.building import Job
@@ -52,8 +52,8 @@ def load_trained(
         )
     with tempfile.TemporaryDirectory() as folder:
         zipfile.ZipFile(adapter).extractall(folder)
-        model = replace(profile.model, adapter=folder)
-        model = model if dtype == "auto" else replace(model, dtype=dtype)
+        kind: Any = profile.model.dtype if dtype == "auto" else dtype
+        model = replace(profile.model, adapter=folder, dtype=kind)
         return fast(load_model(model, base, profile.seed, device))
 
 
