@@ -5,8 +5,8 @@
 `lab/runner.py` does the same for several seeds and for sweeps.
 
 A policy of well under a million parameters, trained from scratch, learns to write a memory chunk by
-chunk. The warm start's teacher is imperfect on purpose (it stores half of the facts, chit-chat too,
-and misses corrections), so that GRPO has something to improve; the reward's r1 asks the frozen
+chunk. The warm start's teacher is imperfect on purpose (it leaves facts out, stores chit-chat and
+misses corrections), so that GRPO has something to improve; the reward's r1 asks the frozen
 reader, which is the evaluation's reader too. Names of the evaluation never occur in training.
 """
 
