@@ -20,6 +20,7 @@ from memalpha_kit.method import metrics
 from memalpha_kit.method.calls import parse_reply, parse_tools, render_calls
 from memalpha_kit.method.memory import DELETE, INSERT, UPDATE, apply, empty, tokens
 from memalpha_kit.records import QA, ToolCall, ToolUse, make_instance
+from memalpha_kit.server import wire
 from memalpha_kit.settings import MemoryConfig
 from memalpha_kit.tokens import counter
 
@@ -166,6 +167,32 @@ def test_a_score_is_a_share_and_always_the_same(name, said, golds):
     except InputError:
         return  # no gold answer that can be seen
     assert 0 <= score <= 1 and score == metrics.score(name, said, golds)
+
+
+# --- Bodies of requests ---------------------------------------------------------------------------
+
+KNOWN = st.sampled_from(
+    [*wire.FIELDS, "name", "arguments", "content", "memory_type", "core", "semantic", "1"]
+)
+NODE = LEAF | st.sampled_from(["squad", "core", "new_memory_insert", "Who?", 1.5])
+BODY = st.recursive(
+    NODE, lambda x: st.lists(x, max_size=3) | st.dictionaries(KNOWN, x, max_size=5), max_leaves=20
+)
+SHAPES = st.sampled_from([wire.Questions, wire.AgenticQuestions, wire.Calls])
+SECRET = "do not repeat me"
+
+
+@tried(400)
+@given(SHAPES, BODY | st.binary(max_size=40), st.integers(0, 400))
+def test_a_body_of_anything_is_a_request_or_a_short_refusal_that_repeats_nothing(shape, said, cut):
+    whole = said if isinstance(said, bytes) else json.dumps(said).encode()
+    for body in (whole, whole[:cut], json.dumps({"memories": [SECRET], SECRET: 1}).encode()):
+        try:
+            asked = wire.read_body(shape, body, most_entries=5, most_items=5)
+            assert all(n >= 0 for n in asked.counts().values())
+        except wire.Refused as error:
+            told = json.dumps([error.error, error.items])
+            assert error.status in (400, 413, 422) and len(told) < 10_000 and SECRET not in told
 
 
 # --- Files ----------------------------------------------------------------------------------------

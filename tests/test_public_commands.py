@@ -353,6 +353,47 @@ def test_a_wrong_request_is_one_line(more, message, here, capsys):
     assert message in said and said.count("\n") == 1
 
 
+# ---- a key ---
+
+CRASH = """
+from memalpha_kit.evaluation.contexts import ClosedBook
+from memalpha_kit.evaluation.methods import METHODS
+
+@METHODS.register("crash")
+class Crash(ClosedBook):
+    def answer_group(self, group, done):
+        self.model.chat([self.request(group[0])[0]])
+        raise RuntimeError("a fault of ours")
+"""
+
+
+def test_a_planted_key_is_in_no_file_page_output_or_traceback(tmp_path):
+    """Files of a run and its page in HTML; notebooks: test_notebooks.py; logs: test_server.py."""
+    key = "planted" + "0123456789abcdef"
+    data = save_data(tmp_path / "data", ("squad",))
+    (tmp_path / "crash_method.py").write_text(CRASH)
+    env = {**os.environ, "OPENAI_API_KEY": key, "PYTHONPATH": f"{ROOT}:{tmp_path}"}
+
+    def memalpha(*words: object) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "memalpha_kit", *map(str, words)]
+        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+
+    with StubServer(little_model, key=key) as stub:
+        asked = ("--data", data, "--url", stub.url, "--model-name", "m")
+        memory = ("evaluate", "--method", "memory", "--writer", "api", "--name", "a")
+        found = [memalpha(*memory, *asked), memalpha("explore", "runs/evaluate/a", "--data", data)]
+        assert [done.returncode for done in found] == [0, 0], found[-1].stderr
+        found.append(memalpha("--extend", "crash_method", "evaluate", "--method", "crash", *asked))
+        stub.key = "another"
+        found.append(memalpha(*memory[:-1], "b", *asked))
+    assert "a fault of ours" in found[2].stderr and "Traceback" in found[2].stderr
+    assert found[3].returncode == 2 and "401" in found[3].stderr
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {".html", ".jsonl", ".json"} <= {path.suffix for path in written}
+    assert not [path for path in written if key.encode() in path.read_bytes()]
+    assert not [done.args for done in found if key in done.stdout + done.stderr]
+
+
 # ---- kills ---
 
 N_KILLS = 20
