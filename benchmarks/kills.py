@@ -36,24 +36,17 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import tiny_policy as tiny  # noqa: E402
 from little_world import little_model, save_data  # noqa: E402
 from stub_server import StubServer  # noqa: E402
-from tiny_models import TEMPLATE  # noqa: E402
 
 from memalpha_kit import cli  # noqa: E402
 from memalpha_kit.data.instances import save_instances  # noqa: E402
 from memalpha_kit.evaluation import runs, scores, tables  # noqa: E402, F401
 from memalpha_kit.models import chat  # noqa: E402, F401
-from memalpha_kit.models.tiny import build_policy, save_policy  # noqa: E402
 from memalpha_kit.records import make_instance  # noqa: E402
-from memalpha_kit.settings import PolicyConfig  # noqa: E402
 from memalpha_kit.training import real  # noqa: E402, F401
 from tools.sample_data import make_raw  # noqa: E402
 
 TRAIN_SETTINGS = (
-    *("model.backend=transformers", "model.vllm=none", "model.dtype=float32", "model.reader=rule"),
-    *("model.lora_rank=4", "model.max_seq_length=2048", "protocol.wire=compact"),
-    *("protocol.prompt=compact", "protocol.max_prompt_tokens=512", "protocol.max_reply_tokens=6"),
-    *("memory.core=false", "memory.counter=words", "reward.content=0", "grpo.steps=8"),
-    *("grpo.instances=2", "grpo.rollouts=2", "grpo.slices=1", "grpo.learning_rate=0.05"),
+    *(*tiny.CHAT_SETTINGS, "grpo.steps=8", "grpo.learning_rate=0.05"),
     *("grpo.warm_up_steps=0", "grpo.save_every=1", "grpo.validate_every=2"),
     *("grpo.validate_instances=2", "grpo.outage_retries=0"),
 )
@@ -88,7 +81,7 @@ def cases(work: Path) -> Iterator[dict[str, Case]]:
             save_instances(work / name / f"{part}.parquet", some)
         parts.append(str(work / name))
     slow_hub(data)
-    base = _tiny_chat_model(work / "base")
+    base = tiny.saved_chat(work / "base")
     settings = [w for s in (f"model.name={base}", *TRAIN_SETTINGS) for w in ("--set", s)]
     set_of = ("train.parquet", "test.parquet", "card.json")
     with StubServer(little_model, latency_s=0.005) as stub:
@@ -168,13 +161,6 @@ def slow_hub(data: Path) -> None:
 
     huggingface_hub.HfApi.list_repo_files = lambda api, **_: list(files)
     huggingface_hub.snapshot_download = snapshot
-
-
-def _tiny_chat_model(folder: Path) -> Path:
-    tokenizer = tiny.tokenizer()
-    tokenizer.chat_template = TEMPLATE.replace("im_end|", "end|").replace("<|im_start|>", "> ")
-    config = PolicyConfig(**vars(tiny.POLICY) | {"max_positions": 4096})
-    return save_policy(build_policy(config, tokenizer, seed=0).eval(), tokenizer, folder)
 
 
 def begun(argv: list[str]) -> int:

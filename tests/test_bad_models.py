@@ -7,21 +7,11 @@ import tiny_policy as tiny
 import torch
 from little_world import instance, save_data
 from safetensors.torch import load_file, save_file
-from tiny_models import TEMPLATE
 
 from memalpha_kit import cli
 from memalpha_kit.data.instances import save_instances
 from memalpha_kit.files import held
-from memalpha_kit.models.tiny import build_policy, save_policy
-from memalpha_kit.settings import PolicyConfig
 
-PROFILE = (
-    *("model.backend=transformers", "model.vllm=none", "model.dtype=float32", "model.reader=rule"),
-    *("model.lora_rank=4", "model.max_seq_length=2048", "protocol.wire=compact"),
-    *("protocol.prompt=compact", "protocol.max_prompt_tokens=512", "protocol.max_reply_tokens=6"),
-    *("memory.core=false", "memory.counter=words", "reward.content=0", "grpo.steps=1"),
-    *("grpo.instances=2", "grpo.rollouts=2", "grpo.slices=1"),
-)
 COMMANDS = {
     "write": "write --data {data} --out {out}/e.jsonl --model {model}",
     "evaluate": "evaluate --data {data} --method long-context --model {model} --out {out}",
@@ -30,7 +20,7 @@ COMMANDS = {
     "calibrate": "calibrate --out {out}/c.csv --model {model} --repeats 1",
     "serve": "serve --model {model} --port 0",
     "train": "train --profile gpu --data {data} --out {out} --set model.name={model} "
-    + " ".join(f"--set {setting}" for setting in PROFILE),
+    + " ".join(f"--set {setting}" for setting in (*tiny.CHAT_SETTINGS, "grpo.steps=1")),
     "export": "export {model} --out {out}",
 }
 
@@ -41,10 +31,7 @@ def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
     data = save_data(folder / "data", ("squad",), 2)
     save_instances(data / "train.parquet", [instance("squad", n) for n in range(9, 13)])
-    tokenizer = tiny.tokenizer()
-    tokenizer.chat_template = TEMPLATE.replace("im_end|", "end|").replace("<|im_start|>", "> ")
-    config = PolicyConfig(**vars(tiny.POLICY) | {"max_positions": 4096})
-    save_policy(build_policy(config, tokenizer, seed=0).eval(), tokenizer, folder / "whole")
+    tiny.saved_chat(folder / "whole")
     return folder
 
 

@@ -10,14 +10,11 @@ import pytest
 import tiny_policy as tiny
 from little_world import instance, save_data
 from small_disk import no_file_above, read_only
-from test_bad_models import PROFILE
-from tiny_models import TEMPLATE
+from test_bad_models import COMMANDS as WITH_A_MODEL
 
 from memalpha_kit import cli
 from memalpha_kit.data.instances import save_instances
 from memalpha_kit.files import held
-from memalpha_kit.models.tiny import build_policy, save_policy
-from memalpha_kit.settings import PolicyConfig
 
 BY_RULE = "--data {data} --writer keep_sentences"
 COMMANDS = {
@@ -34,8 +31,7 @@ COMMANDS = {
         1_500,
     ),
     "train": (
-        "train --profile gpu --data {data} --out {out}/run --set model.name={model} "
-        + " ".join(f"--set {setting}" for setting in PROFILE),
+        WITH_A_MODEL["train"].replace("{out}", "{out}/run"),
         20_000,
     ),
     "run": ("run --profile ci --only 00 --root {out}", 5_000),
@@ -50,10 +46,7 @@ def world(tmp_path_factory):
     data = save_data(folder / "data", ("squad",), 4)
     save_instances(data / "train.parquet", [instance("squad", n) for n in range(9, 13)])
     assert cli.main(["data", "example", "--source", "squad", "--out", f"{folder}/raw"]) == 0
-    tokenizer = tiny.tokenizer()
-    tokenizer.chat_template = TEMPLATE.replace("im_end|", "end|").replace("<|im_start|>", "> ")
-    config = PolicyConfig(**vars(tiny.POLICY) | {"max_positions": 4096})
-    save_policy(build_policy(config, tokenizer, seed=0).eval(), tokenizer, folder / "model")
+    tiny.saved_chat(folder / "model")
     return {"data": data, "raw": folder / "raw", "model": folder / "model"}
 
 

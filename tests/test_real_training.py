@@ -14,7 +14,7 @@ import tiny_policy as tiny
 import torch
 from safetensors.torch import load_file
 from stub_server import StubServer
-from tiny_models import TEMPLATE, tiny_qwen3, tiny_tokenizer
+from tiny_models import tiny_qwen3, tiny_tokenizer
 
 from memalpha_kit import cli
 from memalpha_kit.chats import request
@@ -27,9 +27,9 @@ from memalpha_kit.method.model_readers import ModelReader
 from memalpha_kit.method.writers import sentences
 from memalpha_kit.models.local import load_lm
 from memalpha_kit.models.local_chat import LocalChat
-from memalpha_kit.models.tiny import build_policy, save_policy
+from memalpha_kit.models.tiny import save_policy
 from memalpha_kit.records import make_instance
-from memalpha_kit.settings import ModelConfig, PolicyConfig, load_profile
+from memalpha_kit.settings import ModelConfig, load_profile
 from memalpha_kit.training import backends, rollouts
 from memalpha_kit.training import real as real_training
 from memalpha_kit.training.grpo import first_and_last
@@ -63,11 +63,7 @@ SETTINGS = {
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     """A tiny chat model's folder; every call of the tiny world is one of its tokens."""
-    tokenizer = tiny.tokenizer()
-    tokenizer.chat_template = TEMPLATE.replace("im_end|", "end|").replace("<|im_start|>", "> ")
-    config = PolicyConfig(**vars(tiny.POLICY) | {"max_positions": 4096})
-    model = build_policy(config, tokenizer, seed=0).eval()
-    return save_policy(model, tokenizer, tmp_path_factory.mktemp("model") / "tiny")
+    return tiny.saved_chat(tmp_path_factory.mktemp("model") / "tiny")
 
 
 def instance(source, number):

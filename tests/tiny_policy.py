@@ -27,6 +27,14 @@ POLICY = PolicyConfig(
 )
 MEMORY = MemoryConfig(core=False, display="relevant", shown=2, counter="words")
 PROTOCOL = ProtocolConfig(wire="compact", prompt="compact", max_reply_tokens=6)
+CHAT_SETTINGS = (
+    *("model.backend=transformers", "model.vllm=none", "model.dtype=float32", "model.reader=rule"),
+    *("model.lora_rank=4", "model.max_seq_length=2048", "protocol.wire=compact"),
+    *("protocol.prompt=compact", "protocol.max_prompt_tokens=512", "protocol.max_reply_tokens=6"),
+    *("memory.core=false", "memory.counter=words", "reward.content=0"),
+    *("grpo.instances=2", "grpo.rollouts=2", "grpo.slices=1"),
+)
+"""Profile `gpu` on a CPU and for the model of `saved_chat`, without the number of steps."""
 GRPO = GrpoConfig(
     steps=4, instances=2, rollouts=4, learning_rate=1e-2, warm_up_steps=0, save_every=1
 )
@@ -54,6 +62,16 @@ def lm(seed: int = 0, config: PolicyConfig = POLICY) -> CausalLM:
 def saved(folder, seed: int = 0):
     """The folder of a random policy."""
     made = lm(seed)
+    return save_policy(made.model, made.tokenizer, folder)
+
+
+def saved_chat(folder):
+    """The folder of a random model with a chat template, in the place of a real one."""
+    from tiny_models import TEMPLATE
+
+    made = lm(0, replace(POLICY, max_positions=4096))
+    template = TEMPLATE.replace("im_end|", "end|").replace("<|im_start|>", "> ")
+    made.tokenizer.chat_template = template
     return save_policy(made.model, made.tokenizer, folder)
 
 
