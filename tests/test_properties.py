@@ -1,15 +1,24 @@
 """Properties that hold for any text, tried on a few hundred drawn ones, the same ones every time.
 
+Guided by what of the kit they reach, for as long as it is let run (`pip install hypofuzz`):
+
+    MEMALPHA_FUZZ=1 hypothesis fuzz -n 1 --no-dashboard -- tests/test_properties.py
+
 `benchmarks/fuzz.py` tries the promises about replies and scores millions of times.
 """
 
 from __future__ import annotations
 
+import functools
 import json
+import os
+from io import BytesIO
+from pathlib import Path
+from tempfile import NamedTemporaryFile, TemporaryDirectory
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memalpha_kit.data.chunks import pack_sentences
@@ -28,12 +37,8 @@ FIXED = MemoryConfig()
 
 
 def tried(n: int) -> settings:
-    return settings(
-        max_examples=n,
-        deadline=None,
-        derandomize=True,
-        suppress_health_check=[HealthCheck.function_scoped_fixture],
-    )
+    steady = "MEMALPHA_FUZZ" not in os.environ
+    return settings(max_examples=n, deadline=None, derandomize=steady)
 
 
 # --- Replies --------------------------------------------------------------------------------------
@@ -203,10 +208,21 @@ FILLED = ANYTHING.filter(str.strip)
 
 @tried(100)
 @given(st.lists(FILLED, min_size=1, max_size=3), FILLED, st.lists(FILLED, min_size=1, max_size=3))
-def test_instances_of_any_text_are_read_as_they_were_saved(tmp_path, chunks, question, answers):
+def test_instances_of_any_text_are_read_as_they_were_saved(chunks, question, answers):
     saved = [make_instance("squad", chunks, [QA("q", question, tuple(answers))])]
-    save_instances(tmp_path / "some.parquet", saved)
-    assert load_instances(tmp_path / "some.parquet") == saved
+    with TemporaryDirectory() as folder:
+        save_instances(Path(folder) / "some.parquet", saved)
+        assert load_instances(Path(folder) / "some.parquet") == saved
+
+
+def read_or_refused(raw: bytes) -> None:
+    """Raises if such a file is anything else."""
+    with NamedTemporaryFile(suffix=".parquet") as file:
+        Path(file.name).write_bytes(raw)
+        try:
+            load_instances(Path(file.name))
+        except InputError as error:
+            assert Path(file.name).name in str(error)
 
 
 CELLS = (
@@ -217,26 +233,25 @@ COLUMNS = ("instance_id", "prompt", "chunks", "questions_and_answers", "data_sou
 
 @tried(200)
 @given(st.fixed_dictionaries({name: CELLS for name in COLUMNS}), st.sampled_from((None, *COLUMNS)))
-def test_a_row_of_anything_is_an_instance_or_an_error_that_names_the_file(tmp_path, row, missing):
+def test_a_row_of_anything_is_an_instance_or_an_error_that_names_the_file(row, missing):
     row = {k: v for k, v in row.items() if k != missing}
-    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "row.parquet")
-    try:
-        assert len(load_instances(tmp_path / "row.parquet")) == 1
-    except InputError as error:
-        assert "row.parquet" in str(error)
+    pq.write_table(pa.Table.from_pylist([row]), held := BytesIO())
+    read_or_refused(held.getvalue())
+
+
+@functools.cache
+def one_instance() -> bytes:
+    """A parquet file."""
+    with NamedTemporaryFile(suffix=".parquet") as file:
+        one = make_instance("squad", ["c"], [QA("q", "Who?", ("x",))])
+        save_instances(Path(file.name), [one])
+        return Path(file.name).read_bytes()
 
 
 @tried(100)
 @given(st.integers(0, 2000), st.binary(min_size=1, max_size=8))
-def test_damaged_parquet_is_read_or_refused(tmp_path, at, damage):
-    save_instances(
-        tmp_path / "a.parquet", [make_instance("squad", ["c"], [QA("q", "Who?", ("x",))])]
-    )
-    raw = bytearray((tmp_path / "a.parquet").read_bytes())
+def test_damaged_parquet_is_read_or_refused(at, damage):
+    raw = bytearray(one_instance())
     at %= len(raw)
     raw[at : at + len(damage)] = damage
-    (tmp_path / "b.parquet").write_bytes(raw)
-    try:
-        load_instances(tmp_path / "b.parquet")
-    except InputError as error:
-        assert "b.parquet" in str(error)
+    read_or_refused(bytes(raw))
