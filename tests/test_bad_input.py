@@ -367,26 +367,3 @@ def test_a_disk_that_is_full_during_training_is_one_line_and_training_goes_on_la
     assert not list((tmp_path / "runs" / "seed_0").glob(f"{stage}/{place}/model.safetensors"))
     assert seeds(tmp_path, 0) == 0
     assert contents(tmp_path) == contents(folder)
-
-
-@pytest.mark.parametrize("step", ["ask", "report"])
-def test_a_disk_that_fills_up_in_another_step_leaves_nothing_of_it(here, capsys, monkeypatch, step):
-    assert command(*write_words()) == 0
-    ask = ("ask", "--data", "data.parquet", "--episodes", "e.jsonl", "--reader", "best_entry")
-    assert command(*ask, "--out", "answers") == 0
-    argv, name = {
-        "ask": ((*ask, "--out", "new/a"), "new/a/"),
-        "report": (
-            ("report", "answers", "--out", "new/t.csv"),
-            "new/t.csv",
-        ),
-    }[step]
-    capsys.readouterr()
-    monkeypatch.setattr(store.os, "fsync", FullDisk(0))
-    shown = refused(capsys, 1, *argv)
-    assert name in shown and ": expected to write" in shown
-    monkeypatch.undo()
-    monkeypatch.chdir(here)
-    assert not Path("new/t.csv").exists() and not list(Path("new").glob("**/*.tmp"))
-    assert command(*argv) == 0
-    assert Path(name).exists()

@@ -17,6 +17,7 @@ from memalpha_kit.data.instances import save_instances
 from memalpha_kit.files import held
 
 BY_RULE = "--data {data} --writer keep_sentences"
+ASK = "ask --data {data} --episodes {episodes} --reader best_entry"
 COMMANDS = {
     "build": ("data build --source squad --raw {raw} --out {out}/set", 2_000),
     "merge": ("data merge {data} --out {out}/set", 2_000),
@@ -26,6 +27,8 @@ COMMANDS = {
         100,
     ),
     "write": (f"write {BY_RULE} --out {{out}}/e.jsonl", 3_000),
+    "ask": (f"{ASK} --out {{out}}/run", 500),
+    "report": ("report {run} --out {out}/t.csv", 300),
     "evaluate": (
         f"evaluate --method memory {BY_RULE} --reader best_entry --out {{out}} --name a",
         1_500,
@@ -47,7 +50,11 @@ def world(tmp_path_factory):
     save_instances(data / "train.parquet", [instance("squad", n) for n in range(9, 13)])
     assert cli.main(["data", "example", "--source", "squad", "--out", f"{folder}/raw"]) == 0
     tiny.saved_chat(folder / "model")
-    return {"data": data, "raw": folder / "raw", "model": folder / "model"}
+    names = {name: folder / name for name in ("data", "raw", "model", "run")}
+    names["episodes"] = folder / "e.jsonl"
+    for line in (f"write {BY_RULE} --out {{episodes}}", f"{ASK} --out {{run}}"):
+        assert cli.main(line.format(**names).split()) == 0
+    return names
 
 
 @pytest.fixture
