@@ -40,7 +40,7 @@ class Chain:
     """One walk over an instance."""
 
     instance: Instance
-    state: str
+    state: str = ""
     states: list[str] = field(default_factory=list)  # after each chunk
     unusable: int = 0  # replies without a usable state
     error: str = ""  # why it ended early
@@ -71,26 +71,26 @@ def walk_all(
     instances: Sequence[Instance],
     ask: Callable[[Instance, str, str], ChatRequest],
     read: Callable[[str], str | None],
-    first: str,
-    size: Callable[[Chain], int],
     done: Callable[[Prepared], None],
+    used: Callable[[str], str] = str,
 ) -> None:
     """Calls `done` with what each instance's walk left, as soon as it is finished.
 
-    `ask` makes the request of an instance for a state (`first` at the beginning) and a chunk,
-    `read` gives the state in a reply, None if there is none, and `size` the tokens of the memory.
+    `ask` makes the request of an instance for a state ("" at the beginning) and a chunk, `read`
+    gives the state in a reply, None if there is none; `used` is what of a state counts as memory.
     Raises ModelGone.
     """
     model = method.kept(model)
 
     def end(chain: Chain) -> None:
-        left = {"text": chain.state, "steps": tuple(chain.states), "memory_tokens": size(chain)}
+        size = method.counter.count(used(chain.state))
+        left = {"text": chain.state, "steps": tuple(chain.states), "memory_tokens": size}
         left |= {"unusable": chain.unusable, "error": chain.error, "lost": chain.lost}
         left |= vars(chain.spent)
         done(method.measured(chain.instance, **left))
 
     for group in groups(instances, method.backends.group):
-        chains = [Chain(instance, first) for instance in group]
+        chains = [Chain(instance) for instance in group]
         for chain in chains:
             if chain.finished:
                 end(chain)
@@ -156,13 +156,10 @@ class MemAgent(Method):
         fields = self.options.request_fields() | {"max_tokens": self.options.memory_tokens}
 
         def ask(instance: Instance, memory: str, section: str) -> ChatRequest:
-            shown = _tagged(problem=instance.prompt, memory=memory, section=section)
+            shown = _tagged(problem=instance.prompt, memory=memory or NOTHING, section=section)
             return request("", f"{_READ}\n\n{shown}", version=MEMAGENT_WORDING, **fields)
 
-        def size(chain: Chain) -> int:
-            return self.counter.count(chain.state) if chain.states else 0
-
-        walk_all(self, self.model, instances, ask, self.read, NOTHING, size, done)
+        walk_all(self, self.model, instances, ask, self.read, done)
 
     def request(self, put: Put) -> tuple[ChatRequest, Answer]:
         """The final request, with the memory of the whole text."""
@@ -253,10 +250,7 @@ class Mem1(ContextMethod):
             task = INSTRUCTIONS.format(task=instance.prompt).strip()
             return self.step(task, state, chunk, fields)
 
-        def size(chain: Chain) -> int:
-            return self.counter.count(self.used(chain.state))
-
-        walk_all(self, self.writing, instances, ask, _state, "", size, done)
+        walk_all(self, self.writing, instances, ask, _state, done, self.used)
 
     def step(self, task: str, state: str, chunk: str, fields: Mapping[str, Any]) -> ChatRequest:
         """The request of one chunk."""
