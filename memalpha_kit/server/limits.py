@@ -179,7 +179,7 @@ class Gate:
             return await self._in_time(found, left, upstream)
         finally:
             left.cancel()
-            found.cancel()
+            found.cancel() or found.exception()  # read, or asyncio complains in the log
             upstream.stop("nobody waits for it")
             request.state.facts.update(calls=upstream.calls, failed=dict(upstream.failed))
 
