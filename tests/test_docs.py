@@ -160,6 +160,7 @@ def prepared(tmp_path, monkeypatch):
     by_rule = "--data data/squad --writer keep_sentences"
     for line in (
         "data example --source trec_coarse --out data/raw",
+        "data example --source squad --out data/raw",
         "data example --source hotpotqa --out raw/hotpotqa",
         f"write {by_rule} --out before.jsonl",
         f"write {by_rule} --rollouts 2 --out after.jsonl",
