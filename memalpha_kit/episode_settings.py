@@ -35,7 +35,9 @@ class MemoryConfig:
 class ProtocolConfig:
     """What the writer is shown and how its reply is read."""
 
-    wire: Literal["qwen", "text", "compact", "lines"] = about("qwen", "format of tool calls")
+    wire: Literal["qwen", "text", "compact", "lines"] = about(
+        "qwen", "format of tool calls; text: for models that are shown no tools"
+    )
     prompt: Literal["paper", "compact", "short"] = about(
         "paper", "compact: the miniature's bare rows; short: a few words, for small models"
     )

@@ -1,6 +1,8 @@
 """Progress that can be read: tqdm's bar on a terminal, a few plain lines everywhere else.
 
-A plain line has no control characters, so an executed notebook or a log keeps it as it is:
+A plain line has no control characters, so an executed notebook or a log keeps it as it is. All of
+it goes to standard error, so that scripts can read what a command prints; only a notebook, which
+shows standard error in red, gets it on standard output:
 
     GRPO: 40/120 (33%), 01:05 so far, about 02:10 left, loss 0.5
 """
@@ -10,7 +12,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterable, Iterator, Sized
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from tqdm import tqdm
 
@@ -18,7 +20,8 @@ T = TypeVar("T")
 
 MAX_LINES = 20
 QUIET_S = 2.0
-"""A plain bar says nothing before this many seconds have passed, and not more often than that."""
+"""A plain bar says nothing before this many seconds have passed, and not more often than that; an
+error of a quick command stays the only line."""
 
 
 class bar(tqdm):  # noqa: N801 (used like a function: `with bar(120, "GRPO") as shown`)
@@ -35,7 +38,7 @@ class bar(tqdm):  # noqa: N801 (used like a function: `with bar(120, "GRPO") as 
             form = f"{name}{count}, {{elapsed}} so far{left}{{postfix}}"
             step = math.ceil((total or 0) / MAX_LINES)
             options |= {"mininterval": QUIET_S, "miniters": step, "delay": QUIET_S}
-            options |= {"bar_format": form, "file": sys.stdout}
+            options |= {"bar_format": form, "file": _stream()}
         super().__init__(total=total, dynamic_ncols=not self.plain, **options)
         self.desc = label
 
@@ -56,12 +59,22 @@ class bar(tqdm):  # noqa: N801 (used like a function: `with bar(120, "GRPO") as 
             print(self, file=self.fp, flush=True)
 
     def close(self) -> None:
-        """Shows how far the work came."""
+        """Shows how far the work came, unless it was over at once."""
         if self.plain and not self.disable:
-            self.display()
+            if self.format_dict["elapsed"] >= QUIET_S:
+                self.display()
             self.disable = True
             self._decr_instances(self)  # type: ignore[attr-defined]  # not in tqdm's types
         super().close()
+
+
+def tell(text: str) -> None:
+    """One line about work that nobody can count."""
+    print(text, file=_stream(), flush=True)
+
+
+def _stream() -> TextIO:
+    return sys.stdout if type(sys.stdout).__module__.startswith("ipykernel") else sys.stderr
 
 
 def progress(iterable: Iterable[T], total: int | None = None, label: str = "") -> Iterator[T]:

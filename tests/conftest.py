@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 from pathlib import Path
@@ -17,6 +18,12 @@ os.environ.setdefault("HF_DEACTIVATE_ASYNC_LOAD", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def no_progress(monkeypatch) -> None:
+    """However slow the machine is, no line of progress stands between those that are compared."""
+    monkeypatch.setattr("memalpha_kit.progress.QUIET_S", math.inf)
 
 
 @pytest.fixture(scope="session")

@@ -10,9 +10,11 @@ import pytest
 from typer.main import get_command
 
 from memalpha_kit import cli
+from memalpha_kit.data.instances import save_instances
 from memalpha_kit.data.sources import SOURCES
 from memalpha_kit.errors import InputError
 from memalpha_kit.notebooks import NotebookError
+from memalpha_kit.records import QA, make_instance
 
 GROUP = get_command(cli.app)
 COMMANDS = [
@@ -124,6 +126,27 @@ def test_a_seed_that_no_generator_takes_is_one_line(capsys, command, seed):
     assert cli.main([*command.split(), "--seed", seed]) == 2
     said = capsys.readouterr().err
     assert "'--seed'" in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        ("write --data d --out o.jsonl --writer silent --dtype float16", "--dtype"),
+        ("write --data d --out o.jsonl --writer silent --temperature 1", "--temperature"),
+        ("evaluate --data d --method memory --url http://x/v1 --device cuda", "--device"),
+        ("evaluate --data d --method memory --writer silent --dtype float16", "--dtype"),
+        ("calibrate --out o.csv --url http://x/v1 --model-name m --dtype float16", "--dtype"),
+        ("serve --url http://x/v1 --model-name m --port 0 --device cuda", "--device"),
+        ("credit e.jsonl --data d --device cuda", "--device"),
+    ],
+)
+def test_an_option_of_local_models_without_one_is_refused(tmp_path, capsys, command, option):
+    """The command would go on as if it had done something."""
+    one = make_instance("squad", ["Nora keeps bees."], [QA("q", "Who?", ("Nora",))])
+    save_instances(tmp_path / "d.parquet", [one])
+    argv = [str(tmp_path / "d.parquet") if word == "d" else word for word in command.split()]
+    assert cli.main(argv) == 2
+    assert f"{option}: has no effect" in capsys.readouterr().err
 
 
 def test_a_bug_of_ours_keeps_its_traceback(monkeypatch):

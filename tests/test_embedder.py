@@ -35,14 +35,21 @@ def folder(tmp_path_factory):
     return folder
 
 
-def say(folder, tmp_path, **modes):
-    """A copy of the folder that says how its vectors are pooled."""
+def say(folder, tmp_path, kinds=(), longest=None, **modes):
+    """A copy of the folder that says how its vectors are pooled, as sentence-transformers does."""
     copy = tmp_path / "copy"
     copy.mkdir()
     for file in folder.iterdir():
         (copy / file.name).symlink_to(file)
     (copy / "1_Pooling").mkdir()
     (copy / "1_Pooling" / "config.json").write_text(json.dumps(modes))
+    (copy / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": longest}))
+    modules = [
+        {"type": f"sentence_transformers.models.{kind}", "path": f"{place}_{kind}" * bool(place)}
+        for place, kind in enumerate(kinds)
+    ]
+    if kinds:
+        (copy / "modules.json").write_text(json.dumps(modules))
     return copy
 
 
@@ -55,8 +62,9 @@ def say(folder, tmp_path, **modes):
         ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False},
          lambda hidden: hidden[0]),
         ({"pooling_mode_lasttoken": True}, lambda hidden: hidden[-1]),
+        ({"pooling_mode": "cls", "include_prompt": True}, lambda hidden: hidden[0]),
     ],
-    ids=["unsaid", "mean", "first", "last"],
+    ids=["unsaid", "mean", "first", "last", "newer spelling"],
 )  # fmt: skip
 def test_texts_of_a_batch_get_the_vectors_that_they_get_alone(folder, tmp_path, modes, pool):
     made = load_embedder(say(folder, tmp_path, **modes) if modes else folder)
@@ -86,8 +94,28 @@ def test_what_cannot_embed_is_one_line(folder, tmp_path):
     with pytest.raises(InputError, match="expected a folder with config.json.*found nothing"):
         load_embedder(tmp_path / "gone")
     odd = say(folder, tmp_path, pooling_mode_max_tokens=True)
-    with pytest.raises(InputError, match="expected one of .*found pooling_mode_max_tokens"):
+    with pytest.raises(InputError, match="pooling: expected one of .*found max_tokens"):
         load_embedder(odd)
+    for modules in ('["x"]', "3", '[{"type": 1}]'):
+        (odd / "modules.json").write_text(modules)
+        with pytest.raises(InputError, match="^[^\n]*$"):
+            load_embedder(odd)
+
+
+MODULES = ("Transformer", "Pooling", "Normalize")
+
+
+def test_what_sentence_transformers_says_of_a_folder_is_followed_and_told(folder, tmp_path, capsys):
+    """A text's limit is the folder's own, and a step that is not known is refused, not left out."""
+    modes = {"pooling_mode_cls_token": True}
+    made = load_embedder(say(folder, tmp_path, MODULES, 8, **modes))
+    assert "copy embeds: first pooling, texts of at most 8 tokens" in capsys.readouterr().err
+    assert made.name.endswith(", first pooling") and made.longest == 8
+    long = TEXTS[1]
+    assert made.embed([long]) == made.embed([long + " And more."]) != made.embed(["bees"])
+    (tmp_path / "more").mkdir()
+    with pytest.raises(InputError, match="expected Transformer, Pooling and Norm.*found Dense$"):
+        load_embedder(say(folder, tmp_path / "more", (*MODULES, "Dense"), **modes))
 
 
 def test_local_models_of_a_run_embed_and_compute_in_the_format_that_is_asked_for(

@@ -8,19 +8,23 @@ import shutil
 import pytest
 from fake_chat import FakeChat, user
 from test_methods import INSTANCE, INSTANCES, LABELLED, run
+from tiny_models import TEMPLATE, tiny_lm
 
 from memalpha_kit.chats import ChatReply
 from memalpha_kit.errors import InputError, ModelGone
 from memalpha_kit.evaluation.memories import draw
 from memalpha_kit.evaluation.methods import Backends, MethodSpec, Prepared, build_method
 from memalpha_kit.evaluation.runs import read_record, record_line
+from memalpha_kit.evaluation.writing import SILENT_CHUNKS
 from memalpha_kit.method import memory as memories
+from memalpha_kit.method.calls import render_calls
 from memalpha_kit.method.episode import ask, write
 from memalpha_kit.method.readers import BestEntry
 from memalpha_kit.method.writers import ScriptedReplies, writer
 from memalpha_kit.models.chat import Client
+from memalpha_kit.models.local_chat import LocalChat
 from memalpha_kit.models.servers import Endpoint
-from memalpha_kit.records import QA, ToolUse, make_instance
+from memalpha_kit.records import QA, ToolCall, ToolUse, make_instance
 from memalpha_kit.settings import MemoryConfig, ProtocolConfig
 from memalpha_kit.tokens import counter
 
@@ -90,6 +94,15 @@ def test_what_does_not_fit_is_refused_before_any_work(options, message):
         built(**options)
 
 
+@pytest.mark.parametrize("wire", ["compact", "lines"])
+def test_a_wire_that_a_served_model_is_not_told_of_is_refused(wire):
+    """It would be offered the endpoint's tools, whatever the setting says."""
+    with pytest.raises(InputError, match="expected qwen .* or text .* for writer api.*found"):
+        built(FakeChat(), writer="api", protocol__wire=wire)
+    with pytest.raises(InputError, match="protocol.prompt: expected paper or short for a chat"):
+        built(FakeChat(), writer="api", protocol__wire=wire, protocol__prompt="compact")
+
+
 def test_what_embeds_belongs_to_the_settings_where_it_is_used():
     """Else a run with one embedding model goes on with another."""
 
@@ -149,6 +162,52 @@ def test_an_untrained_model_writes_with_the_tools_of_its_endpoint():
 
 
 INSTANCE_LINES = [chunk.partition("\n")[0] for chunk in INSTANCE.chunks]
+
+
+@pytest.mark.parametrize("prompt", ["paper", "short"])
+def test_a_served_model_without_tools_is_told_of_them_in_its_prompt(prompt):
+    """Marker text beside the rules of the paper, or the short prompt that a small model learned."""
+    call = ToolCall("new_memory_insert", {"memory_type": "semantic_memory", "content": "Bees."})
+    wire = {"paper": "text", "short": "lines"}[prompt]
+    model = FakeChat(lambda asked: render_calls([call], wire))
+    options = {"protocol__wire": wire, "protocol__prompt": prompt, "reader": "best_entry"}
+    prepared, _ = run(built(model, writer="api", **options), ())
+    first = model.asked[0].plain()[0]["content"]
+    assert not model.asked[0].tools and render_calls([call], wire).partition("new_")[0] in first
+    assert [e.text for e in prepared[INSTANCE.id].episode.memory.semantic] == ["Bees."]
+    with pytest.raises(InputError, match="prompt: expected at most 9 tokens"):
+        built(model, writer="api", protocol__max_prompt_tokens=9, **options)
+
+
+def test_a_served_model_that_makes_no_call_is_told_of_while_it_is_paid_for(caplog):
+    """Behind a server nobody sees whether the chat template shows the tools."""
+    chunks = [f"{i} bees hum." for i in range(SILENT_CHUNKS + 5)]
+    long = [make_instance("squad", chunks, [QA("q", "Who?", ("A",))])]
+    for says, warned in ((lambda asked: "I store it.", 1), (remember, 0)):
+        caplog.clear()
+        run(built(FakeChat(says), writer="api", reader="best_entry"), (), long)
+        assert len(caplog.messages) == warned
+        for message in caplog.messages:
+            assert message.startswith(f"api:fake: the writer made no call in {SILENT_CHUNKS} of")
+            assert "--set protocol.wire=text" in message
+
+
+def test_tools_that_a_template_in_this_process_leaves_out_are_refused_before_any_work(policy):
+    """Nothing is written for a reader that cannot search, nor loaded for a writer without tools."""
+    deaf = tiny_lm()
+    deaf.tokenizer.chat_template = TEMPLATE.replace("(tool | tojson)", "'a tool'")
+    for writes, reads in (("api", "best_entry"), ("silent", "agentic")):
+        with pytest.raises(InputError, match="leaves them out.*protocol.wire=text"):
+            built(LocalChat(deaf), writer=writes, reader=reads).load()
+    built(LocalChat(deaf), writer="api", protocol__wire="text", reader="best_entry").load()
+    built(LocalChat(tiny_lm()), writer="silent", reader="agentic").load()
+    folder = policy.parent / "deaf"
+    folder.mkdir()
+    deaf.tokenizer.save_pretrained(folder)
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"is not read")
+    with pytest.raises(InputError, match="leaves them out"):
+        built(writer=str(folder), reader="best_entry").load()
 
 
 def test_another_model_can_write():
@@ -215,9 +274,12 @@ def test_entries_shown_are_halved_until_the_prompt_fits():
     limit = WORDPUNCT.count(second) - 1
     _, second = system_texts(protocol__max_prompt_tokens=limit)
     assert "0 of 1 entries" in second
-    with pytest.raises(InputError, match=r"squad/\w+: chunk 0: prompt: expected at most 300"):
-        system_texts(protocol__max_prompt_tokens=300)
+    with pytest.raises(InputError, match="^prompt: expected at most 300"):
+        built(FakeChat(), writer="api", protocol__max_prompt_tokens=300)  # before any work
     assert WORDPUNCT.count(first) <= limit
+    instance = make_instance("squad", ["Bees hum. " * 200], [QA("q", "Who?", ("A",))])
+    with pytest.raises(InputError, match=r"squad/\w+: chunk 0: prompt: expected at most"):
+        system_texts(protocol__max_prompt_tokens=limit)
 
 
 def test_a_killed_writer_goes_on_at_the_next_chunk(tmp_path):
@@ -240,8 +302,6 @@ def test_a_killed_writer_goes_on_at_the_next_chunk(tmp_path):
 
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory):
-    from tiny_models import tiny_lm
-
     lm = tiny_lm()
     folder = tmp_path_factory.mktemp("policy")
     lm.model.save_pretrained(folder)

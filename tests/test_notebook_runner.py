@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -277,7 +278,7 @@ def test_a_plain_bar_prints_few_lines_that_say_how_far_it_is(eager, capsys):
     with shown.bar(1000, "GRPO") as bar:
         for number in range(1000):
             bar.advance(note=f"loss {number}")
-    lines = capsys.readouterr().out.splitlines()
+    lines = capsys.readouterr().err.splitlines()
     assert 10 < len(lines) <= shown.MAX_LINES
     assert re.fullmatch(
         r"GRPO: 50/1000 \(5%\), 00:0\d so far, about 00:0\d left, loss 49", lines[0]
@@ -286,16 +287,25 @@ def test_a_plain_bar_prints_few_lines_that_say_how_far_it_is(eager, capsys):
     assert all(line.isprintable() for line in lines)
 
 
-def test_quick_work_is_one_line(capsys):
+def test_quick_work_says_nothing(capsys):
     assert list(shown.progress([1, 2, 3], label="reading")) == [1, 2, 3]
-    assert re.fullmatch(r"reading: 3/3 \(100%\), 00:00 so far.*\n", capsys.readouterr().out)
+    assert capsys.readouterr() == ("", "")
 
 
-def test_work_that_stops_early_says_where(capsys):
+def test_work_that_stops_early_says_where(eager, capsys):
     with pytest.raises(ValueError, match="stop"), shown.bar(10, "reading") as bar:
         bar.advance(3)
         raise ValueError("stop")
-    assert capsys.readouterr().out.startswith("reading: 3/10 (30%), 00:00")
+    said = capsys.readouterr()
+    assert said.err.startswith("reading: 3/10 (30%), 00:00") and not said.out
+
+
+def test_a_notebook_gets_progress_on_standard_output(monkeypatch, capsys):
+    """There standard error is shown in red; elsewhere scripts read what a command prints."""
+    kernel = type("OutStream", (io.StringIO,), {"__module__": "ipykernel.iostream"})()
+    monkeypatch.setattr(sys, "stdout", kernel)
+    shown.tell("loading a model")
+    assert kernel.getvalue() == "loading a model\n" and not capsys.readouterr().err
 
 
 @pytest.mark.parametrize("where", ["", "notebooks", "docs"])

@@ -257,6 +257,25 @@ def test_another_server_answers_the_official_client_our_methods_and_our_server(
     assert process.returncode == 130 and answer
 
 
+@pytest.mark.parametrize("wire", ["qwen", "text"])
+def test_behind_a_server_it_writes_with_its_tools_or_marker_text_and_silence_is_said(
+    served, real_model, data, tmp_path, capsys, wire
+):
+    argv = ["evaluate", "--method", "memory", "--writer", "api", "--reader", "best_entry"]
+    argv += ["--url", served, "--model-name", real_model, "--data", data / "test.parquet"]
+    argv += sets(f"protocol.wire={wire}", "protocol.max_reply_tokens=16")
+    assert memalpha(*argv, "--out", tmp_path / "runs") == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    (made,) = runs.load_run(folder).prepared.values()
+    (step,) = made.episode.steps
+    assert made.episode.wire == wire and step.completion.text and made.completion_tokens
+    said = capsys.readouterr()
+    assert "calls_per_chunk" in said.out
+    assert ("the writer made no call in 1 of 1 chunks" in said.err) == (not step.calls)
+    if not step.calls:
+        assert ("protocol.wire=text" in said.err) == (wire == "qwen")
+
+
 # ---- train, export, reload ----------------------------------------------------------------------
 
 TERM = '''

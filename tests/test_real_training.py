@@ -244,6 +244,23 @@ def test_a_model_without_a_spare_pad_token_is_refused_before_the_data_is_read(
     assert "rows are filled up with > , for its pad token, <|end|>" in said.out
 
 
+@pytest.mark.parametrize("command", ["train", "warm-start"])
+def test_a_template_that_leaves_out_the_tools_is_refused_before_weights_are_read(
+    base, data, tmp_path, monkeypatch, capsys, command
+):
+    """It would be trained for hours to call tools that no prompt names."""
+    deaf = shutil.copytree(base, tmp_path / "deaf")
+    template = (base / "chat_template.jinja").read_text()
+    (deaf / "chat_template.jinja").write_text(template.replace("(tool | tojson)", "'a tool'"))
+    (deaf / "model.safetensors").write_bytes(b"is not read")
+    more = {"model.name": deaf, "protocol.wire": "qwen", "protocol.prompt": "paper"}
+    argv = ["--data", str(data[0]), "--out", str(tmp_path / "run"), *sets(SETTINGS | RULE | more)]
+    assert cli.main([command, "--profile", "gpu", *argv]) == 2
+    said = capsys.readouterr().err
+    assert "leaves them out" in said and "protocol.wire=text" in said and said.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a card")
 def test_the_profile_as_it_is_says_in_one_line_that_it_needs_a_card(data, tmp_path, capsys):
     command = ["train", "--profile", "gpu", "--data", str(data[0]), "--out", str(tmp_path / "run")]

@@ -129,14 +129,15 @@ def _show_memory(text: str, by: Writer, profile: Profile, seed: int) -> None:
     elif "\n" not in text and len(text) < 256 and Path(text).is_file():
         text = read_text(Path(text))
     instance = as_instance(text, profile)
-    (written,) = episode.write([instance], by, profile.memory, profile.protocol, seed=seed)
+    with bar(len(instance.chunks), f"write {by.name}") as shown:
+        how = profile.memory, profile.protocol, 1, seed
+        (written,) = episode.write([instance], by, *how, shown.advance)
     memory = written.memory
     if memory.core:
         print(f"core memory:\n{memory.core}")
     for name, entries in memory.lists().items():
         print(f"{name} memory:\n{numbered(tuple(entries)) or 'nothing'}")
-    worked = sum(call.status == "ok" for call in written.calls)
-    print(f"({len(written.calls)} calls, {worked} worked, in {len(instance.chunks)} chunks)")
+    print(f"({_counted([written])})")
     if warning := silent_writer([written]):
         _warn(warning)
 
@@ -145,14 +146,22 @@ def _show_written(out: Path, episodes: list[Episode], new: int, by_model: bool) 
     """Prints what was written, and warns of a model that made no calls."""
     from memalpha_kit.evaluation.scores import silent as silent_writer
 
+    print(f"{out}: {len(episodes)} episodes, {new} of them new")
+    print(_counted(episodes))
+    if by_model and (warning := silent_writer(episodes)):
+        _warn(warning)
+
+
+def _counted(episodes: list[Episode]) -> str:
+    """The calls of episodes in words: how many, per chunk, and the share that worked."""
     calls = [call for episode in episodes for call in episode.calls]
     steps = [step for episode in episodes for step in episode.steps]
     worked = sum(call.status == "ok" for call in calls)
     silent = sum(not step.calls for step in steps)
-    print(f"{out}: {len(episodes)} episodes, {new} of them new")
-    print(f"{len(calls)} calls, {worked} worked; no call in {silent} of {len(steps)} chunks")
-    if by_model and (warning := silent_writer(episodes)):
-        _warn(warning)
+    share = f" ({worked / len(calls):.0%})" if calls else ""
+    rate = f", {len(calls) / len(steps):.2f} per chunk" if steps else ""
+    said = f"{len(calls)} calls, {worked} worked{share}{rate}"
+    return f"{said}; no call in {silent} of {len(steps)} chunks"
 
 
 # ---- ask and evaluate -------------------------------------------------------------------------
@@ -267,10 +276,12 @@ def _evaluate(
 ) -> int:
     """The exit code after the method has answered all that it can."""
     from memalpha_kit.evaluation import runs
-    from memalpha_kit.evaluation.methods import Backends, MethodSpec, provenance
+    from memalpha_kit.evaluation.methods import METHODS, Backends, MethodSpec, provenance
     from memalpha_kit.tasks import SCORING
 
     SCORING[profile]  # what is wrong with the scoring is said before any work
+    writer = Path(str({**METHODS[method].defaults, **options}.get("writer")))
+    local.check(embed_model, writer if (writer / "config.json").is_file() else None)
     base = servers["answer"]
     client_of(servers["judge"], asking, "judge", base)
     backends = Backends(
@@ -400,6 +411,7 @@ def calibrate(
     from memalpha_kit.evaluation import calibration
     from memalpha_kit.evaluation.writing import Metered
 
+    local.check()
     held = calibration.load_cases(cases or calibration.CASES)
     judges: dict[str, calibration.Judgement] = {"": calibration.rule_judge}
     name = "rules"

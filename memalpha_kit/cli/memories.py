@@ -66,6 +66,7 @@ def credit(
     from memalpha_kit.method.saved import load_episodes
 
     at_least(1, readings=readings, limit=limit)
+    local.check()
     asked = {instance.id: instance.questions for instance in load_data(data)}
     model = answering(answer, asking, local) if needs_model(reader) else None
     by, entries, calls = named(reader, model), [], []

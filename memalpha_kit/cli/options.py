@@ -180,11 +180,22 @@ class Local:
     device: str = about("cpu", "of local models, e.g. cuda")
     dtype: str = about("auto", "of local models: auto (as saved), float32, bfloat16, float16")
 
-    def lm(self) -> CausalLM:
-        """The model, loaded."""
+    def check(self, *folders: Path | None) -> None:
+        """Raises InputError for an option that does nothing, as no local model is named.
+
+        `folders` are those that other options than --model name.
+        """
+        for name, default in (("device", "cpu"), ("dtype", "auto")):
+            if getattr(self, name) != default and not any((self.model, *folders)):
+                raise InputError(f"--{name}: has no effect without a local model (--model FOLDER)")
+
+    def lm(self, check: Callable[[Any], object] = lambda tokenizer: None) -> CausalLM:
+        """The model, loaded after `check` has seen its tokenizer."""
+        from memalpha_kit.models.folders import load_tokenizer
         from memalpha_kit.models.local import load_lm
 
         assert self.model  # who calls this has looked
+        check(load_tokenizer(self.model))
         return load_lm(self.model, self.device, dtype=self.dtype)
 
     def chat(self) -> ChatModel:
@@ -250,8 +261,9 @@ def client_of(
         return None
     if base and not said["url"]:
         said |= {"url": base.url, "key_env": said["key_env"] or base.key_env}
-    said["model"] = said.pop("model_name") or (base.model_name if base else None)
-    return Client(endpoint_from_env(**said, **asking.fields(cache)))
+    where = {"url": said["url"], "key_env": said["key_env"]}
+    model = said["model_name"] or (base.model_name if base else None)
+    return Client(endpoint_from_env(model=model, **where, **asking.fields(cache)))
 
 
 def answering(served: Served, asking: Asking, local: Local) -> ChatModel | None:
@@ -268,18 +280,24 @@ def writer_of(
 ) -> Writer:
     """The writer that `--writer` or `--model` names. Raises InputError for both and for neither."""
     from memalpha_kit.method import writers
-    from memalpha_kit.method.model_writers import ModelWriter
+    from memalpha_kit.method.model_writers import ModelWriter, check_prompts
     from memalpha_kit.models.local import Sampling
     from memalpha_kit.training.trained import adapter_file, load_trained
 
     if (rule is None) == (local.model is None):
         raise InputError(f"{command}: expected one of --writer and --model")
+    local.check()
     if rule:
+        if temperature:
+            raise InputError(f"--temperature: has no effect with the rule --writer {rule}")
         return writers.writer(rule, profile.protocol.wire)
-    sampling = Sampling(temperature, profile.protocol.max_reply_tokens)
+    rules = (profile.memory, profile.protocol)
     adapter = adapter_file(local.model)
-    lm = load_trained(adapter, profile, local.device, local.dtype) if adapter else local.lm()
-    return ModelWriter(lm, profile.memory, profile.protocol, sampling)
+    if adapter:
+        lm = load_trained(adapter, profile, local.device, local.dtype)
+    else:
+        lm = local.lm(lambda tokenizer: check_prompts(tokenizer, *rules))
+    return ModelWriter(lm, *rules, Sampling(temperature, profile.protocol.max_reply_tokens))
 
 
 def embedding(

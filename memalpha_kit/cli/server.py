@@ -117,6 +117,7 @@ def models(
         return chat, chat
     if local.model and model_name:
         raise InputError("--model: expected a folder beside --model-name, found none")
+    replace(local, model=None).check()
     said = str(local.model) if local.model else None  # a name, as the published server takes it
     endpoint = endpoint_from_env(
         url=url, model=model_name or said, key_env=key_env, **asking.fields()

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from memalpha_kit import files
+from memalpha_kit.chats import request
 from memalpha_kit.errors import InputError, closest
 from memalpha_kit.evaluation.methods import (
     METHODS,
@@ -41,8 +42,8 @@ from memalpha_kit.method.calls import render_calls
 from memalpha_kit.method.episode import write
 from memalpha_kit.method.memory import INSERT
 from memalpha_kit.method.model_readers import ModelReader
-from memalpha_kit.method.model_writers import ModelWriter
-from memalpha_kit.method.prompts import VERSION
+from memalpha_kit.method.model_writers import ModelWriter, check_prompts
+from memalpha_kit.method.prompts import VERSION, search_tool
 from memalpha_kit.method.readers import READERS, Reader, needs_model, reader
 from memalpha_kit.method.retrieval import Retrieval
 from memalpha_kit.method.writers import (
@@ -54,6 +55,7 @@ from memalpha_kit.method.writers import (
     sentences,
     writer,
 )
+from memalpha_kit.progress import bar
 from memalpha_kit.records import Answer, Episode, Instance, ToolCall
 from memalpha_kit.sections import Count, Natural, NonNegative, Share, about, section
 from memalpha_kit.settings import MemoryConfig, ProtocolConfig
@@ -133,6 +135,12 @@ class FromMemory(Method):
             values["embed"] = self.backends.embed
         return reader(name, self.model if needs_model(name) else None, **values)
 
+    def load(self) -> None:
+        """A model in this process says now whether its chat template shows it the search tool."""
+        check = getattr(self.backends.answer, "check", None)
+        if check and self.options.reader == "agentic":
+            check(request("", "", tools=search_tool(["semantic"])))
+
     def answer_group(self, group: Sequence[Put], done: Callable[[Answer], None]) -> None:
         """All at once; the reader says each as soon as it is known."""
         episodes = [put.held.episode for put in group]
@@ -196,9 +204,7 @@ class WrittenMemory(FromMemory):
         if settings.episodes:
             self.check_unused(("writer", *writing), "the episodes were written before")
         elif wanted == "api":
-            self.writing  # noqa: B018  a missing model is said before any work
-            if settings.protocol.wire == "compact":
-                raise InputError("protocol.wire: expected qwen or text for writer api")
+            ApiWriter(self.writing, settings.memory, settings.protocol, self.counter).check()
         elif wanted in known:
             self.check_unused(("write_temperature",), f"writer {wanted}")
 
@@ -209,9 +215,14 @@ class WrittenMemory(FromMemory):
             return found | {"episodes": files.sha256(Path(options.episodes))}
         if options.writer in self.backends.writers:
             return found | {"writer": identity(self.backends.writers[options.writer])}
-        if options.writer not in (*WRITERS.names(), "api"):
-            return found | {"writer": folder_hash(Path(options.writer))}
-        return found
+        return found | ({"writer": folder_hash(self._folder)} if self._folder else {})
+
+    @property
+    def _folder(self) -> Path | None:
+        """The folder of the policy that writes, if one does."""
+        known = (*WRITERS.names(), "api", *self.backends.writers)
+        named = self.options.episodes or self.options.writer in known
+        return None if named else Path(self.options.writer)
 
     def prepare(self, instances: Sequence[Instance], done: Callable[[Prepared], None]) -> None:
         """Writes a group of instances in lock-step, then hands each of them over."""
@@ -225,11 +236,12 @@ class WrittenMemory(FromMemory):
                 done(self.remembered(instance, written[instance.id]))
         elif instances:
             made, options = self._writer(), self.options
-            for group in groups(instances, self.backends.group):
-                how = options.memory, options.protocol
-                episodes = write(group, made, *how, seed=options.write_seed)
-                for episode, instance in zip(episodes, group, strict=True):
-                    done(self._prepared(instance, episode, made))
+            with bar(sum(len(i.chunks) for i in instances), f"write {made.name}") as shown:
+                for group in groups(instances, self.backends.group):
+                    how = options.memory, options.protocol, 1, options.write_seed
+                    episodes = write(group, made, *how, shown.advance)
+                    for episode, instance in zip(episodes, group, strict=True):
+                        done(self._prepared(instance, episode, made))
 
     def _prepared(self, instance: Instance, episode: Episode, made: Writer) -> Prepared:
         spent = vars(getattr(made, "spent", {}).get(instance.id, Spent()))
@@ -239,16 +251,17 @@ class WrittenMemory(FromMemory):
         return self.remembered(instance, episode, **spent)
 
     def load(self) -> None:
-        """The policy that writes, if it is one."""
-        options = self.options
-        named = options.writer in (*WRITERS.names(), "api", *self.backends.writers)
-        if not options.episodes and not named:
-            self._loaded = self._policy()
+        """The policy that writes, if one does."""
+        super().load()
+        if self._folder:
+            self._loaded = self._policy(self._folder)
 
-    def _policy(self) -> CausalLM:
+    def _policy(self, folder: Path) -> CausalLM:
+        from memalpha_kit.models.folders import load_tokenizer
         from memalpha_kit.models.local import load_lm
 
-        return load_lm(Path(self.options.writer), self.backends.device, dtype=self.backends.dtype)
+        check_prompts(load_tokenizer(folder), self.options.memory, self.options.protocol)
+        return load_lm(folder, self.backends.device, dtype=self.backends.dtype)
 
     def _writer(self) -> Writer:
         options = self.options
@@ -261,7 +274,7 @@ class WrittenMemory(FromMemory):
             return ApiWriter(self.kept(self.writing), options.memory, protocol, self.counter, heat)
         from memalpha_kit.models.local import Sampling
 
-        lm, self._loaded = self._loaded or self._policy(), None
+        lm, self._loaded = self._loaded or self._policy(Path(options.writer)), None
         sampling = Sampling(heat, protocol.max_reply_tokens)
         return KeptWriter(ModelWriter(lm, options.memory, protocol, sampling), self.journal)
 

@@ -18,7 +18,7 @@ from memalpha_kit.errors import InputError
 from memalpha_kit.evaluation.methods import Prepared
 from memalpha_kit.evaluation.runs import Run, made_by
 from memalpha_kit.evaluation.scoring import Item, Judgement, Scored, score_all
-from memalpha_kit.evaluation.writing import Metered, Spent
+from memalpha_kit.evaluation.writing import Metered, Spent, silence
 from memalpha_kit.method.judges import JudgeItem, LongMemEvalJudge, Rubric
 from memalpha_kit.records import Answer, Episode
 
@@ -199,19 +199,10 @@ def silent_writer(run: Run) -> str:
 
 
 def silent(episodes: Sequence[Episode]) -> str:
-    """A warning if a model that writes made no call at all in most chunks, "" otherwise.
-
-    Many small models cannot use tools, and some chat templates drop them without a word.
-    """
+    """`writing.silence` of these episodes."""
     steps = [step for episode in episodes for step in episode.steps]
     without = sum(not step.calls for step in steps)
-    if 2 * without <= len(steps):
-        return ""
-    if any(episode.wire == "qwen" for episode in episodes):
-        hint = "are tools shown to it? --set protocol.wire=text asks for marker text instead"
-    else:
-        hint = "it does not keep their format, or its replies are cut (protocol.max_reply_tokens)"
-    return f"the writer made no call in {without} of {len(steps)} chunks; {hint}"
+    return silence(without, len(steps), episodes[0].wire if episodes else "")
 
 
 # ---- the raw material of tables -----------------------------------------------------------------

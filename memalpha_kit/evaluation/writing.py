@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+from collections import Counter as Counts
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -18,13 +20,32 @@ from typing import Any
 from memalpha_kit.chats import ChatModel, ChatReply, ChatRequest, Done, message
 from memalpha_kit.errors import InputError
 from memalpha_kit.files import Log, read_jsonl
-from memalpha_kit.method.formats import FORMATS
-from memalpha_kit.method.protocol import fit_prompt, render_messages, tool_schemas
+from memalpha_kit.method.calls import read_calls
+from memalpha_kit.method.memory import empty
+from memalpha_kit.method.protocol import Chat, fit_prompt, render_chat
 from memalpha_kit.method.writers import Writer
 from memalpha_kit.progress import bar
 from memalpha_kit.records import Completion, ToolUse, WriteRequest
 from memalpha_kit.settings import MemoryConfig, ProtocolConfig
 from memalpha_kit.tokens import Counter
+
+log = logging.getLogger(__name__)
+
+SILENT_CHUNKS = 20
+
+
+def silence(without: int, chunks: int, wire: str) -> str:
+    """A warning if a model that writes made no call at all in most chunks, "" otherwise.
+
+    Many small models cannot use tools, and a server does not say whether its chat template shows
+    them.
+    """
+    if 2 * without <= chunks:
+        return ""
+    hint = "it does not keep their format, or its replies are cut (protocol.max_reply_tokens)"
+    if wire == "qwen":
+        hint = "are tools shown to it? --set protocol.wire=text asks for marker text instead"
+    return f"the writer made no call in {without} of {chunks} chunks; {hint}"
 
 
 @dataclass(frozen=True)
@@ -202,7 +223,9 @@ class ApiWriter:
 
     With the wire "qwen" it is offered the tools of its endpoint, and its calls come back beside the
     text; with "text" it is asked for marker text, for servers without a tool parser and models
-    whose chat template ignores tools. A request that failed ends the memory of its instance, with
+    whose chat template ignores tools; the prompt "short", of any wire, is for small models that
+    were trained on it. If the first `SILENT_CHUNKS` chunks bring no call at all, that is said at
+    once, for each chunk is paid for. A request that failed ends the memory of its instance, with
     the reason in `failed`: a chunk that was never read must not pass for one with nothing to store.
     `counter` measures prompts against `protocol.max_prompt_tokens`.
     """
@@ -215,11 +238,25 @@ class ApiWriter:
     spent: dict[str, Spent] = field(default_factory=dict)  # by instance
     failed: dict[str, str] = field(default_factory=dict)  # by instance, why
     lost: dict[str, tuple[int, int]] = field(default_factory=dict)  # tokens of what failed
+    seen: Counts[str] = field(default_factory=Counts)  # chunks that were read, calls
 
     @property
     def name(self) -> str:
         """`api:` and the model's name."""
         return f"api:{self.model.name}"
+
+    def check(self) -> None:
+        """Raises InputError where no chunk could be put to the model: settings that fit no chat,
+        or, in this process, a chat template that leaves out the tools."""
+        protocol = self.protocol
+        if protocol.prompt == "paper" and protocol.wire not in ("qwen", "text"):
+            raise InputError(
+                "protocol.wire: expected qwen (the endpoint's tools) or text (marker text) for "
+                f"writer api with protocol.prompt paper, found {protocol.wire}"
+            )
+        asked = self._request(WriteRequest(empty(self.memory), ""))
+        if check := getattr(self.model, "check", None):
+            check(asked)
 
     def write(self, requests: Sequence[WriteRequest]) -> list[Completion]:
         """One completion per request; finish "error" where the instance's request failed.
@@ -231,23 +268,32 @@ class ApiWriter:
         completions = [Completion("", finish="error") for _ in requests]
         for place, reply in zip(live, replies, strict=True):
             completions[place] = self._completion(requests[place], reply)
+        self._tell_silence([one for one in completions if one.finish != "error"])
         return completions
 
-    def _request(self, asked: WriteRequest) -> ChatRequest:
-        def render(shown: int) -> list[dict[str, str]]:
-            config = replace(self.memory, shown=shown)
-            return render_messages(asked.memory, asked.chunk, config, self.protocol)
+    def _tell_silence(self, completions: Sequence[Completion]) -> None:
+        before = self.seen["chunks"]
+        self.seen["chunks"] += len(completions)
+        for completion in completions if before < SILENT_CHUNKS else ():
+            self.seen["calls"] += len(read_calls(completion, self.memory, self.protocol))
+        if before < SILENT_CHUNKS <= self.seen["chunks"] and not self.seen["calls"]:
+            n = self.seen["chunks"]
+            log.warning("%s: %s", self.name, silence(n, n, self.protocol.wire))
 
-        def count(messages: list[dict[str, str]]) -> int:
-            return sum(self.counter.count(said["content"]) for said in messages)
+    def _request(self, asked: WriteRequest) -> ChatRequest:
+        def render(shown: int) -> Chat:
+            config = replace(self.memory, shown=shown)
+            return render_chat(asked.memory, asked.chunk, config, self.protocol)
+
+        def count(chat: Chat) -> int:
+            return sum(self.counter.count(said["content"]) for said in chat[0])
 
         try:
             limit = self.protocol.max_prompt_tokens
-            messages, _ = fit_prompt(render, count, self.memory.shown, limit)
+            (messages, schemas), _ = fit_prompt(render, count, self.memory.shown, limit)
         except InputError as error:
-            raise InputError(f"{asked.instance}: chunk {asked.step}: {error}") from error
-        listed = FORMATS[self.protocol.wire].lists_tools
-        schemas = None if listed else tool_schemas(self.memory)
+            where = f"{asked.instance}: chunk {asked.step}: " if asked.instance else ""
+            raise InputError(f"{where}{error}") from error
         return ChatRequest(
             tuple(message(said["role"], said["content"]) for said in messages),
             max_tokens=self.protocol.max_reply_tokens,

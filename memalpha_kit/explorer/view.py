@@ -18,14 +18,8 @@ from typing import Any
 from memalpha_kit.errors import InputError
 from memalpha_kit.lab import world
 from memalpha_kit.method.blame import Touch, touches
-from memalpha_kit.method.formats import FORMATS
 from memalpha_kit.method.memory import empty
-from memalpha_kit.method.protocol import (
-    fit_prompt,
-    render_compact,
-    render_messages,
-    tool_schemas,
-)
+from memalpha_kit.method.protocol import fit_prompt, render_chat, render_compact
 from memalpha_kit.method.rewards import (
     Judge,
     Scene,
@@ -263,11 +257,9 @@ def _prompt(
         config = replace(episode.memory_config, shown=shown)
         if protocol.prompt == "compact":
             return [("prompt", render_compact(before, chunk, config))]
-        messages = render_messages(before, chunk, config, protocol)
+        messages, tools = render_chat(before, chunk, config, protocol)
         prompt = [(message["role"], message["content"]) for message in messages]
-        if not FORMATS[protocol.wire].lists_tools:
-            prompt.append(("tools", json.dumps(tool_schemas(config), indent=1)))
-        return prompt
+        return prompt + ([("tools", json.dumps(tools, indent=1))] if tools else [])
 
     wanted = episode.memory_config.shown
     if not episode.writer.startswith("api:"):

@@ -18,7 +18,7 @@ from pathlib import Path
 from memalpha_kit.data.instances import save_instances
 from memalpha_kit.method.calls import render_calls
 from memalpha_kit.method.memory import INSERT, empty
-from memalpha_kit.method.protocol import render_messages, tool_schemas
+from memalpha_kit.method.protocol import render_chat
 from memalpha_kit.models.tiny import build_policy, build_tokenizer, save_policy
 from memalpha_kit.records import QA, Instance, ToolCall, make_instance
 from memalpha_kit.settings import (
@@ -85,8 +85,8 @@ def save_model(folder: Path, seed: int) -> Path:
     told = [fact.format(name) for name in NAMES for fact, _, _ in FACTS]
     store = {"memory_type": "semantic_memory"}
     calls = [render_calls([ToolCall(INSERT, store | {"content": text})], "qwen") for text in told]
-    messages = render_messages(empty(MEMORY), "\n".join(told), MEMORY, PROTOCOL)
-    texts = [*(m["content"] for m in messages), json.dumps(tool_schemas(MEMORY))]
+    messages, tools = render_chat(empty(MEMORY), "\n".join(told), MEMORY, PROTOCOL)
+    texts = [*(m["content"] for m in messages), json.dumps(tools)]
     special = ("<|pad|>", "<|im_end|>", "<|im_start|>")
     tokenizer = build_tokenizer(texts * 2, 640, r" ?\w+|\s+|[^\w\s]+", special, calls)
     tokenizer.chat_template = TEMPLATE

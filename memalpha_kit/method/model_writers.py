@@ -8,14 +8,8 @@ from typing import Any, Protocol
 
 from memalpha_kit.errors import InputError
 from memalpha_kit.method.encoding import encode_chat, encode_text
-from memalpha_kit.method.formats import FORMATS
-from memalpha_kit.method.protocol import (
-    fit_prompt,
-    render_compact,
-    render_messages,
-    render_short,
-    tool_schemas,
-)
+from memalpha_kit.method.memory import empty
+from memalpha_kit.method.protocol import fit_prompt, render_chat, render_compact
 from memalpha_kit.records import Completion, WriteRequest
 from memalpha_kit.settings import MemoryConfig, ProtocolConfig
 
@@ -67,22 +61,31 @@ class ModelWriter:
 
     def prompt_ids(self, request: WriteRequest) -> list[int]:
         """The prompt of one request, entries shown halved until it fits."""
-
-        protocol, tokenizer = self.protocol_config, self.lm.tokenizer
-
-        def render(shown: int) -> list[int]:
-            config = replace(self.memory_config, shown=shown)
-            if protocol.prompt == "compact":
-                text = render_compact(request.memory, request.chunk, config)
-                return encode_text(tokenizer, text)
-            if protocol.prompt == "short":
-                messages = render_short(request.memory, request.chunk, config, protocol.wire)
-                return encode_chat(tokenizer, messages)
-            messages = render_messages(request.memory, request.chunk, config, protocol)
-            tools = None if FORMATS[protocol.wire].lists_tools else tool_schemas(config)
-            return encode_chat(tokenizer, messages, tools, protocol.thinking)
-
         try:
-            return fit_prompt(render, len, self.memory_config.shown, protocol.max_prompt_tokens)[0]
+            return prompt_ids(self.lm.tokenizer, request, self.memory_config, self.protocol_config)
         except InputError as error:
             raise InputError(f"{request.instance}: chunk {request.step}: {error}") from error
+
+
+def prompt_ids(
+    tokenizer: Any, request: WriteRequest, memory: MemoryConfig, protocol: ProtocolConfig
+) -> list[int]:
+    """What a model with this tokenizer is asked. Raises InputError if it cannot be asked so."""
+
+    def render(shown: int) -> list[int]:
+        config = replace(memory, shown=shown)
+        if protocol.prompt == "compact":
+            return encode_text(tokenizer, render_compact(request.memory, request.chunk, config))
+        messages, tools = render_chat(request.memory, request.chunk, config, protocol)
+        return encode_chat(tokenizer, messages, tools, protocol.thinking)
+
+    return fit_prompt(render, len, memory.shown, protocol.max_prompt_tokens)[0]
+
+
+def check_prompts(tokenizer: Any, memory: MemoryConfig, protocol: ProtocolConfig) -> None:
+    """Raises InputError where no chunk could be put to a model with this tokenizer.
+
+    Said before its weights are loaded: a chat template that is missing or leaves out the tools, a
+    limit that the instructions alone exceed.
+    """
+    prompt_ids(tokenizer, WriteRequest(empty(memory), ""), memory, protocol)

@@ -59,6 +59,26 @@ def _schema(name: str, tool: Tool, on: Sequence[str]) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
+Chat = tuple[list[dict[str, str]], list[dict[str, Any]] | None]
+"""Messages, and the tools that a chat template or an endpoint is handed beside them."""
+
+
+def render_chat(
+    memory: Memory, chunk: str, memory_config: MemoryConfig, protocol_config: ProtocolConfig
+) -> Chat:
+    """The chat of one chunk, as `protocol.prompt` says; no tools where the text tells of them.
+
+    Raises InputError for the prompt "compact", which is no chat.
+    """
+    if protocol_config.prompt == "compact":
+        raise InputError("protocol.prompt: expected paper or short for a chat, found compact")
+    if protocol_config.prompt == "short":
+        return render_short(memory, chunk, memory_config, protocol_config.wire), None
+    messages = render_messages(memory, chunk, memory_config, protocol_config)
+    listed = FORMATS[protocol_config.wire].lists_tools
+    return messages, None if listed else tool_schemas(memory_config)
+
+
 def render_messages(
     memory: Memory,
     chunk: str,

@@ -14,7 +14,7 @@ busy or broken answers, as long as the server asks to wait. Around it stand our 
 
     client = Client(endpoint_from_env(cache=Path("data/cache")))   # QWEN_URL, QWEN_MODEL_NAME
     client.chat([request("", "Who keeps bees?")])[0].text
-    client.usage, client.usage.cost(client.endpoint)
+    client.usage
 """
 
 from __future__ import annotations

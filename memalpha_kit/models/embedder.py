@@ -2,9 +2,10 @@
 
     load_embedder("models/bge-small-en").embed(["Nora keeps bees."])
 
-Any Hugging Face folder of an encoder or a decoder will do. How the vectors of tokens become one is
-read from `1_Pooling/config.json`, which sentence-embedding folders have; without it, it is their
-mean.
+Any Hugging Face folder of an encoder or a decoder will do. How the vectors of tokens become one,
+and how long a text may be, is read from the files that sentence-transformers leaves in a folder
+(`modules.json`, `sentence_bert_config.json`); without them it is the mean. What was read is said
+and is part of the name. Texts are embedded as they are: prompts for queries are not added.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from memalpha_kit.errors import InputError
 from memalpha_kit.files import fingerprint, load_json
 from memalpha_kit.models.local import load_parts
+from memalpha_kit.progress import tell
 
 if TYPE_CHECKING:
     import torch
 
-POOLING = Path("1_Pooling") / "config.json"
-WAYS = {"mean_tokens": "mean", "cls_token": "first", "lasttoken": "last"}
+WAYS = {"mean_tokens": "mean", "mean": "mean", "cls_token": "first", "cls": "first"}
+WAYS |= {"lasttoken": "last"}
 LONGEST = 8192
 """Tokens of a text at most; what is behind them, or behind the model's window, is cut off."""
 
@@ -35,6 +37,7 @@ class Embedder:
     model: Any
     tokenizer: Any
     pooling: Literal["mean", "first", "last"] = "mean"
+    longest: int = LONGEST
     batch_size: int = 32
 
     def embed(self, texts: Sequence[str]) -> list[list[float]]:
@@ -51,9 +54,7 @@ class Embedder:
         """(B, D)"""
         import torch
 
-        window = getattr(self.model.config, "max_position_embeddings", None) or LONGEST
-        longest = min(self.tokenizer.model_max_length, window, LONGEST)
-        sizes = {"padding": True, "truncation": True, "max_length": longest}
+        sizes = {"padding": True, "truncation": True, "max_length": self.longest}
         rows = self.tokenizer(texts, padding_side="right", return_tensors="pt", **sizes)
         rows = rows.to(self.model.device)
         with torch.inference_mode():
@@ -68,24 +69,48 @@ class Embedder:
 def load_embedder(folder: str | Path, device: str = "cpu", dtype: str = "auto") -> Embedder:
     """The embedding model saved in a local folder, named by it and by a hash of its weights.
 
-    Raises InputError naming what is missing.
+    Raises InputError naming what is missing, or a step that is not known here.
     """
     folder = Path(folder)
-    model, tokenizer = load_parts(folder, "AutoModel", device, dtype)
+    inner, pooling, says = _read(folder)
+    model, tokenizer = load_parts(folder / inner, "AutoModel", device, dtype)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token  # masked, whatever it is
-    weights = fingerprint(folder.glob("*.safetensors"))
-    return Embedder(f"{folder.name} sha256:{weights}", model, tokenizer, _pooling(folder))
+    window = getattr(model.config, "max_position_embeddings", None)
+    limits = says.get("max_seq_length"), window, tokenizer.model_max_length, LONGEST
+    longest = min(limit for limit in limits if isinstance(limit, int) and limit > 0)
+    name = f"{folder.name} sha256:{fingerprint((folder / inner).glob('*.safetensors'))}"
+    tell(f"{folder.name} embeds: {pooling} pooling, texts of at most {longest} tokens")
+    return Embedder(f"{name}, {pooling} pooling", model, tokenizer, pooling, longest)
+
+
+def _read(folder: Path) -> tuple[str, Any, dict[str, Any]]:
+    """Where in the folder the model is, its pooling, and what is said of its texts."""
+    listed, said = folder / "modules.json", folder / "sentence_bert_config.json"
+    pooled = [{"type": "Pooling", "path": "1_Pooling"}] if (folder / "1_Pooling").is_dir() else []
+    modules = load_json(listed) if listed.is_file() else pooled
+    try:
+        paths = {one["type"].rpartition(".")[2]: one["path"] for one in modules}
+        says = load_json(said) if said.is_file() else {}
+        if strange := sorted(set(paths) - {"Transformer", "Pooling", "Normalize"}):
+            expected = "expected Transformer, Pooling and Normalize"
+            raise InputError(f"{listed}: {expected}, found {', '.join(strange)}")
+        if says.get("do_lower_case"):
+            raise InputError(f"{said}: do_lower_case: expected false, found true")
+        pooling = _pooling(folder / paths["Pooling"]) if "Pooling" in paths else "mean"
+        return paths.get("Transformer", ""), pooling, says
+    except (TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"{listed}: expected a list of modules, found: {error!r}") from error
 
 
 def _pooling(folder: Path) -> Any:
     """How the vectors of tokens become one. Raises InputError for a way that is not known here."""
-    if not (folder / POOLING).is_file():
-        return "mean"
-    said = load_json(folder / POOLING)
-    wanted = [name for name, on in said.items() if name.startswith("pooling_mode") and on is True]
-    known = {f"pooling_mode_{name}": way for name, way in WAYS.items()}
-    if len(wanted) != 1 or wanted[0] not in known:
-        found = ", ".join(wanted) or "none"
-        raise InputError(f"{folder / POOLING}: expected one of {', '.join(known)}, found {found}")
-    return known[wanted[0]]
+    said = load_json(folder / "config.json")
+    modes = {name.removeprefix("pooling_mode_") for name, on in said.items() if on is True}
+    named = said.get("pooling_mode")  # a newer spelling
+    wanted = {named} if named else modes - {"include_prompt"}
+    if len(wanted) != 1 or not wanted <= set(WAYS):
+        found = ", ".join(sorted(map(str, wanted))) or "none"
+        file = folder / "config.json"
+        raise InputError(f"{file}: pooling: expected one of {', '.join(WAYS)}, found {found}")
+    return WAYS[wanted.pop()]

@@ -83,6 +83,15 @@ def readable(folder: Path) -> Iterator[None]:
         raise InputError(f"model {folder}: {EXPECTED}, found {reason}") from error
 
 
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model's folder; reads no weight. Raises InputError as `check_folder`."""
+    check_folder(folder)
+    from transformers import AutoTokenizer
+
+    with readable(folder):
+        return AutoTokenizer.from_pretrained(folder, **LOCAL)
+
+
 # ---- end and pad tokens -------------------------------------------------------------------------
 
 
@@ -140,11 +149,7 @@ def check_pad(folder: Path) -> str:
 
     Raises InputError, saying how to mend the folder, if there is no such token. Reads no weight.
     """
-    from transformers import AutoTokenizer
-
-    check_folder(folder)
-    with readable(folder):
-        tokenizer = AutoTokenizer.from_pretrained(folder, **LOCAL)
+    tokenizer = load_tokenizer(folder)
     own = tokenizer.pad_token
     ends(folder, tokenizer)
     chosen = tokenizer.pad_token

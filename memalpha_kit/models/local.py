@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from memalpha_kit.errors import InputError, closest
-from memalpha_kit.models.folders import EXPECTED, LOCAL, check_folder, ends, readable
+from memalpha_kit.models.folders import EXPECTED, LOCAL, ends, load_tokenizer, readable
+from memalpha_kit.progress import tell
 from memalpha_kit.records import Completion
 from memalpha_kit.sections import Count, NonNegative, section
 
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 """Number formats of weights; "auto" is the one they are saved in."""
+
+TOLD_BYTES = 1e9
+"""Weights beyond this size take a while to read, which is said."""
 
 
 @section
@@ -240,11 +244,13 @@ def load_parts(
 ) -> tuple[Any, Any]:
     """Model and tokenizer of a folder; `kind` is a class of transformers. Raises as `load_lm`."""
     placed, number_format = _device(device), _dtype(dtype)
-    check_folder(folder)
+    tokenizer = load_tokenizer(folder)
     import transformers
 
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    if size > TOLD_BYTES:
+        tell(f"loading {folder}: {size / 1e9:.1f} GB of weights")
     with readable(folder):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **LOCAL)
         model, told = getattr(transformers, kind).from_pretrained(
             folder,
             **{"dtype": number_format} | options | LOCAL,

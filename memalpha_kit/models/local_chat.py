@@ -70,6 +70,10 @@ class LocalChat:
                         done(place, reply)
         return [replies[place] for place in range(len(requests))]
 
+    def check(self, asked: ChatRequest) -> None:
+        """Raises InputError if the chat template does not take such a request, or its tools."""
+        self._prompt(asked)
+
     def _prompt(self, asked: ChatRequest) -> list[int]:
         messages = [_as_text(fields) for fields in asked.plain()]
         tools = json.loads(asked.tools) if asked.tools else None

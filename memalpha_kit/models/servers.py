@@ -11,7 +11,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from memalpha_kit.errors import InputError, closest
-from memalpha_kit.sections import Count, Natural, NonNegative, Positive, section
+from memalpha_kit.sections import Count, Natural, Positive, section
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 HOMES = {
@@ -32,8 +32,7 @@ class Endpoint:
     one small file per reply, processes may share one; with a temperature above 0 it repeats the
     stored draw, so ask for another with another `seed` or `version`. `thinking_field` is how the
     server is told to reason or not: "" means by its host, "reasoning" for OpenRouter, "none" for
-    OpenAI, else "chat_template_kwargs" (vLLM, SGLang and llama.cpp with Qwen3). Prices are US
-    dollars per million tokens.
+    OpenAI, else "chat_template_kwargs" (vLLM, SGLang and llama.cpp with Qwen3).
     """
 
     url: str
@@ -45,8 +44,6 @@ class Endpoint:
     give_up: Count = 8  # requests in a row, all retried in vain: the server counts as gone
     cache: Path | None = None
     thinking_field: Literal["", "chat_template_kwargs", "reasoning", "none"] = ""
-    price_in: NonNegative | None = None
-    price_out: NonNegative | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "url", _base_url(self.url))
@@ -141,10 +138,3 @@ class Usage:
         self.prompt_tokens += prompt_tokens or 0
         self.completion_tokens += completion_tokens or 0
         self.uncounted += prompt_tokens is None or completion_tokens is None
-
-    def cost(self, endpoint: Endpoint) -> float | None:
-        """US dollars; None if a price or some reply's tokens are unknown."""
-        if endpoint.price_in is None or endpoint.price_out is None or self.uncounted:
-            return None
-        paid = endpoint.price_in * self.prompt_tokens + endpoint.price_out * self.completion_tokens
-        return paid / 1e6

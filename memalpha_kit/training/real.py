@@ -34,13 +34,13 @@ from memalpha_kit.files import fingerprint, held, load_json, resume_or_refuse, r
 from memalpha_kit.method.content_judge import CallJudge, ContentJudge
 from memalpha_kit.method.episode import Environment, write
 from memalpha_kit.method.model_readers import ModelReader
-from memalpha_kit.method.model_writers import ModelWriter
+from memalpha_kit.method.model_writers import ModelWriter, check_prompts
 from memalpha_kit.method.readers import reader
 from memalpha_kit.method.retrieval import Retrieval
 from memalpha_kit.method.saved import load_episodes
 from memalpha_kit.method.writers import WRITERS
 from memalpha_kit.models.chat import Client
-from memalpha_kit.models.folders import check_pad, quiet
+from memalpha_kit.models.folders import check_pad, load_tokenizer, quiet
 from memalpha_kit.models.get import hub_folder
 from memalpha_kit.models.local import Sampling
 from memalpha_kit.models.local_chat import LocalChat, vllm_chat
@@ -63,9 +63,30 @@ def base_folder(model: ModelConfig) -> Path:
     named = Path(model.name)
     if named.is_dir():
         return named
-    folder = hub_folder(model.name, model.revision)
-    check_pad(folder)  # a folder's was checked before anything else
-    return folder
+    return hub_folder(model.name, model.revision)
+
+
+def check_tokenizer(profile: Profile, folder: Path, say: Callable[[str], object]) -> None:
+    """Raises InputError for a tokenizer that cannot train; no weight is read.
+
+    It has no token to fill up rows, its chat template leaves out the tools, or no prompt fits.
+    """
+    if note := check_pad(folder):
+        say(note)
+    check_prompts(load_tokenizer(folder), profile.memory, profile.protocol)
+
+
+def seen_early(model: ModelConfig) -> bool:
+    """Whether the tokenizer is at hand, and may be read before Unsloth is imported."""
+    return Path(model.name).is_dir() and model.backend != "unsloth"
+
+
+def checked_base(profile: Profile, say: Callable[[str], object]) -> Path:
+    """`base_folder`, its tokenizer checked unless `checked` has done so."""
+    base = base_folder(profile.model)
+    if not seen_early(profile.model):
+        check_tokenizer(profile, base, say)
+    return base
 
 
 def trained_on(path: Path) -> list[Path]:
@@ -102,7 +123,7 @@ def train(
 
     if cards and processes.is_main():
         say(cost(profile, processes.count()))
-    model, base = profile.model, base_folder(profile.model)
+    model, base = profile.model, checked_base(profile, say)
     asked = AskedModel(client.name if client else f"base of {model.name}", client)
     device = str(PartialState().device) if cards else "cpu"
     world = environment(profile, base, asked)
@@ -167,7 +188,7 @@ def warm_start(
     from memalpha_kit.training.grpo import check_lm
     from memalpha_kit.training.warm_start import Phase, encode_steps, train_warm_start
 
-    model, base = profile.model, base_folder(profile.model)
+    model, base = profile.model, checked_base(profile, say)
     lm = backends.load_model(model, base, profile.seed, "cuda" if cuda_cards() else "cpu")
     check_lm(lm)
     writer = ModelWriter(lm, profile.memory, profile.protocol, Sampling(0.0, 1))
@@ -243,7 +264,7 @@ def checked(
     """The profile with the served reader's address filled in, and a client of that reader.
 
     Raises InputError for a missing name, address or card, settings that do not go together, a
-    server that does not answer, and a model folder without a token that can fill up rows.
+    server that does not answer, and a model folder with a tokenizer that cannot train.
     """
     from memalpha_kit.training.backends import check_model
 
@@ -275,8 +296,8 @@ def checked(
         address = client.endpoint
         model = replace(model, reader_url=address.url, reader_model=address.model)
     check_model(model, profile.protocol)
-    if Path(model.name).is_dir() and (note := check_pad(Path(model.name))):
-        say(note)
+    if seen_early(model):
+        check_tokenizer(profile, Path(model.name), say)
     return replace(profile, model=model), client
 
 

@@ -33,6 +33,7 @@ from memalpha_kit.method.rewards import reward_terms
 from memalpha_kit.method.saved import save_episodes, save_rewards
 from memalpha_kit.models.decode import fast
 from memalpha_kit.models.local import CausalLM, Sampling
+from memalpha_kit.progress import bar
 from memalpha_kit.records import Completion, Episode, Instance, Rewards, ToolCall, TrainingRow
 from memalpha_kit.settings import GrpoConfig, ModelConfig
 from memalpha_kit.tokens import counter
@@ -164,7 +165,10 @@ class Validation:
         """
         instances = self.run.validation[: self.run.config.validate_instances]
         mine = instances[processes.place() :: processes.count()]
-        played = self.run.play(lm, mine, temperature=0.0)
+        n_replies = sum(len(instance.chunks) for instance in mine)
+        main = processes.is_main()
+        with bar(n_replies, f"held-out, step {step}", disable=not main) as shown:
+            played = self.run.play(lm, mine, temperature=0.0, progress=shown.advance)
         counter = self.run.environment.memory.counter
         every = summarise(processes.gathered(observe(played.episodes, played.rewards, (), counter)))
         values = {name: every[name] for name in MEASURES}
