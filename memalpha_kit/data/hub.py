@@ -188,7 +188,7 @@ def _arrived(named: HubSet, revision: str, partial: Path) -> dict[str, Path]:
         if wanted:
             snapshot_download(**at, allow_patterns=wanted, local_dir=partial)
     except (errors.HTTPError, errors.EntryNotFoundError, OSError, ValueError) as error:
-        if getattr(error, "errno", None) in FULL:
+        if isinstance(error, OSError) and error.errno in FULL:
             told = f"expected to write, found: {error.strerror}"
             raise DiskError(f"{partial.parent}: {told} (the same command goes on)") from error
         reason = (str(error).splitlines() or [type(error).__name__])[0]
