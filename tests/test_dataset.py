@@ -19,7 +19,7 @@ import pytest
 from memalpha_kit.data import dataset
 from memalpha_kit.data.build import RECIPES
 from memalpha_kit.data.dataset import Dataset, merge, shared_groups, split
-from memalpha_kit.data.instances import COLUMNS, save_instances
+from memalpha_kit.data.instances import save_instances
 from memalpha_kit.errors import DiskError, InputError
 from memalpha_kit.files import sha256
 from memalpha_kit.records import QA, make_instance
@@ -169,15 +169,6 @@ def test_a_ratio_outside_0_and_1_is_refused(rule, ratio):
 
 
 # --- Merges --------------------------------------------------------------------------------------
-
-
-def test_merging_evaluation_parts_leaves_a_training_file_with_all_columns(tmp_path):
-    """The published code writes a file without columns."""
-    parts = [Dataset("x", (), many("a", source="x")), Dataset("y", (), many("b", source="y"))]
-    dataset.save(tmp_path / "m", merge(parts, "m"))
-    table = pq.read_table(tmp_path / "m" / "train.parquet")
-    assert (table.num_rows, table.column_names) == (0, list(COLUMNS))
-    assert named(dataset.read(tmp_path / "m").test) == ["a", "b"]
 
 
 def test_merging_the_merged_again_leaves_metadata_unchanged(tmp_path):

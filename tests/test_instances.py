@@ -143,6 +143,7 @@ def test_answers_that_are_numbers_become_text(answer, read):
         ({"questions_and_answers": "[3]"}, r"answers\[0\]: question: expected text"),
         ({"questions_and_answers": '[{"question": "Q"}]'}, r"answers\[0\]: answer: expected text"),
         ({"questions_and_answers": '[{"question": "Q", "answer": []}]'}, "expected an answer"),
+        ({"questions_and_answers": [PAIR | {"question": " "}]}, "found a blank question"),
         ({"questions_and_answers": "[" * 100_000}, "questions_and_answers: expected a JSON list"),
         ({"chunks": f"[{'1' * 5000}]"}, "row 3: chunks: expected a JSON list"),
         ({"chunks": b"[]"}, "row 3: chunks: expected a list"),

@@ -6,9 +6,10 @@ import json
 from dataclasses import replace
 
 import pytest
+from raw_rows import TALKS, talk_qa
+from raw_rows import write as write_raw
 
 from memalpha_kit.data.sources import build
-from memalpha_kit.errors import InputError
 from memalpha_kit.evaluation.waterfall import waterfall
 from memalpha_kit.method.episode import ask, write
 from memalpha_kit.method.metrics import score
@@ -25,42 +26,13 @@ AT_18 = BuildConfig(
 )
 
 
-def turn(place, speaker, text, **more):
-    return {"dia_id": place, "speaker": speaker, "text": text, **more}
-
-
-TALKS = {
-    "speaker_a": "Ila",
-    "speaker_b": "Gus",
-    "session_10_date_time": "9:00 am on 3 July, 2023",
-    "session_10": [turn("D10:1", "Gus", "I keep bees now.")],
-    "session_1_date_time": "1:56 pm on 8 May, 2023",
-    "session_1": [
-        turn("D1:1", "Ila", "I sold the van."),
-        turn("D1:2", "Gus", "", img_url=["x"], blip_caption="a photo of a hive"),
-        turn("D1:3", "Ila", " "),
-    ],
-    "session_2_date_time": "2:00 pm on 9 May, 2023",
-    "session_2": [],
-}
-
-
-def qa(category, evidence=("D1:1",), answer="the van", **more):
-    asked = {"question": "What?", "answer": answer, "category": category}
-    return {key: v for key, v in asked.items() if v is not None} | {
-        "evidence": list(evidence),
-        **more,
-    }
-
-
-def built(folder, *questions, conversation=TALKS, config=WORDS, **changes):
-    sample = {"sample_id": "c1", "conversation": conversation, "qa": list(questions), **changes}
-    (folder / "locomo10.json").write_text(json.dumps([sample]))
-    return build("locomo", folder, config, seed=0)[0]
+def built(folder, *questions, config=WORDS):
+    sample = {"sample_id": "c1", "conversation": TALKS, "qa": list(questions)}
+    return build("locomo", write_raw(folder, "locomo10.json", [sample]), config, seed=0)[0]
 
 
 def test_a_session_is_a_chunk_with_its_date_and_pictures_by_their_captions(tmp_path):
-    instance = built(tmp_path, qa(4))
+    instance = built(tmp_path, talk_qa(4))
     assert instance.chunks == (
         "[Dialogue at timestamp 1:56 pm on 8 May, 2023]\n<Ila>I sold the van.\n"
         "<Gus>[shows a picture: a photo of a hive]",
@@ -70,7 +42,7 @@ def test_a_session_is_a_chunk_with_its_date_and_pictures_by_their_captions(tmp_p
 
 
 def test_a_session_above_the_limit_becomes_several_chunks_under_its_date(tmp_path):
-    instance = built(tmp_path, qa(4, ["D1:2"]), config=AT_18)
+    instance = built(tmp_path, talk_qa(4, ["D1:2"]), config=AT_18)
     assert len(instance.chunks) == 3
     assert [chunk.count("[Dialogue at timestamp") for chunk in instance.chunks] == [1, 1, 1]
     assert instance.questions[0].chunk == 1
@@ -79,11 +51,11 @@ def test_a_session_above_the_limit_becomes_several_chunks_under_its_date(tmp_pat
 def test_questions_have_their_category_by_name_and_what_is_accepted(tmp_path):
     instance = built(
         tmp_path,
-        qa(1, answer="bees, a van"),
-        qa(2, answer=2022),
-        qa(3, answer="Likely no; she sold it"),
-        qa(4),
-        qa(5, answer=None, adversarial_answer="a boat"),
+        talk_qa(1, answer="bees, a van"),
+        talk_qa(2, answer=2022),
+        talk_qa(3, answer="Likely no; she sold it"),
+        talk_qa(4),
+        talk_qa(5, answer=None, adversarial_answer="a boat"),
     )
     assert instance.metadata["question_types"] == [
         *("multi-hop", "temporal", "open-domain", "single-hop", "adversarial")
@@ -111,28 +83,13 @@ def test_questions_have_their_category_by_name_and_what_is_accepted(tmp_path):
     ],
 )
 def test_the_evidence_is_the_one_chunk_with_the_labelled_turns(tmp_path, evidence, chunk):
-    assert built(tmp_path, qa(4, evidence)).questions[0].chunk == chunk
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"qa": [qa(4, answer=None)]}, r"qa\[0\]: answer: expected a text, found none"),
-        ({"qa": [qa(6)]}, r"qa\[0\]: category"),
-        ({"conversation": {"speaker_a": "Ila"}}, "expected sessions with turns, found none"),
-        ({"conversation": {"session_1": []}}, "session_1: date"),
-        ({"sample_id": " "}, "sample_id"),
-    ],
-)
-def test_a_bad_sample_is_named_with_its_field(tmp_path, changes, message):
-    with pytest.raises(InputError, match=message):
-        built(tmp_path, qa(4), **changes)
+    assert built(tmp_path, talk_qa(4, evidence)).questions[0].chunk == chunk
 
 
 def test_answers_are_scored_without_a_judge_by_f1_and_what_was_never_said_by_saying_so(tmp_path):
     """The metric's cases stand in test_metrics.py."""
     assert metric_of("locomo") == "locomo"
-    never = built(tmp_path, qa(5, answer=None)).questions[0]
+    never = built(tmp_path, talk_qa(5, answer=None)).questions[0]
     assert score("locomo", "That is not mentioned.", never.answers) == 1.0
     assert score("locomo", "a red van", ["the van"]) == pytest.approx(2 / 3)
 
@@ -141,9 +98,9 @@ def test_the_labels_feed_the_waterfall(tmp_path):
     """One answer is right, one was never written, one has no evidence to be lost."""
     instance = built(
         tmp_path,
-        {**qa(4, answer="van"), "question": "What did Ila sell? van"},
-        qa(4, ["D10:1"], answer="keep bees"),
-        qa(5, answer=None),
+        {**talk_qa(4, answer="van"), "question": "What did Ila sell? van"},
+        talk_qa(4, ["D10:1"], answer="keep bees"),
+        talk_qa(5, answer=None),
     )
     first = replace(instance, chunks=instance.chunks[:1])
     (episode,) = write([first], writer("keep_sentences"), MemoryConfig(), ProtocolConfig())

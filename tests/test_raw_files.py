@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import subprocess
 import sys
 import zipfile
 from dataclasses import replace
 
-import py7zr
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import raw_rows
+from raw_rows import BISCUIT, H1, H2, ILA, ILA_ASKED, WORDS, bench_row, sized, without
 
 from memalpha_kit import cli
 from memalpha_kit.data import leaks
@@ -23,12 +22,12 @@ from memalpha_kit.data.dataset import Dataset
 from memalpha_kit.data.raw import _Feed, lines, matches, raw_file, rows
 from memalpha_kit.data.skips import Skips
 from memalpha_kit.data.sources import SOURCES, Source, build, missing_files
+from memalpha_kit.data.sources.pubmed_rct import LABELS
 from memalpha_kit.data.sources.sentences import read_nlu
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, make_instance
 from memalpha_kit.settings import BuildConfig
 from memalpha_kit.tasks import TASKS, Task, metric_of
-from tools.sample_data import make_raw
 
 
 def write(folder, **files):
@@ -75,41 +74,68 @@ def test_the_authors_names_and_layouts_are_found(tmp_path, source, there, read):
     assert missing_files(source, tmp_path) == []
 
 
-def test_the_authors_files_build_as_the_kits_own(tmp_path):
-    """TREC and Banking77 under both pairs of names; LongMemEval without its ending."""
-    for source, names in {
-        "trec_coarse": {"trec_train.label": "train_5500.label", "trec_test.label": "TREC_10.label"},
-        "banking77": {"banking77_train.csv": "train.csv", "banking77_test.csv": "test.csv"},
-        "longmemeval": {"longmemeval_s.json": "longmemeval_s"},
-    }.items():
-        folder = tmp_path / source
-        make_raw(folder, source)
-        config = BuildConfig(instances=2)
-        before = build(source, folder, config, 0)
-        for old, new in names.items():
-            (folder / old).rename(folder / new)
-        assert [i.id for i in build(source, folder, config, 0)] == [i.id for i in before]
+def authors(row):
+    """A row of HotpotQA in the layout of its authors' file."""
+    context, named = row["context"], row["supporting_facts"]
+    pairs = list(zip(context["title"], context["sentences"], strict=True))
+    facts = list(zip(named["title"], named["sent_id"], strict=True))
+    return without(row, "id") | {"_id": row["id"], "context": pairs, "supporting_facts": facts}
 
 
-@pytest.mark.parametrize(
-    ("there", "message"),
-    [
-        (None, "expected a folder with raw files, found no folder"),
-        ([], "found none of them in an empty folder"),
-        (["notes.md", "sub/a.json"], "found none of them in notes.md, sub/"),
-        ([f"{i}.bin" for i in range(12)], "and 4 more"),
-        (["squad1.json", "squad2.json"], "found squad1.json, squad2.json"),
-    ],
+def squad(context, question, answer):
+    """A question of SQuAD as the authors nest it, and as the hub has it in a row."""
+    asked = {"id": question, "question": question}
+    paragraphs = [{"context": context, "qas": [asked | {"answers": [{"text": answer}]}]}]
+    row = {"title": "Ferries", "context": context, "answers": {"text": [answer]}}
+    return {"data": [{"title": "Ferries", "paragraphs": paragraphs}]}, asked | row
+
+
+def zinc(form):
+    """An abstract of five sentences, each with its label in this form."""
+    return [{"text": f"Sentence {n} .", "labels": form(n)} for n in (3, 2, 4, 1, 0)]
+
+
+NESTED, ROW = squad("Mira Holt built it.", "Who built it?", "Mira Holt")
+NUMBERED = {"pubmed_train.jsonl": zinc(int)}
+BENCH = [bench_row("ruler_qa1_197K", "It trades salt.", ["Q?"], [["salt", "2"]])]
+CSV = "text,category\n"
+PERLTQA = (
+    {"perltmem_en.json": [ILA], "perltqa_en.json": [{"Ila Brandt": ILA_ASKED}]},
+    {"perltmem_en_v2.json": {"Ila Brandt": ILA}, "perltqa_en_v2.json": {"Ila Brandt": ILA_ASKED}},
 )
-def test_where_nothing_fits_the_message_lists_what_is_there(tmp_path, there, message):
-    raw = tmp_path / "raw"
-    for name in there or ():
-        write(raw, **{name: "x"})
-    if there == []:
-        raw.mkdir()
-    with pytest.raises(InputError, match=message) as caught:
-        build("squad", raw, BuildConfig(), 0)
-    assert str(raw) in str(caught.value) and "\n" not in str(caught.value)
+TREC = (
+    {"trec_train.label": "A:a b c\n", "trec_test.label": "A:a d\n"},
+    {"train_5500.label": "A:a b c\n", "TREC_10.label": "A:a d\n"},
+)
+BANKING = (
+    {"banking77_train.csv": f"{CSV}a,b\n", "banking77_test.csv": f"{CSV}c,b\n"},
+    {"train.csv": "category,text\nb,a\n", "test.csv": f"{CSV}c,b\n"},
+)
+RETRIEVAL = "Accurate_Retrieval"
+LAYOUTS = [
+    ("squad", {"squad.json": NESTED}, {"train-00000-of-00001.parquet": [ROW]}),
+    ("hotpotqa", {"hotpot.json": [H1, H2]}, {"hotpot_train_v1.1.json": [authors(H1), authors(H2)]}),
+    ("perltqa", *PERLTQA),
+    ("pubmed-rct", NUMBERED, {"pubmed_train.jsonl": zinc(LABELS.__getitem__)}),
+    ("pubmed-rct", NUMBERED, {"pubmed_train.parquet": zinc(lambda number: [number])}),
+    ("ruler_qa1_197K", {f"{RETRIEVAL}.json": BENCH}, {f"{RETRIEVAL}.jsonl": BENCH}),
+    ("ruler_qa1_197K", {f"{RETRIEVAL}.json": BENCH}, {f"data/{RETRIEVAL}-0.parquet": BENCH}),
+    ("longmemeval", {"longmemeval_s.json": [BISCUIT]}, {"longmemeval_s": [BISCUIT]}),
+    ("trec_coarse", *TREC),
+    ("banking77", *BANKING),
+]
+
+
+@pytest.mark.parametrize(("source", "files", "others"), LAYOUTS)
+def test_every_layout_of_the_same_rows_builds_the_same(tmp_path, source, files, others):
+    """The authors' names and layouts, those of the hub, and the kit's own."""
+    small = {"sample_min_tokens": 9, "max_chunks": 1, "max_questions": 1}
+    config = sized(9, **small) if source == "pubmed-rct" else WORDS
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder, content in ((first, files), (second, others)):
+        for name, held in content.items():
+            raw_rows.write(folder, name, held)
+    assert build(source, first, config, seed=0) == build(source, second, config, seed=0) != []
 
 
 def test_shards_are_read_together_and_only_from_one_folder(tmp_path):
@@ -125,75 +151,6 @@ def test_shards_are_read_together_and_only_from_one_folder(tmp_path):
     assert found == ["fullwiki0", "fullwiki1"] and len(matches(tmp_path, pattern)) == 2
     with pytest.raises(InputError, match="expected one raw file"):
         list(rows(tmp_path, "*/train-*.parquet", ("id",), Skips()))
-
-
-# --- Strange files -------------------------------------------------------------------------------
-
-DEEP = "[" * 100_000
-HUGE = "1" * 5000
-
-
-def locked_zip():
-    """An archive whose member is marked as encrypted."""
-    held = io.BytesIO()
-    with zipfile.ZipFile(held, "w") as archive:
-        archive.writestr("squad.json", "{}")
-    content = bytearray(held.getvalue())
-    content[6] |= 1
-    content[content.index(b"PK\x01\x02") + 8] |= 1
-    return bytes(content)
-
-
-def seven_zip(members, password=None):
-    """An archive in 7z's format."""
-    held = io.BytesIO()
-    with py7zr.SevenZipFile(held, "w", password=password) as archive:
-        for name, text in members.items():
-            archive.writestr(text, name)
-    return held.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("source", "name", "content", "message"),
-    [
-        (
-            "squad",
-            "squad.json",
-            f'{{"data": {HUGE}}}',
-            "squad.json:1: expected JSON, found: Exceeds",
-        ),
-        ("squad", "squad.json", DEEP, "nested too deeply"),
-        ("squad", "squad.json", b"\xff\xfe{", "expected text in utf-8-sig, found byte 0xff"),
-        ("squad", "squad.json.zip", locked_zip(), "without a password"),
-        ("squad", "squad.json.gz", b"no gzip", "expected a readable file, found"),
-        ("hotpotqa", "hotpot.json", f"[{HUGE}]", "hotpot.json:1: expected JSON, found: Exceeds"),
-        ("hotpotqa", "hotpot.json", f"[{DEEP}", "nested too deeply"),
-        ("hotpotqa", "hotpot.json", b'[{"a": "\xff"}]', "found byte 0xff"),
-        ("hotpotqa", "hotpot.json", '[{"question": "\\ud800"}]', "question: expected text, found"),
-        ("hotpotqa", "hotpot.json", "", "expected a JSON list of records, found an empty file"),
-        ("hotpotqa", "hotpot.jsonl", f'{{"a": {HUGE}}}\n', "hotpot.jsonl:1: expected JSON"),
-        ("booksum", "booksum_train.jsonl", f"{DEEP}\n", "booksum_train.jsonl:1: expected JSON"),
-        ("booksum", "train-1.parquet", b"PAR1", "expected parquet, found"),
-        ("pubmed-rct", "train.7z", b"7z", "expected a 7z archive without a password: not a 7z"),
-        ("pubmed-rct", "train.7z", seven_zip({"a": "", "b": ""}), "of one file, found a, b"),
-        ("pubmed-rct", "train.7z", seven_zip({"a": "x"}, "key"), "without a password"),
-        ("longmemeval", "longmemeval_s", "not JSON", "expected a JSON list of records, found 'not"),
-    ],
-)
-def test_a_strange_file_is_one_line(tmp_path, source, name, content, message):
-    write(tmp_path, **{name: content})
-    with pytest.raises(InputError, match=message) as caught:
-        build(source, tmp_path, BuildConfig(), 0)
-    assert "\n" not in str(caught.value) and name in str(caught.value)
-    assert len(str(caught.value)) < 400
-
-
-def test_parquet_of_another_type_is_one_line(tmp_path):
-    table = pa.table({name: [1] for name in ("id", "question", "answer", "context")})
-    table = table.append_column("supporting_facts", pa.array([b"\xff"]))
-    pq.write_table(table, tmp_path / "hotpot.parquet")
-    with pytest.raises(InputError, match="row 0: question: expected text, found 1"):
-        build("hotpotqa", tmp_path, BuildConfig(), 0)
 
 
 @pytest.mark.parametrize("block", [1, 3, 7, 1 << 20])
@@ -360,15 +317,6 @@ def test_the_day_of_a_question_is_kept_and_shown_by_default(tmp_path, setting, a
     assert plain.questions[0].question == "What is dog 0?"
 
 
-def test_fewer_records_than_merged_questions_is_said_as_such(tmp_path):
-    write(tmp_path, longmemeval_s__json=[record(0), record(1)])
-    config = BuildConfig(exclude="none", merged_questions=4)
-    with pytest.raises(
-        InputError, match=r"at least 4 usable records \(merged_questions\), found 2"
-    ):
-        build("lme_train", tmp_path, config, 0)
-
-
 # --- One's own text files ------------------------------------------------------------------------
 
 LAKE = "Lake Orvane lies north of Tessin. The ferry was built by Mira Holt."
@@ -462,7 +410,7 @@ def test_packed_files_are_read_as_plain_ones(tmp_path):
 
 
 def test_the_lines_of_a_7z_archive_are_those_of_its_file(tmp_path, monkeypatch):
-    write(tmp_path, **{"train.7z": seven_zip({"data/train.txt": "###1\nAIM\tWhy.\n"})})
+    write(tmp_path, **{"train.7z": raw_rows.seven_zip({"data/train.txt": "###1\nAIM\tWhy.\n"})})
     read = [line for line, _ in lines(tmp_path / "train.7z", Skips())]
     assert read == ["###1", "AIM\tWhy."]
     monkeypatch.setitem(sys.modules, "py7zr", None)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from raw_rows import framed
+from raw_rows import BISCUIT, framed
 
 from memalpha_kit.data.sources import (
     SOURCES,
@@ -36,7 +36,7 @@ def test_labelled_samples_give_the_worked_example(one_line_pools, identity_draws
     train = [Sample(text, label, f"context:{i}") for i, (text, label) in enumerate(raw)]
     test = [Sample("track the van", "2", "questions:1")]
     config = BuildConfig(counter="words", examples=2, example_chunks=2)
-    instance, *_ = labelled.build(Job("icl_nlu", Path(), config), train, test)
+    instance, *_ = labelled.of_samples(Job("icl_nlu", Path(), config), train, test)
     first = "Sentence: where is my parcel\nLabel: 2\n\nSentence: stop the music\nLabel: 1"
     assert instance.chunks == (
         framed("2024-01-01", first, "Examples:"),
@@ -97,7 +97,7 @@ def test_missing_labels_are_added_in_sorted_order_where_there_is_room(n):
     train = [Sample(f"word {i}", f"label{i % 9}", f"f:{i}") for i in range(90)]
     test = [Sample("held out", "label0", "f:0")]
     config = BuildConfig(counter="words", examples=n, instances=2, example_chunk_tokens=12)
-    built = labelled.build(Job("x", Path(), config, seed=3), train, test)
+    built = labelled.of_samples(Job("x", Path(), config, seed=3), train, test)
     assert len(built) == 2
     for instance in built:
         numbers = [number for _, number in pairs(instance)]
@@ -108,7 +108,7 @@ def test_missing_labels_are_added_in_sorted_order_where_there_is_room(n):
 def test_shares_of_the_samples_are_disjoint():
     train = [Sample(f"word {i}", "a", f"f:{i}") for i in range(10)]
     config = BuildConfig(examples=4)
-    built = labelled.build(Job("x", Path(), config), train, [Sample("q", "a", "f:1")])
+    built = labelled.of_samples(Job("x", Path(), config), train, [Sample("q", "a", "f:1")])
     shown = [sentence for instance in built for sentence, _ in pairs(instance)]
     assert len(built) == 2 and len(set(shown)) == 8
 
@@ -138,23 +138,6 @@ def test_banking77_joins_the_lines_of_a_message(tmp_path):
     assert sorted(pairs(instance)) == [("line one line two, too", 1), ("other", 0)]
 
 
-RECORD = {
-    "question_id": "s1",
-    "question": "What is my dog called?",
-    "answer": "Biscuit",
-    "answer_session_ids": ["b"],
-    "haystack_session_ids": ["a", "b", "c"],
-    "haystack_dates": [
-        "2023/05/20 (Sat) 02:21",
-        "2023/05/21 (Sun) 09:00",
-        "2023/05/22 (Mon) 09:00",
-    ],
-    "haystack_sessions": [
-        [{"role": "user", "content": "It rains."}, {"role": "assistant", "content": " "}],
-        [{"role": "user", "content": "My dog is called Biscuit.", "has_answer": True}],
-        [],
-    ],
-}
 AT_20 = BuildConfig(
     counter="words",
     chunk_min_tokens=1,
@@ -172,15 +155,10 @@ def history(folder, record, config=AT_20):
 
 
 def test_longmemeval_shows_dated_dialogues_and_knows_the_evidence(tmp_path):
-    (tmp_path / "longmemeval.json").write_text(json.dumps(RECORD))
-    [instance] = build("longmemeval", tmp_path, AT_20, seed=0)
-    assert (
-        instance.chunks
-        == (
-            "[Dialogue at timestamp 2023/05/20 (Sat) 02:21]\n<User>It rains.\n\n"
-            "[Dialogue at timestamp 2023/05/21 (Sun) 09:00]\n<User>My dog is called Biscuit.",
-        )
-        or len(instance.chunks) == 2
+    instance = history(tmp_path, BISCUIT)
+    assert instance.chunks == (
+        "[Dialogue at timestamp 2023/05/20 (Sat) 09:00]\n<User>It rains.\n\n"
+        "[Dialogue at timestamp 2023/05/21 (Sun) 09:00]\n<User>My dog is called Biscuit.",
     )
     [qa] = instance.questions
     assert (qa.id, qa.question, qa.answers) == ("s1", "What is my dog called?", ("Biscuit",))
@@ -199,36 +177,12 @@ def test_longmemeval_shows_dated_dialogues_and_knows_the_evidence(tmp_path):
 )
 def test_the_evidence_chunk_is_known_or_none(tmp_path, change, chunk):
     config = replace(AT_20, dialogue_close_tokens=1)
-    [qa] = history(tmp_path, RECORD | change, config).questions
+    [qa] = history(tmp_path, BISCUIT | change, config).questions
     assert qa.chunk == chunk
 
 
 def test_a_number_as_answer_becomes_text(tmp_path):
-    assert history(tmp_path, RECORD | {"answer": 3}).questions[0].answers == ("3",)
-
-
-def without(record, name):
-    return {key: value for key, value in record.items() if key != name}
-
-
-@pytest.mark.parametrize(
-    ("record", "message"),
-    [
-        ([], "expected an object with haystack_dates, found \\[\\]"),
-        (without(RECORD, "question"), "question: expected text, found nothing"),
-        (RECORD | {"question": " "}, 'question: expected text, found " "'),
-        (RECORD | {"question_id": ""}, 'question_id: expected text, found ""'),
-        (RECORD | {"answer": None}, "answer: expected text, found null"),
-        (RECORD | {"haystack_dates": ["x"]}, "one per session, found 1 dates for 3 sessions"),
-        (RECORD | {"haystack_dates": [1, 2, 3]}, r"haystack_dates\[0\]: expected text, found 1"),
-        (RECORD | {"haystack_sessions": [[], {}, []]}, r"haystack_sessions\[1\]: expected a list"),
-        (RECORD | {"haystack_sessions": [[{"role": "user"}], [], []]}, r"\[0\]\[0\]: content"),
-        (RECORD | {"haystack_sessions": [[], [], []]}, "chunks: expected at least one"),
-    ],
-)
-def test_a_bad_longmemeval_record_is_named_with_its_field(tmp_path, record, message):
-    with pytest.raises(InputError, match=message):
-        history(tmp_path, record)
+    assert history(tmp_path, BISCUIT | {"answer": 3}).questions[0].answers == ("3",)
 
 
 def test_an_unknown_source_is_refused_with_the_closest_name():

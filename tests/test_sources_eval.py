@@ -9,17 +9,14 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from raw_rows import framed
+from raw_rows import DOOR, WORDS, bench_row, framed, said, sized, write
 
 from memalpha_kit.data.build import build_source
 from memalpha_kit.data.skips import Skips
-from memalpha_kit.data.sources import SOURCES, build, contexts, dialogues
+from memalpha_kit.data.sources import SOURCES, build, contexts
 from memalpha_kit.data.sources import memory_agent_bench as bench
 from memalpha_kit.data.sources.building import Job
-from memalpha_kit.data.sources.memory_agent_bench import Row
 from memalpha_kit.data.sources.sentences import read_nlu
 from memalpha_kit.errors import InputError
 from memalpha_kit.release import data as release
@@ -28,7 +25,6 @@ from memalpha_kit.text import normalise
 from memalpha_kit.tokens import counter
 from tools.sample_data import make_raw
 
-WORDS = BuildConfig(counter="words", rows="any")
 PAIR = re.compile(r"Sentence: (.*)\nLabel: (\d+)")
 ASKED = re.compile(r"Sentence: (.*)\n")
 TREC, NLU = bench.TREC, bench.NLU
@@ -42,30 +38,10 @@ def asked(instance):
     return [ASKED.match(qa.question)[1] for qa in instance.questions]
 
 
-def write_rows(folder, split, rows):
-    """A raw file of a split with these rows, in the columns of the real ones."""
-    table = [
-        {"context": r["context"], "questions": r["questions"], "answers": r["answers"]}
-        | {"metadata": {"source": r["source"], "question_ids": r.get("ids")}}
-        for r in rows
-    ]
-    pq.write_table(pa.Table.from_pylist(table), folder / f"{split}-00000-of-00001.parquet")
-
-
-def raw(source, context, questions=("Why?",), answers=(["x"],), **more):
-    return {
-        "source": source,
-        "context": context,
-        "questions": list(questions),
-        "answers": list(answers),
-        **more,
-    }
-
-
 # --- ttl_train -----------------------------------------------------------------------------------
 
 EXAMPLES = "where is my parcel\nlabel: 2\n\nplay some jazz\nlabel: 0\n\nstop the music\nlabel: 1\n"
-PARCEL = Row(NLU, EXAMPLES, ("track the van",), (("2",),), ("q0",), "row 0")
+PARCEL = bench.read_row(bench_row(NLU, EXAMPLES, ["track the van"], [["2"]]), "row 0")
 TINY = BuildConfig(counter="words", example_chunks=2, example_tokens=8, instances=1)
 
 
@@ -108,11 +84,12 @@ def corpora(tmp_path_factory):
     nlu = (folder / "NLU-Data-Home-Domain-Annotated-All.csv").read_text().splitlines()
     trec_text = trec[0].split(" ", 1)[1]
     nlu_text = nlu[1].split(";")[-1].strip('"')
+    next(folder.glob("Test_Time*")).unlink()
     rows = [
-        raw(TREC, f"{trec_text.upper()}\nlabel: 1\n", ["Who asks ?"], [["1"]]),
-        raw(NLU, "play\nlabel: 0\n", [f"{nlu_text} !"], [["0"]]),
+        bench_row(TREC, f"{trec_text.upper()}\nlabel: 1\n", ["Who asks ?"], [["1"]]),
+        bench_row(NLU, "play\nlabel: 0\n", [f"{nlu_text} !"], [["0"]]),
     ]
-    write_rows(folder, "Test_Time_Learning", rows)
+    write(folder, "Test_Time_Learning.json", rows)
     return folder, {normalise(trec_text), normalise(nlu_text)}
 
 
@@ -194,17 +171,6 @@ def test_ttl_train_needs_the_evaluation_rows_or_an_explicit_none(tmp_path, caplo
     assert "nothing is excluded" in caplog.text
 
 
-def test_a_missing_corpus_stops_the_build_or_is_listed(tmp_path):
-    """It is never just a smaller data set."""
-    (tmp_path / "NLU.csv").write_text("text,category\nplay it,p\nstop it,p\n")
-    config = replace(WORDS, exclude="none", instances=1)
-    with pytest.raises(InputError, match="expected one raw file trec_train.label .*, found none"):
-        build("ttl_train", tmp_path, config, seed=0)
-    skips = Skips("skip")
-    [instance] = build("ttl_train", tmp_path, config, 0, skips)
-    assert instance.source == NLU and "trec_train.label" in skips.skipped[0]
-
-
 PUBLISHED = (
     "userid;answerid;scenario;intent;status;answer_annotation;answer_normalised;answer\n"
     '1;1;alarm;set;;"wake me";wake me;"Wake me; at five"\n'
@@ -223,26 +189,11 @@ def test_both_layouts_of_the_intent_corpus_are_read(tmp_path):
     assert (sample.text, sample.label) == ("play Beyoncé", "music")
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("scenario;intent;text\na;b;c\n", "NLU.csv:1: expected a column 'answer', found scenario"),
-        ("text,label\na,b\n", "NLU.csv:1: expected a column 'category'"),
-        ("text,category\na,\n", "NLU.csv:2: category: expected text, found a blank or missing c"),
-        ("text,category\n", "NLU.csv:2: expected at least one sentence"),
-    ],
-)
-def test_a_bad_intent_corpus_is_named_with_its_line(tmp_path, content, message):
-    (tmp_path / "NLU.csv").write_text(content)
-    with pytest.raises(InputError, match=message):
-        read_nlu(tmp_path / "NLU.csv", Skips())
-
-
 def test_compat_release_leaks_with_a_warning(corpora, tmp_path, caplog):
     questions = [f"ask {i}" for i in range(7)]
     context = "".join(f"say {i}\nlabel: {i % 3}\n\n" for i in range(40))
-    rows = [raw(name, context, questions, [["1"]] * 7) for name in (TREC, NLU)]
-    write_rows(tmp_path, "Test_Time_Learning", rows)
+    rows = [bench_row(name, context, questions, [["1"]] * 7) for name in (TREC, NLU)]
+    write(tmp_path, "Test_Time_Learning.json", rows)
     config = replace(WORDS, compat="release")
     with caplog.at_level(logging.WARNING):
         instances = build("ttl_train", tmp_path, config, seed=0)
@@ -268,7 +219,7 @@ def test_the_real_trec_gives_200_instances(real_data):
 
 
 def dialogue(name, answer=False):
-    return [{"role": "user", "content": f"I talk about {name}.", "has_answer": answer}]
+    return [said(f"I talk about {name}.", has_answer=answer)]
 
 
 def record(i, fillers=("one", "two")):
@@ -290,7 +241,7 @@ def long_row(ids, questions, sessions):
     """An evaluation row, whose context is a list as Python prints it."""
     history = [x for s in sessions for x in ("2023/05/01 (Mon) 08:00", dialogue(s))]
     answers = [["x"]] * len(questions)
-    return raw("longmemeval_s*", str(history), questions, answers, ids=ids)
+    return bench_row("longmemeval_s*", str(history), questions, answers, question_ids=ids)
 
 
 @pytest.fixture
@@ -299,7 +250,7 @@ def lme_raw(tmp_path):
     records = [record(i) for i in range(7)]
     (tmp_path / "longmemeval_s.json").write_text(json.dumps(records))
     row = long_row(["r0", "e1"], ["Other?", "what is secret number 1"], ["two", "secret 2"])
-    write_rows(tmp_path, "Accurate_Retrieval", [row])
+    write(tmp_path, "Accurate_Retrieval.json", [row])
     return tmp_path
 
 
@@ -358,29 +309,11 @@ def test_a_history_is_cut_to_about_the_wanted_chunks(tmp_path):
 
 
 def test_lme_train_needs_the_evaluation_rows_or_an_explicit_none(lme_raw, caplog):
-    (lme_raw / "Accurate_Retrieval-00000-of-00001.parquet").unlink()
+    (lme_raw / "Accurate_Retrieval.json").unlink()
     with pytest.raises(InputError, match=r"expected Accurate_Retrieval\*, the evaluation rows"):
         build("lme_train", lme_raw, TWO, seed=0)
     built = build("lme_train", lme_raw, replace(TWO, exclude="none"), seed=0)
     assert len(built) == 3 and "nothing is excluded" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"haystack_dates": ["a", None, "c"]}, r"record 1: haystack_dates\[1\]: expected text"),
-        ({"answer": None}, "record 1: answer: expected text"),
-    ],
-)
-def test_a_bad_record_stops_the_build_or_is_listed(tmp_path, change, message):
-    records = [record(0), record(1) | change, record(2)]
-    (tmp_path / "longmemeval.json").write_text(json.dumps(records))
-    config = replace(TWO, exclude="none")
-    with pytest.raises(InputError, match=message):
-        build("lme_train", tmp_path, config, seed=0)
-    skips = Skips("skip")
-    assert len(build("lme_train", tmp_path, config, 0, skips)) == 1
-    assert re.search(message, skips.skipped[0])
 
 
 def test_the_real_record_can_be_trained_on(real_data):
@@ -397,31 +330,22 @@ QUILL = (
     "Document 1:\nQuill Bay\nQuill Bay is a port. It trades salt.\n\n"
     "Document 2:\nOrr\nOrr is a hill."
 )
-BISCUIT = [
-    "2024/02/01 09:00",
-    [
-        {"role": "user", "content": "I adopted a dog named Biscuit."},
-        {"role": "assistant", "content": "Congratulations!"},
-    ],
-    "2024/02/03 10:00",
-    [{"role": "user", "content": "Biscuit ate my shoe."}],
+TALK = [
+    *("2024/02/01 09:00", [said("I adopted a dog named Biscuit."), said("Fine!", "assistant")]),
+    *("2024/02/03 10:00", [said("Biscuit ate my shoe.")]),
 ]
-DOOR = (
-    "Nell finds a key. The key opens a blue door. Behind it sits a clock. The clock runs "
-    "backwards. Nell winds it. Morning returns."
-)
 
 
 def one(tmp_path, split, row, config=WORDS):
-    write_rows(tmp_path, split, [row])
-    [instance] = build(row["source"], tmp_path, config, seed=0)
+    write(tmp_path, f"{split}.json", [row])
+    [instance] = build(row["metadata"]["source"], tmp_path, config, seed=0)
     return instance
 
 
 def test_documents_keep_their_borders(tmp_path, one_line_pools):
     """The release turns the blank line before a document into a space."""
     question = "What does Quill Bay trade?"
-    row = raw("ruler_qa1_197K", QUILL, [question], [["salt", "Salt"]])
+    row = bench_row("ruler_qa1_197K", QUILL, [question], [["salt", "Salt"]])
     instance = one(tmp_path, "Accurate_Retrieval", row)
     assert instance.chunks == (framed("2024-01-01", QUILL, "Notes:"),)
     [qa] = instance.questions
@@ -431,20 +355,22 @@ def test_documents_keep_their_borders(tmp_path, one_line_pools):
 def test_text_without_sentences_stays_within_the_limit(tmp_path):
     """The release's packer makes one chunk of it."""
     words = " ".join(f"w{i}" for i in range(500))
-    config = replace(WORDS, chunk_max_tokens=50, chunk_min_tokens=1, dialogue_reserve_tokens=8)
-    instance = one(tmp_path, "Accurate_Retrieval", raw("ruler_qa2_421K", words), config)
+    config = sized(1, 50)
+    instance = one(tmp_path, "Accurate_Retrieval", bench_row("ruler_qa2_421K", words), config)
     contents = [chunk.split("\n")[2] for chunk in instance.chunks]
     assert max(len(content.split()) for content in contents) <= 50
     assert " ".join(contents) == words
 
 
-@pytest.mark.parametrize("context", [str(BISCUIT), json.dumps(BISCUIT)])
+@pytest.mark.parametrize("context", [str(TALK), json.dumps(TALK)])
 def test_dialogues_are_read_from_the_text_of_a_list(tmp_path, context):
-    row = raw("longmemeval_s*", context, ["What is my dog called?"], [["Biscuit"]], ids=["e47"])
+    row = bench_row(
+        "longmemeval_s*", context, ["What is my dog called?"], [["Biscuit"]], question_ids=["e47"]
+    )
     instance = one(tmp_path, "Accurate_Retrieval", row)
     assert instance.chunks == (
         "[Dialogue at timestamp 2024/02/01 09:00]\n<User>I adopted a dog named Biscuit.\n"
-        "<Assistant>Congratulations!\n\n"
+        "<Assistant>Fine!\n\n"
         "[Dialogue at timestamp 2024/02/03 10:00]\n<User>Biscuit ate my shoe.",
     )
     assert instance.questions[0].id == "e47"
@@ -466,26 +392,12 @@ def test_a_list_above_the_size_limit_is_not_parsed(monkeypatch):
         contexts.parse_list("[1, 2]", "here")
 
 
-@pytest.mark.parametrize(
-    ("items", "message"),
-    [
-        (BISCUIT[:3], "expected pairs of date and turns, found 3"),
-        ([BISCUIT[1], BISCUIT[0]], r"context: haystack_dates\[0\]: expected text"),
-        (["2024", "text"], r"haystack_sessions\[0\]: expected a list"),
-        (["2024", [{"role": "user"}]], r"haystack_sessions\[0\]\[0\]: content: expected text"),
-    ],
-)
-def test_dates_and_turns_must_alternate(items, message):
-    with pytest.raises(InputError, match=f"row 0: .*{message}|{message}"):
-        dialogues.read_dialogues(items, "row 0")
-
-
 PARCELS = "where is my parcel ?\nlabel: 2\n\nplay some jazz .\nlabel: 0\n\n"
 BANKING = "icl_banking77_5900shot_balance"
 
 
 def test_examples_are_framed_and_questions_stay_plain(tmp_path, one_line_pools):
-    row = raw(BANKING, PARCELS, ["track my order"], [["2"]])
+    row = bench_row(BANKING, PARCELS, ["track my order"], [["2"]])
     instance = one(tmp_path, "Test_Time_Learning", row)
     content = "Sentence: where is my parcel ?\nLabel: 2\n\nSentence: play some jazz .\nLabel: 0"
     assert instance.chunks == (framed("2024-01-01", content, "Examples:"),)
@@ -498,7 +410,7 @@ def test_no_example_is_lost_at_the_border_of_chunks(tmp_path):
     """The release loses one example per border, and packs clinic150 into 3,440 tokens."""
     context = "".join(f"say word {i} now\nlabel: {i % 9}\n\n" for i in range(100))
     config = replace(WORDS, example_chunk_tokens=30)
-    instance = one(tmp_path, "Test_Time_Learning", raw(BANKING, context), config)
+    instance = one(tmp_path, "Test_Time_Learning", bench_row(BANKING, context), config)
     assert shown(instance) == [(f"say word {i} now", str(i % 9)) for i in range(100)]
     assert len(instance.chunks) > 10
     assert all(len(PAIR.findall(chunk)) <= 30 // 7 for chunk in instance.chunks)
@@ -514,12 +426,19 @@ def entry(summary, *keywords):
 
 
 BOOKS = bench.BOOKS
-AT_11 = replace(WORDS, chunk_max_tokens=11, chunk_min_tokens=1, dialogue_reserve_tokens=1)
+
+
+def book(*answers):
+    """A row with these summaries of the book of the blue door."""
+    return bench_row(BOOKS, DOOR["text"], ["?"], [list(answers)])
+
+
+AT_11 = sized(1, 11)
 
 
 def test_a_book_is_asked_for_a_summary_of_its_days(tmp_path, one_line_pools):
     summary_mapping(tmp_path, [entry("Nell opens a blue door.", "Nell", "blue door")])
-    row = raw(BOOKS, DOOR, ["What happens?"], [["Nell opens a blue door."]])
+    row = book("Nell opens a blue door.")
     instance = one(tmp_path, "Long_Range_Understanding", row, AT_11)
     assert len(instance.chunks) == 3
     assert instance.chunks[0] == (
@@ -537,11 +456,8 @@ def test_keywords_are_found_by_their_summary_never_by_the_row_number(tmp_path):
     """The mapping's summary may be the printed form of an array."""
     printed = "array(['A fox swims.', 'It rains.'], dtype=object)"
     summary_mapping(tmp_path, [entry("A bear sleeps.", "bear"), entry(printed, "fox", " ", "rain")])
-    rows = [
-        raw(BOOKS, DOOR, ["?"], [["A fox swims.", "It rains."]]),
-        raw(BOOKS, DOOR, ["?"], [["A bear sleeps."]]),
-    ]
-    write_rows(tmp_path, "Long_Range_Understanding", rows)
+    rows = [book("A fox swims.", "It rains."), book("A bear sleeps.")]
+    write(tmp_path, "Long_Range_Understanding.json", rows)
     fox, bear = build(BOOKS, tmp_path, AT_11, seed=0)
     assert fox.questions[0].answers == ("fox", "rain") and bear.questions[0].answers == ("bear",)
     assert fox.metadata["groups"] != bear.metadata["groups"]
@@ -550,9 +466,11 @@ def test_keywords_are_found_by_their_summary_never_by_the_row_number(tmp_path):
 def test_a_summary_without_keywords_is_a_bad_row_never_an_empty_answer(tmp_path):
     """An empty list divides by zero in the release's evaluation."""
     summary_mapping(tmp_path, [entry("It rains."), entry("A bear sleeps.", "bear")])
-    rows = [raw(BOOKS, DOOR, ["?"], [[text]]) for text in ("It rains.", "A bear sleeps.")]
-    write_rows(tmp_path, "Long_Range_Understanding", rows)
-    with pytest.raises(InputError, match="row 0: answers: expected keywords from"):
+    rows = [
+        bench_row(BOOKS, DOOR["text"], ["?"], [[text]]) for text in ("It rains.", "A bear sleeps.")
+    ]
+    write(tmp_path, "Long_Range_Understanding.json", rows)
+    with pytest.raises(InputError, match="record 0: answers: expected keywords from"):
         build(BOOKS, tmp_path, AT_11, seed=0)
     skips = Skips("skip")
     [instance] = build(BOOKS, tmp_path, AT_11, 0, skips)
@@ -560,7 +478,7 @@ def test_a_summary_without_keywords_is_a_bad_row_never_an_empty_answer(tmp_path)
 
 
 def test_a_stage_gives_keywords_where_no_file_does(tmp_path):
-    row = raw(BOOKS, DOOR, ["?"], [["Nell Orr finds the Blue Door in Tessin."]])
+    row = book("Nell Orr finds the Blue Door in Tessin.")
     instance = one(tmp_path, "Long_Range_Understanding", row, replace(AT_11, stage="rules"))
     assert instance.questions[0].answers and all(instance.questions[0].answers)
 
@@ -569,8 +487,8 @@ FACTS = "Here is a list of facts:\n0. Ann was born in 1912. 1. Bo lives in 7. St
 
 
 def test_facts_stand_whole_and_in_order_on_lines_of_their_own(tmp_path, one_line_pools):
-    row = raw("factconsolidation_sh_6k", FACTS, ["Where?"], [["away"]])
-    config = replace(WORDS, chunk_max_tokens=12, chunk_min_tokens=1, dialogue_reserve_tokens=1)
+    row = bench_row("factconsolidation_sh_6k", FACTS, ["Where?"], [["away"]])
+    config = sized(1, 12)
     instance = one(tmp_path, "Conflict_Resolution", row, config)
     assert instance.chunks == (
         framed("2024-01-01", "Here is a list of facts:\n0. Ann was born in 1912.", "Notes:"),
@@ -583,27 +501,17 @@ REFUSED = ("eventqa_full", "recsys_redial_full", "ruler_niah_x", "detective_qa",
 
 def test_sources_outside_the_list_are_left_out(tmp_path):
     """The release excludes by name, so that later revisions let new sources in."""
-    rows = [raw(name, "text") for name in REFUSED] + [raw("ruler_qa1_197K", "text")]
-    write_rows(tmp_path, "Accurate_Retrieval", rows)
+    rows = [bench_row(name, "text") for name in REFUSED] + [bench_row("ruler_qa1_197K", "text")]
+    write(tmp_path, "Accurate_Retrieval.json", rows)
     assert len(build("ruler_qa1_197K", tmp_path, WORDS, seed=0)) == 1
     assert not set(REFUSED) & set(SOURCES)
     with pytest.raises(InputError, match="expected rows of ruler_qa2_421K, found detective_qa"):
         build("ruler_qa2_421K", tmp_path, WORDS, seed=0)
 
 
-@pytest.mark.parametrize(("ending", "form"), [("json", "[{}]"), ("jsonl", "{}\n")])
-def test_rows_of_json_and_json_lines_are_those_of_parquet(tmp_path, ending, form):
-    row = raw("ruler_qa1_197K", QUILL, ["Q?"], [["salt", "2"]])
-    (tmp_path / "other").mkdir()
-    text = form.format(json.dumps(row | {"metadata": {"source": row["source"]}}))
-    (tmp_path / "other" / f"Accurate_Retrieval.{ending}").write_text(text)
-    [same] = build(row["source"], tmp_path / "other", WORDS, seed=0)
-    assert one(tmp_path, "Accurate_Retrieval", row) == same
-
-
 def test_another_number_of_rows_than_published_is_refused(tmp_path):
-    rows = [raw("ruler_qa1_197K", text) for text in ("one", "two")]
-    write_rows(tmp_path, "Accurate_Retrieval", rows)
+    rows = [bench_row("ruler_qa1_197K", text) for text in ("one", "two")]
+    write(tmp_path, "Accurate_Retrieval.json", rows)
     with pytest.raises(InputError, match="ruler_qa1_197K: expected 1 rows as published, found 2"):
         build("ruler_qa1_197K", tmp_path, replace(WORDS, rows="published"), seed=0)
     assert len(build("ruler_qa1_197K", tmp_path, WORDS, seed=0)) == 2
@@ -611,8 +519,8 @@ def test_another_number_of_rows_than_published_is_refused(tmp_path):
 
 def test_another_number_of_questions_is_logged(tmp_path, caplog):
     config = replace(WORDS, rows="published")
-    one(tmp_path, "Accurate_Retrieval", raw("ruler_qa1_197K", "text"), config)
-    assert "row 0: expected 100 questions, found 1" in caplog.text
+    one(tmp_path, "Accurate_Retrieval", bench_row("ruler_qa1_197K", "text"), config)
+    assert "record 0: expected 100 questions, found 1" in caplog.text
 
 
 def test_the_published_counts_are_those_of_the_paper():
@@ -627,28 +535,6 @@ def test_the_published_counts_are_those_of_the_paper():
     }
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"context": " "}, 'record 0: context: expected text, found " "'),
-        ({"questions": []}, r"record 0: questions: expected texts, found \[\]"),
-        ({"questions": ["a", None]}, "record 0: questions: expected texts"),
-        ({"answers": []}, r"record 0: answers: expected texts, found \[\]"),
-        ({"answers": [[" "]]}, "record 0: answers: expected texts"),
-        ({"questions": ["a", "b"]}, "answers: expected one list per question, found 1 for 2"),
-        ({"metadata": {}}, "record 0: metadata: source: expected text, found nothing"),
-        ({"metadata": None}, "record 0: metadata: expected an object, found null"),
-    ],
-)
-def test_a_bad_row_is_named_with_its_field(tmp_path, change, message):
-    row = {"context": "text", "questions": ["a"], "answers": [["x"]]}
-    row |= {"metadata": {"source": "ruler_qa1_197K"}} | change
-    (tmp_path / "Accurate_Retrieval.json").write_text(json.dumps([row]))
-    with pytest.raises(InputError, match=message) as caught:
-        build("ruler_qa1_197K", tmp_path, WORDS, seed=0)
-    assert "\n" not in str(caught.value)
-
-
 # --- Types of LongMemEval's questions, for its judge ----------------------------------------------
 
 
@@ -658,17 +544,12 @@ def test_longmemeval_questions_keep_their_type_and_their_id(tmp_path):
         made = tmp_path / name.strip("*")
         make_raw(made, name, seed=0)
         config = replace(WORDS, exclude="none", merged_questions=n, max_questions=3)
-        instances = build(name, made, config, seed=0)
-        for instance in instances:
+        for instance in build(name, made, config, seed=0):
             types = instance.metadata["question_types"]
             assert types == ["single-session-user"] * len(instance.questions)
     types = ["multi-session", "knowledge-update", "temporal-reasoning"]
-    row = raw("longmemeval_s*", str(BISCUIT), ["A?", "B?", "C?"], [["1"], ["2"], ["3"]])
-    rows = [row | {"metadata": {"source": row["source"], "question_types": types}}]
-    read = bench.read_row(rows[0], "here")
-    assert read.types == tuple(types)
-    drawn = bench.make_dialogues(
-        Job(row["source"], Path(), replace(WORDS, max_questions=2), 1), read, 0
-    )
-    kept = [types["ABC".index(qa.question[0])] for qa in drawn.questions]
+    answers = [["1"], ["2"], ["3"]]
+    row = bench_row("longmemeval_s*", str(TALK), "ABC", answers, question_types=types)
+    drawn = one(tmp_path, "Accurate_Retrieval", row, replace(WORDS, max_questions=2))
+    kept = [types["ABC".index(qa.question)] for qa in drawn.questions]
     assert drawn.metadata["question_types"] == kept and len(kept) == 2

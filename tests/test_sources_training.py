@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import subprocess
@@ -11,10 +10,8 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from raw_rows import framed, write
+from raw_rows import DOOR, H1, H2, ILA, ILA_ASKED, SAMPLE, TREES, WORDS, framed, sized, write
 
 from memalpha_kit.chats import ChatReply
 from memalpha_kit.data import stages
@@ -26,13 +23,6 @@ from memalpha_kit.tokens import counter
 from tools.sample_data import make_raw
 
 pytestmark = pytest.mark.usefixtures("one_line_pools")
-WORDS = BuildConfig(counter="words", dialogue_reserve_tokens=1)
-
-
-def sized(low, high=None, **more):
-    """Settings with chunk targets from `low` to `high` words."""
-    high = high or low
-    return replace(WORDS, chunk_min_tokens=low, chunk_max_tokens=high, **more)
 
 
 class Answers:
@@ -191,59 +181,16 @@ def test_squad_evidence_is_recorded_and_not_searched(tmp_path):
     ]
 
 
-def test_squad_reads_the_hubs_parquet_as_the_authors_json(tmp_path):
-    rows = [
-        {
-            "id": f"Orvane-{context}-{j}",
-            "title": "Orvane",
-            "context": CONTEXTS[context],
-            "question": question,
-            "answers": {"text": golds, "answer_start": [0] * len(golds)},
-        }
-        for j, (context, question, golds) in enumerate(ASKED)
-    ]
-    (tmp_path / "hub" / "plain").mkdir(parents=True)
-    for i, part in enumerate((rows[:2], rows[2:])):
-        pq.write_table(pa.Table.from_pylist(part), tmp_path / f"hub/train-0000{i}-of-00002.parquet")
-    (tmp_path / "json").mkdir()
-    raw = squad_raw(tmp_path / "json", article("Orvane", CONTEXTS, ASKED))
-    assert build("squad", tmp_path / "hub", sized(22), 0) == build("squad", raw, sized(22), 0)
-
-
 # --- hotpotqa (7.2) ------------------------------------------------------------------------------
 
-H1 = {
-    "id": "h1",
-    "question": "Which river runs by the town founded by Ada Venn?",
-    "answer": "Lisk River",
-    "context": {
-        "title": ["Red Fox", "Ada Venn", "Port Marrow"],
-        "sentences": [
-            ["Red foxes eat berries."],
-            ["Ada Venn founded Port Marrow.", " She was a surveyor."],
-            ["Port Marrow stands on the Lisk River."],
-        ],
-    },
-    "supporting_facts": {"title": ["Ada Venn", "Port Marrow"], "sent_id": [0, 0]},
-}
-H2 = {
-    "id": "h2",
-    "question": "In which year did Ada Venn's brother die?",
-    "answer": "1893",
-    "context": {
-        "title": ["Tom Venn"],
-        "sentences": [["Tom Venn was the brother of Ada Venn.", " He died in 1893."]],
-    },
-    "supporting_facts": {"title": ["Tom Venn", "Tom Venn"], "sent_id": [0, 1]},
-}
 THREE_ARTICLES = 33  # tokens; the four articles have 11 on average
 ADA = "Title: Ada Venn\nAda Venn founded Port Marrow. She was a surveyor."
 PORT = "Title: Port Marrow\nPort Marrow stands on the Lisk River."
 TOM = "Title: Tom Venn\nTom Venn was the brother of Ada Venn. He died in 1893."
 
 
-def hotpot(folder, *rows, name="hotpotqa_train.json"):
-    return write(folder, name, list(rows))
+def hotpot(folder, *rows):
+    return write(folder, "hotpotqa_train.json", rows)
 
 
 def evidence(instance):
@@ -335,40 +282,13 @@ def test_a_hotpotqa_component_that_is_too_large_has_batches_of_its_own(tmp_path)
     assert [[qa.id for qa in i.questions] for i in built] == [["1", "3"], ["2"], ["4"]]
 
 
-def test_hotpotqa_reads_the_authors_layout_too(tmp_path):
-    def authors(row):
-        context, named = row["context"], row["supporting_facts"]
-        return {
-            "_id": row["id"],
-            "question": row["question"],
-            "answer": row["answer"],
-            "context": list(zip(context["title"], context["sentences"], strict=True)),
-            "supporting_facts": list(zip(named["title"], named["sent_id"], strict=True)),
-        }
-
-    for name in ("hub", "authors"):
-        (tmp_path / name).mkdir()
-    hub = hotpot(tmp_path / "hub", H1, H2)
-    old = hotpot(tmp_path / "authors", *map(authors, (H1, H2)), name="hotpot_train_v1.1.json")
-    assert build("hotpotqa", hub, sized(25), 0) == build("hotpotqa", old, sized(25), 0)
-
-
 # --- booksum (7.3) -------------------------------------------------------------------------------
 
-DOOR = {
-    "book_title": "The Blue Door",
-    "chapter_id": "c1",
-    "text": (
-        "Nell finds a key. The key opens a blue door. Behind it sits a clock. "
-        "The clock runs backwards. Nell winds it. Morning returns."
-    ),
-    "summary": [{"text": "Nell opens a blue door and winds a backwards clock."}],
-}
 AT_11 = sized(11, chapter_min_chunks=2)
 
 
 def books(folder, *rows, name="booksum_train.jsonl"):
-    return write(folder, name, "".join(json.dumps(row) + "\n" for row in rows))
+    return write(folder, name, rows)
 
 
 def test_booksum_gives_the_worked_example(tmp_path, monkeypatch, identity_draws):
@@ -470,10 +390,9 @@ ZINC = (
 AT_15 = sized(15, sample_min_tokens=15, max_chunks=2, max_questions=1)
 
 
-def pubmed(folder, rows, name="pubmed_train.parquet"):
-    texts, labels = zip(*rows, strict=True)
-    pq.write_table(pa.table({"text": texts, "labels": labels}), folder / name)
-    return folder
+def pubmed(folder, rows):
+    rows = [{"text": text, "labels": label} for text, label in rows]
+    return write(folder, "pubmed_train.parquet", rows)
 
 
 def test_pubmed_gives_the_worked_example(tmp_path, identity_draws):
@@ -558,24 +477,6 @@ def test_pubmed_in_release_mode_draws_sentences_and_cuts_long_ones(tmp_path):
     assert skips.dropped["sentences longer than a chunk"] == 1
 
 
-@pytest.mark.parametrize("label", [5, -1])
-def test_pubmed_refuses_a_label_outside_its_five(tmp_path, label):
-    raw = pubmed(tmp_path, [*ZINC, ("Odd.", label)])
-    with pytest.raises(InputError, match=rf"row 5: labels: expected one of 0 BACK.*found {label}"):
-        build("pubmed-rct", raw, AT_15, seed=0)
-    skips = Skips("skip")
-    assert len(build("pubmed-rct", raw, AT_15, 0, skips)) == 1
-    assert len(skips.skipped) == 1
-
-
-def test_pubmed_labels_may_be_names_and_lists_of_one(tmp_path, identity_draws):
-    """The sibling data set has names, which would break the contract of numbers."""
-    right = build("pubmed-rct", pubmed(tmp_path, ZINC), AT_15, seed=0)
-    for change in (lambda n: pubmed_rct.LABELS[n], lambda n: [n]):
-        raw = pubmed(tmp_path, [(text, change(label)) for text, label in ZINC])
-        assert build("pubmed-rct", raw, AT_15, seed=0) == right
-
-
 def test_pubmed_reads_the_authors_file_with_its_abstracts(tmp_path):
     lines = "###7\n" + "".join(f"{pubmed_rct.LABELS[n]}\t{text}\n" for text, n in ZINC[:3])
     lines += "\n###8\n" + "".join(f"{pubmed_rct.LABELS[n]}\t{text}\n" for text, n in ZINC[3:])
@@ -586,55 +487,6 @@ def test_pubmed_reads_the_authors_file_with_its_abstracts(tmp_path):
 
 
 # --- perltqa (7.5) -------------------------------------------------------------------------------
-
-ILA = {
-    "profile": {"Protagonist": "Ila Brandt"},
-    "events": {
-        "7_0_0": {
-            "content": "Ila planted forty lemon trees with Oskar.",
-            "summary": "Planting lemons",
-            "Creation Time": "March 3, 2023",
-        },
-        "7_0_1": {
-            "content": "Ila sold her old van.",
-            "summary": "Van sale",
-            "Creation Time": "June 2023",
-        },
-    },
-    "dialogues": {
-        "7_0_0#0": {
-            "events": "7_0_0",
-            "contents": {
-                "2023-03-03 10:00": [
-                    "Ila Brandt: The soil is dry.",
-                    "Oskar: Note: water twice a day.",
-                ]
-            },
-        },
-        "7_0_1#1": {
-            "events": "7_0_1",
-            "contents": {
-                "2023-06-09 18:30": [
-                    "Ila Brandt: The buyer paid 900 crowns.",
-                    "AI Assistant: Good price.",
-                ]
-            },
-        },
-    },
-}
-
-
-def gold(question, answer, reference):
-    return {"Question": question, "Answer": answer, "Reference Memory": reference}
-
-
-TREES = gold("How many trees did Ila plant?", "Forty", "['7_0_0']")
-ILA_ASKED = {
-    "profile": [gold("How old is Ila?", "31", "Age")],
-    "social_relationship": [{"7_0": [gold("Who is Oskar?", "Neighbour", "['7_0']")]}],
-    "events": [{"7_0_0": [TREES]}],
-    "dialogues": [{"7_0_1#1": [gold("What did the buyer pay?", "900 crowns", "['7_0_1#1']")]}],
-}
 
 
 def perl(folder, memory=ILA, asked=ILA_ASKED):
@@ -714,15 +566,6 @@ def test_perltqa_drops_a_character_without_events_and_counts_it(tmp_path):
     assert skips.dropped["characters without memories"] == 1
 
 
-def test_perltqa_reads_the_object_layout_of_version_2(tmp_path):
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-    write(tmp_path / "two", "perltmem_en_v2.json", {"Ila Brandt": ILA})
-    write(tmp_path / "two", "perltqa_en_v2.json", {"Ila Brandt": ILA_ASKED})
-    old, new = (build("perltqa", f, WORDS, 0) for f in (perl(tmp_path / "one"), tmp_path / "two"))
-    assert old == new
-
-
 def test_a_null_answer_is_dropped_before_anybody_is_asked(tmp_path):
     """The release pays for a call, or stops in a debugger."""
     skips = Skips()
@@ -771,20 +614,6 @@ def test_perltqa_characters_with_too_much_or_too_little_are_dropped(tmp_path):
 
 # --- lme_train, the unpublished layout ------------------------------------------------------------
 
-SAMPLE = {
-    "sample_id": "s1",
-    "questions": ["What is my dog called?"],
-    "answers": ["Biscuit"],
-    "question_types": ["single-session-user"],
-    "haystack_dates": ["2023/05/20 (Sat) 02:21", "2023/05/21 (Sun) 09:00"],
-    "haystack_sessions": [
-        [
-            {"role": "user", "content": "I adopted a dog named Biscuit."},
-            {"role": "assistant", "content": "Congratulations on Biscuit!"},
-        ],
-        [{"role": "user", "content": "Biscuit ate my shoe."}],
-    ],
-}
 DIALOGUES = (
     "[Dialogue at timestamp 2023/05/20 (Sat) 02:21]\n<User>I adopted a dog named Biscuit.\n"
     "<Assistant>Congratulations on Biscuit!",
@@ -814,23 +643,6 @@ def test_a_sample_of_the_unpublished_layout_is_an_instance(tmp_path, limit, clos
     assert instance.metadata["groups"] == ["lme_train:s1"]
     turned = {name: SAMPLE[name][::-1] for name in ("haystack_dates", "haystack_sessions")}
     assert of_samples(tmp_path, SAMPLE | turned, limit=limit, close=close) == [instance]
-
-
-@pytest.mark.parametrize(
-    ("sample", "message"),
-    [
-        (SAMPLE | {"answers": ["Biscuit", "Rex"]}, "answers: expected one per question, found 2 f"),
-        (SAMPLE | {"haystack_dates": ["x"]}, "haystack_dates: expected one per session, found 1"),
-        (SAMPLE | {"sample_id": None}, "sample_id: expected text, found null"),
-        (3, "expected an object with haystack_dates, found 3"),
-    ],
-)
-def test_a_bad_sample_is_named_or_listed_and_surplus_answers_are_refused(tmp_path, sample, message):
-    """The reference zips questions with answers, so that what is left over vanishes."""
-    with pytest.raises(InputError, match=f"v2.json: sample 1:? ?{message}"):
-        of_samples(tmp_path, SAMPLE, sample)
-    skips = Skips("skip")
-    assert len(of_samples(tmp_path, SAMPLE, sample, skips=skips)) == len(skips.skipped) == 1
 
 
 @pytest.mark.parametrize(
@@ -901,140 +713,11 @@ def test_builds_are_the_same_in_every_process_and_for_any_number_of_them(made, r
 
 
 @pytest.mark.parametrize("name", MADE)
-def test_metadata_is_flat_and_knows_where_the_instance_came_from(made, name):
-    """Strict JSON, with groups."""
-    for instance in build(name, made[name], QUICK, seed=0):
+def test_metadata_is_flat_with_groups_and_a_limit_takes_the_first_instances(made, name):
+    built = build(name, made[name], QUICK, seed=0)
+    assert build(name, made[name], replace(QUICK, instances=1), seed=0) == built[:1]
+    for instance in built:
         assert json.loads(json.dumps(instance.metadata, allow_nan=False)) == instance.metadata
         assert all(group.startswith(f"{name}:") for group in instance.metadata["groups"])
         values = [v if isinstance(v, list) else [v] for v in instance.metadata.values()]
         assert all(isinstance(v, (str, int)) for value in values for v in value)
-
-
-@pytest.mark.parametrize("name", MADE)
-def test_the_limit_on_instances_takes_the_first_ones(made, name):
-    built = build(name, made[name], QUICK, seed=0)
-    assert build(name, made[name], replace(QUICK, instances=1), seed=0) == built[:1]
-
-
-# --- Bad raw files -------------------------------------------------------------------------------
-
-
-UNEVEN = {"context": {"title": ["A"], "sentences": []}}
-BLANK = {"context": {"title": ["Tom Venn"], "sentences": [[" "]]}}
-BARE = {"events": {"7_0_0": {"content": "x"}}}
-POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:1\n"
-
-
-def perl_files(memories, asked=({"Ila Brandt": ILA_ASKED},)):
-    return {"perltmem_en.json": memories, "perltqa_en.json": list(asked)}
-
-
-def two_in_a_zip():
-    """An archive of two files."""
-    held = io.BytesIO()
-    with zipfile.ZipFile(held, "w") as archive:
-        archive.writestr("a.json", "{}")
-        archive.writestr("b.json", "{}")
-    return held.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("name", "files", "message"),
-    [
-        ("squad", {"squad.json": ""}, "squad.json: expected content, found an empty file"),
-        ("squad", {"squad.json": '{"data":\n [}'}, "squad.json:2: expected JSON"),
-        ("squad", {"squad.json": "[]"}, r"expected an object with data, found \[\]"),
-        ("squad", {"squad.json": '{"data": [{}]}'}, "article 0: paragraphs: expected a list"),
-        ("squad", {"squad.json": '{"data": []}'}, "expected an instance with 1 questions"),
-        ("squad", {"squad.json.zip": two_in_a_zip()}, "archive of one file, found a.json, b.json"),
-        ("longmemeval", {"longmemeval.json": "[]"}, "expected a list of records"),
-        ("longmemeval", {"longmemeval.json": "[3]"}, "longmemeval.json: record 0: expected an obj"),
-        ("trec_fine", {"trec_train.label": "LOC:city\n"}, "trec_train.label:1: expected 'COARSE"),
-        ("trec_fine", {"trec_train.label": "\n"}, "trec_train.label: expected content"),
-        ("trec_fine", {"trec_train.label": "A:b c\n"}, "one raw file trec_test.label .*none"),
-        ("banking77", {"banking77_train.csv": "text,label\na,b\n"}, ":1: expected a column 'categ"),
-        ("banking77", {"banking77_train.csv": "text,category\na\n"}, ":2: category: expected text"),
-        ("banking77", {"banking77_train.csv": "text,category\na,b,c\n"}, ":2: expected 2 cells"),
-        ("banking77", {"banking77_train.csv": 'text,category\n"a,b\n'}, "CSV after line 1, fo"),
-        ("banking77", {"banking77_train.csv": "text,category\n,b\n"}, ":2: text: expected text"),
-        ("banking77", {"banking77_train.csv": "text,category\n"}, "expected at least one sentence"),
-        ("hotpotqa", {"hotpot.json": '{"data": []}'}, "expected a JSON list of records, found '{"),
-        ("hotpotqa", {"hotpot.json": json.dumps([H1, H2])[:-60]}, "hotpot.json:1: expected JSON"),
-        ("hotpotqa", {"hotpot.json": "[]"}, "expected an instance with 1 questions, found none"),
-        ("hotpotqa", {"hotpot.json": [H1 | {"answer": " "}]}, "record 0: answer: expected text, f"),
-        ("hotpotqa", {"hotpot.json": [DOOR]}, "record 0: question: expected text, found nothing"),
-        (
-            "hotpotqa",
-            {"hotpot.json": [H1 | UNEVEN]},
-            "title and sentences of one length, .* 1 and",
-        ),
-        ("hotpotqa", {"hotpot.json": [H2 | BLANK]}, "0: context: expected text in 'Tom Venn', fou"),
-        ("hotpotqa", {"hotpot.parquet": b"PAR1 cut off"}, "hotpot.parquet: expected parquet, fou"),
-        ("booksum", {"booksum_train.jsonl": '{"text": '}, "jsonl:1: expected JSON, found"),
-        (
-            "booksum",
-            {"booksum_train.jsonl": b'{"text": "\xe9"}'},
-            "expected UTF-8 text, found byte",
-        ),
-        ("booksum", {"booksum_train.json": [H1]}, "record 0: text: expected text, found nothing"),
-        ("booksum", {"booksum_train.json": [DOOR | {"text": ""}]}, 'text: expected text, found ""'),
-        ("booksum", {"booksum_train.json": [DOOR | {"summary": ["x"]}]}, r"summary\[0\]: expected"),
-        ("booksum", {"booksum_train.jsonl.gz": b"\x1f\x8b\x08\0"}, "expected a readable file, fou"),
-        ("booksum", {"booksum_train.jsonl": POINTER}, "expected data, found a Git-LFS pointer"),
-        ("pubmed-rct", {"train.txt": "###1\nMETHOD\tx\n"}, "txt:2: labels: expected one of 0"),
-        ("pubmed-rct", {"train.txt": "###1\nMETHODS x\n"}, "train.txt:2: expected LABEL, a tab"),
-        ("pubmed-rct", {"train.txt": b"###1\nMETHODS\t\xe9\n"}, "txt:2: expected UTF-8 text"),
-        ("pubmed-rct", {"train.zip": b"PK"}, "train.zip: expected a readable file, found"),
-        (
-            "perltqa",
-            {"perltmem_en.json": "[]"},
-            r"one raw file perltqa_en\*.json, found n",
-        ),
-        ("perltqa", perl_files([3], []), "mem_en.json: record 0: expected an object, found 3"),
-        ("perltqa", perl_files([ILA | BARE]), "7_0_0: summary: expected text, found nothing"),
-    ],
-)
-def test_a_bad_raw_file_is_one_line_with_file_and_place(tmp_path, name, files, message):
-    for file, content in files.items():
-        write(tmp_path, file, content)
-    with pytest.raises(InputError, match=message) as caught:
-        build(name, tmp_path, BuildConfig(), seed=0)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_parquet_file_under_the_wrong_name_is_told_by_its_columns(tmp_path):
-    make_raw(tmp_path, "booksum_parquet")
-    (tmp_path / "booksum_train.parquet").rename(tmp_path / "hotpotqa.parquet")
-    with pytest.raises(InputError, match="hotpotqa.parquet: expected a column 'id', found bid, b"):
-        build("hotpotqa", tmp_path, BuildConfig(), seed=0)
-
-
-def test_bad_records_are_skipped_and_listed_when_the_user_says_so(tmp_path):
-    rows = [H1, H2 | {"answer": None}, 3, H1 | {"id": "last"}]
-    text = json.dumps(rows)[:-40]  # cut off in the last record
-    skips = Skips("skip")
-    config = sized(25, on_error="skip")
-    [instance] = build("hotpotqa", write(tmp_path, "hotpot.json", text), config, 0, skips)
-    assert [qa.id for qa in instance.questions] == ["h1"]
-    path = tmp_path / "hotpot.json"
-    assert [line.partition(" found")[0] for line in skips.card()["skipped"]] == [
-        f"{path}: record 1: answer: expected text,",
-        f"{path}: record 2: expected an object with question,",
-        f"{path}:1: expected JSON,",
-    ]
-
-
-def test_lines_that_are_no_text_are_skipped_and_the_rest_is_read(tmp_path):
-    """Latin-1 bytes in one line of many, and a byte order mark before the first."""
-    lines = [
-        json.dumps(DOOR).encode(),
-        b'{"text": "caf\xe9"}',
-        b"",
-        b"{",
-        json.dumps(DOOR).encode(),
-    ]
-    write(tmp_path, "booksum_train.jsonl", b"\xef\xbb\xbf" + b"\r\n".join(lines))
-    skips = Skips("skip")
-    built = build("booksum", tmp_path, replace(AT_11, on_error="skip"), 0, skips)
-    assert len(built) == 2
-    assert [line.split(":")[1] for line in skips.skipped] == ["2", "4"]

@@ -106,7 +106,9 @@ def merge_sets(
         found = f"found {recipe!r}{closest(recipe, RECIPES)}"
         raise InputError(f"recipe: expected a known name, {found}")
     chosen = RECIPES[recipe] if recipe else None
-    parts = [dataset.read(path) for path in folders or _built(chosen, Path(root))]
+    if chosen and not folders:
+        folders = _built(chosen, Path(root))
+    parts = [dataset.read(path) for path in folders]
     if chosen:
         parts = _in_order(parts, chosen)
         limit = chosen.limit if limit is None else limit

@@ -234,8 +234,8 @@ def _origins(table: pd.DataFrame) -> str:
     return "\n".join(lines) or "none"
 
 
-def _cut(hashes: str) -> str:
-    return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1", hashes) or "unknown"
+def _cut(hashes: object) -> str:
+    return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1", str(hashes)) or "unknown"
 
 
 def _plain(table: pd.DataFrame) -> str:

@@ -97,7 +97,10 @@ class _Ruler:
 
 
 def pack_paragraphs(
-    paragraphs: Sequence[str], counter: Counter, draw_target: Callable[[], int], joiner="\n\n"
+    paragraphs: Sequence[str],
+    counter: Counter,
+    draw_target: Callable[[], int],
+    joiner: str = "\n\n",
 ) -> list[list[int]]:
     """Indices of the paragraphs of each chunk, in order, every paragraph once and whole.
 
@@ -182,10 +185,29 @@ Turn = tuple[str, str]
 
 @dataclass(frozen=True)
 class DialogueChunk:
-    """A packed chunk and the (session, turn) indices that stand in it, wholly or in part."""
+    """Parts of a chunk and the sum of their sizes in tokens.
 
-    text: str
-    turns: tuple[tuple[int, int], ...]
+    `turns` are the (session, turn) indices that stand in it, wholly or in part.
+    """
+
+    parts: tuple[str, ...]
+    size: int
+    turns: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The chunk: its parts, joined."""
+        return "".join(self.parts)
+
+    def fits(self, counter: Counter, limit: int) -> bool:
+        """Whether the text has at most `limit` tokens."""
+        return counter.fits(self.size, limit, self.parts, ())
+
+    def plus(
+        self, parts: tuple[str, ...], size: int, turns: tuple[tuple[int, int], ...]
+    ) -> DialogueChunk:
+        """With more parts, which add `size` tokens."""
+        return DialogueChunk(self.parts + parts, self.size + size, self.turns + turns)
 
 
 def pack_dialogues(
@@ -215,40 +237,14 @@ def pack_dialogues(
         if held:
             joined = held.plus(("\n\n", *segment.parts), gap + segment.size, segment.turns)
         if held and not joined.fits(counter, limit):
-            chunks.append(held.chunk())
+            chunks.append(held)
             held = segment
         elif not joined.fits(counter, close - 1):
-            chunks.append(joined.chunk())
+            chunks.append(joined)
             held = None
         else:
             held = joined
-    return [*chunks, held.chunk()] if held else chunks
-
-
-@dataclass(frozen=True)
-class Segment:
-    """Parts of a chunk in the making (their text joined is the chunk's) and the sum of their sizes.
-
-    `turns` are the (session, turn) indices that stand in it.
-    """
-
-    parts: tuple[str, ...]
-    size: int
-    turns: tuple[tuple[int, int], ...] = ()
-
-    def fits(self, counter: Counter, limit: int) -> bool:
-        """Whether the text has at most `limit` tokens."""
-        return counter.fits(self.size, limit, self.parts, ())
-
-    def plus(
-        self, parts: tuple[str, ...], size: int, turns: tuple[tuple[int, int], ...]
-    ) -> Segment:
-        """With more parts, which add `size` tokens."""
-        return Segment(self.parts + parts, self.size + size, self.turns + turns)
-
-    def chunk(self) -> DialogueChunk:
-        """The text and what stands in it."""
-        return DialogueChunk("".join(self.parts), self.turns)
+    return [*chunks, held] if held else chunks
 
 
 @dataclass(frozen=True)
@@ -262,7 +258,7 @@ class Line:
 
 def _segments(
     session: int, turns: Sequence[Turn], date: str, counter: Counter, limit: int, reserve: int
-) -> Iterator[Segment]:
+) -> Iterator[DialogueChunk]:
     """One dialogue in segments of at most `limit` tokens, header included."""
     header = f"[Dialogue at timestamp {date}]"
     start, joint = counter.count(f"{header}\n"), counter.count("\n")
@@ -271,10 +267,10 @@ def _segments(
             f"dialogue {session}: expected a date within {reserve} tokens, found {start}"
         )
 
-    def plus(segment: Segment, line: Line) -> Segment:
+    def plus(segment: DialogueChunk, line: Line) -> DialogueChunk:
         return segment.plus((f"\n{line.text}",), joint + line.size, ((session, line.turn),))
 
-    empty = Segment((header,), start - joint)
+    empty = DialogueChunk((header,), start - joint)
     held = before = empty  # `before` is `held` without its last line
     last: Line | None = None
     for line in _lines(turns, counter, limit - reserve):
@@ -303,9 +299,6 @@ def _lines(turns: Sequence[Turn], counter: Counter, limit: int) -> Iterator[Line
         tag, added = tags[role], sizes[role]
         for piece, size in _sized_pieces(content, counter, limit - added):
             if counter.adds_up:  # exactly, so the tag may not grow together with a word
-                first = _FIRST_WORD.match(piece)[0]
+                first = re.split(r"\s", piece, maxsplit=1)[0]
                 added = counter.count(tag + first) - counter.count(first)
             yield Line(index, tag + piece, size + added)
-
-
-_FIRST_WORD = re.compile(r"\S*")

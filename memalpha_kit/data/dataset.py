@@ -64,7 +64,7 @@ def groups(instance: Instance) -> tuple[str, ...]:
 
     The id of the instance is always one of them, so that a copy never straddles.
     """
-    named = instance.listed("groups")
+    named = list(instance.listed("groups"))
     if not named:
         asked = json.dumps(sorted((qa.question, qa.answers) for qa in instance.questions))
         named = [f"questions:{hashlib.sha256(asked.encode()).hexdigest()[:16]}"]
@@ -130,7 +130,8 @@ def split(instances: Sequence[Instance], ratio: float, seed: int) -> Parts:
 
 def _held_out(drawn: list[list[int]], ratio: float, rng: random.Random) -> list[int]:
     n = sum(map(len, drawn))
-    wanted, chosen = n - n_train(n, ratio), []
+    wanted = n - n_train(n, ratio)
+    chosen: list[int] = []
     rng.shuffle(drawn)
     for component in drawn:
         if len(chosen) + len(component) <= wanted:
@@ -214,8 +215,8 @@ def sample(instances: Sequence[Instance], n: int | None, seed: int) -> list[Inst
 
 def _check_clean(parts: Sequence[Dataset], merged: Dataset) -> None:
     anyway = "--compat release takes it all the same"
-    for part, instances in merged.parts.items():
-        check_ids(instances, f"{merged.name}: {part}")
+    for side, instances in merged.parts.items():
+        check_ids(instances, f"{merged.name}: {side}")
     for part in parts:
         if part.train and part.card.get("settings", {}).get("compat") == "release":
             leaks = "expected a part built without --compat release, which leaks"
@@ -241,8 +242,8 @@ def read(path: Path) -> Dataset:
     path = Path(path)
     if path.is_file():
         name = path.resolve().parent.name
-        found = tuple(load_instances(path, name))
-        return Dataset(name, *((found, ()) if path.stem.startswith("train") else ((), found)))
+        found, training = tuple(load_instances(path, name)), path.stem.startswith("train")
+        return Dataset(name, found if training else (), () if training else found)
     files = {part: part_files(path, part) for part in ("train", "test")}
     if not any(files.values()):
         raise InputError(
@@ -251,14 +252,10 @@ def read(path: Path) -> Dataset:
         )
     card = read_card(path)
     name = card.get("name", path.resolve().name)
-    data = Dataset(
-        name,
-        *(tuple(i for f in files[part] for i in load_instances(f, name)) for part in files),
-        card,
-    )
-    for part, instances in data.parts.items():
+    parts = {part: tuple(i for f in files[part] for i in load_instances(f, name)) for part in files}
+    for part, instances in parts.items():
         check_ids(instances, f"{path}: {part}")
-    return data
+    return Dataset(name, parts["train"], parts["test"], card)
 
 
 def train_and_held_out(data: Sequence[Path], validation: Sequence[Path] = ()) -> Parts:
@@ -268,7 +265,8 @@ def train_and_held_out(data: Sequence[Path], validation: Sequence[Path] = ()) ->
     folders in `data`. Raises InputError for data without a training part, an instance that is there
     twice, and a group on both sides.
     """
-    train, held_out = [], []
+    train: list[Instance] = []
+    held_out: list[Instance] = []
     for path in data:
         found = read(path)
         part = found.train or (found.test if path.is_file() else ())
@@ -278,8 +276,8 @@ def train_and_held_out(data: Sequence[Path], validation: Sequence[Path] = ()) ->
         held_out += () if validation or path.is_file() else found.test
     for found in map(read, validation):
         held_out += found.test or found.train
-    for part in (train, held_out):
-        check_ids(part, "data")
+    for side in (train, held_out):
+        check_ids(side, "data")
     if shared := shared_groups(train, held_out):
         expected = "expected nothing that is trained on, found a common group"
         raise InputError(f"validation: {expected}, e.g. {shared[0]!r}")

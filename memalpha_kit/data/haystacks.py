@@ -93,6 +93,6 @@ def _mixed(instance: Instance, own: Sequence[float], hay: Sequence[tuple[float, 
         (place, i, chunk) for i, (place, chunk) in enumerate(zip(own, instance.chunks, strict=True))
     ]
     placed = sorted([*placed, *((place, -1, chunk) for place, chunk in hay)])
-    moved = {i: at for at, (_, i, _) in enumerate(placed)}
+    moved: dict[int | None, int] = {i: at for at, (_, i, _) in enumerate(placed)}
     asked = tuple(replace(qa, chunk=moved.get(qa.chunk)) for qa in instance.questions)
     return replace(instance, chunks=tuple(chunk for *_, chunk in placed), questions=asked)

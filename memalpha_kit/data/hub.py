@@ -65,8 +65,8 @@ def hub_sets() -> dict[str, HubSet]:
     }
     for repo, *paths in (SOURCES[name].hub for name in SOURCES if SOURCES[name].hub):
         others = sets[repo].paths if repo in sets else ()
-        paths = tuple(dict.fromkeys((*others, *paths)))
-        sets[repo] = HubSet(repo, paths=paths, raw=True, **known["raw"].get(repo, {}))
+        both = tuple(dict.fromkeys((*others, *paths)))
+        sets[repo] = HubSet(repo, paths=both, raw=True, **known["raw"].get(repo, {}))
     return sets
 
 
@@ -99,7 +99,8 @@ def download(
             "would check columns": ", ".join(named.columns) or "not known",
             "would check rows": ", ".join(rows) or "not known",
         }
-    manifest = {"dataset": dataset, "about": named.about, "revision": _commit(named, revision)}
+    manifest: dict[str, Any] = {"dataset": dataset, "about": named.about}
+    manifest["revision"] = _commit(named, revision)
     with held(out):
         return _downloaded(named, manifest, out, any_rows)
 
@@ -181,7 +182,7 @@ def _arrived(named: HubSet, revision: str, partial: Path) -> dict[str, Path]:
     """The fetched files by the name they will have. Raises InputError in one line."""
     from huggingface_hub import HfApi, errors, snapshot_download
 
-    at = {"repo_id": named.repo, "revision": revision, "repo_type": "dataset"}
+    at: dict[str, Any] = {"repo_id": named.repo, "revision": revision, "repo_type": "dataset"}
     try:
         listed = HfApi().list_repo_files(**at)
         wanted = [path for path in listed if any(fnmatch(path, p) for p in named.paths)]

@@ -126,8 +126,11 @@ def sides(dataset: Dataset, part: str, numbered: Words) -> list[Side]:
     return found
 
 
-def _side(name: str, instances: Sequence[Instance], labels: set[str] | None, numbered: Words):
-    asked, shown = defaultdict(set), defaultdict(set)
+def _side(
+    name: str, instances: Sequence[Instance], labels: set[str] | None, numbered: Words
+) -> Side:
+    asked: dict[str, set[str]] = defaultdict(set)
+    shown: dict[str, set[str]] = defaultdict(set)
     labelled: set[str] = set()
     grams = []
     for qa in (qa for instance in instances for qa in instance.questions):
@@ -136,15 +139,15 @@ def _side(name: str, instances: Sequence[Instance], labels: set[str] | None, num
         asked[question].update(map(key, qa.answers))
         if sentence:
             labelled.add(question)
-    sentences = defaultdict(set)  # the same ones stand in many instances
+    sentences: dict[str, set[str]] = defaultdict(set)  # the same ones stand in many instances
     for chunk in (chunk for instance in instances for chunk in instance.chunks):
         found = samples(chunk)
-        for sentence, number in found:
-            sentences[sentence].add(number)
+        for text, number in found:
+            sentences[text].add(number)
         if not found:
             grams.append(np.unique(numbered.grams(normalise(content(chunk)).split())))
-    for sentence, numbers in sentences.items():
-        shown[key(sentence)] |= numbers
+    for text, numbers in sentences.items():
+        shown[key(text)] |= numbers
     grams.append(numbered.sentences(sentences))
     names = {g for i in instances for g in (*i.listed("groups"), i.id)}
     return Side(name, names, asked, labelled, shown, np.unique(np.concatenate(grams)), labels)
@@ -159,7 +162,6 @@ def compare(train: Side, test: Side) -> dict[str, Any]:
     both = train.shown.keys() & test.shown.keys()
     shared = len(np.intersect1d(train.grams, test.grams, assume_unique=True))
     groups = len(train.groups & test.groups)
-    known = train.labels is not None and test.labels is not None
     share = shared / len(test.grams) if len(test.grams) else 0.0
     kinds = {
         "groups": groups > 0,
@@ -173,11 +175,15 @@ def compare(train: Side, test: Side) -> dict[str, Any]:
         **{"shown": len(shown), "grams": len(test.grams), "shared_grams": shared},
         "gram_share": share,
         "labels": len(test.labels) if test.labels is not None else None,
-        "shared_labels": len(train.labels & test.labels) if known else None,
+        "shared_labels": _shared(train.labels, test.labels),
         "shared_samples": len(both),
         "same_number": sum(bool(train.shown[s] & test.shown[s]) for s in both),
         "leak": ", ".join(kind for kind, found in kinds.items() if found),
     }
+
+
+def _shared(labels: set[str] | None, others: set[str] | None) -> int | None:
+    return None if labels is None or others is None else len(labels & others)
 
 
 def _reaches(n: int, total: int) -> bool:

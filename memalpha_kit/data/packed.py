@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import IO
+from typing import IO, Any
 
 from memalpha_kit.errors import InputError
 from memalpha_kit.files import refuse_pipe
@@ -31,6 +31,7 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
     pointer, a pipe, or an archive of several files or with a password.
     """
     refuse_pipe(path)
+    file: Any  # a reader that can look ahead
     try:
         with ExitStack() as stack:
             if path.suffix == ".gz":
@@ -84,9 +85,9 @@ def _only(names: Sequence[str], path: Path) -> str:
     return names[0]
 
 
-def _member(archive: zipfile.ZipFile, path: Path) -> io.BufferedReader:
+def _member(archive: zipfile.ZipFile, path: Path) -> IO[bytes]:
     names = [n for n in archive.namelist() if not n.endswith("/") and not n.startswith("__MACOSX")]
     name = _only(names, path)
     if archive.getinfo(name).flag_bits & 1:
         raise InputError(f"{path}: expected an archive without a password, found an encrypted one")
-    return io.BufferedReader(archive.open(name))
+    return archive.open(name)

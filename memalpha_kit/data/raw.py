@@ -229,7 +229,8 @@ class _Feed:
     def peek(self) -> str:
         """The next character that is no white space, or "" at the end."""
         while True:
-            self.at = self.SPACE.match(self.text, self.at).end()
+            space = self.SPACE.match(self.text, self.at)
+            self.at = space.end() if space else self.at
             if self.at < len(self.text) or not self.more():
                 return self.text[self.at : self.at + 1]
 
@@ -333,10 +334,14 @@ _WORDS = {
 def _kind(model: Any, place: Sequence[str | int]) -> str:
     """The word for what should stand at this place of a model."""
     for part in place:
-        if isinstance(part, str) and hasattr(model, "model_fields"):
-            model = model.model_fields[part].annotation
-        elif isinstance(part, int):
-            model = get_args(model)[0]
+        if fields := getattr(model, "model_fields", None):
+            names = {
+                n: (n, f.alias, *getattr(f.validation_alias, "choices", ()))
+                for n, f in fields.items()
+            }
+            model = next(fields[n].annotation for n, known in names.items() if part in known)
+        else:
+            model = get_args(model)[-1]
     origin = get_origin(model) or model
     return {str: "text", list: "a list", int: "a whole number"}.get(origin, "an object")
 

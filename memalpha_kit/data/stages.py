@@ -65,7 +65,19 @@ class Stage:
         return verdicts
 
     def needs_text(self, pairs: Pairs) -> list[bool | None]:
-        """Whether each question cannot be answered without the text."""
+        """Whether each question cannot be answered without the text; None if the model failed."""
+        raise NotImplementedError
+
+    def keywords(self, summaries: Sequence[str]) -> list[tuple[str, ...] | None]:
+        """The keywords of each summary; None where there are none to be had."""
+        raise NotImplementedError
+
+    def shorten(self, pairs: Pairs) -> list[Short]:
+        """Each answer in keywords, or as it is."""
+        raise NotImplementedError
+
+    def answerable(self, text: str, pairs: Pairs) -> list[str | None]:
+        """The part of each gold that the text tells, "" for none; None if the model failed."""
         raise NotImplementedError
 
 
@@ -134,8 +146,8 @@ class Llm(Stage):
             replies = dict(zip(reasons, self._ask(asked, too_long), strict=True))
             reasons = {i: why for i, reply in replies.items() if (why := too_long(reply or "x"))}
             for i in replies.keys() - reasons.keys():
-                if replies[i] is not None:
-                    found[i] = _short(replies[i], pairs[i][1])
+                if (reply := replies[i]) is not None:
+                    found[i] = _short(reply, pairs[i][1])
             if not reasons:
                 break
         return found
@@ -181,8 +193,8 @@ def _llm(config: BuildConfig) -> Llm:
         raise InputError("llm_url: expected http(s)://host/v1, found none")
     if not name:
         raise InputError("llm_model: expected the name of the server's model, found none")
-    settings = {"key_env": config.llm_key_env, "cache": Path(config.llm_cache)}
-    return Llm(Client(Endpoint(url, name, **settings)))
+    cache = Path(config.llm_cache)
+    return Llm(Client(Endpoint(url, name, key_env=config.llm_key_env, cache=cache)))
 
 
 def chosen(config: BuildConfig) -> Stage | None:

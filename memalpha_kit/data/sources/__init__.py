@@ -15,27 +15,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import yaml
 
 from memalpha_kit.data.raw import matches
 from memalpha_kit.data.skips import Skips
-from memalpha_kit.data.sources import (
-    booksum,
-    hotpotqa,
-    labelled,
-    lme_train,
-    locomo,
-    longmemeval,
-    memory_agent_bench,
-    perltqa,
-    pubmed_rct,
-    sentences,
-    squad,
-    text,
-    ttl_train,
-)
+from memalpha_kit.data.sources import labelled, memory_agent_bench, sentences
 from memalpha_kit.data.sources.building import Job
 from memalpha_kit.records import Instance
 from memalpha_kit.registry import Registry
@@ -62,23 +49,17 @@ RULES: Registry[dict[str, Builder]] = Registry("compat")
 """What the setting `compat` names: builders that take the place of a source's own."""
 RULES.add("fixed", {})
 
-_MODULES = {
-    **{"squad": squad, "hotpotqa": hotpotqa, "perltqa": perltqa, "pubmed-rct": pubmed_rct},
-    **{"booksum": booksum, "ttl_train": ttl_train, "lme_train": lme_train},
-    **{"longmemeval": longmemeval, "locomo": locomo, "text": text},
-}
 _FACTS = yaml.safe_load(Path(__file__).with_name("sources.yaml").read_text(encoding="utf-8"))
 for _name, _facts in _FACTS.items():
     _facts["hub"] = tuple(_facts.get("hub", ()))
-    if _name in _MODULES:
-        _module = _MODULES[_name]
-        _how = {"files": _module.FILES, "build": _module.build}
-        _how["labels"] = getattr(_module, "labels", None)
+    if _name in sentences.CORPORA:
+        _facts |= {"files": sentences.CORPORA[_name][0], "build": labelled.build}
+        _facts["labels"] = partial(labelled.labels, _name)
     else:
-        _files, _read = sentences.CORPORA[_name]
-        _how = {"files": _files, "build": partial(labelled.from_files, files=_files, read=_read)}
-        _how["labels"] = partial(labelled.labels, files=_files, read=_read)
-    SOURCES.add(_name, Source(_name, **_facts, **_how))
+        _module = import_module(f"{__name__}.{_name.replace('-', '_')}")
+        _facts |= {"files": _module.FILES, "build": _module.build}
+        _facts["labels"] = getattr(_module, "labels", None)
+    SOURCES.add(_name, Source(_name, **_facts))
 for _name, _known in memory_agent_bench.KNOWN.items():
     _hub = (memory_agent_bench.REPOSITORY, f"*{_known.split}-*.parquet")
     _files, _licence = (memory_agent_bench.files(_known.split),), memory_agent_bench.LICENCE

@@ -24,8 +24,7 @@ from pydantic import AliasChoices, BeforeValidator, Field
 from memalpha_kit.data.chunks import pack_sizes, split_long
 from memalpha_kit.data.dataset import linked
 from memalpha_kit.data.raw import Row, Text, checked, short
-from memalpha_kit.data.sources.building import Job
-from memalpha_kit.data.sources.documents import Draft, finish
+from memalpha_kit.data.sources.building import Draft, Job, finish
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, Instance
 
@@ -136,7 +135,7 @@ def from_batches(
             job.skips.drop("instances with too many chunks")
             return None
         found = [(question, evidence(question, chunks)) for question in asked]
-        kept = [(q, sorted(set(where))) for q, where in found if None not in where]
+        kept = [(q, sorted({c for c in w if c is not None})) for q, w in found if None not in w]
         job.skips.drop("questions whose evidence is not in the chunks", len(found) - len(kept))
         details = ((q.qa.id, {"chunks": c, "facts": q.facts}) for q, c in kept)
         return Draft(

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from memalpha_kit.data.chunks import pack_paragraphs
 from memalpha_kit.data.raw import raw_file
 from memalpha_kit.data.sources import frames
 from memalpha_kit.data.sources.building import Job, draw
-from memalpha_kit.data.sources.sentences import Sample, label_table
+from memalpha_kit.data.sources.sentences import CORPORA, Sample, label_table
 from memalpha_kit.errors import InputError, closest
 from memalpha_kit.records import QA, Instance
 from memalpha_kit.text import normalise
@@ -34,20 +34,19 @@ INSTRUCTION = (
 )
 
 
-Reader = Callable[[Path], list[Sample]]
+def labels(name: str, raw: Path) -> tuple[str, ...]:
+    """Names of the labels of a corpus, by number."""
+    (shown, _), read = CORPORA[name]
+    return label_table(read(raw_file(raw, shown)))
 
 
-def labels(raw: Path, files: Sequence[str], read: Reader) -> tuple[str, ...]:
-    """Names of the labels in the first of the files."""
-    return label_table(read(raw_file(raw, files[0])))
+def build(job: Job) -> list[Instance]:
+    """Instances of a corpus in two raw files: samples to show and sentences to ask."""
+    files, read = CORPORA[job.source]
+    return of_samples(job, *(read(raw_file(job.raw, name)) for name in files))
 
 
-def from_files(job: Job, files: Sequence[str], read: Reader) -> list[Instance]:
-    """Instances of a source whose two raw files hold samples to show and sentences to ask."""
-    return build(job, *(read(raw_file(job.raw, name)) for name in files))
-
-
-def build(job: Job, train: Sequence[Sample], test: Sequence[Sample]) -> list[Instance]:
+def of_samples(job: Job, train: Sequence[Sample], test: Sequence[Sample]) -> list[Instance]:
     """Instances that show samples of `train` and ask for sentences of `test`.
 
     One instance with all samples, or, with `config.examples`, disjoint shares of that size from

@@ -36,6 +36,8 @@ CATEGORIES = {
 }
 SESSION = re.compile(r"session_(\d+)")
 TURN = re.compile(r"D:?(\d+):(\d+)")
+Turn = tuple[int, int]
+"""Session and turn, by their numbers in the file."""
 
 
 class RawTurn(Row):
@@ -68,7 +70,7 @@ class RawQuestion(Row):
 
     def answers(self) -> tuple[str, ...]:
         """What is accepted; of an opinion (category 3) without the reasons after a semicolon."""
-        if self.category == 5:
+        if self.category == 5 or self.answer is None:
             return NOT_MENTIONED
         return (self.answer.partition(";")[0].strip() if self.category == 3 else self.answer,)
 
@@ -88,10 +90,6 @@ class RawSession(Row):
     turns: list[RawTurn]
 
 
-Place = tuple[int, int]
-"""(session, turn), by position in the conversation."""
-
-
 def build(job: Job) -> list[Instance]:
     """One instance per conversation, at most `config.instances`. No seed is used.
 
@@ -103,19 +101,19 @@ def build(job: Job) -> list[Instance]:
 
 def _instance(job: Job, raw: Any, where: str) -> Instance:
     sample = checked(RawSample, raw, where)
-    history, places = _sessions(sample.conversation, where)
     chunks: list[str] = []
-    held: list[set[Place]] = []  # the turns in each chunk
-    for number, session in enumerate(history):
-        for chunk in dialogues.pack(job, [session]):
+    held: list[set[Turn]] = []  # what stands in each chunk
+    for session in _sessions(sample.conversation, where):
+        said = tuple((turn.speaker, turn.content(), False) for turn in session.turns)
+        for chunk in dialogues.pack(job, [Session(session.date, said)]):
             chunks.append(chunk.text)
-            held.append({(number, turn) for _, turn in chunk.turns})
+            held.append({n for _, i in chunk.turns for n in _named(session.turns[i].dia_id)[:1]})
     questions = [
         QA(
             f"{sample.sample_id}-{i}{'_abs' if qa.category == 5 else ''}",
             qa.question,
             qa.answers(),
-            _chunk(qa.evidence, places, held),
+            _chunk(qa.evidence, held),
         )
         for i, qa in enumerate(sample.qa)
     ]
@@ -124,42 +122,27 @@ def _instance(job: Job, raw: Any, where: str) -> Instance:
     return job.instance(chunks, questions, question_types=kinds, groups=groups)
 
 
-def _sessions(
-    conversation: Mapping[str, Any], where: str
-) -> tuple[list[Session], dict[tuple[int, ...], Place]]:
-    """The sessions in order, and where the turn of each id stands; empty sessions are left out."""
-    numbers = sorted(int(m[1]) for name in conversation if (m := SESSION.fullmatch(name)))
-    history: list[Session] = []
-    places: dict[tuple[int, ...], Place] = {}
-    for number in numbers:
+def _sessions(conversation: Mapping[str, Any], where: str) -> list[RawSession]:
+    """The sessions in order, without turns that say nothing; empty sessions are left out."""
+    found = []
+    for number in sorted(int(m[1]) for name in conversation if (m := SESSION.fullmatch(name))):
         name = f"session_{number}"
         both = {"date": conversation.get(f"{name}_date_time"), "turns": conversation[name]}
         session = checked(RawSession, both, f"{where}: conversation: {name}")
         said = [turn for turn in session.turns if turn.content()]
-        if not said:
-            continue
-        for place, turn in enumerate(said):
-            places[_numbers(turn.dia_id)] = (len(history), place)
-        turns = tuple((turn.speaker, turn.content(), False) for turn in said)
-        history.append(Session(session.date, turns))
-    if not history:
+        found += [RawSession(date=session.date, turns=said)] if said else []
+    if not found:
         raise InputError(f"{where}: conversation: expected sessions with turns, found none")
-    return history, places
+    return found
 
 
-def _numbers(dia_id: str) -> tuple[int, ...]:
-    found = TURN.search(dia_id)
-    return (int(found[1]), int(found[2])) if found else ()
+def _named(label: str) -> list[Turn]:
+    """The turns that a label names: the public file has "D8:6; D9:17", "D:11:26" and "D30:05"."""
+    return [(int(session), int(turn)) for session, turn in TURN.findall(label)]
 
 
-def _chunk(
-    evidence: Sequence[str], places: Mapping[tuple[int, ...], Place], held: Sequence[set[Place]]
-) -> int | None:
-    """The one chunk with all evidence; None if there are several, or the labels name no turn.
-
-    The public file has labels such as "D8:6; D9:17", "D:11:26" and "D30:05".
-    """
-    named = {(int(m[1]), int(m[2])) for label in evidence for m in TURN.finditer(label)}
-    turns = {places[numbers] for numbers in named if numbers in places}
-    hits = [index for index, inside in enumerate(held) if inside & turns]
+def _chunk(evidence: Sequence[str], held: Sequence[set[Turn]]) -> int | None:
+    """The one chunk with all evidence; None if there are several, or the labels name no turn."""
+    needed = {turn for label in evidence for turn in _named(label)}
+    hits = [index for index, inside in enumerate(held) if inside & needed]
     return hits[0] if len(hits) == 1 else None

@@ -19,19 +19,18 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, ValidationInfo, field_validator
 
 from memalpha_kit.data.chunks import pack_paragraphs, pack_sentences
 from memalpha_kit.data.raw import Item, Text, checked, matches, rows, short
 from memalpha_kit.data.raw import Row as RawRow
 from memalpha_kit.data.skips import Skips
 from memalpha_kit.data.sources import booksum, frames
-from memalpha_kit.data.sources.book_keywords import KEYWORDS, keywords_of
 from memalpha_kit.data.sources.building import Job
-from memalpha_kit.data.sources.contexts import parse_examples, read_facts
+from memalpha_kit.data.sources.contexts import KEYWORDS, keywords_of, parse_examples, read_facts
 from memalpha_kit.data.sources.dialogues import about_questions, dated, pack, read_dialogues
 from memalpha_kit.data.sources.labelled import labelled_chunks
 from memalpha_kit.errors import InputError
@@ -43,9 +42,6 @@ REPOSITORY = "ai-hyz/MemoryAgentBench"
 LICENCE = "MIT; cite Hu et al. (2025) and the data sets inside"
 RETRIEVAL, LEARNING = "Accurate_Retrieval", "Test_Time_Learning"
 UNDERSTANDING, CONFLICTS = "Long_Range_Understanding", "Conflict_Resolution"
-DETAILS = ("source", "question_ids", "qa_pair_ids", "question_types", "question_dates", "keypoints")
-COLUMNS = ("context", "questions", "answers", *(f"metadata.{name}" for name in DETAILS))
-# the rest of the metadata may be 60 MB of turns
 
 
 # --- Reading rows --------------------------------------------------------------------------------
@@ -64,7 +60,7 @@ def _questions(value: list) -> list:
 
 
 class RawDetails(RawRow):
-    """The `metadata` of a raw row."""
+    """What is read of the `metadata` of a raw row; the rest may be 60 MB of turns."""
 
     source: Text
     question_ids: Any = None
@@ -74,33 +70,39 @@ class RawDetails(RawRow):
     keypoints: Any = None
 
 
+COLUMNS = ("context", "questions", "answers", *(f"metadata.{n}" for n in RawDetails.model_fields))
+
+
 class RawNamed(RawRow):
     """A raw row of which only the source is looked at."""
 
     metadata: RawDetails
 
 
-class RawTask(RawNamed):
-    """A raw row that is built."""
+class Row(RawNamed):
+    """A raw row that is built. `answers` are accepted answers by question."""
 
     context: Annotated[Any, AfterValidator(_context)]
     questions: Annotated[list, AfterValidator(_questions)]
     answers: list
+    where: str = ""  # opens the message of every error
 
+    @field_validator("answers")
+    @classmethod
+    def _by_question(cls, answers: list, row: ValidationInfo) -> list[tuple[str, ...]]:
+        """One question takes all answers of the row; several pair up with as many lists."""
+        n = len(row.data.get("questions", answers))
+        if n == 1:
+            answers = [[text for answer in answers for text in _texts(answer)]]
+        if len(answers) != n:
+            found = f"{len(answers)} for {n} questions"
+            raise ValueError(f"expected one list per question, found {found}")
+        return [_texts(answer) for answer in answers]
 
-@dataclass(frozen=True)
-class Row:
-    """One raw row, checked. `answers` are accepted answers by question."""
-
-    source: str
-    context: str | list[Any]
-    questions: tuple[str, ...]
-    answers: tuple[tuple[str, ...], ...]
-    ids: tuple[str, ...]
-    where: str
-    keypoints: tuple[str, ...] = ()
-    types: tuple[Any, ...] = ()  # of LongMemEval's questions, one each, where the row has them
-    dates: tuple[Any, ...] = ()  # the same for the days on which they are asked
+    @property
+    def source(self) -> str:
+        """What the row's instance is named after."""
+        return self.metadata.source
 
     @property
     def text(self) -> str:
@@ -108,6 +110,28 @@ class Row:
         if not isinstance(self.context, str):
             raise InputError(f"{self.where}: context: expected text, found a list")
         return self.context.replace(booksum.END_OF_TEXT, "\n")
+
+    @property
+    def ids(self) -> list[str]:
+        """Names of the questions: of LongMemEval, else of the benchmark, else by position."""
+        for name in ("question_ids", "qa_pair_ids"):
+            ids = self.of_questions(name)
+            if all(ids) and len(set(map(str, ids))) == len(ids):
+                return list(map(str, ids))
+        return [f"q{i}" for i in range(len(self.questions))]
+
+    def of_questions(self, name: str) -> list[Any]:
+        """What the metadata say of each question under this name; None where they do not."""
+        values = getattr(self.metadata, name)
+        fits = isinstance(values, list) and len(values) == len(self.questions)
+        return values if fits else [None] * len(self.questions)
+
+
+def _texts(answer: Any) -> tuple[str, ...]:
+    values = answer if isinstance(answer, (list, tuple)) else [answer]
+    if not values or not all(isinstance(v, (str, int)) and str(v).strip() for v in values):
+        raise ValueError(f"expected texts, found {answer!r:.60}")
+    return tuple(map(str, values))
 
 
 @dataclass(frozen=True)
@@ -179,48 +203,8 @@ def _chosen(job: Job, split: str, wanted: Sequence[str], skips: Skips) -> list[I
 
 
 def read_row(raw: Any, where: str) -> Row:
-    """The checked row; `where` opens the message of every error.
-
-    One question takes all answers of the row; several pair up with as many lists.
-    """
-    row = checked(RawTask, raw, where)
-    details, n, answers = row.metadata, len(row.questions), row.answers
-    if n == 1:
-        answers = [[text for answer in answers for text in _texts(answer, where)]]
-    if len(answers) != n:
-        found = f"{len(answers)} for {n} questions"
-        raise InputError(f"{where}: answers: expected one list per question, found {found}")
-    return Row(
-        source=details.source,
-        context=row.context,
-        questions=tuple(row.questions),
-        answers=tuple(_texts(answer, where) for answer in answers),
-        ids=_ids(details, n),
-        where=where,
-        types=_one_each(details.question_types, n),
-        dates=_one_each(details.question_dates, n),
-        keypoints=tuple(text for text in details.keypoints or () if isinstance(text, str)),
-    )
-
-
-def _texts(answer: Any, where: str) -> tuple[str, ...]:
-    values = answer if isinstance(answer, (list, tuple)) else [answer]
-    if not values or not all(isinstance(v, (str, int)) and str(v).strip() for v in values):
-        raise InputError(f"{where}: answers: expected texts, found {answer!r:.60}")
-    return tuple(map(str, values))
-
-
-def _one_each(value: Any, n: int) -> tuple[Any, ...]:
-    return tuple(value) if isinstance(value, list) and len(value) == n else ()
-
-
-def _ids(details: RawDetails, n: int) -> tuple[str, ...]:
-    """Names of the questions: of LongMemEval, else of the benchmark, else by position."""
-    for value in (details.question_ids, details.qa_pair_ids):
-        names = tuple(map(str, _one_each(value, n)))
-        if n == len(set(names)) and all(value):
-            return names
-    return tuple(f"q{i}" for i in range(n))
+    """The checked row; `where` opens the message of every error."""
+    return checked(Row, raw, where).model_copy(update={"where": where})
 
 
 # --- Rows to instances ---------------------------------------------------------------------------
@@ -247,7 +231,7 @@ def _with_keywords(job: Job, found: Sequence[Row]) -> list[Row]:
     words_of = keywords_of([row.answers[0] for row in found], job)
     for row, words in zip(found, words_of, strict=True):
         if words:
-            kept.append(replace(row, answers=(words,)))
+            kept.append(row.model_copy(update={"answers": [words]}))
         else:
             expected = f"expected keywords from {KEYWORDS} or a stage"
             job.skips.add(row.where, f"answers: {expected}, found none")
@@ -285,20 +269,22 @@ def make_books(job: Job, row: Row, index: int) -> Instance:
     """Parts of a book on dated days and one question, for a summary; answers are keywords."""
     contents = pack_sentences(row.text, job.counter, job.config.chunk_max_tokens)
     chunks, days = frames.book_frames(contents, job.rng(index, "days"))
-    row = replace(row, questions=(SUMMARIZE.format(first=days[0], last=days[-1]),))
+    asked = SUMMARIZE.format(first=days[0], last=days[-1])
+    row = row.model_copy(update={"questions": [asked]})
     return _instance(job, row, index, chunks, dates=[days[0], days[-1]])
 
 
 def _instance(job: Job, row: Row, index: int, chunks: Sequence[str], **metadata: Any) -> Instance:
     """The instance that asks the row's questions, in order, at most `config.max_questions`."""
-    unknown = (None,) * len(row.questions)
-    columns = (row.ids, row.questions, row.answers, row.types or unknown, row.dates or unknown)
-    kept = job.sampled([*zip(*columns, strict=True)], index)
+    types, dates = map(row.of_questions, ("question_types", "question_dates"))
+    columns = zip(row.ids, row.questions, row.answers, types, dates, strict=True)
+    kept = job.sampled(list(columns), index)
     asked = [QA(id, dated(text, date, job.config), golds) for id, text, golds, _, date in kept]
     metadata |= about_questions([one[3] for one in kept], [one[4] for one in kept])
     metadata |= {"groups": groups(row), "split": KNOWN[row.source].split}
-    if row.keypoints:
-        metadata["keypoints"] = list(row.keypoints)
+    if isinstance(points := row.metadata.keypoints, list):
+        points = [text for text in points if isinstance(text, str)]
+        metadata |= {"keypoints": points} if points else {}
     return job.instance(chunks, asked, **metadata)
 
 

@@ -20,14 +20,15 @@ import html
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from memalpha_kit.data import stages
 from memalpha_kit.data.chunks import pack_sentences
-from memalpha_kit.data.raw import Row, Text, checked, raw_file, read_json
+from memalpha_kit.data.raw import Item, Row, Text, checked, raw_file, read_json
 from memalpha_kit.data.skips import Skips
 from memalpha_kit.data.sources.building import Job
 from memalpha_kit.data.stages import Stage
@@ -56,6 +57,23 @@ class RawDialogue(Row):
     contents: Any = None
 
 
+def _by_id(value: Any) -> dict[str, dict]:
+    """Objects by id, from an object or from a list of such objects."""
+    found: dict[str, dict] = {}
+    for part in value if isinstance(value, list) else [value or {}]:
+        if not isinstance(part, dict) or not all(isinstance(v, dict) for v in part.values()):
+            raise ValueError(f"expected objects by id, found {part!r:.40}")
+        found |= part
+    return found
+
+
+class RawMemories(Row):
+    """What the memory file has of a character."""
+
+    events: Annotated[dict[str, RawEvent], BeforeValidator(_by_id)] = {}
+    dialogues: Annotated[dict[str, RawDialogue], BeforeValidator(_by_id)] = {}
+
+
 class RawProfile(Row):
     """Who the character is."""
 
@@ -63,7 +81,7 @@ class RawProfile(Row):
 
 
 class RawCharacter(Row):
-    """A character without a name of their own."""
+    """A character of a memory file that is a list."""
 
     profile: RawProfile
 
@@ -223,44 +241,35 @@ def _date(event: Event) -> str:
 # --- Reading memories ----------------------------------------------------------------------------
 
 
-def read_memories(path: Path, skips: Skips) -> dict[str, tuple[dict, str]]:
-    """(raw record, where it stands) by character, from a list or an object.
+def read_memories(path: Path, skips: Skips) -> dict[str, Item]:
+    """(raw memories, where they stand) by character, from a list or an object.
 
     Raises InputError naming record and field.
     """
 
-    def read(row: tuple[Any, str], where: str) -> tuple[str, tuple[dict, str]]:
-        record, name = row
-        if not isinstance(record, dict):
-            raise InputError(f"{where}: expected an object, found {record!r:.40}")
-        name = name or checked(RawCharacter, record, where).profile.name
-        return name.strip(), (record, where)
+    def read(record: Any, where: str) -> tuple[str, Item]:
+        return checked(RawCharacter, record, where).profile.name.strip(), (record, where)
 
     content = read_json(path)
     if isinstance(content, dict):
-        found = [((record, name), f"{path}: {name}") for name, record in content.items()]
-    elif isinstance(content, list):
-        found = [((record, ""), f"{path}: record {i}") for i, record in enumerate(content)]
-    else:
-        expected = "expected a list or an object of characters"
-        raise InputError(f"{path}: {expected}, found {content!r:.40}")
-    return dict(skips.each(read, found))
+        return {name.strip(): (record, f"{path}: {name}") for name, record in content.items()}
+    if isinstance(content, list):
+        found = ((record, f"{path}: record {i}") for i, record in enumerate(content))
+        return dict(skips.each(read, found))
+    expected = "expected a list or an object of characters"
+    raise InputError(f"{path}: {expected}, found {content!r:.40}")
 
 
-def read_events(record: Mapping[str, Any], where: str, rules: Rules) -> list[Event]:
-    """The events of a record in its order, each with its dialogues."""
-    events = _by_id(record.get("events") or {}, f"{where}: events")
-    dialogues = {
-        name: checked(RawDialogue, raw, f"{where}: {name}")
-        for name, raw in _by_id(record.get("dialogues") or {}, f"{where}: dialogues").items()
-    }
-    talks = {n: list(_blocks(d, f"{where}: {n}", rules.line)) for n, d in dialogues.items()}
-    owners = {name: _owner(name, d, events) for name, d in dialogues.items()}
+def read_events(record: Any, where: str, rules: Rules) -> list[Event]:
+    """The events of a character in the file's order, each with its dialogues."""
+    raw = checked(RawMemories, record, where)
+    talks = {n: list(_blocks(d, f"{where}: {n}", rules.line)) for n, d in raw.dialogues.items()}
+    owners = {name: _owner(name, d, raw.events) for name, d in raw.dialogues.items()}
     built = []
-    for name, event in events.items():
-        own = tuple(d for d in dialogues if rules.owns(name, d, owners[d]))
+    for name, event in raw.events.items():
+        own = tuple(d for d in raw.dialogues if rules.owns(name, d, owners[d]))
         blocks = tuple(block for d in own for block in talks[d])
-        built.append(Event(name, checked(RawEvent, event, f"{where}: {name}"), own, blocks))
+        built.append(Event(name, event, own, blocks))
     return built
 
 
@@ -270,16 +279,6 @@ def _owner(name: str, dialogue: RawDialogue, events: Mapping[str, Any]) -> str:
         if reference in events:
             return reference
     return name.partition("#")[0]
-
-
-def _by_id(value: Any, where: str) -> dict[str, dict]:
-    """Objects by id, from an object or from a list of such objects."""
-    found: dict[str, dict] = {}
-    for part in value if isinstance(value, list) else [value]:
-        if not isinstance(part, dict) or not all(isinstance(v, dict) for v in part.values()):
-            raise InputError(f"{where}: expected objects by id, found {part!r:.40}")
-        found |= part
-    return found
 
 
 def _blocks(dialogue: RawDialogue, where: str, line: Callable[[str], str]) -> Iterator[str]:
@@ -331,7 +330,7 @@ def read_questions(sections: Mapping[str, Any], where: str, skips: Skips) -> lis
                 skips.drop("questions with a null answer")
                 continue
             here = (raw, f"{where}: {section}: question {number}")
-            for row in skips.each(lambda raw, there: checked(RawQuestion, raw, there), [here]):
+            for row in skips.each(partial(checked, RawQuestion), [here]):
                 name = f"{section}-{number}"
                 qa = QA(name, html.unescape(row.question), (html.unescape(row.answer),))
                 named = REFERENCE.findall(str(row.memory)) if row.memory else [key] * bool(key)

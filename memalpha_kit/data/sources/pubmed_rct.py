@@ -19,9 +19,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
 
 from memalpha_kit.data.raw import Row, Text, checked, lines, matches, raw_file
 from memalpha_kit.data.sources import frames
@@ -45,11 +47,23 @@ INSTRUCTION = (
 )
 
 
+def _label(value: Any) -> int:
+    """The number of a label that is given as a number, a name, or a list of one of them."""
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, str) and value.strip().upper() in LABELS:
+        return LABELS.index(value.strip().upper())
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(LABELS):
+        return value
+    known = ", ".join(f"{i} {name}" for i, name in enumerate(LABELS))
+    raise ValueError(f"expected one of {known}, found {value!r:.40}")
+
+
 class RawSentence(Row):
     """A raw row."""
 
     text: Text
-    labels: Any = None
+    labels: Annotated[int, BeforeValidator(_label)] = Field(None, validate_default=True)
 
 
 @dataclass
@@ -148,11 +162,14 @@ def from_corpus(job: Job, corpus: Corpus, admit: Admit) -> list[Instance]:
     order = list(range(len(corpus.starts)))
     job.rng("all", "order").shuffle(order)
     abstracts = _measured(job, corpus, order)
-    numbers = range(job.config.instances or INSTANCES)
-    built = (_instance(job, number, corpus, abstracts, admit) for number in numbers)
+    built: list[Instance] = []
+    for number in range(job.config.instances or INSTANCES):
+        if (instance := _instance(job, number, corpus, abstracts, admit)) is None:
+            break
+        built.append(instance)
     expected = f"enough sentences for {job.config.max_chunks} chunks and {job.config.max_questions}"
     found = f"{len(corpus.texts)} sentences"
-    return job.not_none(list(takewhile(bool, built)), *FILES, f"{expected} questions", found)
+    return job.not_none(built, *FILES, f"{expected} questions", found)
 
 
 Measured = Iterator[tuple[int, list[Sized]]]  # abstract, its sentences
@@ -177,7 +194,7 @@ def _instance(
     while arranged is None and not ended:
         abstract, sentences = next(abstracts, (None, ()))
         ended = abstract is None
-        pool.abstracts += [] if ended else [abstract]
+        pool.abstracts += [] if abstract is None else [abstract]
         for sentence in sentences:
             admit(job, corpus, pool, sentence)
         mean = pool.tokens / max(len(pool.sentences), 1)
@@ -231,44 +248,27 @@ def read(job: Job) -> Corpus:
     if matches(job.raw, TEXT_FILES) and not matches(job.raw, ROW_FILES):
         _read_text(job, corpus)
         return corpus
-    for text, label in job.read(_read_row, *FILES, COLUMNS):
-        if before in (CONCLUSIONS, RESULTS) and label in (BACKGROUND, OBJECTIVE):
+    for row in job.read(partial(checked, RawSentence), *FILES, COLUMNS):
+        if before in (CONCLUSIONS, RESULTS) and row.labels in (BACKGROUND, OBJECTIVE):
             corpus.begin(f"sentence-{len(corpus.texts)}")
-        corpus.add(text, label)
-        before = label
+        corpus.add(row.text, row.labels)
+        before = row.labels
     return corpus
-
-
-def _read_row(raw: Any, where: str) -> tuple[str, int]:
-    row = checked(RawSentence, raw, where)
-    return row.text, _label(row.labels, where)
-
-
-def _label(value: Any, where: str) -> int:
-    """The number of a label that is given as a number, a name, or a list of one of them."""
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    if isinstance(value, str) and value.strip().upper() in LABELS:
-        return LABELS.index(value.strip().upper())
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(LABELS):
-        return value
-    known = ", ".join(f"{i} {name}" for i, name in enumerate(LABELS))
-    raise InputError(f"{where}: labels: expected one of {known}, found {value!r:.40}")
 
 
 def _read_text(job: Job, corpus: Corpus) -> None:
     """The authors' file: a line `###id`, lines `LABEL<tab>sentence`, a blank line."""
 
-    def read(line: str, where: str) -> tuple[str, int]:
+    def read(line: str, where: str) -> RawSentence:
         label, tab, text = line.partition("\t")
         if not tab or not text.strip():
             expected = "expected LABEL, a tab and a sentence"
             raise InputError(f"{where}: {expected}, found {line[:40]!r}")
-        return text, _label(label, where)
+        return checked(RawSentence, {"text": text, "labels": label}, where)
 
     for line, where in lines(raw_file(job.raw, TEXT_FILES), job.skips):
         if line.startswith("###"):
             corpus.begin(line[3:].strip())
         elif line.strip():
-            for text, label in job.skips.each(read, [(line, where)]):
-                corpus.add(text, label)
+            for row in job.skips.each(read, [(line, where)]):
+                corpus.add(row.text, row.labels)

@@ -14,7 +14,7 @@ columns `text,category` is read as well.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -126,7 +126,7 @@ def _not_none(samples: list[Sample], path: Path) -> list[Sample]:
     return samples
 
 
-CORPORA = {
+CORPORA: dict[str, tuple[tuple[str, str], Callable[[Path], list[Sample]]]] = {
     "trec_coarse": (TREC_FILES, read_trec),
     "trec_fine": (TREC_FILES, partial(read_trec, fine=True)),
     "banking77": (BANKING_FILES, read_banking77),

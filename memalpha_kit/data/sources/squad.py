@@ -20,10 +20,9 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 
 from memalpha_kit.data.chunks import pack_sizes
-from memalpha_kit.data.raw import Row, Text, checked, matches, raw_file, read_json
+from memalpha_kit.data.raw import M, Row, Text, checked, matches, raw_file, read_json
 from memalpha_kit.data.skips import Skips
-from memalpha_kit.data.sources.building import Job
-from memalpha_kit.data.sources.documents import Draft, finish
+from memalpha_kit.data.sources.building import Draft, Job, finish
 from memalpha_kit.records import QA, Instance
 
 FILES = (
@@ -194,7 +193,7 @@ def _articles(job: Job) -> Iterator[tuple[str, str, QA | None]]:
     """(title, context, question) of each question, and (title, context, None) of each context."""
     path = raw_file(job.raw, *FILES)
 
-    def each(model: type[Row], values: list, here: str) -> Iterator[tuple[Row, str]]:
+    def each(model: type[M], values: list, here: str) -> Iterator[tuple[M, str]]:
         numbered = ((value, f"{here} {i}") for i, value in enumerate(values))
         return job.skips.each(lambda value, where: (checked(model, value, where), where), numbered)
 
@@ -202,6 +201,7 @@ def _articles(job: Job) -> Iterator[tuple[str, str, QA | None]]:
     for article, where in each(RawArticle, content.data, f"{path}: article"):
         known = isinstance(article.title, str) and article.title.strip()
         title = article.title if known else where.rpartition(": ")[2]
+        title = title.encode("utf-8", "replace").decode()  # a seed may hold no half surrogate pair
         for paragraph, here in each(RawParagraph, article.paragraphs, f"{where}, paragraph"):
             yield title, paragraph.context, None
             for asked, _ in each(RawQuestion, paragraph.qas, f"{here}: question"):

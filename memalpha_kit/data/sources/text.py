@@ -69,7 +69,9 @@ def build(job: Job) -> list[Instance]:
     path = Path(job.config.questions)
     numbered = enumerate(rows(path.parent, path.name, (), job.skips), start=1)
     items = (((number, row), where) for number, (row, where) in numbered)
-    for folder, qa in job.skips.each(lambda item, where: _asked(*item, where, folders), items):
+    for folder, qa in job.skips.each(
+        lambda item, where: _asked(item[0], item[1], where, folders), items
+    ):
         asked[folder].append(qa)
     built = []
     for folder, questions in asked.items():

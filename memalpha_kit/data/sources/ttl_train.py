@@ -78,7 +78,7 @@ def evaluation_sentences(job: Job) -> set[str]:
     for row in memory_agent_bench.left_out(job, LEARNING, log):
         sentences |= set(map(key, row.questions))
         if job.config.exclude == "evaluation":
-            examples = parse_examples(row.context, row.where)
+            examples = parse_examples(row.text, row.where)
             sentences |= {key(text) for text, _ in examples}
     return sentences
 
