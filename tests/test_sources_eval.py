@@ -105,36 +105,28 @@ def test_ttl_train_has_the_published_shape(corpora, built):
     assert len({instance.id for instance in built}) == 40
 
 
-def test_no_sentence_of_an_evaluation_row_is_trained_on(corpora, built):
-    """The release takes examples and questions from those very rows."""
+def used(instance):
+    """All sentences of an instance, normalised."""
+    return {normalise(text) for text in (*dict(shown(instance)), *asked(instance))}
+
+
+@pytest.mark.parametrize(
+    ("exclude", "trained_on"), [("evaluation", {0}), ("questions", {1}), ("none", {1, 2})]
+)
+def test_no_sentence_of_an_evaluation_row_is_trained_on(corpora, exclude, trained_on):
+    """The release takes examples and questions from those very rows; "questions" keeps what they
+    only show, as evaluation shows all of TREC's training file."""
     folder, evaluated = corpora
-    used = {normalise(s) for i in built for s in (*dict(shown(i)), *asked(i))}
-    assert not used & evaluated
-    open_ended = BuildConfig(instances=20, exclude="none")
-    unsafe = build("ttl_train", folder, open_ended, seed=0)
-    assert {normalise(s) for i in unsafe for s in (*dict(shown(i)), *asked(i))} & evaluated
+    instances = build("ttl_train", folder, BuildConfig(instances=20, exclude=exclude), seed=0)
+    assert len(set().union(*map(used, instances)) & evaluated) in trained_on
 
 
-def test_exclude_questions_keeps_what_evaluation_only_shows(corpora):
-    """Evaluation shows all of TREC's training file; its questions are left out all the same."""
-    config = BuildConfig(instances=20, exclude="questions")
-    instances = build("ttl_train", corpora[0], config, seed=0)
-    used = {normalise(s) for i in instances for s in (*dict(shown(i)), *asked(i))}
-    assert len(used & corpora[1]) == 1
-
-
-def test_a_sentence_is_never_both_shown_and_asked(built):
+def test_a_sentence_is_shown_once_or_asked_for_and_its_label_is_shown(built):
     for instance in built:
-        told = {normalise(sentence) for sentence, _ in shown(instance)}
-        assert not told & {normalise(sentence) for sentence in asked(instance)}
-
-
-def test_every_label_that_is_asked_for_is_shown_and_extra_examples_are_few(built):
-    for instance in built:
-        labels = {label for _, label in shown(instance)}
-        assert {qa.answers[0] for qa in instance.questions} <= labels
-        sentences = [sentence for sentence, _ in shown(instance)]
+        sentences, labels = zip(*shown(instance), strict=True)
         assert len(sentences) == len(set(sentences))
+        assert not set(map(normalise, sentences)) & set(map(normalise, asked(instance)))
+        assert {qa.answers[0] for qa in instance.questions} <= set(labels)
 
 
 def test_label_numbers_differ_between_instances(built):
@@ -144,12 +136,12 @@ def test_label_numbers_differ_between_instances(built):
     assert common and any(first[sentence] != second[sentence] for sentence in common)
 
 
-def test_a_tenth_of_the_instances_shares_no_sentence_with_the_others(corpora):
+def test_a_tenth_of_the_instances_shares_no_sentence_with_the_others(built):
     """In the release all instances have the same questions, so that any split leaks."""
     by_group = {}
-    for instance in build("ttl_train", corpora[0], BuildConfig(instances=20), seed=0):
+    for instance in built:
         [group] = instance.metadata["groups"]
-        by_group.setdefault(group, []).append({*dict(shown(instance)), *asked(instance)})
+        by_group.setdefault(group, []).append(used(instance))
     assert sorted(map(len, by_group.values())) == [2, 2, 18, 18]
     sentences = [set().union(*instances) for instances in by_group.values()]
     assert sum(map(len, sentences)) == len(set().union(*sentences))

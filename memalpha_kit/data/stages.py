@@ -129,7 +129,8 @@ class Llm(Stage):
         """The keywords of each summary; None where there are none to be had."""
         asked = [i for i, summary in enumerate(summaries) if summary.strip()]
         found: list[tuple[str, ...] | None] = [None] * len(summaries)
-        replies = self._ask([_asked(KEYWORDS, summaries[i]) for i in asked], no_keyword)
+        requests = [_asked(KEYWORDS, summaries[i]) for i in asked]
+        replies = self._ask(requests, lambda reply: "" if listed(reply) else "no keyword")
         for i, reply in zip(asked, replies, strict=True):
             found[i] = listed(reply or "") or None
         return found
@@ -235,11 +236,6 @@ def listed(reply: str) -> tuple[str, ...]:
     """
     items = (_LIST_MARK.sub("", item) for line in reply.splitlines() for item in line.split(","))
     return unique(items)
-
-
-def no_keyword(reply: str) -> str:
-    """Why a list of keywords cannot be used, or ""."""
-    return "" if listed(reply) else "it lists no keyword"
 
 
 def too_long(reply: str) -> str:

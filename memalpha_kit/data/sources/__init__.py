@@ -56,7 +56,7 @@ for _name, _facts in _FACTS.items():
         _facts |= {"files": sentences.CORPORA[_name][0], "build": labelled.build}
         _facts["labels"] = partial(labelled.labels, _name)
     else:
-        _module = import_module(f"{__name__}.{_name.replace('-', '_')}")
+        _module = import_module(f"{__package__}.{_name.replace('-', '_')}")
         _facts |= {"files": _module.FILES, "build": _module.build}
         _facts["labels"] = getattr(_module, "labels", None)
     SOURCES.add(_name, Source(_name, **_facts))

@@ -38,19 +38,15 @@ END_OF_TEXT = "<|endoftext|>"  # a text's border in raw contexts; a line's borde
 BATCH = 8  # chapters that are packed, and asked about, together
 
 
-class RawSummary(Row):
-    """A summary of a chapter."""
-
+class _RawSummary(Row):
     text: str | None
     source: Any = None
 
 
-class RawChapter(Row):
-    """A raw row."""
-
+class _RawChapter(Row):
     text: Text
     book_title: Text
-    summary: list[RawSummary]
+    summary: list[_RawSummary]
     chapter_id: Any = None
 
 
@@ -105,7 +101,7 @@ def _instance(
 
 
 def _read_chapter(choose: Callable[[Sequence[str]], int | None], raw: Any, where: str) -> Chapter:
-    row = checked(RawChapter, raw, where)
+    row = checked(_RawChapter, raw, where)
     texts = [(summary.text or "").strip() for summary in row.summary]
     chosen = choose(texts)
     source = None if chosen is None else row.summary[chosen].source

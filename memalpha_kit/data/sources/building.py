@@ -113,6 +113,12 @@ class Job:
         return list(built)
 
 
+def only(chunks: Iterable[int]) -> int | None:
+    """The one chunk with the evidence; None if there are several, or none that is known."""
+    found = set(chunks)
+    return found.pop() if len(found) == 1 else None
+
+
 def draw(items: Sequence[T], n: int, rng: random.Random) -> list[T]:
     """`n` of the items in their old order, or all of them if there are no more."""
     if len(items) <= n:

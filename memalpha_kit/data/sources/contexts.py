@@ -90,9 +90,7 @@ summary may be the printed form of an array. The published code attaches the key
 number, which is another book's in another revision; here they are found by their summary."""
 
 
-class RawEntry(Row):
-    """The keywords of one summary."""
-
+class _RawEntry(Row):
     summary: Text
     keywords: list
 
@@ -120,7 +118,7 @@ def read_keywords(path: Path) -> dict[str, tuple[str, ...]]:
         raise InputError(f"{path}: expected an object, found {type(entries).__name__}")
     found = {}
     for name, raw in entries.items():
-        entry = checked(RawEntry, raw, f"{path}: {name}")
+        entry = checked(_RawEntry, raw, f"{path}: {name}")
         words = (word.strip() for word in entry.keywords if isinstance(word, str))
         found[summary_key(_unprinted(entry.summary))] = tuple(filter(None, words))
     return found

@@ -20,7 +20,7 @@ from pydantic import BeforeValidator, model_validator
 
 from memalpha_kit.data.chunks import DialogueChunk, pack_dialogues
 from memalpha_kit.data.raw import Row, Text, checked
-from memalpha_kit.data.sources.building import Job
+from memalpha_kit.data.sources.building import Job, only
 from memalpha_kit.data.sources.contexts import parse_list
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, Instance
@@ -191,12 +191,11 @@ def evidence_chunk(
     sessions otherwise.
     """
     marked = {(s, t) for s in evidence for t, turn in enumerate(sessions[s].turns) if turn[2]}
-    hits = {
+    return only(
         index
         for index, chunk in enumerate(chunks)
         if (marked & set(chunk.turns) if marked else evidence & {s for s, _ in chunk.turns})
-    }
-    return hits.pop() if len(hits) == 1 else None
+    )
 
 
 def dated(question: str, date: Any, config: BuildConfig) -> str:

@@ -24,7 +24,7 @@ from pydantic import AliasChoices, BeforeValidator, Field
 from memalpha_kit.data.chunks import pack_sizes, split_long
 from memalpha_kit.data.dataset import linked
 from memalpha_kit.data.raw import Row, Text, checked, short
-from memalpha_kit.data.sources.building import Draft, Job, finish
+from memalpha_kit.data.sources.building import Draft, Job, finish, only
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, Instance
 
@@ -59,9 +59,7 @@ def _pairs(columns: Sequence[str], kind: type) -> BeforeValidator:
     return BeforeValidator(read)
 
 
-class RawRow(Row):
-    """A raw row of either layout."""
-
+class _RawRow(Row):
     question: Text
     answer: Text
     id: Text = Field(validation_alias=AliasChoices("_id", "id"))
@@ -140,7 +138,7 @@ def from_batches(
         details = ((q.qa.id, {"chunks": c, "facts": q.facts}) for q, c in kept)
         return Draft(
             ["\n\n".join(titled(*part) for part in chunk) for chunk in chunks],
-            [replace(q.qa, chunk=c[0] if len(c) == 1 else None) for q, c in kept],
+            [replace(q.qa, chunk=only(c)) for q, c in kept],
             titles,
             {name: json.dumps(detail, ensure_ascii=False) for name, detail in details},
         )
@@ -244,7 +242,7 @@ def read_questions(
     return questions, articles, max(1, job.config.article_tokens * len(seen) // max(total, 1))
 
 
-def _question(job: Job, row: RawRow) -> Question:
+def _question(job: Job, row: _RawRow) -> Question:
     context = dict(row.context)
     facts: list[Fact] = []
     for title, number in row.supporting_facts:
@@ -257,8 +255,8 @@ def _question(job: Job, row: RawRow) -> Question:
     return Question(qa, tuple(facts), complete)
 
 
-def _read_row(raw: Any, where: str) -> RawRow:
-    row = checked(RawRow, raw, where)
+def _read_row(raw: Any, where: str) -> _RawRow:
+    row = checked(_RawRow, raw, where)
     needed = {title for title, _ in row.supporting_facts}
     for title, sentences in dict(row.context).items():
         if not all(isinstance(sentence, str) for sentence in sentences):

@@ -39,9 +39,7 @@ log = logging.getLogger(__name__)
 FILES = (*longmemeval.FILES, memory_agent_bench.files(RETRIEVAL))
 
 
-class RawSamples(Row):
-    """A file in the unpublished layout."""
-
+class _RawSamples(Row):
     samples: list
 
 
@@ -80,7 +78,7 @@ def build(job: Job) -> list[Instance]:
     items = rows(job.raw, FILES[0], (), job.skips, single=True)
     first = list(islice(items, 1))
     if first and isinstance(first[0][0], dict) and "samples" in first[0][0]:
-        samples = checked(RawSamples, first[0][0], str(path)).samples
+        samples = checked(_RawSamples, first[0][0], str(path)).samples
         numbered = ((sample, f"{path}: sample {i}") for i, sample in enumerate(samples))
         read = job.skips.each(lambda raw, where: of_sample(job, raw, where, excluded), numbered)
         built = [instance for instance in read if instance][: job.config.instances]

@@ -23,7 +23,7 @@ from pydantic import Field, model_validator
 
 from memalpha_kit.data.raw import Row, Text, checked
 from memalpha_kit.data.sources import dialogues
-from memalpha_kit.data.sources.building import Job
+from memalpha_kit.data.sources.building import Job, only
 from memalpha_kit.data.sources.dialogues import AnswerText, Session
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, Instance
@@ -75,17 +75,13 @@ class RawQuestion(Row):
         return (self.answer.partition(";")[0].strip() if self.category == 3 else self.answer,)
 
 
-class RawSample(Row):
-    """A conversation with its questions."""
-
+class _RawSample(Row):
     sample_id: Text
     conversation: dict[str, Any]
     qa: list[RawQuestion]
 
 
-class RawSession(Row):
-    """A session with its date."""
-
+class _RawSession(Row):
     date: Text
     turns: list[RawTurn]
 
@@ -100,7 +96,7 @@ def build(job: Job) -> list[Instance]:
 
 
 def _instance(job: Job, raw: Any, where: str) -> Instance:
-    sample = checked(RawSample, raw, where)
+    sample = checked(_RawSample, raw, where)
     chunks: list[str] = []
     held: list[set[Turn]] = []  # what stands in each chunk
     for session in _sessions(sample.conversation, where):
@@ -122,15 +118,15 @@ def _instance(job: Job, raw: Any, where: str) -> Instance:
     return job.instance(chunks, questions, question_types=kinds, groups=groups)
 
 
-def _sessions(conversation: Mapping[str, Any], where: str) -> list[RawSession]:
+def _sessions(conversation: Mapping[str, Any], where: str) -> list[_RawSession]:
     """The sessions in order, without turns that say nothing; empty sessions are left out."""
     found = []
     for number in sorted(int(m[1]) for name in conversation if (m := SESSION.fullmatch(name))):
         name = f"session_{number}"
         both = {"date": conversation.get(f"{name}_date_time"), "turns": conversation[name]}
-        session = checked(RawSession, both, f"{where}: conversation: {name}")
+        session = checked(_RawSession, both, f"{where}: conversation: {name}")
         said = [turn for turn in session.turns if turn.content()]
-        found += [RawSession(date=session.date, turns=said)] if said else []
+        found += [_RawSession(date=session.date, turns=said)] if said else []
     if not found:
         raise InputError(f"{where}: conversation: expected sessions with turns, found none")
     return found
@@ -144,5 +140,4 @@ def _named(label: str) -> list[Turn]:
 def _chunk(evidence: Sequence[str], held: Sequence[set[Turn]]) -> int | None:
     """The one chunk with all evidence; None if there are several, or the labels name no turn."""
     needed = {turn for label in evidence for turn in _named(label)}
-    hits = [index for index, inside in enumerate(held) if inside & needed]
-    return hits[0] if len(hits) == 1 else None
+    return only(index for index, inside in enumerate(held) if inside & needed)

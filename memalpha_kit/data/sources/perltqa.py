@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,7 @@ from memalpha_kit.data import stages
 from memalpha_kit.data.chunks import pack_sentences
 from memalpha_kit.data.raw import Item, Row, Text, checked, raw_file, read_json
 from memalpha_kit.data.skips import Skips
-from memalpha_kit.data.sources.building import Job
+from memalpha_kit.data.sources.building import Job, only
 from memalpha_kit.data.stages import Stage
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, Instance
@@ -42,17 +42,13 @@ TALKS = "This is what was said about it:"
 REFERENCE = re.compile(r"[^\s'\"\[\](),;]+")
 
 
-class RawEvent(Row):
-    """An event of the memory file."""
-
+class _RawEvent(Row):
     summary: Text
     content: Text
     date: Any = Field(None, alias="Creation Time")
 
 
-class RawDialogue(Row):
-    """A dialogue of the memory file."""
-
+class _RawDialogue(Row):
     events: Any = None
     contents: Any = None
 
@@ -67,23 +63,19 @@ def _by_id(value: Any) -> dict[str, dict]:
     return found
 
 
-class RawMemories(Row):
-    """What the memory file has of a character."""
-
-    events: Annotated[dict[str, RawEvent], BeforeValidator(_by_id)] = {}
-    dialogues: Annotated[dict[str, RawDialogue], BeforeValidator(_by_id)] = {}
+class _RawMemories(Row):
+    events: Annotated[dict[str, _RawEvent], BeforeValidator(_by_id)] = {}
+    dialogues: Annotated[dict[str, _RawDialogue], BeforeValidator(_by_id)] = {}
 
 
-class RawProfile(Row):
-    """Who the character is."""
-
+class _RawProfile(Row):
     name: Text = Field(alias="Protagonist")
 
 
 class RawCharacter(Row):
     """A character of a memory file that is a list."""
 
-    profile: RawProfile
+    profile: _RawProfile
 
 
 class RawQuestion(Row):
@@ -99,7 +91,7 @@ class Event:
     """An event of a character's life with the ids and the text blocks of its dialogues."""
 
     id: str
-    raw: RawEvent
+    raw: _RawEvent
     dialogues: tuple[str, ...]
     talks: tuple[str, ...]
 
@@ -197,7 +189,10 @@ def _instance(
         return None
     return job.instance(
         chunks,
-        [replace(q.qa, chunk=_only(q.references, where)) for q in asked],
+        [
+            replace(q.qa, chunk=only(n for name in q.references for n in where.get(name, ())))
+            for q in asked
+        ],
         groups=[f"perltqa:{user}"],
         titles=[user],
         dates=[_date(event) for event, _ in shown],
@@ -205,12 +200,6 @@ def _instance(
         memory_types=[q.section for q in asked],
         kept_whole=[q.qa.id for q in asked if q.qa.id in kept],
     )
-
-
-def _only(references: Iterable[str], where: Mapping[str, set[int]]) -> int | None:
-    """The one chunk with the references, or None if there are several or none."""
-    chunks = set().union(*(where.get(name, ()) for name in references))
-    return chunks.pop() if len(chunks) == 1 else None
 
 
 def _staged(
@@ -262,7 +251,7 @@ def read_memories(path: Path, skips: Skips) -> dict[str, Item]:
 
 def read_events(record: Any, where: str, rules: Rules) -> list[Event]:
     """The events of a character in the file's order, each with its dialogues."""
-    raw = checked(RawMemories, record, where)
+    raw = checked(_RawMemories, record, where)
     talks = {n: list(_blocks(d, f"{where}: {n}", rules.line)) for n, d in raw.dialogues.items()}
     owners = {name: _owner(name, d, raw.events) for name, d in raw.dialogues.items()}
     built = []
@@ -273,7 +262,7 @@ def read_events(record: Any, where: str, rules: Rules) -> list[Event]:
     return built
 
 
-def _owner(name: str, dialogue: RawDialogue, events: Mapping[str, Any]) -> str:
+def _owner(name: str, dialogue: _RawDialogue, events: Mapping[str, Any]) -> str:
     """The event of a dialogue: what its field `events` names, else its id before the `#`."""
     for reference in REFERENCE.findall(str(dialogue.events)) if dialogue.events else ():
         if reference in events:
@@ -281,7 +270,7 @@ def _owner(name: str, dialogue: RawDialogue, events: Mapping[str, Any]) -> str:
     return name.partition("#")[0]
 
 
-def _blocks(dialogue: RawDialogue, where: str, line: Callable[[str], str]) -> Iterator[str]:
+def _blocks(dialogue: _RawDialogue, where: str, line: Callable[[str], str]) -> Iterator[str]:
     """The dialogue's parts, each under its time where there is one; `line` shows a message."""
     contents = dialogue.contents or {}
     for when, value in contents.items() if isinstance(contents, dict) else [("", contents)]:

@@ -59,9 +59,7 @@ def _label(value: Any) -> int:
     raise ValueError(f"expected one of {known}, found {value!r:.40}")
 
 
-class RawSentence(Row):
-    """A raw row."""
-
+class _RawSentence(Row):
     text: Text
     labels: Annotated[int, BeforeValidator(_label)] = Field(None, validate_default=True)
 
@@ -248,7 +246,7 @@ def read(job: Job) -> Corpus:
     if matches(job.raw, TEXT_FILES) and not matches(job.raw, ROW_FILES):
         _read_text(job, corpus)
         return corpus
-    for row in job.read(partial(checked, RawSentence), *FILES, COLUMNS):
+    for row in job.read(partial(checked, _RawSentence), *FILES, COLUMNS):
         if before in (CONCLUSIONS, RESULTS) and row.labels in (BACKGROUND, OBJECTIVE):
             corpus.begin(f"sentence-{len(corpus.texts)}")
         corpus.add(row.text, row.labels)
@@ -259,12 +257,12 @@ def read(job: Job) -> Corpus:
 def _read_text(job: Job, corpus: Corpus) -> None:
     """The authors' file: a line `###id`, lines `LABEL<tab>sentence`, a blank line."""
 
-    def read(line: str, where: str) -> RawSentence:
+    def read(line: str, where: str) -> _RawSentence:
         label, tab, text = line.partition("\t")
         if not tab or not text.strip():
             expected = "expected LABEL, a tab and a sentence"
             raise InputError(f"{where}: {expected}, found {line[:40]!r}")
-        return checked(RawSentence, {"text": text, "labels": label}, where)
+        return checked(_RawSentence, {"text": text, "labels": label}, where)
 
     for line, where in lines(raw_file(job.raw, TEXT_FILES), job.skips):
         if line.startswith("###"):

@@ -35,9 +35,7 @@ OPEN = 20  # instances that may still take an article
 Chunks = list[list[int]]  # paragraphs by chunk
 
 
-class RawAnswer(Row):
-    """An accepted answer."""
-
+class _RawAnswer(Row):
     text: Text
 
 
@@ -47,11 +45,9 @@ def _as_objects(answers: Any) -> Any:
     return [{"text": text} for text in texts] if isinstance(texts, list) else answers
 
 
-class RawQuestion(Row):
-    """A question of either layout."""
-
+class _RawQuestion(Row):
     question: Text
-    answers: Annotated[list[RawAnswer], BeforeValidator(_as_objects)]
+    answers: Annotated[list[_RawAnswer], BeforeValidator(_as_objects)]
     id: Text
 
     def qa(self, skips: Skips) -> QA | None:
@@ -60,30 +56,24 @@ class RawQuestion(Row):
         return QA(self.id, self.question.strip(), (self.answers[0].text,)) if self.answers else None
 
 
-class HubRow(RawQuestion):
+class HubRow(_RawQuestion):
     """A question in the hub's layout, beside its title and its context."""
 
     title: Text
     context: Text
 
 
-class RawParagraph(Row):
-    """A context with its raw questions."""
-
+class _RawParagraph(Row):
     context: Text
     qas: list
 
 
-class RawArticle(Row):
-    """An article with its raw paragraphs."""
-
+class _RawArticle(Row):
     paragraphs: list
     title: Any = None
 
 
-class RawFile(Row):
-    """The whole file."""
-
+class _RawFile(Row):
     data: list
 
 
@@ -197,12 +187,12 @@ def _articles(job: Job) -> Iterator[tuple[str, str, QA | None]]:
         numbered = ((value, f"{here} {i}") for i, value in enumerate(values))
         return job.skips.each(lambda value, where: (checked(model, value, where), where), numbered)
 
-    content = checked(RawFile, read_json(path), str(path))
-    for article, where in each(RawArticle, content.data, f"{path}: article"):
+    content = checked(_RawFile, read_json(path), str(path))
+    for article, where in each(_RawArticle, content.data, f"{path}: article"):
         known = isinstance(article.title, str) and article.title.strip()
         title = article.title if known else where.rpartition(": ")[2]
         title = title.encode("utf-8", "replace").decode()  # a seed may hold no half surrogate pair
-        for paragraph, here in each(RawParagraph, article.paragraphs, f"{where}, paragraph"):
+        for paragraph, here in each(_RawParagraph, article.paragraphs, f"{where}, paragraph"):
             yield title, paragraph.context, None
-            for asked, _ in each(RawQuestion, paragraph.qas, f"{here}: question"):
+            for asked, _ in each(_RawQuestion, paragraph.qas, f"{here}: question"):
                 yield title, paragraph.context, asked.qa(job.skips)

@@ -22,7 +22,7 @@ from pydantic import AliasChoices, BeforeValidator, Field
 
 from memalpha_kit.data.chunks import pack_sentences
 from memalpha_kit.data.raw import Row, Text, checked, read_text, rows
-from memalpha_kit.data.sources.building import Job
+from memalpha_kit.data.sources.building import Job, only
 from memalpha_kit.data.stages import mentions
 from memalpha_kit.errors import InputError, closest
 from memalpha_kit.records import QA, Instance
@@ -35,9 +35,7 @@ Chunks = list[tuple[str, str]]
 """(file, text) of each chunk."""
 
 
-class RawQuestion(Row):
-    """A line of the questions' file."""
-
+class _RawQuestion(Row):
     question: Text
     answers: Annotated[
         list[Text], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
@@ -111,7 +109,7 @@ def text_files(raw: Path) -> list[Path]:
 
 def _asked(number: int, raw: Any, where: str, folders: Mapping[str, Chunks]) -> tuple[str, QA]:
     """(folder, question), with the one chunk of its file that has the answer, if there is one."""
-    row = checked(RawQuestion, raw, where)
+    row = checked(_RawQuestion, raw, where)
     homes = [
         folder
         for folder, chunks in folders.items()
@@ -126,5 +124,5 @@ def _asked(number: int, raw: Any, where: str, folders: Mapping[str, Chunks]) -> 
         for i, (file, text) in enumerate(folders[homes[0]])
         if row.file in (None, file) and any(mentions(text, answer) for answer in row.answers)
     ]
-    chunk = evidence[0] if len(evidence) == 1 else None
-    return homes[0], QA(row.id or f"q{number}", row.question, tuple(row.answers), chunk)
+    qa = QA(row.id or f"q{number}", row.question, tuple(row.answers), only(evidence))
+    return homes[0], qa
