@@ -28,7 +28,7 @@ from raw_rows import (
 
 from memalpha_kit.data.skips import Skips
 from memalpha_kit.data.sources import build
-from memalpha_kit.data.sources.dialogues import read_dialogues
+from memalpha_kit.data.sources.longmemeval import read_dialogues
 from memalpha_kit.errors import InputError
 from memalpha_kit.settings import BuildConfig
 from tools.sample_data import make_raw

@@ -7,9 +7,8 @@ import json
 import pytest
 
 from memalpha_kit.data import check, dataset
-from memalpha_kit.data.card import revision
 from memalpha_kit.data.dataset import Dataset
-from memalpha_kit.data.hub import MANIFEST
+from memalpha_kit.data.hub import MANIFEST, revision
 from memalpha_kit.records import QA, make_instance
 
 

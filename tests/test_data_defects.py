@@ -22,7 +22,7 @@ from memalpha_kit.data.build import PROMPTS, build_source
 from memalpha_kit.data.chunks import pack_dialogues
 from memalpha_kit.data.instances import load_instances
 from memalpha_kit.data.skips import Skips
-from memalpha_kit.data.sources import dialogues, perltqa
+from memalpha_kit.data.sources import longmemeval, perltqa
 from memalpha_kit.data.stages import Llm
 from memalpha_kit.errors import InputError
 from memalpha_kit.method.memory import DELETE, INSERT, UPDATE
@@ -205,7 +205,7 @@ def test_text_is_never_evaluated(tmp_path):
         with pytest.raises(InputError, match=rf"row 0: {column}: expected a JSON list, found"):
             load_instances(published(tmp_path / "a.parquet", row(**{column: code})))
     with pytest.raises(InputError, match="expected a list as text, found"):
-        dialogues.read_dialogues(code, "here")
+        longmemeval.read_dialogues(code, "here")
     pairs = [{"question": code, "answer": code}]
     [kept] = load_instances(
         published(

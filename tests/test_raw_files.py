@@ -22,8 +22,8 @@ from memalpha_kit.data.dataset import Dataset
 from memalpha_kit.data.raw import _Feed, lines, matches, raw_file, rows
 from memalpha_kit.data.skips import Skips
 from memalpha_kit.data.sources import SOURCES, Source, build, missing_files
+from memalpha_kit.data.sources.labelled import read_nlu
 from memalpha_kit.data.sources.pubmed_rct import LABELS
-from memalpha_kit.data.sources.sentences import read_nlu
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, make_instance
 from memalpha_kit.settings import BuildConfig

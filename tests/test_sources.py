@@ -15,10 +15,9 @@ from memalpha_kit.data.sources import (
     build,
     frames,
     labelled,
-    sentences,
 )
 from memalpha_kit.data.sources.building import Job, draw, generator
-from memalpha_kit.data.sources.sentences import Sample
+from memalpha_kit.data.sources.labelled import Sample
 from memalpha_kit.errors import InputError
 from memalpha_kit.settings import BuildConfig
 from memalpha_kit.tasks import TASKS
@@ -122,9 +121,9 @@ def test_examples_are_dealt_evenly_into_a_fixed_number_of_chunks():
 def test_trec_reads_latin_1_and_a_byte_order_mark(tmp_path):
     file = tmp_path / "x.label"
     file.write_bytes("LOC:city Where is Orléans ?\r\n\r\n".encode("latin-1"))
-    assert sentences.read_trec(file, fine=True)[0].text == "Where is Orléans ?"
+    assert labelled.read_trec(file, fine=True)[0].text == "Where is Orléans ?"
     file.write_bytes(b"\xef\xbb\xbf" + "LOC:city Where is Orléans ?".encode())
-    [sample] = sentences.read_trec(file, fine=False)
+    [sample] = labelled.read_trec(file, fine=False)
     assert (sample.text, sample.label) == ("Where is Orléans ?", "LOC")
 
 

@@ -17,7 +17,7 @@ from memalpha_kit.data.skips import Skips
 from memalpha_kit.data.sources import SOURCES, build, contexts
 from memalpha_kit.data.sources import memory_agent_bench as bench
 from memalpha_kit.data.sources.building import Job
-from memalpha_kit.data.sources.sentences import read_nlu
+from memalpha_kit.data.sources.labelled import read_nlu
 from memalpha_kit.errors import InputError
 from memalpha_kit.release import data as release
 from memalpha_kit.settings import BuildConfig

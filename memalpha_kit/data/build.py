@@ -6,19 +6,27 @@ dataset.save(Path("data/squad"), data)
 
 from __future__ import annotations
 
+import platform
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import pyarrow
 import yaml
 
-from memalpha_kit.data import card, dataset
+from memalpha_kit import __version__
+from memalpha_kit.data import dataset
 from memalpha_kit.data.dataset import MERGE_SEED, SEPARATIONS, Dataset
+from memalpha_kit.data.hub import revision
 from memalpha_kit.data.instances import ANSWER_TYPE
-from memalpha_kit.data.sources import SOURCES, Skips
+from memalpha_kit.data.raw import matches
+from memalpha_kit.data.skips import Skips
+from memalpha_kit.data.sources import SOURCES, Source
 from memalpha_kit.data.sources import build as build_instances
 from memalpha_kit.errors import InputError, closest
+from memalpha_kit.files import sha256
 from memalpha_kit.records import Instance
 from memalpha_kit.settings import BuildConfig
 from memalpha_kit.tasks import Task, task
@@ -67,7 +75,7 @@ def build_source(
     train, test = rule.split(instances, ratio, seed)
     data = Dataset(name, tuple(train), tuple(test))
     made = {"seed": seed, "train_ratio": ratio, "rule": rule.rule}
-    return replace(data, card=card.build_card(data, named, Path(raw), config, skips, **made))
+    return replace(data, card=build_card(data, named, Path(raw), config, skips, **made))
 
 
 def train_share(kind: Task, compat: str = "fixed") -> float:
@@ -117,7 +125,7 @@ def merge_sets(
     settings = {"recipe": recipe, "limit": limit, "limits": dict(limits or {})}
     settings |= {"seed": seed, "compat": compat}
     expected = chosen.instances if chosen else {}
-    return replace(merged, card=card.merge_card(merged, parts, settings, expected))
+    return replace(merged, card=merge_card(merged, parts, settings, expected))
 
 
 def _built(recipe: Recipe, root: Path) -> list[Path]:
@@ -159,4 +167,120 @@ def split_set(
     train, test = rule.split((*old.train, *old.test), ratio, seed)
     new = Dataset(old.name, tuple(train), tuple(test))
     settings = {"train_ratio": ratio, "rule": rule.rule, "seed": seed}
-    return replace(new, card=card.split_card(new, old, settings))
+    return replace(new, card=split_card(new, old, settings))
+
+
+# --- Cards ---------------------------------------------------------------------------------------
+#
+# A card says settings, seed, licence, revision, hashes of the raw files and of both parts, counts,
+# what was left out, how the split was made. It says nothing of the day, the folder or the number of
+# processes, so the same command gives the same card. It says what was seen: a revision stands in it
+# only if the raw files have the hashes that were recorded when they were downloaded.
+
+NOT_IN_CARD = ("workers", "llm_cache")
+"""Settings that change how fast a build is, never what it gives."""
+
+
+def build_card(
+    data: Dataset, named: Source, raw: Path, config: BuildConfig, skips: Skips, **split: Any
+) -> dict[str, Any]:
+    """The card of a data set that was built from raw files; `split` has seed, rule and ratio."""
+    settings = {k: v for k, v in asdict(config).items() if k not in NOT_IN_CARD}
+    files = [path for pattern in named.files for path in matches(raw, pattern)]
+    hashes = {path.name: sha256(path) for path in files}
+    kind = task(named.name)
+    return {
+        **{"name": data.name, "made_by": "build", "source": named.name},
+        **{"role": kind.role, "category": kind.category, "metric": kind.metric},
+        "licence": named.licence,
+        "revision": revision(raw, hashes),
+        "seed": split.pop("seed"),
+        "settings": settings,
+        "raw_sha256": hashes,
+        **totals(data),
+        "split": split | separation(data),
+        **skips.card(),
+        "labels": {named.name: list(named.labels(raw))} if named.labels else {},
+        "versions": versions(),
+    }
+
+
+def merge_card(
+    merged: Dataset,
+    parts: Sequence[Dataset],
+    settings: Mapping[str, Any],
+    expected: Mapping[str, int],
+) -> dict[str, Any]:
+    """The card of a data set that was merged; the cards of its parts are in it.
+
+    `expected` is the paper's number of instances by part, beside ours.
+    """
+    inner = [dict(part.card) or {"name": part.name} for part in parts]
+    kept = {i.id for i in (*merged.train, *merged.test)}
+    return {
+        **{"name": merged.name, "made_by": "merge"},
+        "settings": dict(settings),
+        "instances_by_part": {
+            part.name: {"found": _count_kept(part, kept), "expected": expected.get(part.name)}
+            for part in parts
+        },
+        **totals(merged),
+        "split": {"shared_groups": len(dataset.shared_groups(merged.train, merged.test))},
+        "labels": {k: v for card in inner for k, v in card.get("labels", {}).items()},
+        "parts": inner,
+        "versions": versions(),
+    }
+
+
+def _count_kept(part: Dataset, kept: set[str]) -> int:
+    """Instances of the part that are in the merged set: of its test part in evaluation."""
+    evaluation = part.card.get("role", "train" if part.train else "eval") == "eval"
+    return sum(instance.id in kept for instance in (part.test if evaluation else part.train))
+
+
+def split_card(data: Dataset, old: Dataset, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The card of a data set whose instances were split anew."""
+    return {
+        **{k: v for k, v in old.card.items() if k != "data_sha256"},
+        **{"name": data.name, "made_by": "split"},
+        **totals(data),
+        "split": {**settings, **separation(data)},
+        "versions": versions(),
+    }
+
+
+def separation(data: Dataset) -> dict[str, int]:
+    """How many sets of instances belong together, and how many names are on both sides."""
+    return {
+        "components": len(dataset.components([*data.train, *data.test])),
+        "shared_groups": len(dataset.shared_groups(data.train, data.test)),
+    }
+
+
+def totals(data: Dataset) -> dict[str, Any]:
+    """Counts of all instances and of each part.
+
+    Characters, not tokens: those would cost a build as much again as its packing, and `data check`
+    prints them, with a counter of one's choice.
+    """
+
+    def count(chosen: Iterable[Instance]) -> dict[str, int]:
+        chosen = list(chosen)
+        return {
+            "instances": len(chosen),
+            "chunks": sum(len(i.chunks) for i in chosen),
+            "questions": sum(len(i.questions) for i in chosen),
+            "characters": sum(len(chunk) for i in chosen for chunk in i.chunks),
+        }
+
+    parts = {part: count(instances) for part, instances in data.parts.items()}
+    return {**count([*data.train, *data.test]), "parts_counts": parts}
+
+
+def versions() -> dict[str, str]:
+    """Versions of what shapes the bytes of a data set."""
+    return {
+        "memalpha_kit": __version__,
+        "python": platform.python_version(),
+        "pyarrow": pyarrow.__version__,
+    }

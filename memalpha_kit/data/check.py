@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memalpha_kit.data import dataset
-from memalpha_kit.data.card import revision
 from memalpha_kit.data.dataset import Dataset
-from memalpha_kit.data.hub import read_manifest
+from memalpha_kit.data.hub import read_manifest, revision
 from memalpha_kit.data.leaks import leaks
 from memalpha_kit.data.sources.building import sizes
 from memalpha_kit.files import sha256

@@ -141,6 +141,17 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return found
 
 
+def revision(folder: Path, hashes: Mapping[str, str]) -> str:
+    """The revision that the files in a folder were downloaded at, "unknown" if one was not.
+
+    `hashes` are what the files have now; `memalpha data download` has recorded the same.
+    """
+    manifest = read_manifest(folder)
+    recorded = {Path(name).name: facts["sha256"] for name, facts in manifest["files"].items()}
+    same = hashes and all(recorded.get(name) == digest for name, digest in hashes.items())
+    return manifest.get("revision", "unknown") if same else "unknown"
+
+
 def _commit(named: HubSet, revision: str | None) -> str:
     """The revision, if it is a commit. Raises InputError: names of branches and tags move."""
     if revision is None or not re.fullmatch(r"[0-9a-f]{40}", revision):

@@ -28,8 +28,8 @@ from memalpha_kit.data.sources import (
 )
 from memalpha_kit.data.sources.building import Job
 from memalpha_kit.data.sources.contexts import parse_examples
+from memalpha_kit.data.sources.labelled import Sample
 from memalpha_kit.data.sources.memory_agent_bench import NLU, TREC, Row
-from memalpha_kit.data.sources.sentences import Sample
 from memalpha_kit.records import QA, Instance
 
 log = logging.getLogger(__name__)

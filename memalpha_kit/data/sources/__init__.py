@@ -22,7 +22,7 @@ import yaml
 
 from memalpha_kit.data.raw import matches
 from memalpha_kit.data.skips import Skips
-from memalpha_kit.data.sources import labelled, memory_agent_bench, sentences
+from memalpha_kit.data.sources import labelled, memory_agent_bench
 from memalpha_kit.data.sources.building import Job
 from memalpha_kit.records import Instance
 from memalpha_kit.registry import Registry
@@ -52,8 +52,8 @@ RULES.add("fixed", {})
 _FACTS = yaml.safe_load(Path(__file__).with_name("sources.yaml").read_text(encoding="utf-8"))
 for _name, _facts in _FACTS.items():
     _facts["hub"] = tuple(_facts.get("hub", ()))
-    if _name in sentences.CORPORA:
-        _facts |= {"files": sentences.CORPORA[_name][0], "build": labelled.build}
+    if _name in labelled.CORPORA:
+        _facts |= {"files": labelled.CORPORA[_name][0], "build": labelled.build}
         _facts["labels"] = partial(labelled.labels, _name)
     else:
         _module = import_module(f"{__package__}.{_name.replace('-', '_')}")

@@ -2,7 +2,7 @@
 
 The file the paper trained on was never published, nor its builder, so nobody can tell whether it
 overlaps with the evaluation rows `longmemeval_s*`. This is a documented substitute from the public
-records (see dialogues.py): records of the evaluation rows are left out, by `question_id` and by the
+records (see longmemeval.py): those of the evaluation rows are left out, by `question_id` and by the
 words of their question; the others are shuffled and merged in fours; an instance keeps all
 dialogues with evidence and, to fill about 15 chunks, other dialogues of its records. No other
 dialogue is used twice, and none that an evaluation row shows.
@@ -26,9 +26,9 @@ from typing import Any
 from pydantic import model_validator
 
 from memalpha_kit.data.raw import Row, Text, checked, raw_file, rows
-from memalpha_kit.data.sources import dialogues, longmemeval, memory_agent_bench
+from memalpha_kit.data.sources import longmemeval, memory_agent_bench
 from memalpha_kit.data.sources.building import Job
-from memalpha_kit.data.sources.dialogues import AnswerText, RawHistory, Record, Session
+from memalpha_kit.data.sources.longmemeval import AnswerText, RawHistory, Record, Session
 from memalpha_kit.data.sources.memory_agent_bench import DIALOGUES, RETRIEVAL
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, Instance
@@ -83,7 +83,7 @@ def build(job: Job) -> list[Instance]:
         read = job.skips.each(lambda raw, where: of_sample(job, raw, where, excluded), numbered)
         built = [instance for instance in read if instance][: job.config.instances]
     else:
-        records = job.skips.each(dialogues.read_record, chain(first, items))
+        records = job.skips.each(longmemeval.read_record, chain(first, items))
         built = of_records(job, str(path), records, excluded)
     return job.not_none(built, FILES[0], "questions that no evaluation row has")
 
@@ -96,14 +96,14 @@ def of_sample(job: Job, raw: Any, where: str, excluded: Excluded) -> Instance | 
     job.skips.drop("lme_train: questions of evaluation rows", left_out)
     if not kept:
         return None
-    chunks = dialogues.pack(job, dialogues.in_time_order(sample.sessions()))
+    chunks = longmemeval.pack(job, longmemeval.in_time_order(sample.sessions()))
     types = sample.question_types
     known = isinstance(types, list) and len(types) == len(sample.questions)
     return job.instance(
         [chunk.text for chunk in chunks],
         [QA(f"{sample.sample_id}-{i}", sample.questions[i], (sample.answers[i],)) for i in kept],
         groups=[f"lme_train:{sample.sample_id}"],
-        **dialogues.about_questions([types[i] for i in kept] if known else [], []),
+        **longmemeval.about_questions([types[i] for i in kept] if known else [], []),
     )
 
 
@@ -136,7 +136,7 @@ def evaluation(job: Job) -> Excluded:
     sessions = (
         session.key
         for row in (found if exclude == "evaluation" else ())
-        for session in dialogues.read_dialogues(row.context, row.where)
+        for session in longmemeval.read_dialogues(row.context, row.where)
     )
     return Excluded(
         frozenset(id for row in found for id in row.ids),
@@ -192,9 +192,9 @@ def merge(job: Job, index: int, group: Sequence[Record], used: set[str]) -> Inst
             break
         chosen[session.key] = session
         used.add(session.key)
-    history = dialogues.in_time_order(list(chosen.values()))
+    history = longmemeval.in_time_order(list(chosen.values()))
     place = {session.key: i for i, session in enumerate(history)}
     evidence = [{place[s.key] for s in r.sessions if s.evidence} for r in group]
     keys = sorted({history[i].key for where in evidence for i in where})
     groups = [*(f"longmemeval:{r.id}" for r in group), *(f"dialogue:{k[:16]}" for k in keys)]
-    return dialogues.instance(job, history, group, evidence, groups=groups)
+    return longmemeval.instance(job, history, group, evidence, groups=groups)

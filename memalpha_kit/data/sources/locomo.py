@@ -22,9 +22,9 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from memalpha_kit.data.raw import Row, Text, checked
-from memalpha_kit.data.sources import dialogues
+from memalpha_kit.data.sources import longmemeval
 from memalpha_kit.data.sources.building import Job, only
-from memalpha_kit.data.sources.dialogues import AnswerText, Session
+from memalpha_kit.data.sources.longmemeval import AnswerText, Session
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, Instance
 from memalpha_kit.tasks import NOT_MENTIONED
@@ -101,7 +101,7 @@ def _instance(job: Job, raw: Any, where: str) -> Instance:
     held: list[set[Turn]] = []  # what stands in each chunk
     for session in _sessions(sample.conversation, where):
         said = tuple((turn.speaker, turn.content(), False) for turn in session.turns)
-        for chunk in dialogues.pack(job, [Session(session.date, said)]):
+        for chunk in longmemeval.pack(job, [Session(session.date, said)]):
             chunks.append(chunk.text)
             held.append({n for _, i in chunk.turns for n in _named(session.turns[i].dia_id)[:1]})
     questions = [

@@ -31,8 +31,8 @@ from memalpha_kit.data.skips import Skips
 from memalpha_kit.data.sources import booksum, frames
 from memalpha_kit.data.sources.building import Job
 from memalpha_kit.data.sources.contexts import KEYWORDS, keywords_of, parse_examples, read_facts
-from memalpha_kit.data.sources.dialogues import about_questions, dated, pack, read_dialogues
 from memalpha_kit.data.sources.labelled import labelled_chunks
+from memalpha_kit.data.sources.longmemeval import about_questions, dated, pack, read_dialogues
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, Instance
 

@@ -6,7 +6,7 @@ corpora upstream, and no sentence that an evaluation row shows or asks, in whate
 used. Numbers of labels are drawn for each instance, so that they can only be learnt from its
 chunks, never from another instance or an evaluation row.
 
-Raw files, side by side in one folder: TREC's two files and an intent corpus (see sentences.py), and
+Raw files, side by side in one folder: TREC's two files and an intent corpus (see labelled.py), and
 `Test_Time_Learning*`, the rows of MemoryAgentBench that must not be trained on; these are needed,
 unless `config.exclude` is "none" ("questions" leaves out only what they ask).
 """
@@ -22,26 +22,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from memalpha_kit.data.raw import raw_file
-from memalpha_kit.data.sources import memory_agent_bench
+from memalpha_kit.data.sources import labelled, memory_agent_bench
 from memalpha_kit.data.sources.building import Job
 from memalpha_kit.data.sources.contexts import parse_examples
-from memalpha_kit.data.sources.labelled import item, labelled_chunks, missing, question
+from memalpha_kit.data.sources.labelled import Sample, item, labelled_chunks, missing, question
 from memalpha_kit.data.sources.memory_agent_bench import LEARNING, NLU, TREC
-from memalpha_kit.data.sources.sentences import (
-    NLU_FILE,
-    TREC_FILES,
-    Sample,
-    label_table,
-    read_nlu,
-    read_trec,
-)
 from memalpha_kit.data.spelling import key
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, Instance
 
 log = logging.getLogger(__name__)
 
-FILES = (*TREC_FILES, NLU_FILE, memory_agent_bench.files(LEARNING))
+FILES = (*labelled.TREC_FILES, labelled.NLU_FILE, memory_agent_bench.files(LEARNING))
 INSTANCES = 200  # per corpus
 CHUNKS = 10  # per instance
 SHARE = 10  # one sentence and one instance in ten is apart from the rest, so that a split need
@@ -56,8 +48,10 @@ def build(job: Job) -> list[Instance]:
     """
     excluded = evaluation_sentences(job)
     readers = {
-        TREC: lambda: [s for name in TREC_FILES for s in read_trec(raw_file(job.raw, name))],
-        NLU: lambda: read_nlu(raw_file(job.raw, NLU_FILE), job.skips),
+        TREC: lambda: [
+            s for name in labelled.TREC_FILES for s in labelled.read_trec(raw_file(job.raw, name))
+        ],
+        NLU: lambda: labelled.read_nlu(raw_file(job.raw, labelled.NLU_FILE), job.skips),
     }
     corpora = (((name, read), f"{job.raw}: {name}") for name, read in readers.items())
     read = job.skips.each(lambda pair, _: (pair[0], pair[1]()), corpora)
@@ -119,7 +113,7 @@ def build_corpus(job: Job, pool: Sequence[Sample]) -> list[Instance]:
         asked = _asked(order, min(job.config.max_questions, len(order) // 2))
         held_out = set(asked)
         shown = [sample for sample in order if sample not in held_out]
-        names = list(label_table(order))
+        names = list(labelled.label_table(order))
         job.rng(index, "labels").shuffle(names)
         numbers = {label: number for number, label in enumerate(names)}
         extra = missing(shown[:n_shown], shown, job.rng(index, "missing"))
