@@ -219,13 +219,10 @@ def _without_held_out(source: str, train: Sequence[Sample], test: Sequence[Sampl
     return shown
 
 
-def missing(chosen: Iterable[Sample], pool: Iterable[Sample], rng: random.Random) -> list[Sample]:
+def missing(chosen: Iterable[Sample], pool: Sequence[Sample], rng: random.Random) -> list[Sample]:
     """One sample from `pool` for each label that `chosen` lacks, in sorted order of the labels."""
-    samples: dict[str, list[Sample]] = {}
-    for sample in pool:
-        samples.setdefault(sample.label, []).append(sample)
-    lacking = sorted(samples.keys() - {sample.label for sample in chosen})
-    return [rng.choice(samples[label]) for label in lacking]
+    lacking = sorted({sample.label for sample in pool} - {sample.label for sample in chosen})
+    return [rng.choice([s for s in pool if s.label == label]) for label in lacking]
 
 
 def arrange(job: Job, items: Sequence[str], extra: Iterable[str]) -> list[list[str]]:
