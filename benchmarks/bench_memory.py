@@ -85,15 +85,21 @@ def copied(entries: tuple[Entry, ...], next_id: int, some: list[ToolCall]) -> tu
 @pytest.mark.parametrize("kind", [INSERT, UPDATE, DELETE])
 @sizes
 def bench_change(meter, n, kind):
-    """One change; the memory before it is still there."""
+    """One change; the memory before it is still there.
+
+    The plain way walks through all entries and pushes ours out of the processor's caches; other
+    changes of the same memory come before those that are timed, as they do in an episode.
+    """
     fits(meter, n)
-    memory, some = filled(n), calls(kind, n)
+    memory, both = filled(n), calls(kind, n, 2 * N_CALLS)
+    some, others = both[:N_CALLS], both[N_CALLS:]
     entries = tuple(memory.semantic)
     meter.versus(
         kind,
         f"{n:,} entries",
         lambda: folded(memory, some),
         lambda: copied(entries, n + 1, some),
+        settle=lambda: folded(memory, others),
         per=N_CALLS,
         rounds=9,
         same=lambda ours, plain: tuple(ours.semantic) == plain,
@@ -231,16 +237,15 @@ def bench_snapshot(meter, n):
 
 @sizes
 def bench_replay(meter, n):
-    """A memory from the calls that made it."""
+    """A memory from the calls that made it; the plain way would take minutes for the large ones."""
     fits(meter, n)
     some = [*calls(INSERT, n, n), *calls(UPDATE, n, n // 10)]
     meter.versus(
         "replay",
         f"{len(some):,} calls",
         lambda: replay(some, CONFIG),
-        lambda: copied((), 1, some) if n <= 1_000 else None,
+        (lambda: copied((), 1, some)) if n <= 1_000 else None,
         per=len(some),
         rounds=3,
-        same=lambda ours, plain: plain is None or tuple(ours.semantic) == plain,
-        growth=n > 1_000,
+        same=lambda ours, plain: tuple(ours.semantic) == plain,
     )

@@ -191,7 +191,7 @@ def bench_parser(meter, piece):
         f"{size / 1e6:g} MB",
         lambda: len(parse_reply(long, "stop", wire)),
         lambda: len(parse_reply(half, "stop", wire)),
-        rounds=2,
+        rounds=5,
         growth=True,
         want=("ratio", "<=", 2.5),
     )

@@ -12,11 +12,12 @@ of all rows.
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -139,10 +140,14 @@ class Texts:
 
 
 @pytest.fixture
-def meter(request: pytest.FixtureRequest, benchmark: Any) -> Meter:
-    """See this module's first lines."""
+def meter(request: pytest.FixtureRequest, benchmark: Any) -> Iterator[Meter]:
+    """See this module's first lines. The garbage collector does not look at what other benchmarks
+    have left, or a row would depend on those before it."""
     group = (request.module.__doc__ or "").partition(":")[0]
-    return Meter(benchmark, request.config.getoption("--quick"), group)
+    gc.collect()
+    gc.freeze()
+    yield Meter(benchmark, request.config.getoption("--quick"), group)
+    gc.unfreeze()
 
 
 @pytest.fixture

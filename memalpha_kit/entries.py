@@ -42,9 +42,8 @@ def essence(text: str) -> str:
     >>> essence(" Zo\u0065\u0308\u200b  hums ") == "Zo\u00eb hums"
     True
     """
-    text = text.translate(_SHAPELESS)
-    if not text.isascii():
-        text = unicodedata.normalize("NFC", text)
+    if not (text.isascii() and text.isprintable()):  # there is nothing without a shape in such text
+        text = unicodedata.normalize("NFC", text.translate(_SHAPELESS))
     return " ".join(text.split())
 
 

@@ -22,7 +22,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
 
 import yaml
 from immutables import Map
@@ -78,15 +79,14 @@ def empty(config: MemoryConfig) -> Memory:
 # --- Tools ----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """What an accepted call asks for: the component, the text, and the id of an entry that is there
     (None where the tool or the component takes none)."""
 
     component: str
     text: str = ""
     id: str | None = None
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -201,6 +201,9 @@ def replay(calls: Iterable[ToolCall], config: MemoryConfig) -> Memory:
     return memory
 
 
+_NOTHING = Request("")
+
+
 class Rules:
     """How a memory reacts: what is refused with which code, and when two texts are the same."""
 
@@ -210,7 +213,7 @@ class Rules:
         In this order: unknown_tool, not_offered, missing_argument, bad_type, bad_memory_type,
         disabled, core_insert, not_found, empty_content, and what the tool itself refuses.
         """
-        nothing, arguments = Request(""), call.arguments
+        nothing, arguments = _NOTHING, call.arguments
         if call.name not in TOOLS:
             return "unknown_tool", nothing
         tool = TOOLS[call.name]
