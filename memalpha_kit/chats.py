@@ -27,12 +27,10 @@ Message = tuple[tuple[str, Any], ...]
 
 def message(role: str, content: str | list | None, **extra: Any) -> Message:
     """A chat message; `extra` are further fields of the protocol, such as `tool_calls`."""
-    fields = {"role": role, "content": content, **extra}
-    return tuple((name, _frozen(value)) for name, value in fields.items())
-
-
-def _frozen(value: Any) -> Any:
-    return Json(json.dumps(value)) if isinstance(value, list | dict) else value
+    return tuple(
+        (name, Json(json.dumps(value)) if isinstance(value, list | dict) else value)
+        for name, value in {"role": role, "content": content, **extra}.items()
+    )
 
 
 @dataclass(frozen=True)

@@ -101,17 +101,18 @@ def counter(name: str) -> Counter:
     kind, _, which = name.partition(":")
     if name in PATTERNS:
         choose = PATTERNS[name]
-        return Counter(name, _ends(choose), lambda text: len(choose(text).findall(text)), True)
+        return Counter(
+            name,
+            lambda text: [match.end() for match in choose(text).finditer(text)],
+            lambda text: len(choose(text).findall(text)),
+            adds_up=True,
+        )
     if kind == "tiktoken" and which:
         return Counter(name, *_tiktoken(which))
     if kind == "hf" and which:
         return Counter(name, *_hf(which))
     known = (*PATTERNS, "tiktoken:o200k_base", "hf:Qwen/Qwen3-32B")
     raise InputError(f"counter: expected a known name, found {name!r}{closest(name, known)}")
-
-
-def _ends(choose: Callable[[str], re.Pattern[str]]) -> Callable[[str], Sequence[int]]:
-    return lambda text: [match.end() for match in choose(text).finditer(text)]
 
 
 def _tiktoken(encoding: str) -> tuple[Callable[[str], Sequence[int]], Callable[[str], int]]:

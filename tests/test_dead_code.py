@@ -13,8 +13,6 @@ CALLED_BY_LIBRARIES = {
     *("_repr_html_", "kernel_spec"),  # IPython and nbclient
     "grpo_loss",  # nothing calls it: a page to read, which a test holds against TRL's
 }
-AWAITING_A_NOTEBOOK = {"plot_measures", "plot_pareto", "first_and_last"}
-"""Used by tests alone today; a notebook is to show them, or they go."""
 DECORATORS = ["@*.register", "@*validator", "@app.*", "@*.get", "@*.post", "@section"]
 
 
@@ -27,11 +25,7 @@ def test_every_function_is_used_by_the_kit_a_notebook_or_a_page(root):
         for cell in json.loads(path.read_text())["cells"]
     ]
     pages = [path.read_text() for path in (*root.glob("*.md"), *(root / "docs").glob("*.md"))]
-    named = (
-        set(re.findall(r"\w+", "\n".join(cells + pages)))
-        | CALLED_BY_LIBRARIES
-        | AWAITING_A_NOTEBOOK
-    )
+    named = set(re.findall(r"\w+", "\n".join(cells + pages))) | CALLED_BY_LIBRARIES
     kinds = ("function", "class", "method", "property")
     unused = [
         f"{item.filename.name}: {item.name}"

@@ -510,7 +510,7 @@ def test_a_figure_is_saved_whole_or_not_at_all(tmp_path, monkeypatch, failing):
 
 
 def test_averages_stand_beside_the_printed_ones_and_say_how_much_they_are_off():
-    """Spec paper.md: what a careful reader finds."""
+    """What a careful reader finds in print."""
     found = {}
     for number in (1, 2, 3, 4, 9):
         table = table_printed(paper_results(number), AVERAGES)

@@ -30,7 +30,7 @@ from memalpha_kit.records import TrainingRow
 from memalpha_kit.settings import AdvantageConfig, GrpoConfig, load_profile
 from memalpha_kit.training.loss import grpo_loss
 
-R = ((1.8950, 1.3450, 1.8700), (1.5875, 0.5375, 1.3875))  # worked example 9.3
+R = ((1.8950, 1.3450, 1.8700), (1.5875, 0.5375, 1.3875))  # as in test_rewards.py
 
 
 def batch(rewards=R, instances=("q", "q")):

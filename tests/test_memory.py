@@ -46,7 +46,7 @@ def outcome(memory, call, config=FIXED):
     return done.status, done.detail
 
 
-# --- Worked example 9.1 --------------------------------------------------------------------------
+# --- A worked example -----------------------------------------------------------------------------
 
 BEFORE = Memory(
     core="Mira, 34, vet in Lund.",
@@ -293,7 +293,7 @@ def test_no_call_raises_and_replaying_applied_calls_gives_the_memory(calls, conf
     assert all(isinstance(entry.text, str) for _, entry in memory.entries())
 
 
-# --- Core truncation: worked example 9.2 ---------------------------------------------------------
+# --- Core truncation, worked by hand --------------------------------------------------------------
 
 TOY = replace(FIXED, core_limit_tokens=12)
 TEN, FIFTEEN = ([f"w{i}" for i in range(1, n + 1)] for n in (10, 15))

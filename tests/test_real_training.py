@@ -24,6 +24,7 @@ from memalpha_kit.errors import InputError
 from memalpha_kit.lab import toy
 from memalpha_kit.method.calls import parse_reply
 from memalpha_kit.method.model_readers import ModelReader
+from memalpha_kit.method.saved import load_episodes
 from memalpha_kit.method.writers import sentences
 from memalpha_kit.models.local import load_lm
 from memalpha_kit.models.local_chat import LocalChat
@@ -32,7 +33,6 @@ from memalpha_kit.records import make_instance
 from memalpha_kit.settings import ModelConfig, load_profile
 from memalpha_kit.training import backends, rollouts
 from memalpha_kit.training import real as real_training
-from memalpha_kit.training.grpo import first_and_last
 
 SOURCES = ("squad", "trec_coarse")
 SETTINGS = {
@@ -320,9 +320,10 @@ def test_a_chat_model_trains_under_the_prompts_of_the_profile(data, tmp_path):
     assert train(model, data[:1], tmp_path / "run", **RULE, **paper) == 0
     card = json.loads((tmp_path / "run" / "run.json").read_text())
     assert card["best"] is None and card["finished"]
+    [first, *_] = load_episodes(tmp_path / "run" / "episodes" / "step_00001.jsonl")
     trained, _ = train_and_held_out(data[:1])
-    [(read, episode)] = first_and_last(tmp_path / "run", trained).values()
-    assert episode.instance == read.id and len(episode.steps) == len(read.chunks)
+    chunks = {instance.id: len(instance.chunks) for instance in trained}
+    assert len(first.steps) == chunks[first.instance]
 
 
 @pytest.mark.parametrize("rank", [4, 0])
@@ -411,8 +412,7 @@ def test_notebook_04_trains_a_model_that_the_profile_names(base, data, tmp_path,
     made = {path.name for path in reports.iterdir()}
     assert {"metrics.csv", "group.csv", "loss.csv", "run.json"} <= made
     (run,) = tmp_path.glob("runs/*/model")
-    episodes = first_and_last(run, train_and_held_out([data[0]])[0])
-    assert list(episodes) == ["step_00001"]
+    assert [file.name for file in (run / "episodes").glob("step_*")] == ["step_00001.jsonl"]
 
 
 def test_the_toy_s_random_replies_hold_calls_that_work(tmp_path):

@@ -1,4 +1,4 @@
-"""Rewards and advantages: the worked examples of the specification, and the edges."""
+"""Rewards and advantages: worked examples, and the edges."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def episode(instance, calls_per_step, scores, memory, rollout=0):
     return Episode(name, instance.id, "toy", rollout, 0, "test", "qwen", config, steps, answers)
 
 
-# --- worked example 9.3 ---------------------------------------------------------------------------
+# --- a worked example -----------------------------------------------------------------------------
 
 A = Rewards(0.75, 0.90, (1.0, 0.5, 1.0), (1.0, 0.5, 0.75))
 B = Rewards(0.50, 0.75, (1.0, 0.0, 0.75), (0.5, 0.0, 1.0))
@@ -165,7 +165,7 @@ def test_grouping_by_rollout_gives_all_steps_of_a_rollout_one_advantage():
         ([], 2, 0.0, 0.0),  # two deletions: nothing to rate
         ([True], 2, 0.5, 1.0),  # an insert and a deletion
         ([True, False], 2, 0.5, 0.5),
-        ([True] * 6, 8, 0.75, 1.0),  # worked example 9.1
+        ([True] * 6, 8, 0.75, 1.0),  # six writes and two deletions
         ([True, None], 2, 1.0, 1.0),  # the judge failed once
         ([True, None], 3, 0.5, 1.0),
         ([None, None], 2, None, None),
@@ -233,7 +233,7 @@ def test_accuracy_leaves_out_answers_without_a_score(scores, mean):
         (["ok", "rejected", "malformed", "ok"], 0.5),
         (["malformed"], 0.0),
         (["ok", "skipped", "ok", "rejected", "rejected", "rejected", "ok", "rejected"], 0.375),
-    ],  # the last one is worked example 9.1, required column
+    ],  # the last one: eight calls, three of which run
 )
 def test_format_is_the_share_of_calls_that_succeeded(statuses, share):
     calls = [call(status=status) for status in statuses]
@@ -310,7 +310,7 @@ def test_training_rows_keep_sampled_ids_and_leave_missing_rewards_untrained():
 
 
 def test_rows_and_groups_have_the_shape_of_the_worked_step():
-    """Worked example 9.8: two instances with 3 and 1 chunks, two rollouts each: 8 rows."""
+    """Two instances with 3 and 1 chunks, two rollouts each: 8 rows."""
     qa = [QA("q", "?", ("a",))]
     long, short = (make_instance("toy", [f"c{i}" for i in range(n)], qa) for n in (3, 1))
     episodes = [

@@ -112,9 +112,11 @@ class ModelReader:
         """
         if not talks:
             return []
-        tools, options = tools or [""] * len(talks), self._options | options
+        tools = tools or [""] * len(talks)
+        for name in ("max_tokens", "temperature", "thinking", "seed"):
+            options.setdefault(name, getattr(self, name))
         requests = [
-            ChatRequest(tuple(talk.messages), tools=offered, **options)
+            ChatRequest(tuple(talk.messages), tools=offered, version=VERSION, **options)
             for talk, offered in zip(talks, tools, strict=True)
         ]
 
@@ -126,11 +128,6 @@ class ModelReader:
         for i, reply in enumerate(replies):
             take(i, reply)
         return replies
-
-    @property
-    def _options(self) -> dict[str, Any]:
-        names = ("max_tokens", "temperature", "thinking", "seed")
-        return {name: getattr(self, name) for name in names} | {"version": VERSION}
 
     def _views(self, questions: Sequence[Question]) -> list[View]:
         """Each question's memory as it can be shown; embeddings are asked for in one call."""

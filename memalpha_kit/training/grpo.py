@@ -33,11 +33,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memalpha_kit.errors import InputError
 from memalpha_kit.files import fingerprint, held, resume_or_refuse, save_json, sha256
-from memalpha_kit.method.saved import load_episodes
 from memalpha_kit.models.folders import NO_PAD, quiet
 from memalpha_kit.models.local import CausalLM
 from memalpha_kit.models.tiny import BATCH_ROWS
-from memalpha_kit.records import Episode, Instance
+from memalpha_kit.records import Instance
 from memalpha_kit.settings import GrpoConfig, ModelConfig
 from memalpha_kit.training import processes
 from memalpha_kit.training.backends import check_model, checkpointed, load_model
@@ -138,14 +137,6 @@ def training_order(n: int, config: GrpoConfig, seed: int) -> list[int]:
         rng = random.Random(f"{seed}/order/{len(places)}")
         places += rng.sample(range(n), n)[:whole]
     return places[: config.steps * config.instances]
-
-
-def first_and_last(run: Path, instances: Sequence[Instance]) -> dict[str, tuple[Instance, Episode]]:
-    """A sampled episode of the first and of the last step that kept some, with its instance."""
-    by_id = {instance.id: instance for instance in instances}
-    files = sorted((run / "episodes").glob("step_*.jsonl"))
-    found = {file.stem: load_episodes(file)[0] for file in dict.fromkeys(files[:1] + files[-1:])}
-    return {step: (by_id[episode.instance], episode) for step, episode in found.items()}
 
 
 # --- What does not fit together -------------------------------------------------------------------
