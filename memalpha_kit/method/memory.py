@@ -134,8 +134,9 @@ def _update(memory: Memory, request: Request, config: MemoryConfig) -> Memory | 
     if isinstance(part, str):
         text = rules.fit_core(request.text, config)
         return "unchanged" if rules.same(part, text) else memory.with_part(request.component, text)
-    entry = part.get(request.id) if part is not None and request.id else None
-    assert part is not None and entry  # `Rules.check` has found it
+    assert part is not None  # `Rules.check` refuses what is switched off,
+    entry = part.get(request.id)
+    assert entry  # and what is not there
     if rules.same(entry.text, request.text):
         return "unchanged"
     if config.update_duplicate == "skip" and rules.repeats(part, request):
