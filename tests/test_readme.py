@@ -54,9 +54,10 @@ def test_the_readme_shows_the_recorded_corrections(results):
     assert readme_row("corrections handled by a correct update") == cells
 
 
-def test_five_seeds_are_recorded_and_the_command_beside_them_is_the_readmes(results):
-    assert sorted(results.seed.unique()) == [0, 1, 2, 3, 4]
-    assert "`memalpha seeds --profile laptop --seeds 0 1 2 3 4`" in README
+def test_ten_seeds_are_recorded_and_the_command_beside_them_is_the_readmes(results):
+    seeds = sorted(results.seed.unique())
+    assert seeds == list(range(10))
+    assert f"`memalpha seeds --profile laptop --seeds {' '.join(map(str, seeds))}`" in README
 
 
 def test_every_path_that_the_readme_links_to_is_there():
