@@ -31,4 +31,4 @@ def table_targets(lengths: pd.DataFrame, behaviour: pd.DataFrame) -> pd.DataFram
     value = pd.Series(measured, dtype=float)
     met = ~(value < table["at least"]) & ~(value > table["at most"]) & value.notna()
     met &= ~((table["at least"] == 0) & (value <= 0))
-    return table.assign(measured=value.round(3), met=met)
+    return table.assign(measured=value.round(4), met=met)
