@@ -12,6 +12,8 @@ from memalpha_kit.method.encoding import encode_text
 from memalpha_kit.models.folders import check_pad, pad_id
 from memalpha_kit.models.local import CausalLM, Sampling, load_lm
 from memalpha_kit.models.tiny import save_policy
+from memalpha_kit.settings import ModelConfig
+from memalpha_kit.training.backends import load_model
 
 
 @pytest.fixture(scope="module")
@@ -261,7 +263,7 @@ def test_without_such_a_token_a_model_answers_and_the_remedy_makes_it_one_to_tra
     folder = with_tokens(tmp_path, template=START + TEXT, pad_token=ENDS)
     assert load_lm(folder).generate([(5, 6)], Sampling(0.0, 2))
     with pytest.raises(InputError, match="expected a pad token that ends no reply") as refused:
-        check_pad(folder)
+        load_model(ModelConfig(), folder, seed=0)  # what all training loads with
     model, tokenizer = Qwen3ForCausalLM.from_pretrained(folder), tiny_tokenizer()
     for line in ("tokenizer.add_special_tokens({'pad_token': '<|pad|>'})",
                  "model.resize_token_embeddings(len(tokenizer))"):  # fmt: skip
@@ -269,4 +271,4 @@ def test_without_such_a_token_a_model_answers_and_the_remedy_makes_it_one_to_tra
     tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
     model.resize_token_embeddings(len(tokenizer))
     save_policy(model, tokenizer, folder)
-    assert check_pad(folder) == "" and load_lm(folder).tokenizer.pad_token == "<|pad|>"
+    assert load_model(ModelConfig(), folder, seed=0).tokenizer.pad_token == "<|pad|>"

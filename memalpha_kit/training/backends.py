@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from memalpha_kit.errors import InputError, closest
-from memalpha_kit.models.folders import ends
+from memalpha_kit.models.folders import check_pad, ends
 from memalpha_kit.models.local import CausalLM, load_lm
 from memalpha_kit.settings import GrpoConfig, ModelConfig, ProtocolConfig
 from memalpha_kit.training import processes
@@ -123,6 +123,7 @@ def load_model(
     The adapter starts as no change at all; its weights depend on `seed` only. Raises InputError for
     a folder or setting that does not fit.
     """
+    check_pad(folder)
     if model.backend == "unsloth":
         return _load_unsloth(model, folder, seed, batch_size)
     options: dict[str, Any] = {} if model.dtype == "auto" else {"dtype": model.dtype}

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memalpha_kit.errors import InputError
 from memalpha_kit.files import fingerprint, held, resume_or_refuse, save_json, sha256
-from memalpha_kit.models.folders import NO_PAD, quiet
+from memalpha_kit.models.folders import quiet
 from memalpha_kit.models.local import CausalLM
 from memalpha_kit.models.tiny import BATCH_ROWS
 from memalpha_kit.records import Instance
@@ -81,7 +81,6 @@ def train_grpo(run: Run, resume: bool = False, trainer: EpisodeTrainer | None = 
     with quiet(), ExitStack() as stack:
         parts = run.model, run.policy, run.seed, run.device, BATCH_ROWS
         lm = trainer.lm if trainer else load_model(*parts)
-        check_lm(lm)
         processes.in_main(lambda: stack.enter_context(held(run.out)))
         run.environment.meet(lm)
         start = processes.in_main(lambda: _begin(run, resume))
@@ -165,13 +164,6 @@ def check(run: Run, n_processes: int = 1) -> None:
     for message, wrong in problems.items():
         if wrong:
             raise InputError(message)
-
-
-def check_lm(lm: CausalLM) -> None:
-    """Raises InputError unless the pad token exists and ends no reply."""
-    pad = lm.tokenizer.pad_token_id
-    if pad is None or pad in lm.stop_ids:
-        raise InputError(f"model {lm.name}: {NO_PAD}")
 
 
 # --- Starting and resuming ------------------------------------------------------------------------

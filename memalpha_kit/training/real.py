@@ -185,12 +185,10 @@ def warm_start(
     from memalpha_kit.training import backends
 
     backends.start(profile.model)
-    from memalpha_kit.training.grpo import check_lm
     from memalpha_kit.training.warm_start import Phase, encode_steps, train_warm_start
 
     model, base = profile.model, checked_base(profile, say)
     lm = backends.load_model(model, base, profile.seed, "cuda" if cuda_cards() else "cpu")
-    check_lm(lm)
     writer = ModelWriter(lm, profile.memory, profile.protocol, Sampling(0.0, 1))
     rows = encode_steps(writer, islice(taught(profile, instances, episodes), settings.rows))
     files = [file for path in data for file in trained_on(path)] + list(episodes)

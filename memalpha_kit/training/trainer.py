@@ -71,8 +71,8 @@ class EpisodeTrainer(GRPOTrainer):
         self.progress: Callable[[int], object] = lambda n: None  # told how many replies are written
         self.bad_in_a_row = self.skipped = 0
         model = lm.model.train()
-        stops = lm.stop_ids[0] if len(lm.stop_ids) == 1 else list(lm.stop_ids)
-        model.generation_config.update(eos_token_id=stops, pad_token_id=lm.tokenizer.pad_token_id)
+        ends = {"eos_token_id": list(lm.stop_ids), "pad_token_id": lm.tokenizer.pad_token_id}
+        model.generation_config.update(**ends)  # what TRL stops at and fills up with
         super().__init__(
             model=model,
             reward_funcs=[_never_called],
