@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import nbformat
@@ -224,6 +226,18 @@ def test_what_cannot_work_is_one_line_before_anything_is_loaded(
     assert not (tmp_path / "run").exists()
 
 
+def test_what_is_refused_before_unsloth_is_imported_needs_nothing_that_it_patches(base):
+    """It was once the pad token that was looked at first: no run with Unsloth would have begun."""
+    code = (
+        "import sys\nfrom memalpha_kit.settings import load_profile\n"
+        "from memalpha_kit.training import real\n"
+        f"real.checked(load_profile('gpu', {sets(SETTINGS | RULE | {'model.name': base})[1::2]}))\n"
+        "print({'transformers', 'trl', 'peft'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "set()\n", done.stderr
+
+
 @pytest.mark.parametrize("command", ["train", "warm-start"])
 def test_a_model_without_a_spare_pad_token_is_refused_before_the_data_is_read(
     base, tmp_path, capsys, command
@@ -240,8 +254,7 @@ def test_a_model_without_a_spare_pad_token_is_refused_before_the_data_is_read(
     said = capsys.readouterr()
     assert "add one and save the folder again: tokenizer.add_special_tokens" in said.err
     file.write_text(json.dumps(told | {"unk_token": "> "}))
-    assert cli.main(argv) == 2 and "gone" in (said := capsys.readouterr()).err
-    assert "rows are filled up with > , for its pad token, <|end|>" in said.out
+    assert cli.main(argv) == 2 and "gone: expected a folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["train", "warm-start"])
