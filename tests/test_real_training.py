@@ -227,11 +227,12 @@ def test_what_cannot_work_is_one_line_before_anything_is_loaded(
 
 
 def test_what_is_refused_before_unsloth_is_imported_needs_nothing_that_it_patches(base):
-    """It was once the pad token that was looked at first: no run with Unsloth would have begun."""
+    """A tokenizer is read with transformers, so under Unsloth not before it is imported."""
+    settings = sets(SETTINGS | RULE | {"model.name": base, "model.backend": "unsloth"})[1::2]
     code = (
         "import sys\nfrom memalpha_kit.settings import load_profile\n"
-        "from memalpha_kit.training import real\n"
-        f"real.checked(load_profile('gpu', {sets(SETTINGS | RULE | {'model.name': base})[1::2]}))\n"
+        "from memalpha_kit.training import real\nreal.cuda_cards = lambda: 1\n"
+        f"real.checked(load_profile('gpu', {settings}))\n"
         "print({'transformers', 'trl', 'peft'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
