@@ -362,8 +362,9 @@ def test_the_likely_cause_of_equal_rewards_is_named_the_first_that_holds(changes
     ],
 )
 def test_steps_that_cannot_learn_are_told_and_some_in_a_row_are_a_warning(
-    tmp_path, caplog, capsys, changes, cause
+    tmp_path, caplog, capsys, monkeypatch, changes, cause
 ):
+    monkeypatch.setattr("memalpha_kit.progress.QUIET_S", 0.0)
     with caplog.at_level(logging.WARNING):
         journal = Journal(tmp_path, replace(tiny.GRPO, steps=6), 6)
         with journal.bar:
@@ -375,7 +376,7 @@ def test_steps_that_cannot_learn_are_told_and_some_in_a_row_are_a_warning(
                 journal.advance(1)
     (warning,) = caplog.messages  # steps 3, 4 and 5
     assert warning.startswith(f"GRPO: the last 3 of 5 steps taught nothing: {cause}")
-    assert cause in capsys.readouterr().out
+    assert cause in capsys.readouterr().err
 
 
 def test_a_last_step_that_cannot_learn_is_told_though_no_bar_is_shown_any_more(tmp_path, caplog):
