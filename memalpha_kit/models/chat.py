@@ -203,7 +203,7 @@ class Client:
         streak.length = 0
         if accept is not None and not accept(reply):
             self.usage.failed += 1
-        elif reply.text or reply.tools:
+        elif self.endpoint.cache and (reply.text or reply.tools):
             self._store(key, asked.version, asdict(reply))
         return reply
 
