@@ -143,11 +143,8 @@ class FromMemory(Method):
 
     def answer_group(self, group: Sequence[Put], done: Callable[[Answer], None]) -> None:
         """All at once; the reader says each as soon as it is known."""
-        episodes = [put.held.episode for put in group]
-        questions = [
-            replace(put.question, memory=episode.memory if episode else None)
-            for put, episode in zip(group, episodes, strict=True)
-        ]
+        pairs = [(put.question, put.held.episode) for put in group]
+        questions = [replace(q, memory=made.memory if made else None) for q, made in pairs]
 
         def take(place: int, answer: Answer) -> None:
             put = group[place]

@@ -200,7 +200,6 @@ def table_pairs(answers: pd.DataFrame, bootstrap: Bootstrap = BOOTSTRAP) -> pd.D
 
     A method that has no question in common with the first one is left out. `p_holm` is p corrected
     for the number of tests in this table (Holm).
-
     `difference` is `method` minus the first one, with its interval; p is of a paired sign-flip test
     over whole units (`units` of them: instances, or questions of a single instance); `detectable`
     is the smallest true difference that a test of this size finds in 80 % of the cases. The last
