@@ -830,6 +830,7 @@ def test_a_folder_is_a_local_model_and_anything_else_a_name_at_the_server(monkey
         "memalpha_kit.models.local.load_lm",
         lambda *args, **options: made.append((*args, options)) or args[0],
     )
+    monkeypatch.setattr("memalpha_kit.models.folders.load_tokenizer", lambda folder: None)
     url, asking = "http://127.0.0.1:9/v1", Asking(cache=tmp_path)
     model, probe = models(Local(tmp_path, "cuda", "float16"), None, None, None, asking)
     assert isinstance(model, LocalChat) and probe is model
