@@ -23,6 +23,7 @@ from memalpha_kit.models.tiny import build_policy
 from memalpha_kit.records import TrainingRow
 from memalpha_kit.settings import Profile, load_profile
 from memalpha_kit.training import batch, trainer
+from memalpha_kit.training.journal import Journal
 from memalpha_kit.training.rollouts import Rollouts
 
 
@@ -190,14 +191,14 @@ def bench_grpo(meter, monkeypatch, tmp_path):
 
     for name, (owner, attribute) in PHASES.items():
         monkeypatch.setattr(owner, attribute, timed(name, getattr(owner, attribute)))
-    ended = trainer.Journal.on_step_end
+    ended = Journal.on_step_end
 
     def marked(*args: Any, **kwargs: Any) -> Any:
         found = ended(*args, **kwargs)
         marks.append(Counter(spent) + Counter(whole=time.process_time()))
         return found
 
-    monkeypatch.setattr(trainer.Journal, "on_step_end", marked)
+    monkeypatch.setattr(Journal, "on_step_end", marked)
     instances = miniature.training_instances(mini)
     meter.once(lambda: miniature.train(mini, warm, instances, Path(tmp_path / "grpo")))
     steps = [b - a for a, b in zip(marks[1:], marks[2:], strict=False)] or [marks[-1] - marks[-2]]
