@@ -27,6 +27,7 @@ from memalpha_kit.cli import (
     models,
     server,
     training,
+    writing,
 )
 from memalpha_kit.cli.options import Documented
 from memalpha_kit.errors import DiskError, InputError, closest
@@ -39,7 +40,7 @@ app = typer.Typer(**PLAIN)
 for _function in (
     *(lab.run, lab.seeds, lab.sweep, lab.grouping, lab.audit),
     *(training.warm_start, training.train, training.plan, training.export),
-    *(evaluation.write, evaluation.ask, evaluation.evaluate, evaluation.score),
+    *(writing.write, evaluation.ask, evaluation.evaluate, evaluation.score),
     *(evaluation.report, evaluation.calibrate, explore.explore, explore.replay, server.serve),
     *(memories.credit, memories.lengths, bench.bench),
 ):

@@ -384,15 +384,13 @@ def draw(
 
 def _inserted(texts: Sequence[str]) -> str:
     """A reply that stores texts as semantic entries."""
-    kind = {"memory_type": "semantic_memory"}
-    calls = [ToolCall(INSERT, kind | {"content": text}) for text in texts]
-    return render_calls(calls, "qwen")
+    arguments = ({"memory_type": "semantic_memory", "content": text} for text in texts)
+    return render_calls([ToolCall(INSERT, made) for made in arguments], "qwen")
 
 
 def _units(chunk: str) -> Iterator[str]:
     """Labelled samples if the chunk has any, else its sentences."""
-    samples = [match[0] for match in SAMPLE.finditer(chunk)]
-    yield from samples or sentences(content(chunk))
+    yield from [match[0] for match in SAMPLE.finditer(chunk)] or sentences(content(chunk))
 
 
 def _sizes(path: Path) -> dict[str, int]:

@@ -50,10 +50,8 @@ class Bootstrap:
 
 BOOTSTRAP = Bootstrap()
 SPENT = ("prompt_tokens", "completion_tokens", "cost_usd")
-COUNTS = (
-    *("instances", "questions", "skipped", "missing", "unfinished", "truncated"),
-    *("calls", "unusable"),
-)
+ASKED = ("instances", "questions", "skipped", "missing", "unfinished", "truncated")
+COUNTS = (*ASKED, "calls", "unusable")
 MEANS = ("if_all_0", "if_all_1", "memory_tokens", "chunk_tokens", "compression")
 Row = dict[str, Any]
 

@@ -1,0 +1,139 @@
+"""Command `memalpha write`: the memory of a text, or episodes of a data set."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Argument, Option
+
+from memalpha_kit import files
+from memalpha_kit.cli.options import (
+    NONE,
+    Local,
+    Overrides,
+    ProfileName,
+    Seed,
+    at_least,
+    profile_of,
+    with_fields,
+    writer_of,
+)
+from memalpha_kit.errors import InputError
+from memalpha_kit.progress import bar
+
+if TYPE_CHECKING:
+    from memalpha_kit.method.writers import Writer
+    from memalpha_kit.records import Episode
+    from memalpha_kit.settings import Profile
+
+MaybeData = Annotated[
+    Path | None, Option("--data", metavar="PATH", help="a data set, or a parquet file")
+]
+MaybeEpisodes = Annotated[
+    Path | None, Option("--out", metavar="FILE.jsonl", help="the episodes of --data")
+]
+
+
+@with_fields
+def write(
+    local: Local,
+    text: Annotated[
+        str | None, Argument(metavar="TEXT", help="or a file, or - for stdin, instead of --data")
+    ] = None,
+    data: MaybeData = None,
+    out: MaybeEpisodes = None,
+    writer: Annotated[str | None, Option(metavar="NAME", help="a rule: {writers}")] = None,
+    instances: Annotated[int | None, Option(metavar="N", help="only the first N")] = None,
+    rollouts: Annotated[int, Option(metavar="N", help="episodes per instance")] = 1,
+    seed: Seed = 0,
+    batch: Annotated[int, Option(metavar="N", help="instances at a time")] = 8,
+    temperature: Annotated[float, Option(help="of --model; 0 is greedy")] = 0.0,
+    profile: ProfileName = "real",
+    overrides: Overrides = NONE,
+) -> None:
+    """A writer reads every instance chunk by chunk and leaves one line per episode.
+
+    Of a TEXT the memory is printed. `--model small` is a small model that comes trained, with its
+    own profile: `memalpha write --model small "Mira lives in Lund."`.
+
+    Episodes are appended as they are finished. The same command again goes on where it stopped;
+    other settings are refused, because one file never holds episodes of two settings.
+    """
+    from memalpha_kit.data.dataset import load_data, one_file
+    from memalpha_kit.method.saved import write_log
+    from memalpha_kit.training.trained import adapter_file
+
+    if (data is None or out is None) if text is None else (data or out):
+        raise InputError("write: expected a TEXT, or --data and --out")
+    at_least(1, instances=instances, rollouts=rollouts, batch=batch)
+    file = one_file(data) if data else None
+    small = local.model if adapter_file(local.model) else None
+    loaded = profile_of(small.name if small else profile, overrides)
+    made = writer_of("write", writer, local, loaded, temperature)
+    if text is not None:
+        return _show_memory(text, made, loaded, seed)
+    assert file and out  # there is no TEXT
+    settings = {
+        "data_sha256": files.fingerprint([file]),
+        "writer": writer or f"model:{local.model and local.model.name}",
+        "temperature": None if writer else temperature,
+        **({} if writer or local.dtype == "auto" else {"dtype": local.dtype}),
+        "instances": instances,
+        "memory": dataclasses.asdict(loaded.memory),
+        "protocol": dataclasses.asdict(loaded.protocol),
+    }
+    todo = load_data(file)[:instances]
+    rules = (loaded.memory, loaded.protocol)
+    episodes, new = write_log(out, todo, made, rules, settings, rollouts, seed, batch)
+    _show_written(out, episodes, new, not writer)
+
+
+def _show_memory(text: str, by: Writer, profile: Profile, seed: int) -> None:
+    """Prints the memory that a writer makes of a text, of a file, or of standard input."""
+    from memalpha_kit.data.raw import read_text
+    from memalpha_kit.evaluation.scores import silent as silent_writer
+    from memalpha_kit.method import episode
+    from memalpha_kit.method.prompts import numbered
+    from memalpha_kit.training.trained import as_instance
+
+    if text == "-":
+        text = sys.stdin.read()
+    elif "\n" not in text and len(text) < 256 and Path(text).is_file():
+        text = read_text(Path(text))
+    instance = as_instance(text, profile)
+    with bar(len(instance.chunks), f"write {by.name}") as shown:
+        how = profile.memory, profile.protocol, 1, seed
+        (written,) = episode.write([instance], by, *how, shown.advance)
+    memory = written.memory
+    if memory.core:
+        print(f"core memory:\n{memory.core}")
+    for name, entries in memory.lists().items():
+        print(f"{name} memory:\n{numbered(tuple(entries)) or 'nothing'}")
+    print(f"({_counted([written])})")
+    if warning := silent_writer([written]):
+        print(f"memalpha: {warning}", file=sys.stderr)
+
+
+def _show_written(out: Path, episodes: list[Episode], new: int, by_model: bool) -> None:
+    """Prints what was written, and warns of a model that made no calls."""
+    from memalpha_kit.evaluation.scores import silent as silent_writer
+
+    print(f"{out}: {len(episodes)} episodes, {new} of them new")
+    print(_counted(episodes))
+    if by_model and (warning := silent_writer(episodes)):
+        print(f"memalpha: {warning}", file=sys.stderr)
+
+
+def _counted(episodes: list[Episode]) -> str:
+    """The calls of episodes in words: how many, per chunk, and the share that worked."""
+    calls = [call for episode in episodes for call in episode.calls]
+    steps = [step for episode in episodes for step in episode.steps]
+    worked = sum(call.status == "ok" for call in calls)
+    silent = sum(not step.calls for step in steps)
+    share = f" ({worked / len(calls):.0%})" if calls else ""
+    rate = f", {len(calls) / len(steps):.2f} per chunk" if steps else ""
+    said = f"{len(calls)} calls, {worked} worked{share}{rate}"
+    return f"{said}; no call in {silent} of {len(steps)} chunks"
