@@ -43,7 +43,7 @@ def test_a_rules_memory_of_a_text_is_printed(tmp_path, monkeypatch, capsys, how)
     assert cli.main(["write", "--writer", "keep_sentences", given]) == 0
     said = capsys.readouterr().out
     assert "semantic memory:\n1. Mira lives in Lund.\n2. Her parrot is Pixel.\n" in said
-    assert "(2 calls, 2 worked, in 1 chunks)" in said
+    assert "(2 calls, 2 worked (100%), 2.00 per chunk; no call in 0 of 1 chunks)" in said
 
 
 def test_a_writer_that_comes_trained_writes_under_its_own_profile(small, capsys):
@@ -51,7 +51,7 @@ def test_a_writer_that_comes_trained_writes_under_its_own_profile(small, capsys)
     argv = ["write", "--model", "small", "--set", f"model.name={small}", *roomy]
     assert cli.main([*argv, f"{TEXT} " * 8]) == 0
     said = capsys.readouterr()
-    assert "semantic memory:\n" in said.out and "in 2 chunks" in said.out  # 60 tokens each
+    assert "semantic memory:\n" in said.out and "in 2 of 2 chunks" in said.out  # 60 tokens each
     assert "episodic" not in said.out and "made no call in 2 of 2 chunks" in said.err
 
 
