@@ -209,7 +209,7 @@ def _only(value: dict[str, Any] | list[Any] | None) -> dict[str, Any] | None:
 
 def without_surrogates(text: str) -> str:
     """`text` with "?" for each half of a surrogate pair, which no file or tokenizer takes."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 _SPACE = re.compile(r"\s*")
@@ -239,7 +239,7 @@ def _tame(value: Any, depth: int) -> Any:
     """`value` with text that can be encoded; ValueError if it is nested deeper than `depth`."""
     if isinstance(value, str):
         return without_surrogates(value)
-    if isinstance(value, list | dict) and depth == 0:
+    if depth == 0 and isinstance(value, list | dict):
         raise ValueError("nested too deeply")
     if isinstance(value, list):
         return [_tame(item, depth - 1) for item in value]

@@ -84,6 +84,7 @@ def read_sentence(text: str) -> Sentence:
     return Sentence("chat", text)
 
 
+@lru_cache
 def read_chunk(chunk: str) -> tuple[Sentence, ...]:
     """The sentences of a chunk, one a line."""
     return tuple(read_sentence(line) for line in chunk.splitlines() if line.strip())

@@ -257,12 +257,12 @@ def perltqa(prediction: str, answers: Answers, words: bool = False) -> float:
 
 def substring(prediction: str, answers: Answers, words: bool = False) -> float:
     """1 if any comparable answer is inside the comparable reply, whole or its `Answer:` line."""
-    texts = (comparable(prediction), comparable(parsed_line(prediction)))
+    texts = set(map(comparable, {prediction, parsed_line(prediction)}))  # often the same
     golds = usable(answers, "substring")
     return float(any(_found(gold, prediction, texts, words) for gold in golds))
 
 
-def _found(gold: str, prediction: str, texts: Sequence[str], words: bool) -> bool:
+def _found(gold: str, prediction: str, texts: set[str], words: bool) -> bool:
     plain = comparable(gold)
     if plain not in _ARTICLES:
         return any(within(plain, text, words) for text in texts)

@@ -51,7 +51,9 @@ class ModelWriter:
 
         Raises InputError, naming instance and chunk, if a prompt does not fit with no entry shown.
         """
-        prompts = [self.prompt_ids(request) for request in requests]
+        asked = {(r.memory, r.chunk): r for r in requests}  # rollouts often share a prompt
+        ids = {key: self.prompt_ids(request) for key, request in asked.items()}
+        prompts = [ids[request.memory, request.chunk] for request in requests]
         return self.lm.generate(prompts, self.sampling, [request.seed for request in requests])
 
     def finish(self) -> None:

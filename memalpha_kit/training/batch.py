@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -64,30 +65,33 @@ def rows_to_batch(
     completions, learned = (
         [getattr(row, name) for row in real] + fill for name in ("completion_ids", "loss_mask")
     )
-    width = max(1, *map(len, completions))
     batch = {
         "prompt_ids": _padded(prompts, pad_id, "left"),
-        "prompt_mask": _padded([(1,) * len(ids) for ids in prompts], 0, "left"),
-        "completion_ids": _padded(completions, pad_id, "right", width),
-        "completion_mask": _padded([(1,) * len(ids) for ids in completions], 0, "right", width),
-        "tool_mask": _padded(learned, 0, "right", width),
+        "prompt_mask": _held(prompts, "left").long(),
+        "completion_ids": _padded(completions, pad_id, "right"),
+        "completion_mask": _held(completions, "right").long(),
+        "tool_mask": _padded(learned, 0, "right"),
         "advantages": torch.tensor([row.advantage for row in real] + [0.0] * len(fill)),
         "num_items_in_batch": torch.tensor(sum(map(sum, learned))),
     }
     if sampled:
         known = [row.logprobs or (math.nan,) * len(row.completion_ids) for row in real]
-        batch["sampling_per_token_logps"] = _padded(known + fill, 0.0, "right", width)
+        batch["sampling_per_token_logps"] = _padded(known + fill, 0.0, "right")
     return {name: value.to(device) for name, value in batch.items()}
 
 
-def _padded(
-    rows: Sequence[Sequence[float]], value: float, side: str, width: int | None = None
-) -> torch.Tensor:
-    """One (B, width) tensor; `width` defaults to the longest row."""
-    width = max(map(len, rows)) if width is None else width
-    gaps = [[value] * (width - len(row)) for row in rows]
-    pairs = zip(gaps, map(list, rows), strict=True)
-    return torch.tensor([gap + row if side == "left" else row + gap for gap, row in pairs])
+def _held(rows: Sequence[Sequence[float]], side: str) -> torch.Tensor:
+    """Where padding on this side leaves the rows: true or false, (B, longest), at least (B, 1)."""
+    lengths = torch.tensor([len(row) for row in rows])[:, None]
+    along = torch.arange(max(1, int(lengths.max())))
+    return (along.flip(0) if side == "left" else along) < lengths
+
+
+def _padded(rows: Sequence[Sequence[float]], value: float, side: str) -> torch.Tensor:
+    """The rows as one tensor of the shape of `_held`, padded with `value`, whose type it has."""
+    mask, padding = _held(rows, side), torch.tensor(value)
+    numbers = torch.tensor([*chain(*rows)], dtype=padding.dtype)
+    return padding.expand(mask.shape).masked_scatter(mask, numbers)
 
 
 def importance_ratio(
