@@ -101,6 +101,9 @@ def test_the_cpu_set_needs_nothing_of_the_gpu_set():
     assert not set(extras["gpu"]) & (set(core) | set(extras["dev"]))
 
 
+NEEDS_NOTHING = {*sys.stdlib_module_names, "_typeshed"}  # the latter is of type checkers
+
+
 def test_every_third_party_package_that_the_kit_imports_is_required():
     names = {"yaml": "pyyaml"}  # imported under another name than installed
     for path in (ROOT / "memalpha_kit").rglob("*.py"):
@@ -111,7 +114,7 @@ def test_every_third_party_package_that_the_kit_imports_is_required():
                 found = [node.module]
             else:
                 continue
-            for top in {name.partition(".")[0] for name in found} - set(sys.stdlib_module_names):
+            for top in {name.partition(".")[0] for name in found} - NEEDS_NOTHING:
                 required = canonicalize_name(names.get(top, top))
                 assert top == "memalpha_kit" or required in everything, f"{path}: {top}"
 
