@@ -155,6 +155,10 @@ def test_an_entry_shows_the_calls_that_made_it(page, played):
     assert browser.value("document.body.dataset.chunk") == str(blame(episode, changed[0])[0].step)
 
 
+RECORDED = (
+    *(PROFILE.reward.compression, PROFILE.reward.content),
+    *(PROFILE.advantage.grouping, PROFILE.advantage.scale),
+)
 SETTINGS = [
     (beta, gamma, grouping, scale)
     for grouping in ("instance", "chunk", "rollout", "leave_one_out")
@@ -166,7 +170,7 @@ def python_says(played, setting):
     """R and A of the first instance's rollouts by the package."""
     beta, gamma, grouping, scale = setting
     mine = played[1].episodes[:4]
-    config = RewardConfig(compression=beta, content=gamma)
+    config = replace(PROFILE.reward, compression=beta, content=gamma)
     steps = [step_rewards(played[1].rewards[episode.id], config) for episode in mine]
     settings = AdvantageConfig(grouping=grouping, scale=scale)
     return steps, episode_advantages(steps, [""] * 4, settings)
@@ -174,7 +178,7 @@ def python_says(played, setting):
 
 def test_what_if_recomputes_rewards_and_advantages_as_the_package_does(page, played):
     browser = page(miniature_view(played))
-    _, recorded = python_says(played, (0.05, 0.2, PROFILE.advantage.grouping, "std"))
+    _, recorded = python_says(played, RECORDED)
     cells = "[...document.querySelectorAll('.cell')]"
     for setting in SETTINGS:
         for name, value in zip(("beta", "gamma", "grouping", "scale"), setting, strict=True):
