@@ -25,7 +25,7 @@ reproduce: env ## run all notebooks headlessly and write reports/
 test: env ## what CI runs: ruff and pytest
 	$(python) -m ruff check .
 	$(python) -m ruff format --check .
-	$(python) -m pytest -q -n 2 --dist loadfile
+	$(python) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 types: env ## mypy on the package, by the rules in pyproject.toml
 	$(python) -m mypy
