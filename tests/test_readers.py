@@ -99,6 +99,12 @@ def test_reading_nothing_answers_nothing():
 RULES = ("best_entry", "label_vote", "read_nothing")
 
 
+@pytest.mark.parametrize("name", ["best_entry", "label_vote"])
+def test_a_question_whose_memory_was_never_written_is_one_line(name):
+    with pytest.raises(InputError, match=f"reader {name}: expected a memory of three parts"):
+        reader(name).read([Question("q0", "Who is a vet?", memory=None)])
+
+
 def test_readers_are_made_by_name():
     assert [reader(name).name for name in RULES] == list(RULES)
     with pytest.raises(InputError, match="did you mean 'label_vote'"):

@@ -112,7 +112,7 @@ def _show_memory(text: str, by: Writer, profile: Profile, seed: int) -> None:
         print(f"core memory:\n{memory.core}")
     for name, entries in memory.lists().items():
         print(f"{name} memory:\n{numbered(tuple(entries)) or 'nothing'}")
-    print(f"({_counted([written])})")
+    print(_counted([written]))
     if warning := silent_writer([written]):
         print(f"memalpha: {warning}", file=sys.stderr)
 
@@ -135,5 +135,5 @@ def _counted(episodes: list[Episode]) -> str:
     silent = sum(not step.calls for step in steps)
     share = f" ({worked / len(calls):.0%})" if calls else ""
     rate = f", {len(calls) / len(steps):.2f} per chunk" if steps else ""
-    said = f"{len(calls)} calls, {worked} worked{share}{rate}"
-    return f"{said}; no call in {silent} of {len(steps)} chunks"
+    said = f"{len(calls)} call{'s' * (len(calls) != 1)}, {worked} worked{share}{rate}"
+    return f"{said}; no call in {silent} of {len(steps)} chunk{'s' * (len(steps) != 1)}"
