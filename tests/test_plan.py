@@ -10,11 +10,12 @@ import pytest
 from memalpha_kit import cli
 from memalpha_kit.errors import InputError
 from memalpha_kit.files import load_json, save_json
-from memalpha_kit.lab import miniature
+from memalpha_kit.lab import miniature, toy
 from memalpha_kit.lab.lessons import tokenizer
 from memalpha_kit.lab.plan import REFERENCE, miniature_parameters, miniature_plan, planned
 from memalpha_kit.models.tiny import build_policy
 from memalpha_kit.settings import load_profile, profile_names
+from memalpha_kit.training import probe
 from memalpha_kit.training.plan import (
     SHAPES,
     Assumptions,
@@ -61,6 +62,24 @@ def test_profile_small_is_planned_for_one_core_with_its_own_short_chunks(capsys)
     assert made.value("warm start") > 0 and not made.problems
     assert plan(load_profile("gpu")).value("warm start") == 0
     assert known_card(16.0) != "cpu"
+
+
+def test_a_probe_s_seconds_are_the_plan_s_seconds(monkeypatch):
+    small, given = load_profile("small"), Assumptions(chunks=1, chunk_tokens=112, reply_tokens=65)
+    monkeypatch.setattr(probe, "_seconds", lambda *_: (7.0, 20.0))
+    made = probe.probed(small, given)
+    assert 3600 * made.value("warm start") == pytest.approx(7.0 * small.warm_start.steps)
+    assert 3600 * made.value("generation") == pytest.approx(20.0 * small.grpo.steps)
+    table = plan(small, replace(given, card="cpu"))
+    slower = [made.value(part) / table.value(part) for part in ("warm start", "training")]
+    assert slower[0] == pytest.approx(slower[1])
+    with pytest.raises(InputError, match="expected the miniature or profile small, found gpu"):
+        probe.probed(load_profile("gpu"), given)
+
+
+def test_a_probe_trains_and_writes_with_the_model_of_the_profile(tmp_path):
+    profile, _ = toy.stand_in(load_profile("small", ["warm_start.batch=2"]), tmp_path)
+    assert all(seconds > 0 for seconds in probe._seconds(profile, 12, 4))
 
 
 def test_work_of_the_published_run_by_hand():

@@ -101,7 +101,10 @@ def plan(
     profile: ProfileName = "laptop",
     overrides: Overrides = NONE,
     probe: Annotated[
-        bool, Option("--probe", help="miniature: measure this machine first (10 seconds)")
+        bool,
+        Option(
+            "--probe", help="measure this machine first: the miniature or small, up to a minute"
+        ),
     ] = False,
     out: Annotated[Path | None, Option(metavar="FILE", help="also save the plan as CSV")] = None,
     record_reference: Annotated[
@@ -128,7 +131,12 @@ def plan(
         default = Assumptions()
         unsaid = [n for n in known if getattr(assumptions, n) == getattr(default, n)]
         assumptions = dataclasses.replace(assumptions, **{n: known[n] for n in unsaid})
-        made = plan(loaded, assumptions)
+        if probe:
+            from memalpha_kit.training.probe import probed
+
+            made = probed(loaded, assumptions)
+        else:
+            made = plan(loaded, assumptions)
     print(made.page())
     if out:
         files.save_table(out, made.table())

@@ -143,15 +143,20 @@ class Plan:
 def plan(
     profile: Profile,
     assumptions: Assumptions = Assumptions(),  # noqa: B008 (frozen)
+    measured: Card | None = None,
 ) -> Plan:
-    """What the profile will cost. Raises InputError for a model or a card that is in no table."""
+    """What the profile will cost. Raises InputError for a model or a card that is in no table.
+
+    `measured` stands for the card's row in the table (`training/probe.py`).
+    """
     name, card = profile.model.name, assumptions.card
     shape, missing = known_shape(name), "is not in the tables of the plan"
     if shape is None:
         raise InputError(f"model.name {name!r} {missing}{closest(name, SHAPES)}")
     if card not in CARDS:
         raise InputError(f"card {card!r} {missing}{closest(card, CARDS)}")
-    return _Estimate(profile, assumptions, shape, CARDS[card], planned_data(assumptions)).plan()
+    known = measured or CARDS[card]
+    return _Estimate(profile, assumptions, shape, known, planned_data(assumptions)).plan()
 
 
 def fitting(profile: Profile, cards: int, memory_gb: float, called: str = "") -> Plan | None:
