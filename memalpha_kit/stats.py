@@ -61,13 +61,8 @@ def mean_interval(
         raise InputError(f"clusters: expected {len(values)} names, found {len(clusters)}")
     if not 0 < level < 1:
         raise InputError(f"level: expected a number between 0 and 1, found {level}")
-    parts = _by_cluster(values, range(len(values)) if clusters is None else clusters)
-    if not parts:
-        return Interval(None, None, None, 0, len(values))
-    means = np.array([part.mean() for part in parts])
-    used = sum(map(len, parts))
-    low, high = _percentiles(means, seed, n, level) if len(means) > 1 else (None, None)
-    return Interval(float(means.mean()), low, high, used, len(values) - used, len(means))
+    names = range(len(values)) if clusters is None else clusters
+    return stratified_interval(values, [0] * len(values), names, seed, n, level)
 
 
 def paired_interval(
@@ -100,7 +95,7 @@ def nested_interval(
     For clusters that are themselves samples (training seeds, each with its instances): the
     interval holds for a new cluster measured on new values.
     """
-    parts = _by_cluster(values, clusters)
+    parts = _by_cluster(zip(values, clusters, strict=True))
     if not parts:
         return Interval(None, None, None, 0, len(values))
     sizes = np.array([len(part) for part in parts])
@@ -119,7 +114,7 @@ def nested_interval(
 def stratified_interval(
     values: Sequence[float | None],
     strata: Sequence[Hashable],
-    clusters: Sequence[Hashable],
+    clusters: Iterable[Hashable],
     seed: int,
     n: int = 2000,
     level: float = 0.95,
@@ -133,11 +128,11 @@ def stratified_interval(
     parts = _by_stratum(values, strata, clusters)
     if not parts:
         return Interval(None, None, None, 0, len(values))
-    rng = np.random.default_rng(seed)
-    draws = [part[rng.integers(0, len(part), (n, len(part)))].mean(axis=1) for part in parts]
-    several = all(len(part) > 1 for part in parts)
-    level = _expanded(parts, level) if several else level
-    low, high = _ends(np.mean(draws, axis=0), level) if several else (None, None)
+    low = high = None
+    if all(len(part) > 1 for part in parts):
+        rng = np.random.default_rng(seed)
+        draws = [_bootstrap_means(part, n, rng) for part in parts]
+        low, high = _ends(np.mean(draws, axis=0), _expanded(parts, level))
     mean = float(np.mean([part.mean() for part in parts]))
     missing = sum(not _known(value) for value in values)
     return Interval(mean, low, high, len(values) - missing, missing, sum(map(len, parts)))
@@ -146,7 +141,7 @@ def stratified_interval(
 def sign_flip(
     gains: Sequence[float | None],
     strata: Sequence[Hashable],
-    clusters: Sequence[Hashable],
+    clusters: Iterable[Hashable],
     seed: int,
     n: int = 10_000,
 ) -> float | None:
@@ -174,7 +169,7 @@ def sign_flip(
 def detectable(
     gains: Sequence[float | None],
     strata: Sequence[Hashable],
-    clusters: Sequence[Hashable],
+    clusters: Iterable[Hashable],
     level: float = 0.95,
     power: float = 0.8,
 ) -> float | None:
@@ -201,15 +196,13 @@ def _t(share: float, freedom: float) -> float:
 
 
 def _by_stratum(
-    values: Sequence[float | None], strata: Sequence[Hashable], clusters: Sequence[Hashable]
+    values: Sequence[float | None], strata: Sequence[Hashable], clusters: Iterable[Hashable]
 ) -> list[np.ndarray]:
     """Cluster means of every stratum that has a value."""
-    inside: dict[Hashable, tuple[list[float | None], list[Hashable]]] = {}
+    inside: dict[Hashable, list[tuple[float | None, Hashable]]] = {}
     for value, stratum, cluster in zip(values, strata, clusters, strict=True):
-        found = inside.setdefault(stratum, ([], []))
-        found[0].append(value)
-        found[1].append(cluster)
-    parts = [_by_cluster(*found) for found in inside.values()]
+        inside.setdefault(stratum, []).append((value, cluster))
+    parts = map(_by_cluster, inside.values())
     return [np.array([part.mean() for part in found]) for found in parts if found]
 
 
@@ -226,24 +219,21 @@ def _known(value: float | None) -> TypeGuard[float]:
     return value is not None and value == value  # NaN is the only value that differs from itself
 
 
-def _by_cluster(values: Collection[float | None], clusters: Iterable[Hashable]) -> list[np.ndarray]:
-    """The values that are there, per cluster in order of first appearance."""
+def _by_cluster(pairs: Iterable[tuple[float | None, Hashable]]) -> list[np.ndarray]:
+    """The values that are there, of (value, cluster), per cluster in order of first appearance."""
     parts: dict[Hashable, list[float]] = {}
-    for value, name in zip(values, clusters, strict=True):
+    for value, name in pairs:
         if _known(value):
             parts.setdefault(name, []).append(float(value))
     return [np.array(part) for part in parts.values()]
 
 
-def _percentiles(means: np.ndarray, seed: int, n: int, level: float) -> tuple[float, float]:
-    """Low and high end of the middle `level` of `n` bootstrap means."""
-    rng = np.random.default_rng(seed)
-    rows = max(1, _BLOCK // len(means))
-    draws = [
-        means[rng.integers(0, len(means), (min(rows, n - start), len(means)))].mean(axis=1)
-        for start in range(0, n, rows)
-    ]
-    return _ends(np.concatenate(draws), _expanded([means], level))
+def _bootstrap_means(means: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    """The means of `n` draws of as many clusters as there are. (clusters,) -> (n,)"""
+    size = len(means)
+    rows = max(1, _BLOCK // size)
+    blocks = [min(rows, n - start) for start in range(0, n, rows)]
+    return np.concatenate([means[rng.integers(0, size, (b, size))].mean(axis=1) for b in blocks])
 
 
 def _expanded(parts: Sequence[np.ndarray], level: float) -> float:

@@ -48,8 +48,8 @@ from memalpha_kit.method.judges import (
     Rubric,
     Verdict,
 )
-from memalpha_kit.method.memory import COMPONENTS
 from memalpha_kit.method.metrics import substring
+from memalpha_kit.records import PAPER_PARTS
 from memalpha_kit.sections import section, settings_from
 from memalpha_kit.text import normalise
 
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 
 CASES = Path(__file__).with_name("judge_cases.jsonl")
 KINDS = {
-    "content": COMPONENTS,
+    "content": PAPER_PARTS,
     "longmemeval": (*QUESTION_TYPES, "abstention"),
     "correct_wrong": ("correct_wrong",),
 }

@@ -21,9 +21,9 @@ from __future__ import annotations
 
 import random
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from math import comb
 
 import pandas as pd
@@ -117,21 +117,20 @@ def measure(
     """The credit of every part of the memory, by its id."""
     if len({qa.id for qa in questions}) < len(questions) or not questions:
         raise InputError("credits: questions: expected one or more, each with an id of its own")
-    put = [Question(qa.id, qa.question, source, "", memory) for qa in questions]
-    scores = _Scores(questions, metric or metric_of(source, judged=False))
-    before = reader.read(put)
-    whole = {i: score for i, one in enumerate(before) if (score := scores(i, one)) is not None}
-    listed = [part for _, part, _ in parts(memory)]
+    asking = _Asking(reader, memory, questions, metric or metric_of(source, judged=False), source)
+    before = reader.read(asking.put)
+    whole = {i: was for i, one in enumerate(before) if (was := asking.score(i, one)) is not None}
+    listed = parts(memory)
     exact = len(listed) * len(whole) <= readings
     n_drawn = max(1, readings // max(1, len(listed)))
     rng, found = random.Random(seed), {}
-    for part, answer in _without_each(reader, memory, listed):
+    for _, part, _ in listed:
         used = [i for i in whole if exact or part in before[i].retrieved]
         others = [i for i in whole if i not in set(used)]
         drawn = rng.sample(others, min(n_drawn, len(others)))
         asked = used + drawn
-        after = [scores(i, a) for i, a in zip(asked, answer([put[i] for i in asked]), strict=True)]
-        falls = {i: whole[i] - a for i, a in zip(asked, after, strict=True) if a is not None}
+        after = zip(asked, asking.without(part, asked), strict=True)
+        falls = {i: whole[i] - score for i, score in after if score is not None}
         needed = tuple(questions[i].id for i in sorted(falls) if falls[i] > 0)
         surely, seen = ([falls[i] for i in group if i in falls] for group in (used, drawn))
         n_others = len(others) - (len(drawn) - len(seen))
@@ -139,44 +138,37 @@ def measure(
     return found
 
 
-class _Scores:
-    """Scores answers; what was scored before is looked up."""
+class _Asking:
+    """Scores of the questions, asked about a memory or about what is left of it."""
 
-    def __init__(self, questions: Sequence[QA], metric: str) -> None:
-        self.questions, self.metric = questions, metric
-        self._known: dict[tuple[int, str | None], float | None] = {}
+    def __init__(
+        self, reader: Reader, memory: Memory, questions: Sequence[QA], metric: str, source: str
+    ) -> None:
+        self.reader, self.memory, self.questions, self.metric = reader, memory, questions, metric
+        self.put = [Question(qa.id, qa.question, source, "", memory) for qa in questions]
+        self.opened = reader.opened(memory) if hasattr(reader, "opened") else None
+        self._known: dict[tuple[int, str | None], float | None] = {}  # equal answers are many
 
-    def __call__(self, place: int, answer: Answer) -> float | None:
+    def score(self, place: int, answer: Answer) -> float | None:
+        """The score of an answer to the question at this place."""
         key = (place, answer.prediction)
         if key not in self._known:
             gold = self.questions[place].answers
             self._known[key] = scored_answer(answer, gold, self.metric, "credits").score
         return self._known[key]
 
+    def without(self, part: str, asked: Sequence[int]) -> list[float | None]:
+        """The scores of the questions at these places from the memory without that part.
 
-Answering = Callable[[Sequence[Question]], list[Answer]]
-
-
-def _without_each(
-    reader: Reader, memory: Memory, listed: Sequence[str]
-) -> Iterator[tuple[str, Answering]]:
-    """Every part's id and who answers from the memory without it.
-
-    Rules exchange the entry in their index; any other reader is given another memory.
-    """
-    opened = reader.opened(memory) if hasattr(reader, "opened") else None
-    paragraphs = set(listed) - {entry.id for _, entry in memory.entries()}
-    for part in listed:
-        if opened and part not in paragraphs:
-            opened.hide(part)
-            yield part, lambda asked: [opened.answer(question) for question in asked]
+        Rules exchange the entry in their index; any other reader is given another memory.
+        """
+        if self.opened and any(entries.get(part) for entries in self.memory.lists().values()):
+            self.opened.hide(part)
+            answers = [self.opened.answer(self.put[i]) for i in asked]
         else:
-            yield part, partial(_read, reader, without(memory, part))
-
-
-def _read(reader: Reader, memory: Memory, asked: Sequence[Question]) -> list[Answer]:
-    """Answers to questions about another memory than theirs."""
-    return reader.read([replace(question, memory=memory) for question in asked])
+            left = without(self.memory, part)
+            answers = self.reader.read([replace(self.put[i], memory=left) for i in asked])
+        return [self.score(i, answer) for i, answer in zip(asked, answers, strict=True)]
 
 
 # ---- intervals --------------------------------------------------------------------------------
@@ -256,10 +248,8 @@ def reward_credit(scene: Scene) -> tuple[float | None, ...]:
     episode = scene.episode
     if scene.reader is None:
         raise InputError("reward term 'credit': expected the reader of the episode, found none")
-    metric = scene.metric
-    found = measure(
-        episode.memory, scene.instance.questions, scene.reader, metric, scene.instance.source
-    )
+    questions, source = scene.instance.questions, scene.instance.source
+    found = measure(episode.memory, questions, scene.reader, scene.metric, source)
     sums: list[float | None] = [0.0] * len(episode.steps)
     for part, (step, _) in authors(episode).items():
         known, before = found[part].credit, sums[step]

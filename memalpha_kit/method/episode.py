@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -102,7 +102,7 @@ class Played:
 
 
 Progress = Callable[[int], None]
-"""Called with how many chunks were just written, or episodes just asked."""
+"""Called with how many chunks were just written."""
 Finished = Callable[[list[Episode]], None]
 """Called with the episodes that just had their last chunk, while others go on."""
 Retry = Callable[[Callable[[], Played]], Played]
@@ -158,37 +158,6 @@ def play(
 # ---- write ------------------------------------------------------------------------------------
 
 
-@dataclass
-class _Rollout:
-    """One rollout at work."""
-
-    instance: Instance
-    number: int
-    seed: int
-    memory: Memory
-    steps: list[Step] = field(default_factory=list)
-
-    def request(self) -> WriteRequest:
-        """What the writer is asked about the next chunk."""
-        step = len(self.steps)
-        return WriteRequest(
-            memory=self.memory,
-            chunk=self.instance.chunks[step],
-            instance=self.instance.id,
-            step=step,
-            rollout=self.number,
-            seed=_seed(self.seed, step),
-        )
-
-    def take(self, completion: Completion, memory: MemoryConfig, protocol: ProtocolConfig) -> None:
-        """Reads the reply, applies its calls in order and adds the step."""
-        calls: list[ToolCall] = []
-        for call in read_calls(completion, memory, protocol):
-            self.memory, applied = memories.apply(self.memory, call, memory)
-            calls.append(applied)
-        self.steps.append(Step(len(self.steps), completion, tuple(calls), self.memory))
-
-
 def write(
     instances: Sequence[Instance],
     writer: Writer,
@@ -208,37 +177,44 @@ def write(
     for name, times in Counter(instance.id for instance in instances).items():
         if times > 1:
             raise InputError(f"instances: expected each id once, found {name} {times} times")
-    live = [
-        _Rollout(instance, number, _seed(seed, instance.id, number), memories.empty(memory_config))
-        for instance in instances
-        for number in range(rollouts)
+    pairs = [(instance, rollout) for instance in instances for rollout in range(rollouts)]
+    rules = (writer.name, protocol_config.wire, memory_config)
+    episodes = [
+        Episode(episode_id(i.id, n), i.id, i.source, n, _seed(seed, i.id, n), *rules, steps=())
+        for i, n in pairs
     ]
-
-    def episode(rollout: _Rollout) -> Episode:
-        instance = rollout.instance
-        return Episode(
-            id=episode_id(instance.id, rollout.number),
-            instance=instance.id,
-            source=instance.source,
-            rollout=rollout.number,
-            seed=rollout.seed,
-            writer=writer.name,
-            wire=protocol_config.wire,
-            memory_config=memory_config,
-            steps=tuple(rollout.steps),
-        )
-
-    for step in range(max((len(r.instance.chunks) for r in live), default=0)):
-        active = [r for r in live if step < len(r.instance.chunks)]
-        completions = writer.write([rollout.request() for rollout in active])
-        for rollout, completion in zip(active, completions, strict=True):
-            rollout.take(completion, memory_config, protocol_config)
+    for step in range(max((len(i.chunks) for i in instances), default=0)):
+        active = [k for k, (i, _) in enumerate(pairs) if step < len(i.chunks)]
+        requests = [_request(episodes[k], pairs[k][0].chunks[step]) for k in active]
+        completions = writer.write(requests)
+        for k, asked, completion in zip(active, requests, completions, strict=True):
+            done = _step(asked, completion, memory_config, protocol_config)
+            episodes[k] = replace(episodes[k], steps=(*episodes[k].steps, done))
         if progress:
             progress(len(active))
-        ended = [r for r in active if step + 1 == len(r.instance.chunks)]
+        ended = [episodes[k] for k in active if step + 1 == len(pairs[k][0].chunks)]
         if finished and ended:
-            finished(list(map(episode, ended)))
-    return list(map(episode, live))
+            finished(ended)
+    return episodes
+
+
+def _request(episode: Episode, chunk: str) -> WriteRequest:
+    """What the writer is asked about the next chunk of an episode."""
+    step = len(episode.steps)
+    before = episode.memory if step else memories.empty(episode.memory_config)
+    seed = _seed(episode.seed, step)
+    return WriteRequest(before, chunk, episode.instance, step, episode.rollout, seed)
+
+
+def _step(
+    asked: WriteRequest, completion: Completion, memory: MemoryConfig, protocol: ProtocolConfig
+) -> Step:
+    """The reply read, and its calls applied in order."""
+    state, calls = asked.memory, []
+    for call in read_calls(completion, memory, protocol):
+        state, applied = memories.apply(state, call, memory)
+        calls.append(applied)
+    return Step(asked.step, completion, tuple(calls), state)
 
 
 def episode_id(instance: str, rollout: int) -> str:
@@ -260,7 +236,6 @@ def ask(
     instances: Sequence[Instance],
     reader: Reader,
     metric: str | None = None,
-    progress: Progress | None = None,
 ) -> list[Episode]:
     """The episodes with one scored answer per question of their instance, in order.
 
@@ -277,26 +252,20 @@ def ask(
     names = [metric or metric_of(instance.source, judged=False) for instance in mine]
     for name in dict.fromkeys(names):
         metrics.METRICS[name]  # an unknown one is refused before anything is asked
-    questions = [(place, qa) for place, instance in enumerate(mine) for qa in instance.questions]
-    requests = [
-        Question(qa.id, qa.question, mine[place].source, mine[place].id, episodes[place].memory)
-        for place, qa in questions
+    questions = [
+        Question(qa.id, qa.question, instance.source, instance.id, episode.memory)
+        for episode, instance in zip(episodes, mine, strict=True)
+        for qa in instance.questions
     ]
-    open_questions = [len(instance.questions) for instance in mine]
-
-    def tick(number: int, _: Answer) -> None:
-        place, _qa = questions[number]
-        open_questions[place] -= 1
-        if progress and not open_questions[place]:
-            progress(1)
-
-    answers = reader.read(requests, tick)
-    if len(answers) != len(requests):
-        raise ValueError(f"{reader.name}: {len(requests)} questions, {len(answers)} answers")
-    scored: list[list[Answer]] = [[] for _ in episodes]
-    for (place, qa), answer in zip(questions, answers, strict=True):
-        scored[place].append(scored_answer(answer, qa.answers, names[place], mine[place].id))
-    return [replace(e, answers=tuple(a)) for e, a in zip(episodes, scored, strict=True)]
+    answers = reader.read(questions)
+    if len(answers) != len(questions):
+        raise ValueError(f"{reader.name}: {len(questions)} questions, {len(answers)} answers")
+    asked, left = [], iter(answers)
+    for episode, instance, name in zip(episodes, mine, names, strict=True):
+        golds = [qa.answers for qa in instance.questions]
+        scored = tuple(scored_answer(next(left), gold, name, instance.id) for gold in golds)
+        asked.append(replace(episode, answers=scored))
+    return asked
 
 
 def scored_answer(answer: Answer, gold: Sequence[str], metric: str, where: str) -> Answer:
@@ -329,15 +298,9 @@ def score(
 
     if judge and hasattr(judge, "prepare"):  # a model's judge: all calls at once
         judge.prepare(asked, instances)
-    rewarded = partial(
-        rewards,
-        counter=counter(environment.memory.counter),
-        judge=counted if judge else None,
-        config=environment.reward,
-        reader=environment.reader,
-        metric=environment.metric,
-    )
-    parts = {e.id: rewarded(e, by_id[e.instance]) for e in asked}
+    scene = (counter(environment.memory.counter), counted if judge else None, environment.reward)
+    asked_with = (environment.reader, environment.metric)
+    parts = {e.id: rewards(e, by_id[e.instance], *scene, *asked_with) for e in asked}
     reward_s = time.perf_counter() - started - read_s
     missing = verdicts.count(None)
     return Played(asked, parts, len(verdicts), missing, read_s=read_s, reward_s=reward_s)
@@ -347,9 +310,8 @@ class _Overlap:
     """Scores groups of episodes in a thread while others are still being written."""
 
     def __init__(self, score: Callable[[list[Episode]], Played]) -> None:
-        self.score, self.pool = score, ThreadPoolExecutor(1)
+        self.score, self.pool, self.asked_before = score, ThreadPoolExecutor(1), False
         self.groups: list[tuple[list[Episode], Future[Played]]] = []
-        self.asked_before = False
 
     def __enter__(self) -> _Overlap:
         return self
@@ -370,7 +332,7 @@ class _Overlap:
         parts = [future.result() for _, future in self.groups]  # raises what the thread met
         return Played(
             [episode for part in parts for episode in part.episodes],
-            {name: found for part in parts for name, found in part.rewards.items()},
+            dict(pair for part in parts for pair in part.rewards.items()),
             sum(part.judged for part in parts),
             sum(part.unjudged for part in parts),
             read_s=sum(part.read_s for part in parts),

@@ -32,7 +32,7 @@ from typing import Literal
 
 from memalpha_kit.chats import ChatModel, ChatReply, ChatRequest, message, request
 from memalpha_kit.errors import InputError, closest
-from memalpha_kit.method.prompts import load_texts
+from memalpha_kit.method.memory import load_texts
 from memalpha_kit.registry import Registry
 from memalpha_kit.text import complete_object, value_end, without_thinking
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from pathlib import Path
+from importlib import resources
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
@@ -34,7 +34,14 @@ from memalpha_kit.records import PAPER_PARTS, Memory, ToolCall
 from memalpha_kit.registry import Registry
 from memalpha_kit.tokens import Counter, counter
 
-TEXTS = yaml.safe_load((Path(__file__).parent / "texts" / "writer.yaml").read_text("utf-8"))
+
+def load_texts(name: str) -> dict[str, Any]:
+    """What `texts/<name>.yaml` holds."""
+    file = resources.files("memalpha_kit.method") / "texts" / f"{name}.yaml"
+    return yaml.safe_load(file.read_text("utf-8"))
+
+
+TEXTS = load_texts("writer")
 """What the writer is told about components, tools and arguments."""
 
 
@@ -58,22 +65,18 @@ class Component:
 MEMORY_COMPONENTS: Registry[Component] = Registry("memory component")
 for _name in PAPER_PARTS:
     MEMORY_COMPONENTS.add(_name, Component(**TEXTS["components"][_name], paragraph=_name == "core"))
-COMPONENTS = PAPER_PARTS
 
 
 def components(config: MemoryConfig) -> tuple[str, ...]:
     """The names of the components that are switched on, in the order of listing."""
-    return (*(name for name in COMPONENTS if getattr(config, name)), *config.components)
+    return (*(name for name in PAPER_PARTS if getattr(config, name)), *config.components)
 
 
 def empty(config: MemoryConfig) -> Memory:
     """A memory with nothing in it; components that are switched off are None."""
-
-    def start(name: str) -> str | Store:
-        return "" if MEMORY_COMPONENTS[name].paragraph else Store()
-
-    paper: Any = {name: start(name) if getattr(config, name) else None for name in COMPONENTS}
-    return Memory(**paper, others=Map({name: start(name) for name in config.components}))
+    on = {name: "" if MEMORY_COMPONENTS[name].paragraph else Store() for name in components(config)}
+    paper: Any = {name: on.pop(name, None) for name in PAPER_PARTS}
+    return Memory(**paper, others=Map(on))
 
 
 # --- Tools ----------------------------------------------------------------------------------------
@@ -87,6 +90,9 @@ class Request(NamedTuple):
     text: str = ""
     id: str | None = None
     arguments: Mapping[str, Any] = MappingProxyType({})
+
+
+NOTHING = Request("")
 
 
 @dataclass(frozen=True)
@@ -148,9 +154,8 @@ def _delete(memory: Memory, request: Request, config: MemoryConfig) -> Memory | 
     """The paragraph emptied, or the entry removed."""
     part = memory.part(request.component)
     if isinstance(part, str):
-        if RULES[config.behaviour].same(part, ""):
-            return "unchanged"
-        return memory.with_part(request.component, "")
+        same = RULES[config.behaviour].same(part, "")
+        return "unchanged" if same else memory.with_part(request.component, "")
     assert part is not None  # `Rules.check` refuses what is switched off
     return memory.with_part(request.component, part.removing(request.id) if request.id else part)
 
@@ -162,15 +167,7 @@ _purposes = TEXTS["tools"]
 TOOLS.add(INSERT, Tool(_purposes[INSERT], _insert, "content"))
 TOOLS.add(UPDATE, Tool(_purposes[UPDATE], _update, "new_content", True, on_paragraphs=True))
 TOOLS.add(DELETE, Tool(_purposes[DELETE], _delete, takes_id=True, on_paragraphs=True))
-TOOLS.add(
-    SEARCH,
-    Tool(
-        _purposes[SEARCH],
-        lambda memory, request, config: memory,
-        "query",
-        mode="chat",
-    ),
-)
+TOOLS.add(SEARCH, Tool(_purposes[SEARCH], lambda memory, *_: memory, "query", mode="chat"))
 
 
 # --- Applying calls -------------------------------------------------------------------------------
@@ -202,9 +199,6 @@ def replay(calls: Iterable[ToolCall], config: MemoryConfig) -> Memory:
     return memory
 
 
-_NOTHING = Request("")
-
-
 class Rules:
     """How a memory reacts: what is refused with which code, and when two texts are the same."""
 
@@ -214,7 +208,7 @@ class Rules:
         In this order: unknown_tool, not_offered, missing_argument, bad_type, bad_memory_type,
         disabled, core_insert, not_found, empty_content, and what the tool itself refuses.
         """
-        nothing, arguments = _NOTHING, call.arguments
+        nothing, arguments = NOTHING, call.arguments
         if call.name not in TOOLS:
             return "unknown_tool", nothing
         tool = TOOLS[call.name]

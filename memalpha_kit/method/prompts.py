@@ -16,30 +16,18 @@ You answer questions from a memory...
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
-from typing import Any, Literal
+from typing import Literal
 
-import yaml
-
-from memalpha_kit.method.memory import MEMORY_COMPONENTS
+from memalpha_kit.method.memory import MEMORY_COMPONENTS, SEARCH, load_texts
 from memalpha_kit.method.protocol import one_row, without_tags
 from memalpha_kit.records import PAPER_PARTS, Entry
 from memalpha_kit.tasks import BOOK_ANSWER, BOOK_SUMMARY, CLASSIFY, CLASSIFY_BY_EXAMPLE, task
 
 VERSION = "answer-2"
 """Of all texts of this module."""
-
-
-def load_texts(name: str) -> dict[str, Any]:
-    """What `texts/<name>.yaml` holds."""
-    file = resources.files("memalpha_kit.method") / "texts" / f"{name}.yaml"
-    return yaml.safe_load(file.read_text(encoding="utf-8"))
-
-
-TEXTS = load_texts("answer")
-BASELINE = load_texts("baseline")
+TEXTS, BASELINE = load_texts("answer"), load_texts("baseline")
 
 
 @dataclass(frozen=True)
@@ -96,13 +84,10 @@ def system_prompt_baseline(source: str = "") -> str:
     Differs: `ttl_train` and `test_time_learning` are classification too, which the published code
     misses (it looks for "icl" in the name).
     """
-    prefix = query_prompt(source)
-    if prefix == BOOK_SUMMARY:
-        return BASELINE["roles"]["summary"]
-    if prefix in (CLASSIFY, CLASSIFY_BY_EXAMPLE):
-        return BASELINE["roles"]["classify"]
     about_a_person = source in ("lme_train", "longmemeval", "longmemeval_s*")
-    return BASELINE["roles"]["person" if about_a_person else "other"]
+    by_request = {BOOK_SUMMARY: "summary", CLASSIFY: "classify", CLASSIFY_BY_EXAMPLE: "classify"}
+    role = by_request.get(query_prompt(source), "person" if about_a_person else "other")
+    return BASELINE["roles"][role]
 
 
 # ---- the memory -------------------------------------------------------------------------------
@@ -117,25 +102,13 @@ def system_prompt(retrieved: Retrieved, search: bool = False) -> str:
     parts = retrieved.parts()
     described = "\n".join(f"- {MEMORY_COMPONENTS[name].answering}" for name in parts)
     rules = TEXTS["rules"] + (f"\n- {TEXTS['searching']}" if search else "")
-    return "\n\n".join(
-        (
-            TEXTS["role"],
-            f"# Parts of the memory\n{described}",
-            "# The memory",
-            *_blocks(parts),
-            f"# How to answer\n{rules}",
-        )
-    )
-
-
-def _blocks(parts: Mapping[str, str | tuple[Entry, ...]]) -> Iterable[str]:
+    blocks = [TEXTS["role"], f"# Parts of the memory\n{described}", "# The memory"]
+    nothing = TEXTS["empty store"]
     for name, part in parts.items():
-        if isinstance(part, str):
-            shown = without_tags(part)
-        else:
-            shown = numbered(part) or TEXTS["empty store"]
+        shown = without_tags(part) if isinstance(part, str) else numbered(part) or nothing
         if shown.strip():
-            yield f"<{name}_memory>\n{shown}\n</{name}_memory>"
+            blocks.append(f"<{name}_memory>\n{shown}\n</{name}_memory>")
+    return "\n\n".join((*blocks, f"# How to answer\n{rules}"))
 
 
 def numbered(entries: Sequence[Entry]) -> str:
@@ -148,7 +121,7 @@ def search_tool(stores: Sequence[str]) -> str:
     store = {"type": "string", "enum": list(stores), "description": "The store to search."}
     query = {"type": "string", "description": "What to look for, in a few words."}
     function = {
-        "name": "search_memory",
+        "name": SEARCH,
         "description": "Finds entries of a memory store that you have not seen yet.",
         "parameters": {
             "type": "object",

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -96,13 +96,18 @@ def memory_of(question: Question, name: str) -> Memory:
 # ---- by a rule --------------------------------------------------------------------------------
 
 
-class _Rules:
-    """Answers one question after the other by the rule for it."""
+def _told(answers: Iterable[Answer], done: Done | None) -> list[Answer]:
+    """The answers; `done` is told each as soon as it is known."""
+    known = []
+    for place, answer in enumerate(answers):
+        known.append(answer)
+        if done:
+            done(place, answer)
+    return known
 
-    @property
-    def name(self) -> str:
-        """What it is called in tables."""
-        raise NotImplementedError
+
+class _Rules(Reader):
+    """Answers one question after the other by the rule for it."""
 
     def rule(self, question: Question) -> _Rule:
         """The rule that answers this question."""
@@ -115,14 +120,10 @@ class _Rules:
     def read(self, questions: Sequence[Question], done: Done | None = None) -> list[Answer]:
         """The answers; `retrieved` are the ids of the entries behind each, best first."""
         opened: dict[int, Opened] = {}
-        answers = []
-        for place, question in enumerate(questions):
+        for question in questions:
             if id(question.memory) not in opened:
                 opened[id(question.memory)] = self.opened(memory_of(question, self.name))
-            answers.append(opened[id(question.memory)].answer(question))
-            if done:
-                done(place, answers[-1])
-        return answers
+        return _told((opened[id(q.memory)].answer(q) for q in questions), done)
 
 
 class Opened:
@@ -132,9 +133,8 @@ class Opened:
     """
 
     def __init__(self, rule: Callable[[Question], _Rule], memory: Memory) -> None:
-        self._rule, self._memory = rule, memory
+        self._rule, self._memory, self._hidden = rule, memory, ""
         self._indexes: dict[_Rule, tuple[list[Entry], Bm25, dict[str, int]]] = {}
-        self._hidden: str | None = None
 
     def answer(self, question: Question) -> Answer:
         """The answer of the question's rule."""
@@ -150,8 +150,8 @@ class Opened:
         text, ids = rule.answer(best, self._memory), tuple(e.id for e, _ in best)
         return Answer(question.id, text, retrieved=ids, instance=question.instance)
 
-    def hide(self, entry_id: str | None) -> None:
-        """Hides the entry with that id and shows the one that was hidden before; None: only that.
+    def hide(self, entry_id: str) -> None:
+        """Hides the entry with that id and shows the one that was hidden before.
 
         An index takes both changes, instead of being made again.
         """
@@ -160,9 +160,9 @@ class Opened:
             self._put(entry_id, rule, hidden=True)
         self._hidden = entry_id
 
-    def _put(self, entry_id: str | None, rule: _Rule, hidden: bool) -> None:
+    def _put(self, entry_id: str, rule: _Rule, hidden: bool) -> None:
         entries, index, places = self._indexes[rule]
-        if (place := places.get(entry_id or "")) is not None:
+        if (place := places.get(entry_id)) is not None:
             index.put(place, None if hidden else rule.indexed(entries[place]))
 
 
@@ -261,11 +261,7 @@ class ReadNothing:
 
     def read(self, questions: Sequence[Question], done: Done | None = None) -> list[Answer]:
         """Empty answers."""
-        answers = [Answer(q.id, "", instance=q.instance) for q in questions]
-        for place, answer in enumerate(answers):
-            if done:
-                done(place, answer)
-        return answers
+        return _told((Answer(q.id, "", instance=q.instance) for q in questions), done)
 
 
 @READERS.register("by_source")
