@@ -83,14 +83,10 @@ def reply_message(reply: ChatReply) -> Message:
     text = (reply.text or "").rpartition("</think>")[2].strip()
     if not reply.tools:
         return message("assistant", text)
-    calls = [
-        {
-            "id": use.id,
-            "type": "function",
-            "function": {"name": use.name, "arguments": use.arguments},
-        }
-        for use in reply.tools
-    ]
+    calls = []
+    for use in reply.tools:
+        function = {"name": use.name, "arguments": use.arguments}
+        calls.append({"id": use.id, "type": "function", "function": function})
     return message("assistant", text, tool_calls=calls)
 
 

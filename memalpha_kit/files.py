@@ -314,7 +314,7 @@ def run_card(
         "profile": profile.name,
         "seed": profile.seed,
         "settings": profile_dict(profile),
-        "versions": _versions(),
+        "versions": {name: _version(name) for name in ("memalpha-kit", *PACKAGES)},
         "python": platform.python_version(),
         "data_sha256": fingerprint(list(inputs)) if inputs else None,
         "inputs": [path.name for path in inputs],
@@ -330,11 +330,8 @@ def settings_hash(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _versions() -> dict[str, str]:
-    found = {"memalpha-kit": metadata.version("memalpha-kit")}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "absent"
-    return found
+def _version(name: str) -> str:
+    """Of an installed package, or "absent"."""
+    with suppress(metadata.PackageNotFoundError):
+        return metadata.version(name)
+    return "absent"

@@ -3,7 +3,7 @@
 All are frozen dataclasses of plain values, so they can be printed, compared, saved and loaded.
 Facts are stored; totals are properties, so they cannot disagree. The one law: folding
 `memory.apply` over an episode's calls gives its memory, byte for byte, which is why disk keeps
-the calls and memories are rebuilt (`store.py`).
+the calls and memories are rebuilt (`method/saved.py`).
 
 >>> QA("q0", "Who keeps bees?", ("Nora",), chunk=0)
 QA(id='q0', question='Who keeps bees?', answers=('Nora',), chunk=0)
@@ -46,8 +46,7 @@ class Instance:
     `id` comes from the content, so a rebuild gives the same ids; `source` is an exact name in
     `sources.SOURCES`. `prompt` says what the task is. `metadata` is where it came from, as flat
     JSON: names to numbers, texts or lists of them; `groups` in it are the names of what must never
-    be on both sides of a split, such as "squad:Oxygen". Make one with `make_instance`, which checks
-    it.
+    be on both sides of a split, such as "squad:Oxygen". `make_instance` makes and checks one.
     """
 
     id: str
@@ -78,19 +77,10 @@ def make_instance(
     Raises InputError naming the source and the field if no chunk or no question is left, or a
     question is blank or has no non-blank answer.
     """
-    kept: list[str] = []
-    moved: dict[int, int] = {}
-    for index, chunk in enumerate(map(_whole, chunks)):
-        if chunk.strip():
-            moved[index] = len(kept)
-            kept.append(chunk)
+    there = {index: text for index, text in enumerate(map(_whole, chunks)) if text.strip()}
+    kept, moved = tuple(there.values()), {index: new for new, index in enumerate(there)}
     asked = tuple(
-        QA(
-            qa.id,
-            _whole(qa.question),
-            tuple(map(_whole, qa.answers)),
-            None if qa.chunk is None else moved.get(qa.chunk),
-        )
+        QA(qa.id, _whole(qa.question), tuple(map(_whole, qa.answers)), moved.get(qa.chunk))  # type: ignore[arg-type]
         for qa in questions
     )
     content = json.dumps([source, kept, [(q.question, q.answers) for q in asked]])
@@ -104,16 +94,12 @@ def make_instance(
             raise InputError(f"{name}: question {qa.id}: expected text, found a blank question")
         if not any(answer.strip() for answer in qa.answers):
             raise InputError(f"{name}: question {qa.id}: expected an answer, found none")
-    return Instance(name, source, tuple(kept), asked, _whole(prompt), dict(metadata or {}))
+    return Instance(name, source, kept, asked, _whole(prompt), dict(metadata or {}))
 
 
 def _whole(text: str) -> str:
     """The text with U+FFFD in place of every half surrogate pair."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,6 @@ def import_extensions(modules: tuple[str, ...] | list[str]) -> None:
         except ModuleNotFoundError as error:
             if error.name != name.split(".")[0] and error.name != name:
                 raise
-            raise InputError(
-                f"extension {name!r}: expected a Python module that can be imported, found none "
-                "(is its folder in PYTHONPATH?)"
-            ) from error
+            found = "found none (is its folder in PYTHONPATH?)"
+            expected = "expected a Python module that can be imported"
+            raise InputError(f"extension {name!r}: {expected}, {found}") from error

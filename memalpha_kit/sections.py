@@ -107,9 +107,8 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     both = dict(below)
     for key, value in above.items():
         old = both.get(key)
-        both[key] = (
-            merged(old, value) if isinstance(value, Mapping) and isinstance(old, Mapping) else value
-        )
+        deeper = isinstance(value, Mapping) and isinstance(old, Mapping)
+        both[key] = merged(old, value) if deeper else value  # type: ignore[arg-type]
     return both
 
 
@@ -170,12 +169,11 @@ def file_layers(
     content = read_yaml(text, str(path)) or {}
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected sections with settings, found {content!r:.80}")
-    parent = content.pop("extends", None)
-    above = [] if parent is None else [find(str(parent), path.parent)]
-    layers = [
-        layer for file in above for layer in file_layers(file, find, (*below, path.resolve()))
-    ]
-    return [*layers, (str(path), content)]
+    layers = [(str(path), content)]
+    if (parent := content.pop("extends", None)) is not None:
+        file = find(str(parent), path.parent)
+        layers = file_layers(file, find, (*below, path.resolve())) + layers
+    return layers
 
 
 def override_layers(
@@ -189,12 +187,12 @@ def override_layers(
         key, equals, value = str(text).partition("=")
         if not equals:
             raise InputError(f"override {text!r}: expected section.key=value")
+        key = key.strip()
         try:
-            read = read_yaml(value, key)
+            layers.append(("override", nested(key, read_yaml(value, key))))
         except InputError:
-            where = f"override {key.strip()}"
-            raise InputError(f"{where}: expected a value, found {value[:80]!r}") from None
-        layers.append(("override", nested(key.strip(), read)))
+            found = f"expected a value, found {value[:80]!r}"
+            raise InputError(f"override {key}: {found}") from None
     return layers
 
 
@@ -208,7 +206,12 @@ _EXPECTED = {
     "string": "text",
     "tuple": "a list",
     "dataclass": "a section with settings",
+    "greater_than": "more than {gt:g}",
+    "greater_than_equal": "at least {ge:g}",
+    "less_than_equal": "at most {le:g}",
+    "too_long": "another number of values",
 }
+"""What is expected, by pydantic's name of the mistake or that name's first word."""
 
 
 @functools.cache
@@ -232,17 +235,12 @@ def _sentences(error: ValidationError, cls: type, whole: bool = True) -> Iterato
         elif kind == "literal_error":
             words = re.findall(r"'([^']*)'", limits["expected"])
             yield f"{place}: found {found!r}{closest(str(found), words)}"
-        elif kind == "greater_than":
-            yield f"{place}: expected more than {limits['gt']:g}, found {found!r}"
-        elif kind == "greater_than_equal":
-            yield f"{place}: expected at least {limits['ge']:g}, found {found!r}"
-        elif kind == "less_than_equal":
-            yield f"{place}: expected at most {limits['le']:g}, found {found!r}"
-        elif kind in ("missing", "too_long"):
-            number = "another number of values" if kind == "too_long" or found else "a value"
-            yield f"{place}: expected {number}, found {found!r}"
+        elif kind == "missing" and not found:
+            yield f"{place}: expected a value, found {found!r}"
         else:
-            expected = _EXPECTED.get(kind.partition("_")[0], mistake["msg"])
+            word = "too_long" if kind == "missing" else kind
+            expected = _EXPECTED.get(word) or _EXPECTED.get(word.partition("_")[0], "{msg}")
+            expected = expected.format(msg=mistake["msg"], **limits)
             yield f"{place}: expected {expected}, found {found!r}"
 
 

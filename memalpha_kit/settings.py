@@ -100,8 +100,7 @@ class BuildConfig:
     history_chunks: Count = about(15, "lme_train: chunks that a merged history is cut to, about")
     merged_questions: Count = about(4, "lme_train: questions that share a history")
     exclude: Literal["evaluation", "questions", "none"] = about(
-        "evaluation",
-        "ttl_train, lme_train leave out what evaluation rows ask and show",
+        "evaluation", "ttl_train, lme_train leave out what evaluation rows ask and show"
     )
     rows: Literal["published", "any"] = about("published", "evaluation sources: number of raw rows")
     question_dates: Literal["shown", "kept"] = about(
@@ -112,17 +111,10 @@ class BuildConfig:
 
     def __post_init__(self) -> None:
         """Raises InputError for sizes that do not fit together."""
-        low, high, reserve = (
-            self.chunk_min_tokens,
-            self.chunk_max_tokens,
-            self.dialogue_reserve_tokens,
-        )
-        if low > high:
-            raise InputError(f"chunk_min_tokens: expected at most {high}, found {low}")
-        if reserve > high // 2:
-            raise InputError(
-                f"dialogue_reserve_tokens: expected at most {high // 2}, found {reserve}"
-            )
+        high = self.chunk_max_tokens
+        for name, most in (("chunk_min_tokens", high), ("dialogue_reserve_tokens", high // 2)):
+            if (found := getattr(self, name)) > most:
+                raise InputError(f"{name}: expected at most {most}, found {found}")
         _in_order("chapter_min_chunks", (self.chapter_min_chunks, self.chapter_max_chunks))
 
 
@@ -235,9 +227,8 @@ class GrpoConfig:
 
     def __post_init__(self) -> None:
         if self.slices % self.updates:
-            raise InputError(
-                f"slices: expected a multiple of updates ({self.updates}), found {self.slices}"
-            )
+            expected = f"expected a multiple of updates ({self.updates})"
+            raise InputError(f"slices: {expected}, found {self.slices}")
 
 
 @section
@@ -281,10 +272,8 @@ class EvalConfig:
 
     def __post_init__(self) -> None:
         if len(self.lengths) != len(self.instances):
-            raise InputError(
-                "instances: expected lists of one length, like lengths, "
-                f"found {list(self.lengths)} and {list(self.instances)}"
-            )
+            found = f"found {list(self.lengths)} and {list(self.instances)}"
+            raise InputError(f"instances: expected lists of one length, like lengths, {found}")
 
 
 @section

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from memalpha_kit.errors import InputError, closest
 from memalpha_kit.registry import Registry
@@ -60,23 +60,6 @@ class Task:
 NOT_MENTIONED = ("not mentioned", "no information available")
 """What a reply to a question of LoCoMo that cannot be answered must say, one of the two."""
 
-_BENCHMARK: dict[str, tuple[Any, ...]] = {
-    "ruler_qa1_197K": ("substring", "AR", ""),
-    "ruler_qa2_421K": ("substring", "AR", ""),
-    "longmemeval_s*": ("substring", "AR", "", "judge"),
-    "icl_banking77_5900shot_balance": ("label", "TTL", CLASSIFY_BY_EXAMPLE),
-    "icl_clinic150_7050shot_balance": ("label", "TTL", CLASSIFY_BY_EXAMPLE),
-    "icl_nlu_8296shot_balance": ("label", "TTL", CLASSIFY_BY_EXAMPLE),
-    "icl_trec_coarse_6600shot_balance": ("label", "TTL", CLASSIFY),
-    "icl_trec_fine_6400shot_balance": ("label", "TTL", CLASSIFY),
-    "infbench_sum_eng_shots2": ("keywords", "LRU", BOOK_SUMMARY),
-    **{
-        f"factconsolidation_{hops}_{size}": ("substring", "CR", "")
-        for hops in ("sh", "mh")
-        for size in ("6k", "32k", "64k", "262k")
-    },
-}
-"""MemoryAgentBench: metric, category, prefix and the metric with a judge."""
 
 _ROWS = (
     Task("squad", "contains", "AR", role="train"),
@@ -86,9 +69,19 @@ _ROWS = (
     Task("booksum", "keywords", "LRU", BOOK_SUMMARY, "train"),
     Task("ttl_train", "label", "TTL", CLASSIFY_BY_EXAMPLE, "train"),
     Task("lme_train", "substring", "AR", role="train", judge="judge"),
+    Task("ruler_qa1_197K", "substring", "AR", role="eval"),
+    Task("ruler_qa2_421K", "substring", "AR", role="eval"),
+    Task("longmemeval_s*", "substring", "AR", role="eval", judge="judge"),
+    Task("icl_banking77_5900shot_balance", "label", "TTL", CLASSIFY_BY_EXAMPLE, "eval"),
+    Task("icl_clinic150_7050shot_balance", "label", "TTL", CLASSIFY_BY_EXAMPLE, "eval"),
+    Task("icl_nlu_8296shot_balance", "label", "TTL", CLASSIFY_BY_EXAMPLE, "eval"),
+    Task("icl_trec_coarse_6600shot_balance", "label", "TTL", CLASSIFY, "eval"),
+    Task("icl_trec_fine_6400shot_balance", "label", "TTL", CLASSIFY, "eval"),
+    Task("infbench_sum_eng_shots2", "keywords", "LRU", BOOK_SUMMARY, "eval"),
     *(
-        Task(name, metric, category, prefix, "eval", *judge)
-        for name, (metric, category, prefix, *judge) in _BENCHMARK.items()
+        Task(f"factconsolidation_{hops}_{size}", "substring", "CR", role="eval")
+        for hops in ("sh", "mh")
+        for size in ("6k", "32k", "64k", "262k")
     ),
     Task("trec_coarse", "label", "", CLASSIFY, "ours"),
     Task("trec_fine", "label", "", CLASSIFY, "ours"),
@@ -96,10 +89,7 @@ _ROWS = (
     Task("longmemeval", "substring", role="ours", judge="judge"),
     Task("locomo", "locomo", question_prefix=TALKS_ANSWER, role="ours"),
     Task("text", "contains", role="ours"),
-    *(
-        Task(f"text-{metric}", metric, role="ours")
-        for metric in ("substring", "keywords", "rouge_l")
-    ),
+    *(Task(f"text-{name}", name, role="ours") for name in ("substring", "keywords", "rouge_l")),
     Task("text-judge", "substring", role="ours", judge="judge"),
     Task("miniature", "substring"),
     # published rows that the kit can ask and score, but does not build

@@ -80,14 +80,9 @@ _PLAIN, _ANY = (
 _SPACED = re.compile(r"\S+")
 
 
-def _wordpunct(text: str) -> re.Pattern[str]:
-    """The same for both kinds of text, but the first one is quicker."""
-    return _PLAIN if text.isascii() else _ANY
-
-
 PATTERNS: dict[str, Callable[[str], re.Pattern[str]]] = {
     "words": lambda text: _SPACED,
-    "wordpunct": _wordpunct,
+    "wordpunct": lambda text: _PLAIN if text.isascii() else _ANY,  # equal; the first is quicker
 }
 
 
@@ -107,22 +102,24 @@ def counter(name: str) -> Counter:
             lambda text: len(choose(text).findall(text)),
             adds_up=True,
         )
-    if kind == "tiktoken" and which:
-        return Counter(name, *_tiktoken(which))
-    if kind == "hf" and which:
-        return Counter(name, *_hf(which))
-    known = (*PATTERNS, "tiktoken:o200k_base", "hf:Qwen/Qwen3-32B")
-    raise InputError(f"counter: expected a known name, found {name!r}{closest(name, known)}")
+    if kind not in TOKENIZERS or not which:
+        known = (*PATTERNS, "tiktoken:o200k_base", "hf:Qwen/Qwen3-32B")
+        raise InputError(f"counter: expected a known name, found {name!r}{closest(name, known)}")
+    try:
+        return Counter(name, *TOKENIZERS[kind](which))
+    except (ValueError, OSError) as error:
+        found = f"found {(str(error).splitlines() or [''])[0]!r}"
+        raise InputError(f"counter {name}: expected a tokenizer that loads, {found}") from error
 
 
-def _tiktoken(encoding: str) -> tuple[Callable[[str], Sequence[int]], Callable[[str], int]]:
-    """How to find the ends of tokens, and how to count them."""
+Measures = tuple[Callable[[str], Sequence[int]], Callable[[str], int]]
+"""How to find the ends of tokens, and how to count them without, which is quicker."""
+
+
+def _tiktoken(encoding: str) -> Measures:
     import tiktoken
 
-    try:
-        loaded = tiktoken.get_encoding(encoding)
-    except (ValueError, OSError) as error:
-        raise _unloadable(f"tiktoken:{encoding}", error) from error
+    loaded = tiktoken.get_encoding(encoding)
 
     def ends(text: str) -> list[int]:
         tokens = loaded.encode_ordinary(text)
@@ -131,18 +128,14 @@ def _tiktoken(encoding: str) -> tuple[Callable[[str], Sequence[int]], Callable[[
     return ends, lambda text: len(loaded.encode_ordinary(text))
 
 
-def _hf(name: str) -> tuple[Callable[[str], Sequence[int]], Callable[[str], int]]:
-    """How to find the ends of tokens, and how to count them without, which is a third faster."""
+def _hf(name: str) -> Measures:
     from huggingface_hub import hf_hub_download
     from tokenizers import Tokenizer
 
     local = Path(name) / "tokenizer.json"
-    try:
-        file = local if Path(name).is_dir() else hf_hub_download(name, "tokenizer.json")
-        definition = Path(file).read_text(encoding="utf-8")
-        json.loads(definition)
-    except (ValueError, OSError) as error:
-        raise _unloadable(f"hf:{name}", error) from error
+    file = local if Path(name).is_dir() else hf_hub_download(name, "tokenizer.json")
+    definition = Path(file).read_text(encoding="utf-8")
+    json.loads(definition)  # what is no JSON is a ValueError
     loaded = Tokenizer.from_str(definition)
     loaded.no_truncation()
     loaded.no_padding()
@@ -157,6 +150,4 @@ def _hf(name: str) -> tuple[Callable[[str], Sequence[int]], Callable[[str], int]
     return ends, count
 
 
-def _unloadable(name: str, error: Exception) -> InputError:
-    reason = (str(error).splitlines() or [""])[0]
-    return InputError(f"counter {name}: expected a tokenizer that loads, found {reason!r}")
+TOKENIZERS: dict[str, Callable[[str], Measures]] = {"tiktoken": _tiktoken, "hf": _hf}

@@ -106,50 +106,32 @@ def test_the_installed_command_answers_as_main_does(here):
 # --- Data ----------------------------------------------------------------------------------------
 
 
-def changed_column(name, value):
-    """A change of the second row's cell."""
-
-    def change(table):
-        table[name] = table[name].astype(object)
-        table.loc[1, name] = value
-        return table
-
-    return change
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda t: t.drop(columns="chunks"), "bad.parquet: expected a column 'chunks', found"),
-        (changed_column("chunks", None), "bad.parquet: row 1: chunks: expected a list that is not"),
-        (changed_column("chunks", "[1]"), "bad.parquet: row 1: chunks[0]: expected text, found 1"),
-    ],
-)
-def test_data_that_is_not_as_it_must_be_is_refused_by_file_row_and_field(
-    here, capsys, change, message
-):
-    change(pd.read_parquet("data.parquet")).to_parquet("bad.parquet")
-    shown = refused(capsys, 2, *write_words("bad.parquet"))
-    assert message in shown and "bad.parquet" in shown
-    assert sorted(os.listdir()) == ["bad.parquet", "data.parquet"]
+def changed(value):
+    """The file with another cell in its second row, or without its column of chunks."""
+    table = pd.read_parquet("data.parquet").astype({"chunks": object})
+    table.loc[1, "chunks"] = value
+    return (table if value != "drop" else table.drop(columns="chunks")).to_parquet()
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "bad.parquet: expected parquet, found: "),
-        (b"PAR1 and nothing else", "bad.parquet: expected parquet, found: "),
-        (b"version https://git-lfs.github.com/spec/v1\n", "found a Git-LFS pointer"),
+        (lambda: changed("drop"), ": expected a column 'chunks', found"),
+        (lambda: changed(None), ": row 1: chunks: expected a list that is not"),
+        (lambda: changed("[1]"), ": row 1: chunks[0]: expected text, found 1"),
+        (lambda: b"", ": expected parquet, found: "),
+        (lambda: b"PAR1 and nothing else", ": expected parquet, found: "),
+        (lambda: Path("data.parquet").read_bytes()[:-100], ": expected parquet"),
+        (lambda: b"version https://git-lfs.github.com/spec/v1\n", "found a Git-LFS pointer"),
     ],
 )
-def test_a_file_that_is_no_parquet_is_refused_by_name(here, capsys, content, message):
-    Path("bad.parquet").write_bytes(content)
-    assert message in refused(capsys, 2, *write_words("bad.parquet"))
-
-
-def test_a_parquet_file_that_was_cut_off_is_refused_by_name(here, capsys):
-    Path("bad.parquet").write_bytes(Path("data.parquet").read_bytes()[:-100])
-    assert "bad.parquet: expected parquet" in refused(capsys, 2, *write_words("bad.parquet"))
+def test_data_that_is_not_as_it_must_be_is_refused_by_file_row_and_field(
+    here, capsys, content, message
+):
+    Path("bad.parquet").write_bytes(content())
+    shown = refused(capsys, 2, *write_words("bad.parquet"))
+    assert message in shown and "bad.parquet" in shown
+    assert sorted(os.listdir()) == ["bad.parquet", "data.parquet"]
 
 
 # --- Profiles, settings and notebooks ------------------------------------------------------------

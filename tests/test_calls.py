@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -24,6 +25,7 @@ FIXED = MemoryConfig(counter="words")
 
 CORE = '{"memory_type": "core_memory"}'
 CLEAR = ("memory_delete", {"memory_type": "core_memory"})
+TWO = [CLEAR, CLEAR]
 
 
 def adds(content):
@@ -91,6 +93,11 @@ CASES = [
     ),
     (22, f"F: a✿b⏎A: {CORE}", "stop", [("a✿b", CLEAR[1])], [("a✿b", CLEAR[1])]),
     (23, f"F: memory_delete  ⏎ ⏎A:   {CORE}  ⏎⏎", "stop", [CLEAR], [CLEAR]),
+    (24, f"✿RESULT✿⏎{add('a')}", "stop", [adds("a")], []),
+    (25, f"✿RETURN✿: ⏎{add('a')}", "stop", [adds("a")], []),
+    (26, f"F: memory_delete⏎A: {CORE}{CORE}", "stop", ["bad_json"], TWO),
+    (27, "✿FUNCTION✿", "stop", [], ["malformed"]),  # a whole marker at the end is an attempt
+    (28, "F: x⏎✿ARGS✿", "stop", [], ["bad_json"]),
 ]
 
 
@@ -111,31 +118,13 @@ def test_the_tabulated_replies_are_read_as_required_and_as_released(
         assert call.status == ("malformed" if call.detail else "parsed")
 
 
-def test_a_truncated_attempt_keeps_its_name_and_runs_only_if_told_to():
-    text = wired(add("Nora ke").removesuffix('"}'))
+def test_a_truncated_attempt_keeps_its_name_is_the_last_one_and_runs_only_if_told_to():
+    open_call = add("Nora ke").removesuffix('"}')
+    text, two = wired(open_call), wired(f"{open_call}⏎{add('b')}")
     assert parse_reply(text, "length", "text")[0].name == "new_memory_insert"
     executed = parse_reply(text, "length", "text", execute_truncated=True)
-    assert outcomes(executed) == [adds("Nora ke")]
-    assert outcomes(parse_reply(text, "stop", "text")) == [adds("Nora ke")]
-
-
-def test_only_the_last_attempt_can_be_truncated():
-    first = add("Nora ke").removesuffix('"}')
-    assert outcomes(parse_reply(wired(f"{first}⏎{add('b')}"), "length", "text")) == [
-        adds("Nora ke"),
-        adds("b"),
-    ]
-
-
-@pytest.mark.parametrize("marker", ["✿RESULT✿", "✿RETURN✿: "])
-def test_nothing_after_a_result_or_return_marker_is_read(marker):
-    assert parse_reply(wired(f"{marker}⏎{add('a')}"), "stop", "text") == ()
-
-
-@pytest.mark.parametrize("ending", ["✿FUNCTION✿", "✿FUNCTION✿: x\n✿ARGS✿"])
-def test_a_complete_marker_at_the_very_end_still_counts_as_an_attempt(ending):
-    codes = [call.detail for call in parse_reply(ending, "stop", "text")]
-    assert codes in (["malformed"], ["bad_json"])
+    assert outcomes(executed) == outcomes(parse_reply(text, "stop", "text")) == [adds("Nora ke")]
+    assert outcomes(parse_reply(two, "length", "text")) == [adds("Nora ke"), adds("b")]
 
 
 C = "<call>"  # stands for a call in the format
@@ -172,8 +161,6 @@ def test_a_stored_text_may_mention_thinking(content):
 
 
 # --- Several calls in one place -------------------------------------------------------------------
-
-TWO, BROKEN = [CLEAR, CLEAR], ["malformed"] * 2
 
 
 def native(body, close="</tool_call>"):
@@ -232,10 +219,12 @@ def test_several_calls_in_one_place_are_each_a_call_or_a_counted_attempt(name):
 
 
 def test_only_the_cut_part_of_several_calls_is_truncated():
+    expected = [CLEAR, "truncated"]
     reply = native(f"{DELETE}\n{DELETE[:-9]}", "")
-    assert outcomes(parse_reply(reply, "length", "qwen")) == [CLEAR, "truncated"]
-    reply = f"{MARKS}{CORE}, {CORE[:-4]}"
-    assert outcomes(parse_reply(reply, "length", "text")) == [CLEAR, "truncated"]
+    assert outcomes(parse_reply(reply, "length", "qwen")) == expected
+    assert outcomes(parse_reply(f"{MARKS}{CORE}, {CORE[:-4]}", "length", "text")) == expected
+    uses = [ToolUse(text, "memory_delete", text) for text in (CORE[:-1], CORE[:-2])]
+    assert outcomes(parse_tools(uses, "length")) == expected
 
 
 # --- Structured calls -----------------------------------------------------------------------------
@@ -268,11 +257,6 @@ def test_structured_arguments_are_read_and_repaired_as_text_is(name):
     (json.dumps([dict(call.arguments) for call in calls]) + calls[0].raw).encode()
 
 
-def test_a_structured_call_is_truncated_if_it_is_the_last_and_cut():
-    uses = [ToolUse(str(i), "memory_delete", text) for i, text in enumerate((CORE[:-1], CORE[:-2]))]
-    assert outcomes(parse_tools(uses, "length")) == [CLEAR, "truncated"]
-
-
 # --- Native wire ---------------------------------------------------------------------------------
 
 
@@ -288,7 +272,11 @@ def test_a_structured_call_is_truncated_if_it_is_the_last_and_cut():
         ("<tool_call>", "length", ["truncated"]),
         ("<tool_call></tool_call>", "stop", ["bad_json"]),
         ('red "}, "name": "x"}</tool_call>' + native(DELETE), "stop", ["malformed", CLEAR]),
-        (native(DELETE) + '"}</tool_call>The The "}</tool_call>', "stop", [CLEAR, *BROKEN]),
+        (
+            native(DELETE) + '"}</tool_call>The The "}</tool_call>',
+            "stop",
+            [CLEAR, "malformed", "malformed"],
+        ),
         (native(DELETE) + "\n</tool_call></tool_call>", "stop", [CLEAR]),
         (native("delete the core"), "stop", ["bad_json"]),
         (native(DELETE.replace('"', "'")), "stop", [CLEAR]),
@@ -312,6 +300,10 @@ def test_a_structured_call_is_truncated_if_it_is_the_last_and_cut():
             [("x", {"content": {"deep": [1, {"er": "y"}]}})],
         ),
         (native('{"name": "x", "arguments": {"a": "1\n2"}}'), "stop", [("x", {"a": "1\n2"})]),
+        *(  # values that no file could hold
+            (native(f'{{"name": "x", "arguments": {{"a": {value}}}}}'), "stop", ["bad_json"])
+            for value in ("NaN", "-Infinity", "1e999", "[" * 50 + "]" * 50)
+        ),
     ],
 )
 def test_native_replies_are_read(reply, finish, expected):
@@ -334,12 +326,6 @@ def test_text_that_mentions_an_id_is_left_alone():
     assert parse_reply(reply, "stop", "qwen")[0].arguments == {"content": content}
 
 
-@pytest.mark.parametrize("value", ["NaN", "-Infinity", "1e999", "[" * 50 + "]" * 50])
-def test_values_that_no_file_could_hold_are_bad_json(value):
-    reply = native(f'{{"name": "x", "arguments": {{"content": {value}}}}}')
-    assert outcomes(parse_reply(reply, "stop", "qwen")) == ["bad_json"]
-
-
 def test_half_a_surrogate_pair_becomes_a_question_mark():
     reply = native(
         '{"name": "x", "arguments": {"\\udc00": "\\ud83d \\ud83d\\ude00", "b": "\ud800"}}'
@@ -349,15 +335,10 @@ def test_half_a_surrogate_pair_becomes_a_question_mark():
     (call.raw + json.dumps(call.arguments)).encode()
 
 
-def test_several_objects_in_a_row_are_no_arguments_in_the_release():
-    text = wired(f"F: memory_delete⏎A: {CORE}{CORE}")
-    assert outcomes(parse_reply(text, "stop", "text", behaviour="release")) == ["bad_json"]
-
-
-def test_an_unknown_wire_is_refused():
-    for use in (lambda: parse_reply("", "stop", "qwem"), lambda: render_calls([], "qwem")):
-        with pytest.raises(InputError, match="did you mean 'qwen'"):
-            use()
+@pytest.mark.parametrize("use", [partial(parse_reply, "", "stop"), partial(render_calls, [])])
+def test_an_unknown_wire_is_refused(use):
+    with pytest.raises(InputError, match="did you mean 'qwen'"):
+        use("qwem")
 
 
 # --- Rendering calls -----------------------------------------------------------------------------
@@ -405,27 +386,19 @@ NASTY = st.lists(
     max_size=8,
 ).map("".join)
 LONG = st.sampled_from(["core_memory", "semantic_memory", "episodic_memory"])
-ID = st.text("0123456789", min_size=1, max_size=4)
+SOME_ID = {"memory_id": st.text("0123456789", min_size=1, max_size=4) | NASTY}
 CALLS = st.lists(
     st.one_of(
-        st.builds(
-            lambda *a: ("new_memory_insert", dict(zip(("memory_type", "content"), a, strict=True))),
-            LONG,
-            NASTY,
+        *(
+            st.tuples(st.just(name), st.fixed_dictionaries(must, optional=SOME_ID))
+            for name, must in (
+                ("memory_update", {"memory_type": LONG, "new_content": NASTY}),
+                ("memory_delete", {"memory_type": LONG}),
+            )
         ),
-        st.builds(
-            lambda kind, text, rest: (
-                "memory_update",
-                {"memory_type": kind, "new_content": text, **rest},
-            ),
-            LONG,
-            NASTY,
-            st.fixed_dictionaries({}, optional={"memory_id": ID | NASTY}),
-        ),
-        st.builds(
-            lambda kind, rest: ("memory_delete", {"memory_type": kind, **rest}),
-            LONG,
-            st.fixed_dictionaries({}, optional={"memory_id": ID | NASTY}),
+        st.tuples(
+            st.just("new_memory_insert"),
+            st.fixed_dictionaries({"memory_type": LONG, "content": NASTY}),
         ),
         st.tuples(
             st.from_regex(r"[a-z_]{1,12}", fullmatch=True),
@@ -529,11 +502,7 @@ def test_a_reply_of_100_kilobytes_of_anything_is_read(name):
     settle(parse_reply(MONSTERS[name], "stop", "text", behaviour="release"))
 
 
-def test_text_on_which_json_repair_asserts_is_no_object():
-    assert repaired_object("{'```json[?```json[") is None
-
-
 def test_json_helpers_are_total_on_debris():
-    for text in hostile(seed=1):
+    for text in ("'```json[?```json[", *hostile(seed=1)):  # json_repair asserts on the first
         for read in (complete_object, repaired_object):
             assert isinstance(read("{" + text, ("memory_id",)), dict | None)

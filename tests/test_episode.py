@@ -9,25 +9,19 @@ from memalpha_kit.method.episode import Environment, ask, play, score, write
 from memalpha_kit.method.memory import replay
 from memalpha_kit.method.readers import BestEntry
 from memalpha_kit.method.writers import ScriptedReplies, writer
-from memalpha_kit.records import (
-    QA,
-    Answer,
-    Completion,
-    Entry,
-    Question,
-    WriteRequest,
-    make_instance,
-)
+from memalpha_kit.records import QA, Answer, Completion, Entry, WriteRequest, make_instance
 from memalpha_kit.settings import MemoryConfig, ProtocolConfig
 
 
 def call(name: str, **arguments: str) -> str:
-    pairs = ", ".join(f'"{k}": "{v}"' for k, v in arguments.items())
-    return f'<tool_call>\n{{"name": "{name}", "arguments": {{{pairs}}}}}\n</tool_call>'
+    pairs = "".join(f', "{k}": "{v}"' for k, v in arguments.items())
+    return f"""<tool_call>
+{{"name": "{name}", "arguments": {{"memory_type": "semantic_memory"{pairs}}}}}
+</tool_call>"""
 
 
 def insert(text: str) -> str:
-    return call("new_memory_insert", memory_type="semantic_memory", content=text)
+    return call("new_memory_insert", content=text)
 
 
 CUT = insert("Tom pai").split('"}}')[0]
@@ -40,13 +34,8 @@ SHORT = make_instance("squad", ["One chunk."], [QA("q0", "How many?", ("One",))]
 REPLIES = [
     insert("Nora keeps bees."),
     Completion(insert("Tom paints boats.") + CUT, finish="length"),
-    call(
-        "memory_update",
-        memory_type="semantic_memory",
-        memory_id="1",
-        new_content="Nora keeps goats.",
-    )
-    + call("memory_delete", memory_type="semantic_memory", memory_id="9"),
+    call("memory_update", memory_id="1", new_content="Nora keeps goats.")
+    + call("memory_delete", memory_id="9"),
 ]
 SETTINGS = (MemoryConfig(), ProtocolConfig())
 
@@ -66,11 +55,8 @@ def test_the_calls_of_each_reply_make_the_memory_after_it():
     assert episode.steps[0].memory.semantic == (Entry("1", "Nora keeps bees."),)
     assert replay(episode.calls, episode.memory_config) == episode.memory
     assert (episode.writer, episode.wire, episode.source) == ("scripted_replies", "qwen", "squad")
-
-
-def test_settings_of_the_release_run_the_cut_call():
-    settings = ProtocolConfig(execute_truncated=True)
-    [episode] = write([INSTANCE], ScriptedReplies(REPLIES), MemoryConfig(), settings)
+    settings = (MemoryConfig(), ProtocolConfig(execute_truncated=True))  # as released
+    [episode] = write([INSTANCE], ScriptedReplies(REPLIES), *settings)
     assert Entry("3", "Tom pai") in episode.memory.semantic
 
 
@@ -115,12 +101,9 @@ def test_a_writer_is_never_given_a_question():
     assert fields == {"memory", "chunk", "instance", "step", "rollout", "seed"}
 
 
-def test_the_same_instance_twice_is_refused():
+def test_the_same_instance_twice_is_refused_and_none_gives_no_episodes():
     with pytest.raises(InputError, match="2 times"):
         write([SHORT, SHORT], writer("silent"), *SETTINGS)
-
-
-def test_no_instances_give_no_episodes():
     assert write([], writer("silent"), *SETTINGS) == []
 
 
@@ -147,14 +130,6 @@ def test_every_question_is_answered_and_scored_by_the_source_s_metric():
     assert dataclasses.replace(first, answers=()) == episodes[0]
 
 
-@dataclasses.dataclass(frozen=True)
-class Failing:
-    name: str = "failing"
-
-    def read(self, requests: list[Question], done=None) -> list[Answer]:
-        return [Answer(request.id, None) for request in requests]
-
-
 @dataclasses.dataclass
 class Losing:
     """Loses the last answers but `n`."""
@@ -178,12 +153,24 @@ def test_all_episodes_are_asked_in_one_call_and_none_may_lose_an_answer():
         ask(episodes, [INSTANCE, SHORT], Losing(5))
 
 
-def test_a_reader_that_failed_has_no_score():
-    [asked] = ask(write([INSTANCE], writer("silent"), *SETTINGS), [INSTANCE], Failing())
+@dataclasses.dataclass
+class Recovering:
+    """Knows nothing of the first `fails` calls and answers after that."""
+
+    fails: int
+    calls: int = 0
+    name: str = "recovering"
+
+    def read(self, requests, done=None):
+        self.calls += 1
+        if self.calls <= self.fails:
+            return [Answer(request.id, None) for request in requests]
+        return BestEntry().read(requests, done)
+
+
+def test_without_an_answer_or_a_gold_answer_that_the_metric_takes_there_is_no_score(caplog):
+    [asked] = ask(write([INSTANCE], writer("silent"), *SETTINGS), [INSTANCE], Recovering(1))
     assert [answer.score for answer in asked.answers] == [None, None]
-
-
-def test_a_question_whose_gold_answer_is_nothing_to_the_metric_has_no_score(caplog):
     odd = make_instance("squad", ["A chunk."], [QA("q7", "Which parts?", (";",))])
     [asked] = ask(write([odd], writer("silent"), *SETTINGS), [odd], BestEntry(), metric="perltqa")
     assert asked.answers[0].score is None
@@ -202,21 +189,6 @@ def test_asking_needs_the_instance_a_known_source_and_a_known_metric():
 
 
 # ---- play -------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass
-class Recovering:
-    """Knows nothing of the first `fails` calls and answers after that."""
-
-    fails: int
-    calls: int = 0
-    name: str = "recovering"
-
-    def read(self, requests, done=None):
-        self.calls += 1
-        if self.calls <= self.fails:
-            return [Answer(request.id, None) for request in requests]
-        return BestEntry().read(requests, done)
 
 
 def whole(attempt):
@@ -265,4 +237,5 @@ def test_a_verdict_or_an_answer_that_failed_is_missing_and_a_wrong_one_is_not():
     played = play([INSTANCE], writer("keep_sentences"), world)
     assert (played.judged, played.unjudged, played.missing()) == (3, 3, 1.0)
     assert play([INSTANCE], writer("silent"), world).missing() == 0.0
-    assert play([INSTANCE], writer("silent"), Environment(*SETTINGS, Failing())).missing() == 1.0
+    failing = Environment(*SETTINGS, Recovering(1))
+    assert play([INSTANCE], writer("silent"), failing).missing() == 1.0

@@ -12,7 +12,7 @@ from rank_bm25 import BM25Okapi
 
 from memalpha_kit.entries import Store
 from memalpha_kit.errors import InputError
-from memalpha_kit.method.memory import RULES, apply, empty, replay, tokens
+from memalpha_kit.method.memory import apply, empty, replay, tokens
 from memalpha_kit.method.ranking import Bm25, rank, search, shown
 from memalpha_kit.records import Entry, Memory, ToolCall
 from memalpha_kit.settings import MemoryConfig
@@ -34,10 +34,6 @@ def update(store, text, **rest):
 
 def delete(store, **rest):
     return ToolCall("memory_delete", {"memory_type": f"{store}_memory", **rest})
-
-
-def fit_core(text, config):
-    return RULES[config.behaviour].fit_core(text, config)
 
 
 def outcome(memory, call, config=FIXED):
@@ -86,7 +82,9 @@ def run(memory, calls, config):
     ("config", "deleting_unknown"), [(FIXED, ("rejected", "not_found")), (RELEASE, ("ok", ""))]
 )
 def test_the_eight_calls_of_the_worked_example_end_as_tabulated(config, deleting_unknown):
+    before = pickle.dumps((BEFORE, CALLS))
     memory, done = run(BEFORE, CALLS, config)
+    assert pickle.dumps((BEFORE, CALLS)) == before, "old memories and calls stay as they are"
     assert [(call.status, call.detail) for call in done] == [
         ("ok", ""),
         ("skipped", "duplicate"),
@@ -99,14 +97,6 @@ def test_the_eight_calls_of_the_worked_example_end_as_tabulated(config, deleting
     ]
     assert memory == AFTER
     assert (tokens(BEFORE, WORDS), tokens(memory, WORDS)) == (20, 29)
-
-
-def test_applying_a_call_leaves_the_old_memory_and_the_old_call_alone():
-    call = insert("semantic", "x")
-    before = empty(FIXED)
-    after, done = apply(before, call, FIXED)
-    assert (before, call.status) == (Memory(), "parsed")
-    assert (after.semantic, done.status) == ((Entry("1", "x"),), "ok")
 
 
 # --- What is refused and why ---------------------------------------------------------------------
@@ -169,12 +159,6 @@ def test_each_call_ends_with_its_code(call, fixed, release):
         )
 
 
-def test_emptying_what_is_empty_changes_nothing():
-    bare = empty(FIXED)
-    assert outcome(bare, delete("core")) == ("skipped", "unchanged")
-    assert outcome(bare, delete("core"), RELEASE) == ("ok", "")
-
-
 def test_a_switched_off_component_is_none_and_refuses_every_call():
     config = MemoryConfig(core=False, semantic=False)
     memory = empty(config)
@@ -187,20 +171,23 @@ def test_a_switched_off_component_is_none_and_refuses_every_call():
     assert tokens(memory, WORDS) == 0
 
 
-def short(call):
-    kind = call.arguments["memory_type"].removesuffix("_memory")
-    return replace(call, arguments=call.arguments | {"memory_type": kind})
+@pytest.mark.parametrize(
+    ("config", "codes"),
+    [
+        (FIXED, ["", "", "unchanged"]),
+        (replace(FIXED, short_types=False), ["bad_memory_type"] * 3),
+        (RELEASE, ["bad_memory_type", "", ""]),
+    ],
+)
+def test_short_type_names_are_a_setting_and_half_a_rule_in_the_release(config, codes):
+    """And emptying an empty core changes nothing, which succeeds in the release."""
+    add = ToolCall("new_memory_insert", {"memory_type": "semantic", "content": "z"})
+    drop = ToolCall("memory_delete", {"memory_type": "semantic", "memory_id": "1"})
+    clear = ToolCall("memory_delete", {"memory_type": "core"})
+    assert [outcome(replace(ONE, core=""), c, config)[1] for c in (add, drop, clear)] == codes
 
 
-def test_short_type_names_are_a_setting_and_half_a_rule_in_the_release():
-    calls = (short(insert("semantic", "z")), short(delete("semantic", memory_id="1")))
-    strict = replace(FIXED, short_types=False)
-    assert [outcome(ONE, call)[1] for call in calls] == ["", ""]
-    assert [outcome(ONE, call, strict)[1] for call in calls] == ["bad_memory_type"] * 2
-    assert [outcome(ONE, call, RELEASE)[1] for call in calls] == ["bad_memory_type", ""]
-
-
-def test_an_update_that_repeats_another_entry_may_be_allowed():
+def test_an_update_keeps_place_and_id_and_may_be_allowed_to_repeat_another_entry():
     allowing = replace(FIXED, update_duplicate="allow")
     memory, call = apply(ONE, update("semantic", "y", memory_id="1"), allowing)
     assert call.status == "ok"
@@ -250,11 +237,6 @@ def test_ids_are_shared_by_the_stores_and_never_used_again():
     assert memory == Memory(semantic=(Entry("3", "a"),), next_id=4)
 
 
-def test_an_update_keeps_place_and_id():
-    memory, _ = apply(ONE, update("semantic", "new", memory_id="1"), FIXED)
-    assert memory.semantic == (Entry("1", "new"), Entry("2", "y"))
-
-
 ANY_JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner),
@@ -299,47 +281,41 @@ TOY = replace(FIXED, core_limit_tokens=12)
 TEN, FIFTEEN = ([f"w{i}" for i in range(1, n + 1)] for n in (10, 15))
 
 
-@pytest.mark.parametrize("behaviour", ["fixed", "release"])
-def test_a_core_within_the_limit_is_stored_as_it_is(behaviour):
-    text = "\n".join(TEN)
-    assert fit_core(text, replace(TOY, behaviour=behaviour)) == text
+NOTICE = " [cut after exceeding {} tokens]"
+SEVEN, LONG = " ".join(FIFTEEN[:7]) + NOTICE, " ".join(f"w{i}" for i in range(601))
 
 
-@pytest.mark.parametrize("behaviour", ["fixed", "release"])
-def test_a_core_over_the_limit_keeps_its_first_words_and_gets_a_notice(behaviour):
-    config = replace(TOY, behaviour=behaviour)
-    assert fit_core(" ".join(FIFTEEN), config).startswith("w1 w2 w3 w4 w5 w6 w7 [")
-    assert WORDS.count(fit_core(" ".join(FIFTEEN), config)) == 12
-    real = replace(config, core_limit_tokens=512)
-    cut = fit_core(" ".join(f"w{i}" for i in range(601)), real)
-    assert WORDS.count(cut) == 512
-    assert cut.split()[506:508] == ["w506", "[cut"]
-
-
-def test_line_breaks_of_a_cut_core_are_kept_but_lost_in_the_release():
-    text = "\n".join(FIFTEEN)
-    assert fit_core(text, TOY).startswith("w1\nw2\nw3\nw4\nw5\nw6\nw7 [")
-    as_released = replace(TOY, behaviour="release")
-    assert fit_core(text, as_released).startswith("w1 w2 w3 w4 w5 w6 w7 [")
-
-
-def test_a_text_without_spaces_is_cut_inside_but_vanishes_in_the_release():
-    config = replace(TOY, counter="wordpunct", core_limit_tokens=20)
-    text = "-" * 600
-    fitted = fit_core(text, config)
-    assert fitted.startswith("--")
-    assert counter("wordpunct").count(fitted) == 20
-    assert fit_core(text, replace(config, behaviour="release")).startswith(" [")
-
-
-def test_a_limit_smaller_than_the_notice_cuts_without_one():
-    assert fit_core("a b c d", replace(TOY, core_limit_tokens=3)) == "a b c"
-
-
-def test_an_over_long_core_update_is_a_success():
-    memory, call = apply(empty(TOY), update("core", " ".join(FIFTEEN)), TOY)
-    assert call.status == "ok"
-    assert tokens(memory, WORDS) == 12
+@pytest.mark.parametrize(
+    ("text", "limits", "fixed", "release"),
+    [
+        ("\n".join(TEN), TOY, "\n".join(TEN), "\n".join(TEN)),
+        (" ".join(FIFTEEN), TOY, SEVEN, SEVEN),
+        # line breaks are kept, but lost in the release
+        (
+            "\n".join(FIFTEEN),
+            TOY,
+            "w1\nw2\nw3\nw4\nw5\nw6\nw7" + NOTICE,
+            "w1 w2 w3 w4 w5 w6 w7" + NOTICE,
+        ),
+        (LONG, replace(TOY, core_limit_tokens=512), *[LONG[: LONG.index(" w507")] + NOTICE] * 2),
+        # a text without spaces is cut inside, but vanishes in the release
+        (
+            "-" * 600,
+            replace(TOY, counter="wordpunct", core_limit_tokens=20),
+            "-" * 12 + NOTICE,
+            NOTICE,
+        ),
+        ("a b c d", replace(TOY, core_limit_tokens=3), "a b c", NOTICE),  # no room for the notice
+    ],
+)
+def test_a_core_over_the_limit_is_cut_and_gets_a_notice_and_the_update_succeeds(
+    text, limits, fixed, release
+):
+    for behaviour, expected in (("fixed", fixed), ("release", release)):
+        config = replace(limits, behaviour=behaviour)
+        memory, call = apply(empty(config), update("core", text), config)
+        assert call.status == "ok"
+        assert memory.core == expected.format(config.core_limit_tokens)
 
 
 # --- BM25 ----------------------------------------------------------------------------------------
@@ -386,12 +362,9 @@ def test_positive_scores_are_positive_exactly_where_a_word_is_shared(texts, quer
         assert (score > 0) == bool(set(text.split()) & set(query.split()))
 
 
-def test_positive_score_by_hand():
+def test_words_are_lower_cased_runs_of_letters_digits_and_underscores():
     # N = 1, n = 1: idf = ln(1 + 0.5 / 1.5) = 0.2877; term weight 2.5 / (1 + 1.5) = 1
     assert Bm25([NORA], idf="positive").scores("bees, bees!") == pytest.approx([0.5754], abs=5e-5)
-
-
-def test_words_are_lower_cased_runs_of_letters_digits_and_underscores():
     words = "don t e mail u s a 3 14 Ärger x_1"
     texts = [*words.split(), "", "mail mail"]
     found = Bm25(texts, idf="positive").scores("Don't e-mail U.S.A. 3.14 ÄRGER x_1")
@@ -493,22 +466,20 @@ def test_scripts_without_spaces_rank_by_pairs_and_signs_belong_to_their_letters(
 # --- Entries shown while memorising --------------------------------------------------------------
 
 
-def test_recent_shows_the_last_entries_in_insertion_order():
-    memory = memory_of(NORA, TOM, ANA)
-    for k, ids in ((5, ["1", "2", "3"]), (2, ["2", "3"]), (1, ["3"]), (0, [])):
-        semantic, episodic = shown(memory, "boats", replace(FIXED, shown=k))
-        assert [entry.id for entry in semantic] == ids
-        assert episodic == ()
-
-
-def test_relevant_shows_the_closest_entries_in_insertion_order_and_else_the_newest():
+@pytest.mark.parametrize(
+    ("display", "k", "chunk", "ids"),
+    [
+        ("recent", 5, "boats", "1234"),
+        ("recent", 2, "boats", "34"),
+        ("recent", 0, "boats", ""),
+        ("relevant", 2, "Nora sold a boat to Ana", "14"),
+        ("relevant", 2, "the bees are gone", "14"),  # the newest fills up
+        ("relevant", 2, "nothing alike", "34"),
+        ("relevant", 0, "boats", ""),
+    ],
+)
+def test_the_newest_or_the_closest_entries_are_shown_in_insertion_order(display, k, chunk, ids):
     memory = memory_of(NORA, TOM, "Ida bakes bread", ANA)
-    config = replace(FIXED, shown=2, display="relevant")
-    assert [e.id for e in shown(memory, "Nora sold a boat to Ana", config)[0]] == ["1", "4"]
-    assert [e.id for e in shown(memory, "the bees are gone", config)[0]] == ["1", "4"]
-    assert [e.id for e in shown(memory, "nothing alike", config)[0]] == ["3", "4"]
-    assert shown(memory, "boats", replace(config, shown=0)) == ((), ())
-
-
-def test_a_switched_off_store_shows_nothing():
-    assert shown(Memory(semantic=None), "x", FIXED) == ((), ())
+    lists = shown(memory, chunk, replace(FIXED, shown=k, display=display))
+    assert ["".join(entry.id for entry in entries) for entries in lists.values()] == [ids, ""]
+    assert shown(replace(memory, semantic=None), chunk, FIXED) == {"episodic": ()}

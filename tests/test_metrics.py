@@ -282,23 +282,12 @@ def test_the_answer_line_is_read(text, fixed, released):
     assert (parsed_line(text), release.parsed_line(text)) == (fixed, released)
 
 
-@pytest.mark.parametrize("blank", ["", "  "])
+@pytest.mark.parametrize("golds", [[], [""], ["  "], ["\u200b\u3164"]])
 @pytest.mark.parametrize("name", [name for name in METRICS.names() if "@release" not in name])
-def test_a_blank_gold_answer_is_an_error_not_a_score(name, blank):
-    for golds in ([blank], []):
+def test_a_gold_answer_that_cannot_be_seen_is_an_error_not_a_score(name, golds):
+    if golds != ["\u200b\u3164"] or "@" not in name:
         with pytest.raises(InputError, match="gold answer"):
             score(name, "anything", golds)
-
-
-@pytest.mark.parametrize("name", [name for name in METRICS.names() if "@" not in name])
-def test_a_gold_answer_that_cannot_be_seen_is_blank(name):
-    with pytest.raises(InputError, match="gold answer"):
-        score(name, "anything", ["\u200b\u3164"])
-
-
-def test_training_s_keywords_of_the_release_fail_on_a_list():
-    with pytest.raises(InputError, match="a list of 3, on which the release fails"):
-        score("keywords@release-training", "the artist sailed", ["art", "sail", "sea"])
 
 
 def test_a_failed_reader_has_no_score_and_an_unfinished_thought_has_zero():
@@ -307,10 +296,17 @@ def test_a_failed_reader_has_no_score_and_an_unfinished_thought_has_zero():
     assert compare("contains", "<think>Paris", ["Paris"]) == 1.0  # stripped already
 
 
-def test_an_unknown_metric_names_the_closest_one():
-    for use in (score, compare):
-        with pytest.raises(InputError, match="did you mean 'contains'"):
-            use("contain", "x", ["x"])
+@pytest.mark.parametrize(
+    ("use", "name", "reason"),
+    [
+        (score, "contain", "did you mean 'contains'"),
+        (compare, "contain", "did you mean 'contains'"),
+        (score, "keywords@release-training", "a list of 3, on which the release fails"),
+    ],
+)
+def test_an_unknown_metric_and_a_list_that_the_release_cannot_take_are_errors(use, name, reason):
+    with pytest.raises(InputError, match=reason):
+        use(name, "the artist sailed", ["art", "sail", "sea"])
 
 
 def test_a_metric_of_the_user_s_own_module_is_registered_by_name():

@@ -43,22 +43,12 @@ def tried(n: int) -> settings:
 
 # --- Replies --------------------------------------------------------------------------------------
 
-DEBRIS = st.lists(
-    st.sampled_from(
-        [
-            "<think>",
-            "</think>",
-            "<tool_call>",
-            "</tool_call>",
-            "✿FUNCTION✿: ",
-            "✿ARGS✿: ",
-            "✿RESULT✿",
-        ]
-        + ["{", "}", "[", "]", '"', "'", ":", ",", "\\", "\n", "null", "```json\n", "\ud800", "蜂"]
-        + ['{"name": "memory_delete", "arguments": {"memory_type": "core_memory"}}', "7", "\x00"]
-    ),
-    max_size=25,
-).map("".join)
+PIECES = (
+    "<think>·</think>·<tool_call>·</tool_call>·✿FUNCTION✿: ·✿ARGS✿: ·✿RESULT✿·{·}·[·]·\"·'·:·,·\\·"
+    '\n·null·```json\n·{"name": "memory_delete", "arguments": {"memory_type": "core_memory"}}'
+    "·\ud800·蜂·7·\x00"
+)
+DEBRIS = st.lists(st.sampled_from(PIECES.split("·")), max_size=25).map("".join)
 CONTENT = st.text(max_size=30)
 
 

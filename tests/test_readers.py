@@ -5,14 +5,7 @@ from dataclasses import dataclass
 import pytest
 
 from memalpha_kit.errors import InputError
-from memalpha_kit.method.readers import (
-    READERS,
-    BestEntry,
-    LabelVote,
-    ReadNothing,
-    reader,
-    sentence,
-)
+from memalpha_kit.method.readers import READERS, LabelVote, reader
 from memalpha_kit.records import Answer, Entry, Memory, Question
 
 BOATS = Memory(
@@ -32,95 +25,69 @@ SAMPLES = Memory(
 )
 
 
-def answer(reader, memory: Memory, question: str):
-    [found] = reader.read([Question("q0", question, memory=memory)])
-    assert found.qa == "q0" and found.score is None
-    return found
-
-
-def test_the_best_entry_of_both_stores_is_the_answer():
-    found = answer(BestEntry(), BOATS, "who keeps bees?")
-    assert (found.prediction, found.retrieved) == ("Nora keeps bees.", ("1",))
-    assert answer(BestEntry(), BOATS, "who paints?").retrieved == ("2",)
-
-
-def test_ties_go_to_the_oldest_entry_across_the_stores():
-    assert answer(BestEntry(), BOATS, "boats").retrieved == ("2",)
-    assert (
-        answer(BestEntry(k=2), BOATS, "boats").prediction == "Tom paints boats.\nAna sails boats."
-    )
-
-
-def test_a_single_entry_is_found_although_the_release_formula_scores_it_below_zero():
-    one = Memory(semantic=(Entry("1", "Nora keeps bees"),), next_id=2)
-    assert answer(BestEntry(), one, "bees").prediction == "Nora keeps bees"
+TWINS = Memory(
+    semantic=(Entry("1", "Sentence: a b\nLabel: 5"), Entry("2", "Sentence: a b\nLabel: 4"))
+)
+ONE = Memory(semantic=(Entry("1", "Nora keeps bees."),), next_id=2)
+BEST, VOTE, BY_SOURCE = reader("best_entry"), reader("label_vote"), reader("by_source")
+VET = "Nora is a vet."  # the core is the answer where no entry shares a word
+OSLO = Memory(semantic=(Entry("1", "Sentence: Where is Oslo?\nLabel: 3"),))
+DATED = Memory(semantic=(Entry("1", "Nora keeps bees."), Entry("2", "What is the current date?")))
 
 
 @pytest.mark.parametrize(
-    ("memory", "expected"),
-    [(BOATS, "Nora is a vet."), (Memory(), ""), (Memory(None, None, None), "")],
+    ("by", "memory", "question", "prediction", "retrieved"),
+    [
+        (BEST, BOATS, "who keeps bees?", "Nora keeps bees.", "1"),
+        (BEST, BOATS, "who paints?", "Tom paints boats.", "2"),  # of both stores
+        (BEST, BOATS, "boats", "Tom paints boats.", "2"),  # ties go to the oldest
+        (reader("best_entry", k=2), BOATS, "boats", "Tom paints boats.\nAna sails boats.", "23"),
+        (BEST, ONE, "bees", "Nora keeps bees.", "1"),  # the release's formula is below zero
+        (BEST, BOATS, "zebra", VET, ""),
+        (BEST, Memory(), "zebra", "", ""),
+        (BEST, Memory(None, None, None), "zebra", "", ""),
+        (BEST, DATED, "Current date: 2023/05/30 (Tue)\nWho keeps bees?", "Nora keeps bees.", "1"),
+        (VOTE, SAMPLES, "Sentence: stop the music\nSay \\boxed{}.", "\\boxed{1}", "23"),
+        (reader("label_vote", k=1), SAMPLES, "Sentence: my parcel\n?", "\\boxed{2}", "1"),
+        # neither the instruction of a question nor an entry without a label counts
+        (VOTE, SAMPLES, "Sentence: parcel\nplay the music now: which label?", "\\boxed{2}", "1"),
+        (VOTE, SAMPLES, "parcel label", "\\boxed{2}", "1"),
+        (VOTE, BOATS, "boats", "", ""),
+        (VOTE, SAMPLES, "zebra", "", ""),
+        (VOTE, TWINS, "a", "\\boxed{5}", "12"),  # equal votes: the older one
+        (reader("read_nothing"), BOATS, "who keeps bees?", "", ""),
+    ],
 )
-def test_without_a_shared_word_the_core_is_the_answer(memory, expected):
-    found = answer(BestEntry(), memory, "zebra")
-    assert (found.prediction, found.retrieved) == (expected, ())
+def test_readers_by_rule_answer_as_worked_out_by_hand(by, memory, question, prediction, retrieved):
+    [found] = by.read([Question("q0", question, instance="i", memory=memory)])
+    assert found == Answer("q0", prediction, retrieved=tuple(retrieved), instance="i")
 
 
-def test_the_nearest_samples_vote_for_a_label():
-    assert answer(LabelVote(), SAMPLES, "Sentence: stop the music\nSay \\boxed{}.").prediction == (
-        "\\boxed{1}"
+@pytest.mark.parametrize("by", [BEST, VOTE, BY_SOURCE])
+def test_a_question_whose_memory_was_never_written_is_one_line(by):
+    with pytest.raises(InputError, match=f"reader {by.name}: expected a memory of three parts"):
+        by.read([Question("q0", "Who is a vet?", memory=None)])
+
+
+def test_readers_are_made_by_name_and_another_number_of_entries_is_part_of_it():
+    for name in ("best_entry", "label_vote", "read_nothing", "by_source"):
+        assert reader(name).name == name
+    assert (reader("best_entry", k=5).name, reader("label_vote", k=3)) == (
+        *("best_entry(k=5)", LabelVote(3)),
     )
-    assert answer(LabelVote(k=1), SAMPLES, "Sentence: my parcel\n?").prediction == "\\boxed{2}"
 
 
-def test_the_instruction_of_a_question_is_not_part_of_the_query():
-    question = "Sentence: parcel\nplay the music now: which label?"
-    assert answer(LabelVote(), SAMPLES, question).retrieved == ("1",)
-    assert sentence(question) == "parcel"
-    assert sentence("Who keeps bees?") == "Who keeps bees?"
-
-
-def test_entries_without_a_label_do_not_vote():
-    assert "4" not in answer(LabelVote(), SAMPLES, "parcel label").retrieved
-    assert answer(LabelVote(), BOATS, "boats").prediction == ""
-    assert answer(LabelVote(), SAMPLES, "zebra").prediction == ""
-
-
-def test_equal_votes_go_to_the_better_sample_and_then_to_the_older_one():
-    twins = Memory(
-        semantic=(Entry("1", "Sentence: a b\nLabel: 5"), Entry("2", "Sentence: a b\nLabel: 4"))
-    )
-    assert answer(LabelVote(), twins, "a").prediction == "\\boxed{5}"
-
-
-def test_reading_nothing_answers_nothing():
-    assert answer(ReadNothing(), BOATS, "who keeps bees?").prediction == ""
-
-
-RULES = ("best_entry", "label_vote", "read_nothing")
-
-
-@pytest.mark.parametrize("name", ["best_entry", "label_vote"])
-def test_a_question_whose_memory_was_never_written_is_one_line(name):
-    with pytest.raises(InputError, match=f"reader {name}: expected a memory of three parts"):
-        reader(name).read([Question("q0", "Who is a vet?", memory=None)])
-
-
-def test_readers_are_made_by_name():
-    assert [reader(name).name for name in RULES] == list(RULES)
-    with pytest.raises(InputError, match="did you mean 'label_vote'"):
-        reader("label_votes")
-
-
-def test_another_number_of_entries_is_part_of_the_name():
-    assert (reader("best_entry", k=5).name, reader("best_entry", k=1).name) == (
-        "best_entry(k=5)",
-        "best_entry",
-    )
-    assert reader("label_vote", k=3) == LabelVote(3)
-    wrong = (("best_entry", 0, "k: expected"), ("read_nothing", 3, "'k' is unknown"))
-    for name, k, reason in wrong:
-        with pytest.raises(InputError, match=reason):
-            reader(name, k=k)
+@pytest.mark.parametrize(
+    ("name", "settings", "reason"),
+    [
+        ("label_votes", {}, "did you mean 'label_vote'"),
+        ("best_entry", {"k": 0}, "k: expected"),
+        ("read_nothing", {"k": 3}, "'k' is unknown"),
+    ],
+)
+def test_a_reader_that_cannot_be_made_says_why(name, settings, reason):
+    with pytest.raises(InputError, match=reason):
+        reader(name, **settings)
 
 
 def test_a_reader_of_the_user_s_own_module_is_registered_by_name():
@@ -134,7 +101,8 @@ def test_a_reader_of_the_user_s_own_module_is_registered_by_name():
             return [Answer(question.id, question.text + self.mark) for question in questions]
 
     try:
-        assert answer(reader("test_echo", mark="?"), BOATS, "boats").prediction == "boats?"
+        echo = reader("test_echo", mark="?")
+        assert echo.read([Question("q0", "boats", memory=BOATS)])[0].prediction == "boats?"
         with pytest.raises(InputError, match="did you mean 'mark'"):
             reader("test_echo", marks="?")
     finally:
@@ -142,18 +110,9 @@ def test_a_reader_of_the_user_s_own_module_is_registered_by_name():
 
 
 def test_questions_are_answered_as_their_source_is_scored():
-    memory = Memory(semantic=(Entry("1", "Sentence: Where is Oslo?\nLabel: 3"),))
     asked = [
-        Question("q", "Sentence: Where is Lund?", source, memory=memory)
+        Question("q", "Sentence: Where is Lund?", source, memory=OSLO)
         for source in ("trec_coarse", "squad")
     ]
-    label, entry = reader("by_source").read(asked)
-    assert (label.prediction, entry.prediction) == ("\\boxed{3}", memory.semantic[0].text)
-
-
-def test_the_day_of_a_question_is_not_sought_by_rules_either():
-    memory = Memory(
-        semantic=(Entry("1", "Nora keeps bees."), Entry("2", "What is the current date?"))
-    )
-    asked = Question("q0", "Current date: 2023/05/30 (Tue)\nWho keeps bees?", memory=memory)
-    assert reader("best_entry").read([asked])[0].prediction == "Nora keeps bees."
+    label, entry = BY_SOURCE.read(asked)
+    assert (label.prediction, entry.prediction) == ("\\boxed{3}", OSLO.semantic[0].text)

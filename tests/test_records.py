@@ -21,28 +21,20 @@ BEES = QA("q0", "Who keeps bees?", ("Nora",), chunk=0)
 
 
 def test_the_id_of_an_instance_comes_from_its_content():
-    one = make_instance("squad", ["Nora keeps bees."], [BEES])
-    assert one == make_instance("squad", ["Nora keeps bees."], [BEES])
-    assert one.id.startswith("squad/")
+    """From source, chunks as they are cut, questions and answers; not from prompt and metadata."""
+    one = make_instance("squad", ["Nora keeps", " bees."], [BEES])
+    assert one == make_instance("squad", ["Nora keeps", " bees."], [BEES])
     others = [
-        make_instance("hotpotqa", ["Nora keeps bees."], [BEES]),
-        make_instance("squad", ["Nora keeps bees"], [BEES]),
-        make_instance("squad", ["Nora keeps bees."], [QA("q0", "Who?", ("Nora",))]),
-        make_instance("squad", ["Nora keeps bees."], [QA("q0", "Who keeps bees?", ("Ana",))]),
+        make_instance("hotpotqa", one.chunks, [BEES]),
+        make_instance("squad", ["Nora keeps bees."], [BEES]),
+        make_instance("squad", ["Nora keeps", " bees"], [BEES]),
+        make_instance("squad", one.chunks, [QA("q0", "Who?", ("Nora",))]),
+        make_instance("squad", one.chunks, [QA("q0", "Who keeps bees?", ("Ana",))]),
     ]
-    assert len({one.id, *(other.id for other in others)}) == 5
-
-
-def test_prompt_and_metadata_are_no_part_of_the_id():
-    one = make_instance("squad", ["a"], [BEES])
-    two = make_instance("squad", ["a"], [BEES], "Read.", {"groups": ["squad:Bees"]})
+    assert one.id.startswith("squad/") and len({one.id, *(other.id for other in others)}) == 6
+    two = make_instance("squad", one.chunks, [BEES], "Read.", {"groups": ["squad:Bees"]})
     assert (one.id, one.prompt, one.metadata) == (two.id, "", {})
     assert one != two and len({one, two}) == 2
-
-
-def test_the_way_a_text_is_cut_into_chunks_is_part_of_the_id():
-    two = make_instance("squad", ["a", "b"], [BEES])
-    assert two.id != make_instance("squad", ["ab"], [BEES]).id
 
 
 def test_blank_chunks_are_dropped_and_the_evidence_index_follows():

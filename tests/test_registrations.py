@@ -43,9 +43,8 @@ def append(memory, request, config):
     text = entries.get(request.id).text
     if text.endswith(request.text):
         return "unchanged"
-    return memory.with_part(
-        request.component, entries.replacing(request.id, f"{text} {request.text}")
-    )
+    longer = entries.replacing(request.id, f"{text} {request.text}")
+    return memory.with_part(request.component, longer)
 
 
 def too_long(memory, request, config):
@@ -53,14 +52,8 @@ def too_long(memory, request, config):
     return "" if len(request.text) < 40 else "too_long"
 
 
-APPEND = Tool(
-    "Add a sentence to an entry.",
-    append,
-    text="sentence",
-    takes_id=True,
-    meanings={"sentence": "What to add."},
-    refuse=too_long,
-)
+MEANINGS = {"sentence": "What to add."}
+APPEND = Tool("Add to an entry.", append, "sentence", True, meanings=MEANINGS, refuse=too_long)
 PLANS = Component(
     keeps="Plans memory lists what somebody wants to do.",
     task="Plans memory: add every intention.",
@@ -87,34 +80,36 @@ def shout(request):
 # --- What the kit makes of it ---------------------------------------------------------------------
 
 
-def outcome(memory, **arguments):
-    call = ToolCall("memory_append", {"memory_type": "semantic_memory", **arguments})
-    memory, done = apply(memory, call, WITH_APPEND)
-    return done.detail or done.status, [entry.text for entry in memory.semantic]
+SO = {"memory_id": "1", "sentence": "So."}
 
 
-def test_a_tool_does_what_its_module_says_and_nothing_else():
+@pytest.mark.parametrize(
+    ("arguments", "config", "code", "text"),
+    [
+        (SO, WITH_APPEND, "", "Nora keeps bees. So."),
+        (SO | {"sentence": "bees."}, WITH_APPEND, "unchanged", "Nora keeps bees."),
+        (SO | {"memory_id": "9"}, WITH_APPEND, "not_found", "Nora keeps bees."),
+        (SO | {"sentence": "x" * 50}, WITH_APPEND, "too_long", "Nora keeps bees."),
+        ({"memory_id": "1"}, WITH_APPEND, "missing_argument", "Nora keeps bees."),
+        (SO, MemoryConfig(), "not_offered", "Nora keeps bees."),
+    ],
+)
+def test_a_tool_does_what_its_module_says_and_nothing_else(arguments, config, code, text):
     memories.TOOLS.add("memory_append", APPEND)
-    memory = replace(empty(WITH_APPEND), semantic=(Entry("1", "Nora keeps bees."),), next_id=2)
-    before = ["Nora keeps bees."]
-    assert outcome(memory, memory_id="1", sentence="So.") == ("ok", ["Nora keeps bees. So."])
-    assert outcome(memory, memory_id="1", sentence="bees.") == ("unchanged", before)
-    assert outcome(memory, memory_id="9", sentence="So.") == ("not_found", before)
-    assert outcome(memory, memory_id="1", sentence="x" * 50) == ("too_long", before)
-    assert outcome(memory, memory_id="1") == ("missing_argument", before)
-    call = ToolCall("memory_append", {"memory_type": "semantic_memory", "sentence": "So."})
-    assert apply(memory, call, MemoryConfig())[1].detail == "not_offered"
+    memory = replace(empty(config), semantic=(Entry("1", "Nora keeps bees."),), next_id=2)
+    call = ToolCall("memory_append", {"memory_type": "semantic_memory", **arguments})
+    memory, done = apply(memory, call, config)
+    assert (done.detail, memory.semantic) == (code, (Entry("1", text),))
 
 
 def test_a_tool_is_offered_rendered_and_read_where_it_is_switched_on():
     memories.TOOLS.add("memory_append", APPEND)
-    offered = {
-        schema["function"]["name"]: schema["function"] for schema in tool_schemas(WITH_APPEND)
-    }
-    properties = offered["memory_append"]["parameters"]["properties"]
+    *_, offered = tool_schemas(WITH_APPEND)
+    assert offered["function"]["name"] == "memory_append"
+    properties = offered["function"]["parameters"]["properties"]
     assert list(properties) == ["memory_type", "sentence", "memory_id"]
     assert properties["sentence"]["description"] == "What to add."
-    assert "memory_append" not in {s["function"]["name"] for s in tool_schemas(MemoryConfig())}
+    assert len(tool_schemas(MemoryConfig())) == 3
     arguments = {"memory_type": "semantic_memory", "sentence": "So.", "memory_id": "1"}
     call = ToolCall("memory_append", arguments)
     for wire in ("qwen", "text", "compact"):
@@ -122,7 +117,9 @@ def test_a_tool_is_offered_rendered_and_read_where_it_is_switched_on():
         assert (read.name, read.arguments) == (call.name, arguments)
 
 
-def test_a_tool_that_nobody_registered_and_one_that_does_nothing_are_refused():
+def test_what_nobody_registered_and_a_tool_that_does_nothing_are_refused():
+    with pytest.raises(InputError, match="memory component: .*'plans'"):
+        empty(WITH_PLANS)
     with pytest.raises(InputError, match="tool: .*'memory_append'"):
         tool_schemas(WITH_APPEND)
     with pytest.raises(TypeError, match="run"):
@@ -152,11 +149,6 @@ def test_a_component_is_written_shown_searched_read_and_saved(tmp_path):
     assert apply(empty(MemoryConfig()), call, MemoryConfig())[1].detail == "disabled"
 
 
-def test_a_component_that_nobody_registered_is_refused():
-    with pytest.raises(InputError, match="memory component: .*'plans'"):
-        empty(WITH_PLANS)
-
-
 def test_a_term_is_in_the_reward_the_metrics_and_the_curves():
     rewards.TERMS.add("brevity", brevity)
     world = Environment(
@@ -182,12 +174,9 @@ def test_a_term_that_is_unknown_or_has_another_number_of_values_is_refused(term,
     if term:
         rewards.TERMS.add("brevity", term)
     reward = RewardConfig(others={"brevity": 1.0})
+    world = Environment(MemoryConfig(), ProtocolConfig(), BestEntry(), reward=reward)
     with pytest.raises(InputError, match=message):
-        play(
-            [INSTANCE],
-            writer("silent"),
-            Environment(MemoryConfig(), ProtocolConfig(), BestEntry(), reward=reward),
-        )
+        play([INSTANCE], writer("silent"), world)
 
 
 class Echo:

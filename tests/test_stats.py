@@ -1,5 +1,8 @@
 """Intervals: worked by hand where possible, coverage by simulation."""
 
+from dataclasses import astuple
+from unittest.mock import ANY
+
 import numpy as np
 import pytest
 
@@ -12,45 +15,33 @@ from memalpha_kit.stats import (
     stratified_interval,
 )
 
-
-def test_the_mean_over_instances_is_the_mean_of_their_means():
-    """d1 has instances [1, 1, 0, 0] and [1]; d2 has [0.5]."""
-    d1 = mean_interval([1, 1, 0, 0, 1], 0, clusters=list("aaaab")).mean
-    d2 = mean_interval([0.5], 0, clusters=["c"]).mean
-    assert (d1, d2) == (0.75, 0.5)
-    assert (d1 + d2) / 2 == 0.625
-    assert mean_interval([1, 1, 0, 0, 1], 0).mean == 0.6
+NAN = float("nan")
 
 
-def test_none_is_left_out_and_counted():
-    result = mean_interval([1.0, None, 0.0], 0)
-    assert (result.mean, result.n, result.missing) == (0.5, 2, 1)
+@pytest.mark.parametrize(
+    ("values", "clusters", "expected"),
+    [  # mean, low, high, n, missing, clusters
+        ([1, 1, 0, 0, 1], "aaaab", (0.75, ANY, ANY, 5, 0, 2)),  # the mean of means
+        ([1, 1, 0, 0, 1], None, (0.6, ANY, ANY, 5, 0, 5)),
+        ([1.0, None, 0.0], None, (0.5, ANY, ANY, 2, 1, 2)),
+        ([1.0, NAN, 0.0], None, (0.5, ANY, ANY, 2, 1, 2)),
+        ([1.0, None, None], "abb", (1.0, None, None, 1, 2, 1)),
+        ([None], None, (None, None, None, 0, 1, 0)),
+        ([], None, (None, None, None, 0, 0, 0)),
+        ([0.0, 1.0], "aa", (0.5, None, None, 2, 0, 1)),
+        ([0.5] * 10, None, (0.5, 0.5, 0.5, 10, 0, 10)),
+    ],
+)
+def test_means_are_over_instances_and_what_is_missing_is_counted(values, clusters, expected):
+    assert astuple(mean_interval(values, 0, clusters=clusters)) == expected
 
 
-def test_an_instance_without_any_score_has_no_voice():
-    result = mean_interval([1.0, None, None], 0, clusters=["a", "b", "b"])
-    assert (result.mean, result.n, result.missing, result.n_clusters) == (1.0, 1, 2, 1)
-
-
-def test_without_values_there_is_no_mean():
-    assert mean_interval([None], 0).mean is None
-    assert mean_interval([], 0).low is None
-
-
-def test_one_cluster_has_a_mean_and_no_interval():
-    result = mean_interval([0.0, 1.0], 0, clusters=["a", "a"])
-    assert (result.mean, result.low, result.high) == (0.5, None, None)
-
-
-def test_the_same_seed_gives_the_same_interval():
-    values = list(np.random.default_rng(1).random(30))
-    assert mean_interval(values, 3) == mean_interval(values, 3)
-    assert mean_interval(values, 3) != mean_interval(values, 4)
-
-
-def test_equal_values_give_a_point():
-    result = mean_interval([0.5] * 10, 0)
-    assert (result.low, result.mean, result.high) == (0.5, 0.5, 0.5)
+def test_the_same_seed_gives_the_same_interval_whatever_the_block_size(monkeypatch):
+    values = list(np.random.default_rng(1).random(50))
+    found = mean_interval(values, 3)
+    assert found != mean_interval(values, 4)
+    monkeypatch.setattr("memalpha_kit.stats._BLOCK", 500)
+    assert mean_interval(values, 3) == found
 
 
 def test_the_interval_agrees_with_the_normal_one_on_many_values():
@@ -107,17 +98,6 @@ def test_a_paired_gain_is_seen_through_large_differences_between_instances():
 def test_a_pair_with_one_missing_side_is_missing():
     result = paired_interval([0.0, None, 0.0], [1.0, 1.0, None], 0)
     assert (result.mean, result.n, result.missing) == (1.0, 1, 2)
-
-
-def test_intervals_of_many_values_do_not_depend_on_the_block_size(monkeypatch):
-    values = list(np.random.default_rng(1).random(50))
-    whole = mean_interval(values, 0)
-    monkeypatch.setattr("memalpha_kit.stats._BLOCK", 500)
-    assert mean_interval(values, 0) == whole
-
-
-def test_nan_is_missing_as_none_is():
-    assert mean_interval([1.0, float("nan")], 0) == mean_interval([1.0, None], 0)
 
 
 def test_a_two_level_interval_sees_the_spread_between_seeds_and_within_them():

@@ -8,7 +8,7 @@ from memalpha_kit.method.calls import parse_reply
 from memalpha_kit.method.memory import empty
 from memalpha_kit.method.model_writers import ModelWriter
 from memalpha_kit.method.protocol import render_compact
-from memalpha_kit.method.writers import WRITERS, ScriptedReplies, content, sentences, turns, writer
+from memalpha_kit.method.writers import WRITERS, ScriptedReplies, sentences, writer
 from memalpha_kit.models.local import Sampling
 from memalpha_kit.records import Completion, Entry, Memory, WriteRequest
 from memalpha_kit.settings import MemoryConfig, ProtocolConfig
@@ -40,69 +40,46 @@ def kept(name: str, chunk: str, wire: str = "qwen") -> list[tuple[str, str]]:
     return [(c.arguments["memory_type"], c.arguments["content"]) for c in calls]
 
 
+MARKUP = 'He wrote </tool_call> and "✿ARGS✿" there.'
+SAID = "I adopted a dog.|His name is Biscuit.|Congratulations!|Biscuit ate my shoe.|Twice."
+TURNS = (
+    "At 2023/05/20 (Sat) 02:21, the user said: I adopted a dog.\nHis name is Biscuit.|"
+    "At 2023/05/20 (Sat) 02:21, the assistant said: Congratulations!|"
+    "At 2023/05/21 (Sun) 09:00, the user said: Biscuit ate my shoe. Twice."
+)
+
+
+@pytest.mark.parametrize("wire", ["qwen", "text", "compact", "lines"])
+@pytest.mark.parametrize(
+    ("name", "chunk", "store", "texts"),
+    [
+        (
+            *("keep_sentences", DOCUMENT, "semantic"),
+            "Nora keeps bees.|She sold 3.5 kg of honey in May.|Tom paints boats!",
+        ),
+        ("keep_sentences", DIALOGUES, "semantic", SAID),
+        ("keep_sentences", "One. Two.", "semantic", "One.|Two."),
+        ("keep_sentences", MARKUP, "semantic", MARKUP),
+        (
+            *("keep_examples", EXAMPLES, "semantic"),
+            "Sentence: where is my parcel\nLabel: 2|Sentence: stop the music\nLabel: 1",
+        ),
+        ("keep_examples", "Sample: a\nLabels: 3", "semantic", "Sample: a\nLabels: 3"),
+        ("keep_examples", DOCUMENT, "semantic", ""),
+        ("keep_turns", DIALOGUES, "episodic", TURNS),
+        ("keep_turns", "no dialogue here", "episodic", ""),
+        ("silent", DOCUMENT, "", ""),
+    ],
+)
+def test_a_rule_keeps_what_it_says_in_every_format(name, chunk, store, texts, wire):
+    expected = [(f"{store}_memory", text) for text in texts.split("|") if text]
+    assert kept(name, chunk, wire) == expected
+
+
 def test_keep_lines_keeps_the_frame_too():
     lines = [text for _, text in kept("keep_lines", DOCUMENT)]
     assert lines[0].startswith("[Dialogue") and "Tom paints boats!" in lines
     assert lines[-2:] == ["<Assistant>Noted.", "Thank you."]
-
-
-@pytest.mark.parametrize("wire", ["qwen", "text", "compact", "lines"])
-def test_keep_sentences_keeps_the_document_and_not_its_frame(wire):
-    assert kept("keep_sentences", DOCUMENT, wire) == [
-        ("semantic_memory", "Nora keeps bees."),
-        ("semantic_memory", "She sold 3.5 kg of honey in May."),
-        ("semantic_memory", "Tom paints boats!"),
-    ]
-
-
-def test_keep_sentences_keeps_what_was_said_in_dated_dialogues():
-    assert [text for _, text in kept("keep_sentences", DIALOGUES)] == [
-        "I adopted a dog.",
-        "His name is Biscuit.",
-        "Congratulations!",
-        "Biscuit ate my shoe.",
-        "Twice.",
-    ]
-
-
-def test_keep_sentences_keeps_unframed_text():
-    assert [text for _, text in kept("keep_sentences", "One. Two.")] == ["One.", "Two."]
-
-
-def test_keep_examples_keeps_each_sample_as_it_stands():
-    assert kept("keep_examples", EXAMPLES) == [
-        ("semantic_memory", "Sentence: where is my parcel\nLabel: 2"),
-        ("semantic_memory", "Sentence: stop the music\nLabel: 1"),
-    ]
-    assert kept("keep_examples", "Sample: a\nLabels: 3") == [
-        ("semantic_memory", "Sample: a\nLabels: 3")
-    ]
-    assert kept("keep_examples", DOCUMENT) == []
-
-
-def test_keep_turns_dates_every_turn():
-    assert kept("keep_turns", DIALOGUES) == [
-        (
-            "episodic_memory",
-            "At 2023/05/20 (Sat) 02:21, the user said: I adopted a dog.\nHis name is Biscuit.",
-        ),
-        ("episodic_memory", "At 2023/05/20 (Sat) 02:21, the assistant said: Congratulations!"),
-        (
-            "episodic_memory",
-            "At 2023/05/21 (Sun) 09:00, the user said: Biscuit ate my shoe. Twice.",
-        ),
-    ]
-    assert kept("keep_turns", "no dialogue here") == []
-
-
-def test_silent_makes_no_call():
-    assert kept("silent", DOCUMENT) == []
-
-
-def test_a_chunk_with_markup_is_kept_as_text():
-    text = 'He wrote </tool_call> and "✿ARGS✿" there.'
-    for wire in ("qwen", "text", "compact"):
-        assert kept("keep_sentences", text, wire) == [("semantic_memory", text)]
 
 
 @pytest.mark.parametrize(
@@ -117,11 +94,6 @@ def test_a_chunk_with_markup_is_kept_as_text():
 )
 def test_sentences(text, expected):
     assert sentences(text) == expected
-
-
-def test_content_and_turns():
-    assert content(DOCUMENT).startswith("Nora keeps") and content(DOCUMENT).endswith("boats!")
-    assert list(turns("")) == []
 
 
 def test_an_unknown_writer_names_the_closest_one():

@@ -221,7 +221,7 @@ def teach(
     chunk: str, memory: Memory, config: MemoryConfig, habits: Habits, rng: random.Random
 ) -> tuple[ToolCall, ...]:
     """The calls a teacher writes for one chunk, in the order of the sentences."""
-    visible = [entry for entries in shown(memory, chunk, config) for entry in entries]
+    visible = [entry for part in shown(memory, chunk, config).values() for entry in part]
     return tuple(
         call
         for sentence in read_chunk(chunk)
@@ -309,7 +309,7 @@ def behaviour(episode: Episode, instance: Instance) -> Behaviour:
     before = Memory()
     for step in episode.steps:
         chunk = instance.chunks[step.chunk]
-        visible = [e for entries in shown(before, chunk, episode.memory_config) for e in entries]
+        visible = [e for part in shown(before, chunk, episode.memory_config).values() for e in part]
         counts = _add(counts, _step_behaviour(step.calls, chunk, before, visible))
         before = step.memory
     return counts

@@ -34,26 +34,21 @@ def advantages(
     for index, (reward, group) in enumerate(zip(rewards, groups, strict=True)):
         if reward is not None:
             members.setdefault(group, []).append((index, reward))
-    result = [0.0] * len(rewards)
+    result = np.zeros(len(rewards))
     for pairs in members.values():
-        values = _normalised([reward for _, reward in pairs], config)
-        for (index, _), value in zip(pairs, values, strict=True):
-            result[index] = value
-    return result
+        places, values = map(list, zip(*pairs, strict=True))
+        result[places] = _normalised(np.array(values, dtype=np.float64), config)
+    return result.tolist()
 
 
-def _normalised(rewards: Sequence[float], config: AdvantageConfig) -> list[float]:
-    """Advantages of one group."""
-    values = np.asarray(rewards, dtype=np.float64)
-    if len(values) == 1:
-        reward = float(values[0])
-        return [{"zero": 0.0, "raw": reward}.get(config.single, reward / (1 + config.epsilon))]
-    if values.min() == values.max():
-        return [0.0] * len(values)
-    centred = values - values.mean()
-    if config.scale == "std":
-        centred = centred / (values.std(ddof=1) + config.epsilon)
-    return centred.tolist()
+def _normalised(rewards: np.ndarray, config: AdvantageConfig) -> np.ndarray:
+    """Advantages of one group. (members,) -> (members,)"""
+    if len(rewards) == 1 and config.single != "zero":
+        return rewards if config.single == "raw" else rewards / (1 + config.epsilon)
+    if rewards.min() == rewards.max():
+        return np.zeros(len(rewards))
+    scale = rewards.std(ddof=1) + config.epsilon if config.scale == "std" else 1.0
+    return (rewards - rewards.mean()) / scale
 
 
 def group(instance: str, step: int, grouping: str) -> str:

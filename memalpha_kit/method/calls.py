@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from memalpha_kit.episode_settings import MemoryConfig, ProtocolConfig
-from memalpha_kit.method.formats import FORMATS, OPEN, Attempt
+from memalpha_kit.method.formats import FORMATS, OPEN, Attempt, renamed
 from memalpha_kit.method.memory import TOOLS
 from memalpha_kit.records import Completion, ToolCall, ToolUse
 from memalpha_kit.registry import Registry
@@ -94,14 +94,8 @@ def read_calls(
 ) -> tuple[ToolCall, ...]:
     """The calls in a completion, read as the settings say; not applied yet."""
     finish, wire = completion.finish, protocol_config.wire
-    calls = parse_reply(
-        completion.text,
-        finish,
-        wire,
-        protocol_config.thinking,
-        protocol_config.execute_truncated,
-        memory_config.behaviour,
-    )
+    how = (protocol_config.thinking, protocol_config.execute_truncated, memory_config.behaviour)
+    calls = parse_reply(completion.text, finish, wire, *how)
     return calls + parse_tools(completion.tools, finish, wire)
 
 
@@ -141,8 +135,8 @@ def _read(attempt: Attempt, wire: str, fatal: bool, repair: bool, cut: bool) -> 
 
     def call(name: str | None, arguments: Any) -> ToolCall:
         if name is not None and isinstance(arguments, dict):
-            arguments = FORMATS[wire].arguments(name, arguments)
-            return ToolCall(name, arguments, attempt.raw)
+            parsed = ToolCall(name, arguments, attempt.raw)
+            return renamed(parsed, FORMATS[wire].new_content, "new_content")
         code = arguments if isinstance(arguments, _Code) else _BAD_JSON
         return ToolCall(name or "", raw=attempt.raw, status="malformed", detail=str(code))
 
@@ -193,9 +187,7 @@ def _objects(source: Any, fatal: bool, repair: bool) -> list[Any]:
             break
         found += _repaired(rest[: another.start()])
         source = rest[another.end() :]
-    if fatal:
-        return [*found, _TRUNCATED]
-    return [*found, *(_repaired(rest) if repair else [None])]
+    return [*found, *([_TRUNCATED] if fatal else _repaired(rest) if repair else [None])]
 
 
 def _repaired(source: str) -> list[Any]:

@@ -50,9 +50,8 @@ def _component(name: str) -> str:
     """core, semantic or episodic, from the name or from the tools' long one (`core_memory`)."""
     short = name.removesuffix("_memory")
     if short not in MEMORY_COMPONENTS:
-        raise InputError(
-            f"memory type {name!r} is unknown{closest(name, MEMORY_COMPONENTS.names())}"
-        )
+        hint = closest(name, MEMORY_COMPONENTS.names())
+        raise InputError(f"memory type {name!r} is unknown{hint}")
     return short
 
 
@@ -119,9 +118,8 @@ def judge_steps(
     items: dict[tuple[int, int], tuple[str, str]] = {}
     for i, step in enumerate(steps):
         for j, raw in enumerate(step):
-            arguments = raw.get("arguments")
-            arguments = arguments if isinstance(arguments, Mapping) else {}
-            call = ToolCall(raw.get("name") or "", arguments)
+            given = raw.get("arguments")
+            call = ToolCall(raw.get("name") or "", given if isinstance(given, Mapping) else {})
             if judged(call) and (not lenient or raw.get("success", True)):
                 items[i, j] = _written(call)
     verdicts = dict(zip(items, judge.judge(list(items.values())), strict=True))
@@ -130,7 +128,6 @@ def judge_steps(
     for i, step in enumerate(steps):
         row = tuple(verdicts.get((i, j), left_out) for j in range(len(step)))
         counted = tally(verdict for verdict in row if verdict is not None)
-        empty = None if lenient or counted.n else 0.0
-        shares = (counted.mean, counted.low, counted.high) if counted.n else (empty,) * 3
-        found.append(StepVerdict(*shares, row))
+        shares = (counted.mean, counted.low, counted.high)
+        found.append(StepVerdict(*(shares if lenient or step else (0.0,) * 3), row))
     return found

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -84,11 +84,16 @@ def encode_chat(
     contents = {f"\ue000{place}\ue001": m["content"] for place, m in enumerate(messages)}
     shells = [{**m, "content": mark} for m, mark in zip(messages, contents, strict=True)]
     rendered = _render_chat(tokenizer, shells, tools, thinking)
+    added = tokenizer.added_tokens_encoder
+    names = "|".join(map(re.escape, sorted(added, key=len, reverse=True)))
+    pieces = re.split(f"({names})", rendered) if names else [rendered]  # every other one is added
     ids: list[int] = []
-    for piece, added in _cut_at_added_tokens(tokenizer, rendered):
+    for place, piece in enumerate(pieces):
+        if place % 2:
+            ids.append(added[piece])
+            continue
         text = re.sub("\ue000\\d+\ue001", lambda found: contents.get(found[0], found[0]), piece)
         ids += spell_out(tokenizer, text) if text else []
-        ids += [tokenizer.added_tokens_encoder[added]] if added else []
     return ids
 
 
@@ -121,16 +126,3 @@ def _render_chat(
             "without (--reader model)"
         )
     return rendered
-
-
-def _cut_at_added_tokens(
-    tokenizer: PreTrainedTokenizerBase, text: str
-) -> Iterator[tuple[str, str]]:
-    """`text` as (ordinary text, added token after it); the last added token is ""."""
-    names = {token.content for token in tokenizer.added_tokens_decoder.values()}
-    if not names:
-        yield text, ""
-        return
-    pattern = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
-    parts = re.split(f"({pattern})", text)
-    yield from zip(parts[::2], [*parts[1::2], ""], strict=True)

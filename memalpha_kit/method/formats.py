@@ -14,7 +14,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 from memalpha_kit.method.memory import TOOLS, UPDATE
@@ -33,22 +34,18 @@ class Attempt:
     closed: bool = False  # an end marker was written, so the attempt cannot be cut off
 
 
-def _as_they_are(name: str | None, arguments: dict[str, Any]) -> dict[str, Any]:
-    return arguments
-
-
 @dataclass(frozen=True)
 class Format:
     """A way to write calls: what stands between them, how one is written, where attempts stand.
 
-    `arguments` gives the tools' names of arguments where the format has other ones; `lists_tools`:
-    the system message must list the tools, as no chat template does.
+    `new_content` is what it calls this argument; `lists_tools`: the system message must list the
+    tools, as no chat template does.
     """
 
     write: Callable[[ToolCall], str]
     scan: Callable[[str], Iterator[Attempt]]
     between: str = "\n"
-    arguments: Callable[[str | None, dict[str, Any]], dict[str, Any]] = _as_they_are
+    new_content: str = "new_content"
     lists_tools: bool = False
 
 
@@ -126,15 +123,11 @@ def _values_end(text: str, place: int) -> int:
     return tag.start() if tag else len(text)
 
 
-def _renamed(old: str, new: str) -> Callable[[str | None, Mapping[str, Any]], dict[str, Any]]:
-    """Gives an update's arguments with one key renamed, unless the new key is there too."""
-
-    def rename(name: str | None, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        if name != UPDATE or new in arguments:
-            return dict(arguments)
-        return {new if key == old else key: value for key, value in arguments.items()}
-
-    return rename
+def renamed(call: ToolCall, old: str, new: str) -> ToolCall:
+    """The call with one key of an update's arguments renamed, unless the new key is there too."""
+    if call.name != UPDATE or new in call.arguments:
+        return call
+    return replace(call, arguments={new if k == old else k: v for k, v in call.arguments.items()})
 
 
 _MARKUP = re.compile(r"<(?=/?(?:tool_call|think|memory|text)>|\|)")  # tags, special tokens
@@ -156,7 +149,7 @@ def _write_qwen(call: ToolCall) -> str:
 
 
 def _write_compact(call: ToolCall) -> str:
-    arguments = _renamed("new_content", "content")(call.name, call.arguments)
+    arguments = renamed(call, "new_content", "content").arguments
     return f"<tool_call>{json_text({'arguments': arguments, 'name': call.name})}</tool_call>"
 
 
@@ -171,9 +164,8 @@ def _values_in_order(name: str) -> tuple[str, ...]:
 
 def _write_lines(call: ToolCall) -> str:
     """`name("value", "value")`; arguments that a schema does not list in this order: one object."""
-    values = [call.arguments]
-    if tuple(call.arguments) == _values_in_order(call.name)[: len(call.arguments)]:
-        values = list(call.arguments.values())
+    in_order = tuple(call.arguments) == _values_in_order(call.name)[: len(call.arguments)]
+    values = list(call.arguments.values()) if in_order else [call.arguments]
     return f"{call.name}({json_text(values)[1:-1]})"
 
 
@@ -182,20 +174,18 @@ def _scan_lines(text: str) -> Iterator[Attempt]:
     for found in _LINE_CALL.finditer(text):
         name, rest = found[1], found[2].rstrip()
         closed, names = rest.endswith(")"), _values_in_order(found[1])
-        try:
+        source: Any = ""  # which is no JSON
+        with suppress(ValueError, RecursionError):
             values = json.loads(f"[{rest[:-1]}]") if closed else None
-        except (ValueError, RecursionError):
-            values = None
-        source: Any = "" if values is None else "?"
-        if values is not None and len(values) <= 1 and (not values or isinstance(values[0], dict)):
-            source = values[0] if values else {}
-        elif values is not None and len(values) <= len(names):
-            source = dict(zip(names, values, strict=False))
+            if values == [] or (values and len(values) == 1 and isinstance(values[0], dict)):
+                source = values[0] if values else {}
+            elif values and len(values) <= len(names):
+                source = dict(zip(names, values, strict=False))
         yield Attempt(found[0], source, name, closed)
 
 
 FORMATS: Registry[Format] = Registry("wire")
 FORMATS.add("qwen", Format(_write_qwen, _scan_tags))
 FORMATS.add("text", Format(_write_text, _scan_text, lists_tools=True))
-FORMATS.add("compact", Format(_write_compact, _scan_tags, "", _renamed("content", "new_content")))
+FORMATS.add("compact", Format(_write_compact, _scan_tags, "", new_content="content"))
 FORMATS.add("lines", Format(_write_lines, _scan_lines))

@@ -70,34 +70,20 @@ class Tally:
     missing: int  # without a verdict
     failed: int  # with an error; under release these are False instead of missing
     retried: int  # asked more than once
-
-    @property
-    def mean(self) -> float | None:
-        """Share of valid ones among those that have a verdict."""
-        known = self.n - self.missing
-        return self.valid / known if known else None
-
-    @property
-    def low(self) -> float | None:
-        """The mean if all missing ones were invalid."""
-        return self.valid / self.n if self.n else None
-
-    @property
-    def high(self) -> float | None:
-        """The mean if all missing ones were valid."""
-        return (self.valid + self.missing) / self.n if self.n else None
+    mean: float | None  # share of valid ones among those that have a verdict
+    low: float | None  # the mean if all missing ones were invalid
+    high: float | None  # the mean if all missing ones were valid
 
 
 def tally(verdicts: Iterable[Verdict]) -> Tally:
-    """Counts of the verdicts."""
+    """Counts and shares of the verdicts."""
     rows = list(verdicts)
-    return Tally(
-        n=len(rows),
-        valid=sum(row.valid is True for row in rows),
-        missing=sum(row.valid is None for row in rows),
-        failed=sum(bool(row.error) for row in rows),
-        retried=sum(row.asked > 1 for row in rows),
-    )
+    n, valid = len(rows), sum(row.valid is True for row in rows)
+    missing = sum(row.valid is None for row in rows)
+    mean = valid / (n - missing) if n > missing else None
+    low, high = (valid / n, (valid + missing) / n) if n else (None, None)
+    failed, retried = sum(bool(row.error) for row in rows), sum(row.asked > 1 for row in rows)
+    return Tally(n, valid, missing, failed, retried, mean, low, high)
 
 
 # ---- reading replies -----------------------------------------------------------------------------
@@ -229,13 +215,12 @@ class ChatJudge:
         """What a reply says; a thought that the limit cut off says nothing."""
         if reply.text is None:
             return Verdict(None, error=reply.error or "the call failed")
-        cut = reply.finish == "length"
+        cut = ", cut off by its token limit" if reply.finish == "length" else ""
         thought = cut and self.thinking and "</think>" not in reply.text
         said = None if thought else read(reply.text)
-        if said is None:
-            why = ", cut off by its token limit" if cut else ""
-            return Verdict(None, reply=reply.text, error=f"invalid format{why}")
-        return replace(said if isinstance(said, Verdict) else Verdict(said), reply=reply.text)
+        verdict = said if isinstance(said, Verdict) else Verdict(said)
+        error = f"invalid format{cut}" if said is None else ""
+        return replace(verdict, reply=reply.text, error=error)
 
 
 def _reminded(asked: ChatRequest, reminder: str, attempt: int) -> ChatRequest:
@@ -302,21 +287,18 @@ class LongMemEvalJudge(ChatJudge):
 
     def _rubric(self, item: JudgeItem) -> str:
         """The key of `RUBRICS` for an item."""
-        by_type = self.rubric == "by_type"
+        by_type, kind = self.rubric == "by_type", item.question_type
         if item.abstention and (by_type or self.manner.own_abstention):
             return "abstention"
-        if not by_type:
-            return "published"
-        if not item.question_type:
+        if not by_type or kind in QUESTION_TYPES:
+            return kind if by_type else "published"
+        if not kind:
             raise InputError(
                 f"question {item.question[:60]!r}: expected a question type, found none; data "
                 "built by `memalpha data build` has them, published files need the rubric "
                 "'published'"
             )
-        if item.question_type not in QUESTION_TYPES:
-            hint = closest(item.question_type, QUESTION_TYPES)
-            raise InputError(f"question type {item.question_type!r} is unknown{hint}")
-        return item.question_type
+        raise InputError(f"question type {kind!r} is unknown{closest(kind, QUESTION_TYPES)}")
 
 
 @dataclass(frozen=True)

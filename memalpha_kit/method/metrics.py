@@ -26,7 +26,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from memalpha_kit.entries import essence
@@ -210,11 +210,11 @@ def within(needle: str, text: str, words: bool = False) -> bool:
     A number does not occur in its negative: "5" is not in "-5 °C", but in "3-5 days".
     """
     needle, text = folded(needle), folded(text)
-    if not (words or needle[:1].isdigit()):
+    digit = needle[:1].isdigit()
+    if not (words or digit):
         return needle in text
-    before = r"(?<!\w)" if words else ""
-    minus = r"(?<!(?<!\w)-)" if needle[:1].isdigit() else ""
-    after = r"(?!\w)" if words else ""
+    before, after = (r"(?<!\w)", r"(?!\w)") if words else ("", "")
+    minus = r"(?<!(?<!\w)-)" if digit else ""
     return re.search(before + minus + re.escape(needle) + after, text) is not None
 
 
@@ -248,11 +248,8 @@ def keywords(prediction: str, answers: Answers, words: bool = False) -> float:
 
 def perltqa(prediction: str, answers: Answers, words: bool = False) -> float:
     """Best share, over the answers, of `;`-separated parts that occur in the prediction."""
-    shares = []
-    for answer in usable(answers, "perltqa"):
-        parts = usable(unified(answer).split(";"), "perltqa")
-        shares.append(sum(within(part, prediction, words) for part in parts) / len(parts))
-    return max(shares)
+    lists = [usable(unified(one).split(";"), "perltqa") for one in usable(answers, "perltqa")]
+    return max(sum(within(p, prediction, words) for p in parts) / len(parts) for parts in lists)
 
 
 def substring(prediction: str, answers: Answers, words: bool = False) -> float:
@@ -304,8 +301,7 @@ def rouge_l(prediction: str, answers: Answers) -> float:
     Words of ASCII letters are compared by their Porter stems as in the `rouge_score` package, which
     would drop all others; of scripts without spaces every character is a word.
     """
-    texts = (prediction, parsed_line(prediction))
-    scorer = _rouge_scorer()
+    texts, scorer = (prediction, parsed_line(prediction)), _rouge_scorer()
     golds = usable(answers, "rouge_l")
     return max(scorer.score(gold, text)["rougeL"].fmeasure for gold in golds for text in texts)
 
@@ -345,13 +341,8 @@ def last_answer(text: str) -> str | None:
     return inner if opened else None
 
 
-for _name, _compare in (
-    *(("contains", contains), ("label", label), ("keywords", keywords), ("perltqa", perltqa)),
-    *(("substring", substring), ("exact", exact), ("token_f1", token_f1), ("rouge_l", rouge_l)),
-    *(("objectives", objectives), ("locomo", locomo)),
-):
-    METRICS.add(_name, Metric(_compare))
-METRICS.add("contains@words", Metric(lambda p, a: contains(p, a, words=True)))
-METRICS.add("keywords@words", Metric(lambda p, a: keywords(p, a, words=True)))
-METRICS.add("perltqa@words", Metric(lambda p, a: perltqa(p, a, words=True)))
-METRICS.add("substring@words", Metric(lambda p, a: substring(p, a, words=True)))
+for _compare in (label, exact, token_f1, rouge_l, objectives, locomo):
+    METRICS.add(_compare.__name__, Metric(_compare))
+for _by_part in (contains, keywords, perltqa, substring):
+    METRICS.add(_by_part.__name__, Metric(_by_part))
+    METRICS.add(f"{_by_part.__name__}@words", Metric(partial(_by_part, words=True)))

@@ -17,26 +17,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from memalpha_kit.chats import (
-    ChatModel,
-    ChatReply,
-    ChatRequest,
-    Message,
-    message,
-    reply_message,
-    tool_message,
-)
+from memalpha_kit import chats
+from memalpha_kit.chats import ChatModel, ChatReply, ChatRequest, Message
 from memalpha_kit.errors import InputError
 from memalpha_kit.method.calls import parse_tools
 from memalpha_kit.method.memory import SEARCH
-from memalpha_kit.method.prompts import (
-    TEXTS,
-    VERSION,
-    asked,
-    numbered,
-    search_tool,
-    system_prompt,
-)
+from memalpha_kit.method.prompts import TEXTS, VERSION, asked, numbered, search_tool, system_prompt
 from memalpha_kit.method.readers import READERS, Done, memory_of, sentence
 from memalpha_kit.method.retrieval import (
     TEMPLATE_TOKENS,
@@ -50,8 +36,6 @@ from memalpha_kit.method.retrieval import (
 from memalpha_kit.records import Answer, Entry, Memory, Question, ToolUse
 from memalpha_kit.text import complete_object
 from memalpha_kit.tokens import counter
-
-SEARCHING = TEXTS["searching"]
 
 # ---- asking once ------------------------------------------------------------------------------
 
@@ -96,9 +80,10 @@ class ModelReader:
     def _begin(self, questions: Sequence[Question], done: Done | None) -> list[_Talk]:
         """Each question with what is shown for it; one that cannot be asked has its answer."""
         views = self._views(questions)
-        talks = [_Talk(i, asks, views[i], done) for i, asks in enumerate(questions)]
+        tools = [self._tools(shows.memory) for shows in views]
+        rows = zip(questions, views, tools, strict=True)
+        talks = [_Talk(i, *row, done) for i, row in enumerate(rows)]
         for talk in talks:
-            talk.tools = self._tools(memory_of(talk.question, self.name))
             try:
                 talk.open()
             except Unanswerable as error:
@@ -113,8 +98,8 @@ class ModelReader:
         if not talks:
             return []
         tools = tools or [""] * len(talks)
-        for name in ("max_tokens", "temperature", "thinking", "seed"):
-            options.setdefault(name, getattr(self, name))
+        usual = ("max_tokens", "temperature", "thinking", "seed")
+        options = {name: getattr(self, name) for name in usual} | options
         requests = [
             ChatRequest(tuple(talk.messages), tools=offered, version=VERSION, **options)
             for talk, offered in zip(talks, tools, strict=True)
@@ -155,8 +140,8 @@ class _Talk:
     place: int
     question: Question
     shows: View
+    tools: str  # the search tool, "" where there is nothing to search
     done: Done | None
-    tools: str = ""  # the search tool, "" where there is nothing to search
     messages: list[Message] = field(default_factory=list)
     shown: list[str] = field(default_factory=list)
     size: int = 0  # tokens of all messages and the tool, counted where there is a tool
@@ -171,8 +156,8 @@ class _Talk:
         system = system_prompt(start, search=bool(self.tools))
         user = asked(self.question.text, self.question.source)
         self.shown, self.size = list(start.ids), TEMPLATE_TOKENS
-        self.add(message("system", system), system, self.tools)
-        self.add(message("user", user), user)
+        self.add(chats.message("system", system), system, self.tools)
+        self.add(chats.message("user", user), user)
 
     def add(self, new: Message, *counted: str) -> None:
         """Adds a message, and the tokens of these texts."""
@@ -187,11 +172,10 @@ class _Talk:
         """
         self.replies.append(reply)
         untold = bool(reply.error) and reply.prompt_tokens is None and len(self.replies) > 1
-        sums = {
-            name: None if None in values else sum(values)
-            for name in ("prompt_tokens", "completion_tokens", "latency_s")
-            for values in [[getattr(one, name) for one in self.replies[: -1 if untold else None]]]
-        }
+        sums: dict[str, Any] = {}
+        for name in ("prompt_tokens", "completion_tokens", "latency_s"):
+            values = [getattr(one, name) for one in self.replies[: -1 if untold else None]]
+            sums[name] = None if None in values else sum(values)
         self.close(
             prediction=reply.text,
             retrieved=tuple(self.shown),
@@ -271,7 +255,8 @@ class AgenticReader(ModelReader):
 
     def _view(self, memory: Memory, vectors: Vectors | None) -> View:
         """What is shown at the start, beside the tool."""
-        counted = map(counter(self.retrieval.counter).count, (self._tools(memory), SEARCHING))
+        beside = (self._tools(memory), TEXTS["searching"])
+        counted = map(counter(self.retrieval.counter).count, beside)
         room = max(1, self.retrieval.budget_tokens - sum(counted))
         start = replace(self.retrieval, top_k=self.initial_k, budget_tokens=room)
         return view(memory, start, vectors)
@@ -300,21 +285,18 @@ class AgenticReader(ModelReader):
     def _answer_calls(
         self, talk: _Talk, reply: ChatReply, wanted: Sequence[tuple[str, str] | str], iteration: int
     ) -> None:
-        """Adds the reply and one result per call; broken arguments are sent back as they were
-        read."""
-        uses = tuple(
-            use
-            if complete_object(use.arguments) is not None
-            else replace(use, arguments=json.dumps(_arguments(use) or {}))
-            for use in reply.tools
-        )
+        """Adds the reply and one result per call; broken arguments are sent back as read."""
+        uses = []
+        for use in reply.tools:
+            whole = complete_object(use.arguments) is not None
+            uses.append(use if whole else replace(use, arguments=json.dumps(_arguments(use) or {})))
         talk.replies.append(reply)
-        talk.add(reply_message(replace(reply, tools=uses)), reply.text or "")
+        talk.add(chats.reply_message(replace(reply, tools=tuple(uses))), reply.text or "")
         for use, what in zip(uses, wanted, strict=True):
             if isinstance(what, str):
                 talk.log(iteration, action="error", message=what)
             result = what if isinstance(what, str) else self._search(talk, *what, iteration)
-            talk.add(tool_message(use, result), use.arguments, result)
+            talk.add(chats.tool_message(use, result), use.arguments, result)
 
     def _search(self, talk: _Talk, store: str, query: str, iteration: int) -> str:
         """The best entries that were not shown yet, as text; stops short of the budget."""
@@ -327,14 +309,8 @@ class AgenticReader(ModelReader):
                 break
             new.append(entry)
         talk.shown += [entry.id for entry in new]
-        talk.log(
-            iteration,
-            memory_type=store,
-            query=query,
-            search_method=self.retrieval.method,
-            results_count=len(found),
-            new_items=len(new),
-        )
+        sought = {"memory_type": store, "query": query, "search_method": self.retrieval.method}
+        talk.log(iteration, **sought, results_count=len(found), new_items=len(new))
         ending = TEXTS["no room"] if talk.full else "" if new else TEXTS["nothing new"]
         return "\n".join(filter(None, (numbered(new), ending)))
 

@@ -20,19 +20,12 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from memalpha_kit.entries import Entry, Store
+from memalpha_kit.entries import Store
 from memalpha_kit.episode_settings import MemoryConfig, ProtocolConfig
 from memalpha_kit.errors import InputError
 from memalpha_kit.method.calls import render_calls
 from memalpha_kit.method.formats import FORMATS, json_text
-from memalpha_kit.method.memory import (
-    INSERT,
-    MEMORY_COMPONENTS,
-    TEXTS,
-    TOOLS,
-    Tool,
-    components,
-)
+from memalpha_kit.method.memory import INSERT, MEMORY_COMPONENTS, TEXTS, TOOLS, Tool, components
 from memalpha_kit.method.ranking import shown
 from memalpha_kit.records import Memory, ToolCall
 
@@ -80,10 +73,7 @@ def render_chat(
 
 
 def render_messages(
-    memory: Memory,
-    chunk: str,
-    memory_config: MemoryConfig,
-    protocol_config: ProtocolConfig,
+    memory: Memory, chunk: str, memory_config: MemoryConfig, protocol_config: ProtocolConfig
 ) -> list[dict[str, str]]:
     """System and user message for one chunk: nothing of earlier chunks but the memory.
 
@@ -113,19 +103,16 @@ def _system_text(memory: Memory, chunk: str, config: MemoryConfig) -> str:
 
 def _blocks(memory: Memory, chunk: str, config: MemoryConfig) -> Iterator[str]:
     """One tagged block per component; a list says how many entries are visible, and which."""
-    visible = iter(shown(memory, chunk, config))
-    lists = {"semantic": next(visible), "episodic": next(visible)}
+    visible = shown(memory, chunk, config)
     for name in components(config):
         part = memory.part(name)
         if not isinstance(part, Store):
             yield f"<{name}_memory>\n{without_tags(part or '')}\n</{name}_memory>"
             continue
-        entries = lists[name] if name in lists else next(visible)
-        count = f"{len(entries)} of {len(part)} entries"
-        how = f"most recent {count}"
-        if config.display == "relevant":
-            how = f"{count}: those closest to the new text"
-        lines = "\n".join(f"[{e.id}] {one_row(e.text)}" for e in entries) or "Empty."
+        count = f"{len(visible[name])} of {len(part)} entries"
+        closest = f"{count}: those closest to the new text"
+        how = closest if config.display == "relevant" else f"most recent {count}"
+        lines = "\n".join(f"[{e.id}] {one_row(e.text)}" for e in visible[name]) or "Empty."
         yield f"<{name}_memory> ({how})\n{lines}\n</{name}_memory>"
 
 
@@ -153,19 +140,18 @@ def _tool_text(schemas: list[dict[str, Any]]) -> str:
     """The tools and how to call them in the text format, as Qwen-Agent puts it; "" without any."""
     if not schemas:
         return ""
-    texts, functions = TEXTS["format_text"], [schema["function"] for schema in schemas]
-    tools = (
-        texts["tool"].format(**f | {"parameters": json.dumps(f["parameters"])}) for f in functions
-    )
-    names, calls = ", ".join(f["name"] for f in functions), []
-    for i in range(1, len(functions) + 1):
-        first = texts["names"].format(names=names) if i == 1 else ""
-        calls += [texts["name"].format(i=i) + first, texts["arguments"].format(i=i)]
-    results = [texts["result"].format(i=i) for i in range(1, len(functions) + 1)]
+    texts, tools, calls, results = TEXTS["format_text"], [], [], []
+    names = texts["names"].format(names=", ".join(s["function"]["name"] for s in schemas))
+    for i, schema in enumerate(schemas, 1):
+        function = schema["function"]
+        parameters = json.dumps(function["parameters"])
+        tools.append(texts["tool"].format(**function | {"parameters": parameters}))
+        calls += [texts["name"].format(i=i) + (names if i == 1 else "")]
+        calls += [texts["arguments"].format(i=i)]
+        results.append(texts["result"].format(i=i))
     lines = "\n".join((*calls, *results, texts["end"]))
-    return "\n\n" + "\n\n".join(
-        (texts["heading"], *tools, texts["calls"].format(n=len(functions)), lines)
-    )
+    how = texts["calls"].format(n=len(schemas))
+    return "\n\n" + "\n\n".join((texts["heading"], *tools, how, lines))
 
 
 def render_compact(memory: Memory, chunk: str, memory_config: MemoryConfig) -> str:
@@ -174,12 +160,9 @@ def render_compact(memory: Memory, chunk: str, memory_config: MemoryConfig) -> s
     A row is written like the arguments of a call and ends in the entry's id, so that using an id
     is copying it. The core is not shown: the miniature has none.
     """
-
-    def age(entry: Entry) -> tuple[int, str]:
-        return len(entry.id), entry.id  # decimal ids, oldest first
-
-    entries = [entry for part in shown(memory, chunk, memory_config) for entry in part]
-    rows = (json_text({"content": e.text, "memory_id": e.id}) for e in sorted(entries, key=age))
+    entries = [entry for part in shown(memory, chunk, memory_config).values() for entry in part]
+    entries.sort(key=lambda entry: (len(entry.id), entry.id))  # decimal ids
+    rows = (json_text({"content": e.text, "memory_id": e.id}) for e in entries)
     return "\n".join(("<memory>", *rows, f"</memory>\n<text>\n{chunk}\n</text>"))
 
 
@@ -193,7 +176,7 @@ def render_short(
     """
     example = ToolCall(INSERT, dict(TEXTS["short"]["example"]))
     task = TEXTS["short"]["task"].format(example=render_calls([example], wire))
-    entries = [entry for part in shown(memory, chunk, memory_config) for entry in part]
+    entries = [entry for part in shown(memory, chunk, memory_config).values() for entry in part]
     rows = "\n".join(f"[{entry.id}] {one_row(entry.text)}" for entry in entries)
     known = TEXTS["short"]["known"].format(rows=rows) if rows else ""
     return [
@@ -214,14 +197,11 @@ def fit_prompt(
     rendered prompt. Raises InputError if even the prompt without entries is too long: such a chunk
     must be split when the data is built.
     """
-    while True:
-        prompt = render(shown)
-        n_tokens = count(prompt)
-        if n_tokens <= limit:
-            return prompt, shown
+    while (n_tokens := count(prompt := render(shown))) > limit:
         if shown <= 0:
             raise InputError(
                 f"prompt: expected at most {limit} tokens, found {n_tokens} with no entry shown; "
                 "build the data with smaller chunks"
             )
         shown //= 2
+    return prompt, shown

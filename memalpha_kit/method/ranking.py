@@ -110,10 +110,6 @@ class Bm25:
         if text is not None:
             self._texts[place] = text
 
-    def scores(self, query: str) -> list[float]:
-        """One score per place; a word that the query repeats counts again."""
-        return self._scores(query).tolist()
-
     def top(self, query: str, k: int, ties: Ties = "oldest") -> list[int]:
         """Places of the k best texts, best first. `ties`: which of equal ones comes first."""
         return [place for place, _ in self.best(query, k, ties)]
@@ -123,7 +119,7 @@ class Bm25:
         k = min(k, len(self._texts))
         if k <= 0:
             return []
-        scores = self._scores(query)
+        scores = self.scores(query)
         limit = np.partition(scores, -k)[-k]
         places = np.flatnonzero(scores >= limit)
         if ties == "newest":
@@ -131,9 +127,11 @@ class Bm25:
         places = places[np.argsort(-scores[places], kind="stable")[:k]]
         return list(zip(places.tolist(), scores[places].tolist(), strict=True))
 
-    def _scores(self, query: str) -> np.ndarray:
-        """The score at every place; minus infinity where no text is. The sums' order is that of
-        `rank_bm25`, so that equal texts have equal scores and ties are ties."""
+    def scores(self, query: str) -> np.ndarray:
+        """The score at every place, minus infinity where no text is; repeated words count again.
+
+        The sums' order is that of `rank_bm25`, so that equal texts have equal scores.
+        """
         lengths = np.frombuffer(self._lengths, np.int64)
         scores = np.zeros(len(lengths))
         if len(lengths) > len(self._texts):
@@ -159,17 +157,14 @@ class Bm25:
         if self.idf == "positive":
             return math.log(1 + (total - n + 0.5) / (n + 0.5))
         raw = math.log(total - n + 0.5) - math.log(n + 0.5)
-        return raw if raw >= 0 else 0.25 * self._mean(total)
-
-    def _mean(self, total: int) -> float:
-        """The mean raw idf of all words."""
-        if self._mean_idf is None:
+        if raw >= 0:
+            return raw
+        if self._mean_idf is None:  # of all words
             spread = np.array(self._spread)
             held = np.flatnonzero(spread[1:]) + 1
-            times = spread[held]
-            raw = np.log(total - held + 0.5) - np.log(held + 0.5)
-            self._mean_idf = float((raw * times).sum()) / len(self._found)
-        return self._mean_idf
+            all_raw = np.log(total - held + 0.5) - np.log(held + 0.5)
+            self._mean_idf = float((all_raw * spread[held]).sum()) / len(self._found)
+        return 0.25 * self._mean_idf
 
 
 # ---- indexes of stores --------------------------------------------------------------------------
@@ -229,12 +224,14 @@ def search(
     a word. Ranking only, without a minimum score (the published `Memory` drops scores below 0, so
     that a list of one entry has no results).
     """
-    entries = _list(memory, store)
-    return rank(entries, query, k, idf) if entries and words(query) else []
+    part = memory.part(store) if store in MEMORY_COMPONENTS else ""
+    if isinstance(part, str):
+        raise ValueError(f"store: expected a list of the memory, found {store!r}")
+    return rank(part, query, k, idf) if part and words(query) else []
 
 
-def shown(memory: Memory, chunk: str, config: MemoryConfig) -> tuple[tuple[Entry, ...], ...]:
-    """The entries that the writer sees with `chunk`: semantic, episodic, and other lists' after it.
+def shown(memory: Memory, chunk: str, config: MemoryConfig) -> dict[str, tuple[Entry, ...]]:
+    """The entries that the writer sees with `chunk`, by list.
 
     At most `config.shown` of each, always in insertion order. "recent" shows the last ones, as the
     published code does; "relevant" those that fit the chunk best (positive idf, ties: the newest),
@@ -247,12 +244,5 @@ def shown(memory: Memory, chunk: str, config: MemoryConfig) -> tuple[tuple[Entry
         best = {entry.id for entry, _ in rank(entries, chunk, config.shown, "positive", "newest")}
         return tuple(entry for entry in entries if entry.id in best)
 
-    lists = (*STORES, *(name for name in config.components if isinstance(memory.part(name), Store)))
-    return tuple(of(_list(memory, name)) for name in lists)
-
-
-def _list(memory: Memory, name: str) -> Store:
-    part = memory.part(name) if name in MEMORY_COMPONENTS else ""
-    if isinstance(part, str):
-        raise ValueError(f"store: expected a list of the memory, found {name!r}")
-    return part or Store()
+    parts = {name: memory.part(name) for name in (*STORES, *config.components)}
+    return {name: of(part) for name, part in parts.items() if isinstance(part, Store)}

@@ -82,6 +82,7 @@ class View:
         self.lists = memory.lists()
         self.counter = counter(retrieval.counter)
         self._rows: dict[str, int] = {}  # text of an entry -> tokens of its row
+        self._matrices: dict[str, np.ndarray] = {}  # list -> vectors of its entries
 
     @staticmethod
     def search_budget(retrieval: Retrieval) -> float:
@@ -116,10 +117,6 @@ class View:
         fit = self._matrices[store] @ self.vectors([query], like=self._matrices[store])[0]
         return [entries[i] for i in np.argsort(-fit, kind="stable")[:k]]
 
-    @cached_property
-    def _matrices(self) -> dict[str, np.ndarray]:
-        return {}
-
     # ---- the budget ---------------------------------------------------------------------------
 
     def fit(self, best: dict[str, list[Entry]], user: str) -> Retrieved:
@@ -131,9 +128,7 @@ class View:
         if n < 0:
             expected = f"expected at most {self.retrieval.budget_tokens} tokens"
             raise Unanswerable(f"prompt: {expected}, found {around + self._bare} without an entry")
-        if n == 0 and ranked:
-            return self.arranged(self._cut(*ranked[0], room))
-        return self.arranged(ranked[:n])
+        return self.arranged(ranked[:n] if n or not ranked else self._cut(*ranked[0], room))
 
     def fits(self, ranked: Ranked, room: int) -> bool:
         """Whether the system text with these entries has at most `room` tokens.
@@ -184,26 +179,20 @@ class View:
         shown = by_list(ranked)
         for name, entries in shown.items():
             if name == "episodic" or len(entries) == len(self.lists[name]):
-                entries.sort(key=lambda entry: self._places[name][entry.id])
+                entries.sort(key=lambda entry: self._places[name, entry.id])
         return self.retrieved(shown, ranked)
 
     def retrieved(self, shown: Mapping[str, Sequence[Entry]], ranked: Ranked) -> Retrieved:
         """The record of what is shown; what is switched off stays off."""
         lists = {name: tuple(shown.get(name, ())) for name in self.lists}
-        others = {
-            name: part if isinstance(part, str) else lists[name]
-            for name, part in self.memory.others.items()
-        }
+        others = {n: p if isinstance(p, str) else lists[n] for n, p in self.memory.others.items()}
         stores = {name: lists.get(name) for name in STORES}
         ids = tuple(entry.id for _, entry in ranked)
         return Retrieved(self.memory.core, **stores, ids=ids, others=others)
 
     @cached_property
-    def _places(self) -> dict[str, dict[str, int]]:
-        return {
-            name: {entry.id: place for place, entry in enumerate(entries)}
-            for name, entries in self.lists.items()
-        }
+    def _places(self) -> dict[tuple[str, str], int]:
+        return {(n, e.id): i for n, entries in self.lists.items() for i, e in enumerate(entries)}
 
 
 def by_list(ranked: Ranked) -> dict[str, list[Entry]]:
@@ -247,8 +236,7 @@ class Vectors:
     """
 
     def __init__(self, embed: Embed, texts: Iterable[str] = ()) -> None:
-        self._embed = embed
-        self._known: dict[str, np.ndarray] = {}
+        self._embed, self._known = embed, dict[str, np.ndarray]()
         if texts := list(texts):
             self(texts)
 

@@ -143,10 +143,9 @@ def reward_contents(scene: Scene) -> tuple[float | None, ...]:
         return (None,) * len(episode.steps)
     seen, contents = empty(episode.memory_config), []
     for step in episode.steps:
-        chunk = scene.instance.chunks[step.chunk]
+        chunk, among = scene.instance.chunks[step.chunk], scene.config.content_denominator
         verdicts = [judge(call, chunk, seen) for call in step.calls if judged(call)]
-        denominator = scene.config.content_denominator
-        contents.append(reward_content(verdicts, len(step.calls), denominator))
+        contents.append(reward_content(verdicts, len(step.calls), among))
         seen = step.memory
     return tuple(contents)
 
@@ -176,17 +175,15 @@ def rewards(
     if episode.instance != instance.id:
         raise InputError(f"{episode.id}: expected instance {episode.instance}, got {instance.id}")
     if not episode.answers:
-        raise InputError(
-            f"{episode.id}: answers: expected one per question, found none (ask first)"
-        )
+        found = "expected one per question, found none (ask first)"
+        raise InputError(f"{episode.id}: answers: {found}")
     scene = Scene(episode, instance, counter, judge, config, reader, metric)
-    others = {name: _per_step(name, scene) for name in config.others}
     return Rewards(
         accuracy=reward_accuracy(scene),
         compression=reward_compression(scene),
         format=reward_format(scene),
         content=reward_contents(scene),
-        others=others,
+        others={name: _per_step(name, scene) for name in config.others},
     )
 
 

@@ -48,66 +48,51 @@ def save_episodes(path: Path, episodes: Iterable[Episode]) -> None:
     write_bytes(path, b"".join(json_line(episode_fields(episode)) for episode in episodes))
 
 
-def load_episodes(path: Path, resume: bool = False) -> list[Episode]:
+def load_episodes(path: Path) -> list[Episode]:
     """The episodes of a JSONL file, every memory rebuilt by replaying the calls.
 
-    A last line that a crash cut off is an error; with `resume` it is dropped, and a file that does
-    not exist yet has no episodes. Raises InputError naming the line.
+    Raises InputError naming the line, also for a last one that a crash cut off.
     """
-    if resume and not Path(path).exists():
-        return []
-    lines = read_jsonl(path, strict=not resume)
-    episodes = [read_episode(line, f"{path}:{i}") for i, line in enumerate(lines, start=1)]
-    seen: set[str] = set()
-    for i, episode in enumerate(episodes, start=1):
-        if episode.id in seen:
+    episodes: dict[str, Episode] = {}
+    for i, line in enumerate(read_jsonl(path, strict=True), start=1):
+        episode = read_episode(line, f"{path}:{i}")
+        if episodes.setdefault(episode.id, episode) is not episode:
             raise InputError(f"{path}:{i}: expected each id once, found {episode.id} again")
-        seen.add(episode.id)
-    return episodes
+    return list(episodes.values())
 
 
 def episode_fields(episode: Episode) -> dict[str, Any]:
     """The episode as JSON; memories are left out: `calls` and `memory_config` rebuild them."""
-    return vars(episode) | {
-        "memory_config": vars(episode.memory_config),
-        "steps": [
-            {
-                "chunk": step.chunk,
-                "completion": vars(step.completion)
-                | {"tools": [vars(use) for use in step.completion.tools]},
-                "calls": [vars(call) | {"arguments": dict(call.arguments)} for call in step.calls],
-            }
-            for step in episode.steps
-        ],
-        "answers": [_answer_fields(answer) for answer in episode.answers],
-    }
-
-
-def _answer_fields(answer: Answer) -> dict[str, Any]:
-    """Plain values; what is unknown of the model's call is left out, so old files look the same."""
-    first = ("qa", "prediction", "score", "retrieved")
-    default = vars(Answer("", None))
-    return {k: v for k, v in vars(answer).items() if k in first or v != default[k]}
+    steps = []
+    for step in episode.steps:
+        tools = [vars(use) for use in step.completion.tools]
+        calls = [vars(call) | {"arguments": dict(call.arguments)} for call in step.calls]
+        completion = vars(step.completion) | {"tools": tools}
+        steps.append({"chunk": step.chunk, "completion": completion, "calls": calls})
+    # what is unknown of the model's call is left out of an answer, so old files look the same
+    always, default = ("qa", "prediction", "score", "retrieved"), vars(Answer("", None))
+    answers = [
+        {k: v for k, v in vars(answer).items() if k in always or v != default[k]}
+        for answer in episode.answers
+    ]
+    config = vars(episode.memory_config)
+    return vars(episode) | {"memory_config": config, "steps": steps, "answers": answers}
 
 
 def save_rewards(path: Path, rewards: Mapping[str, Rewards]) -> None:
     """Writes rewards by episode id, as `play` gives them."""
-    save_json(
-        path,
-        {name: vars(parts) | {"others": dict(parts.others)} for name, parts in rewards.items()},
-    )
+    plain = {name: vars(parts) | {"others": dict(parts.others)} for name, parts in rewards.items()}
+    save_json(path, plain)
 
 
 def load_rewards(path: Path) -> dict[str, Rewards]:
     """What `save_rewards` wrote. Raises InputError naming the file."""
+    found = {}
     try:
-        return {
-            name: Rewards(
-                **tuples(parts, "format", "content")
-                | {"others": tuples(parts["others"], *parts["others"])}
-            )
-            for name, parts in load_json(path).items()
-        }
+        for name, parts in load_json(path).items():
+            others = tuples(parts["others"], *parts["others"])
+            found[name] = Rewards(**tuples(parts, "format", "content") | {"others": others})
+        return found
     except (TypeError, AttributeError, KeyError) as error:
         raise InputError(f"{path}: expected rewards by episode, found: {error}") from error
 
@@ -208,15 +193,15 @@ def write_log(
         known = {episode.id for episode in load_episodes(path)}
         ids = range(rollouts)
         todo = [i for i in instances if not {episode_id(i.id, n) for n in ids} <= known]
-        new, n_chunks = 0, sum(len(i.chunks) for i in todo)
+        n_chunks = sum(len(i.chunks) for i in todo)
         with bar(n_chunks * rollouts, f"write {writer.name}") as shown:
             for start in range(0, len(todo), batch):
                 part = todo[start : start + batch]
                 for episode in write(part, writer, *rules, rollouts, seed, shown.advance):
                     if episode.id not in known:
                         log.append(episode_fields(episode))
-                        new += 1
     episodes = load_episodes(path)
+    new = len(episodes) - len(known)
     seconds = {"duration_s": round(time.monotonic() - started, 3)} if new else {}
     mark(complete=True, **seconds)
     return episodes, new
@@ -224,10 +209,9 @@ def write_log(
 
 def check_written(path: Path) -> None:
     """Raises InputError if `memalpha write` did not make these episodes, or did not finish."""
-    if not _card(path).exists():
-        name = _card(path)
-        raise InputError(f"{name}: expected beside {path.name}; `memalpha write` makes both")
-    card = load_json(_card(path))
+    if not (file := _card(path)).exists():
+        raise InputError(f"{file}: expected beside {path.name}; `memalpha write` makes both")
+    card = load_json(file)
     if not isinstance(card, dict) or not card.get("complete"):
         raise InputError(f"{path}: `memalpha write` did not finish; run it again to go on")
 

@@ -118,9 +118,7 @@ for _rule in (keep_sentences, keep_lines, keep_examples, keep_turns, silent):
 def writer(name: str, wire: str = "qwen") -> Writer:
     """The writer of this name. Raises InputError naming the closest one."""
     found = WRITERS[name]
-    if isinstance(found, Writer):
-        return found
-    return ScriptedWriter(name, found, wire)
+    return found if isinstance(found, Writer) else ScriptedWriter(name, found, wire)
 
 
 def _insert(store: str, text: str) -> ToolCall:
@@ -140,8 +138,7 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]*[A-Z0-9])|\s*\n\s
 
 def content(chunk: str) -> str:
     """What a chunk is about: the framed document, or the turns without header and role tags."""
-    framed = _FRAME.fullmatch(chunk.strip())
-    if framed:
+    if framed := _FRAME.fullmatch(chunk.strip()):
         return framed["content"].strip()
     return "\n".join(text for _, _, text in turns(chunk)) or chunk
 
@@ -158,10 +155,7 @@ def turns(chunk: str) -> Iterator[tuple[str, str, str]]:
 
 def sentences(text: str) -> list[str]:
     """The sentences of a text by punctuation; a line break always ends one. A rule of thumb."""
-    starts = [0]
-    ends = []
-    for match in _SENTENCE_END.finditer(text):
-        ends.append(match.start() + len(match[0].rstrip()))
-        starts.append(match.end())
-    pieces = (text[a:b].strip() for a, b in zip(starts, [*ends, len(text)], strict=True))
+    breaks = [(m.start() + len(m[0].rstrip()), m.end()) for m in _SENTENCE_END.finditer(text)]
+    starts, ends = [0, *(end for _, end in breaks)], [*(start for start, _ in breaks), len(text)]
+    pieces = (text[start:end].strip() for start, end in zip(starts, ends, strict=True))
     return [piece for piece in pieces if piece]
