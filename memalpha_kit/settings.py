@@ -60,9 +60,7 @@ class BuildConfig:
     """How raw rows become instances. Defaults suit a laptop; profile `paper` has the paper's."""
 
     counter: str = about("wordpunct", "token counter of every size below")
-    compat: Literal["fixed", "release"] = about(
-        "fixed", "release: the published code's quirks, where possible"
-    )
+    compat: Literal["fixed", "release"] = about("fixed", "release: the published code's quirks")
     on_error: OnError = about("stop", "a bad raw record: error, or left out")
     workers: Count = about(1, "processes; any number gives the same instances")
     stage: str = about("none", "who filters questions and shortens answers: none, rules, llm")
@@ -70,25 +68,17 @@ class BuildConfig:
     llm_model: str = about("", "stage llm: its model's name")
     llm_key_env: str = about("OPENAI_API_KEY", "stage llm: the variable that holds the key")
     llm_cache: str = about("data/cache", "stage llm: folder of replies, keyed by content")
-    instances: Count | None = about(
-        None, "at most this many per source; None: all (pubmed-rct: 100)"
-    )
+    instances: Count | None = about(None, "most per source; None: all (pubmed-rct: 100)")
     max_questions: Count = about(100, "per instance; more are sampled, seeded")
     min_questions: Count = about(1, "documents: fewer are dropped (paper: squad 50, hotpotqa 30)")
-    min_kept_questions: Count = about(
-        1, "the same after the stage (squad 30, hotpotqa 10, perltqa 20)"
-    )
+    min_kept_questions: Count = about(1, "same after the stage (squad 30, hotpotqa 10, perltqa 20)")
     max_chunks: Count = about(10, "documents, samples: chunks per instance")
     chunk_min_tokens: Count = about(100, "documents: smallest target drawn for a chunk")
     chunk_max_tokens: Count = about(2048, "documents: largest target; dialogues: hard limit")
     dialogue_close_tokens: Count = about(1800, "dialogues: a chunk this full is closed")
-    dialogue_reserve_tokens: Count = about(
-        150, "dialogues: kept free for the header of a split turn"
-    )
+    dialogue_reserve_tokens: Count = about(150, "dialogues: kept free for a split turn's header")
     examples: Count | None = about(None, "classification: per instance; None: all, in one instance")
-    example_chunks: Count | None = about(
-        None, "classification: deal into so many chunks; None: pack"
-    )
+    example_chunks: Count | None = about(None, "classification: deal into so many; None: pack")
     example_chunk_tokens: Count = about(1024, "classification: size that chunks are packed to")
     article_tokens: Count = about(10_000, "hotpotqa: tokens of an instance's articles, on average")
     article_max_chunks: Count = about(20, "hotpotqa: instances with more are dropped")
@@ -151,9 +141,7 @@ class PolicyConfig:
     max_positions: Count = about(1024, "longest prompt and reply together")
     tie: bool = about(True, "output embedding is the input embedding")
     start_shared: NonNegative = about(0.0, "part that all embeddings share, in mean norms")
-    start_look_back: NonNegative = about(
-        0.0, "pull of first-layer heads to 1, 2, ... tokens before"
-    )
+    start_look_back: NonNegative = about(0.0, "pull of layer-one heads to 1, 2, ... tokens before")
     start_copy: Share = about(0.0, "how far O starts as V transposed and, above layer one, K as Q")
 
 
@@ -180,9 +168,7 @@ class WarmStartConfig:
     keep: Share = about(0.5, "teacher: facts and examples stored; real models: of its calls")
     chat: Share = about(0.4, "teacher: chit-chat stored")
     update: Share = about(0.7, "teacher: corrections of a shown entry that become an update")
-    insert_hidden: Share = about(
-        0.5, "teacher: corrections of a hidden entry that become an insert"
-    )
+    insert_hidden: Share = about(0.5, "teacher: corrections of a hidden entry that are inserted")
 
 
 @section

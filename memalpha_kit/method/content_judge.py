@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from memalpha_kit.errors import InputError, closest
-from memalpha_kit.method.judges import TEXTS, ChatJudge, Verdict, tagged, tally
+from memalpha_kit.method.judges import TEXTS, ChatJudge, Verdict, shares, tagged
 from memalpha_kit.method.memory import MEMORY_COMPONENTS, TOOLS
 from memalpha_kit.method.rewards import judged
 from memalpha_kit.records import Episode, Instance, Memory, ToolCall
@@ -127,7 +127,6 @@ def judge_steps(
     found = []
     for i, step in enumerate(steps):
         row = tuple(verdicts.get((i, j), left_out) for j in range(len(step)))
-        counted = tally(verdict for verdict in row if verdict is not None)
-        shares = (counted.mean, counted.low, counted.high)
-        found.append(StepVerdict(*(shares if lenient or step else (0.0,) * 3), row))
+        counted = shares(verdict for verdict in row if verdict is not None)
+        found.append(StepVerdict(*(counted if lenient or step else (0.0,) * 3), row))
     return found

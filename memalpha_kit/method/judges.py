@@ -18,9 +18,6 @@ give some.
 
 >>> read_yes_no("Yes, it acknowledges the preference."), read_yes_no("It is correct.")
 (True, None)
->>> counted = tally([Verdict(True), Verdict(False), Verdict(None), Verdict(None)])
->>> counted.mean, (counted.low, counted.high)
-(0.5, (0.25, 0.75))
 """
 
 from __future__ import annotations
@@ -61,29 +58,17 @@ class Verdict:
     asked: int = 1
 
 
-@dataclass(frozen=True)
-class Tally:
-    """What became of `n` judgements; shares are in [0, 1] and None if there is nothing to share."""
+def shares(verdicts: Iterable[Verdict]) -> tuple[float | None, float | None, float | None]:
+    """The share of valid ones among those that have a verdict, and its bounds: with all missing
+    ones invalid, and with all of them valid. None if there is nothing to share.
 
-    n: int
-    valid: int
-    missing: int  # without a verdict
-    failed: int  # with an error; under release these are False instead of missing
-    retried: int  # asked more than once
-    mean: float | None  # share of valid ones among those that have a verdict
-    low: float | None  # the mean if all missing ones were invalid
-    high: float | None  # the mean if all missing ones were valid
-
-
-def tally(verdicts: Iterable[Verdict]) -> Tally:
-    """Counts and shares of the verdicts."""
-    rows = list(verdicts)
-    n, valid = len(rows), sum(row.valid is True for row in rows)
-    missing = sum(row.valid is None for row in rows)
+    >>> shares([Verdict(True), Verdict(False), Verdict(None), Verdict(None)])
+    (0.5, 0.25, 0.75)
+    """
+    values = [verdict.valid for verdict in verdicts]
+    n, valid, missing = len(values), values.count(True), values.count(None)
     mean = valid / (n - missing) if n > missing else None
-    low, high = (valid / n, (valid + missing) / n) if n else (None, None)
-    failed, retried = sum(bool(row.error) for row in rows), sum(row.asked > 1 for row in rows)
-    return Tally(n, valid, missing, failed, retried, mean, low, high)
+    return (mean, valid / n, (valid + missing) / n) if n else (None, None, None)
 
 
 # ---- reading replies -----------------------------------------------------------------------------
@@ -255,10 +240,11 @@ class JudgeItem:
     question_type: str = ""
     abstention: bool = False
 
-    def shown_gold(self, manner: Manner) -> str:
-        """The accepted answers as one text."""
+    def shown(self, manner: Manner, answer: str) -> str:
+        """Question, accepted answers and, called `answer`, what was answered, between tags."""
         golds = [self.gold] if isinstance(self.gold, str) else list(self.gold)
-        return golds[0] if len(golds) == 1 else manner.golds(golds)
+        accepted = golds[0] if len(golds) == 1 else manner.golds(golds)
+        return tagged(question=self.question, accepted=accepted, **{answer: self.answer})
 
 
 @dataclass(frozen=True)
@@ -279,9 +265,8 @@ class LongMemEvalJudge(ChatJudge):
         tokens = 512 if self.thinking else self.manner.rubric_tokens
         requests = []
         for item in items:
-            texts = {"question": item.question, "accepted": item.shown_gold(self.manner)}
-            held = tagged(**texts, response=item.answer)
-            user = TEXTS["rubric"]["user"].format(rubric=RUBRICS[self._rubric(item)], held=held)
+            rubric, held = RUBRICS[self._rubric(item)], item.shown(self.manner, "response")
+            user = TEXTS["rubric"]["user"].format(rubric=rubric, held=held)
             requests.append(self._request("", user, "longmemeval", tokens, 0.0))
         return self._ask(requests, self.manner.yes_no, (TEXTS["rubric"]["reminder"],))
 
@@ -307,9 +292,7 @@ class CorrectWrongJudge(ChatJudge):
 
     def judge(self, items: Sequence[JudgeItem]) -> list[Verdict]:
         """One verdict per item, in one batch."""
-        requests, told = [], TEXTS["label"]
-        for item in items:
-            texts = {"question": item.question, "accepted": item.shown_gold(self.manner)}
-            user = tagged(**texts, answer=item.answer)
-            requests.append(self._request(told["system"], user, "correct_wrong", 1024, 0.0))
+        told, users = TEXTS["label"], [item.shown(self.manner, "answer") for item in items]
+        how = ("correct_wrong", 1024, 0.0)
+        requests = [self._request(told["system"], user, *how) for user in users]
         return self._ask(requests, self.manner.label, (told["reminder"],))
