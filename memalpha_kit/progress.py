@@ -77,11 +77,9 @@ def _stream() -> TextIO:
     return sys.stdout if type(sys.stdout).__module__.startswith("ipykernel") else sys.stderr
 
 
-def progress(iterable: Iterable[T], total: int | None = None, label: str = "") -> Iterator[T]:
+def progress(iterable: Iterable[T], label: str = "") -> Iterator[T]:
     """The items of `iterable`, with progress shown under `label` while they are consumed."""
-    if total is None and isinstance(iterable, Sized):
-        total = len(iterable)
-    with bar(total, label) as shown:
+    with bar(len(iterable) if isinstance(iterable, Sized) else None, label) as shown:
         for item in iterable:
             yield item
             shown.advance()

@@ -66,12 +66,7 @@ def mean_interval(
 
 
 def paired_interval(
-    before: Sequence[float | None],
-    after: Sequence[float | None],
-    seed: int,
-    n: int = 2000,
-    level: float = 0.95,
-    clusters: Sequence[Hashable] | None = None,
+    before: Sequence[float | None], after: Sequence[float | None], seed: int
 ) -> Interval:
     """The mean of `after - before`, pair by pair; a pair with a None on either side is missing.
 
@@ -80,17 +75,13 @@ def paired_interval(
     if len(before) != len(after):
         raise InputError(f"paired: expected {len(before)} values on both sides, found {len(after)}")
     gains = [None if a is None or b is None else b - a for a, b in zip(before, after, strict=True)]
-    return mean_interval(gains, seed, n, level, clusters)
+    return mean_interval(gains, seed)
 
 
 def nested_interval(
-    values: Collection[float | None],
-    clusters: Collection[Hashable],
-    seed: int,
-    n: int = 2000,
-    level: float = 0.95,
+    values: Collection[float | None], clusters: Collection[Hashable], seed: int, n: int = 2000
 ) -> Interval:
-    """The mean over clusters with a two-level bootstrap interval: clusters, then their values.
+    """The mean over clusters with a two-level 95 % interval: clusters are drawn, then values.
 
     For clusters that are themselves samples (training seeds, each with its instances): the
     interval holds for a new cluster measured on new values.
@@ -105,7 +96,7 @@ def nested_interval(
     low = high = None
     if len(parts) > 1:
         rng = np.random.default_rng(seed)
-        low, high = _ends(np.array([_nested_mean(table, sizes, rng) for _ in range(n)]), level)
+        low, high = _ends(np.array([_nested_mean(table, sizes, rng) for _ in range(n)]), 0.95)
     mean = float(np.mean([part.mean() for part in parts]))
     used = int(sizes.sum())
     return Interval(mean, low, high, used, len(values) - used, len(parts))

@@ -82,19 +82,18 @@ def credits(
     *,
     readings: int = READINGS,
     seed: int = 0,
-    level: float = 0.95,
-    count: str = "wordpunct",
 ) -> pd.DataFrame:
     """A row per entry: id, type, text, tokens, credit, low, high, needed_by (ids of questions).
 
     An episode brings its source, whose metric is the default, and its token counter. Raises
     InputError for questions without an id of their own, and without a source or a metric.
     """
+    count = "wordpunct"
     if isinstance(memory, Episode):
         count, source, memory = memory.memory_config.counter, memory.source, memory.memory
     if not metric and not source:
         raise InputError("credits: expected a metric or a source, found neither")
-    found = measure(memory, questions, reader, metric, source, readings, seed, level)
+    found = measure(memory, questions, reader, metric, source, readings, seed)
     rows = [
         {"id": part, "type": name, "text": text, "tokens": counter(count).count(text)}
         | vars(found[part])
@@ -112,7 +111,6 @@ def measure(
     source: str = "",
     readings: int = READINGS,
     seed: int = 0,
-    level: float = 0.95,
 ) -> dict[str, Credit]:
     """The credit of every part of the memory, by its id."""
     if len({qa.id for qa in questions}) < len(questions) or not questions:
@@ -134,7 +132,7 @@ def measure(
         needed = tuple(questions[i].id for i in sorted(falls) if falls[i] > 0)
         surely, seen = ([falls[i] for i in group if i in falls] for group in (used, drawn))
         n_others = len(others) - (len(drawn) - len(seen))
-        found[part] = Credit(*_estimate(surely, seen, n_others, level), needed)
+        found[part] = Credit(*_estimate(surely, seen, n_others), needed)
     return found
 
 
@@ -175,9 +173,9 @@ class _Asking:
 
 
 def _estimate(
-    surely: Sequence[float], drawn: Sequence[float], n_others: int, level: float
+    surely: Sequence[float], drawn: Sequence[float], n_others: int
 ) -> tuple[float | None, float | None, float | None]:
-    """The mean fall of the score over all questions, and an interval for it.
+    """The mean fall of the score over all questions, and a 95 % interval for it.
 
     `surely` are the falls of all questions of one kind, `drawn` those of a random sample of the
     `n_others` others. One that was not drawn may change by as much as 1; how many do, up and down,
@@ -187,7 +185,7 @@ def _estimate(
     if not n or (n_others and not m):
         return None, None, None
     rest = sum(drawn) * n_others / m if m else 0.0
-    tail, known = (1 - level) / 2, sum(surely) + sum(drawn)
+    tail, known = (1 - 0.95) / 2, sum(surely) + sum(drawn)
     downs, ups = (sum(sign * fall > 0 for fall in drawn) for sign in (1, -1))
     high = known + most_changed(downs, m, n_others, tail) - downs
     low = known - most_changed(ups, m, n_others, tail) + ups
