@@ -46,9 +46,6 @@ PROFILES = Path(__file__).parent / "profiles"
 OnError = Literal["stop", "skip"]
 """What a bad raw record does to a build: it ends it, or it is listed and left out."""
 
-Behaviour = str
-"""`fixed` (default) is what is right, `release` what the published code does."""
-
 
 def _in_order(name: str, bounds: tuple[int, int]) -> None:
     if bounds[0] > bounds[1]:

@@ -12,7 +12,6 @@ import os
 import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -212,9 +211,7 @@ GOOD = (
 def test_a_reply_of_brackets_is_a_step_like_any_other(tmp_path, reply, wire):
     protocol = ProtocolConfig(wire=wire)
     good = GOOD if wire != "text" else ""
-    started = time.monotonic()
     (episode,) = write([INSTANCES[0]], ScriptedReplies([reply, good]), MemoryConfig(), protocol)
-    assert time.monotonic() - started < 5
     first, second = episode.steps
     assert {call.status for call in first.calls} <= {"malformed"}
     assert first.memory.entries() == ()

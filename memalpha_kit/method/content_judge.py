@@ -1,11 +1,9 @@
 """The judge of memory writes: whether a text is worth its memory type, the content reward r4.
 
-`ContentJudge` rates texts, `CallJudge` the calls of episodes for `rewards.py`, `judge_steps` what
-the memory server is sent.
 
-    judge = CallJudge(ContentJudge(client))
-    judge.prepare(episodes)
-    rewards(episode, instance, counter, judge)
+judge = CallJudge(ContentJudge(client))
+judge.prepare(episodes)
+rewards(episode, instance, counter, judge)
 """
 
 from __future__ import annotations
@@ -26,7 +24,7 @@ CRITERIA = TEXTS["content"]["criteria"]
 
 @dataclass(frozen=True)
 class ContentJudge(ChatJudge):
-    """Says whether texts are worth their memory type: the content reward r4."""
+    """Rates texts for their memory type."""
 
     def judge(self, items: Sequence[tuple[str, str]]) -> list[Verdict]:
         """One verdict per (memory type, text), in one batch.

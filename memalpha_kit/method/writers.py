@@ -6,14 +6,6 @@ replies are rendered by `calls.render_calls`. They are honest floors: they keep 
 kind, select nothing and never update. `model_writers.py` has models. A user's module adds a rule or
 a writer with `WRITERS.add`.
 
-| name | keeps |
-| --- | --- |
-| `keep_sentences` | every sentence, semantic; headers, lead-ins and role tags are left out |
-| `keep_lines` | the same with headers, lead-ins and role tags: it selects nothing at all |
-| `keep_examples` | every labelled sample, semantic, as it stands in the chunk |
-| `keep_turns` | every turn of a dated dialogue, episodic, whole, its date and speaker in front |
-| `silent` | nothing: what can be answered without reading |
-
 >>> from memalpha_kit.records import Memory
 >>> request = WriteRequest(Memory(), "Sentence: Where is Oslo?\\nLabel: 3", "trec/1")
 >>> keep_examples(request)[0].arguments["content"]
@@ -79,12 +71,12 @@ class ScriptedReplies:
 
 
 def keep_sentences(request: WriteRequest) -> list[ToolCall]:
-    """One semantic insert per sentence of the chunk's content."""
+    """One semantic insert per sentence; headers, lead-ins and role tags are left out."""
     return [_insert("semantic", text) for text in sentences(content(request.chunk))]
 
 
 def keep_lines(request: WriteRequest) -> list[ToolCall]:
-    """One semantic insert per sentence of the chunk as it stands, whatever the sentence is."""
+    """The same with headers, lead-ins and role tags: it selects nothing at all."""
     return [_insert("semantic", text) for text in sentences(request.chunk)]
 
 
@@ -105,7 +97,7 @@ def keep_turns(request: WriteRequest) -> list[ToolCall]:
 
 
 def silent(request: WriteRequest) -> list[ToolCall]:
-    """No call at all."""
+    """No call at all: what can be answered without reading."""
     return []
 
 
