@@ -133,12 +133,7 @@ JUDGED = {"judge": "substring"}
 
 SCORING: Registry[Callable[[str], str]] = Registry("profile")
 """Scoring profiles by name: each gives the metric of a source, "" for none."""
-
-
-@SCORING.register("fixed")
-def _fixed(source: str) -> str:
-    row = task(source)
-    return row.judge or row.metric
+SCORING.add("fixed", lambda source: task(source).judge or task(source).metric)
 
 
 def metric_of(source: str, profile: str = "fixed", judged: bool = True) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from functools import partial
 
 import pytest
@@ -12,10 +11,9 @@ from hypothesis import strategies as st
 
 from memalpha_kit.errors import InputError
 from memalpha_kit.method.calls import parse_reply, parse_tools, read_calls, render_calls
-from memalpha_kit.method.memory import apply, empty
+from memalpha_kit.method.memory import replay
 from memalpha_kit.records import Completion, ToolCall, ToolUse
 from memalpha_kit.settings import MemoryConfig, ProtocolConfig
-from memalpha_kit.text import complete_object, repaired_object
 
 WIRES = ("qwen", "text", "compact", "lines")
 
@@ -427,39 +425,6 @@ def test_an_update_may_say_content_on_the_compact_wire_only():
 # --- Hostile replies -----------------------------------------------------------------------------
 
 N = 100_000
-DEBRIS = (
-    "✿FUNCTION✿ ✿ARGS✿ ✿RESULT✿ ✿FUNC ✿ <tool_call> </tool_call> <think> </think> ``` ```json : "
-    "{ } [ ] ( ) \" ' \\ , // /* # \n 07 -1 1e9 NaN null true memory_update new_memory_insert "
-    '"name": "arguments": "memory_type": "core_memory" "semantic_memory" "content": "new_content": '
-    '"memory_id": \ud800 \\ud800 \\u00 😀 “ é Done'
-)
-
-
-def settle(calls):
-    memory = empty(FIXED)
-    for call in calls:
-        assert call.status in ("parsed", "malformed")
-        memory, call = apply(memory, call, FIXED)
-        assert call.status in ("ok", "skipped", "rejected", "malformed")
-        json.dumps([call.name, dict(call.arguments), call.raw], ensure_ascii=False).encode()
-
-
-def hostile(seed):
-    """300 replies of well-mixed debris."""
-    draw, pieces = random.Random(seed), DEBRIS.split(" ")
-    for _ in range(300):
-        pool = draw.sample(pieces, draw.randint(3, len(pieces)))
-        glue = draw.choice(["", "", " ", "\n"])
-        yield glue.join(draw.choice(pool) for _ in range(draw.randint(1, 40)))
-
-
-@pytest.mark.parametrize("wire", WIRES)
-@pytest.mark.parametrize("behaviour", ["fixed", "release"])
-def test_debris_never_raises_and_every_call_of_it_can_be_applied(wire, behaviour):
-    for i, text in enumerate(hostile(seed=0)):
-        for prefix in ("", "✿FUNCTION✿: memory_update\n✿ARGS✿: {", '<tool_call>{"arguments": {'):
-            finish = "length" if i % 2 else "stop"
-            settle(parse_reply(prefix + text, finish, wire, i % 7 == 0, i % 3 == 0, behaviour))
 
 
 def filled(unit, n=N):
@@ -498,11 +463,5 @@ def test_a_reply_of_100_kilobytes_of_anything_is_read(name):
     """Quadratic reading of one of them would take minutes; `memalpha bench` measures."""
     for prefix in ("", "<tool_call>", "✿FUNCTION✿: x\n✿ARGS✿: "):
         for wire in ("qwen", "text"):
-            settle(parse_reply(prefix + MONSTERS[name], "stop", wire))
-    settle(parse_reply(MONSTERS[name], "stop", "text", behaviour="release"))
-
-
-def test_json_helpers_are_total_on_debris():
-    for text in ("'```json[?```json[", *hostile(seed=1)):  # json_repair asserts on the first
-        for read in (complete_object, repaired_object):
-            assert isinstance(read("{" + text, ("memory_id",)), dict | None)
+            replay(parse_reply(prefix + MONSTERS[name], "stop", wire), FIXED)
+    replay(parse_reply(MONSTERS[name], "stop", "text", behaviour="release"), FIXED)

@@ -18,7 +18,7 @@ from tempfile import NamedTemporaryFile, TemporaryDirectory
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from memalpha_kit.data.chunks import pack_sentences
@@ -31,6 +31,7 @@ from memalpha_kit.method.memory import DELETE, INSERT, UPDATE, apply, empty, tok
 from memalpha_kit.records import QA, ToolCall, ToolUse, make_instance
 from memalpha_kit.server import wire
 from memalpha_kit.settings import MemoryConfig
+from memalpha_kit.text import complete_object, repaired_object
 from memalpha_kit.tokens import counter
 
 FIXED = MemoryConfig()
@@ -46,22 +47,34 @@ def tried(n: int) -> settings:
 PIECES = (
     "<think>·</think>·<tool_call>·</tool_call>·✿FUNCTION✿: ·✿ARGS✿: ·✿RESULT✿·{·}·[·]·\"·'·:·,·\\·"
     '\n·null·```json\n·{"name": "memory_delete", "arguments": {"memory_type": "core_memory"}}'
-    "·\ud800·蜂·7·\x00"
+    "·\ud800·蜂·7·\x00·✿FUNC·✿·```·(·)·//·/*·#· ·07·-1·1e9·NaN·true·memory_update·new_memory_insert"
+    '·"name":·"arguments":·"memory_type":·"core_memory"·"content":·"new_content":·"memory_id":·\\ud800'
+    '·\\u00·😀·“·✿FUNCTION✿: memory_update\n✿ARGS✿: {·<tool_call>{"arguments": {·{"a": "·Done'
 )
 DEBRIS = st.lists(st.sampled_from(PIECES.split("·")), max_size=25).map("".join)
 CONTENT = st.text(max_size=30)
 
 
-@tried(300)
-@given(DEBRIS | st.text(), st.sampled_from(["qwen", "text", "compact"]), st.booleans())
-def test_any_reply_is_calls_parsed_or_malformed_and_they_can_be_applied(reply, wire, cut):
-    finish, memory = "length" if cut else "stop", empty(FIXED)
-    calls = parse_reply(reply, finish, wire)
-    assert calls == parse_reply(reply, finish, wire)
+WIRES = st.sampled_from(["qwen", "text", "compact", "lines"])
+ENDS, RULES = st.sampled_from(["stop", "length"]), st.sampled_from(["fixed", "release"])
+HOW = st.tuples(ENDS, st.booleans(), st.booleans(), RULES)  # thinking, truncated calls run
+
+
+@tried(3000)
+@example("{'```json[?```json[", "text", ("stop", False, False, "fixed"))  # json_repair asserts
+@given(DEBRIS | st.text(), WIRES, HOW)
+def test_any_reply_is_calls_parsed_or_malformed_and_they_can_be_applied(reply, wire, how):
+    finish, *rest = how
+    calls, memory = parse_reply(reply, finish, wire, *rest), empty(FIXED)
+    assert calls == parse_reply(reply, finish, wire, *rest)
     for call in calls:
         assert call.status in ("parsed", "malformed")
         memory, done = apply(memory, call, FIXED)
-        json.dumps([done.name, dict(done.arguments)])
+        assert done.status in ("ok", "skipped", "rejected", "malformed")
+        json.dumps([done.name, dict(done.arguments), done.raw], ensure_ascii=False).encode()
+    for read in (complete_object, repaired_object):
+        for text in (reply, "{" + reply):
+            assert isinstance(read(text, ("memory_id",)), dict | None)
 
 
 @tried(200)

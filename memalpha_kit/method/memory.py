@@ -92,7 +92,7 @@ class Request(NamedTuple):
     arguments: Mapping[str, Any] = MappingProxyType({})
 
 
-NOTHING = Request("")
+_NOTHING = Request("")
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ class Rules:
         In this order: unknown_tool, not_offered, missing_argument, bad_type, bad_memory_type,
         disabled, core_insert, not_found, empty_content, and what the tool itself refuses.
         """
-        nothing, arguments = NOTHING, call.arguments
+        nothing, arguments = _NOTHING, call.arguments
         if call.name not in TOOLS:
             return "unknown_tool", nothing
         tool = TOOLS[call.name]

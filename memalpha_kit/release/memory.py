@@ -63,11 +63,8 @@ class ReleasedRules(Rules):
         if counts.count(text) <= limit:
             return text
         kept, notice = text.split(), self.notice(limit)
-
-        def size(n: int) -> int:
-            return counts.count(" ".join(kept[:n]))
-
-        n = bisect_right(range(len(kept) + 1), limit - counts.count(notice), key=size)
+        room, sizes = limit - counts.count(notice), range(len(kept) + 1)
+        n = bisect_right(sizes, room, key=lambda n: counts.count(" ".join(kept[:n])))
         return " ".join(kept[: max(0, n - 1)]) + notice
 
 
