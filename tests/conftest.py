@@ -91,4 +91,4 @@ def identity_draws(monkeypatch) -> None:
         def randint(self, low, high):
             return low if low == high else next(self.steps)
 
-    monkeypatch.setattr(building, "generator", lambda *key: Identity(0))
+    monkeypatch.setattr(building.Job, "rng", lambda job, *key: Identity(0))

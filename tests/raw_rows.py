@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from memalpha_kit.chats import ChatReply
 from memalpha_kit.settings import BuildConfig
 
 WORDS = BuildConfig(counter="words", rows="any")
@@ -69,6 +70,22 @@ def bench_row(source, context, questions=("Why?",), answers=(["x"],), **details)
     """A row of MemoryAgentBench; `details` are those of its metadata."""
     row = {"context": context, "questions": list(questions), "answers": list(answers)}
     return row | {"metadata": {"source": source, **details}}
+
+
+class Scripted:
+    """A client that answers one reply after the other, where None is a call that failed."""
+
+    def __init__(self, *replies):
+        self.replies, self.requests = iter(replies), []
+
+    def reply(self, text):
+        """What is answered to a request that ends with this text."""
+        return next(self.replies)
+
+    def chat(self, requests, accept=None):
+        self.requests += requests
+        texts = [self.reply(request.plain()[-1]["content"]) for request in requests]
+        return [ChatReply(text, "error" if text is None else "stop") for text in texts]
 
 
 def talk_qa(category, evidence=("D1:1",), answer="the van", **more):

@@ -42,9 +42,6 @@ def many(*names, source="squad"):
     return tuple(instance(name, source) for name in names)
 
 
-# --- The published draws -------------------------------------------------------------------------
-
-
 def test_the_release_split_gives_the_worked_example():
     train, test = split_release(many(*map(str, range(10))), 0.9)
     assert named(train) == list("732856940") and named(test) == ["1"]
@@ -61,14 +58,12 @@ def test_sampling_gives_the_worked_example_and_is_that_of_pandas():
 
 def test_400_classification_instances_are_split_and_sampled_as_in_the_paper():
     """180/180 and 20/20 by the split, 51/49 by the limit of 100."""
-    both = [*many(*map(str, range(200)), source="trec"), *many(*map(str, range(200)), source="nlu")]
-    train, test = split_release(both, 0.9)
-    assert Tally(i.source for i in train) == {"trec": 180, "nlu": 180}
-    assert Tally(i.source for i in test) == {"trec": 20, "nlu": 20}
-    part = Dataset("ttl_train", tuple(train), tuple(test))
-    limited = merge([part], "m", limit=100, compat="release")
-    assert Tally(i.source for i in limited.train) == {"trec": 51, "nlu": 49}
-    assert len(limited.test) == 40
+    both = [one for name in ("trec", "nlu") for one in many(*map(str, range(200)), source=name)]
+    train, test = map(tuple, split_release(both, 0.9))
+    limited = merge([Dataset("ttl_train", train, test)], "m", limit=100, compat="release")
+    counts = [Tally(i.source for i in part) for part in (train, test, limited.train)]
+    assert counts == [{"trec": n, "nlu": other} for n, other in ((180, 180), (20, 20), (51, 49))]
+    assert limited.test == test
 
 
 A = Dataset("A", many("a0", "a1", "a2"), many("ta"))
@@ -85,12 +80,9 @@ def test_a_merge_gives_the_worked_example(tmp_path):
 
 def test_the_counts_of_the_recipes_are_those_of_the_paper():
     sums = {name: sum(recipe.instances.values()) for name, recipe in RECIPES.items()}
-    assert sums == {
-        **{"balanced": 562, "balanced_release": 567, "full": 4139, "memoryagentbench": 112}
-    }
-    assert [n for n, recipe in RECIPES.items() if recipe.compat == "release"] == [
-        "balanced_release"
-    ]
+    counts = {"balanced": 562, "balanced_release": 567, "full": 4139, "memoryagentbench": 112}
+    assert sums == counts
+    assert {n for n, recipe in RECIPES.items() if recipe.compat != "fixed"} == {"balanced_release"}
     full = {"squad": 294, "hotpotqa": 2185, "perltqa": 31, "lme_train": 50, "ttl_train": 400}
     for name, n in (full | {"booksum": 1542}).items():  # nine tenths of all that there are
         assert len(split_release(range(n), 0.9)[0]) == RECIPES["full"].instances[name]
@@ -106,9 +98,6 @@ def test_draws_do_not_touch_global_generators():
     assert state() == before
 
 
-# --- Splits that do not leak ---------------------------------------------------------------------
-
-
 def test_nothing_that_belongs_together_is_on_both_sides():
     """The published split leaves most articles on both sides of this chain of neighbours."""
     chain = [instance(str(i), groups=[f"a{i // 3}", f"a{(i + 1) // 3}"]) for i in range(0, 300, 3)]
@@ -122,8 +111,9 @@ def test_nothing_that_belongs_together_is_on_both_sides():
 
 def test_instances_linked_by_a_third_one_stay_together():
     ends = [instance("a", groups=["x"]), instance("b", groups=["y"]), instance("c", groups=["z"])]
-    assert dataset.components(ends) == [[0], [1], [2]]
-    assert dataset.components([*ends, instance("d", groups=["z", "x"])]) == [[0, 2, 3], [1]]
+    both = instance("d", groups=["z", "x"])
+    assert dataset.linked(map(dataset.groups, ends)) == [[0], [1], [2]]
+    assert dataset.linked(map(dataset.groups, [*ends, both])) == [[0, 2, 3], [1]]
 
 
 def test_the_side_of_an_instance_depends_on_the_seed_alone():
@@ -154,10 +144,8 @@ def test_every_source_is_split_on_its_own():
     [([1], 1), ([], 0), ([20], 0), ([12, 8], 8), ([10, 10], 10), ([19, 1], 1)],
 )
 def test_large_groups_leave_a_test_part_where_they_can(sizes, held_out):
-    rows = [
-        instance(f"{g}/{i}", groups=[str(g)]) for g, size in enumerate(sizes) for i in range(size)
-    ]
-    train, test = split(rows, 0.95, 0)
+    names = [(str(g), i) for g, size in enumerate(sizes) for i in range(size)]
+    train, test = split([instance(f"{g}/{i}", groups=[g]) for g, i in names], 0.95, 0)
     assert len(test) == held_out and len(train) + len(test) == sum(sizes)
 
 
@@ -166,9 +154,6 @@ def test_large_groups_leave_a_test_part_where_they_can(sizes, held_out):
 def test_a_ratio_outside_0_and_1_is_refused(rule, ratio):
     with pytest.raises(InputError, match="train ratio: expected a number from 0 to 1"):
         rule(many("a"), ratio, 0)
-
-
-# --- Merges --------------------------------------------------------------------------------------
 
 
 def test_merging_the_merged_again_leaves_metadata_unchanged(tmp_path):
@@ -205,6 +190,7 @@ def test_limits_hold_per_part_or_per_source_inside_one(limits, counts):
 
 
 LEFT, RIGHT = (instance(name, groups=["squad:Oxygen"]) for name in "ab")
+LEAKY = Dataset("ttl_train", (LEFT,), (), {"settings": {"compat": "release"}})
 
 
 @pytest.mark.parametrize(
@@ -214,10 +200,7 @@ LEFT, RIGHT = (instance(name, groups=["squad:Oxygen"]) for name in "ab")
             [Dataset("A", (LEFT,), ()), Dataset("B", (), (RIGHT,))],
             "without a common group, found 1, e.g. 'squad:Oxygen'",
         ),
-        (
-            [Dataset("ttl_train", (LEFT,), (), {"settings": {"compat": "release"}})],
-            "ttl_train: expected a part built without --compat rel",
-        ),
+        ([LEAKY], "ttl_train: expected a part built without --compat rel"),
         ([A, A], "m: train: expected an instance once"),
     ],
 )
@@ -226,8 +209,6 @@ def test_a_merge_that_leaks_is_refused_unless_the_release_is_asked_for(parts, me
         merge(parts, "m")
     assert merge(parts, "m", compat="release").name == "m"
 
-
-# --- Folders -------------------------------------------------------------------------------------
 
 WHOLE = Dataset("squad", many("a", "b"), many("c"), {"name": "squad", "seed": 0})
 OTHER = Dataset("squad", WHOLE.test, WHOLE.train, {"name": "squad", "seed": 1})
@@ -311,10 +292,8 @@ def test_a_write_that_fails_leaves_the_old_data_set(tmp_path, monkeypatch, step)
             raise OSError(28, "No space left on device")
         return rename(path, target)
 
-    if step == "card":
-        monkeypatch.setattr(dataset, "save_json", fail)
-    else:
-        monkeypatch.setattr(type(tmp_path), "rename", fail)
+    place = (dataset, "save_json") if step == "card" else (type(tmp_path), "rename")
+    monkeypatch.setattr(*place, fail)
     with pytest.raises(DiskError, match="squad: expected to write a folder, found: No space"):
         dataset.save(tmp_path / "squad", OTHER)
     assert os.listdir(tmp_path) == ["squad"] and content(tmp_path / "squad") == before
@@ -375,9 +354,7 @@ def test_processes_that_save_into_one_folder_at_once_take_turns(tmp_path, root):
     for one in both:
         one.stdin.write("\n")
         one.stdin.flush()
-    for one in both:
-        one.communicate()
-    assert [one.returncode for one in both] == [0, 0]
+    assert [one.wait() for one in both] == [0, 0]
     assert os.listdir(tmp_path) == ["squad"]
     assert dataset.read(tmp_path / "squad").parts == WHOLE.parts
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from raw_rows import bench_row
 
 from memalpha_kit.data import dataset, hub
 from memalpha_kit.data.sources import build
@@ -86,36 +87,29 @@ def test_files_are_fetched_checked_and_recorded(tmp_path, serve):
     manifest = get(tmp_path)
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["hub.json", "test.parquet", "train.parquet"]
-    assert (
-        json.loads((tmp_path / "hub.json").read_text()) == manifest == hub.read_manifest(tmp_path)
-    )
+    assert hub.read_manifest(tmp_path) == manifest
     assert manifest["revision"] == REVISION
-    digest = hashlib.sha256(TEST).hexdigest()
-    facts = {"sha256": digest, "bytes": len(TEST), "rows": 112}
+    facts = {"sha256": hashlib.sha256(TEST).hexdigest(), "bytes": len(TEST), "rows": 112}
     assert manifest["files"]["test.parquet"] == facts
-    assert f"test.parquet: {len(TEST)} bytes, 112 rows, sha256 {digest[:12]}" in hub.describe(
-        manifest
-    )
+    line = f"test.parquet: {len(TEST)} bytes, 112 rows, sha256 {facts['sha256'][:12]}"
+    assert line in hub.describe(manifest)
     assert get(tmp_path) == manifest and serve.asked == 1  # the second call asks nobody
 
 
-def test_a_file_that_was_changed_is_an_error_and_stays(tmp_path, serve):
+def test_a_file_that_was_changed_is_an_error_and_one_that_is_gone_is_fetched_again(tmp_path, serve):
+    """What is fetched again must be what was there before."""
     serve(FLAT)
     get(tmp_path)
+    changed = pytest.raises(InputError, match="test.parquet: expected the file of the first down")
     (tmp_path / "test.parquet").write_bytes(b"changed")
-    with pytest.raises(InputError, match="test.parquet: expected the file of the first download"):
+    with changed:
         get(tmp_path)
     assert (tmp_path / "test.parquet").read_bytes() == b"changed"
-
-
-def test_a_file_that_is_gone_is_fetched_again_and_must_be_the_same(tmp_path, serve):
-    serve(FLAT)
-    get(tmp_path)
     (tmp_path / "test.parquet").unlink()
     other = parquet([public(i + 1) for i in range(112)])
     for files in (FLAT | {"test.parquet": other}, {"train.parquet": EMPTY}):
         serve(files)
-        with pytest.raises(InputError, match="expected the file of the first download"):
+        with changed:
             get(tmp_path)
     serve(FLAT)
     get(tmp_path)
@@ -197,8 +191,7 @@ def test_every_layout_is_accepted_and_read(tmp_path, serve, files):
 
 
 def test_raw_files_lie_side_by_side_as_builders_want_them(tmp_path, serve):
-    row = {"context": "Text.", "questions": ["Q?"], "answers": [["a"]]}
-    row["metadata"] = {"source": "factconsolidation_sh_6k"}
+    row = bench_row("factconsolidation_sh_6k", "Text.")
     name = "Conflict_Resolution-00000-of-00001.parquet"
     serve({f"data/{name}": parquet([row]), "data/other.parquet": b"", "entity2id.json": b""})
     with pytest.raises(InputError, match="Conflict_Resolution: expected 2 or 8 rows"):

@@ -7,6 +7,7 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from raw_rows import without, write
 
 from memalpha_kit.data.build import split_set
 from memalpha_kit.data.instances import load_instances, read_instance, save_instances
@@ -28,25 +29,18 @@ INSTANCES = [
 ]
 
 
-def test_instances_come_back_equal(tmp_path):
-    save_instances(tmp_path / "new" / "a.parquet", INSTANCES)
-    assert load_instances(tmp_path / "new" / "a.parquet") == INSTANCES
-
-
 @pytest.mark.parametrize("instances", [INSTANCES, []])
 def test_a_file_has_the_public_columns_also_without_rows(tmp_path, instances):
     """The reference writes a file without columns when there is no row."""
-    path = tmp_path / "a.parquet"
+    path = tmp_path / "new" / "a.parquet"
     save_instances(path, instances)
-    table = pq.read_table(path)
-    assert table.column_names == [
+    columns = {field.name: str(field.type) for field in pq.read_schema(path)}
+    assert list(columns) == [
         *("instance_id", "prompt", "chunks", "questions_and_answers"),
         *("data_source", "metadata", "num_chunks", "num_questions"),
     ]
-    assert [str(kind) for kind in table.schema.types] == [
-        *("int64", "string", "string", "string", "string", "string", "int64", "int64")
-    ]
-    assert len(load_instances(path)) == len(instances)
+    assert list(columns.values()) == ["int64", *["string"] * 5, *["int64"] * 2]
+    assert load_instances(path) == instances
 
 
 def test_a_row_has_the_public_shapes(tmp_path):
@@ -121,8 +115,7 @@ def test_every_published_shape_of_a_row_is_read(change):
 def test_answers_that_are_numbers_become_text(answer, read):
     """The published code stops in a debugger."""
     pairs = json.dumps([{"question": "Which?", "answer": answer}])
-    [qa] = read_instance(row(questions_and_answers=pairs), "here").questions
-    assert qa.answers == read
+    assert read_instance(row(questions_and_answers=pairs), "here").questions[0].answers == read
 
 
 @pytest.mark.parametrize(
@@ -171,10 +164,7 @@ def test_a_bad_row_is_named_with_its_column(change, message):
             {"sub_source": "ruler", "data_source": "squad"},
         ),
         ('{"sub_source": NaN}', {"sub_source": None}),
-        (
-            '{"dates": {"start": "2024", "end": "2025"}}',
-            {"dates.start": "2024", "dates.end": "2025"},
-        ),
+        ('{"dates": {"from": "2024", "to": "25"}}', {"dates.from": "2024", "dates.to": "25"}),
         ('{"turns": [["a"], 1]}', {"turns": '[["a"], 1]'}),
         ('{"x": NaN', {"metadata": '{"x": NaN'}),
         ({"score": float("inf")}, {"score": "Infinity"}),
@@ -252,7 +242,7 @@ def test_a_bad_file_is_named_in_one_line(tmp_path, content, message):
 
 
 def test_an_id_that_occurs_twice_is_refused_on_loading_and_on_saving(tmp_path):
-    path = tmp_path / "a.parquet"
+    path = write(tmp_path, "a.parquet", [row(), row(instance_id=8)]) / "a.parquet"
     with pytest.raises(InputError, match=f"expected an instance once, found {INSTANCES[0].id}"):
         save_instances(path, [*INSTANCES, INSTANCES[0]])
     pq.write_table(pa.Table.from_pylist([row(), row(instance_id=8)]), path)
@@ -263,10 +253,7 @@ def test_an_id_that_occurs_twice_is_refused_on_loading_and_on_saving(tmp_path):
 def test_half_surrogate_pairs_are_replaced_when_read(tmp_path):
     """No file and no server takes them: a run once ended on one after everything was asked."""
     pairs = '[{"question": "Who is \\ud83d?", "answer": "\\udc00 \\ud83d\\ude42"}]'
-    pq.write_table(
-        pa.Table.from_pylist([row(questions_and_answers=pairs, chunks='["\\ud800."]')]),
-        tmp_path / "a.parquet",
-    )
+    write(tmp_path, "a.parquet", [row(questions_and_answers=pairs, chunks='["\\ud800."]')])
     [read] = load_instances(tmp_path / "a.parquet")
     assert read.chunks == ("\ufffd.",) and read.questions[0].question == "Who is \ufffd?"
     assert read.questions[0].answers == ("\ufffd \U0001f642",)
@@ -276,12 +263,9 @@ def test_half_surrogate_pairs_are_replaced_when_read(tmp_path):
 
 def test_a_split_keeps_the_source_that_sub_source_names(tmp_path):
     """The parts of the published sets have `sub_source` in place of `data_source`."""
-    rows = [
-        {k: v for k, v in row(chunks=f'["{i}"]').items() if k not in ("data_source", "metadata")}
-        | {"sub_source": f"icl_{i % 2}"}
-        for i in range(20)
-    ]
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "test.parquet")
+    rows = [row(chunks=f'["{i}"]', sub_source=f"icl_{i % 2}") for i in range(20)]
+    rows = [without(without(one, "data_source"), "metadata") for one in rows]
+    write(tmp_path, "test.parquet", rows)
     for compat in ("fixed", "release"):
         new = split_set(tmp_path / "test.parquet", compat=compat)
         assert {i.source for i in (*new.train, *new.test)} == {"icl_0", "icl_1"}
@@ -293,3 +277,16 @@ def test_more_questions_than_public_readers_take_are_refused(tmp_path):
     questions = [QA(f"q{i}", "Which?", ("one",)) for i in range(101)]
     with pytest.raises(InputError, match="expected at most 100 questions, found 101"):
         save_instances(tmp_path / "a.parquet", [make_instance("x", ["one"], questions)])
+
+
+def test_what_published_files_say_is_never_evaluated(tmp_path):
+    """A text that is Python code stays a text, and code is no list."""
+    code = f"[__import__('pathlib').Path({str(tmp_path / 'sprung')!r}).touch()]"
+    pairs = json.dumps([{"question": code, "answer": code}])
+    told = row(chunks=json.dumps([code]), questions_and_answers=pairs, metadata=code)
+    kept = read_instance(told, "here")
+    assert (*kept.chunks, kept.questions[0].question, *kept.questions[0].answers) == (code,) * 3
+    assert kept.metadata == {"metadata": code}
+    with pytest.raises(InputError, match="expected a JSON list"):
+        read_instance(told | {"chunks": code}, "here")
+    assert list(tmp_path.iterdir()) == []

@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
-
 import pytest
-from raw_rows import TALKS, talk_qa
+from raw_rows import TALKS, WORDS, sized, talk_qa
 from raw_rows import write as write_raw
 
 from memalpha_kit.data.sources import build
-from memalpha_kit.evaluation.waterfall import waterfall
-from memalpha_kit.method.episode import ask, write
 from memalpha_kit.method.metrics import score
-from memalpha_kit.method.readers import BestEntry
-from memalpha_kit.method.writers import writer
-from memalpha_kit.settings import BuildConfig, MemoryConfig, ProtocolConfig
 from memalpha_kit.tasks import metric_of
-from tools.sample_data import make_raw
 
-WORDS = BuildConfig(counter="words")
-AT_18 = BuildConfig(
-    **{"counter": "words", "chunk_min_tokens": 1, "chunk_max_tokens": 18},
-    **{"dialogue_close_tokens": 16, "dialogue_reserve_tokens": 9},
-)
+AT_18 = sized(1, 18, dialogue_close_tokens=16, dialogue_reserve_tokens=9)
 
 
 def built(folder, *questions, config=WORDS):
@@ -92,33 +79,3 @@ def test_answers_are_scored_without_a_judge_by_f1_and_what_was_never_said_by_say
     never = built(tmp_path, talk_qa(5, answer=None)).questions[0]
     assert score("locomo", "That is not mentioned.", never.answers) == 1.0
     assert score("locomo", "a red van", ["the van"]) == pytest.approx(2 / 3)
-
-
-def test_the_labels_feed_the_waterfall(tmp_path):
-    """One answer is right, one was never written, one has no evidence to be lost."""
-    instance = built(
-        tmp_path,
-        {**talk_qa(4, answer="van"), "question": "What did Ila sell? van"},
-        talk_qa(4, ["D10:1"], answer="keep bees"),
-        talk_qa(5, answer=None),
-    )
-    first = replace(instance, chunks=instance.chunks[:1])
-    (episode,) = write([first], writer("keep_sentences"), MemoryConfig(), ProtocolConfig())
-    (asked,) = ask([episode], [instance], BestEntry())
-    found = waterfall([asked], [instance]).set_index("qa")
-    assert found.loc["c1-1", ["stage", "evidence"]].tolist() == ["never_written", "chunk"]
-    assert found.stage["c1-2_abs"] == "unknown" and "no answer" in found.why["c1-2_abs"]
-
-
-def test_the_made_up_file_holds_up(tmp_path):
-    """Every category, and each answer in a labelled turn, unless it is an opinion or a date."""
-    (path,) = make_raw(tmp_path, "locomo", seed=3)
-    for sample in json.loads(path.read_text()):
-        talks = sample["conversation"].values()
-        said = {t["dia_id"]: t["text"] for turns in talks if type(turns) is list for t in turns}
-        assert {q["category"] for q in sample["qa"]} == {1, 2, 3, 4, 5}
-        for asked in (q for q in sample["qa"] if q["category"] in (1, 4)):
-            told = " ".join(said[place] for place in asked["evidence"])
-            assert all(part in told for part in asked["answer"].split(", "))
-        asked = [q["question"] for q in sample["qa"]]
-        assert len(set(asked)) == len(asked)

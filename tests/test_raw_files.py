@@ -9,11 +9,9 @@ import sys
 import zipfile
 from dataclasses import replace
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import raw_rows
-from raw_rows import BISCUIT, H1, H2, ILA, ILA_ASKED, WORDS, bench_row, sized, without
+from raw_rows import BISCUIT, H1, H2, ILA, ILA_ASKED, WORDS, bench_row, said, sized, without
 
 from memalpha_kit import cli
 from memalpha_kit.data import leaks
@@ -37,21 +35,13 @@ def write(folder, **files):
     return folder
 
 
-# --- True names and layouts ----------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("source", "there", "read"),
     [
         ("squad", ["train-v1.1.json", "dev-v1.1.json"], ["train-v1.1.json"]),
         ("squad", ["dev-v1.1.json"], ["dev-v1.1.json"]),
         ("squad", ["plain_text/train-00000-of-00001.parquet"], ["train-00000-of-00001.parquet"]),
-        ("squad", ["squad_train.json", "squad_dev.json"], ["squad_train.json"]),
-        (
-            "hotpotqa",
-            ["hotpot_train_v1.1.json", "hotpot_dev_distractor_v1.json"],
-            ["hotpot_train_v1.1.json"],
-        ),
+        ("hotpotqa", ["hotpot_train_v1.1.json", "hotpot_dev.json"], ["hotpot_train_v1.1.json"]),
         ("hotpotqa", ["hotpot_dev_distractor_v1.json"], ["hotpot_dev_distractor_v1.json"]),
         ("hotpotqa", ["fullwiki/train-00000-of-00002.parquet"], ["train-00000-of-00002.parquet"]),
         ("booksum", ["chapters/train.jsonl", "chapters/test.jsonl"], ["train.jsonl"]),
@@ -59,8 +49,6 @@ def write(folder, **files):
         ("pubmed-rct", ["train.zip", "dev.txt"], ["train.zip"]),
         ("pubmed-rct", ["train.7z"], ["train.7z"]),
         ("pubmed-rct", ["data/train-00000-of-00001.parquet"], ["train-00000-of-00001.parquet"]),
-        ("trec_fine", ["train_5500.label", "TREC_10.label"], ["train_5500.label", "TREC_10.label"]),
-        ("banking77", ["train.csv", "test.csv"], ["train.csv", "test.csv"]),
         ("longmemeval", ["longmemeval_s", "longmemeval_oracle"], ["longmemeval_s"]),
         ("longmemeval", ["longmemeval_m.json", "longmemeval_s.json"], ["longmemeval_s.json"]),
         ("ruler_qa1_197K", ["data/Accurate_Retrieval-00000-of-00001.parquet"], 1),
@@ -140,12 +128,9 @@ def test_every_layout_of_the_same_rows_builds_the_same(tmp_path, source, files, 
 
 def test_shards_are_read_together_and_only_from_one_folder(tmp_path):
     for folder in ("fullwiki", "distractor"):
-        (tmp_path / folder).mkdir()
         for i in range(2):
-            pq.write_table(
-                pa.table({"id": [f"{folder}{i}"]}),
-                tmp_path / folder / f"train-0000{i}-of-00002.parquet",
-            )
+            name = f"{folder}/train-0000{i}-of-00002.parquet"
+            raw_rows.write(tmp_path, name, [{"id": f"{folder}{i}"}])
     pattern = SOURCES["hotpotqa"].files[0]
     found = [row["id"] for row, _ in rows(tmp_path, pattern, ("id",), Skips())]
     assert found == ["fullwiki0", "fullwiki1"] and len(matches(tmp_path, pattern)) == 2
@@ -182,18 +167,11 @@ def test_a_file_of_60_megabytes_is_read_in_less_than_half_of_that(tmp_path, root
     record = json.dumps({"text": "häuser " * 14_000})
     with open(tmp_path / "big.json", "w", encoding="utf-8") as file:
         file.write("[" + ",\n".join([record] * 600) + "]")
-    done = subprocess.run(
-        [sys.executable, "-c", STREAM, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={"PYTHONPATH": str(root)},
-    )
+    command, env = [sys.executable, "-c", STREAM, str(tmp_path)], {"PYTHONPATH": str(root)}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
     n, grown = map(int, done.stdout.split())
     assert n == 600 and grown < 30
 
-
-# --- NLU: two spellings, and what its authors call unfit ------------------------------------------
 
 NLU_HEAD = "userid;scenario;intent;status;answer_annotation;answer_normalised;answer\n"
 
@@ -203,33 +181,27 @@ def nlu_row(answer, annotation="[x : y]", status="", intent="set"):
 
 
 @pytest.mark.parametrize(
-    ("row", "dropped"),
+    ("change", "rule"),
     [
-        (nlu_row("wake me"), {}),
-        (nlu_row("wake me", status="IRR_XR"), {"status IRR": 1}),
-        (nlu_row("wake me", status="irr"), {"status IRR": 1}),
-        (nlu_row("wake me", annotation=""), {"without an annotation": 1}),
-        (nlu_row("wake me", annotation="null"), {"without an annotation": 1}),
+        ({}, None),
+        ({"status": "IRR_XR"}, "status IRR"),
+        ({"status": "irr"}, "status IRR"),
+        ({"annotation": ""}, "without an annotation"),
+        ({"annotation": "null"}, "without an annotation"),
     ],
 )
-def test_nlu_rows_that_their_authors_call_unfit_are_dropped_and_counted(tmp_path, row, dropped):
-    write(tmp_path, NLU__csv=NLU_HEAD + row + nlu_row("other"))
+def test_nlu_rows_that_their_authors_call_unfit_are_dropped_and_counted(tmp_path, change, rule):
+    write(tmp_path, NLU__csv=NLU_HEAD + nlu_row("wake me", **change) + nlu_row("other"))
     skips = Skips()
-    samples = read_nlu(tmp_path / "NLU.csv", skips)
-    assert len(samples) == 2 - sum(dropped.values())
-    assert len(skips.dropped) == len(dropped)
-    assert all(any(part in name for name in skips.dropped) for part in dropped)
+    assert len(read_nlu(tmp_path / "NLU.csv", skips)) == (1 if rule else 2)
+    assert [(n, rule in name) for name, n in skips.dropped.items()] == [(1, True)] * bool(rule)
 
 
 LEAKING = [
     ("wake me at five am", "wake me at 5am", "wake me at [time : five am]"),  # asked by annotation
     ("Turn it up by 25 %!", "turn it up by twenty five percent", "turn it up by [x : 25 percent]"),
     ("what's on friday", "whats on friday", "what's on [date : friday]"),
-    (
-        "meet Ann at half past six",
-        "meet ann at 6:30",
-        "meet [person : Ann] at [time : half past six]",
-    ),
+    ("meet Ann at half past six", "meet ann at 6:30", "meet [who : Ann] at [at : half past six]"),
 ]
 
 
@@ -242,8 +214,7 @@ def ttl_folder(folder, evaluated):
     trec = "".join(f"A:a clean question {n} ?\nB:b clear matter {n} ?\n" for n in range(20))
     write(folder, trec_train__label=trec, trec_test__label="A:a held out ?\n")
     context = "".join(f"{text}\nlabel: 0\n" for text in evaluated[1:]) or "x\nlabel: 0\n"
-    row = {"context": context, "questions": evaluated[:1], "answers": [["0"]]}
-    row["metadata"] = {"source": "icl_nlu_8296shot_balance"}
+    row = bench_row("icl_nlu_8296shot_balance", context, evaluated[:1], [["0"]])
     return write(folder, Test_Time_Learning__json=[row])
 
 
@@ -268,27 +239,22 @@ def test_no_spelling_of_an_evaluation_sentence_is_trained_on_and_a_planted_one_i
     assert not any(leaks.leaks(parts)["leak"])
 
 
-# --- LongMemEval: time order and dates -----------------------------------------------------------
-
-
-def record(number, days=(1,), asked="2023/06/01 (Thu) 10:00"):
-    sessions = [[{"role": "user", "content": f"Dog {number} of day {day}."}] for day in days]
+def record(days=(1,), asked="2023/06/01 (Thu) 10:00"):
     return {
-        "question_id": f"r{number}",
-        "question": f"What is dog {number}?",
+        "question_id": "r0",
+        "question": "What is the dog?",
         "answer": "a dog",
         "question_date": asked,
-        "question_type": "temporal-reasoning",
         "haystack_dates": [f"2023/05/{day:02} (Sat) 02:21" for day in days],
         "haystack_session_ids": [f"s{day}" for day in days],
         "answer_session_ids": [f"s{days[0]}"],
-        "haystack_sessions": sessions,
+        "haystack_sessions": [[said(f"Dog of day {day}.")] for day in days],
     }
 
 
 @pytest.mark.parametrize("days", [(1, 2, 3), (3, 1, 2), (2, 3, 1)])
 def test_dialogues_stand_in_time_order_whatever_the_files_order(tmp_path, days):
-    write(tmp_path, longmemeval_s__json=[record(0, days)])
+    write(tmp_path, longmemeval_s__json=[record(days)])
     config = BuildConfig(dialogue_close_tokens=1)
     [instance] = build("longmemeval", tmp_path, config, 0)
     assert [chunk[31:33] for chunk in instance.chunks] == ["01", "02", "03"]
@@ -298,36 +264,28 @@ def test_dialogues_stand_in_time_order_whatever_the_files_order(tmp_path, days):
 @pytest.mark.parametrize(
     ("setting", "asked"),
     [
-        ({}, "Current date: 2023/06/01 (Thu) 10:00\nWhat is dog 0?"),
-        ({"question_dates": "kept"}, "What is dog 0?"),
-        ({"compat": "release"}, "What is dog 0?"),
+        ({}, "Current date: 2023/06/01 (Thu) 10:00\nWhat is the dog?"),
+        ({"question_dates": "kept"}, "What is the dog?"),
+        ({"compat": "release"}, "What is the dog?"),
     ],
 )
 def test_the_day_of_a_question_is_kept_and_shown_by_default(tmp_path, setting, asked):
     """A quarter of LongMemEval's questions cannot be answered without it."""
-    write(tmp_path, longmemeval_s__json=[record(0)])
+    write(tmp_path, longmemeval_s__json=[record()])
     config = BuildConfig(exclude="none", merged_questions=1, **setting)
     for source in ("longmemeval", "lme_train"):
         [instance] = build(source, tmp_path, config, 0)
         assert instance.questions[0].question == asked
         assert instance.metadata["question_dates"] == ["2023/06/01 (Thu) 10:00"]
-    [plain] = build(
-        "longmemeval", write(tmp_path, longmemeval_s__json=[record(0, asked=None)]), config, 0
-    )
-    assert plain.questions[0].question == "What is dog 0?"
+    write(tmp_path, longmemeval_s__json=[record(asked=None)])
+    [plain] = build("longmemeval", tmp_path, config, 0)
+    assert plain.questions[0].question == "What is the dog?"
 
-
-# --- One's own text files ------------------------------------------------------------------------
 
 LAKE = "Lake Orvane lies north of Tessin. The ferry was built by Mira Holt."
 ASKED = [
     {"question": "Who built the ferry?", "answer": "Mira Holt", "file": "lakes/orvane.md"},
-    {
-        "question": "What grows?",
-        "answers": ["barley", "blue barley"],
-        "file": "tessin.txt",
-        "id": "b",
-    },
+    {"question": "What grows?", "answers": ["barley", "rye"], "file": "tessin.txt", "id": "b"},
 ]
 
 
@@ -343,7 +301,7 @@ def test_own_text_files_are_built_with_their_questions(notes):
     top, lakes = build("text", notes / "notes", config, 0)
     top, lakes = sorted((top, lakes), key=lambda i: "Mira" in i.chunks[0])
     assert lakes.questions == (QA("q1", "Who built the ferry?", ("Mira Holt",), 0),)
-    assert top.questions == (QA("b", "What grows?", ("barley", "blue barley"), 0),)
+    assert top.questions == (QA("b", "What grows?", ("barley", "rye"), 0),)
     assert LAKE in lakes.chunks[0] and lakes.metadata["files"] == ["lakes/orvane.md"]
     assert lakes.source == "text" and metric_of("text") == "contains"
     [other, _] = build("text", notes / "notes", replace(config, metric="rouge_l"), 0)
@@ -372,12 +330,10 @@ def test_what_cannot_be_built_of_own_files_is_one_line(notes, change, line, mess
 
 def test_own_text_files_go_the_whole_way(notes, capsys):
     """Built, written, asked and scored as any other source."""
-    words = ["data", "build", "--source", "text", "--raw", str(notes / "notes")]
-    words += ["--questions", str(notes / "q.jsonl"), "--out", str(notes / "data")]
-    assert cli.main(words) == 0
-    words = ["evaluate", "--method", "memory", "--data", str(notes / "data")]
-    words += ["--writer", "keep_sentences", "--reader", "best_entry", "--out", str(notes / "run")]
-    assert cli.main(words) == 0
+    build = f"data build --source text --raw {notes}/notes --questions {notes}/q.jsonl"
+    assert cli.main([*build.split(), "--out", f"{notes}/data"]) == 0
+    evaluate = f"evaluate --method memory --writer keep_sentences --data {notes}/data"
+    assert cli.main([*evaluate.split(), "--reader", "best_entry", "--out", f"{notes}/run"]) == 0
     assert "text" in capsys.readouterr().out
 
 
@@ -401,8 +357,7 @@ def test_packed_files_are_read_as_plain_ones(tmp_path):
     content = json.dumps(values).encode()
     write(tmp_path / "p", x__json=content)
     write(tmp_path / "g", x__json__gz=gzip.compress(content))
-    (tmp_path / "z").mkdir()
-    with zipfile.ZipFile(tmp_path / "z/x.json.zip", "w") as archive:
+    with zipfile.ZipFile(write(tmp_path / "z", y="") / "x.json.zip", "w") as archive:
         archive.writestr("x.json", content)
         archive.writestr("__MACOSX/x.json", b"")
     for folder in "pgz":

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from raw_rows import said, write
+from test_bad_input import command
 
-from memalpha_kit import cli, files
+from memalpha_kit import files
 from memalpha_kit.data.instances import load_instances
 from memalpha_kit.method.saved import load_episodes
 
@@ -30,35 +32,27 @@ PATHS = (
 
 def write_raw(folder: Path) -> Path:
     """Made-up raw files of all sources."""
-    folder.mkdir()
-    trec = ["NUM:date When did it open ?", "NUM:count How many are there ?", "HUM:ind Who won it ?"]
-    (folder / "trec_train.label").write_text("\n".join(trec))
-    (folder / "trec_test.label").write_text("NUM:date When did it close ?\nHUM:ind Who lost it ?")
-    for part, rows in {
-        "train": "my card is late,card\ni want my money back,refund\n",
-        "test": "where is my card,card\nmoney back please,refund\n",
-    }.items():
-        (folder / f"banking77_{part}.csv").write_text("text,category\n" + rows)
-    turns = [{"role": "user", "content": text} for text in FACTS.values()]
-    record = {
-        "question_id": "q1",
-        "question": "What did Ana sell?",
-        "answer": "bicycle",
-        "haystack_dates": ["2023/05/20 (Sat) 02:21"],
-        "haystack_sessions": [turns],
-    }
-    (folder / "longmemeval_two.json").write_text(json.dumps([record]))
+    trec = "NUM:date When did it open ?\nNUM:count How many are there ?\nHUM:ind Who won it ?"
+    write(folder, "trec_train.label", trec)
+    write(folder, "trec_test.label", "NUM:date When did it close ?\nHUM:ind Who lost it ?")
+    cards = "text,category\nmy card is late,card\ni want my money back,refund\n"
+    write(folder, "banking77_train.csv", cards)
+    asked = "text,category\nwhere is my card,card\nmoney back please,refund\n"
+    write(folder, "banking77_test.csv", asked)
+    record = {"question_id": "q1", "question": "What did Ana sell?", "answer": "bicycle"}
+    record["haystack_dates"] = ["2023/05/20 (Sat) 02:21"]
+    record["haystack_sessions"] = [[said(text) for text in FACTS.values()]]
+    write(folder, "longmemeval_two.json", [record])
     qas = [
         {"id": "a", "question": "How many bees has Nora?", "answers": [{"text": "eleven"}]},
         {"id": "b", "question": "What does Tom paint?", "answers": [{"text": "wooden boats"}]},
     ]
     paragraphs = [{"context": " ".join(FACTS.values()), "qas": qas}]
-    (folder / "squad_tiny.json").write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
-    return folder
+    return write(folder, "squad_tiny.json", {"data": [{"paragraphs": paragraphs}]})
 
 
 def run(*argv: object) -> None:
-    assert cli.main([str(word) for word in argv]) == 0
+    assert command(*argv) == 0
 
 
 def walk(raw: Path, out: Path, source: str, writer: str, reader: str, few: bool) -> Path:
@@ -80,9 +74,8 @@ def table(raw: Path, out: Path, few: bool = False) -> pd.DataFrame:
     run("report", *made, "--out", out / "table.csv")
     rows = pd.read_csv(out / "table.csv")
     rows = rows[rows.source != "Avg."]
-    return rows.assign(reader=rows.method.str.split(" + ", regex=False).str[-1]).set_index(
-        ["source", "reader"]
-    )
+    readers = rows.method.str.split(" + ", regex=False).str[-1]
+    return rows.assign(reader=readers).set_index(["source", "reader"])
 
 
 @pytest.fixture(scope="module")
@@ -100,11 +93,8 @@ def test_made_up_raw_files_go_the_whole_way(raw, tmp_path, capsys):
     assert (rows.xs("read_nothing", level="reader").score == 0).all()
     assert "majority_label" in capsys.readouterr().out
     card = json.loads((tmp_path / "squad" / "card.json").read_text())
-    assert (card["instances"], card["questions"], list(card["raw_sha256"])) == (
-        1,
-        2,
-        ["squad_tiny.json"],
-    )
+    assert (card["instances"], card["questions"]) == (1, 2)
+    assert list(card["raw_sha256"]) == ["squad_tiny.json"]
 
 
 def test_real_raw_files_go_the_whole_way(real_data, tmp_path):
@@ -121,9 +111,6 @@ def test_real_raw_files_go_the_whole_way(real_data, tmp_path):
     assert (kept.memory_tokens < 1.2 * kept.chunk_tokens).all() and (kept.memory_tokens > 0).all()
 
 
-# ---- going on after an interruption -------------------------------------------------------------
-
-
 @pytest.fixture
 def built(raw, tmp_path) -> Path:
     """A folder with data of three trec instances."""
@@ -134,8 +121,8 @@ def built(raw, tmp_path) -> Path:
 
 
 def write_examples(folder: Path, *more: object) -> int:
-    words = ("write", "--data", folder / "d", "--writer", "keep_examples")
-    return cli.main([str(w) for w in (*words, "--out", folder / "e.jsonl", "--batch", 1, *more)])
+    words = ("write", "--data", folder / "d", "--writer", "keep_examples", "--batch", 1)
+    return command(*words, "--out", folder / "e.jsonl", *more)
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(built, monkeypatch, capsys):
@@ -157,8 +144,8 @@ def test_an_interrupted_run_goes_on_where_it_stopped(built, monkeypatch, capsys)
     with open(built / "e.jsonl", "ab") as file:
         file.write(b'{"id": "cut of')  # a crash in the middle of the third line
     capsys.readouterr()
-    ask = ("ask", "--data", built / "d", "--episodes", built / "e.jsonl", "--reader", "label_vote")
-    assert cli.main([str(w) for w in (*ask, "--out", built / "a")]) == 2
+    ask = ("ask", "--data", built / "d", "--episodes", built / "e.jsonl", "--out", built / "a")
+    assert command(*ask, "--reader", "label_vote") == 2
     assert "did not finish; run it again" in capsys.readouterr().err
     assert write_examples(built) == 0
     assert "3 episodes, 1 of them new" in capsys.readouterr().out
@@ -193,36 +180,25 @@ def test_rollouts_are_episodes_of_their_own(built):
     assert [episode.rollout for episode in episodes] == [0, 1] * 3
 
 
-# ---- bad input --------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
         ("data build --source squid --raw . --out d", "did you mean 'squad'"),
         ("data build --source squad --raw nowhere --out d", "expected a folder with raw files"),
-        ("data build --source squad --raw . --out d --max-chunk 3", "did you mean '--max-chunks'"),
         ("write --data nowhere --writer silent --out e.jsonl", "memalpha data build"),
-        ("write --data {d} --writer silence --out e.jsonl", "did you mean 'silent'"),
-        ("write --data {d} --writer silent --out e.json", "ends in .jsonl"),
-        (
-            "write --data {d} --writer silent --out e.jsonl --batch 0",
-            "--batch: expected at least 1",
-        ),
-        ("write --data {d} --model nowhere --out e.jsonl", "model nowhere: expected a folder"),
-        ("write --data {d} --out e.jsonl", "expected one of --writer and --model"),
-        ("ask --data {d} --episodes no.jsonl --reader best_entry --out a", "memalpha write"),
+        ("write --data d --writer silence --out e.jsonl", "did you mean 'silent'"),
+        ("write --data d --writer silent --out e.json", "ends in .jsonl"),
+        ("write --data d --writer silent --out e.jsonl --batch 0", "expected at least 1"),
+        ("write --data d --model nowhere --out e.jsonl", "model nowhere: expected a folder"),
+        ("write --data d --out e.jsonl", "expected one of --writer and --model"),
+        ("ask --data d --episodes no.jsonl --reader best_entry --out a", "memalpha write"),
         ("report no --out t.csv", "expected a run with settings.json"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(built, monkeypatch, capsys, argv, message):
     monkeypatch.chdir(built)
-    try:
-        code = cli.main(argv.format(d="d").split())
-    except SystemExit as stopped:
-        code = stopped.code
+    assert command(*argv.split()) == 2
     shown = capsys.readouterr().err
-    assert code == 2
     assert message in shown and shown.count("\n") == 1
     assert sorted(path.name for path in built.iterdir()) == ["d"]
 

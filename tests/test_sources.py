@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from raw_rows import BISCUIT, framed
+from raw_rows import BISCUIT, framed, sized
 
 from memalpha_kit.data.sources import (
     SOURCES,
@@ -16,7 +16,7 @@ from memalpha_kit.data.sources import (
     frames,
     labelled,
 )
-from memalpha_kit.data.sources.building import Job, draw, generator
+from memalpha_kit.data.sources.building import Job, draw
 from memalpha_kit.data.sources.labelled import Sample
 from memalpha_kit.errors import InputError
 from memalpha_kit.settings import BuildConfig
@@ -69,26 +69,27 @@ def pairs(instance):
     return [(s, int(n)) for chunk in instance.chunks for s, n in PAIR.findall(chunk)]
 
 
-def test_labels_are_numbered_in_sorted_order_of_their_names(small_trec):
+def test_labels_are_numbered_by_name_and_held_out_sentences_never_shown(small_trec):
+    """Not even in other words: the question of the ferry is held out with another article."""
     assert SOURCES["trec_coarse"].labels(small_trec) == ("ENTY", "HUM", "LOC", "NUM")
     assert SOURCES["trec_fine"].labels(small_trec)[3:] == ("NUM:count", "NUM:date")
     [instance] = build("trec_coarse", small_trec, BuildConfig(), seed=0)
     assert ("How many bees are there ?", 3) in pairs(instance)
-    assert [qa.answers for qa in instance.questions] == [("1",), ("3",)]
-    assert [qa.id for qa in instance.questions] == ["line-1", "line-2"]
-
-
-def test_a_held_out_sentence_is_never_shown_even_in_other_words(small_trec):
-    [instance] = build("trec_coarse", small_trec, BuildConfig(), seed=0)
     assert "When was the ferry built ?" not in dict(pairs(instance))
-    with pytest.raises(InputError, match="label 'NUM:date': every sample is also a held-out"):
-        build("trec_fine", small_trec, BuildConfig(), seed=0)
+    assert [(qa.id, *qa.answers) for qa in instance.questions] == [("line-1", "1"), ("line-2", "3")]
 
 
-def test_a_label_without_training_samples_is_refused_with_its_line(small_trec):
-    (small_trec / "trec_test.label").write_text("HUM:ind Who ?\nHUMM:ind Why ?\n")
-    with pytest.raises(InputError, match=r"trec_test.label:2: label: .*'HUMM'; did you mean 'HUM'"):
-        build("trec_coarse", small_trec, BuildConfig(), seed=0)
+@pytest.mark.parametrize(
+    ("source", "test", "message"),
+    [
+        ("trec_fine", TEST, "label 'NUM:date': every sample is also a held-out"),
+        ("trec_coarse", "HUM:ind Who ?\nHUMM:ind Why ?\n", "label:2: label: .* did you mean 'HUM'"),
+    ],
+)
+def test_a_label_without_samples_to_show_is_refused(small_trec, source, test, message):
+    (small_trec / "trec_test.label").write_text(test)
+    with pytest.raises(InputError, match=message):
+        build(source, small_trec, BuildConfig(), seed=0)
 
 
 @pytest.mark.parametrize("n", [1, 3, 7])
@@ -104,27 +105,21 @@ def test_missing_labels_are_added_in_sorted_order_where_there_is_room(n):
         assert all(len(PAIR.findall(chunk)) <= 2 for chunk in instance.chunks)
 
 
-def test_shares_of_the_samples_are_disjoint():
-    train = [Sample(f"word {i}", "a", f"f:{i}") for i in range(10)]
-    config = BuildConfig(examples=4)
+def test_shares_of_the_samples_are_disjoint_and_dealt_evenly():
+    train = [Sample(f"word {i}", "a", f"f:{i}") for i in range(19)]
+    config = BuildConfig(examples=8, example_chunks=3)
     built = labelled.of_samples(Job("x", Path(), config), train, [Sample("q", "a", "f:1")])
     shown = [sentence for instance in built for sentence, _ in pairs(instance)]
-    assert len(built) == 2 and len(set(shown)) == 8
-
-
-def test_examples_are_dealt_evenly_into_a_fixed_number_of_chunks():
-    config = BuildConfig(example_chunks=3)
-    groups = labelled.arrange(Job("x", Path(), config), [str(i) for i in range(8)], [])
-    assert groups == [["0", "1", "2"], ["3", "4", "5"], ["6", "7"]]
+    assert len(built) == 2 and len(set(shown)) == 16
+    assert [len(PAIR.findall(chunk)) for chunk in built[0].chunks] == [3, 3, 2]
 
 
 def test_trec_reads_latin_1_and_a_byte_order_mark(tmp_path):
-    file = tmp_path / "x.label"
-    file.write_bytes("LOC:city Where is Orléans ?\r\n\r\n".encode("latin-1"))
-    assert labelled.read_trec(file, fine=True)[0].text == "Where is Orléans ?"
-    file.write_bytes(b"\xef\xbb\xbf" + "LOC:city Where is Orléans ?".encode())
-    [sample] = labelled.read_trec(file, fine=False)
-    assert (sample.text, sample.label) == ("Where is Orléans ?", "LOC")
+    file, text = tmp_path / "x.label", "LOC:city Where is Orléans ?\r\n\r\n"
+    for content in (text.encode("latin-1"), text.encode("utf-8-sig")):
+        file.write_bytes(content)
+        [sample] = labelled.read_trec(file)
+        assert (sample.text, sample.label) == ("Where is Orléans ?", "LOC")
 
 
 def test_banking77_joins_the_lines_of_a_message(tmp_path):
@@ -137,13 +132,7 @@ def test_banking77_joins_the_lines_of_a_message(tmp_path):
     assert sorted(pairs(instance)) == [("line one line two, too", 1), ("other", 0)]
 
 
-AT_20 = BuildConfig(
-    counter="words",
-    chunk_min_tokens=1,
-    chunk_max_tokens=20,
-    dialogue_close_tokens=17,
-    dialogue_reserve_tokens=8,
-)
+AT_20 = sized(1, 20, dialogue_close_tokens=17, dialogue_reserve_tokens=8)
 
 
 def history(folder, record, config=AT_20):
@@ -171,17 +160,13 @@ def test_longmemeval_shows_dated_dialogues_and_knows_the_evidence(tmp_path):
         ({"answer_session_ids": ["a"]}, 0),
         ({"answer_session_ids": ["a", "b"]}, 1),  # only b has a marked turn
         ({"answer_session_ids": ["z"]}, None),
-        ({"answer_session_ids": None}, None),
+        ({"answer_session_ids": None, "answer": 3}, None),
     ],
 )
 def test_the_evidence_chunk_is_known_or_none(tmp_path, change, chunk):
     config = replace(AT_20, dialogue_close_tokens=1)
     [qa] = history(tmp_path, BISCUIT | change, config).questions
     assert qa.chunk == chunk
-
-
-def test_a_number_as_answer_becomes_text(tmp_path):
-    assert history(tmp_path, BISCUIT | {"answer": 3}).questions[0].answers == ("3",)
 
 
 def test_an_unknown_source_is_refused_with_the_closest_name():
@@ -198,48 +183,30 @@ def test_the_table_is_complete():
     assert named == {"trec_coarse", "trec_fine", "banking77", "pubmed-rct"}
 
 
-@pytest.mark.parametrize(
-    ("category", "metrics", "count"),
-    [
-        ("AR", {"contains", "substring", "perltqa"}, 7),
-        ("TTL", {"label"}, 7),
-        ("LRU", {"keywords"}, 2),  # a list of answers holds keywords; elsewhere, alternatives
-        ("CR", {"substring"}, 8),
-    ],
-)
-def test_a_category_has_the_metrics_and_as_many_published_sources(category, metrics, count):
-    rows = [row for row in TASKS.values() if row.category == category]
-    assert {row.metric for row in rows} == metrics and len(rows) == count
-    assert all(row.role in ("train", "eval") for row in rows)
-    facts = {row.name.startswith("factconsolidation_") for row in rows}
-    assert facts == {category == "CR"}
-
-
 def test_pools_have_the_sizes_of_the_reference_and_no_repeats():
     pools = (frames.DOCUMENT_LEAD_INS, frames.CLASSIFICATION_LEAD_INS, frames.ACKNOWLEDGEMENTS)
     assert [len(set(pool)) for pool in pools] == [20, 20, 19]
 
 
 def test_drawing_keeps_the_order():
-    drawn = draw(list(range(50)), 10, generator(0, "x", 0, "questions"))
+    drawn = draw(list(range(50)), 10, Job("x", Path()).rng(0, "questions"))
     assert len(drawn) == 10 and drawn == sorted(drawn)
-    assert draw([2, 1], 5, generator(0, "x", 0, "questions")) == [2, 1]
+    assert draw([2, 1], 5, Job("x", Path()).rng(0, "questions")) == [2, 1]
 
 
 @pytest.mark.parametrize(
-    ("name", "n_samples", "n_labels", "limit"),
-    [("trec_coarse", 5441, 6, 1100), ("trec_fine", 5441, 50, 1100), ("banking77", 9970, 77, 1100)],
+    ("name", "n_samples", "n_labels"),
+    [("trec_coarse", 5441, 6), ("trec_fine", 5441, 50), ("banking77", 9970, 77)],
 )
-def test_real_samples_all_survive_and_none_is_held_out(real_data, name, n_samples, n_labels, limit):
+def test_real_samples_all_survive_and_none_is_held_out(real_data, name, n_samples, n_labels):
     """The reference loses one example per chunk border: 5,387 of 5,452 for TREC."""
     [instance] = build(name, real_data, BuildConfig(), seed=0)
     shown = pairs(instance)
-    assert len(shown) == n_samples
-    assert {number for _, number in shown} == set(range(n_labels))
-    assert len(instance.questions) == 100
+    assert (len(shown), len({n for _, n in shown})) == (n_samples, n_labels)
     asked = {normalise(ASKED.match(qa.question)[1]) for qa in instance.questions}
+    assert len(instance.questions) == 100
     assert not asked & {normalise(sentence) for sentence, _ in shown}
-    assert all(counter("wordpunct").count(chunk) <= limit for chunk in instance.chunks)
+    assert all(counter("wordpunct").count(chunk) <= 1100 for chunk in instance.chunks)
 
 
 def test_the_real_record_keeps_its_evidence_and_its_limit(real_data):

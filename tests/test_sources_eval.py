@@ -38,8 +38,6 @@ def asked(instance):
     return [ASKED.match(qa.question)[1] for qa in instance.questions]
 
 
-# --- ttl_train -----------------------------------------------------------------------------------
-
 EXAMPLES = "where is my parcel\nlabel: 2\n\nplay some jazz\nlabel: 0\n\nstop the music\nlabel: 1\n"
 PARCEL = bench.read_row(bench_row(NLU, EXAMPLES, ["track the van"], [["2"]]), "row 0")
 TINY = BuildConfig(counter="words", example_chunks=2, example_tokens=8, instances=1)
@@ -98,7 +96,7 @@ def built(corpora):
     return build("ttl_train", corpora[0], BuildConfig(instances=20), seed=0)
 
 
-def test_ttl_train_has_the_published_shape(corpora, built):
+def test_ttl_train_has_the_published_shape(built):
     assert Counter(instance.source for instance in built) == {TREC: 20, NLU: 20}
     assert {len(instance.chunks) for instance in built} == {10}
     assert all(0 < len(instance.questions) <= 100 for instance in built)
@@ -153,16 +151,6 @@ def test_ttl_train_is_split_as_in_the_paper_without_a_leak(corpora):
     assert Counter(i.source for i in read.test) == {TREC: 20, NLU: 20}
 
 
-def test_ttl_train_needs_the_evaluation_rows_or_an_explicit_none(tmp_path, caplog):
-    (tmp_path / "trec_train.label").write_text("A:a one word\nA:b two words\n")
-    (tmp_path / "trec_test.label").write_text("A:a three words\n")
-    (tmp_path / "nlu.csv").write_text("text,category\nplay it,p\nstop it,p\n")
-    with pytest.raises(InputError, match=r"expected Test_Time_Learning\*, the evaluation rows"):
-        build("ttl_train", tmp_path, WORDS, seed=0)
-    assert build("ttl_train", tmp_path, replace(WORDS, exclude="none", instances=1), seed=0)
-    assert "nothing is excluded" in caplog.text
-
-
 PUBLISHED = (
     "userid;answerid;scenario;intent;status;answer_annotation;answer_normalised;answer\n"
     '1;1;alarm;set;;"wake me";wake me;"Wake me; at five"\n'
@@ -207,9 +195,6 @@ def test_the_real_trec_gives_200_instances(real_data):
     assert len({i.metadata["groups"][0] for i in instances}) == 2
 
 
-# --- lme_train -----------------------------------------------------------------------------------
-
-
 def dialogue(name, answer=False):
     return [said(f"I talk about {name}.", has_answer=answer)]
 
@@ -246,14 +231,7 @@ def lme_raw(tmp_path):
     return tmp_path
 
 
-TWO = BuildConfig(
-    counter="words",
-    merged_questions=2,
-    chunk_min_tokens=1,
-    chunk_max_tokens=60,
-    dialogue_close_tokens=50,
-    dialogue_reserve_tokens=8,
-)
+TWO = sized(1, 60, merged_questions=2, dialogue_close_tokens=50, dialogue_reserve_tokens=8)
 
 
 def test_evaluation_questions_never_enter_lme_train(lme_raw):
@@ -268,18 +246,14 @@ def test_evaluation_questions_never_enter_lme_train(lme_raw):
     }
 
 
-def test_exclude_questions_keeps_dialogues_that_evaluation_shows(lme_raw):
-    config = replace(TWO, exclude="questions")
-    instances = build("lme_train", lme_raw, config, 0, Skips())
-    assert sum(len(i.questions) for i in instances) == 4
-    text = "\n".join(chunk for i in instances for chunk in i.chunks)
-    assert text.count("I talk about two.") == 1 and "secret 0" not in text
-
-
-def test_a_dialogue_stands_in_one_instance_and_never_in_evaluation(lme_raw):
-    text = "\n".join(c for i in build("lme_train", lme_raw, TWO, 0, Skips()) for c in i.chunks)
-    assert text.count("I talk about one.") == 1 and "I talk about two." not in text
-    assert "secret 2" not in text
+@pytest.mark.parametrize(("exclude", "twos"), [("evaluation", 0), ("questions", 1)])
+def test_a_dialogue_stands_in_one_instance_and_never_in_evaluation(lme_raw, exclude, twos):
+    """Under "questions" dialogues that evaluation shows may be, but for their questions."""
+    built = build("lme_train", lme_raw, replace(TWO, exclude=exclude), 0, Skips())
+    assert sum(len(i.questions) for i in built) == 4
+    text = "\n".join(chunk for i in built for chunk in i.chunks)
+    assert text.count("I talk about one.") == 1 and text.count("I talk about two.") == twos
+    assert "secret 0" not in text and ("secret 2" in text) <= twos
 
 
 def test_evidence_is_kept_and_known_and_dialogues_are_in_the_order_of_dates(lme_raw):
@@ -300,14 +274,6 @@ def test_a_history_is_cut_to_about_the_wanted_chunks(tmp_path):
             assert max(map(counter("wordpunct").count, instance.chunks)) <= 2048
 
 
-def test_lme_train_needs_the_evaluation_rows_or_an_explicit_none(lme_raw, caplog):
-    (lme_raw / "Accurate_Retrieval.json").unlink()
-    with pytest.raises(InputError, match=r"expected Accurate_Retrieval\*, the evaluation rows"):
-        build("lme_train", lme_raw, TWO, seed=0)
-    built = build("lme_train", lme_raw, replace(TWO, exclude="none"), seed=0)
-    assert len(built) == 3 and "nothing is excluded" in caplog.text
-
-
 def test_the_real_record_can_be_trained_on(real_data):
     config = BuildConfig(exclude="none", merged_questions=1)
     [instance] = build("lme_train", real_data, config, seed=0)
@@ -316,7 +282,17 @@ def test_the_real_record_can_be_trained_on(real_data):
     assert 12 <= len(instance.chunks) <= 18
 
 
-# --- MemoryAgentBench ----------------------------------------------------------------------------
+@pytest.mark.parametrize("source", ["ttl_train", "lme_train"])
+def test_training_needs_the_evaluation_rows_or_an_explicit_none(tmp_path, source, caplog):
+    split = SOURCES[source].files[-1].partition("*")[0]
+    make_raw(tmp_path, source, seed=0)
+    for path in tmp_path.glob(f"{split}*"):
+        path.unlink()
+    with pytest.raises(InputError, match=rf"expected {split}\*, the evaluation rows"):
+        build(source, tmp_path, BuildConfig(instances=1), seed=0)
+    assert build(source, tmp_path, BuildConfig(instances=1, exclude="none"), seed=0)
+    assert "nothing is excluded" in caplog.text
+
 
 QUILL = (
     "Document 1:\nQuill Bay\nQuill Bay is a port. It trades salt.\n\n"
@@ -458,9 +434,7 @@ def test_keywords_are_found_by_their_summary_never_by_the_row_number(tmp_path):
 def test_a_summary_without_keywords_is_a_bad_row_never_an_empty_answer(tmp_path):
     """An empty list divides by zero in the release's evaluation."""
     summary_mapping(tmp_path, [entry("It rains."), entry("A bear sleeps.", "bear")])
-    rows = [
-        bench_row(BOOKS, DOOR["text"], ["?"], [[text]]) for text in ("It rains.", "A bear sleeps.")
-    ]
+    rows = [book("It rains."), book("A bear sleeps.")]
     write(tmp_path, "Long_Range_Understanding.json", rows)
     with pytest.raises(InputError, match="record 0: answers: expected keywords from"):
         build(BOOKS, tmp_path, AT_11, seed=0)
@@ -509,32 +483,25 @@ def test_another_number_of_rows_than_published_is_refused(tmp_path):
     assert len(build("ruler_qa1_197K", tmp_path, WORDS, seed=0)) == 2
 
 
-def test_another_number_of_questions_is_logged(tmp_path, caplog):
-    config = replace(WORDS, rows="published")
-    one(tmp_path, "Accurate_Retrieval", bench_row("ruler_qa1_197K", "text"), config)
+def test_the_published_counts_are_those_of_the_paper(tmp_path, caplog):
+    """Another number of questions is logged."""
+    one(
+        tmp_path,
+        "Accurate_Retrieval",
+        bench_row("ruler_qa1_197K", "text"),
+        replace(WORDS, rows="published"),
+    )
     assert "record 0: expected 100 questions, found 1" in caplog.text
-
-
-def test_the_published_counts_are_those_of_the_paper():
     counts = Counter()
     for known in bench.KNOWN.values():
         counts[known.split] += known.rows
-    assert counts == {
-        "Accurate_Retrieval": 7,
-        "Test_Time_Learning": 5,
-        "Long_Range_Understanding": 100,
-        "Conflict_Resolution": 8,
-    }
-
-
-# --- Types of LongMemEval's questions, for its judge ----------------------------------------------
+    assert list(counts.values()) == [7, 5, 100, 8]
 
 
 def test_longmemeval_questions_keep_their_type_and_their_id(tmp_path):
     """Types and abstention were lost, so nobody could judge by type."""
     for name, n in (("longmemeval_s*", 1), ("lme_train", 2), ("longmemeval", 1)):
-        made = tmp_path / name.strip("*")
-        make_raw(made, name, seed=0)
+        make_raw(made := tmp_path / name.strip("*"), name, seed=0)
         config = replace(WORDS, exclude="none", merged_questions=n, max_questions=3)
         for instance in build(name, made, config, seed=0):
             types = instance.metadata["question_types"]

@@ -4,16 +4,32 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from raw_rows import DOOR, H1, H2, ILA, ILA_ASKED, SAMPLE, TREES, WORDS, framed, sized, write
+from raw_rows import (
+    DOOR,
+    H1,
+    H2,
+    ILA,
+    ILA_ASKED,
+    SAMPLE,
+    TREES,
+    WORDS,
+    Scripted,
+    bench_row,
+    framed,
+    said,
+    sized,
+    write,
+)
 
-from memalpha_kit.chats import ChatReply
 from memalpha_kit.data import stages
 from memalpha_kit.data.skips import Skips
 from memalpha_kit.data.sources import build, pubmed_rct
@@ -25,23 +41,12 @@ from tools.sample_data import make_raw
 pytestmark = pytest.mark.usefixtures("one_line_pools")
 
 
-class Answers:
-    """A client whose reply is what `reply` makes of a request's last text, None for a failure."""
-
-    def __init__(self, reply):
-        self.reply = reply
-
-    def chat(self, requests, accept=None):
-        texts = [self.reply(request.plain()[-1]["content"]) for request in requests]
-        return [ChatReply(text, "error" if text is None else "stop") for text in texts]
-
-
 def answer_stages(monkeypatch, reply):
     """From now on stages get what `reply` has for a text."""
-    monkeypatch.setattr(stages, "chosen", lambda config: stages.Llm(Answers(reply)))
+    client = Scripted()
+    client.reply = reply
+    monkeypatch.setattr(stages, "chosen", lambda config: stages.Llm(client))
 
-
-# --- squad (7.1) ---------------------------------------------------------------------------------
 
 CONTEXTS = (
     "Lake Orvane lies north of Tessin and freezes every winter.",
@@ -77,6 +82,10 @@ def squad_raw(folder, *articles):
     return write(folder, "squad.json", {"data": list(articles)})
 
 
+def groups_of(instances):
+    return [instance.metadata.get("groups") for instance in instances]
+
+
 def summary(instance):
     return [(qa.question, qa.answers[0], qa.chunk) for qa in instance.questions]
 
@@ -93,18 +102,15 @@ def test_squad_with_its_closed_book_filter_gives_the_worked_example(tmp_path, mo
     raw = squad_raw(tmp_path, article("Orvane", CONTEXTS, ASKED))
     skips = Skips()
     [instance] = build("squad", raw, sized(22, stage="llm"), 0, skips)
-    assert instance.chunks == (
-        framed("2024-01-01", f"{CONTEXTS[0]}\n\n{CONTEXTS[1]}"),
-        framed("2024-01-02", CONTEXTS[2]),
-    )
+    first, second = f"{CONTEXTS[0]}\n\n{CONTEXTS[1]}", CONTEXTS[2]
+    assert instance.chunks == (framed("2024-01-01", first), framed("2024-01-02", second))
     assert summary(instance) == [
         ("What lies north of Tessin?", "Lake Orvane", 0),
         ("Who built the Orvane ferry?", "Mira Holt", 0),
         ("What does Tessin grow?", "blue barley", 1),
     ]
-    assert instance.metadata["groups"] == ["squad:Orvane"]
-    assert len(asked) == 4
-    assert sum(skips.dropped.values()) == 2
+    assert groups_of([instance]) == [["squad:Orvane"]]
+    assert (len(asked), sum(skips.dropped.values())) == (4, 2)
 
 
 def test_a_question_whose_check_failed_is_left_out_and_counted(tmp_path, monkeypatch):
@@ -121,22 +127,16 @@ def test_squad_wants_enough_questions_before_and_after_the_filter(tmp_path, befo
     """The rules remove the long answer only, so four of five are left."""
     raw = squad_raw(tmp_path, article("Orvane", CONTEXTS, ASKED))
     config = sized(22, stage="rules", min_questions=before, min_kept_questions=after)
-    if kept:
+    refused = pytest.raises(InputError, match="expected an instance with")
+    with nullcontext() if kept else refused:
         [instance] = build("squad", raw, config, seed=0)
         assert len(instance.questions) == 4
-    else:
-        with pytest.raises(InputError, match="expected an instance with"):
-            build("squad", raw, config, seed=0)
 
 
 def facts(title, n):
     """An article with `n` paragraphs of four words and a question about each."""
     contexts = [f"{title} {i} is true." for i in range(n)]
     return article(title, contexts, [(i, f"Is {title} {i}?", ["true"]) for i in range(n)])
-
-
-def groups_of(instances):
-    return [instance.metadata.get("groups") for instance in instances]
 
 
 def test_squad_reads_a_repeated_context_once_and_skips_questions_without_answer(tmp_path):
@@ -151,13 +151,7 @@ def test_squad_articles_do_not_straddle_instances(tmp_path):
     """An article is in one instance, unless it is too long for one."""
     raw = squad_raw(tmp_path, facts("A", 2), facts("B", 2), facts("C", 1), facts("D", 7))
     built = build("squad", raw, sized(4, max_chunks=3), seed=0)
-    assert groups_of(built) == [
-        ["squad:A", "squad:C"],
-        ["squad:B"],
-        ["squad:D"],
-        ["squad:D"],
-        ["squad:D"],
-    ]
+    assert groups_of(built) == [["squad:A", "squad:C"], ["squad:B"], *[["squad:D"]] * 3]
     assert [len(instance.chunks) for instance in built] == [3, 2, 3, 3, 1]
     straddling = build("squad", raw, sized(4, max_chunks=3, compat="release"), seed=0)
     assert groups_of(straddling)[:2] == [["squad:A", "squad:B"], ["squad:B", "squad:C", "squad:D"]]
@@ -168,20 +162,13 @@ def test_squad_evidence_is_recorded_and_not_searched(tmp_path):
     contexts = ["Mira Holt built it.", "In 1911 Mira Holt built it.", "Rail."]
     asked = [(0, "Who built it?", ["Mira Holt"]), (1, "When was it built?", ["1911"])]
     raw = squad_raw(tmp_path, article("Ferry", contexts, asked))
+    first, second = asked[0][1], asked[1][1]
     [right] = build("squad", raw, sized(6), seed=0)
-    assert [(qa.question, qa.chunk) for qa in right.questions] == [
-        ("Who built it?", 0),
-        ("When was it built?", 1),
-    ]
+    assert [(qa.question, qa.chunk) for qa in right.questions] == [(first, 0), (second, 1)]
     [released] = build("squad", raw, sized(6, compat="release"), seed=0)
-    assert [(qa.question, qa.chunk) for qa in released.questions] == [
-        ("Who built it?", 1),
-        ("Who built it?", 1),
-        ("When was it built?", 1),
-    ]
+    found = [(qa.question, qa.chunk) for qa in released.questions]
+    assert found == [(first, 1), (first, 1), (second, 1)]
 
-
-# --- hotpotqa (7.2) ------------------------------------------------------------------------------
 
 THREE_ARTICLES = 33  # tokens; the four articles have 11 on average
 ADA = "Title: Ada Venn\nAda Venn founded Port Marrow. She was a surveyor."
@@ -204,21 +191,15 @@ def test_hotpotqa_gives_the_worked_example(tmp_path):
     raw = hotpot(tmp_path, H1, H2)
     [instance] = build("hotpotqa", raw, sized(25, article_tokens=THREE_ARTICLES), seed=0)
     assert instance.chunks == (framed("2024-01-01", f"{ADA}\n\n{PORT}"), framed("2024-01-02", TOM))
-    assert summary(instance) == [
-        (H1["question"], "Lisk River", 0),
-        (H2["question"], "1893", 1),
-    ]
+    assert summary(instance) == [(H1["question"], "Lisk River", 0), (H2["question"], "1893", 1)]
     found = evidence(instance)
     assert (found["h1"]["chunks"], found["h2"]["chunks"]) == ([0], [1])
     assert found["h2"]["facts"] == [
         ["Tom Venn", "Tom Venn was the brother of Ada Venn."],
         ["Tom Venn", "He died in 1893."],
     ]
-    assert instance.metadata["groups"] == [
-        "hotpotqa:Ada Venn",
-        "hotpotqa:Port Marrow",
-        "hotpotqa:Tom Venn",
-    ]
+    titles = ("Ada Venn", "Port Marrow", "Tom Venn")
+    assert instance.metadata["groups"] == [f"hotpotqa:{title}" for title in titles]
 
 
 def test_a_hotpotqa_article_above_its_target_keeps_its_text(tmp_path):
@@ -239,12 +220,8 @@ def test_a_hotpotqa_article_above_its_target_keeps_its_text(tmp_path):
 def test_a_hotpotqa_question_without_its_evidence_is_dropped_and_counted(tmp_path):
     """Its title is not in the context, or the article was first seen with another text."""
     lost = H2 | {"id": "lost", "supporting_facts": {"title": ["Tim Venn"], "sent_id": [0]}}
-    other = {"title": ["Tom Venn"], "sentences": [["Tom Venn had no brother."]]}
-    changed = H2 | {
-        "id": "changed",
-        "context": other,
-        "supporting_facts": {"title": ["Tom Venn"], "sent_id": [0]},
-    }
+    changed = H2 | {"id": "changed", "supporting_facts": {"title": ["Tom Venn"], "sent_id": [0]}}
+    changed["context"] = {"title": ["Tom Venn"], "sentences": [["Tom Venn had no brother."]]}
     skips = Skips()
     [instance] = build("hotpotqa", hotpot(tmp_path, H1, H2, lost, changed), sized(25), 0, skips)
     assert [qa.id for qa in instance.questions] == ["h1", "h2"]
@@ -264,25 +241,24 @@ def chain(name, first, second):
     }
 
 
-def test_hotpotqa_questions_that_share_articles_stand_in_one_batch(tmp_path):
+@pytest.mark.parametrize(
+    ("pairs", "tokens", "fixed", "released"),
+    [
+        (("AB", "CD", "BE", "FG"), 20, [["1", "3"], ["2", "4"]], [["1", "2"], ["3", "4"]]),
+        (("AB", "XY", "BC", "CD"), 15, [["1", "3"], ["2"], ["4"]], None),  # too large for one
+    ],
+)
+def test_hotpotqa_questions_that_share_articles_stand_in_one_batch(
+    tmp_path, pairs, tokens, fixed, released
+):
     """In the order of the file, A and B would be on both sides of a split."""
-    rows = [chain("1", "A", "B"), chain("2", "C", "D"), chain("3", "B", "E"), chain("4", "F", "G")]
-    raw, config = hotpot(tmp_path, *rows), sized(40, article_tokens=20)
-    fixed = build("hotpotqa", raw, config, seed=0)
-    assert [[qa.id for qa in instance.questions] for instance in fixed] == [["1", "3"], ["2", "4"]]
-    titles = [set(instance.metadata["groups"]) for instance in fixed]
-    assert not titles[0] & titles[1]
-    released = build("hotpotqa", raw, replace(config, compat="release"), seed=0)
-    assert [[qa.id for qa in i.questions] for i in released] == [["1", "2"], ["3", "4"]]
+    raw = hotpot(tmp_path, *(chain(str(i), *pair) for i, pair in enumerate(pairs, start=1)))
+    config = sized(40, article_tokens=tokens)
+    for compat, batches in (("fixed", fixed), ("release", released)):
+        if batches:
+            built = build("hotpotqa", raw, replace(config, compat=compat), seed=0)
+            assert [[qa.id for qa in instance.questions] for instance in built] == batches
 
-
-def test_a_hotpotqa_component_that_is_too_large_has_batches_of_its_own(tmp_path):
-    rows = [chain("1", "A", "B"), chain("2", "X", "Y"), chain("3", "B", "C"), chain("4", "C", "D")]
-    built = build("hotpotqa", hotpot(tmp_path, *rows), sized(40, article_tokens=15), seed=0)
-    assert [[qa.id for qa in i.questions] for i in built] == [["1", "3"], ["2"], ["4"]]
-
-
-# --- booksum (7.3) -------------------------------------------------------------------------------
 
 AT_11 = sized(11, chapter_min_chunks=2)
 
@@ -310,7 +286,7 @@ def test_booksum_gives_the_worked_example(tmp_path, monkeypatch, identity_draws)
     assert "summarize" in qa.question.lower() and not qa.question.endswith(".")
     assert days[0] in qa.question and days[-1] in qa.question
     assert qa.answers == ("Nell, blue door, backwards clock",)
-    assert instance.metadata["groups"] == ["booksum:The Blue Door"]
+    assert groups_of([instance]) == [["booksum:The Blue Door"]]
     assert instance.metadata["dates"] == list(days)
 
 
@@ -378,8 +354,6 @@ def test_booksum_chapters_have_a_fitting_number_of_chunks(tmp_path):
     assert skips.dropped == {"chapters with too few chunks": 1, "chapters with too many chunks": 1}
 
 
-# --- pubmed-rct (7.4) ----------------------------------------------------------------------------
-
 ZINC = (
     ("Aim was to test zinc.", 3),
     ("Forty adults took zinc.", 2),
@@ -418,15 +392,8 @@ SMALL = replace(AT_15, max_chunks=3, max_questions=4, instances=10_000)
 
 def used(instance):
     """(sentences shown, sentences asked for)."""
-    shown = [
-        line.removeprefix("Sample: ")
-        for chunk in instance.chunks
-        for line in chunk.splitlines()
-        if line.startswith("Sample: ")
-    ]
-    return shown, [
-        qa.question.splitlines()[0].removeprefix("Sentence: ") for qa in instance.questions
-    ]
+    shown = re.findall("^Sample: (.*)", "\n".join(instance.chunks), re.MULTILINE)
+    return shown, [re.match("Sentence: (.*)", qa.question)[1] for qa in instance.questions]
 
 
 def test_pubmed_sentences_are_used_once_and_abstracts_stay_together(tmp_path):
@@ -486,9 +453,6 @@ def test_pubmed_reads_the_authors_file_with_its_abstracts(tmp_path):
     assert sorted(instance.metadata["groups"]) == ["pubmed-rct:7", "pubmed-rct:8"]
 
 
-# --- perltqa (7.5) -------------------------------------------------------------------------------
-
-
 def perl(folder, memory=ILA, asked=ILA_ASKED):
     write(folder, "perltmem_en.json", [memory])
     return write(folder, "perltqa_en.json", [{"Ila Brandt": asked}])
@@ -517,24 +481,18 @@ def test_perltqa_gives_the_worked_example(tmp_path):
 def test_perltqa_in_release_mode_loses_messages_and_asks_what_is_not_shown(tmp_path):
     [instance] = build("perltqa", perl(tmp_path), replace(WORDS, compat="release"), seed=0)
     assert "twice a day" not in instance.chunks[0]
-    assert [qa.question for qa in instance.questions] == [
-        "Who is Oskar?",
-        "How many trees did Ila plant?",
-        "What did the buyer pay?",
-    ]
+    asked = ["Who is Oskar?", "How many trees did Ila plant?", "What did the buyer pay?"]
+    assert [qa.question for qa in instance.questions] == asked
 
 
 def test_a_perltqa_dialogue_belongs_to_its_own_event_only(tmp_path):
     """Event 7_0_1 also takes the dialogues of 7_0_10."""
     ten = {"events": "7_0_10", "contents": {"2023": ["Oskar: It is cold."]}}
-    memory = ILA | {
-        "events": ILA["events"] | {"7_0_10": ILA["events"]["7_0_1"]},
-        "dialogues": ILA["dialogues"] | {"7_0_10#2": ten},
-    }
-    [right] = build("perltqa", perl(tmp_path, memory), WORDS, seed=0)
-    assert ["It is cold." in chunk for chunk in right.chunks] == [False, False, True]
-    [released] = build("perltqa", perl(tmp_path, memory), replace(WORDS, compat="release"), seed=0)
-    assert ["It is cold." in chunk for chunk in released.chunks] == [False, True, True]
+    events = ILA["events"] | {"7_0_10": ILA["events"]["7_0_1"]}
+    memory = ILA | {"events": events, "dialogues": ILA["dialogues"] | {"7_0_10#2": ten}}
+    for compat, told in (("fixed", [False, False, True]), ("release", [False, True, True])):
+        [built] = build("perltqa", perl(tmp_path, memory), replace(WORDS, compat=compat), seed=0)
+        assert ["It is cold." in chunk for chunk in built.chunks] == told
 
 
 @pytest.mark.parametrize(
@@ -598,21 +556,17 @@ def test_perltqa_shortens_checks_and_flags(tmp_path, monkeypatch):
 
     answer_stages(monkeypatch, reply)
     [instance] = build("perltqa", perl(tmp_path), replace(WORDS, stage="llm"), seed=0)
-    assert [(qa.id, qa.answers[0]) for qa in instance.questions] == [
-        ("events-0", "Forty"),
-        ("dialogues-0", "900 crowns"),
-    ]
+    golds = {qa.id: qa.answers[0] for qa in instance.questions}
+    assert golds == {"events-0": "Forty", "dialogues-0": "900 crowns"}
     assert instance.metadata["kept_whole"] == ["events-0"]
 
 
 def test_perltqa_characters_with_too_much_or_too_little_are_dropped(tmp_path):
     raw = perl(tmp_path)
-    for config in (replace(WORDS, event_max_chunks=1), replace(WORDS, min_kept_questions=3)):
+    for change in ({"event_max_chunks": 1}, {"min_kept_questions": 3}):
         with pytest.raises(InputError, match="expected a character with events and questions"):
-            build("perltqa", raw, config, seed=0)
+            build("perltqa", raw, replace(WORDS, **change), seed=0)
 
-
-# --- lme_train, the unpublished layout ------------------------------------------------------------
 
 DIALOGUES = (
     "[Dialogue at timestamp 2023/05/20 (Sat) 02:21]\n<User>I adopted a dog named Biscuit.\n"
@@ -632,7 +586,7 @@ def of_samples(folder, *samples, limit=30, close=24, skips=None, **more):
 
 @pytest.mark.parametrize(
     ("limit", "close", "chunks"),
-    [(20, 17, DIALOGUES), (30, 24, ("\n\n".join(DIALOGUES),)), (30, 26, ("\n\n".join(DIALOGUES),))],
+    [(20, 17, DIALOGUES), *((30, close, ("\n\n".join(DIALOGUES),)) for close in (24, 26))],
 )
 def test_a_sample_of_the_unpublished_layout_is_an_instance(tmp_path, limit, close, chunks):
     [instance] = of_samples(tmp_path, SAMPLE, limit=limit, close=close)
@@ -656,9 +610,8 @@ def test_types_of_a_sample_that_are_missing_or_do_not_fit_are_left_out(tmp_path,
 
 def test_questions_of_samples_that_evaluation_asks_are_left_out(tmp_path):
     """A sample of which none is left is no instance."""
-    row = {"questions": ["what is my dog called", "a"], "answers": [["x"], ["x"]]}
-    row |= {"context": str(["2023", [{"role": "user", "content": "Hi."}]])}
-    row |= {"metadata": {"source": "longmemeval_s*"}}
+    context, asked = str(["2023", [said("Hi.")]]), ["what is my dog called", "a"]
+    row = bench_row("longmemeval_s*", context, asked, [["x"], ["x"]])
     write(tmp_path, "Accurate_Retrieval.json", [row])
     skips, asked = Skips(), {"sample_id": "s2"} | TWO_ASKED
     samples = (SAMPLE, SAMPLE | asked, SAMPLE | {**asked, "sample_id": "s3"})
@@ -668,8 +621,6 @@ def test_questions_of_samples_that_evaluation_asks_are_left_out(tmp_path):
     assert skips.dropped == {"lme_train: questions of evaluation rows": 3}
     assert of_samples(tmp_path, *samples, exclude="evaluation", instances=1) == built[:1]
 
-
-# --- All of them ---------------------------------------------------------------------------------
 
 MADE = ("squad", "hotpotqa", "booksum", "pubmed-rct", "perltqa")
 ALSO = (
@@ -713,11 +664,8 @@ def test_builds_are_the_same_in_every_process_and_for_any_number_of_them(made, r
 
 
 @pytest.mark.parametrize("name", MADE)
-def test_metadata_is_flat_with_groups_and_a_limit_takes_the_first_instances(made, name):
+def test_groups_bear_the_name_of_the_source_and_a_limit_takes_the_first_instances(made, name):
     built = build(name, made[name], QUICK, seed=0)
     assert build(name, made[name], replace(QUICK, instances=1), seed=0) == built[:1]
-    for instance in built:
-        assert json.loads(json.dumps(instance.metadata, allow_nan=False)) == instance.metadata
-        assert all(group.startswith(f"{name}:") for group in instance.metadata["groups"])
-        values = [v if isinstance(v, list) else [v] for v in instance.metadata.values()]
-        assert all(isinstance(v, (str, int)) for value in values for v in value)
+    groups = [group for instance in built for group in instance.metadata["groups"]]
+    assert groups and all(group.startswith(f"{name}:") for group in groups)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from raw_rows import Scripted
 from stub_server import StubServer
 
 from memalpha_kit.chats import ChatReply
 from memalpha_kit.data import stages
-from memalpha_kit.data.stages import Llm, Rules, Short
+from memalpha_kit.data.stages import Llm, Short, Stage
 from memalpha_kit.errors import InputError, ModelGone
 from memalpha_kit.models.chat import Client
 from memalpha_kit.models.servers import Endpoint
@@ -35,32 +36,13 @@ def says(stub, answer):
     stub.answer = lambda body: answer(body["messages"][-1]["content"])
 
 
-class Scripted:
-    """A client that answers from a list, where None is a call that failed."""
-
-    def __init__(self, *replies):
-        self.replies, self.requests = list(replies), []
-
-    def chat(self, requests, accept=None):
-        self.requests += requests
-        return [ChatReply(self.replies.pop(0)) for _ in requests]
-
-
-# --- What is asked (the client itself: test_endpoint.py) ------------------------------------------
-
-
 def test_what_is_sent_has_temperature_0_and_nothing_about_reasoning(model, stub):
     model.answerable("Nora keeps bees.", [("Who?", "Nora")])
     [body] = stub.requests
-    assert body == {
-        "model": "tiny",
-        "messages": [
-            {"role": "system", "content": stages.ANSWER[1]},
-            {"role": "user", "content": "Nora keeps bees.\n\nQuestion: Who?"},
-        ],
-        "temperature": 0.0,
-        "max_tokens": 2048,
-    }
+    said = ("system", stages.ANSWER[1]), ("user", "Nora keeps bees.\n\nQuestion: Who?")
+    messages = [{"role": role, "content": content} for role, content in said]
+    asked = {"model": "tiny", "messages": messages, "temperature": 0.0, "max_tokens": 2048}
+    assert body == asked
 
 
 def test_a_request_that_fails_is_none_is_counted_and_is_asked_again(model, stub):
@@ -84,6 +66,21 @@ def test_a_reply_that_cannot_be_used_is_not_stored(model, stub, bad):
     for _ in range(2):
         assert model.keywords([SUMMARY]) == [("Nell", "door")]
     assert model.client.usage.cached == 1
+
+
+@pytest.mark.parametrize("changed", [("closed-book/next", None), (None, "Say less.")])
+def test_another_instruction_is_asked_again_and_no_text_is_stored(
+    model, stub, tmp_path, monkeypatch, changed
+):
+    """So is another version of the code that reads the reply; old replies stay as they are."""
+    says(stub, lambda question: "salt")
+    version, text, tokens = stages.CLOSED_BOOK
+    for number, (other, words) in enumerate([(version, text), changed], start=1):
+        monkeypatch.setattr(stages, "CLOSED_BOOK", (other or version, words or text, tokens))
+        assert model.closed_book([("Is it salt", "salt")], WORDS) == [False]
+        stored = [path.read_bytes() for path in tmp_path.rglob("*.json")]
+        assert model.client.usage.asked == len(stored) == number
+        assert b"Is it" not in b"".join(stored)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +108,7 @@ def test_a_stage_without_address_or_model_says_which(url, name, monkeypatch):
 
 
 def test_the_setting_names_what_stages_ask(monkeypatch):
-    assert isinstance(stages.chosen(BuildConfig(stage="rules")), Rules)
+    assert isinstance(stages.chosen(BuildConfig(stage="rules")), Stage)
     assert stages.chosen(BuildConfig()) is None
     config = BuildConfig(stage="llm", llm_url="http://x/v1/", llm_model="m", llm_cache="c")
     endpoint = stages.chosen(config).client.endpoint
@@ -119,9 +116,6 @@ def test_the_setting_names_what_stages_ask(monkeypatch):
     monkeypatch.setenv("OPENAI_BASE_URL", "http://y/v1")
     monkeypatch.setenv("OPENAI_MODEL", "n")
     assert stages.chosen(BuildConfig(stage="llm")).client.endpoint.url == "http://y/v1"
-
-
-# --- The closed-book filter -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -150,16 +144,9 @@ def test_equal_questions_keep_their_own_verdicts():
 
 
 def test_the_rule_drops_questions_that_answer_themselves():
-    pairs = [
-        ("Was the ferry built in 1911?", "1911"),
-        ("Is Orvane a lake?", "yes"),
-        ("What does Tessin grow?", "blue barley"),
-        ("How is it exported?", "it is exported by rail"),
-    ]
-    assert Rules().closed_book(pairs, WORDS) == [False, False, True, False]
-
-
-# --- Keywords -------------------------------------------------------------------------------------
+    pairs = [("Was it built in 1911?", "1911"), ("Is Orvane a lake?", "yes")]
+    pairs += [("What grows?", "blue barley"), ("How is it exported?", "it is exported by rail")]
+    assert Stage().closed_book(pairs, WORDS) == [False, False, True, False]
 
 
 @pytest.mark.parametrize(
@@ -178,7 +165,7 @@ def test_keywords_of_a_reply_are_unique_in_any_case_and_never_an_empty_list(repl
 def test_a_blank_summary_has_no_keywords_and_is_not_asked():
     client = Scripted("Nell")
     assert Llm(client).keywords(["  ", SUMMARY]) == [None, ("Nell",)]
-    assert len(client.requests) == 1 and Rules().keywords(["  "]) == [None]
+    assert len(client.requests) == 1 and Stage().keywords(["  "]) == [None]
 
 
 def test_keywords_follow_their_summary_wherever_it_stands(model, stub):
@@ -202,16 +189,14 @@ def test_keywords_follow_their_summary_wherever_it_stands(model, stub):
     ],
 )
 def test_the_rule_finds_names_with_their_titles_and_phrases(text, found):
-    assert set(found.split("|")) <= set(Rules().keywords([text])[0])
-    assert not {"Mr", "Mrs", "Mr.", "Mrs.", "Dr.", "Bennet"} & set(Rules().keywords([text])[0])
+    assert set(found.split("|")) <= set(Stage().keywords([text])[0])
+    assert not {"Mr", "Mrs", "Mr.", "Mrs.", "Dr.", "Bennet"} & set(Stage().keywords([text])[0])
 
 
 def test_the_rule_finds_at_most_twenty():
-    [found] = Rules().keywords([" ".join(f"Name{i} sat." for i in range(99))])
+    [found] = Stage().keywords([" ".join(f"Name{i} sat." for i in range(99))])
     assert len(found) == stages.MAX_KEYWORDS
 
-
-# --- Short answers --------------------------------------------------------------------------------
 
 SENTENCE = "She grows lemons and sells vans."
 
@@ -252,10 +237,7 @@ def test_only_what_was_invalid_is_asked_again():
     ],
 )
 def test_the_rule_keeps_what_the_answer_adds(question, answer, short):
-    assert Rules().shorten([(question, answer)]) == [short]
-
-
-# --- Answerable questions -------------------------------------------------------------------------
+    assert Stage().shorten([(question, answer)]) == [short]
 
 
 def test_an_answerable_gold_is_narrowed_to_what_the_reply_has():
@@ -264,11 +246,4 @@ def test_an_answerable_gold_is_narrowed_to_what_the_reply_has():
     assert stage.answerable("text", pairs) == ["Forty;lemon trees", "", None]
     text = "Ila planted forty lemon trees with Oskar."
     pairs = [("How many?", "Forty; olive trees"), ("Who?", "Lena Orr"), ("Whom?", "Osk")]
-    assert Rules().answerable(text, pairs) == ["Forty", "", ""]
-
-
-def test_a_stored_reply_narrows_as_a_new_one_does(model, stub):
-    says(stub, lambda question: "Forty lemon trees")
-    pairs = [("What?", "Forty; lemon trees; olive trees")]
-    new, stored = (model.answerable("text", pairs) for _ in range(2))
-    assert new == stored == ["Forty;lemon trees"] and model.client.usage.cached == 1
+    assert Stage().answerable(text, pairs) == ["Forty", "", ""]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from memalpha_kit.errors import InputError, closest
 from memalpha_kit.files import sha256
 from memalpha_kit.records import Instance
 from memalpha_kit.settings import BuildConfig
-from memalpha_kit.tasks import Task, task
+from memalpha_kit.tasks import task
 
 PROMPTS = {
     "AR": "You read texts one piece after the other. Keep the facts that questions may ask for.",
@@ -65,31 +65,24 @@ def build_source(
 ) -> Dataset:
     """The data set of a source from its raw files, split, with its card.
 
-    `ratio` is the share of the instances that goes to the training part; by default `train_share`.
+    `ratio` is the share of the instances that goes to the training part; by default nothing of an
+    evaluation source, else nine tenths.
     Raises InputError for raw files that are not as they must be.
     """
     named, kind, skips = SOURCES[name], task(name), Skips(config.on_error)
     rule = SEPARATIONS[config.compat]
-    ratio = train_share(kind, config.compat) if ratio is None else ratio
-    instances = [_completed(i, kind) for i in build_instances(name, raw, config, seed, skips)]
+    if ratio is None:
+        share = 1.0 if name in rule.all_train else TRAIN_SHARE
+        ratio = share if kind.role == "train" else 0.0
+    lists = {ANSWER_TYPE: "list"} if kind.role == "eval" else {}  # answers are lists, as published
+    instances = [
+        replace(i, prompt=i.prompt or PROMPTS[kind.category], metadata={**i.metadata, **lists})
+        for i in build_instances(name, raw, config, seed, skips)
+    ]
     train, test = rule.split(instances, ratio, seed)
     data = Dataset(name, tuple(train), tuple(test))
     made = {"seed": seed, "train_ratio": ratio, "rule": rule.rule}
     return replace(data, card=build_card(data, named, Path(raw), config, skips, **made))
-
-
-def train_share(kind: Task, compat: str = "fixed") -> float:
-    """The training share of a source: nothing of an evaluation source, else nine tenths."""
-    if kind.role != "train":
-        return 0.0
-    return 1.0 if kind.name in SEPARATIONS[compat].all_train else TRAIN_SHARE
-
-
-def _completed(instance: Instance, kind: Task) -> Instance:
-    """The instance with a task text, and in evaluation with answers as lists, as published."""
-    lists = {ANSWER_TYPE: "list"} if kind.role == "eval" else {}
-    prompt = instance.prompt or PROMPTS[kind.category]
-    return replace(instance, prompt=prompt, metadata={**instance.metadata, **lists})
 
 
 def merge_sets(
@@ -134,25 +127,25 @@ def _built(recipe: Recipe, root: Path) -> list[Path]:
     built: dict[str, list[Path]] = defaultdict(list)
     for path in sorted(root.glob(f"*/{dataset.CARD}")):
         built[dataset.read_card(path.parent).get("name", "")].append(path.parent)
-    _check_complete(recipe, built.keys(), str(root))
+    _check_complete(recipe, built, str(root))
     for name in recipe.instances:
         if len(built[name]) > 1:
-            folders = ", ".join(str(path) for path in built[name])
+            folders = ", ".join(map(str, built[name]))
             raise InputError(f"{root}: expected one data set of {name}, found {folders}")
     return [built[name][0] for name in recipe.instances]
 
 
 def _in_order(parts: Sequence[Dataset], recipe: Recipe) -> list[Dataset]:
     by_name = {part.name: part for part in parts}
-    _check_complete(recipe, by_name.keys(), "recipe")
+    _check_complete(recipe, by_name, "recipe")
     if extra := sorted(by_name.keys() - recipe.instances.keys()):
         wanted = ", ".join(recipe.instances)
         raise InputError(f"recipe: expected {wanted} only, found {extra[0]} too")
     return [by_name[name] for name in recipe.instances]
 
 
-def _check_complete(recipe: Recipe, names: Iterable[str], where: str) -> None:
-    if missing := [name for name in recipe.instances if name not in set(names)]:
+def _check_complete(recipe: Recipe, names: Container[str], where: str) -> None:
+    if missing := [name for name in recipe.instances if name not in names]:
         raise InputError(
             f"{where}: expected data sets of {', '.join(recipe.instances)}, found none of "
             f"{', '.join(missing)}; `memalpha data build` makes them"
@@ -166,12 +159,12 @@ def split_set(
     old, rule = dataset.read(path), SEPARATIONS[compat]
     train, test = rule.split((*old.train, *old.test), ratio, seed)
     new = Dataset(old.name, tuple(train), tuple(test))
-    settings = {"train_ratio": ratio, "rule": rule.rule, "seed": seed}
-    return replace(new, card=split_card(new, old, settings))
+    kept = {k: v for k, v in old.card.items() if k != "data_sha256"}
+    made = {"train_ratio": ratio, "rule": rule.rule, "seed": seed, **separation(new)}
+    card = {**kept, "name": new.name, "made_by": "split", **totals(new)}
+    return replace(new, card={**card, "split": made, "versions": versions()})
 
 
-# --- Cards ---------------------------------------------------------------------------------------
-#
 # A card says settings, seed, licence, revision, hashes of the raw files and of both parts, counts,
 # what was left out, how the split was made. It says nothing of the day, the folder or the number of
 # processes, so the same command gives the same card. It says what was seen: a revision stands in it
@@ -185,9 +178,7 @@ def build_card(
     data: Dataset, named: Source, raw: Path, config: BuildConfig, skips: Skips, **split: Any
 ) -> dict[str, Any]:
     """The card of a data set that was built from raw files; `split` has seed, rule and ratio."""
-    settings = {k: v for k, v in asdict(config).items() if k not in NOT_IN_CARD}
-    files = [path for pattern in named.files for path in matches(raw, pattern)]
-    hashes = {path.name: sha256(path) for path in files}
+    hashes = {path.name: sha256(path) for pattern in named.files for path in matches(raw, pattern)}
     kind = task(named.name)
     return {
         **{"name": data.name, "made_by": "build", "source": named.name},
@@ -195,7 +186,7 @@ def build_card(
         "licence": named.licence,
         "revision": revision(raw, hashes),
         "seed": split.pop("seed"),
-        "settings": settings,
+        "settings": {k: v for k, v in asdict(config).items() if k not in NOT_IN_CARD},
         "raw_sha256": hashes,
         **totals(data),
         "split": split | separation(data),
@@ -217,11 +208,16 @@ def merge_card(
     """
     inner = [dict(part.card) or {"name": part.name} for part in parts]
     kept = {i.id for i in (*merged.train, *merged.test)}
+
+    def n_kept(part: Dataset) -> int:
+        role = part.card.get("role", "train" if part.train else "eval")
+        return sum(i.id in kept for i in (part.test if role == "eval" else part.train))
+
     return {
         **{"name": merged.name, "made_by": "merge"},
         "settings": dict(settings),
         "instances_by_part": {
-            part.name: {"found": _count_kept(part, kept), "expected": expected.get(part.name)}
+            part.name: {"found": n_kept(part), "expected": expected.get(part.name)}
             for part in parts
         },
         **totals(merged),
@@ -232,27 +228,10 @@ def merge_card(
     }
 
 
-def _count_kept(part: Dataset, kept: set[str]) -> int:
-    """Instances of the part that are in the merged set: of its test part in evaluation."""
-    evaluation = part.card.get("role", "train" if part.train else "eval") == "eval"
-    return sum(instance.id in kept for instance in (part.test if evaluation else part.train))
-
-
-def split_card(data: Dataset, old: Dataset, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The card of a data set whose instances were split anew."""
-    return {
-        **{k: v for k, v in old.card.items() if k != "data_sha256"},
-        **{"name": data.name, "made_by": "split"},
-        **totals(data),
-        "split": {**settings, **separation(data)},
-        "versions": versions(),
-    }
-
-
 def separation(data: Dataset) -> dict[str, int]:
     """How many sets of instances belong together, and how many names are on both sides."""
     return {
-        "components": len(dataset.components([*data.train, *data.test])),
+        "components": len(dataset.linked(map(dataset.groups, (*data.train, *data.test)))),
         "shared_groups": len(dataset.shared_groups(data.train, data.test)),
     }
 
@@ -264,8 +243,7 @@ def totals(data: Dataset) -> dict[str, Any]:
     prints them, with a counter of one's choice.
     """
 
-    def count(chosen: Iterable[Instance]) -> dict[str, int]:
-        chosen = list(chosen)
+    def count(chosen: Sequence[Instance]) -> dict[str, int]:
         return {
             "instances": len(chosen),
             "chunks": sum(len(i.chunks) for i in chosen),

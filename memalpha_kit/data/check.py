@@ -40,26 +40,17 @@ def tables(paths: Sequence[Path], counter_name: str, workers: int = 1) -> dict[s
     Raises InputError for a path that holds no data set.
     """
     found = [dataset.read(path) for path in paths]
-    datasets = [replace(d, name=n) for d, n in zip(found, _names(paths, found), strict=True)]
-    folders = {data.name: Path(path) for data, path in zip(datasets, paths, strict=True)}
+    choices = ([d.name for d in found], [Path(path).resolve().name for path in paths])
+    distinct = (names for names in choices if len(set(names)) == len(names))
+    names = next(distinct, list(map(str, paths)))  # their own, else their folders', else paths
+    datasets = [replace(data, name=name) for data, name in zip(found, names, strict=True)]
     rows = statistics(datasets, counter_name, workers)
     return {
         "statistics": rows,
         "paper": beside_paper(rows, datasets),
-        "provenance": provenance(folders, datasets),
+        "provenance": provenance(paths, datasets),
         "leaks": leaks(datasets),
     }
-
-
-def _names(paths: Sequence[Path], datasets: Sequence[Dataset]) -> list[str]:
-    """Names that tell the data sets apart: their own, else their folders', else their paths."""
-    for names in ([d.name for d in datasets], [Path(path).resolve().name for path in paths]):
-        if len(set(names)) == len(names):
-            return names
-    return list(map(str, paths))
-
-
-# --- Statistics ----------------------------------------------------------------------------------
 
 
 def measure(data: Dataset, counter_name: str, workers: int = 1) -> pd.DataFrame:
@@ -103,9 +94,6 @@ def statistics(datasets: Iterable[Dataset], counter_name: str, workers: int = 1)
     return table.assign(counter=counter_name)
 
 
-# --- Ours beside the paper's ---------------------------------------------------------------------
-
-
 def paper() -> pd.DataFrame:
     """The paper's tables 6 to 8, as printed."""
     import pandas as pd
@@ -137,10 +125,7 @@ def _paper_table(data: Dataset) -> int:
     return 7 if recipe.startswith("balanced") else 6
 
 
-# --- Provenance ----------------------------------------------------------------------------------
-
-
-def provenance(folders: Mapping[str, Path], datasets: Iterable[Dataset]) -> pd.DataFrame:
+def provenance(paths: Sequence[Path], datasets: Sequence[Dataset]) -> pd.DataFrame:
     """A row per raw source of every data set: licence, revision, hashes of raw files and parts.
 
     `files` is "as in the card" or "as downloaded", "changed since" if a part's hash is another one,
@@ -149,8 +134,8 @@ def provenance(folders: Mapping[str, Path], datasets: Iterable[Dataset]) -> pd.D
     import pandas as pd
 
     rows = []
-    for data in datasets:
-        state, hashes, cards = _state(Path(folders[data.name]), data)
+    for path, data in zip(paths, datasets, strict=True):
+        state, hashes, cards = _state(Path(path), data)
         place = {"dataset": data.name, "files": state, "data_sha256": _short(hashes)}
         for card in cards:
             known = {name: card.get(name, "unknown") for name in ("source", "licence", "revision")}
@@ -161,16 +146,15 @@ def provenance(folders: Mapping[str, Path], datasets: Iterable[Dataset]) -> pd.D
 
 def _state(path: Path, data: Dataset) -> tuple[str, dict[str, str], Sequence[Mapping[str, Any]]]:
     """Whether the files are those that were recorded, their hashes, and the cards of the parts."""
-    folder = path.parent if path.is_file() else path
-    files = [path] if path.is_file() else []
+    folder, files = (path.parent, [path]) if path.is_file() else (path, [])
     files = files or [file for part in ("train", "test") for file in dataset.part_files(path, part)]
     hashes = {file.name: sha256(file) for file in files}
+    cards = data.card.get("parts") or [data.card]
     if recorded := data.card.get("data_sha256"):
-        state = "as in the card" if recorded == hashes else "changed since"
-        return state, hashes, data.card.get("parts") or [data.card]
+        return "as in the card" if recorded == hashes else "changed since", hashes, cards
     manifest = read_manifest(folder)
     if data.card or not manifest["files"]:
-        return "no card", hashes, data.card.get("parts") or [data.card]
+        return "no card", hashes, cards
     seen = revision(folder, hashes)
     state = "changed since" if seen == "unknown" else "as downloaded"
     return state, hashes, [{"source": manifest.get("dataset", "unknown"), "revision": seen}]
@@ -179,8 +163,6 @@ def _state(path: Path, data: Dataset) -> tuple[str, dict[str, str], Sequence[Map
 def _short(hashes: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {digest}" for name, digest in hashes.items())
 
-
-# --- For a terminal ------------------------------------------------------------------------------
 
 SHOWN = (
     *("train", "test", "leak", "groups", "questions", "same_question", "repeated", "shown"),
@@ -191,9 +173,12 @@ SHOWN = (
 def as_text(report: Mapping[str, pd.DataFrame]) -> str:
     """The report for a terminal; of the leaks only pairs that have anything in common."""
     rows, pairs = report["statistics"], report["leaks"]
-    shown = rows[[*PLACE, "instances", "questions"]].assign(
-        **{name: rows.apply(_with_range, axis=1, name=name) for name in RANGES}
-    )
+
+    def with_range(row: pd.Series, name: str) -> str:
+        return f"{row[name]:,.1f} [{row[f'{name}_min']:,}-{row[f'{name}_max']:,}]"
+
+    ranges = {name: rows.apply(with_range, axis=1, name=name) for name in RANGES}
+    shown = rows[[*PLACE, "instances", "questions"]].assign(**ranges)
     common = pairs[(pairs[["groups", "same_question", "shown", "shared_grams"]] > 0).any(axis=1)]
     counters = ", ".join(sorted(set(rows["counter"])))
     texts = {
@@ -205,10 +190,6 @@ def as_text(report: Mapping[str, pd.DataFrame]) -> str:
         f"{len(common)} have something in common": _plain(common[list(SHOWN)]),
     }
     return "\n\n".join(f"{title}\n{text}" for title, text in texts.items())
-
-
-def _with_range(row: pd.Series, name: str) -> str:
-    return f"{row[name]:,.1f} [{row[f'{name}_min']:,}-{row[f'{name}_max']:,}]"
 
 
 def _beside(table: pd.DataFrame) -> pd.DataFrame:

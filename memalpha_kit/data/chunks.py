@@ -6,7 +6,6 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 from memalpha_kit.errors import InputError
 from memalpha_kit.tokens import Counter
@@ -41,8 +40,8 @@ def _sized_pieces(text: str, counter: Counter, limit: int) -> Iterator[tuple[str
     if len(ends) <= limit:
         yield text, len(ends)
         return
-    places = tuple([match.end() for match in border.finditer(text)] for border in BORDERS)
-    ruler, start = _Ruler(ends, places, len(text)), 0
+    places = [[*(m.end() for m in border.finditer(text)), len(text)] for border in BORDERS]
+    ruler, start = _Ruler(ends, places), 0
     while start < len(text):
         piece, size = _piece(text, start, ruler, counter, limit)
         yield piece, size
@@ -68,8 +67,7 @@ class _Ruler:
     """Where a text's tokens end, and where it may be cut, the best kind of place first."""
 
     ends: Sequence[int]
-    places: tuple[Sequence[int], ...]
-    length: int
+    places: Sequence[Sequence[int]]
 
     def cut(self, start: int, stop: int, limit: int, kind: int = 0) -> int:
         """Where to end the piece that begins at `start`, at `stop` or before.
@@ -81,12 +79,10 @@ class _Ruler:
         if first + limit >= len(self.ends) or (full := self.ends[first + limit]) > stop:
             return stop
         if kind == len(self.places):
-            last = bisect_left(self.ends, full) - 1
-            return self.ends[max(last, first)]
+            return self.ends[max(bisect_left(self.ends, full) - 1, first)]
         place = bisect_left(self.places[kind], full)
         kept = self.places[kind][place - 1] if place else 0
-        after = self.places[kind][place] if place < len(self.places[kind]) else self.length
-        after = min(after, stop)
+        after = min(self.places[kind][place], stop)
         if kept > start and self.size(kept, after) <= limit:
             return kept
         return self.cut(start, after, limit, kind + 1)
@@ -109,8 +105,7 @@ def pack_paragraphs(
     a chunk of its own. Giving indices back is what makes evidence exact.
     Differs from the published `process_data.py`: the joiner's tokens count in the test as well.
     """
-    sizes = [counter.count(paragraph) for paragraph in paragraphs]
-    return pack_sizes(sizes, counter.count(joiner), draw_target)
+    return pack_sizes(list(map(counter.count, paragraphs)), counter.count(joiner), draw_target)
 
 
 def pack_sizes(
@@ -181,18 +176,17 @@ def _last_border(text: str, start: int, stop: int, cuts: Sequence[int]) -> int:
 
 Turn = tuple[str, str]
 """One turn of a dialogue: (role, content)."""
+Turns = tuple[tuple[int, int], ...]
+"""(session, turn) of each turn that stands in a chunk, wholly or in part."""
 
 
 @dataclass(frozen=True)
 class DialogueChunk:
-    """Parts of a chunk and the sum of their sizes in tokens.
-
-    `turns` are the (session, turn) indices that stand in it, wholly or in part.
-    """
+    """Parts of a chunk and the sum of their sizes in tokens."""
 
     parts: tuple[str, ...]
     size: int
-    turns: tuple[tuple[int, int], ...] = ()
+    turns: Turns = ()
 
     @property
     def text(self) -> str:
@@ -203,9 +197,7 @@ class DialogueChunk:
         """Whether the text has at most `limit` tokens."""
         return counter.fits(self.size, limit, self.parts, ())
 
-    def plus(
-        self, parts: tuple[str, ...], size: int, turns: tuple[tuple[int, int], ...]
-    ) -> DialogueChunk:
+    def plus(self, parts: tuple[str, ...], size: int, turns: Turns) -> DialogueChunk:
         """With more parts, which add `size` tokens."""
         return DialogueChunk(self.parts + parts, self.size + size, self.turns + turns)
 
@@ -228,32 +220,24 @@ def pack_dialogues(
     """
     chunks: list[DialogueChunk] = []
     held, gap = None, counter.count("\n\n")
-    parts = (
-        _segments(session, turns, date, counter, limit, reserve)
-        for session, (turns, date) in enumerate(zip(sessions, dates, strict=True))
-    )
-    for segment in chain.from_iterable(parts):
-        joined = segment
-        if held:
-            joined = held.plus(("\n\n", *segment.parts), gap + segment.size, segment.turns)
-        if held and not joined.fits(counter, limit):
-            chunks.append(held)
-            held = segment
-        elif not joined.fits(counter, close - 1):
-            chunks.append(joined)
-            held = None
-        else:
-            held = joined
+    for session, (turns, date) in enumerate(zip(sessions, dates, strict=True)):
+        for segment in _segments(session, turns, date, counter, limit, reserve):
+            joined = segment
+            if held:
+                joined = held.plus(("\n\n", *segment.parts), gap + segment.size, segment.turns)
+            if held and not joined.fits(counter, limit):
+                chunks.append(held)
+                held = segment
+            elif joined.fits(counter, close - 1):
+                held = joined
+            else:
+                chunks.append(joined)
+                held = None
     return [*chunks, held] if held else chunks
 
 
-@dataclass(frozen=True)
-class Line:
-    """A turn's text, or a piece of it, under its role; `size` in tokens."""
-
-    turn: int
-    text: str
-    size: int
+Line = tuple[int, str, int]
+"""A turn's number, its text or a piece of it under its role, and the size of that in tokens."""
 
 
 def _segments(
@@ -268,7 +252,8 @@ def _segments(
         )
 
     def plus(segment: DialogueChunk, line: Line) -> DialogueChunk:
-        return segment.plus((f"\n{line.text}",), joint + line.size, ((session, line.turn),))
+        turn, text, size = line
+        return segment.plus((f"\n{text}",), joint + size, ((session, turn),))
 
     empty = DialogueChunk((header,), start - joint)
     held = before = empty  # `before` is `held` without its last line
@@ -279,7 +264,7 @@ def _segments(
             before, held, last = held, grown, line
             continue
         carried = plus(empty, last)
-        asks = turns[last.turn][0] == "user" and bool(before.turns)
+        asks = turns[last[0]][0] == "user" and bool(before.turns)
         if asks and plus(carried, line).fits(counter, limit):
             yield before
             before, held = carried, plus(carried, line)
@@ -301,4 +286,4 @@ def _lines(turns: Sequence[Turn], counter: Counter, limit: int) -> Iterator[Line
             if counter.adds_up:  # exactly, so the tag may not grow together with a word
                 first = re.split(r"\s", piece, maxsplit=1)[0]
                 added = counter.count(tag + first) - counter.count(first)
-            yield Line(index, tag + piece, size + added)
+            yield index, tag + piece, size + added

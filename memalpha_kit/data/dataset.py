@@ -56,9 +56,6 @@ class Dataset:
         return {"train": self.train, "test": self.test}
 
 
-# --- Splitting -----------------------------------------------------------------------------------
-
-
 def groups(instance: Instance) -> tuple[str, ...]:
     """Names of what may not be on both sides: the builder's, or else the questions and answers.
 
@@ -77,11 +74,6 @@ def shared_groups(train: Iterable[Instance], test: Iterable[Instance]) -> list[s
     return sorted(left & right)
 
 
-def components(instances: Sequence[Instance]) -> list[list[int]]:
-    """Positions of the instances that must stay together, in order of first appearance."""
-    return linked(map(groups, instances))
-
-
 def linked(names: Iterable[Iterable[str]]) -> list[list[int]]:
     """Positions of the lists of names that share one, directly or through others, in old order.
 
@@ -89,7 +81,6 @@ def linked(names: Iterable[Iterable[str]]) -> list[list[int]]:
     [[0, 2], [1]]
     """
     parent: dict[str, str] = {}
-    members: dict[str, list[int]] = {}
 
     def root(name: str) -> str:
         while parent.setdefault(name, name) != name:
@@ -97,13 +88,13 @@ def linked(names: Iterable[Iterable[str]]) -> list[list[int]]:
         return name
 
     firsts = []
-    for own in names:
-        first, *others = own
+    for first, *others in names:
         firsts.append(first)
         for name in others:
             parent[root(name)] = root(first)
+    members: dict[str, list[int]] = defaultdict(list)
     for position, first in enumerate(firsts):
-        members.setdefault(root(first), []).append(position)
+        members[root(first)].append(position)
     return list(members.values())
 
 
@@ -115,29 +106,23 @@ def split(instances: Sequence[Instance], ratio: float, seed: int) -> Parts:
     source that hangs together as a whole has no test part. Raises InputError for a wrong ratio.
     """
     by_source: dict[str, list[list[int]]] = defaultdict(list)
-    for component in components(instances):
+    for component in linked(map(groups, instances)):
         by_source[instances[component[0]].source].append(component)
-    held_out = {
-        index
-        for source, drawn in by_source.items()
-        for index in _held_out(drawn, ratio, random.Random(f"{seed}/{source}/split"))
-    }
+    held_out: set[int] = set()
+    for source, drawn in by_source.items():
+        n = sum(map(len, drawn))
+        wanted = n - n_train(n, ratio)
+        random.Random(f"{seed}/{source}/split").shuffle(drawn)
+        chosen: list[int] = []
+        for component in drawn:
+            if len(chosen) + len(component) <= wanted:
+                chosen += component
+        smallest = min(drawn, key=len)
+        held_out.update(smallest if wanted and not chosen and 2 * len(smallest) <= n else chosen)
     train = [instance for i, instance in enumerate(instances) if i not in held_out]
     test = [instances[i] for i in sorted(held_out)]
     assert not shared_groups(train, test)
     return train, test
-
-
-def _held_out(drawn: list[list[int]], ratio: float, rng: random.Random) -> list[int]:
-    n = sum(map(len, drawn))
-    wanted = n - n_train(n, ratio)
-    chosen: list[int] = []
-    rng.shuffle(drawn)
-    for component in drawn:
-        if len(chosen) + len(component) <= wanted:
-            chosen += component
-    smallest = min(drawn, key=len)
-    return smallest if wanted and not chosen and 2 * len(smallest) <= n else chosen
 
 
 def n_train(n: int, ratio: float) -> int:
@@ -159,9 +144,6 @@ class Separation:
 
 SEPARATIONS: Registry[Separation] = Registry("compat")
 SEPARATIONS.add("fixed", Separation("groups", split, strict=True))
-
-
-# --- Merging -------------------------------------------------------------------------------------
 
 
 def merge(
@@ -255,7 +237,7 @@ def read(path: Path) -> Dataset:
     parts = {part: tuple(i for f in files[part] for i in load_instances(f, name)) for part in files}
     for part, instances in parts.items():
         check_ids(instances, f"{path}: {part}")
-    return Dataset(name, parts["train"], parts["test"], card)
+    return Dataset(name, **parts, card=card)
 
 
 def train_and_held_out(data: Sequence[Path], validation: Sequence[Path] = ()) -> Parts:
@@ -266,7 +248,7 @@ def train_and_held_out(data: Sequence[Path], validation: Sequence[Path] = ()) ->
     twice, and a group on both sides.
     """
     train: list[Instance] = []
-    held_out: list[Instance] = []
+    held_out = [i for found in map(read, validation) for i in found.test or found.train]
     for path in data:
         found = read(path)
         part = found.train or (found.test if path.is_file() else ())
@@ -274,8 +256,6 @@ def train_and_held_out(data: Sequence[Path], validation: Sequence[Path] = ()) ->
             raise InputError(f"{path}: expected a training part ({TRAIN}), found none")
         train += part
         held_out += () if validation or path.is_file() else found.test
-    for found in map(read, validation):
-        held_out += found.test or found.train
     for side in (train, held_out):
         check_ids(side, "data")
     if shared := shared_groups(train, held_out):
@@ -301,9 +281,7 @@ def one_file(path: Path) -> Path:
 
     Raises InputError if there is none, or if the part is in several files.
     """
-    if path.is_file():
-        return path
-    found = part_files(path, "test")
+    found = [path] if path.is_file() else part_files(path, "test")
     if len(found) != 1:
         names = ", ".join(file.name for file in found) or "none"
         raise InputError(

@@ -51,9 +51,8 @@ def build_examples(profile: Profile, out: Path) -> dict[str, Path]:
 
     Each has train.parquet, test.parquet and card.json.
     """
-    names = [name for name in SOURCES if TASKS[name].role != "ours"]
     config = dataclasses.replace(profile.data, stage="rules", rows="any")
-    kinds = {name: (name, config) for name in names}
+    kinds = {name: (name, config) for name in SOURCES if TASKS[name].role != "ours"}
     kinds[LEAKY] = ("ttl_train", dataclasses.replace(config, compat="release"))
     built = {}
     leaky = logging.getLogger("memalpha_kit.release.data")

@@ -81,18 +81,16 @@ def only_hay(long: Instance, short: Instance) -> Instance:
 
 def _apart(instance: Instance, other: Instance) -> bool:
     """Whether another instance's chunks may be hay at all."""
-    if set(groups(instance)) & set(groups(other)):
-        return False
     labels = metric_of(instance.source, judged=False) == "label"
-    return not (labels and instance.source == other.source)
+    same = labels and instance.source == other.source
+    return not same and set(groups(instance)).isdisjoint(groups(other))
 
 
 def _mixed(instance: Instance, own: Sequence[float], hay: Sequence[tuple[float, str]]) -> Instance:
     """The instance's chunks at their places in [0, 1), growing, and the hay at its."""
-    placed = [
-        (place, i, chunk) for i, (place, chunk) in enumerate(zip(own, instance.chunks, strict=True))
-    ]
-    placed = sorted([*placed, *((place, -1, chunk) for place, chunk in hay)])
+    placed = [(place, -1, chunk) for place, chunk in hay]
+    placed += zip(own, range(len(own)), instance.chunks, strict=True)
+    placed.sort()
     moved: dict[int | None, int] = {i: at for at, (_, i, _) in enumerate(placed)}
     asked = tuple(replace(qa, chunk=moved.get(qa.chunk)) for qa in instance.questions)
     return replace(instance, chunks=tuple(chunk for *_, chunk in placed), questions=asked)

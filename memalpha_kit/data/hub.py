@@ -90,17 +90,24 @@ def download(
         raise InputError(f"data set: expected a known name, {found}")
     named = sets[dataset]
     out = Path(out or named.folder)
+    manifest: dict[str, Any] = {"dataset": dataset, "about": named.about}
     if dry_run:
         rows = (f"{split} {' or '.join(map(str, n))}" for split, n in named.rows.items())
-        return {
-            **{"dataset": dataset, "about": named.about, "to": str(out)},
+        return manifest | {
+            "to": str(out),
             "revision": revision or "none given: a commit's 40 hex digits are needed",
             "would fetch": ", ".join(named.paths),
             "would check columns": ", ".join(named.columns) or "not known",
             "would check rows": ", ".join(rows) or "not known",
         }
-    manifest: dict[str, Any] = {"dataset": dataset, "about": named.about}
-    manifest["revision"] = _commit(named, revision)
+    if revision is None or not re.fullmatch(r"[0-9a-f]{40}", revision):  # branches and tags move
+        found = "none" if revision is None else repr(revision)
+        raise InputError(
+            f"{dataset}: revision: expected a commit's 40 hex digits, found {found} "
+            f"(https://huggingface.co/datasets/{dataset}/commits/main lists them; the kit knows of "
+            "none that it has verified)"
+        )
+    manifest["revision"] = revision
     with held(out):
         return _downloaded(named, manifest, out, any_rows)
 
@@ -117,7 +124,7 @@ def _downloaded(
     for name in whole:
         _check_same(out / name, recorded[name]["sha256"], sha256(out / name))
     if len(whole) == len(recorded) > 0:
-        return {**manifest, "files": recorded}
+        return manifest | {"files": recorded}
     manifest["files"] = _fetch(named, manifest["revision"], out, any_rows, recorded)
     save_json(out / MANIFEST, manifest)
     return manifest
@@ -150,21 +157,6 @@ def revision(folder: Path, hashes: Mapping[str, str]) -> str:
     recorded = {Path(name).name: facts["sha256"] for name, facts in manifest["files"].items()}
     same = hashes and all(recorded.get(name) == digest for name, digest in hashes.items())
     return manifest.get("revision", "unknown") if same else "unknown"
-
-
-def _commit(named: HubSet, revision: str | None) -> str:
-    """The revision, if it is a commit. Raises InputError: names of branches and tags move."""
-    if revision is None or not re.fullmatch(r"[0-9a-f]{40}", revision):
-        page = f"https://huggingface.co/datasets/{named.repo}/commits/main"
-        found = "none" if revision is None else repr(revision)
-        raise InputError(
-            f"{named.repo}: revision: expected a commit's 40 hex digits, found {found} ({page} "
-            "lists them; the kit knows of none that it has verified)"
-        )
-    return revision
-
-
-# --- Fetching ------------------------------------------------------------------------------------
 
 
 def _fetch(
@@ -219,9 +211,6 @@ def _arrived(named: HubSet, revision: str, partial: Path) -> dict[str, Path]:
             f"{named.repo}: expected {expected}, found {', '.join(sorted(listed)[:5]) or 'nothing'}"
         )
     return found
-
-
-# --- Checking ------------------------------------------------------------------------------------
 
 
 def _check_same(path: Path, wanted: str, found: str) -> None:

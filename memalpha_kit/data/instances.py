@@ -10,6 +10,7 @@ import json
 import math
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,6 @@ evaluation files."""
 MAX_QUESTIONS = 100
 GROUP = 8_000_000
 """Characters of rows that are written together, so that a data set is not held several times."""
-
-
-# --- Writing -------------------------------------------------------------------------------------
 
 
 def save_instances(path: Path, instances: Sequence[Instance]) -> None:
@@ -127,9 +125,6 @@ def _is_flat(value: Any) -> bool:
     )
 
 
-# --- Reading -------------------------------------------------------------------------------------
-
-
 def load_instances(path: Path, source: str | None = None) -> list[Instance]:
     """The instances of a parquet file with the public schema, ours or published.
 
@@ -157,10 +152,8 @@ def read_instance(row: Mapping[str, Any], where: str, source: str | None = None)
         if not isinstance(chunk, str):
             raise InputError(f"{where}: chunks[{i}]: expected text, found {chunk!r:.40}")
     column = f"{where}: questions_and_answers"
-    pairs = [
-        _pair(pair, f"{column}[{i}]")
-        for i, pair in enumerate(_items(row["questions_and_answers"], column))
-    ]
+    items = _items(row["questions_and_answers"], column)
+    pairs = [_pair(pair, f"{column}[{i}]") for i, pair in enumerate(items)]
     metadata = _metadata(row.get("metadata"))
     if (also := row.get("sub_source")) and also != name:
         metadata.setdefault("sub_source", _flat(also))
@@ -169,15 +162,14 @@ def read_instance(row: Mapping[str, Any], where: str, source: str | None = None)
     evidence = _parallel(evidence, int | None, [None] * len(pairs))
     if len(set(ids)) < len(ids):
         raise InputError(f"{where}: metadata: question_ids: expected each once")
+    if any(isinstance(answers, list) and len(answers) == 1 for _, answers in pairs):
+        metadata[ANSWER_TYPE] = "list"
     questions = [
         QA(i, question, tuple(map(str, answers if isinstance(answers, list) else [answers])), chunk)
         for i, (question, answers), chunk in zip(ids, pairs, evidence, strict=True)
     ]
-    if any(isinstance(answers, list) and len(answers) == 1 for _, answers in pairs):
-        metadata[ANSWER_TYPE] = "list"
-    prompt = row.get("prompt")
+    prompt = row["prompt"] if isinstance(row.get("prompt"), str) else ""
     try:
-        prompt = prompt if isinstance(prompt, str) else ""
         instance = make_instance(name, chunks, questions, prompt, metadata)
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
@@ -213,7 +205,9 @@ def _metadata(value: Any) -> dict[str, Any]:
     dotted names, deeper lists become JSON text, NaN None, and what is no object stays under
     "metadata".
     """
-    value = _parsed(value)
+    if isinstance(value, str):
+        with suppress(ValueError, RecursionError):
+            value = json.loads(value, parse_constant=lambda _: None)
     if not isinstance(value, dict):
         return {} if value is None else {"metadata": _flat(value)}
     outer = flat({key: inner for key, inner in value.items() if key != "metadata"})
@@ -222,14 +216,6 @@ def _metadata(value: Any) -> dict[str, Any]:
 
 def _flat(value: Any) -> Any:
     return value if _is_flat(value) else json.dumps(value, default=str)
-
-
-def _parsed(value: Any) -> Any:
-    """The JSON value in a text, or the value itself."""
-    try:
-        return json.loads(value, parse_constant=lambda _: None) if isinstance(value, str) else value
-    except (ValueError, RecursionError):
-        return value
 
 
 def _parallel(value: Any, kind: Any, default: list[Any]) -> list[Any]:

@@ -61,11 +61,6 @@ def content(chunk: str) -> str:
     return chunk
 
 
-def samples(chunk: str) -> list[tuple[str, str]]:
-    """(sentence, label number) of every labelled sample that a chunk shows."""
-    return SAMPLE.findall(content(chunk))
-
-
 @dataclass(frozen=True)
 class Side:
     """What is compared of one part of one source."""
@@ -130,22 +125,22 @@ def _side(
     name: str, instances: Sequence[Instance], labels: set[str] | None, numbered: Words
 ) -> Side:
     asked: dict[str, set[str]] = defaultdict(set)
-    shown: dict[str, set[str]] = defaultdict(set)
     labelled: set[str] = set()
-    grams = []
     for qa in (qa for instance in instances for qa in instance.questions):
         sentence = ASKED.match(qa.question)
         question = key(sentence[1] if sentence else qa.question)
         asked[question].update(map(key, qa.answers))
         if sentence:
             labelled.add(question)
+    grams = []
     sentences: dict[str, set[str]] = defaultdict(set)  # the same ones stand in many instances
-    for chunk in (chunk for instance in instances for chunk in instance.chunks):
-        found = samples(chunk)
-        for text, number in found:
+    for held in (content(chunk) for instance in instances for chunk in instance.chunks):
+        samples = SAMPLE.findall(held)  # (sentence, label number)
+        for text, number in samples:
             sentences[text].add(number)
-        if not found:
-            grams.append(np.unique(numbered.grams(normalise(content(chunk)).split())))
+        if not samples:
+            grams.append(np.unique(numbered.grams(normalise(held).split())))
+    shown: dict[str, set[str]] = defaultdict(set)
     for text, numbers in sentences.items():
         shown[key(text)] |= numbers
     grams.append(numbered.sentences(sentences))
@@ -163,31 +158,27 @@ def compare(train: Side, test: Side) -> dict[str, Any]:
     shared = len(np.intersect1d(train.grams, test.grams, assume_unique=True))
     groups = len(train.groups & test.groups)
     share = shared / len(test.grams) if len(test.grams) else 0.0
+    few = LIMIT * len(test.asked)
     kinds = {
         "groups": groups > 0,
-        "questions": _reaches(len(repeated), len(test.asked)),
-        "labelled questions": _reaches(len(shown), len(test.asked)),
+        "questions": len(repeated) >= few > 0,
+        "labelled questions": len(shown) >= few > 0,
         "contexts": share >= LIMIT,
     }
+    shared_labels = None
+    if train.labels is not None and test.labels is not None:
+        shared_labels = len(train.labels & test.labels)
     return {
         **{"train": train.name, "test": test.name, "groups": groups},
         **{"questions": len(test.asked), "same_question": len(same), "repeated": len(repeated)},
         **{"shown": len(shown), "grams": len(test.grams), "shared_grams": shared},
         "gram_share": share,
-        "labels": len(test.labels) if test.labels is not None else None,
-        "shared_labels": _shared(train.labels, test.labels),
+        "labels": None if test.labels is None else len(test.labels),
+        "shared_labels": shared_labels,
         "shared_samples": len(both),
         "same_number": sum(bool(train.shown[s] & test.shown[s]) for s in both),
         "leak": ", ".join(kind for kind, found in kinds.items() if found),
     }
-
-
-def _shared(labels: set[str] | None, others: set[str] | None) -> int | None:
-    return None if labels is None or others is None else len(labels & others)
-
-
-def _reaches(n: int, total: int) -> bool:
-    return n > 0 and n >= LIMIT * total
 
 
 def leaks(datasets: Iterable[Dataset]) -> pd.DataFrame:

@@ -37,9 +37,8 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
             if path.suffix == ".gz":
                 file = io.BufferedReader(stack.enter_context(gzip.open(path)))
             elif path.suffix == ".zip":
-                file = stack.enter_context(
-                    _member(stack.enter_context(zipfile.ZipFile(path)), path)
-                )
+                archive = stack.enter_context(zipfile.ZipFile(path))
+                file = stack.enter_context(_member(archive, path))
             elif path.suffix == ".7z":
                 file = stack.enter_context(open(_unpacked(path, stack), "rb"))
             else:

@@ -30,8 +30,6 @@ from memalpha_kit.errors import InputError
 Item = tuple[Any, str]
 """A raw row and where it stands."""
 
-# --- Finding files -------------------------------------------------------------------------------
-
 PACKED = (".gz", ".zip")
 """Endings that a plain raw file may have on top of its own; an archive has one member."""
 SHOWN = 8  # names of a folder that an error lists
@@ -55,21 +53,19 @@ def raw_file(folder: Path, pattern: str) -> Path:
     found = matches(folder, pattern)
     if len(found) == 1:
         return found[0]
-    names = ", ".join(path.name for path in found) or f"none of them in {_listing(Path(folder))}"
+    names = ", ".join(path.name for path in found) or f"none of them in {listing(Path(folder))}"
     first, *others = pattern.split("|")
     also = f" (or {', '.join(others)})" if others else ""
     raise InputError(f"{folder}: expected one raw file {first}{also}, found {names}")
 
 
-def _listing(folder: Path) -> str:
+def listing(folder: Path, kind: str = "raw files") -> str:
+    """What is in a folder, as an error shows it. Raises InputError if there is no folder."""
     if not folder.is_dir():
-        raise InputError(f"{folder}: expected a folder with raw files, found no folder")
+        raise InputError(f"{folder}: expected a folder with {kind}, found no folder")
     names = sorted(f"{path.name}/" if path.is_dir() else path.name for path in folder.iterdir())
     more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return f"{', '.join(names[:SHOWN])}{more}" if names else "an empty folder"
-
-
-# --- Text ----------------------------------------------------------------------------------------
 
 
 def read_text(path: Path, encodings: Sequence[str] = ("utf-8-sig",)) -> str:
@@ -94,9 +90,6 @@ def read_text(path: Path, encodings: Sequence[str] = ("utf-8-sig",)) -> str:
     return text
 
 
-# --- Rows ----------------------------------------------------------------------------------------
-
-
 def rows(
     folder: Path, pattern: str, columns: Sequence[str], skips: Skips, single: bool = False
 ) -> Iterator[Item]:
@@ -113,7 +106,10 @@ def rows(
         files = [raw_file(folder, pattern)]
     for path in files:
         if path.suffix == ".parquet":
-            yield from _parquet_rows(path, columns)
+            with parquet(path, columns) as file:
+                batches = file.iter_batches(1000, columns=list(columns))
+                found = (row for batch in batches for row in batch.to_pylist())
+                yield from ((row, f"{path}: row {number}") for number, row in enumerate(found))
         elif ".jsonl" in path.suffixes[-2:]:
             yield from _json_lines(path, skips)
         else:
@@ -141,13 +137,6 @@ def parquet(path: Path, columns: Sequence[str] = ()) -> Iterator[pq.ParquetFile]
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         found = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path}: expected parquet, found: {found:.80}") from error
-
-
-def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[Item]:
-    with parquet(path, columns) as file:
-        batches = file.iter_batches(1000, columns=list(columns))
-        rows = (row for batch in batches for row in batch.to_pylist())
-        yield from ((row, f"{path}: row {number}") for number, row in enumerate(rows))
 
 
 def lines(path: Path, skips: Skips) -> Iterator[tuple[str, str]]:
@@ -189,8 +178,7 @@ def _json_items(path: Path, skips: Skips, single: bool) -> Iterator[Item]:
                 raise InputError(f"{path}: expected a JSON list of records, found {found}")
             feed.at += 1
             while number or feed.peek() != "]":
-                value = feed.value()
-                yield value, f"{path}: record {number}"
+                yield feed.value(), f"{path}: record {number}"
                 number += 1
                 if (after := feed.peek()) == "]":
                     return
@@ -292,9 +280,6 @@ def csv_rows(
         raise InputError(f"{path}: {found}") from error
 
 
-# --- Fields --------------------------------------------------------------------------------------
-
-
 class Row(BaseModel):
     """A raw row: fields that are not named are ignored, values are never converted."""
 
@@ -327,6 +312,7 @@ def checked(model: type[M], raw: Any, where: str) -> M:
 _WORDS = {
     **dict.fromkeys(("string_type", "string_unicode", "string_pattern_mismatch"), "text"),
     **{"list_type": "a list", "dict_type": "an object", "model_type": "an object"},
+    "too_short": "a list that is not empty",
     **{"int_type": "a whole number", "int_parsing_size": "a smaller number"},
 }
 
@@ -334,12 +320,10 @@ _WORDS = {
 def _kind(model: Any, place: Sequence[str | int]) -> str:
     """The word for what should stand at this place of a model."""
     for part in place:
-        if fields := getattr(model, "model_fields", None):
-            names = {
-                n: (n, f.alias, *getattr(f.validation_alias, "choices", ()))
-                for n, f in fields.items()
-            }
-            model = next(fields[n].annotation for n, known in names.items() if part in known)
+        for name, field in getattr(model, "model_fields", {}).items():
+            if part in (name, field.alias, *getattr(field.validation_alias, "choices", ())):
+                model = field.annotation
+                break
         else:
             model = get_args(model)[-1]
     origin = get_origin(model) or model

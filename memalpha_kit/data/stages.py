@@ -9,11 +9,11 @@ infbench_sum_eng_shots2; perltqa twice):
     stage.shorten([(question, answer), ...])           # [Short("31 years", True), ...]
     stage.answerable(text, [(question, gold), ...])    # ["Forty", "", None, ...]
 
-Two answer them: `llm` asks a language model, `rules` is a floor for machines without one; whatever
-else is added to `STAGES` can be named in the setting `stage`. Results come in the order of what was
-handed in, so they can never be attached to another text. What failed is None and counted by the
-builder: never "", never an empty list (in the published `process_data.py` a failed call gives an
-empty answer, and keywords are looked up by the row's number).
+Two answer them: `rules` (`Stage` itself) is a floor for machines without a model, `llm` asks a
+language model; whatever else is added to `STAGES` can be named in the setting `stage`. Results come
+in the order of what was handed in, so they can never be attached to another text. What failed is
+None and counted by the builder: never "", never an empty list (in the published `process_data.py` a
+failed call gives an empty answer, and keywords are looked up by the row's number).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pathlib import Path
 
 import yaml
 
-from memalpha_kit.chats import ChatReply, ChatRequest, request
+from memalpha_kit.chats import ChatReply, request
 from memalpha_kit.errors import InputError
 from memalpha_kit.models.chat import Client
 from memalpha_kit.models.servers import Endpoint
@@ -36,6 +36,13 @@ from memalpha_kit.text import normalise, without_thinking
 
 Pairs = Sequence[tuple[str, str]]
 """(question, gold answer) of each question."""
+_TEXTS = yaml.safe_load(Path(__file__).with_name("stages.yaml").read_text(encoding="utf-8"))
+Instruction = tuple[str, str, int]
+"""Version, text, and the most tokens of a reply. Another version is another cache entry."""
+CLOSED_BOOK, KEYWORDS, SHORTEN, ANSWER = (
+    (row["version"], row["text"], row["max_tokens"]) for row in _TEXTS["instructions"].values()
+)
+ATTEMPTS = 3  # replies that are asked for until one can be used
 SHORT_TOKENS = 5  # a gold with so many tokens is too long for a metric that looks for it
 MAX_KEYWORDS = 20
 MAX_WORDS = 3  # of one keyword
@@ -50,7 +57,13 @@ class Short:
 
 
 class Stage:
-    """What both stages share: the matching of answers, and which answers are short enough."""
+    """The floor: keeps the shape of the data right (short golds, keywords instead of prose).
+
+    closed book     a question is dropped if it contains its gold, or the gold is yes or no
+    keywords        names and phrases of a summary, cut at stop words
+    shortening      what an answer adds to the words of its question, in pieces of three words
+    answerability   the whole text stands for the reply: the gold must be mentioned in it
+    """
 
     def closed_book(self, pairs: Pairs, count: Callable[[str], int]) -> list[bool | None]:
         """True for a question to keep, False for one to remove, None if the model failed.
@@ -66,44 +79,18 @@ class Stage:
 
     def needs_text(self, pairs: Pairs) -> list[bool | None]:
         """Whether each question cannot be answered without the text; None if the model failed."""
-        raise NotImplementedError
-
-    def keywords(self, summaries: Sequence[str]) -> list[tuple[str, ...] | None]:
-        """The keywords of each summary; None where there are none to be had."""
-        raise NotImplementedError
-
-    def shorten(self, pairs: Pairs) -> list[Short]:
-        """Each answer in keywords, or as it is."""
-        raise NotImplementedError
-
-    def answerable(self, text: str, pairs: Pairs) -> list[str | None]:
-        """The part of each gold that the text tells, "" for none; None if the model failed."""
-        raise NotImplementedError
-
-
-class Rules(Stage):
-    """The floor: keeps the shape of the data right (short golds, keywords instead of prose).
-
-    closed book     a question is dropped if it contains its gold, or the gold is yes or no
-    keywords        names and phrases of a summary, cut at stop words
-    shortening      what an answer adds to the words of its question, in pieces of three words
-    answerability   the whole text stands for the reply: the gold must be mentioned in it
-    """
-
-    def needs_text(self, pairs: Pairs) -> list[bool | None]:
-        """Whether the question does not give its own answer away."""
         return [normalise(g) not in ("yes", "no") and not mentions(q, g) for q, g in pairs]
 
     def keywords(self, summaries: Sequence[str]) -> list[tuple[str, ...] | None]:
-        """Names and phrases of each summary; None for one without any."""
+        """The keywords of each summary; None where there are none to be had."""
         return [keywords_by_rule(summary) or None for summary in summaries]
 
     def shorten(self, pairs: Pairs) -> list[Short]:
-        """What each answer adds to its question; an answer that adds nothing stays."""
+        """Each answer in keywords of at most three words, joined by `; `, or as it is."""
         return [_short(shortened_by_rule(*pair), pair[1]) for pair in pairs]
 
     def answerable(self, text: str, pairs: Pairs) -> list[str | None]:
-        """The gold of each question as far as the text mentions it, "" if it does not."""
+        """The part of each gold that the text tells, "" for none; None if the model failed."""
         return [narrowed(gold, text) for _, gold in pairs]
 
 
@@ -119,53 +106,57 @@ class Llm(Stage):
 
     def needs_text(self, pairs: Pairs) -> list[bool | None]:
         """Whether the model's answer to the question alone does not mention the gold."""
-        replies = self._ask([_asked(CLOSED_BOOK, question) for question, _ in pairs])
+        replies = self._ask(CLOSED_BOOK, [question for question, _ in pairs])
         return [
             None if reply is None else not mentions(reply, gold)
             for (_, gold), reply in zip(pairs, replies, strict=True)
         ]
 
     def keywords(self, summaries: Sequence[str]) -> list[tuple[str, ...] | None]:
-        """The keywords of each summary; None where there are none to be had."""
+        """What the model lists; a blank summary is not asked about."""
         asked = [i for i, summary in enumerate(summaries) if summary.strip()]
-        found: list[tuple[str, ...] | None] = [None] * len(summaries)
-        requests = [_asked(KEYWORDS, summaries[i]) for i in asked]
-        replies = self._ask(requests, lambda reply: "" if listed(reply) else "no keyword")
-        for i, reply in zip(asked, replies, strict=True):
-            found[i] = listed(reply or "") or None
-        return found
+        texts = [summaries[i] for i in asked]
+        replies = self._ask(KEYWORDS, texts, lambda reply: "" if listed(reply) else "no keyword")
+        found = {i: listed(reply or "") for i, reply in zip(asked, replies, strict=True)}
+        return [found.get(i) or None for i in range(len(summaries))]
 
     def shorten(self, pairs: Pairs) -> list[Short]:
-        """The short form of each answer: keywords of at most three words, joined by `; `.
-
-        A reply that breaks the rules is asked for again with the reason, three times in all.
-        """
+        """A reply that breaks the rules is asked for again with the reason, three times in all."""
         found = [Short(answer, False) for _, answer in pairs]
         reasons = {i: "" for i, (_, answer) in enumerate(pairs) if answer.strip()}
-        for _ in range(ATTEMPTS if reasons else 0):
-            asked = [_asked(SHORTEN, _to_shorten(*pairs[i], why)) for i, why in reasons.items()]
-            replies = dict(zip(reasons, self._ask(asked, too_long), strict=True))
+        for _ in range(ATTEMPTS):
+            texts = []
+            for i, why in reasons.items():
+                again = f"\nYour last reply could not be used: {why}." if why else ""
+                texts.append(f"Question: {pairs[i][0]}\nAnswer: {pairs[i][1]}{again}")
+            replies = dict(zip(reasons, self._ask(SHORTEN, texts, too_long), strict=True))
             reasons = {i: why for i, reply in replies.items() if (why := too_long(reply or "x"))}
             for i in replies.keys() - reasons.keys():
                 if (reply := replies[i]) is not None:
                     found[i] = _short(reply, pairs[i][1])
-            if not reasons:
-                break
         return found
 
     def answerable(self, text: str, pairs: Pairs) -> list[str | None]:
-        """The gold of each question as far as the model finds it in the text, "" if not at all."""
-        replies = self._ask([_asked(ANSWER, f"{text}\n\nQuestion: {q}") for q, _ in pairs])
+        """The gold of each question as far as the model finds it in the text."""
+        replies = self._ask(ANSWER, [f"{text}\n\nQuestion: {question}" for question, _ in pairs])
         return [
             None if reply is None else narrowed(gold, reply)
             for (_, gold), reply in zip(pairs, replies, strict=True)
         ]
 
     def _ask(
-        self, requests: Sequence[ChatRequest], problem: Callable[[str], str] = lambda text: ""
+        self,
+        instruction: Instruction,
+        texts: Sequence[str],
+        problem: Callable[[str], str] = lambda text: "",
     ) -> list[str | None]:
-        """The finished reply to each request, None where there is none; only those without a
-        `problem` are stored."""
+        """The finished reply to each text, None where there is none; only those without a `problem`
+        are stored. Whether the model reasons is left to the server."""
+        version, system, limit = instruction
+        requests = [
+            request(system, text, max_tokens=limit, thinking=None, version=version)
+            for text in texts
+        ]
 
         def accepted(reply: ChatReply) -> bool:
             text = finished_text(reply)
@@ -182,7 +173,7 @@ def finished_text(reply: ChatReply) -> str | None:
 
 
 STAGES: Registry[Callable[[BuildConfig], Stage]] = Registry("stage")
-STAGES.add("rules", lambda config: Rules())
+STAGES.add("rules", lambda config: Stage())
 
 
 @STAGES.register("llm")
@@ -201,28 +192,6 @@ def _llm(config: BuildConfig) -> Llm:
 def chosen(config: BuildConfig) -> Stage | None:
     """What the setting `stage` names, None for "none". Raises InputError."""
     return None if config.stage == "none" else STAGES[config.stage](config)
-
-
-# --- What a model is asked ------------------------------------------------------------------------
-
-ATTEMPTS = 3
-_TEXTS = yaml.safe_load(Path(__file__).with_name("stages.yaml").read_text(encoding="utf-8"))
-Instruction = tuple[str, str, int]
-"""Version, text, and the most tokens of a reply. Another version is another cache entry."""
-CLOSED_BOOK, KEYWORDS, SHORTEN, ANSWER = (
-    (row["version"], row["text"], row["max_tokens"]) for row in _TEXTS["instructions"].values()
-)
-
-
-def _asked(instruction: Instruction, text: str) -> ChatRequest:
-    """The request; whether the model reasons is left to the server."""
-    version, system, max_tokens = instruction
-    return request(system, text, max_tokens=max_tokens, thinking=None, version=version)
-
-
-def _to_shorten(question: str, answer: str, reason: str) -> str:
-    again = f"\nYour last reply could not be used: {reason}." if reason else ""
-    return f"Question: {question}\nAnswer: {answer}{again}"
 
 
 _LIST_MARK = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+")
@@ -245,9 +214,6 @@ def too_long(reply: str) -> str:
         if len(keyword.split()) > MAX_WORDS:
             return f"{keyword!r} has {len(keyword.split())} words, three are allowed"
     return "" if keywords else "it has no keyword"
-
-
-# --- Matching and rules ---------------------------------------------------------------------------
 
 
 def mentions(text: str, phrase: str) -> bool:
@@ -284,9 +250,8 @@ def unique(items: Iterable[str]) -> tuple[str, ...]:
 
 def _short(text: str, answer: str) -> Short:
     """The tidied text, or the whole answer if the text cannot stand for it."""
-    return (
-        Short(answer, False) if too_long(text) else Short("; ".join(unique(text.split(";"))), True)
-    )
+    tidied = "; ".join(unique(text.split(";")))
+    return Short(answer, False) if too_long(text) else Short(tidied, True)
 
 
 STOP_WORDS = frozenset(_TEXTS["stop_words"].split())

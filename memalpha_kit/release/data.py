@@ -36,8 +36,6 @@ log = logging.getLogger(__name__)
 
 BUILDERS: dict[str, Builder] = RULES.add("release", {})
 
-# --- squad ---------------------------------------------------------------------------------------
-
 
 def consecutive_shares(
     job: Job, paragraphs: Sequence[squad.Paragraph], tokens: Sequence[int]
@@ -62,8 +60,6 @@ def consecutive_shares(
 
 
 BUILDERS["squad"] = partial(squad.build, share=consecutive_shares)
-
-# --- hotpotqa ------------------------------------------------------------------------------------
 
 
 def build_hotpotqa(job: Job) -> list[Instance]:
@@ -101,8 +97,6 @@ def evidence_or_first(question: hotpotqa.Question, chunks: hotpotqa.Packed) -> l
 
 BUILDERS["hotpotqa"] = build_hotpotqa
 
-# --- booksum -------------------------------------------------------------------------------------
-
 
 def first_summary(texts: Sequence[str]) -> int | None:
     """The first summary, or none if that one is blank."""
@@ -114,8 +108,6 @@ BUILDERS["booksum"] = partial(
     patterns=(booksum.TRAIN, booksum.TRAIN.replace("train", "test")),
     choose=first_summary,
 )
-
-# --- perltqa -------------------------------------------------------------------------------------
 
 
 def line_with_one_colon(message: str) -> str:
@@ -138,8 +130,6 @@ BUILDERS["perltqa"] = partial(
     ),
 )
 
-# --- pubmed-rct ----------------------------------------------------------------------------------
-
 CUT = 1000  # characters that are kept of a sentence above its target
 
 
@@ -150,23 +140,18 @@ def build_pubmed(job: Job) -> list[Instance]:
     return pubmed_rct.from_corpus(job, corpus, admit_cut)
 
 
-def admit_cut(
-    job: Job, corpus: pubmed_rct.Corpus, pool: pubmed_rct.Pool, sentence: pubmed_rct.Sized
-) -> None:
+def admit_cut(job: Job, corpus: pubmed_rct.Corpus, index: int, tokens: int, texts: set[str]) -> int:
     """A sentence above its target is cut, and one that repeats another is used."""
-    index, tokens = sentence
     if tokens > pubmed_rct.longest(job):
         corpus.texts[index] = corpus.texts[index][:CUT]
         tokens = job.counter.count(corpus.item(index))
     if tokens > pubmed_rct.longest(job):
         job.skips.drop("sentences longer than a chunk")
-    else:
-        pool.add(index, tokens, corpus.texts[index].lower())
+        return 0
+    return tokens
 
 
 BUILDERS["pubmed-rct"] = build_pubmed
-
-# --- ttl_train -----------------------------------------------------------------------------------
 
 
 def build_ttl(job: Job) -> list[Instance]:
@@ -193,7 +178,8 @@ def from_row(job: Job, row: Row) -> Iterator[Instance]:
         QA(id, f"Sentence: {' '.join(text.split())}\n{labelled.INSTRUCTION}", accepted[:1])
         for id, text, accepted in zip(row.ids, row.questions, row.answers, strict=True)
     ]
-    roomy = job.but(example_chunk_tokens=2**31)  # so that all of them fit into chunk 0
+    n_chunks = job.config.example_chunks or ttl_train.CHUNKS
+    job = job.but(example_chunks=n_chunks, example_chunk_tokens=2**31)  # chunk 0 has room for all
     for index in range(job.config.instances or ttl_train.INSTANCES):
         order = list(samples)
         job.rng(index, "order").shuffle(order)
@@ -201,13 +187,11 @@ def from_row(job: Job, row: Row) -> Iterator[Instance]:
         job.rng(index, "chunks").shuffle(shown)
         extra = labelled.missing([], samples, job.rng(index, "missing"))
         items, more = ([labelled.item(s, numbers) for s in part] for part in (shown, extra))
-        groups = memory_agent_bench.groups(row)
-        yield ttl_train.dealt(roomy, index, items, more, questions, groups)
+        chunks = labelled.labelled_chunks(job, index, items, more)
+        yield job.instance(chunks, questions, groups=memory_agent_bench.groups(row))
 
 
 BUILDERS["ttl_train"] = build_ttl
-
-# --- LongMemEval ---------------------------------------------------------------------------------
 
 
 def without_dates(job: Job) -> list[Instance]:

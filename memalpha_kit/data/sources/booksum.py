@@ -126,11 +126,11 @@ def _long_enough(job: Job, chapters: Iterable[Chapter]) -> Iterator[tuple[Chapte
 
     pack = partial(_packed, config.counter, config.chunk_max_tokens)
     for chapter, chunks in spread(pack, with_summary(), config.workers, BATCH):
-        short = len(chunks) < config.chapter_min_chunks
-        long = len(chunks) > config.chapter_max_chunks
-        drop("chapters with too few chunks", short)
-        drop("chapters with too many chunks", long)
-        if not short and not long:
+        if len(chunks) < config.chapter_min_chunks:
+            drop("chapters with too few chunks")
+        elif len(chunks) > config.chapter_max_chunks:
+            drop("chapters with too many chunks")
+        else:
             yield chapter, chunks
 
 

@@ -4,7 +4,8 @@ The one law: a build depends on the raw bytes, the settings and the seed alone. 
 instance, purpose) has a generator of its own, so that drawing one more lead-in does not change
 which questions are asked.
 
->>> generator(0, "squad", 3, "frames").random() == generator(0, "squad", 3, "frames").random()
+>>> job = Job("squad", Path("raw"))
+>>> job.rng(3, "frames").random() == job.rng(3, "frames").random() != job.rng(3, "days").random()
 True
 """
 
@@ -35,11 +36,6 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def generator(seed: int, source: str, instance: int | str, purpose: str) -> random.Random:
-    """A random generator of its own for this purpose, the same in every process."""
-    return random.Random(f"{seed}/{source}/{instance}/{purpose}")
-
-
 @dataclass(frozen=True)
 class Job:
     """One build of one source: the raw files, the settings, the seed, and what was left out."""
@@ -61,7 +57,7 @@ class Job:
 
     def rng(self, instance: int | str, purpose: str) -> random.Random:
         """The generator of this purpose in this instance; "all" is what instances share."""
-        return generator(self.seed, self.source, instance, purpose)
+        return random.Random(f"{self.seed}/{self.source}/{instance}/{purpose}")
 
     def targets(self, instance: int | str) -> Callable[[], int]:
         """Draws the size of each next chunk of documents."""
@@ -78,10 +74,6 @@ class Job:
         """What `read(row, where)` gives for every row of a raw file; bad ones are skipped."""
         return self.skips.each(read, rows(self.raw, pattern, columns, self.skips, single))
 
-    def sizes(self, texts: Iterable[str]) -> Iterator[int]:
-        """Tokens of each text, in order."""
-        return sizes(texts, self.config)
-
     def sampled(self, questions: Sequence[T], instance: int | str) -> list[T]:
         """At most `max_questions` of the questions, in order; those not drawn are counted."""
         limit = self.config.max_questions
@@ -90,10 +82,7 @@ class Job:
         return drawn
 
     def framed(
-        self,
-        contents: Iterable[str],
-        instance: int | str,
-        lead_ins: Sequence[str] = (),
+        self, contents: Iterable[str], instance: int | str, lead_ins: Sequence[str] = ()
     ) -> tuple[str, ...]:
         """The contents as what the user said, one a day; by default as documents."""
         rng = self.rng(instance, "frames")
@@ -157,10 +146,8 @@ def _counts(name: str, texts: Sequence[str]) -> list[int]:
     return [counter(name).count(text) for text in texts]
 
 
-# --- Sources of documents ------------------------------------------------------------------------
-#
-# The order of the steps is a law: enough questions, then the stage, then a sample, then enough
-# questions again. Each step that drops something says so to `Skips`.
+# Sources of documents. The order of the steps is a law: enough questions, then the stage, then a
+# sample, then enough questions again. Each step that drops something says so to `Skips`.
 
 
 @dataclass(frozen=True)
@@ -182,7 +169,7 @@ def finish(job: Job, drafts: Iterable[Draft], pattern: str) -> list[Instance]:
     built: list[Instance] = []
     config, stage = job.config, stages.chosen(job.config)
     for index, draft in enumerate(drafts):
-        if config.instances and len(built) == config.instances:
+        if len(built) == config.instances:
             break
         asked = draft.questions
         if len(asked) < config.min_questions or not asked:
@@ -192,12 +179,11 @@ def finish(job: Job, drafts: Iterable[Draft], pattern: str) -> list[Instance]:
         if len(asked) < config.min_kept_questions or not asked:
             job.skips.drop("instances with too few questions after the closed-book filter")
             continue
-        chunks = job.framed(draft.contents, index)
-        about = {"groups": [f"{job.source}:{name}" for name in draft.groups]}
-        about["titles"] = list(draft.groups)
+        groups = [f"{job.source}:{name}" for name in draft.groups]
+        about: dict[str, Any] = {"groups": groups, "titles": list(draft.groups)}
         if draft.details:
             about["evidence"] = [draft.details[qa.id] for qa in asked]
-        built.append(job.instance(chunks, asked, **about))
+        built.append(job.instance(job.framed(draft.contents, index), asked, **about))
     return job.not_none(built, pattern, f"an instance with {config.min_questions} questions")
 
 

@@ -35,7 +35,8 @@ def parse_examples(context: str, where: str, last_line: bool = False) -> list[tu
             expected = f"{where}: context, line {number}: expected a sentence"
             raise InputError(f"{expected}, found {line!r}")
         if label:
-            examples.append((held[-1] if last_line else " ".join(" ".join(held).split()), label[1]))
+            text = held[-1] if last_line else " ".join(" ".join(held).split())
+            examples.append((text, label[1]))
             held = []
         elif line:
             held.append(line)
@@ -81,8 +82,6 @@ def parse_list(text: str, where: str) -> list[Any]:
         found = repr(text[:40])
     raise InputError(f"{where}: expected a list as text, found {found}")
 
-
-# --- Keywords of book summaries ------------------------------------------------------------------
 
 KEYWORDS = "memoryagentbench_answers_to_keywords_mapping.json"
 """A file of the published code, `{"<row>": {"summary": ..., "keywords": [...]}}`, in which the

@@ -24,7 +24,7 @@ from pydantic import AliasChoices, BeforeValidator, Field
 from memalpha_kit.data.chunks import pack_sizes, split_long
 from memalpha_kit.data.dataset import linked
 from memalpha_kit.data.raw import Row, Text, checked, short
-from memalpha_kit.data.sources.building import Draft, Job, finish, only
+from memalpha_kit.data.sources.building import Draft, Job, finish, only, sizes
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, Instance
 
@@ -157,9 +157,6 @@ def whole_text(sentences: Sequence[str]) -> str:
     return " ".join(sentence.strip() for sentence in sentences if sentence.strip())
 
 
-# --- Batches -------------------------------------------------------------------------------------
-
-
 def batch(units: Iterable[Sequence[Question]], k: int) -> list[list[Question]]:
     """Consecutive units together while they need at most `k` articles."""
     batches: list[list[Question]] = []
@@ -211,9 +208,6 @@ def pack_whole(job: Job, number: int, articles: Sequence[Fact]) -> Packed:
     return [[parts[i] for i in group] for group in groups]
 
 
-# --- Reading -------------------------------------------------------------------------------------
-
-
 def read_questions(
     job: Job, text_of: Callable[[Sequence[str]], str]
 ) -> tuple[list[Question], Articles, int]:
@@ -229,21 +223,21 @@ def read_questions(
 
     def new_articles() -> Iterator[str]:
         for row in job.read(_read_row, *FILES, COLUMNS):
-            shown = {t: text_of(s) for t, s in dict(row.context).items() if any(map(str.strip, s))}
-            empty = len(dict(row.context)) - len(shown)
+            context = dict(row.context)
+            shown = {t: text_of(s) for t, s in context.items() if any(map(str.strip, s))}
+            empty = len(context) - len(shown)
             job.skips.drop("articles without text that no question needs", empty)
-            questions.append(_question(job, row))
+            questions.append(_question(job, row, context))
             for title in questions[-1].titles:
                 articles.setdefault(title, shown[title])
             yield from (titled(t, text) for t, text in shown.items() if t not in seen)
             seen.update(shown)
 
-    total = sum(job.sizes(new_articles()))
+    total = sum(sizes(new_articles(), job.config))
     return questions, articles, max(1, job.config.article_tokens * len(seen) // max(total, 1))
 
 
-def _question(job: Job, row: _RawRow) -> Question:
-    context = dict(row.context)
+def _question(job: Job, row: _RawRow, context: dict[str, list[str]]) -> Question:
     facts: list[Fact] = []
     for title, number in row.supporting_facts:
         sentences = context.get(title, [])

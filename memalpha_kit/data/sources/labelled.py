@@ -28,7 +28,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate
+from itertools import islice
 from pathlib import Path
 
 from memalpha_kit.data.chunks import pack_paragraphs
@@ -84,8 +84,7 @@ def read_trec(path: Path, fine: bool = False) -> list[Sample]:
     """
     samples = []
     for number, line in enumerate(read_text(path, LATIN).split("\n"), start=1):
-        match = _TREC_LINE.fullmatch(line.strip())
-        if match:
+        if match := _TREC_LINE.fullmatch(line.strip()):
             coarse, detail, text = match.groups()
             label = f"{coarse}:{detail}" if fine else coarse
             samples.append(Sample(text, label, f"{path}:{number}"))
@@ -97,11 +96,10 @@ def read_trec(path: Path, fine: bool = False) -> list[Sample]:
 
 def read_banking77(path: Path) -> list[Sample]:
     """The messages of a Banking77 file. Raises InputError naming line and column."""
-    columns = ("text", "category")
-    samples = []
-    for row, where in csv_rows(path, columns, read_text(path)):
-        text, label = (_cell(row, column, where) for column in columns)
-        samples.append(Sample(text, label, where))
+    samples = [
+        Sample(_cell(row, "text", where), _cell(row, "category", where), where)
+        for row, where in csv_rows(path, ("text", "category"), read_text(path))
+    ]
     return _not_none(samples, path)
 
 
@@ -156,9 +154,6 @@ CORPORA: dict[str, tuple[tuple[str, str], Callable[[Path], list[Sample]]]] = {
 """Corpora that are sources of their own: files to learn from and to ask, and how both are read."""
 
 
-# --- Instances -----------------------------------------------------------------------------------
-
-
 def labels(name: str, raw: Path) -> tuple[str, ...]:
     """Names of the labels of a corpus, by number."""
     (shown, _), read = CORPORA[name]
@@ -186,15 +181,14 @@ def of_samples(job: Job, train: Sequence[Sample], test: Sequence[Sample]) -> lis
     job.rng("all", "order").shuffle(shown)
     size = job.config.examples or len(shown)
     starts = range(0, max(len(shown) - size, 0) + 1, size)[: job.config.instances]
-
-    def instance(index: int, start: int) -> Instance:
+    built = []
+    for index, start in enumerate(starts):
         chosen = shown[start : start + size]
         both = chosen, missing(chosen, shown, job.rng(index, "missing"))
         chunks = labelled_chunks(job, index, *([item(s, numbers) for s in part] for part in both))
         asked = draw(test, job.config.max_questions, job.rng(index, "questions"))
-        return job.instance(chunks, (question(sample, numbers) for sample in asked))
-
-    return [instance(index, start) for index, start in enumerate(starts)]
+        built.append(job.instance(chunks, (question(sample, numbers) for sample in asked)))
+    return built
 
 
 def labelled_chunks(
@@ -233,15 +227,13 @@ def arrange(job: Job, items: Sequence[str], extra: Iterable[str]) -> list[list[s
     measure, limit = job.counter, job.config.example_chunk_tokens
     if n := job.config.example_chunks:
         share, more = divmod(len(items), n)
-        sizes = [share + (chunk < more) for chunk in range(n)]
-        ends = list(accumulate(sizes))
-        groups = [list(items[end - size : end]) for size, end in zip(sizes, ends, strict=True)]
+        left = iter(items)
+        groups = [list(islice(left, share + (chunk < more))) for chunk in range(n)]
     else:
         groups = [[items[i] for i in g] for g in pack_paragraphs(items, measure, lambda: limit)]
     for text in extra:
         room = (g for g in groups if measure.count("\n\n".join([*g, text])) <= limit)
-        group = next(room, None)
-        if group is None:
+        if (group := next(room, None)) is None:
             groups.append(group := [])
         group.append(text)
     return groups
@@ -254,6 +246,5 @@ def item(sample: Sample, numbers: Mapping[str, int]) -> str:
 
 def question(sample: Sample, numbers: Mapping[str, int]) -> QA:
     """The question for a held-out sentence; its id says in which line of the file it stands."""
-    line = sample.where.rpartition(":")[2]
-    answer = str(numbers[sample.label])
+    line, answer = sample.where.rpartition(":")[2], str(numbers[sample.label])
     return QA(f"line-{line}", f"Sentence: {sample.one_line}\n{INSTRUCTION}", (answer,))

@@ -63,9 +63,9 @@ class RawSample(RawHistory):
 class Excluded:
     """What evaluation rows have: ids and words of questions, keys of dialogues."""
 
-    ids: frozenset[str] = frozenset()
-    questions: frozenset[str] = frozenset()
-    sessions: frozenset[str] = frozenset()
+    ids: set[str]
+    questions: set[str]
+    sessions: set[str]
 
 
 def build(job: Job) -> list[Instance]:
@@ -110,7 +110,11 @@ def of_sample(job: Job, raw: Any, where: str, excluded: Excluded) -> Instance | 
 def of_records(job: Job, path: str, read: Iterable[Record], excluded: Excluded) -> list[Instance]:
     """The instances of public records. Raises InputError if there are too few for one."""
     n = job.config.merged_questions
-    records = list(_once(usable(job, read, excluded)))
+    turns: dict[str, Any] = {}  # dialogues that several records have are held once in memory
+    records = []
+    for record in usable(job, read, excluded):
+        held = [replace(s, turns=turns.setdefault(s.key, s.turns)) for s in record.sessions]
+        records.append(replace(record, sessions=tuple(held)))
     if 0 < len(records) < n:
         expected = f"at least {n} usable records (merged_questions)"
         raise InputError(f"{path}: expected {expected}, found {len(records)}")
@@ -133,15 +137,11 @@ def evaluation(job: Job) -> Excluded:
     found = [row for row in split if row.source == DIALOGUES]
     if not found and exclude != "none":
         raise InputError(f"{job.raw}: {RETRIEVAL}*: expected rows of {DIALOGUES}, found none")
-    sessions = (
-        session.key
-        for row in (found if exclude == "evaluation" else ())
-        for session in longmemeval.read_dialogues(row.context, row.where)
-    )
+    shown = found if exclude == "evaluation" else []
     return Excluded(
-        frozenset(id for row in found for id in row.ids),
-        frozenset(normalise(question) for row in found for question in row.questions),
-        frozenset(sessions),
+        {id for row in found for id in row.ids},
+        {normalise(question) for row in found for question in row.questions},
+        {s.key for row in shown for s in longmemeval.read_dialogues(row.context, row.where)},
     )
 
 
@@ -159,14 +159,6 @@ def usable(job: Job, records: Iterable[Record], excluded: Excluded) -> Iterator[
         else:
             seen.add(record.id)
             yield record
-
-
-def _once(records: Iterable[Record]) -> Iterator[Record]:
-    """The records with the turns of dialogues that several of them have held once in memory."""
-    turns: dict[str, Any] = {}
-    for record in records:
-        held = [replace(s, turns=turns.setdefault(s.key, s.turns)) for s in record.sessions]
-        yield replace(record, sessions=tuple(held))
 
 
 def merge(job: Job, index: int, group: Sequence[Record], used: set[str]) -> Instance:

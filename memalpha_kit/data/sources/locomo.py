@@ -15,7 +15,8 @@ something that was never said (category 5) end in `_abs` and are right if the re
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from itertools import islice
 from typing import Annotated, Any
 
@@ -30,10 +31,7 @@ from memalpha_kit.records import QA, Instance
 from memalpha_kit.tasks import NOT_MENTIONED
 
 FILES = ("locomo10.json|locomo*.json",)
-CATEGORIES = {
-    **{1: "multi-hop", 2: "temporal", 3: "open-domain", 4: "single-hop"},
-    5: "adversarial",
-}
+CATEGORIES = ("", "multi-hop", "temporal", "open-domain", "single-hop", "adversarial")
 SESSION = re.compile(r"session_(\d+)")
 TURN = re.compile(r"D:?(\d+):(\d+)")
 Turn = tuple[int, int]
@@ -41,7 +39,7 @@ Turn = tuple[int, int]
 
 
 class RawTurn(Row):
-    """A turn of a session; what a picture shows is its caption."""
+    """A turn of a session."""
 
     speaker: Text
     dia_id: Text
@@ -91,7 +89,7 @@ def build(job: Job) -> list[Instance]:
 
     Raises InputError, naming sample and field, for one that is missing or has another type.
     """
-    read = job.read(lambda raw, where: _instance(job, raw, where), *FILES, single=True)
+    read = job.read(partial(_instance, job), *FILES, single=True)
     return job.not_none(list(islice(read, job.config.instances)), *FILES, "a list of conversations")
 
 
@@ -104,15 +102,12 @@ def _instance(job: Job, raw: Any, where: str) -> Instance:
         for chunk in longmemeval.pack(job, [Session(session.date, said)]):
             chunks.append(chunk.text)
             held.append({n for _, i in chunk.turns for n in _named(session.turns[i].dia_id)[:1]})
-    questions = [
-        QA(
-            f"{sample.sample_id}-{i}{'_abs' if qa.category == 5 else ''}",
-            qa.question,
-            qa.answers(),
-            _chunk(qa.evidence, held),
-        )
-        for i, qa in enumerate(sample.qa)
-    ]
+    questions = []
+    for i, qa in enumerate(sample.qa):
+        needed = {turn for label in qa.evidence for turn in _named(label)}
+        place = only(index for index, inside in enumerate(held) if inside & needed)
+        name = f"{sample.sample_id}-{i}{'_abs' if qa.category == 5 else ''}"
+        questions.append(QA(name, qa.question, qa.answers(), place))
     kinds = [CATEGORIES[qa.category] for qa in sample.qa]
     groups = [f"locomo:{sample.sample_id}"]
     return job.instance(chunks, questions, question_types=kinds, groups=groups)
@@ -135,9 +130,3 @@ def _sessions(conversation: Mapping[str, Any], where: str) -> list[_RawSession]:
 def _named(label: str) -> list[Turn]:
     """The turns that a label names: the public file has "D8:6; D9:17", "D:11:26" and "D30:05"."""
     return [(int(session), int(turn)) for session, turn in TURN.findall(label)]
-
-
-def _chunk(evidence: Sequence[str], held: Sequence[set[Turn]]) -> int | None:
-    """The one chunk with all evidence; None if there are several, or the labels name no turn."""
-    needed = {turn for label in evidence for turn in _named(label)}
-    return only(index for index, inside in enumerate(held) if inside & needed)

@@ -52,10 +52,6 @@ class RawTurn(Row):
     content: str
     has_answer: Any = None
 
-    def as_tuple(self) -> tuple[str, str, bool]:
-        """(role, content, has the answer)."""
-        return self.role, self.content, self.has_answer is True
-
 
 class RawHistory(Row):
     """Dialogues with their dates."""
@@ -75,11 +71,12 @@ class RawHistory(Row):
 
         `evidence` are the positions of those that hold the answer.
         """
+        found = []
         pairs = zip(self.haystack_dates, self.haystack_sessions, strict=True)
-        return [
-            Session(date, tuple(t.as_tuple() for t in turns if t.content.strip()), i in evidence)
-            for i, (date, turns) in enumerate(pairs)
-        ]
+        for i, (date, turns) in enumerate(pairs):
+            said = ((t.role, t.content, t.has_answer is True) for t in turns if t.content.strip())
+            found.append(Session(date, tuple(said), i in evidence))
+        return found
 
 
 class RawRecord(RawHistory):
@@ -92,13 +89,6 @@ class RawRecord(RawHistory):
     question_type: Any = None
     haystack_session_ids: Any = None
     answer_session_ids: Any = None
-
-    def evidence(self) -> set[int]:
-        """Positions of the sessions that the record names as evidence; empty if it does not say."""
-        wanted, ids = self.answer_session_ids, self.haystack_session_ids
-        if not (isinstance(wanted, list) and isinstance(ids, list)):
-            return set()
-        return {i for i, name in enumerate(ids) if name in wanted}
 
 
 @dataclass(frozen=True)
@@ -146,16 +136,18 @@ def build(job: Job) -> list[Instance]:
 def read_record(raw: Any, where: str) -> Record:
     """The checked record; `where` opens the message of every error."""
     row = checked(RawRecord, raw, where)
+    named, ids = row.answer_session_ids, row.haystack_session_ids
+    known = isinstance(named, list) and isinstance(ids, list)  # else nobody says what is evidence
+    evidence = {i for i, name in enumerate(ids) if name in named} if known else set()
     date = row.question_date if isinstance(row.question_date, str) else ""
-    sessions = tuple(in_time_order(row.sessions(row.evidence())))
+    sessions = tuple(in_time_order(row.sessions(evidence)))
     return Record(row.question_id, row.question, row.answer, date, row.question_type, sessions)
 
 
 def in_time_order(sessions: Sequence[Session]) -> list[Session]:
     """The dialogues by their dates; as they are, if there is a date that cannot be ordered."""
-    if not all(DATED.match(session.date) for session in sessions):
-        return list(sessions)
-    return sorted(sessions, key=lambda session: session.date)
+    known = all(DATED.match(session.date) for session in sessions)
+    return sorted(sessions, key=lambda session: session.date) if known else list(sessions)
 
 
 def read_dialogues(context: Any, where: str) -> list[Session]:
@@ -191,15 +183,11 @@ def instance(
     `evidence` are the positions in the history of the dialogues that each question needs.
     """
     chunks = pack(job, history)
-    questions = [
-        QA(
-            record.id,
-            dated(record.question, record.date, job.config),
-            (record.answer,),
-            evidence_chunk(chunks, history, needed),
-        )
-        for record, needed in zip(records, evidence, strict=True)
-    ]
+    questions = []
+    for record, needed in zip(records, evidence, strict=True):
+        asked = dated(record.question, record.date, job.config)
+        place = evidence_chunk(chunks, history, needed)
+        questions.append(QA(record.id, asked, (record.answer,), place))
     metadata |= about_questions([r.kind for r in records], [r.date for r in records])
     return job.instance([chunk.text for chunk in chunks], questions, **metadata)
 
@@ -222,12 +210,8 @@ def evidence_chunk(
 
 def dated(question: str, date: Any, config: BuildConfig) -> str:
     """The question as it is asked: under its date, unless `config.question_dates` is "kept"."""
-    known = isinstance(date, str) and date.strip()
-    return (
-        f"Current date: {date}\n{question}"
-        if known and config.question_dates == "shown"
-        else question
-    )
+    shown = config.question_dates == "shown" and isinstance(date, str) and date.strip()
+    return f"Current date: {date}\n{question}" if shown else question
 
 
 def about_questions(types: Sequence[Any], dates: Sequence[Any]) -> dict[str, list[str]]:

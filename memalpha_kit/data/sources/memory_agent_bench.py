@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from memalpha_kit.data.chunks import pack_paragraphs, pack_sentences
 from memalpha_kit.data.raw import Item, Text, checked, matches, rows, short
@@ -44,19 +44,10 @@ RETRIEVAL, LEARNING = "Accurate_Retrieval", "Test_Time_Learning"
 UNDERSTANDING, CONFLICTS = "Long_Range_Understanding", "Conflict_Resolution"
 
 
-# --- Reading rows --------------------------------------------------------------------------------
-
-
 def _context(value: Any) -> Any:
     if isinstance(value, list) or (isinstance(value, str) and value.strip()):
         return value
     raise ValueError(f"expected text, found {short(value)}")
-
-
-def _questions(value: list) -> list:
-    if value and all(isinstance(question, str) and question.strip() for question in value):
-        return value
-    raise ValueError(f"expected texts, found {value!r:.60}")
 
 
 class RawDetails(RawRow):
@@ -83,7 +74,7 @@ class Row(RawNamed):
     """A raw row that is built. `answers` are accepted answers by question."""
 
     context: Annotated[Any, AfterValidator(_context)]
-    questions: Annotated[list, AfterValidator(_questions)]
+    questions: Annotated[list[Text], Field(min_length=1)]
     answers: list
     where: str = ""  # opens the message of every error
 
@@ -155,9 +146,8 @@ def read_rows(job: Job, name: str) -> list[Row]:
     Raises InputError if their number is not the published one (`config.rows` "any": if there is
     none). Another number of questions is logged: it changed between revisions.
     """
-    known = KNOWN[name]
+    known, published = KNOWN[name], job.config.rows == "published"
     chosen = _chosen(job, known.split, [name], job.skips)
-    published = job.config.rows == "published"
     if published and len(chosen) != known.rows:
         raise InputError(
             f"{job.raw}: {known.split}*: {name}: expected {known.rows} rows as published, found "
@@ -165,9 +155,9 @@ def read_rows(job: Job, name: str) -> list[Row]:
         )
     found = list(job.skips.each(read_row, chosen))
     for row in found:
-        if published and len(row.questions) != known.questions:
-            n = len(row.questions)
-            log.warning("%s: expected %d questions, found %d", row.where, known.questions, n)
+        n, usual = len(row.questions), known.questions
+        if published and n != usual:
+            log.warning("%s: expected %d questions, found %d", row.where, usual, n)
     return found
 
 
@@ -206,8 +196,6 @@ def read_row(raw: Any, where: str) -> Row:
     """The checked row; `where` opens the message of every error."""
     return checked(Row, raw, where).model_copy(update={"where": where})
 
-
-# --- Rows to instances ---------------------------------------------------------------------------
 
 SUMMARIZE = f"{booksum.QUESTION}."  # the training set's has no period, as published
 
@@ -280,7 +268,7 @@ def _instance(job: Job, row: Row, index: int, chunks: Sequence[str], **metadata:
     columns = zip(row.ids, row.questions, row.answers, types, dates, strict=True)
     kept = job.sampled(list(columns), index)
     asked = [QA(id, dated(text, date, job.config), golds) for id, text, golds, _, date in kept]
-    metadata |= about_questions([one[3] for one in kept], [one[4] for one in kept])
+    metadata |= about_questions([kind for *_, kind, _ in kept], [date for *_, date in kept])
     metadata |= {"groups": groups(row), "split": KNOWN[row.source].split}
     if isinstance(points := row.metadata.keypoints, list):
         points = [text for text in points if isinstance(text, str)]
@@ -295,8 +283,6 @@ def groups(row: Row) -> list[str]:
     records = [f"longmemeval:{id}" for id in row.ids] if row.source == DIALOGUES else []
     return [f"memoryagentbench:{name}", *records]
 
-
-# --- The allow-list ------------------------------------------------------------------------------
 
 BOOKS, DIALOGUES = "infbench_sum_eng_shots2", "longmemeval_s*"
 TREC, TREC_FINE = "icl_trec_coarse_6600shot_balance", "icl_trec_fine_6400shot_balance"

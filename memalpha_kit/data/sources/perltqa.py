@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import html
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -88,12 +89,12 @@ class RawQuestion(Row):
 
 @dataclass(frozen=True)
 class Event:
-    """An event of a character's life with the ids and the text blocks of its dialogues."""
+    """An event of a character's life: what its chunk tells, and the ids of its dialogues."""
 
     id: str
-    raw: _RawEvent
+    date: str
+    body: str
     dialogues: tuple[str, ...]
-    talks: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -103,9 +104,6 @@ class Asked:
     qa: QA
     section: str
     references: tuple[str, ...]
-
-
-# --- Rules ---------------------------------------------------------------------------------------
 
 
 def line_of(message: str) -> str:
@@ -140,11 +138,10 @@ def build(job: Job, rules: Rules | None = None) -> list[Instance]:
     """
     paths = [raw_file(job.raw, name) for name in FILES]
     memories = read_memories(paths[0], job.skips)
-    stage = stages.chosen(job.config)
-    rules = rules or Rules()
+    stage, rules = stages.chosen(job.config), rules or Rules()
     built: list[Instance] = []
     for user, sections, where in _characters(paths[1], job.skips):
-        if job.config.instances and len(built) == job.config.instances:
+        if len(built) == job.config.instances:
             break
         if user not in memories:
             job.skips.drop("characters without memories")
@@ -169,15 +166,17 @@ def _instance(
     rules: Rules,
 ) -> Instance | None:
     drop = job.skips.drop
-    shown = [(event, chunk) for event in events for chunk in _chunks(job, user, event, rules)]
+    shown: list[tuple[Event, str]] = []
+    where: dict[str, set[int]] = defaultdict(set)  # chunks by event and dialogue
+    for event in events:
+        for chunk in rules.chunks(job, OPENING.format(user=user, date=event.date), event.body):
+            for name in (event.id, *event.dialogues):
+                where[name].add(len(shown))
+            shown.append((event, chunk))
     if not shown or len(shown) > job.config.event_max_chunks:
         drop(f"characters {'with too many chunks' if shown else 'without events'}")
         return None
     chunks = [chunk for _, chunk in shown]
-    where: dict[str, set[int]] = {}
-    for number, (event, _) in enumerate(shown):
-        for name in (event.id, *event.dialogues):
-            where.setdefault(name, set()).add(number)
     if not rules.asks_hidden:
         covered = [q for q in asked if q.references and all(r in where for r in q.references)]
         drop("questions about memories that are not shown", len(asked) - len(covered))
@@ -189,13 +188,10 @@ def _instance(
         return None
     return job.instance(
         chunks,
-        [
-            replace(q.qa, chunk=only(n for name in q.references for n in where.get(name, ())))
-            for q in asked
-        ],
+        [replace(q.qa, chunk=only(n for name in q.references for n in where[name])) for q in asked],
         groups=[f"perltqa:{user}"],
         titles=[user],
-        dates=[_date(event) for event, _ in shown],
+        dates=[event.date for event, _ in shown],
         evidence=[", ".join(q.references) for q in asked],
         memory_types=[q.section for q in asked],
         kept_whole=[q.qa.id for q in asked if q.qa.id in kept],
@@ -216,25 +212,8 @@ def _staged(
     return [replace(q, qa=replace(q.qa, answers=(gold,))) for q, gold in found], kept
 
 
-def _chunks(job: Job, user: str, event: Event, rules: Rules) -> list[str]:
-    """The chunks of an event: an opening line, then what happened and what was said."""
-    blocks = [f"Summary: {event.raw.summary}", f"Content: {event.raw.content}"]
-    blocks += [TALKS, *event.talks] if event.talks else []
-    return rules.chunks(job, OPENING.format(user=user, date=_date(event)), "\n\n".join(blocks))
-
-
-def _date(event: Event) -> str:
-    return str(event.raw.date or "some time ago")
-
-
-# --- Reading memories ----------------------------------------------------------------------------
-
-
 def read_memories(path: Path, skips: Skips) -> dict[str, Item]:
-    """(raw memories, where they stand) by character, from a list or an object.
-
-    Raises InputError naming record and field.
-    """
+    """(raw memories, where they stand) by character. Raises InputError naming record and field."""
 
     def read(record: Any, where: str) -> tuple[str, Item]:
         return checked(RawCharacter, record, where).profile.name.strip(), (record, where)
@@ -242,23 +221,25 @@ def read_memories(path: Path, skips: Skips) -> dict[str, Item]:
     content = read_json(path)
     if isinstance(content, dict):
         return {name.strip(): (record, f"{path}: {name}") for name, record in content.items()}
-    if isinstance(content, list):
-        found = ((record, f"{path}: record {i}") for i, record in enumerate(content))
-        return dict(skips.each(read, found))
-    expected = "expected a list or an object of characters"
-    raise InputError(f"{path}: {expected}, found {content!r:.40}")
+    if not isinstance(content, list):
+        expected = "expected a list or an object of characters"
+        raise InputError(f"{path}: {expected}, found {content!r:.40}")
+    found = ((record, f"{path}: record {i}") for i, record in enumerate(content))
+    return dict(skips.each(read, found))
 
 
 def read_events(record: Any, where: str, rules: Rules) -> list[Event]:
-    """The events of a character in the file's order, each with its dialogues."""
+    """The events of a character in the file's order: what happened, then what was said."""
     raw = checked(_RawMemories, record, where)
     talks = {n: list(_blocks(d, f"{where}: {n}", rules.line)) for n, d in raw.dialogues.items()}
     owners = {name: _owner(name, d, raw.events) for name, d in raw.dialogues.items()}
     built = []
     for name, event in raw.events.items():
         own = tuple(d for d in raw.dialogues if rules.owns(name, d, owners[d]))
-        blocks = tuple(block for d in own for block in talks[d])
-        built.append(Event(name, event, own, blocks))
+        said = [block for dialogue in own for block in talks[dialogue]]
+        parts = [f"Summary: {event.summary}", f"Content: {event.content}"]
+        parts += [TALKS, *said] if said else []
+        built.append(Event(name, str(event.date or "some time ago"), "\n\n".join(parts), own))
     return built
 
 
@@ -280,7 +261,7 @@ def _blocks(dialogue: _RawDialogue, where: str, line: Callable[[str], str]) -> I
 
 
 def _messages(value: Any, where: str) -> Iterator[str]:
-    """The messages of a text, a list, or lists in lists; blank ones are none."""
+    """The messages of a text, a list, or lists in lists, without blank ones."""
     if isinstance(value, list):
         for inner in value:
             yield from _messages(inner, where)
@@ -288,9 +269,6 @@ def _messages(value: Any, where: str) -> Iterator[str]:
         yield from (line for line in value.splitlines() if line.strip())
     elif value is not None:
         raise InputError(f"{where}: contents: expected messages as text, found {value!r:.40}")
-
-
-# --- Reading questions ---------------------------------------------------------------------------
 
 
 def _characters(path: Path, skips: Skips) -> Iterator[tuple[str, Mapping[str, Any], str]]:

@@ -27,7 +27,7 @@ from pydantic import BeforeValidator, Field
 
 from memalpha_kit.data.raw import Row, Text, checked, lines, matches, raw_file
 from memalpha_kit.data.sources import frames
-from memalpha_kit.data.sources.building import Job
+from memalpha_kit.data.sources.building import Job, sizes
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, Instance
 
@@ -78,12 +78,12 @@ class Corpus:
         self.starts.append(len(self.texts))
         self.names.append(name)
 
-    def add(self, text: str, label: int) -> None:
+    def add(self, row: _RawSentence) -> None:
         """Adds a sentence, its white space evened out."""
         if not self.starts:
             self.begin("sentence-0")
-        self.texts.append(" ".join(text.split()))
-        self.labels.append(label)
+        self.texts.append(" ".join(row.text.split()))
+        self.labels.append(row.labels)
 
     def item(self, index: int) -> str:
         """A sentence as a chunk shows it."""
@@ -96,37 +96,20 @@ class Corpus:
 
     def abstract(self, number: int) -> range:
         """The sentences of an abstract."""
-        ends = self.starts[number + 1 : number + 2]
-        return range(self.starts[number], ends[0] if ends else len(self.texts))
+        start, end = [*self.starts[number : number + 2], len(self.texts)][:2]
+        return range(start, end)
 
 
 Sized = tuple[int, int]
 """A sentence's index and its tokens."""
-
-
-@dataclass
-class Pool:
-    """The sentences that an instance may use, and the abstracts they are from."""
-
-    abstracts: list[int] = field(default_factory=list)
-    sentences: list[Sized] = field(default_factory=list)
-    tokens: int = 0
-    texts: set[str] = field(default_factory=set)
-
-    def add(self, index: int, tokens: int, text: str) -> None:
-        """Adds a sentence."""
-        self.texts.add(text)
-        self.sentences.append((index, tokens))
-        self.tokens += tokens
+Admit = Callable[[Job, Corpus, int, int, set[str]], int]
+"""Tokens of the sentence of this index and size as it is used, 0 if it is left out; the texts are
+those that the instance uses already."""
 
 
 def labels(raw: Path) -> tuple[str, ...]:
     """The classes in the order of their numbers."""
     return LABELS
-
-
-Admit = Callable[[Job, Corpus, Pool, Sized], None]
-"""Adds a sentence to the pool, or leaves it out."""
 
 
 def build(job: Job) -> list[Instance]:
@@ -138,16 +121,17 @@ def build(job: Job) -> list[Instance]:
     return from_corpus(job, read(job), admit)
 
 
-def admit(job: Job, corpus: Corpus, pool: Pool, sentence: Sized) -> None:
-    """Adds a sentence to the pool if it fits a chunk and repeats no other one."""
-    index, tokens = sentence
+def admit(job: Job, corpus: Corpus, index: int, tokens: int, texts: set[str]) -> int:
+    """A sentence is used if it fits a chunk and repeats no other one."""
     text = corpus.texts[index].lower()
     if tokens > longest(job):
         job.skips.drop("sentences longer than a chunk")
-    elif text in pool.texts:
+    elif text in texts:
         job.skips.drop("sentences that repeat another")
     else:
-        pool.add(index, tokens, text)
+        texts.add(text)
+        return tokens
+    return 0
 
 
 def longest(job: Job) -> int:
@@ -159,7 +143,12 @@ def from_corpus(job: Job, corpus: Corpus, admit: Admit) -> list[Instance]:
     """The instances of a corpus; `admit` says which sentences are used, and how."""
     order = list(range(len(corpus.starts)))
     job.rng("all", "order").shuffle(order)
-    abstracts = _measured(job, corpus, order)
+    # Every sentence is counted once, when it is needed.
+    items = (corpus.item(i) for number in order for i in corpus.abstract(number))
+    tokens = sizes(items, job.config)
+    abstracts = (
+        (corpus.names[n : n + 1], [(i, next(tokens)) for i in corpus.abstract(n)]) for n in order
+    )
     built: list[Instance] = []
     for number in range(job.config.instances or INSTANCES):
         if (instance := _instance(job, number, corpus, abstracts, admit)) is None:
@@ -170,46 +159,39 @@ def from_corpus(job: Job, corpus: Corpus, admit: Admit) -> list[Instance]:
     return job.not_none(built, *FILES, f"{expected} questions", found)
 
 
-Measured = Iterator[tuple[int, list[Sized]]]  # abstract, its sentences
-
-
-def _measured(job: Job, corpus: Corpus, order: Sequence[int]) -> Measured:
-    """The abstracts in that order, every sentence counted once, when it is needed."""
-    used = (index for number in order for index in corpus.abstract(number))
-    tokens = job.sizes(map(corpus.item, used))
-    for number in order:
-        yield number, [(index, next(tokens)) for index in corpus.abstract(number)]
-
-
 def _instance(
-    job: Job, number: int, corpus: Corpus, abstracts: Measured, admit: Admit
+    job: Job,
+    number: int,
+    corpus: Corpus,
+    abstracts: Iterator[tuple[list[str], list[Sized]]],
+    admit: Admit,
 ) -> Instance | None:
     """The instance of the next abstracts, or None if they come to an end."""
     rng, drop, n = job.rng(number, "targets"), job.skips.drop, job.config.max_questions
-    low, high = job.config.sample_min_tokens, job.config.chunk_max_tokens
-    targets = [rng.randint(min(low, high), high) for _ in range(job.config.max_chunks)]
-    pool, arranged, ended = Pool(), None, False
-    while arranged is None and not ended:
-        abstract, sentences = next(abstracts, (None, ()))
-        ended = abstract is None
-        pool.abstracts += [] if abstract is None else [abstract]
-        for sentence in sentences:
-            admit(job, corpus, pool, sentence)
-        mean = pool.tokens / max(len(pool.sentences), 1)
-        if ended or pool.tokens >= sum(targets) + n * mean:
-            arranged = arrange(job, number, pool.sentences, targets)
-    if arranged is None:
-        drop("sentences left over, too few for an instance", len(pool.sentences))
-        return None
+    low, high = longest(job), job.config.chunk_max_tokens
+    targets = [rng.randint(low, high) for _ in range(job.config.max_chunks)]
+    names: list[str] = []
+    pool: list[Sized] = []
+    texts: set[str] = set()
+    arranged = None
+    while arranged is None:
+        name, sentences = next(abstracts, (None, []))
+        names += name or []
+        used = ((i, admit(job, corpus, i, tokens, texts)) for i, tokens in sentences)
+        pool += [(i, tokens) for i, tokens in used if tokens]
+        held = sum(tokens for _, tokens in pool)
+        if name is None or held >= sum(targets) + n * held / max(len(pool), 1):
+            arranged = arrange(job, number, pool, targets)
+        if name is None and arranged is None:
+            drop("sentences left over, too few for an instance", len(pool))
+            return None
     chunks, asked = arranged
-    shown = sum(map(len, chunks))
-    drop("sentences of used abstracts left over", len(pool.sentences) - shown - len(asked))
+    drop("sentences of used abstracts left over", len(pool) - sum(map(len, chunks)) - len(asked))
     contents = ["\n" + "\n\n".join(map(corpus.item, chunk)) for chunk in chunks]
-    groups = [f"pubmed-rct:{corpus.names[i]}" for i in pool.abstracts] if corpus.names else []
     return job.instance(
         job.framed(contents, number, frames.CLASSIFICATION_LEAD_INS),
         map(corpus.question, asked),
-        **({"groups": groups} if groups else {}),
+        **({"groups": [f"pubmed-rct:{name}" for name in names]} if names else {}),
     )
 
 
@@ -237,36 +219,28 @@ def arrange(
     return (chunks, asked) if len(asked) == job.config.max_questions else None
 
 
-# --- Reading -------------------------------------------------------------------------------------
-
-
 def read(job: Job) -> Corpus:
     """All sentences of the raw file, in its order. Raises InputError naming row and field."""
     corpus, before = Corpus(), CONCLUSIONS
-    if matches(job.raw, TEXT_FILES) and not matches(job.raw, ROW_FILES):
-        _read_text(job, corpus)
+    if not matches(job.raw, TEXT_FILES) or matches(job.raw, ROW_FILES):
+        for row in job.read(partial(checked, _RawSentence), *FILES, COLUMNS):
+            if before in (CONCLUSIONS, RESULTS) and row.labels in (BACKGROUND, OBJECTIVE):
+                corpus.begin(f"sentence-{len(corpus.texts)}")
+            corpus.add(row)
+            before = row.labels
         return corpus
-    for row in job.read(partial(checked, _RawSentence), *FILES, COLUMNS):
-        if before in (CONCLUSIONS, RESULTS) and row.labels in (BACKGROUND, OBJECTIVE):
-            corpus.begin(f"sentence-{len(corpus.texts)}")
-        corpus.add(row.text, row.labels)
-        before = row.labels
-    return corpus
-
-
-def _read_text(job: Job, corpus: Corpus) -> None:
-    """The authors' file: a line `###id`, lines `LABEL<tab>sentence`, a blank line."""
-
-    def read(line: str, where: str) -> _RawSentence:
-        label, tab, text = line.partition("\t")
-        if not tab or not text.strip():
-            expected = "expected LABEL, a tab and a sentence"
-            raise InputError(f"{where}: {expected}, found {line[:40]!r}")
-        return checked(_RawSentence, {"text": text, "labels": label}, where)
-
     for line, where in lines(raw_file(job.raw, TEXT_FILES), job.skips):
         if line.startswith("###"):
             corpus.begin(line[3:].strip())
         elif line.strip():
-            for row in job.skips.each(read, [(line, where)]):
-                corpus.add(row.text, row.labels)
+            for row in job.skips.each(_read_line, [(line, where)]):
+                corpus.add(row)
+    return corpus
+
+
+def _read_line(line: str, where: str) -> _RawSentence:
+    label, tab, text = line.partition("\t")
+    if not tab or not text.strip():
+        expected = "expected LABEL, a tab and a sentence"
+        raise InputError(f"{where}: {expected}, found {line[:40]!r}")
+    return checked(_RawSentence, {"text": text, "labels": label}, where)

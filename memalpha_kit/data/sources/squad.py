@@ -22,7 +22,7 @@ from pydantic import BeforeValidator
 from memalpha_kit.data.chunks import pack_sizes
 from memalpha_kit.data.raw import M, Row, Text, checked, matches, raw_file, read_json
 from memalpha_kit.data.skips import Skips
-from memalpha_kit.data.sources.building import Draft, Job, finish
+from memalpha_kit.data.sources.building import Draft, Job, finish, sizes
 from memalpha_kit.records import QA, Instance
 
 FILES = (
@@ -125,12 +125,8 @@ def parts(chunks: Chunks, size: int) -> list[Chunks]:
 
 def _recorded(paragraphs: Sequence[Paragraph], chunks: Chunks) -> list[QA]:
     """The questions of an instance, each with the chunk that its paragraph was packed into."""
-    return [
-        replace(qa, chunk=number)
-        for number, chunk in enumerate(chunks)
-        for index in chunk
-        for qa in paragraphs[index].questions
-    ]
+    placed = [(number, index) for number, chunk in enumerate(chunks) for index in chunk]
+    return [replace(qa, chunk=n) for n, index in placed for qa in paragraphs[index].questions]
 
 
 def build(job: Job, share: Callable[..., list[Share]] = by_article) -> list[Instance]:
@@ -141,7 +137,7 @@ def build(job: Job, share: Callable[..., list[Share]] = by_article) -> list[Inst
     `max_questions` are sampled, in order. Raises InputError if no instance is left.
     """
     paragraphs = read_paragraphs(job)
-    tokens = list(job.sizes(paragraph.text for paragraph in paragraphs))
+    tokens = list(sizes((paragraph.text for paragraph in paragraphs), job.config))
     measure, limit = job.counter, job.config.chunk_max_tokens
 
     def short(qa: QA) -> bool:
@@ -170,8 +166,7 @@ def read_paragraphs(job: Job) -> list[Paragraph]:
         asked = checked(HubRow, row, where)
         return asked.title, asked.context, asked.qa(job.skips)
 
-    files = matches(job.raw, *FILES)
-    parquet = bool(files) and files[0].suffix == ".parquet"
+    parquet = [path for path in matches(job.raw, *FILES)[:1] if path.suffix == ".parquet"]
     found: dict[str, Paragraph] = {}
     for title, context, qa in job.read(of_hub, *FILES, COLUMNS) if parquet else _articles(job):
         paragraph = found.setdefault(context, Paragraph(context, title))

@@ -15,13 +15,14 @@ may be left out where there is one instance. `--metric` says how answers are sco
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AliasChoices, BeforeValidator, Field
 
 from memalpha_kit.data.chunks import pack_sentences
-from memalpha_kit.data.raw import Row, Text, checked, read_text, rows
+from memalpha_kit.data.raw import Row, Text, checked, listing, read_text, rows
 from memalpha_kit.data.sources.building import Job, only
 from memalpha_kit.data.stages import mentions
 from memalpha_kit.errors import InputError, closest
@@ -62,14 +63,17 @@ def build(job: Job) -> list[Instance]:
     if not job.config.questions:
         raise InputError("questions: expected a file with a question on each line, found none")
     job = job.but(source_name(job.config.metric))
-    folders = _cut(job)
+    folders: dict[str, Chunks] = {}
+    for file in text_files(job.raw):
+        place = file.relative_to(job.raw)
+        folder = place.parts[0] if len(place.parts) > 1 else "."
+        texts = pack_sentences(read_text(file), job.counter, job.config.chunk_max_tokens)
+        folders.setdefault(folder, []).extend((place.as_posix(), text) for text in texts)
     asked: dict[str, list[QA]] = {folder: [] for folder in folders}
     path = Path(job.config.questions)
     numbered = enumerate(rows(path.parent, path.name, (), job.skips), start=1)
     items = (((number, row), where) for number, (row, where) in numbered)
-    for folder, qa in job.skips.each(
-        lambda item, where: _asked(item[0], item[1], where, folders), items
-    ):
+    for folder, qa in job.skips.each(partial(_asked, folders), items):
         asked[folder].append(qa)
     built = []
     for folder, questions in asked.items():
@@ -77,48 +81,32 @@ def build(job: Job) -> list[Instance]:
             job.skips.drop("folders without a question")
             continue
         kept = job.sampled(questions, folder)
-        chunks = job.framed([text for _, text in folders[folder]], folder)
-        files = [file for file, _ in folders[folder]]
+        files, texts = map(list, zip(*folders[folder], strict=True))
+        chunks = job.framed(texts, folder)
         built.append(job.instance(chunks, kept, groups=[f"text:{folder}"], files=files))
     if not built:
         raise InputError(f"{path}: expected at least one question, found none")
     return built[: job.config.instances]
 
 
-def _cut(job: Job) -> dict[str, Chunks]:
-    """The chunks of every folder with text files."""
-    folders: dict[str, Chunks] = {}
-    for path in text_files(job.raw):
-        file = path.relative_to(job.raw)
-        folder = file.parts[0] if len(file.parts) > 1 else "."
-        texts = pack_sentences(read_text(path), job.counter, job.config.chunk_max_tokens)
-        folders.setdefault(folder, []).extend((file.as_posix(), text) for text in texts)
-    return folders
-
-
 def text_files(raw: Path) -> list[Path]:
     """The text files of a folder and its sub-folders, by name. Raises InputError for none."""
-    if not raw.is_dir():
-        raise InputError(f"{raw}: expected a folder with .txt or .md files, found no folder")
     found = sorted(path for path in raw.rglob("*") if path.suffix.lower() in ENDINGS)
     if not found:
-        names = ", ".join(sorted(path.name for path in raw.iterdir())[:8]) or "an empty folder"
-        raise InputError(f"{raw}: expected .txt or .md files, found {names}")
+        inside = listing(raw, ".txt or .md files")
+        raise InputError(f"{raw}: expected .txt or .md files, found {inside}")
     return found
 
 
-def _asked(number: int, raw: Any, where: str, folders: Mapping[str, Chunks]) -> tuple[str, QA]:
+def _asked(folders: Mapping[str, Chunks], item: tuple[int, Any], where: str) -> tuple[str, QA]:
     """(folder, question), with the one chunk of its file that has the answer, if there is one."""
-    row = checked(_RawQuestion, raw, where)
-    homes = [
-        folder
-        for folder, chunks in folders.items()
-        if row.file is None or any(file == row.file for file, _ in chunks)
-    ]
+    number, row = item[0], checked(_RawQuestion, item[1], where)
+    files = {folder: {file for file, _ in chunks} for folder, chunks in folders.items()}
+    homes = [folder for folder, inside in files.items() if row.file is None or row.file in inside]
     if len(homes) != 1:
-        files = sorted({file for chunks in folders.values() for file, _ in chunks})
+        known = ", ".join(sorted(set().union(*files.values()))[:8])
         found = repr(row.file) if row.file else f"none and {len(folders)} folders"
-        raise InputError(f"{where}: file: expected one of {', '.join(files[:8])}, found {found}")
+        raise InputError(f"{where}: file: expected one of {known}, found {found}")
     evidence = [
         i
         for i, (file, text) in enumerate(folders[homes[0]])

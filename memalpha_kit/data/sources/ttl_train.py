@@ -29,7 +29,7 @@ from memalpha_kit.data.sources.labelled import Sample, item, labelled_chunks, mi
 from memalpha_kit.data.sources.memory_agent_bench import LEARNING, NLU, TREC
 from memalpha_kit.data.spelling import key
 from memalpha_kit.errors import InputError
-from memalpha_kit.records import QA, Instance
+from memalpha_kit.records import Instance
 
 log = logging.getLogger(__name__)
 
@@ -47,17 +47,16 @@ def build(job: Job) -> list[Instance]:
     for a raw file that is missing or not as it must be.
     """
     excluded = evaluation_sentences(job)
-    readers = {
-        TREC: lambda: [
-            s for name in labelled.TREC_FILES for s in labelled.read_trec(raw_file(job.raw, name))
-        ],
-        NLU: lambda: labelled.read_nlu(raw_file(job.raw, labelled.NLU_FILE), job.skips),
-    }
-    corpora = (((name, read), f"{job.raw}: {name}") for name, read in readers.items())
-    read = job.skips.each(lambda pair, _: (pair[0], pair[1]()), corpora)
+
+    def read(name: str, where: str) -> tuple[str, list[Sample]]:
+        if name == NLU:
+            return name, labelled.read_nlu(raw_file(job.raw, labelled.NLU_FILE), job.skips)
+        files = [raw_file(job.raw, pattern) for pattern in labelled.TREC_FILES]
+        return name, [sample for file in files for sample in labelled.read_trec(file)]
+
     return [
         instance
-        for name, samples in read
+        for name, samples in job.skips.each(read, [(TREC, ""), (NLU, "")])
         for instance in build_corpus(job.but(name), _usable(job, samples, excluded))
     ]
 
@@ -91,9 +90,6 @@ def _usable(job: Job, samples: Iterable[Sample], excluded: set[str]) -> list[Sam
     return list(pool.values())
 
 
-# --- Instances -----------------------------------------------------------------------------------
-
-
 def build_corpus(job: Job, pool: Sequence[Sample]) -> list[Instance]:
     """The instances of one corpus: samples to read and other sentences to label.
 
@@ -103,12 +99,14 @@ def build_corpus(job: Job, pool: Sequence[Sample]) -> list[Instance]:
     if not pool:
         expected = "expected sentences that no evaluation row has"
         raise InputError(f"{job.source}: {expected}, found none")
-    n_shown = samples_per_instance(job, pool)
-    shares = [(share, _group(share)) for share in deal(job, pool)]
-
-    def build(index: int) -> Instance:
-        share, group = shares[index % SHARE == SHARE - 1]
-        order = list(share)
+    n_shown, shares = samples_per_instance(job, pool), deal(job, pool)
+    job = job.but(example_chunks=job.config.example_chunks or CHUNKS)
+    texts = [json.dumps(sorted(sample.text for sample in share)) for share in shares]
+    groups = [f"ttl:{hashlib.sha256(text.encode()).hexdigest()[:12]}" for text in texts]
+    built = []
+    for index in range(job.config.instances or INSTANCES):
+        apart = index % SHARE == SHARE - 1
+        order = list(shares[apart])
         job.rng(index, "order").shuffle(order)
         asked = _asked(order, min(job.config.max_questions, len(order) // 2))
         held_out = set(asked)
@@ -119,9 +117,9 @@ def build_corpus(job: Job, pool: Sequence[Sample]) -> list[Instance]:
         extra = missing(shown[:n_shown], shown, job.rng(index, "missing"))
         questions = [replace(question(s, numbers), id=Path(s.where).name) for s in asked]
         items, more = ([item(s, numbers) for s in part] for part in (shown[:n_shown], extra))
-        return dealt(job, index, items, more, questions, [group])
-
-    return [build(index) for index in range(job.config.instances or INSTANCES)]
+        chunks = labelled_chunks(job, index, items, more)
+        built.append(job.instance(chunks, questions, groups=[groups[apart]]))
+    return built
 
 
 def deal(job: Job, pool: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
@@ -156,21 +154,3 @@ def samples_per_instance(job: Job, samples: Sequence[Sample]) -> int:
     mean_tokens = sum(measure.count(sample.text) for sample in samples) / len(samples)
     n_chunks = config.example_chunks or CHUNKS
     return config.examples or max(n_chunks, int(config.example_tokens / mean_tokens))
-
-
-def _group(share: Iterable[Sample]) -> str:
-    texts = json.dumps(sorted(sample.text for sample in share))
-    return f"ttl:{hashlib.sha256(texts.encode()).hexdigest()[:12]}"
-
-
-def dealt(
-    job: Job,
-    index: int,
-    items: Sequence[str],
-    extra: Sequence[str],
-    questions: Sequence[QA],
-    groups: list[str],
-) -> Instance:
-    """The instance whose samples are dealt into `config.example_chunks` chunks, or 10."""
-    fixed = job.but(example_chunks=job.config.example_chunks or CHUNKS)
-    return job.instance(labelled_chunks(fixed, index, items, extra), questions, groups=groups)
