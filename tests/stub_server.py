@@ -20,7 +20,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -35,7 +35,6 @@ class Faults:
     hang: float = 0.0  # no answer within `hang_s`, then the connection is closed
     seed: int = 0
     hang_s: float = 5.0
-    retry_after: str = ""  # header of 429, "" for none
 
     def draw(self, body: bytes, attempt: int) -> str:
         """The fault of this attempt at this request, "" for none."""
@@ -48,6 +47,7 @@ class Faults:
 
 
 WRONG_KEY = 401, {"error": {"message": "Incorrect API key provided"}}
+NAMED = {"busy": 429, "broken": 500, "malformed": b'{"choices": ['}
 
 
 def echo(body: dict[str, Any]) -> str:
@@ -63,36 +63,30 @@ def bag_of_words(text: str, width: int = 64) -> list[float]:
     return vector
 
 
+@dataclass(eq=False)
 class StubServer:
-    """Start with `with`. Every attribute below may be changed while it runs.
+    """Start with `with`. Every attribute may be changed while it runs.
 
     `script` goes before everything else, one entry per request: a status, a body (bytes), "cut",
     "hang" or "" for a good answer. After `die_after` requests the connection of every further one
-    is closed without a word; None for never. `key` makes it ask for that bearer token.
+    is closed without a word; None for never. `key` makes it ask for that bearer token. What it saw:
+    `requests` (JSON bodies, each attempt, as they came), `headers` (names in lower case), `paths`,
+    `peak_in_flight`, and `faulty`, the faults that happened, by name.
     """
 
-    def __init__(
-        self,
-        answer: Callable[[dict[str, Any]], str | dict[str, Any]] = echo,
-        latency_s: float = 0.0,
-        faults: Faults = Faults(),  # noqa: B008 (frozen)
-        script: list[int | bytes | str] | None = None,
-        die_after: int | None = None,
-        key: str = "",
-        embed: Callable[[str], list[float]] = bag_of_words,
-        models: tuple[str, ...] = ("stub",),
-    ) -> None:
-        self.answer, self.latency_s, self.faults = answer, latency_s, faults
-        self.script, self.die_after, self.key = list(script or ()), die_after, key
-        self.embed, self.models = embed, models
-        self.refusal = ""  # what an error's body says, in place of its status
-        self.requests: list[dict[str, Any]] = []  # JSON bodies, each attempt, as they came
-        self.headers: list[dict[str, str]] = []  # names in lower case
-        self.paths: list[str] = []
-        self.in_flight = self.peak_in_flight = 0
-        self.faulty: Counter[str] = Counter()  # faults that happened, by name
-        self.first_s = self.last_s = 0.0  # first request in, last answer out (monotonic clock)
-        self._attempts: Counter[bytes] = Counter()
+    answer: Callable[[dict[str, Any]], str | dict[str, Any]] = echo
+    latency_s: float = 0.0
+    faults: Faults = Faults()
+    script: list[int | bytes | str] = field(default_factory=list)
+    die_after: int | None = None
+    key: str = ""
+    embed: Callable[[str], list[float]] = bag_of_words
+    models: tuple[str, ...] = ("stub",)
+    refusal: str = ""  # what an error's body says, in place of its status
+    in_flight: int = 0
+
+    def __post_init__(self) -> None:
+        self.forget()
 
     @property
     def n_requests(self) -> int:
@@ -108,15 +102,16 @@ class StubServer:
         """Starts all records anew."""
         self.requests, self.headers, self.paths = [], [], []
         self.peak_in_flight, self.first_s, self.last_s = self.in_flight, 0.0, 0.0
-        self.faulty = Counter()
-        self._attempts = Counter()
+        self.faulty, self._attempts = Counter(), Counter()
 
     # --- Life -----------------------------------------------------------------------------------
 
     def __enter__(self) -> StubServer:
-        self._loop = asyncio.new_event_loop()
-        ready = threading.Event()
-        self._thread = threading.Thread(target=self._serve, args=(ready,), daemon=True)
+        self._loop, ready = asyncio.new_event_loop(), threading.Event()
+        work = (self._main(ready),)
+        self._thread = threading.Thread(
+            target=self._loop.run_until_complete, args=work, daemon=True
+        )
         self._thread.start()
         ready.wait(10)
         return self
@@ -124,17 +119,12 @@ class StubServer:
     def __exit__(self, *error: object) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(10)
-
-    def _serve(self, ready: threading.Event) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self._main(ready))
         self._loop.close()
 
     async def _main(self, ready: threading.Event) -> None:
         self._stop, self._open = asyncio.Event(), set()
         server = await asyncio.start_server(self._connection, "127.0.0.1", 0, backlog=1024)
-        self.port = server.sockets[0].getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}/v1"
+        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
         ready.set()
         await self._stop.wait()
         server.close()
@@ -162,35 +152,32 @@ class StubServer:
         pairs = (line.split(":", 1) for line in head[1:] if line)
         headers = {name.strip().lower(): value.strip() for name, value in pairs}
         raw = await reader.readexactly(int(headers.get("content-length", 0)))
+        allowed = not self.key or headers.get("authorization") == f"Bearer {self.key}"
         if method == "GET":
-            allowed = not self.key or headers.get("authorization") == f"Bearer {self.key}"
-            await self._send(writer, *(self._models(path) if allowed else WRONG_KEY))
-            return True
+            return await self._send(writer, *(self._good(path, {}) if allowed else WRONG_KEY))
         self.first_s = self.first_s or time.monotonic()
         self.in_flight += 1
         self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
         try:
-            return await self._answer(reader, writer, path, headers, raw)
+            body = json.loads(raw)
+            for seen, what in ((self.requests, body), (self.headers, headers), (self.paths, path)):
+                seen.append(what)
+            if self.die_after is not None and self.n_requests > self.die_after:
+                return False
+            if not allowed:
+                return await self._send(writer, *WRONG_KEY)
+            return await self._react(reader, writer, path, body, self._step(raw))
         finally:
             self.in_flight -= 1
             self.last_s = time.monotonic()
 
-    async def _answer(self, reader, writer, path: str, headers: dict, raw: bytes) -> bool:
-        body = json.loads(raw)
-        self.requests.append(body)
-        self.headers.append(headers)
-        self.paths.append(path)
-        if self.die_after is not None and self.n_requests > self.die_after:
-            return False
-        if self.key and headers.get("authorization") != f"Bearer {self.key}":
-            await self._send(writer, *WRONG_KEY)
-            return True
+    def _step(self, raw: bytes) -> int | bytes | str:
+        """What goes wrong with this request, "" for nothing."""
         self._attempts[raw] += 1
         step = self.script.pop(0) if self.script else self.faults.draw(raw, self._attempts[raw])
-        named = {"busy": 429, "broken": 500, "malformed": b'{"choices": ['}
         if step:
             self.faulty[str(step)] += 1
-        return await self._react(reader, writer, path, body, named.get(step, step))
+        return NAMED.get(step, step)
 
     async def _react(self, reader, writer, path: str, body: dict, step: int | bytes | str) -> bool:
         if step == "hang":
@@ -203,39 +190,29 @@ class StubServer:
             await writer.drain()
             return False
         if isinstance(step, bytes):
-            await self._send(writer, 200, step)
-        elif isinstance(step, int) and step != 200:
+            return await self._send(writer, 200, step)
+        if isinstance(step, int) and step != 200:
             said = self.refusal or f"stub says {step}"
-            await self._send(writer, step, {"error": {"message": said}})
-        else:
-            await self._send(writer, *self._good(path, body))
-        return True
+            return await self._send(writer, step, {"error": {"message": said}})
+        return await self._send(writer, *self._good(path, body))
 
-    async def _send(self, writer, status: int, content: bytes | dict) -> None:
+    async def _send(self, writer, status: int, content: bytes | dict) -> bool:
         raw = content if isinstance(content, bytes) else json.dumps(content).encode()
         extra = "" if status == 200 else "Retry-After-Ms: 1\r\n"  # tests do not wait
-        if status == 429 and self.faults.retry_after:
-            extra = f"Retry-After: {self.faults.retry_after}\r\n"
         if 300 <= status < 400:
             extra = "Location: http://127.0.0.1:1/elsewhere\r\n"
         head = f"HTTP/1.1 {status} Stub\r\nContent-Type: application/json\r\n{extra}"
         writer.write(f"{head}Content-Length: {len(raw)}\r\n\r\n".encode() + raw)
         await writer.drain()
+        return True
 
     # --- The protocol ---------------------------------------------------------------------------
 
-    def _models(self, path: str) -> tuple[int, dict]:
-        if path != "/v1/models" or not self.models:
-            return 404, {"error": {"message": f"no such path: {path}"}}
-        data = [{"id": name, "object": "model"} for name in self.models]
-        return 200, {"object": "list", "data": data}
-
     def _good(self, path: str, body: dict) -> tuple[int, dict]:
-        kinds = {
-            "/v1/chat/completions": self._chat,
-            "/v1/completions": self._completions,
-            "/v1/embeddings": self._embeddings,
-        }
+        if path == "/v1/models" and self.models:
+            data = [{"id": name, "object": "model"} for name in self.models]
+            return 200, {"object": "list", "data": data}
+        kinds = {"/v1/chat/completions": self._chat, "/v1/embeddings": self._embeddings}
         if path not in kinds:
             return 404, {"error": {"message": f"no such path: {path}"}}
         return 200, {"id": "stub", "model": body.get("model"), **kinds[path](body)}
@@ -249,16 +226,6 @@ class StubServer:
         usage = message.pop("usage", _usage(asked, str(message.get("content") or "")))
         choice = {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": finish}
         return {"object": "chat.completion", "choices": [choice], "usage": usage}
-
-    def _completions(self, body: dict) -> dict:
-        prompts = body["prompt"] if isinstance(body["prompt"], list) else [body["prompt"]]
-        texts = []
-        for prompt in prompts:
-            said = self.answer({**body, "messages": [{"role": "user", "content": prompt}]})
-            texts.append(said if isinstance(said, str) else said.get("content") or "")
-        choices = [{"index": n, "text": t, "finish_reason": "stop"} for n, t in enumerate(texts)]
-        usage = _usage(" ".join(prompts), " ".join(texts))
-        return {"object": "text_completion", "choices": choices, "usage": usage}
 
     def _embeddings(self, body: dict) -> dict:
         texts = body["input"] if isinstance(body["input"], list) else [body["input"]]

@@ -292,7 +292,7 @@ def test_a_killed_writer_goes_on_at_the_next_chunk(tmp_path):
             found = run(method, ())[0]
         except ModelGone:
             found = None
-        method.close()
+        method.journal.close()
         calls += len(model.asked)
     assert found == whole and calls == 3
 
@@ -313,7 +313,7 @@ def test_a_policys_folder_writes_and_is_named_by_its_content(policy, tmp_path):
     options = {"writer": str(policy), "reader": "best_entry", "protocol__max_reply_tokens": 8}
     method = built(backends=Backends(journal=tmp_path), **options)
     prepared, _ = run(method, (), [INSTANCE])
-    method.close()
+    method.journal.close()
     one = prepared[INSTANCE.id]
     assert one.requests == 2 and one.completion_tokens <= 16 and one.prompt_tokens > 500
     assert all(step.completion.prompt_ids == () for step in one.episode.steps)

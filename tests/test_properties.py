@@ -199,8 +199,10 @@ def test_a_body_of_anything_is_a_request_or_a_short_refusal_that_repeats_nothing
             asked = wire.read_body(shape, body, most_entries=5, most_items=5)
             assert all(n >= 0 for n in asked.counts().values())
         except wire.Refused as error:
-            told = json.dumps([error.error, error.items])
-            assert error.status in (400, 413, 422) and len(told) < 10_000 and SECRET not in told
+            told = json.dumps([error.detail, error.items])
+            assert (
+                error.status_code in (400, 413, 422) and len(told) < 10_000 and SECRET not in told
+            )
 
 
 # --- Files ----------------------------------------------------------------------------------------

@@ -104,7 +104,7 @@ def test_a_walk_that_was_killed_goes_on_where_it_was(tmp_path):
             found = run(method)
         except ModelGone:
             lost.append(len(model.asked))
-        method.close()
+        method.journal.close()
         calls += len(model.asked)
     assert found == expected and len(lost) == 3
     walked = sum("<section>" in text for text in whole.texts)

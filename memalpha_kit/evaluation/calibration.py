@@ -83,8 +83,10 @@ class Case:
     note: str = ""  # what makes it easy or hard; nobody is shown it
 
     @property
-    def item(self) -> JudgeItem:
-        """The case as answers are judged."""
+    def asked(self) -> Any:
+        """The case as its judge wants it."""
+        if self.judge == "content":
+            return self.kind, self.text
         never = self.kind == "abstention"
         kind = self.kind if self.kind in QUESTION_TYPES else ""
         return JudgeItem(self.question, self.gold, self.answer, kind, never)
@@ -129,17 +131,16 @@ def model_judge(model: ChatModel, rubric: Rubric = "published", **settings: Any)
     settings = {name: value for name, value in settings.items() if value is not None}
 
     def judge(cases: Sequence[Case], seed: int) -> list[Verdict]:
-        content = ContentJudge(model, seed=seed, **settings)
-        by_rubric = LongMemEvalJudge(model, rubric=rubric, seed=seed, **settings)
-        labels = CorrectWrongJudge(model, seed=seed, **settings)
+        judges = {
+            "content": ContentJudge(model, seed=seed, **settings),
+            "longmemeval": LongMemEvalJudge(model, rubric=rubric, seed=seed, **settings),
+            "correct_wrong": CorrectWrongJudge(model, seed=seed, **settings),
+        }
         found: dict[str, Verdict] = {}
-        for name, rate in (
-            ("content", lambda part: content.judge([(case.kind, case.text) for case in part])),
-            ("longmemeval", lambda part: by_rubric.judge([case.item for case in part])),
-            ("correct_wrong", lambda part: labels.judge([case.item for case in part])),
-        ):
+        for name, asked in judges.items():
             part = [case for case in cases if case.judge == name]
-            found |= zip((case.id for case in part), rate(part), strict=True)
+            verdicts = asked.judge([case.asked for case in part])
+            found |= zip((case.id for case in part), verdicts, strict=True)
         return [found[case.id] for case in cases]
 
     return judge
@@ -303,19 +304,17 @@ def measured(
     """
     import pandas as pd
 
-    tables: list[pd.DataFrame] = []
-    replies: list[pd.DataFrame] = []
+    parts: list[pd.DataFrame] = []
     for rubric, judge in judges.items():
-        held = [case for case in cases if not tables or case.judge == "longmemeval"]
-        if held:
-            verdicts = repeated(judge, held, repeats, seed, rubric=rubric)
-            table = table_calibration(verdicts, seed)
-            table.insert(1, "rubric", np.where(table["judge"] == "longmemeval", rubric, ""))
-            table.insert(0, "model", name)
-            tables.append(table)
-            rated = verdicts["judge"] == "longmemeval"
-            replies.append(verdicts.assign(rubric=verdicts["rubric"].where(rated, "")))
-    return pd.concat(tables, ignore_index=True), pd.concat(replies, ignore_index=True)
+        if held := [case for case in cases if not parts or case.judge == "longmemeval"]:
+            parts.append(repeated(judge, held, repeats, seed, rubric=rubric))
+    tables = [table_calibration(part, seed).assign(rubric=part["rubric"].iloc[0]) for part in parts]
+    table, verdicts = (pd.concat(found, ignore_index=True) for found in (tables, parts))
+    for made in (table, verdicts):
+        made["rubric"] = made["rubric"].where(made["judge"] == "longmemeval", "")
+    table.insert(1, "rubric", table.pop("rubric"))
+    table.insert(0, "model", name)
+    return table, verdicts
 
 
 def as_text(table: pd.DataFrame) -> str:

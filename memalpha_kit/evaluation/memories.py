@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import itertools
 import json
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,7 +36,7 @@ from memalpha_kit.evaluation.methods import (
     groups,
     identity,
 )
-from memalpha_kit.evaluation.writing import ApiWriter, KeptWriter, Spent
+from memalpha_kit.evaluation.writing import ApiWriter, KeptChat, KeptWriter, spent
 from memalpha_kit.method import memory as memories
 from memalpha_kit.method import saved
 from memalpha_kit.method.calls import render_calls
@@ -191,12 +192,12 @@ class WrittenMemory(FromMemory):
 
     def __init__(self, name: str, settings: MemorySettings, backends: Backends) -> None:
         wanted, known = settings.writer, (*WRITERS.names(), "api", *backends.writers)
-        folder = (Path(wanted) / "config.json").is_file()
-        if not settings.episodes and wanted not in known and not folder:
+        self._folder = None if settings.episodes or wanted in known else Path(wanted)
+        if self._folder and not (self._folder / "config.json").is_file():
             tail = closest(wanted, known)
             raise InputError(f"writer: expected a name or a model's folder, found {wanted!r}{tail}")
         super().__init__(name, settings, backends)
-        self._loaded: CausalLM | None = None
+        self._loaded: CausalLM | None = None  # the policy in the folder
         writing = ("memory", "protocol", "write_temperature", "write_seed")
         if settings.episodes:
             self.check_unused(("writer", *writing), "the episodes were written before")
@@ -214,25 +215,18 @@ class WrittenMemory(FromMemory):
             return found | {"writer": identity(self.backends.writers[options.writer])}
         return found | ({"writer": folder_hash(self._folder)} if self._folder else {})
 
-    @property
-    def _folder(self) -> Path | None:
-        """The folder of the policy that writes, if one does."""
-        known = (*WRITERS.names(), "api", *self.backends.writers)
-        named = self.options.episodes or self.options.writer in known
-        return None if named else Path(self.options.writer)
-
     def prepare(self, instances: Sequence[Instance], done: Callable[[Prepared], None]) -> None:
         """Writes a group of instances in lock-step, then hands each of them over."""
-        if self.options.episodes:
-            written = load_written(Path(self.options.episodes))
+        options = self.options
+        if options.episodes:
+            written = load_written(Path(options.episodes))
             for instance in instances:
                 if instance.id not in written:
-                    raise InputError(
-                        f"{self.options.episodes}: expected an episode of {instance.id}, found none"
-                    )
+                    missing = f"expected an episode of {instance.id}, found none"
+                    raise InputError(f"{options.episodes}: {missing}")
                 done(self.remembered(instance, written[instance.id]))
         elif instances:
-            made, options = self._writer(), self.options
+            made = self._writer()
             with bar(sum(len(i.chunks) for i in instances), f"write {made.name}") as shown:
                 for group in groups(instances, self.backends.group):
                     how = options.memory, options.protocol, 1, options.write_seed
@@ -241,11 +235,11 @@ class WrittenMemory(FromMemory):
                         done(self._prepared(instance, episode, made))
 
     def _prepared(self, instance: Instance, episode: Episode, made: Writer) -> Prepared:
-        spent = vars(getattr(made, "spent", {}).get(instance.id, Spent()))
-        if error := getattr(made, "failed", {}).get(instance.id, ""):
-            lost = getattr(made, "lost", {}).get(instance.id, (0, 0))
-            return self.measured(instance, memory_tokens=None, error=error, lost=lost, **spent)
-        return self.remembered(instance, episode, **spent)
+        took = spent(getattr(made, "spent", {}).get(instance.id, ()))
+        if isinstance(made, ApiWriter) and (error := made.failed.get(instance.id)):
+            lost = made.lost[instance.id]
+            return self.measured(instance, memory_tokens=None, error=error, lost=lost, **took)
+        return self.remembered(instance, episode, **took)
 
     def load(self) -> None:
         """The policy that writes, if one does."""
@@ -261,17 +255,18 @@ class WrittenMemory(FromMemory):
         return load_lm(folder, self.backends.device, dtype=self.backends.dtype)
 
     def _writer(self) -> Writer:
-        options = self.options
-        protocol, heat = options.protocol, options.write_temperature
-        if options.writer in self.backends.writers:
-            return KeptWriter(self.backends.writers[options.writer], self.journal)
-        if options.writer in WRITERS:
-            return writer(options.writer, protocol.wire)
-        if options.writer == "api":
-            return ApiWriter(self.kept(self.writing), options.memory, protocol, self.counter, heat)
+        options, given = self.options, self.backends.writers
+        name, protocol, heat = options.writer, options.protocol, options.write_temperature
+        if name in given:
+            return KeptWriter(given[name], self.journal)
+        if name in WRITERS:
+            return writer(name, protocol.wire)
+        if name == "api":
+            model = KeptChat(self.writing, self.journal)
+            return ApiWriter(model, options.memory, protocol, self.counter, heat)
         from memalpha_kit.models.local import Sampling
 
-        lm, self._loaded = self._loaded or self._policy(Path(options.writer)), None
+        lm, self._loaded = self._loaded or self._policy(Path(name)), None
         sampling = Sampling(heat, protocol.max_reply_tokens)
         return KeptWriter(ModelWriter(lm, options.memory, protocol, sampling), self.journal)
 
@@ -363,22 +358,19 @@ def draw(
 
     Without a seed they are tried in their own order.
     """
-    units = dict.fromkeys(
-        unit for chunk in instance.chunks for unit in _units(chunk)
-    )  # each text once
-    order = list(units)
+    by_chunk = [list(dict.fromkeys(_units(chunk))) for chunk in instance.chunks]
+    order = list(dict.fromkeys(itertools.chain(*by_chunk)))  # each text once
     if seed is not None:
         random.Random(f"{seed}/{instance.id}").shuffle(order)
-    kept, size = set(), 0
+    kept = set()
     for unit in order:
-        if size + (more := count(unit)) <= budget:
+        if (size := count(unit)) <= budget:
             kept.add(unit)
-            size += more
+            budget -= size
     found = []
-    for chunk in instance.chunks:
-        mine = [unit for unit in dict.fromkeys(_units(chunk)) if unit in kept]
-        kept -= set(mine)
-        found.append(mine)
+    for units in by_chunk:
+        found.append([unit for unit in units if unit in kept])
+        kept.difference_update(units)
     return found
 
 
@@ -395,6 +387,8 @@ def _units(chunk: str) -> Iterator[str]:
 
 def _sizes(path: Path) -> dict[str, int]:
     """Memory tokens by instance in a run's `answers.jsonl`, whose last line may be cut off."""
-    ready = [line for line in files.read_jsonl(path) if line.get("kind") == "prepared"]
-    sizes = {line["instance"]: line.get("memory_tokens") for line in ready}
-    return {instance: size for instance, size in sizes.items() if size is not None}
+    return {
+        line["instance"]: line["memory_tokens"]
+        for line in files.read_jsonl(path)
+        if line.get("kind") == "prepared" and line.get("memory_tokens") is not None
+    }

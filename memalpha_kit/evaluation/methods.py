@@ -30,7 +30,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 from memalpha_kit import files
 from memalpha_kit.chats import ChatModel, ChatReply, ChatRequest
 from memalpha_kit.errors import InputError
-from memalpha_kit.evaluation.writing import Journal, KeptChat
+from memalpha_kit.evaluation.writing import Journal
 from memalpha_kit.method.readers import Reader
 from memalpha_kit.method.retrieval import Embed
 from memalpha_kit.method.writers import Writer
@@ -140,19 +140,10 @@ class Method:
         """Loads what would be loaded on use, so that a fault is said before a run begins."""
 
     @cached_property
-    def journal(self) -> Journal | None:
+    def journal(self) -> Journal:
         """Where replies are kept while memories are built, if anywhere."""
         folder = self.backends.journal
-        return Journal(folder / "replies.jsonl") if folder else None
-
-    def kept(self, model: ChatModel) -> ChatModel:
-        """The model, its replies kept if there is a journal."""
-        return KeptChat(model, self.journal) if self.journal else model
-
-    def close(self) -> None:
-        """Ends the work with the journal."""
-        if self.journal:
-            self.journal.close()
+        return Journal(folder / "replies.jsonl" if folder else None)
 
     def settings(self) -> dict[str, Any]:
         """Everything that the results depend on, as plain values: the key of a run."""

@@ -76,6 +76,22 @@ class Run:
         """Whether every question has a final answer."""
         return not self.open
 
+    def add(self, record: Answer | Prepared, made_by: str = "") -> bool:
+        """Puts a final record into its place; False if it is taken, for the first one counts."""
+        if isinstance(record, Prepared):
+            return self.prepared.setdefault(record.instance, record) is record
+        key = (record.instance, record.qa)
+        new = self.answers.setdefault(key, record) is record
+        if new:
+            self.made_by[key] = made_by
+        return new
+
+    def fail(self, record: Answer | Prepared) -> None:
+        """Notes a failure."""
+        self.thrown.append(record)
+        if isinstance(record, Answer):
+            self.failed[record.instance, record.qa] = record
+
     def why_open(self) -> str:
         """Why questions are open, and whether asking again can help."""
         failures = [self.failed[key] for key in self.open if key in self.failed]
@@ -139,14 +155,13 @@ def run_settings(method: Method, instances: Sequence[Instance]) -> dict[str, Any
     roles = {"answer": backends.answer, "write": backends.write}
     if "embed_model" in said:
         roles["embed"] = getattr(backends.embed, "__self__", None)
-    settings = {
+    return {
         "kit": __version__,
         "data_sha256": fingerprint(instances),
         "instances": len(instances),
         "method": said,
         "served_at": {role: address(model) for role, model in roles.items() if address(model)},
     }
-    return json.loads(json.dumps(settings))  # as they come back from disk
 
 
 def address(model: Any) -> str:
@@ -188,10 +203,10 @@ def begin(
     method = build_method(spec, backends)
     settings = run_settings(method, instances)
     folder = Path(out) / (name or f"{method.name}-{data}-{settings_key(settings)}")
-    made = build_method(spec, replace(backends, journal=folder / "journal"))
+    method.backends = replace(backends, journal=folder / "journal")
     if not (folder / SETTINGS).exists():
-        made.load()
-    return open_run(folder, instances, settings, info, moved), made
+        method.load()
+    return open_run(folder, instances, settings, info, moved), method
 
 
 def open_run(
@@ -241,27 +256,13 @@ def load_run(folder: Path) -> Run:
         raise InputError(f"{folder / SETTINGS}: {found}")
     if files.sha256(folder / QUESTIONS) != settings["questions_sha256"]:
         raise InputError(f"{folder / QUESTIONS}: was changed or cut after the run was begun")
-    run = Run(folder, settings, tuple(_items(folder / QUESTIONS)))
+    asked = (saved.tuples(line, "gold") for line in files.read_jsonl(folder / QUESTIONS))
+    run = Run(folder, settings, tuple(Item(**line) for line in asked))
     for record, who in _records(folder / ANSWERS):
-        if isinstance(record, Prepared):
-            run.prepared.setdefault(record.instance, record)
-        elif run.answers.setdefault((record.instance, record.qa), record) is record:
-            run.made_by[record.instance, record.qa] = who
-    run.thrown = [record for record, _ in _records(folder / FAILURES)]
-    answers = [record for record in run.thrown if isinstance(record, Answer)]
-    run.failed = {(answer.instance, answer.qa): answer for answer in answers}
+        run.add(record, who)
+    for record, _ in _records(folder / FAILURES):
+        run.fail(record)
     return run
-
-
-def _items(path: Path) -> list[Item]:
-    found = []
-    for number, line in enumerate(files.read_jsonl(path), start=1):
-        try:
-            gold = line["gold"]
-            found.append(Item(**line | {"gold": gold if isinstance(gold, str) else tuple(gold)}))
-        except (TypeError, KeyError) as error:
-            raise InputError(f"{path}:{number}: expected a question, found: {error}") from error
-    return found
 
 
 def _records(path: Path) -> list[tuple[Answer | Prepared, str]]:
@@ -305,7 +306,7 @@ def complete(
     run: Run,
     method: Method,
     instances: Sequence[Instance],
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], object] = lambda n: None,
 ) -> Run:
     """The run with every question asked that has no final answer yet.
 
@@ -317,21 +318,36 @@ def complete(
         return run
     with files.Log(run.folder / ANSWERS) as answers, files.Log(run.folder / FAILURES) as failures:
         run = load_run(run.folder)  # as it is now that nobody else writes
-        keep, left = _Keep(run, method.backends, answers, failures, progress), set(run.open)
+        left, backends = set(run.open), method.backends
+
+        def keep(record: Answer | Prepared) -> None:
+            """Puts a result into the run and on disk, once: what failed into its own log."""
+            if isinstance(record, Prepared):
+                model, failed = backends.write or backends.answer, bool(record.error)
+            else:
+                model = backends.answer
+                failed = record.prediction is None and not record.skipped
+            if failed:
+                at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+                failures.append(record_line(record) | {"at": at})
+                run.fail(record)
+            elif run.add(record, who := made_by(model)):
+                answers.append(record_line(record, who))
+                progress(1)
+
         needed = [instance for instance in instances if instance.id in {name for name, _ in left}]
-        todo = [instance for instance in needed if instance.id not in run.prepared]
-        asked = [
-            Question(item.qa, item.question, item.source, item.instance)
-            for item in run.questions
-            if item.key in left
-        ]
         try:
-            if todo:
-                method.prepare(todo, keep.prepared)
-            if asked:
-                method.answer(asked, needed, run.prepared | keep.broken, keep.answer)
+            if todo := [instance for instance in needed if instance.id not in run.prepared]:
+                method.prepare(todo, keep)
+            failed = {made.instance: made for made in run.thrown if isinstance(made, Prepared)}
+            asked = [
+                Question(item.qa, item.question, item.source, item.instance)
+                for item in run.questions
+                if item.key in left
+            ]
+            method.answer(asked, needed, failed | run.prepared, keep)
         finally:
-            method.close()
+            method.journal.close()
     return run
 
 
@@ -348,46 +364,6 @@ def answer(run: Run, method: Method, instances: Sequence[Instance]) -> Run:
         kept = load_run(run.folder)
         done = f"{len(kept.answers)} of {len(kept.questions)} answers are in {run.folder}"
         raise ModelGone(f"{error}; {done}") from error
-
-
-@dataclass
-class _Keep:
-    """Puts each result into a run and on disk, once: what failed into the log of failures."""
-
-    run: Run
-    backends: Backends
-    answers: files.Log
-    failures: files.Log
-    progress: Callable[[int], None] | None
-    broken: dict[str, Prepared] = field(default_factory=dict)  # instances that failed just now
-
-    def prepared(self, made: Prepared) -> None:
-        """Keeps what was prepared."""
-        if made.error:
-            self.broken[made.instance] = made
-        self._keep(made, made.instance, self.run.prepared, bool(made.error))
-
-    def answer(self, answer: Answer) -> None:
-        """Keeps an answer."""
-        place = (answer.instance, answer.qa)
-        failed = answer.prediction is None and not answer.skipped
-        if failed:
-            self.run.failed[place] = answer
-        self._keep(answer, place, self.run.answers, failed)
-
-    def _keep(self, record: Answer | Prepared, place: Any, known: dict, failed: bool) -> None:
-        if failed:
-            at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-            self.failures.append(record_line(record) | {"at": at})
-            self.run.thrown.append(record)
-        elif place not in known:
-            known[place], writes = record, isinstance(record, Prepared)
-            who = made_by(writes and self.backends.write or self.backends.answer)
-            if not writes:
-                self.run.made_by[place] = who
-            self.answers.append(record_line(record, who))
-            if self.progress:
-                self.progress(1)
 
 
 def made_by(model: Any) -> str:

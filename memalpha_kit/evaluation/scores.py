@@ -18,7 +18,7 @@ from memalpha_kit.errors import InputError
 from memalpha_kit.evaluation.methods import Prepared
 from memalpha_kit.evaluation.runs import Run, made_by
 from memalpha_kit.evaluation.scoring import Item, Judgement, Scored, score_all
-from memalpha_kit.evaluation.writing import Metered, Spent, silence
+from memalpha_kit.evaluation.writing import Counts, Metered, silence, spent
 from memalpha_kit.method.judges import JudgeItem, LongMemEvalJudge, Rubric
 from memalpha_kit.records import Answer, Episode
 
@@ -54,21 +54,17 @@ def score_run(
     return rows
 
 
-_FROM_ANSWER = (
-    *("finish", "prompt_tokens", "completion_tokens", "latency_s", "truncated", "requests"),
-)
-
-
 def _score_row(run: Run, question: Item, scored: Scored, profile: str) -> Row:
     answer, made = run.answers.get(question.key), run.prepared.get(question.instance)
     failure = run.failed.get(question.key)
     own = answer.memory_tokens if answer else None
+    of_answer = "finish", "prompt_tokens", "completion_tokens", "latency_s", "truncated", "requests"
     return {
         "run_key": run.key,
         **asdict(question),
         "prediction": answer.prediction if answer else None,
         "status": "skipped" if answer and answer.skipped else scored.status,
-        **{name: getattr(answer, name, None) for name in _FROM_ANSWER},
+        **{name: getattr(answer, name, None) for name in of_answer},
         "made_by": run.made_by.get(question.key, ""),
         "memory_tokens": made.memory_tokens if made and own is None else own,
         "input_tokens": made.input_tokens if made else None,
@@ -93,10 +89,8 @@ def scores_of(run: Run, profile: str = "fixed") -> list[Row]:
     if head.get("answers") == len(run.answers) and len(rows) == len(run.questions):
         return rows
     if head.get("judge"):
-        where = _file(run, profile)
-        raise InputError(
-            f"{where}: older than the answers and made by a judge; score the run again"
-        )
+        old = "older than the answers and made by a judge; score the run again"
+        raise InputError(f"{_file(run, profile)}: {old}")
     return score_run(run, profile)
 
 
@@ -136,13 +130,15 @@ def score(
     def rule(items: Sequence[Item]) -> list[Any]:
         verdicts: dict[int, Any] = {}
         for source in dict.fromkeys(item.source for item in items):
+            if source in _OTHER_JUDGE:
+                raise InputError(f"source {source}: its judge gives F1, which the kit has not")
             meter = Metered(judge)
             places = [place for place, item in enumerate(items) if item.source == source]
-            asked = [_judged(items[place]) for place in places]
             by_rubric = LongMemEvalJudge(meter, behaviour, rubric=rubric)
-            verdicts |= zip(places, by_rubric.judge(asked), strict=True)
-            lost[source] = _sum(lost.get(source, 0.0), cost(_tokens(meter.lost), prices))
-            costs[source] = _sum(lost[source], cost(_tokens(meter.spent), prices))
+            rulings = by_rubric.judge([_judged(items[place]) for place in places])
+            verdicts |= zip(places, rulings, strict=True)
+            lost[source] = _sum(lost.get(source, 0.0), _price(meter.lost, prices))
+            costs[source] = _sum(lost[source], _price(meter.spent, prices))
         return [verdicts[place] for place in range(len(items))]
 
     card: dict[str, Any] = {"judge": f"{made_by(judge)}, rubric {rubric}"}
@@ -150,9 +146,8 @@ def score(
     return score_run(run, profile, rule, card)
 
 
-def _tokens(spent: Spent) -> Row:
-    """The tokens of some calls, none for no call."""
-    return vars(spent) if spent.requests else dict(_NOTHING)
+def _price(calls: Sequence[Counts], prices: Mapping[str, float | None]) -> float | None:
+    return cost(spent(calls), prices) if calls else 0.0
 
 
 def _sum(*costs: float | None) -> float | None:
@@ -161,11 +156,9 @@ def _sum(*costs: float | None) -> float | None:
 
 
 def _judged(item: Item) -> JudgeItem:
-    """An answer as judges want it. Raises InputError for a metric that this judge does not give."""
-    if item.source in _OTHER_JUDGE:
-        raise InputError(f"source {item.source}: its judge gives F1, which the kit has not")
-    never = item.qa.endswith("_abs")
+    """An answer as judges want it."""
     gold = item.gold if isinstance(item.gold, str) else tuple(item.gold)
+    never = item.qa.endswith("_abs")
     return JudgeItem(item.question, gold, item.prediction or "", item.kind, never)
 
 
@@ -189,13 +182,6 @@ def episodes(run: Run, profile: str = "fixed") -> list[Episode]:
             raise InputError(f"{run.folder}: expected a run that writes memories, found none")
         written.append(replace(episode, answers=tuple(answers[instance])))
     return written
-
-
-def silent_writer(run: Run) -> str:
-    """`silent`, where a model wrote."""
-    episodes = [made.episode for made in run.prepared.values() if made.episode]
-    sampled = any(made.requests for made in run.prepared.values())
-    return silent(episodes) if sampled else ""
 
 
 def silent(episodes: Sequence[Episode]) -> str:
@@ -237,27 +223,33 @@ def _built(run: Run, profile: str) -> Iterator[Row]:
     writing = run.info.get("write") or answering
     sources = {question.instance: question.source for question in run.questions}
     for instance, source in sources.items():
-        made = run.prepared.get(instance)
-        spent = vars(made) if made and made.requests else _NOTHING
-        steps = made.episode.steps if made and made.episode else ()
+        made = run.prepared.get(instance) or Prepared(instance)
+        steps = made.episode.steps if made.episode else ()
         statuses = [call.status for step in steps for call in step.calls]
-        yield _NOTHING | {
-            "source": source,
-            "chunks": len(steps),
-            "calls": len(statuses),
-            "calls_ok": statuses.count("ok"),
-            "unusable": made.unusable if made else 0,
-            "prompt_tokens": spent["prompt_tokens"],
-            "completion_tokens": spent["completion_tokens"],
-            "cost_usd": cost(spent, writing),
-        }
-    for record, spent in _thrown(run):
-        if record.instance in sources and spent["prompt_tokens"] is not None:
+        took = _tokens(made) if made.requests else _NOTHING
+        yield (
+            _NOTHING
+            | took
+            | {
+                "source": source,
+                "chunks": len(steps),
+                "calls": len(statuses),
+                "calls_ok": statuses.count("ok"),
+                "unusable": made.unusable,
+                "cost_usd": cost(took, writing),
+            }
+        )
+    for record, took in _thrown(run):
+        if record.instance in sources and took["prompt_tokens"] is not None:
             prices = answering if isinstance(record, Answer) else writing
-            named = {"source": sources[record.instance], "cost_usd": cost(spent, prices)}
-            yield _NOTHING | spent | named
+            named = {"source": sources[record.instance], "cost_usd": cost(took, prices)}
+            yield _NOTHING | took | named
     for source, usd in (_saved(run, profile)[0].get("judge_usd") or {}).items():
         yield _NOTHING | {"source": source, "cost_usd": usd}
+
+
+def _tokens(record: Answer | Prepared) -> Row:
+    return {name: getattr(record, name) for name in ("prompt_tokens", "completion_tokens")}
 
 
 def _thrown(run: Run) -> Iterator[tuple[Answer | Prepared, Row]]:
@@ -267,13 +259,12 @@ def _thrown(run: Run) -> Iterator[tuple[Answer | Prepared, Row]]:
     next attempt; where there was no next one, all of them.
     """
     last = {made.instance: made for made in run.thrown if isinstance(made, Prepared)}
-    names = "prompt_tokens", "completion_tokens"
     for record in run.thrown:
-        spent = {name: getattr(record, name) for name in names}
+        took = _tokens(record)
         if isinstance(record, Prepared):
             final = last[record.instance] is record and record.instance not in run.prepared
-            spent = spent if final else dict(zip(names, record.lost, strict=True))
-        yield record, spent
+            took = took if final else dict(zip(took, record.lost, strict=True))
+        yield record, took
 
 
 _NOTHING: Row = dict.fromkeys(

@@ -290,7 +290,8 @@ def summary(run: Run, profile: str) -> tuple[str, list[str], bool]:
     """The table of a scored run, what is to be warned of, and whether nothing is missing."""
     method = run.settings["method"]["method"]
     table = markdown(table_sources(*scores.frames({method: run}, profile))[[*SHOWN]])
-    warnings = [warning] if (warning := scores.silent_writer(run)) else []
+    written = [made.episode for made in run.prepared.values() if made.requests and made.episode]
+    warnings = [warning] if (warning := scores.silent(written)) else []
     if not run.complete:
         return table, [*warnings, f"incomplete: {run.why_open()}"], False
     rows = scores.scores_of(run, profile)

@@ -11,7 +11,7 @@ All wording is our own.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,15 +20,8 @@ from memalpha_kit import files
 from memalpha_kit.chats import ChatModel, ChatReply, ChatRequest, request
 from memalpha_kit.errors import InputError
 from memalpha_kit.evaluation.contexts import ChatSettings, ContextMethod, ContextSettings
-from memalpha_kit.evaluation.methods import (
-    METHODS,
-    Backends,
-    Method,
-    Prepared,
-    Put,
-    groups,
-)
-from memalpha_kit.evaluation.writing import Spent, paid
+from memalpha_kit.evaluation.methods import METHODS, Backends, Method, Prepared, Put, groups
+from memalpha_kit.evaluation.writing import Counts, KeptChat, counts, paid, spent
 from memalpha_kit.method.prompts import VERSION, asked
 from memalpha_kit.records import Answer, Instance
 from memalpha_kit.sections import Count, NonNegative, Share, about, section
@@ -40,29 +33,27 @@ class Chain:
     """One walk over an instance."""
 
     instance: Instance
-    state: str = ""
-    states: list[str] = field(default_factory=list)  # after each chunk
+    states: list[str] = field(default_factory=lambda: [""])  # at the beginning, after each chunk
     unusable: int = 0  # replies without a usable state
     error: str = ""  # why it ended early
-    spent: Spent = field(default_factory=Spent)
+    calls: list[Counts] = field(default_factory=list)
     lost: tuple[int, int] = (0, 0)  # tokens of the reply that ended it
 
     @property
     def finished(self) -> bool:
         """Whether nothing is left to do."""
-        return bool(self.error) or len(self.states) == len(self.instance.chunks)
+        return bool(self.error) or len(self.states) > len(self.instance.chunks)
 
     def take(self, reply: ChatReply, read: Callable[[str], str | None]) -> None:
         """The next state from a reply."""
-        self.spent.take(reply)
+        self.calls.append(counts(reply))
         if reply.error or reply.text is None:
             self.lost = paid(reply)
-            self.error = f"piece {len(self.states)}: {reply.error or 'the reply has no text'}"
+            self.error = f"piece {len(self.states) - 1}: {reply.error or 'the reply has no text'}"
             return
         state = read(reply.text)
         self.unusable += state is None
-        self.state = self.state if state is None else state
-        self.states.append(self.state)
+        self.states.append(self.states[-1] if state is None else state)
 
 
 def walk_all(
@@ -80,29 +71,23 @@ def walk_all(
     gives the state in a reply, None if there is none; `used` is what of a state counts as memory.
     Raises ModelGone.
     """
-    model = method.kept(model)
-
-    def end(chain: Chain) -> None:
-        size = method.counter.count(used(chain.state))
-        left = {"text": chain.state, "steps": tuple(chain.states), "memory_tokens": size}
-        left |= {"unusable": chain.unusable, "error": chain.error, "lost": chain.lost}
-        left |= vars(chain.spent)
-        done(method.measured(chain.instance, **left))
-
+    model = KeptChat(model, method.journal)
     for group in groups(instances, method.backends.group):
-        chains = [Chain(instance) for instance in group]
-        for chain in chains:
-            if chain.finished:
-                end(chain)
-        while live := [chain for chain in chains if not chain.finished]:
+        live = [Chain(instance) for instance in group]
+        while live := [chain for chain in live if not chain.finished]:
 
             def take(place: int, reply: ChatReply, live: Sequence[Chain] = live) -> None:
-                live[place].take(reply, read)
-                if live[place].finished:
-                    end(live[place])
+                chain = live[place]
+                chain.take(reply, read)
+                if chain.finished:
+                    state = chain.states[-1]
+                    left = {name: getattr(chain, name) for name in ("unusable", "error", "lost")}
+                    left |= {"text": state, "steps": tuple(chain.states[1:])}
+                    left |= {"memory_tokens": method.counter.count(used(state))}
+                    done(method.measured(chain.instance, **left, **spent(chain.calls)))
 
-            next_chunk = [(c.instance, c.state, c.instance.chunks[len(c.states)]) for c in live]
-            model.chat([ask(*asked) for asked in next_chunk], take)
+            asked = [(c.instance, c.states[-1], c.instance.chunks[len(c.states) - 1]) for c in live]
+            model.chat([ask(*one) for one in asked], take)
 
 
 # ---- MemAgent -----------------------------------------------------------------------------------
@@ -165,8 +150,8 @@ class MemAgent(Method):
         """The final request, with the memory of the whole text."""
         problem = asked(put.question.text, put.instance.source, "context")
         text = f"{_ANSWER}\n\n{_tagged(problem=problem, memory=put.held.text or NOTHING)}"
-        version = f"{MEMAGENT_WORDING} {VERSION}"
-        return request("", text, version=version, **self.options.request_fields()), put.draft()
+        fields = {"version": f"{MEMAGENT_WORDING} {VERSION}", **self.options.request_fields()}
+        return request("", text, **fields), put.draft()
 
 
 def _tagged(**parts: str) -> str:
@@ -280,8 +265,8 @@ class Mem1(ContextMethod):
             if row in states:
                 raise InputError(f"{where}: expected each index once, found {row} again")
             states[row] = state
-        if odd := [row for row in states if row >= len(self.backends.rows)]:
-            known = len(self.backends.rows)
+        known = len(self.backends.rows)
+        if odd := [row for row in states if row >= known]:
             raise InputError(f"{path}: expected rows below {known}, found {min(odd)}")
         return states
 
@@ -292,20 +277,16 @@ def _state(reply: str) -> str | None:
     return found[0] if found else None
 
 
-def read_rollouts(path: Path, parse: Callable[[str, str], Any]) -> list[tuple[int, str, str]]:
+def read_rollouts(path: Path, parse: Callable[[str, str], Any]) -> Iterator[tuple[int, str, str]]:
     """(row, state, place) of each line. Raises InputError naming file and line."""
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: expected a rollout file, found: {error}") from error
-    found = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        value, where = parse(line, f"{path}:{number}"), f"{path}:{number}"
+    for where, line in ((f"{path}:{n}", line) for n, line in enumerate(lines, 1) if line.strip()):
+        value = parse(line, where)
         values = value if isinstance(value, Mapping) else {}
         row, state = values.get("index"), values.get("memory")
         if type(row) is not int or row < 0 or not isinstance(state, str):
             raise InputError(f"{where}: expected an index and a memory, found {line[:60]!r}")
-        found.append((row, state, where))
-    return found
+        yield row, state, where

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections import Counter as Counts
+from collections import Counter as Tally
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -50,18 +51,18 @@ def silence(without: int, chunks: int, wire: str) -> str:
 
 @dataclass(frozen=True)
 class Journal:
-    """Values by key in a file that only grows."""
+    """Values by key in a file that only grows; without a file nothing is kept."""
 
-    path: Path
+    path: Path | None
 
     @cached_property
     def _known(self) -> dict[str, Any]:
-        lines = read_jsonl(self.path) if self.path.exists() else []
+        lines = read_jsonl(self.path) if self.path and self.path.exists() else []
         return {line["key"]: line["value"] for line in lines}
 
     @cached_property
-    def _log(self) -> Log:
-        return Log(self.path)
+    def _log(self) -> Log | None:
+        return Log(self.path) if self.path else None
 
     def get(self, *parts: Any) -> Any:
         """The value that was kept for everything that it depends on, None if there is none."""
@@ -70,13 +71,14 @@ class Journal:
     def put(self, value: Any, *parts: Any) -> None:
         """Keeps a value. Raises DiskError."""
         known = self._known  # read before it grows
-        self._log.append({"key": _key(parts), "value": value})
-        known[_key(parts)] = value
+        if self._log:
+            self._log.append({"key": _key(parts), "value": value})
+            known[_key(parts)] = value
 
     def close(self) -> None:
         """Lets other processes in."""
-        if "_log" in vars(self):
-            vars(self).pop("_log").__exit__()
+        if log := vars(self).pop("_log", None):
+            log.__exit__()
 
 
 def _key(parts: Sequence[Any]) -> str:
@@ -126,30 +128,29 @@ class KeptChat:
         return [replies[place] for place in range(len(requests))]
 
 
-@dataclass
-class Spent:
-    """Model calls with their tokens; a sum is None without a call or if a part is unknown."""
-
-    requests: int = 0
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-
-    def add(self, *tokens: int | None) -> None:
-        """One more call, by its tokens of prompt and reply."""
-        for name, more in zip(("prompt_tokens", "completion_tokens"), tokens, strict=True):
-            before = getattr(self, name) if self.requests else 0
-            setattr(self, name, None if before is None or more is None else before + more)
-        self.requests += 1
-
-    def take(self, reply: ChatReply) -> None:
-        """One more call; a failed one whose tokens nobody told was not paid for."""
-        counts = reply.prompt_tokens, reply.completion_tokens
-        self.add(*(paid(reply) if reply.error else counts))
+Counts = tuple[int | None, int | None]
+"""Tokens of a prompt and of its reply, None where nobody told."""
 
 
 def paid(reply: ChatReply) -> tuple[int, int]:
-    """What a failed reply cost in tokens, 0 where nobody told."""
+    """What a failed reply cost in tokens; what nobody told was not paid for."""
     return reply.prompt_tokens or 0, reply.completion_tokens or 0
+
+
+def counts(reply: ChatReply) -> Counts:
+    """The tokens of a reply."""
+    return paid(reply) if reply.error else (reply.prompt_tokens, reply.completion_tokens)
+
+
+def spent(calls: Sequence[Counts]) -> dict[str, int | None]:
+    """Model calls and their tokens; a sum is None without a call or if a part is unknown."""
+    sums = [None if None in column else sum(column) for column in zip(*calls, strict=True)]
+    prompt, completion = sums or (None, None)
+    return {
+        "requests": len(calls),
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+    }
 
 
 @dataclass
@@ -161,8 +162,8 @@ class Metered:
 
     model: ChatModel
     shown: bar | None = None
-    spent: Spent = field(default_factory=Spent)
-    lost: Spent = field(default_factory=Spent)  # of failed ones, which a next attempt asks for
+    spent: list[Counts] = field(default_factory=list)
+    lost: list[Counts] = field(default_factory=list)  # of failed ones, which are asked for again
 
     @property
     def name(self) -> str:
@@ -175,7 +176,7 @@ class Metered:
             self.shown.total = max(self.shown.total or 0, self.shown.n + len(requests))
 
         def take(place: int, reply: ChatReply) -> None:
-            (self.lost if reply.error else self.spent).take(reply)
+            (self.lost if reply.error else self.spent).append(counts(reply))
             if self.shown is not None:
                 self.shown.advance()
             if done:
@@ -189,8 +190,8 @@ class KeptWriter:
     """A writer whose replies are kept as texts; token ids are counted by instance and left out."""
 
     writer: Writer
-    journal: Journal | None = None
-    spent: dict[str, Spent] = field(default_factory=dict)
+    journal: Journal
+    spent: dict[str, list[Counts]] = field(default_factory=lambda: defaultdict(list))
 
     @property
     def name(self) -> str:
@@ -199,22 +200,17 @@ class KeptWriter:
 
     def write(self, requests: Sequence[WriteRequest]) -> list[Completion]:
         """As the writer, which is asked only for what is not kept yet."""
-        kept: list[Any] = [None] * len(requests)
-        if journal := self.journal:
-            kept = [journal.get(self.name, request) for request in requests]
+        kept = [self.journal.get(self.name, request) for request in requests]
         missing = [place for place, value in enumerate(kept) if value is None]
         made = self.writer.write([requests[place] for place in missing]) if missing else []
         for place, completion in zip(missing, made, strict=True):
             counts = len(completion.prompt_ids), len(completion.completion_ids)
             kept[place] = [completion.text, completion.finish, *counts]
-            if journal:
-                journal.put(kept[place], self.name, requests[place])
-        completions = []
-        for request, (text, finish, *counts) in zip(requests, kept, strict=True):
+            self.journal.put(kept[place], self.name, requests[place])
+        for request, (_, _, *counts) in zip(requests, kept, strict=True):
             if any(counts):  # without ids nothing was sampled
-                self.spent.setdefault(request.instance, Spent()).add(*counts)
-            completions.append(replace(Completion(text), finish=finish))
-        return completions
+                self.spent[request.instance].append(tuple(counts))
+        return [Completion(text, finish=finish) for text, finish, *_ in kept]
 
 
 @dataclass(frozen=True)
@@ -235,10 +231,10 @@ class ApiWriter:
     protocol: ProtocolConfig
     counter: Counter
     temperature: float = 0.0
-    spent: dict[str, Spent] = field(default_factory=dict)  # by instance
+    spent: dict[str, list[Counts]] = field(default_factory=lambda: defaultdict(list))
     failed: dict[str, str] = field(default_factory=dict)  # by instance, why
     lost: dict[str, tuple[int, int]] = field(default_factory=dict)  # tokens of what failed
-    seen: Counts[str] = field(default_factory=Counts)  # chunks that were read, calls
+    seen: Tally[str] = field(default_factory=Tally)  # chunks that were read, calls
 
     @property
     def name(self) -> str:
@@ -272,12 +268,11 @@ class ApiWriter:
         return completions
 
     def _tell_silence(self, completions: Sequence[Completion]) -> None:
-        before = self.seen["chunks"]
-        self.seen["chunks"] += len(completions)
+        before, n = self.seen["chunks"], self.seen["chunks"] + len(completions)
+        self.seen["chunks"] = n
         for completion in completions if before < SILENT_CHUNKS else ():
             self.seen["calls"] += len(read_calls(completion, self.memory, self.protocol))
-        if before < SILENT_CHUNKS <= self.seen["chunks"] and not self.seen["calls"]:
-            n = self.seen["chunks"]
+        if before < SILENT_CHUNKS <= n and not self.seen["calls"]:
             log.warning("%s: %s", self.name, silence(n, n, self.protocol.wire))
 
     def _request(self, asked: WriteRequest) -> ChatRequest:
@@ -304,8 +299,7 @@ class ApiWriter:
         )
 
     def _completion(self, asked: WriteRequest, reply: ChatReply) -> Completion:
-        spent = self.spent.setdefault(asked.instance, Spent())
-        spent.take(reply)
+        self.spent[asked.instance].append(counts(reply))
         if reply.error or (reply.text is None and not reply.tools):
             reason = reply.error or "the reply has neither text nor calls"
             self.lost[asked.instance] = paid(reply)

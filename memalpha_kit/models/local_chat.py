@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from memalpha_kit.chats import ChatReply, ChatRequest, Done
 from memalpha_kit.errors import InputError, ModelGone
@@ -20,9 +20,6 @@ from memalpha_kit.method.calls import parse_reply
 from memalpha_kit.method.encoding import encode_chat
 from memalpha_kit.models.local import Sampling
 from memalpha_kit.records import Completion, ToolUse
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

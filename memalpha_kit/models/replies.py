@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from memalpha_kit.chats import ChatReply
@@ -37,23 +37,19 @@ MOST_UNSEEN = 8
 """Tokens of a reply that says nothing: the end of the turn, tags of an empty thought."""
 
 
+@dataclass(eq=False)
 class Failed(Exception):
-    """One request got no usable reply; the message says why. `fatal` if no other would either.
+    """One request got no usable reply; the message says why."""
 
-    `reply` is what counts if further attempts get no more.
-    """
+    why: str
+    retry: bool = True
+    fatal: bool = False  # no other request would get one either
+    reply: Any = None  # what counts if further attempts get no more
+    status: int | None = None  # of HTTP
+    thrown: list[tuple[int | None, int | None]] = field(default_factory=list)  # tokens, before
 
-    def __init__(
-        self,
-        why: str,
-        retry: bool = True,
-        fatal: bool = False,
-        reply: Any = None,
-        status: int | None = None,  # of HTTP
-    ) -> None:
-        super().__init__(why)
-        self.retry, self.fatal, self.reply, self.status = retry, fatal, reply, status
-        self.thrown: list[tuple[int | None, int | None]] = []  # tokens of the answers before
+    def __str__(self) -> str:
+        return self.why
 
     @property
     def too_long(self) -> bool:

@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 
 from memalpha_kit import __version__, chats
 from memalpha_kit.chats import ChatModel
-from memalpha_kit.method.content_judge import ContentJudge
+from memalpha_kit.method.content_judge import ContentJudge, judge_steps
 from memalpha_kit.server import wire, work
 from memalpha_kit.server.limits import Gate, ServerSettings
 from memalpha_kit.server.logs import RequestLog
@@ -75,11 +75,12 @@ def create_app(
         redoc_url=None,
         dependencies=[Depends(gate.check_host)],
     )
-    _add_endpoints(app, settings, gate, model, judge)
-    _add_signs_of_life(app, settings, gate, model.name, probe or model)
+    shown = [Depends(HTTPBearer(auto_error=False))] if settings.token else []  # on the page
+    locks = [*shown, Depends(gate.check_token)]
+    _add_endpoints(app, settings, gate, locks, model, judge)
+    _add_signs_of_life(app, gate, locks, model.name, probe or model)
     app.openapi = lambda: _page(app)  # type: ignore[method-assign]  # as FastAPI's manual does
-    app.add_exception_handler(Refused, _refused)
-    app.add_exception_handler(HTTPException, _refused_by_fastapi)
+    app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(Exception, _broken)
     app.add_middleware(RequestLog, paths={"/docs", "/openapi.json", *_page(app)["paths"]})
     return app
@@ -119,7 +120,12 @@ def _refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def _add_endpoints(
-    app: FastAPI, settings: ServerSettings, gate: Gate, model: ChatModel, judge: ContentJudge
+    app: FastAPI,
+    settings: ServerSettings,
+    gate: Gate,
+    locks: list[Any],
+    model: ChatModel,
+    judge: ContentJudge,
 ) -> None:
     """Adds the endpoints that ask the model: each takes a body of its shape and gives another."""
     manner = work.MANNERS[settings.retrieval.behaviour]
@@ -131,7 +137,8 @@ def _add_endpoints(
             asked = wire.read_body(shape, body, settings.max_entries, settings.max_items)
             facts.update(asked.counts())
             if shape is wire.Calls:
-                answer = work.analyse(asked, replace(judge, model=upstream), manner)
+                calls = [[call.model_dump() for call in group] for group in asked.batch]
+                answer = manner.judged(judge_steps(calls, replace(judge, model=upstream)))
             else:
                 path = request.url.path
                 answer = work.answer(asked, settings.retrieval, manner, upstream, path)
@@ -157,7 +164,7 @@ def _add_endpoints(
             description=told,
             response_model=gives,
             responses=_refusals(),
-            dependencies=[*_locks(settings, gate), Depends(gate.check_body)],
+            dependencies=[*locks, Depends(gate.check_body)],
             openapi_extra={"requestBody": body},
         )
 
@@ -165,21 +172,13 @@ def _add_endpoints(
         add(*endpoint)
 
 
-def _locks(settings: ServerSettings, gate: Gate) -> list[Any]:
-    """The check of the token, and how the page shows that one is wanted."""
-    shown = [Depends(HTTPBearer(auto_error=False))] if settings.token else []
-    return [*shown, Depends(gate.check_token)]
-
-
 def _add_signs_of_life(
-    app: FastAPI, settings: ServerSettings, gate: Gate, name: str, probe: ChatModel
+    app: FastAPI, gate: Gate, locks: list[Any], name: str, probe: ChatModel
 ) -> None:
     @app.get("/health", response_model=wire.Health, responses=_refusals(421))
     async def health() -> Response:
         """Whether the process is alive. Needs no token and does not ask the model."""
         return _response(_json(wire.Health(model=name, model_name=name).model_dump()))
-
-    locks = _locks(settings, gate)
 
     @app.get("/ready", response_model=wire.Ready, dependencies=locks, responses=_refusals())
     async def ready(request: Request) -> Response:
@@ -195,15 +194,13 @@ def _add_signs_of_life(
 
 
 async def _refused(request: Request, error: Any) -> Response:
+    """Of a `Refused`, and of FastAPI's own refusals."""
     name = getattr(request.state, "request_id", "")
-    body = {"error": error.error, "detail": error.items, "request_id": name}
-    response = _response(_json(body), error.status)
-    response.headers.update(error.headers)
+    items = getattr(error, "items", [])
+    body = _json({"error": error.detail, "detail": items, "request_id": name})
+    response = _response(body, error.status_code)
+    response.headers.update(error.headers or {})
     return response
-
-
-async def _refused_by_fastapi(request: Request, error: Any) -> Response:
-    return await _refused(request, Refused(error.status_code, error.detail, headers=error.headers))
 
 
 async def _broken(request: Request, error: Exception) -> Response:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+from starlette.exceptions import HTTPException
 
 from memalpha_kit.entries import Store
 from memalpha_kit.errors import closest
@@ -26,7 +27,7 @@ Many = Annotated[list[Item], Field(fail_fast=True)]  # one error per list: bodie
 Batch = Annotated[int | None, Field(ge=1, description="accepted, without effect")]
 
 
-class Refused(Exception):
+class Refused(HTTPException):
     """A request that gets no answer: HTTP status, one sentence, what is wrong where, headers."""
 
     def __init__(
@@ -36,9 +37,8 @@ class Refused(Exception):
         items: Sequence[dict[str, Any]] = (),
         headers: dict[str, str] | None = None,
     ) -> None:
-        super().__init__(error)
-        self.status, self.error, self.items = status, error, list(items)[:MOST_DETAILS]
-        self.headers = headers or {}
+        super().__init__(status, error, headers or {})
+        self.items = list(items)[:MOST_DETAILS]
 
 
 def wrong(loc: Sequence[str | int], msg: str, kind: str, status: int = 422) -> Refused:

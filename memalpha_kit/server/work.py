@@ -15,13 +15,13 @@ from typing import Any
 
 from memalpha_kit.chats import ChatModel, ChatReply, ChatRequest, Done
 from memalpha_kit.errors import ModelGone
-from memalpha_kit.method.content_judge import ContentJudge, StepVerdict, judge_steps
+from memalpha_kit.method.content_judge import StepVerdict
 from memalpha_kit.method.judges import Verdict
 from memalpha_kit.method.model_readers import AgenticReader, ModelReader
 from memalpha_kit.method.retrieval import Retrieval
 from memalpha_kit.records import Answer, Question
 from memalpha_kit.registry import Registry
-from memalpha_kit.server.wire import AgenticQuestions, Calls, Questions, Refused, wrong
+from memalpha_kit.server.wire import AgenticQuestions, Questions, Refused, wrong
 
 
 class Manner:
@@ -127,12 +127,6 @@ def nested(flat: Sequence[Any], shape: Sequence[Sequence[Any]]) -> list[list[Any
 
 
 # ---- judging ------------------------------------------------------------------------------------
-
-
-def analyse(asked: Calls, judge: ContentJudge, manner: Manner) -> dict[str, Any]:
-    """The body of `/analyze_function`."""
-    calls = [[call.model_dump() for call in group] for group in asked.batch]
-    return manner.judged(judge_steps(calls, judge))
 
 
 def judgements(steps: Sequence[StepVerdict]) -> dict[str, Any]:
