@@ -218,9 +218,8 @@ def right(body):
     prompt = body["messages"][-1]["content"]
     for case in LABELLED:
         if f"<text>\n{case.text}\n</text>" in prompt and f"type: {case.kind}\n" in prompt:
-            return (
-                f"```json\n{json.dumps({'VALID': case.valid, 'ISSUES': [], 'EXPLANATION': ''})}```"
-            )
+            verdict = {"VALID": case.valid, "ISSUES": [], "EXPLANATION": ""}
+            return f"```json\n{json.dumps(verdict)}```"
         if case.question and f"{case.question}\n<" in prompt and f">\n{case.answer}\n<" in prompt:
             if case.judge == "correct_wrong":
                 return f"<label>{'CORRECT' if case.valid else 'WRONG'}</label>"
@@ -328,12 +327,8 @@ def test_a_local_model_judges_without_a_server(tmp_path, capsys):
     options = ["--model", tmp_path / "tiny", "--max-tokens", 4, "--repeats", 1]
     code, _, error = run(capsys, *options, "--cases", cases, "--out", tmp_path / "table.csv")
     [row] = csv.DictReader((tmp_path / "table.csv").open())
-    assert (
-        code == 1
-        and "no verdict at all" in error
-        and row["model"] == "tiny"
-        and row["missing"] == row["retried"] == "2"
-    )
+    assert code == 1 and "no verdict at all" in error
+    assert (row["model"], row["missing"], row["retried"]) == ("tiny", "2", "2")
     assert row["kappa"] == "" and (row["agreement_low"], row["agreement_high"]) == ("0.0", "1.0")
 
 
@@ -341,15 +336,16 @@ def test_a_refusing_server_and_wrong_options_are_one_line(tmp_path, capsys, monk
     for name in ("QWEN_URL", "QWEN_MODEL_NAME", "OPENAI_API_KEY", "OPENROUTER_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     out = tmp_path / "table.csv"
+
+    def refused(*argv):
+        code, _, error = run(capsys, "--out", out, *argv)
+        assert code == 2 and not out.exists()
+        return error
+
+    served = ("--model-name", "m", "--retries", 0, "--give-up", 2, "--url")
     with StubServer(right, key="sesame") as stub:
-        code, _, error = run(capsys, "--url", stub.url, "--model-name", "m", "--out", out)
-    assert code == 2 and "401" in error and not out.exists()
-    gone = ["--url", stub.url, "--model-name", "m", "--retries", 0, "--give-up", 2]
-    code, _, error = run(capsys, *gone, "--out", out)
-    assert code == 2 and stub.url in error and not out.exists(), "nobody listens there any more"
-    code, _, error = run(capsys, "--out", out)
-    assert code == 2 and "QWEN_URL" in error
-    code, _, error = run(capsys, "--out", out, "--model", tmp_path, "--url", "http://x/v1")
-    assert code == 2 and "--model" in error
-    code, _, error = run(capsys, "--out", out, "--judge", "rules", "--repeats", 0)
-    assert code == 2 and "repeats" in error
+        assert "401" in refused(*served, stub.url)
+    assert stub.url in refused(*served, stub.url), "nobody listens there any more"
+    assert "QWEN_URL" in refused()
+    assert "--model" in refused("--model", tmp_path, "--url", "http://x/v1")
+    assert "repeats" in refused("--judge", "rules", "--repeats", 0)

@@ -11,11 +11,14 @@ import pytest
 from memalpha_kit import files as store
 from memalpha_kit.errors import InputError
 from memalpha_kit.evaluation import paper, tables
+from memalpha_kit.evaluation.methods import METHODS
 from memalpha_kit.evaluation.paper import Claim, verdict
 from memalpha_kit.evaluation.tables import AVERAGE, Bootstrap
 from memalpha_kit.stats import detectable, sign_flip, stratified_interval
 
 QUICK = Bootstrap(resamples=200)
+QWEN = "qwen3-32b"
+MEM1_WRITER = "Qwen2.5-7B-RL-RAG-Q2-EM-Release"
 
 
 def answers(scores, method="ours", source="squad", profile="fixed", **columns) -> pd.DataFrame:
@@ -37,18 +40,9 @@ def answers(scores, method="ours", source="squad", profile="fixed", **columns) -
 
 def built(table: pd.DataFrame, **columns) -> pd.DataFrame:
     made = table[["method", "source", "instance"]].drop_duplicates()
-    return made.assign(
-        **{
-            "chunks": 2,
-            "calls": 4,
-            "calls_ok": 3,
-            "unusable": 0,
-            "prompt_tokens": 10,
-            "completion_tokens": 1,
-            "cost_usd": 1.0,
-        }
-        | columns
-    )
+    counts = {"chunks": 2, "calls": 4, "calls_ok": 3, "unusable": 0}
+    spent = {"prompt_tokens": 10, "completion_tokens": 1, "cost_usd": 1.0}
+    return made.assign(**counts | spent | columns)
 
 
 def both(*parts: pd.DataFrame) -> pd.DataFrame:
@@ -72,9 +66,8 @@ def test_an_average_is_the_mean_of_its_columns():
 
 
 def row_of(table: pd.DataFrame, source: str = "squad", **columns) -> pd.Series:
-    return (
-        tables.table_sources(table, built(table, **columns), QUICK).set_index("source").loc[source]
-    )
+    rows = tables.table_sources(table, built(table, **columns), QUICK)
+    return rows.set_index("source").loc[source]
 
 
 def test_a_missing_score_is_counted_bounded_and_never_0():
@@ -164,12 +157,8 @@ def test_p_counts_all_sign_flips_of_few_units():
     assert sign_flip(gains, ["s"] * 3, units, 0) == 2 / 8
     assert sign_flip([0, 0, 0], ["s"] * 3, units, 0) == 1.0
     assert sign_flip([0.5], ["s"], ["a"], 0) is None
-
-
-def test_p_flips_whole_clusters():
-    """Ten questions about one memory are one piece of evidence, not ten."""
-    gains, units = [1.0] * 20, ["a"] * 10 + ["b"] * 10
-    assert sign_flip(gains, ["s"] * 20, units, 0) == 0.5
+    ten_each = ["a"] * 10 + ["b"] * 10  # about one memory: one piece of evidence, not ten
+    assert sign_flip([1.0] * 20, ["s"] * 20, ten_each, 0) == 0.5
 
 
 def test_p_of_many_units_is_small_where_there_is_a_difference_and_never_0():
@@ -189,10 +178,7 @@ def test_the_detectable_difference_is_found_in_80_per_cent_of_the_cases():
         sign_flip(rng.normal(effect, 1, n), ["s"] * n, range(n), 0, n=400) for _ in range(200)
     ]
     assert 0.7 < np.mean([p < 0.05 for p in trials]) < 0.9
-
-
-def test_nothing_is_detectable_without_spread():
-    assert detectable([0.0] * 9, ["s"] * 9, range(9)) is None
+    assert detectable([0.0] * 9, ["s"] * 9, range(9)) is None  # without spread
     assert detectable([0.1, 0.2], ["s"] * 2, range(2)) is None
 
 
@@ -210,22 +196,16 @@ def test_methods_are_compared_on_the_questions_that_both_answered():
 
 
 def test_several_sources_get_an_average_row_in_which_each_weighs_the_same():
-    right, wrong = {"a": [1] * 8}, {"a": [0] * 8}
     parts = [
-        answers(wrong, "first", source="squad"),
-        answers(right, "second", source="squad"),
-        answers(wrong, "first", source="hotpotqa"),
-        answers(wrong, "second", source="hotpotqa"),
+        answers({"a": [right] * 8}, method, source)
+        for source, first, second in (("squad", 0, 1), ("hotpotqa", 0, 0))
+        for method, right in (("first", first), ("second", second))
     ]
     table = tables.table_pairs(both(*parts), QUICK)
     assert table.source.tolist() == ["squad", "hotpotqa", AVERAGE]
     assert table.difference.tolist() == [1.0, 0.0, 0.5]
     assert table.units.tolist() == [8, 8, 16]
     assert table.p[0] == 2 / 2**8 and table.p_holm[0] == 3 * table.p[0]
-
-
-def test_one_method_has_no_pairs():
-    assert tables.table_pairs(answers({"a": [1]})).empty
 
 
 def test_holm_by_hand():
@@ -241,6 +221,7 @@ def test_a_method_that_was_asked_something_else_is_left_out_of_the_pairs():
     )
     assert tables.table_pairs(table, QUICK).method.unique().tolist() == ["memory"]
     assert tables.table_pairs(table[table.method != "memory"], QUICK).empty
+    assert tables.table_pairs(table[table.method == "memory"], QUICK).empty
 
 
 # ---- the paper ----------------------------------------------------------------------------------
@@ -277,6 +258,8 @@ def test_no_verdict_with_failures_or_another_model():
 
 def test_the_papers_averages_that_its_columns_do_not_give():
     """Recomputed from the printed columns."""
+    with pytest.raises(InputError, match="'table5'"):
+        paper.paper_results("table5")
     found = paper.paper_averages(paper.paper_results())
     differ = found[found.differs].astype(object).fillna("")
     assert {
@@ -302,7 +285,7 @@ def test_ours_beside_the_papers():
     columns = printed[(printed.method == "RAG-Top2") & (printed.dataset != AVERAGE)]
     table = both(
         *(
-            answers({f"i{i}": [s] for i in range(10)}, "bm25", source=source, memory_tokens=9000)
+            answers({f"i{i}": [s] for i in range(10)}, "bm25", source, memory_tokens=9000)
             for source, s in zip(columns.source, columns.score, strict=True)
         )
     )
@@ -319,61 +302,45 @@ def test_ours_beside_the_papers():
     assert alike.verdict.unique().tolist() == ["reproduced"] and len(alike) == 8
 
 
-def settings(method, model) -> dict:
-    return {"method": {"method": method, "model": model}}
-
-
 @pytest.mark.parametrize(
-    ("method", "model", "writer", "row", "doubt"),
+    ("said", "writer", "row", "doubt"),
     [
-        ("bm25", "qwen/qwen3-32b", "", "RAG-Top2", ""),
-        ("long-context", "Qwen/Qwen3-32B", "", "Long-Context", ""),
-        ("long-context", "gpt-4o-mini", "", "Long-Context", "answered by gpt-4o-mini"),
-        ("memagent", "BytedTsinghua-SIA/RL-MemoryAgent-14B", "", "MemAgent", ""),
-        ("memory", "qwen3-32b", "YuWangX/Memalpha-4B", "Mem-alpha", ""),
-        ("memory", "qwen3-32b", "Qwen/Qwen3-4B", "Qwen3-4B", ""),
-        ("memory", "qwen3-32b", "keep_sentences", "Mem-alpha", "memory written by keep_sentences"),
-        ("memory", None, "gpt-4.1-mini", "gpt-4.1-mini", "answered by no model"),
+        (("bm25", "qwen/qwen3-32b"), "", "RAG-Top2", ""),
+        (("long-context", "Qwen/Qwen3-32B"), "", "Long-Context", ""),
+        (("long-context", "gpt-4o-mini"), "", "Long-Context", "answered by gpt-4o-mini"),
+        (("memagent", "BytedTsinghua-SIA/RL-MemoryAgent-14B"), "", "MemAgent", ""),
+        (("memory", QWEN), "YuWangX/Memalpha-4B", "Mem-alpha", ""),
+        (("memory", QWEN), "Qwen/Qwen3-4B", "Qwen3-4B", ""),
+        (("memory", QWEN), "keep_sentences", "Mem-alpha", "memory written by keep_sentences"),
+        (("memory", None), "gpt-4.1-mini", "gpt-4.1-mini", "answered by no model"),
+        # a search with 20 chunks is no "RAG-Top2"; the release's own runs have a row too
+        (("bm25", QWEN, {"top_k": 2, "window": 30_000, "temperature": 0.0}), "", "RAG-Top2", ""),
+        (("bm25", QWEN, {"top_k": 20}), "", "RAG-Top2", "top_k is 20, the paper's 2"),
+        (("long-context", QWEN, {"window": 126_000}), "", "Long-Context", "window is 126000, the"),
+        (("memory", QWEN, {"reader": "agentic"}), "Memalpha-4B", "Mem-alpha", "reader is agentic"),
+        (("memory", QWEN, {"memory": {"core": False}}), "Memalpha-4B", "Mem-alpha", "memory.core"),
+        (("mem1", QWEN, {"window": 30_000}), "", "MEM1", "summaries by qwen3-32b"),
+        (("mem1", QWEN, {"write_model": f"Mem-Lab/{MEM1_WRITER}"}), "", "MEM1", ""),
+        (("mem1", QWEN, {"rollouts": "sha256:00"}), "", "MEM1", ""),
+        (("release-qwen3-32b-bm25", QWEN, {"top_k": 2}), "", "RAG-Top2", ""),
+        (
+            ("release-agent-agentic", QWEN, {"reader": "agentic"}),
+            *("Memalpha-4B", "Mem-alpha", "reader is agentic"),
+        ),
     ],
 )
-def test_a_run_stands_beside_a_row_of_the_paper(method, model, writer, row, doubt):
-    found = paper.claim(settings(method, model), writer)
+def test_a_run_stands_beside_a_row_of_the_paper_or_gets_no_verdict(said, writer, row, doubt):
+    method, model, more = (*said, {})[:3]
+    found = paper.claim({"method": {"method": method, "model": model, **more}}, writer)
     assert found.method == row and found.doubt.startswith(doubt)
     assert bool(found.doubt) == bool(doubt)
 
 
-@pytest.mark.parametrize(
-    ("method", "more", "doubt"),
-    [
-        ("bm25", {"top_k": 2, "window": 30_000, "temperature": 0.0}, ""),
-        ("bm25", {"top_k": 20, "window": 30_000}, "top_k is 20, the paper's 2"),
-        ("long-context", {"window": 126_000}, "window is 126000, the paper's 30000"),
-        ("memory", {"reader": "agentic"}, "reader is agentic"),
-        ("memory", {"memory": {"core": False, "semantic": True}}, "memory.core is False"),
-        ("mem1", {"window": 30_000}, "summaries by qwen3-32b"),
-        ("mem1", {"write_model": "Mem-Lab/Qwen2.5-7B-RL-RAG-Q2-EM-Release"}, ""),
-        ("mem1", {"rollouts": "sha256:00"}, ""),
-        ("release-qwen3-32b-bm25", {"top_k": 2}, ""),
-        ("release-agent-agentic", {"reader": "agentic"}, "reader is agentic"),
-    ],
-)
-def test_a_run_that_is_not_what_was_published_gets_no_verdict(method, more, doubt):
-    """A search with 20 chunks is no "RAG-Top2"; the release's own runs have a row too."""
-    said = {"method": {"method": method, "model": "qwen3-32b", **more}}
-    found = paper.claim(said, "Memalpha-4B")
-    assert found.doubt.startswith(doubt) and bool(found.doubt) == bool(doubt)
-
-
 def test_what_is_published_is_what_the_methods_do_by_default():
-    from memalpha_kit.evaluation.methods import METHODS
-
+    assert paper.claim({"method": {"method": "closed-book"}}) is None  # a floor
     for name, wanted in paper.PUBLISHED.items():
         flat = store.flat(asdict(METHODS[name].Settings()))
         assert {key: flat[key] for key in wanted} == wanted
-
-
-def test_floors_stand_beside_no_row():
-    assert paper.claim(settings("closed-book", "qwen3-32b")) is None
 
 
 def test_other_metrics_and_other_data_are_doubts():
@@ -398,11 +365,6 @@ def test_an_average_over_fewer_columns_is_not_compared():
     assert shown.verdict["SQuAD"] == "reproduced"
     assert shown.why[AVERAGE] == "not all columns of the paper were run"
     assert shown.why["PubMed"] == "no score of ours"
-
-
-def test_an_unknown_table_of_the_paper_is_refused():
-    with pytest.raises(InputError, match="'table5'"):
-        paper.paper_results("table5")
 
 
 def test_markdown_shows_unknown_cells_blank():

@@ -92,10 +92,7 @@ def test_bm25_shows_few_chunks_in_their_order_and_the_release_ranks_them():
 def test_bm25_of_a_question_without_a_word_shows_the_first_chunks():
     instance = make_instance("squad", ["a", "b", "c"], [QA("q0", "???", ("a",))])
     for name in ("bm25", "release-qwen3-32b-bm25"):
-        assert asked(name, instance)[2][0].retrieved == (
-            "chunk:0",
-            "chunk:1",
-        )
+        assert asked(name, instance)[2][0].retrieved == ("chunk:0", "chunk:1")
 
 
 def test_the_gold_chunk_is_shown_alone_and_without_a_label_the_question_is_skipped():

@@ -77,14 +77,8 @@ def test_memory_options_reach_the_writer():
             "top_k has no effect: reader best_entry",
         ),
         ({"writer": "silent", "initial_k": 3}, "initial_k has no effect: reader model"),
-        (
-            {"writer": "silent", "reader": "agentic", "k": 3},
-            "k has no effect: reader agentic",
-        ),
-        (
-            {"writer": "silent", "retrieval": "embedding"},
-            "retrieval embedding: expected a model that embeds",
-        ),
+        ({"writer": "silent", "reader": "agentic", "k": 3}, "k has no effect: reader agentic"),
+        ({"writer": "silent", "retrieval": "embedding"}, "expected a model that embeds"),
         ({"writer": "silent", "reader": "model"}, "expected a model that answers"),
         ({"writer": "api", "reader": "best_entry"}, "expected a model that answers"),
     ],
@@ -254,11 +248,7 @@ def test_a_failed_request_ends_the_memory_of_its_instance_and_of_no_other():
     assert answered[INSTANCE.id, "q0"].prediction is None
     assert prepared[LABELLED.id].error == "" and answered[LABELLED.id, "q0"].prediction == "Nora"
     assert not any("Ada paints" in text for text in model.texts)  # nothing more is spent on it
-
-
-def test_a_reply_without_text_and_calls_is_a_failure():
-    model = FakeChat(lambda asked: ChatReply(None))
-    prepared, _ = run(built(model, writer="api"), ())
+    prepared, _ = run(built(FakeChat(lambda asked: ChatReply(None)), writer="api"), ())
     assert prepared[INSTANCE.id].error == "chunk 0: the reply has neither text nor calls"
 
 
@@ -342,23 +332,19 @@ def test_random_memories_hold_at_most_what_was_asked_for_in_the_order_of_the_tex
     text = "\n".join(INSTANCE.chunks)
     places = [text.index(entry.text) for entry in one.episode.memory.semantic]
     assert places == sorted(places)
-    assert [e.text for e in prepared[LABELLED.id].episode.memory.semantic][0].startswith(
-        "Sentence: "
-    )
+    assert prepared[LABELLED.id].episode.memory.semantic[0].text.startswith("Sentence: ")
 
 
-def test_lead_sentences_are_the_first_ones_that_fit():
+def test_lead_sentences_are_the_first_ones_that_fit_and_all_tokens_give_all():
+    def drawn(share, **options):
+        prepared, _ = run(random_memory(share=share, **options), ())
+        return [entry.text for entry in prepared[INSTANCE.id].episode.memory.semantic]
+
+    every = drawn(1.0)
+    assert len(every) == 4 and drawn(0.0) == []
     for share in (0.4, 0.7):
-        memory = run(random_memory(share=share, order="lead"))[0][INSTANCE.id].episode.memory
-        every = run(random_memory(share=1.0))[0][INSTANCE.id].episode.memory
-        n = len(memory.semantic)
-        assert 0 < n < 4
-        assert [e.text for e in memory.semantic] == [e.text for e in every.semantic[:n]]
-
-
-def test_all_tokens_give_all_sentences_and_none_give_none():
-    assert len(run(random_memory(share=1.0))[0][INSTANCE.id].episode.memory.semantic) == 4
-    assert run(random_memory(share=0.0))[0][INSTANCE.id].episode.memory.semantic == ()
+        first = drawn(share, order="lead")
+        assert 0 < len(first) < 4 and first == every[: len(first)]
 
 
 def test_a_draw_depends_on_its_seed_and_its_instance_alone():

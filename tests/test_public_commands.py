@@ -42,7 +42,6 @@ def models(command: str) -> set[str]:
 
 
 FAULTS = Faults(busy=0.04, broken=0.04, malformed=0.04, cut=0.03)
-QUICK = ()
 KEYS = ("QWEN_URL", "QWEN_MODEL_NAME", "OPENROUTER_API_KEY", "OPENAI_API_KEY", "OPENAI_BASE_URL")
 
 
@@ -64,8 +63,8 @@ def policy(place):
     from tiny_models import tiny_lm
 
     lm = tiny_lm()
-    lm.model.save_pretrained(place / "models" / "Memalpha-4B")
-    lm.tokenizer.save_pretrained(place / "models" / "Memalpha-4B")
+    for part in (lm.model, lm.tokenizer):
+        part.save_pretrained(place / "models" / "Memalpha-4B")
 
 
 @pytest.fixture
@@ -87,7 +86,7 @@ def ours(command: str, stub_url: str, monkeypatch) -> list[str]:
     argv = [word for part in found for word in part]
     if "models/Memalpha-4B" in argv:
         argv += ["--set", "protocol.max_reply_tokens=4", "--source", "squad", "--limit", "1"]
-    return [*argv, *QUICK] if argv[0] != "report" else argv
+    return argv
 
 
 @pytest.mark.parametrize(("public", "command"), COMMANDS, ids=[row[0][:60] for row in COMMANDS])
@@ -133,6 +132,7 @@ def test_a_public_agent_can_point_at_our_server(public, command, root, monkeypat
 
 def test_the_runs_of_all_commands_are_complete_and_their_scores_are_as_expected(here):
     """After the commands above: what a method was shown decides what the little model knows."""
+    assert (len(COMMANDS), len(SERVERS)) == (21, 2)
     whole = [runs.load_run(folder) for folder in sorted(Path("runs/evaluate").glob("*"))]
     if len(whole) < sum("evaluate --method" in command for _, command in COMMANDS):
         pytest.skip("needs the runs of all commands above")
@@ -140,11 +140,8 @@ def test_the_runs_of_all_commands_are_complete_and_their_scores_are_as_expected(
         assert run.complete
         found = {row["score"] for row in scores.scores_of(run)}
         method = run.settings["method"]
-        blind = (
-            method["method"] == "closed-book"
-            or method.get("rollouts")
-            or "sha256" in str(method.get("writer"))
-        )
+        given = method["method"] == "closed-book" or method.get("rollouts")
+        blind = given or "sha256" in str(method.get("writer"))
         assert found == ({0.0} if blind else {1.0}), run.folder
     table = pd.read_csv("reports/table1/table_paper.csv")
     assert set(table.verdict) == {"cannot tell"}
@@ -164,16 +161,12 @@ def test_single_source_runs_ask_the_same_questions_as_the_whole_set(here):
     assert part and set(part) < set(whole)
 
 
-def test_the_page_has_every_public_command():
-    assert (len(COMMANDS), len(SERVERS)) == (21, 2)
-
-
 # ---- faults ---
 
 
-def evaluate(url: str, method: str, out: Path, data: str = "data/memalpha", *more: str) -> int:
+def evaluate(url: str, method: str, out: Path, *more: str, data: str = "data/memalpha") -> int:
     argv = ["evaluate", "--method", method, "--data", data, "--url", url, "--model-name", "m"]
-    return cli.main([*argv, "--out", str(out.parent), "--name", out.name, *QUICK, *more])
+    return cli.main([*argv, "--out", str(out.parent), "--name", out.name, *more])
 
 
 def outcome(folder: Path) -> dict:
@@ -185,31 +178,35 @@ def outcome(folder: Path) -> dict:
     return {"questions": asked, "prepared": made}
 
 
+METHODS = {"bm25": (), "memory": ("--writer", "api")}
+EACH = pytest.mark.parametrize(("method", "more"), METHODS.items())
+
+
 @pytest.fixture(scope="module")
 def peaceful(place):
     """Fault-free runs of two methods."""
     with pytest.MonkeyPatch.context() as patch, StubServer(little_model) as stub:
         patch.chdir(place)
-        for method, more in (("bm25", ()), ("memory", ("--writer", "api"))):
-            assert evaluate(stub.url, method, Path("calm") / method, "data/memalpha", *more) == 0
-    return {method: outcome(place / "calm" / method) for method in ("bm25", "memory")}
+        for method, more in METHODS.items():
+            assert evaluate(stub.url, method, Path("calm") / method, *more) == 0
+    return {method: outcome(place / "calm" / method) for method in METHODS}
 
 
-@pytest.mark.parametrize(("method", "more"), [("bm25", ()), ("memory", ("--writer", "api"))])
+@EACH
 def test_with_20_per_cent_of_calls_failing_the_scores_are_those_of_a_run_without(
     method, more, here, peaceful
 ):
     faults = Faults(busy=0.05, broken=0.05, malformed=0.05, cut=0.04, hang=0.01, seed=3)
     with StubServer(little_model, faults=faults) as stub:
         out = here / "faulty" / method
-        assert evaluate(stub.url, method, out, "data/memalpha", *more, "--timeout", "1") == 0
+        assert evaluate(stub.url, method, out, *more, "--timeout", "1") == 0
     share = sum(stub.faulty.values()) / stub.n_requests
     assert 0.1 < share < 0.3
     assert outcome(out) == peaceful[method]
     assert files.read_jsonl(out / runs.FAILURES) == []
 
 
-@pytest.mark.parametrize(("method", "more"), [("bm25", ()), ("memory", ("--writer", "api"))])
+@EACH
 def test_without_retries_failures_stay_open_and_later_runs_ask_them_again(
     method, more, here, peaceful, capsys
 ):
@@ -217,7 +214,7 @@ def test_without_retries_failures_stay_open_and_later_runs_ask_them_again(
     calm = peaceful[method]["questions"]
     with StubServer(little_model, faults=Faults(busy=0.1, broken=0.1, seed=1)) as stub:
         for attempt in range(20):
-            code = evaluate(stub.url, method, out, "data/memalpha", *more, "--retries", "0")
+            code = evaluate(stub.url, method, out, *more, "--retries", "0")
             found = outcome(out)["questions"]
             failed = {key for key, row in found.items() if row[1] is None}
             assert {found[key][2] for key in failed} <= {"infra_error"}
@@ -234,18 +231,18 @@ def test_a_server_that_dies_stops_the_run_and_what_was_answered_is_kept(here, pe
     out = here / "dying" / "bm25"
     with StubServer(little_model, die_after=20) as stub:
         few = ("--retries", "1", "--give-up", "2", "--concurrency", "4")
-        assert evaluate(stub.url, "bm25", out, "data/memalpha", *few) == 2
+        assert evaluate(stub.url, "bm25", out, *few) == 2
     said = capsys.readouterr().err
     assert said.startswith("memalpha: error:") and said.count("\n") == 1
     assert f"answers are in {out}" in said
     kept = runs.load_run(out)
     assert 15 <= len(kept.answers) <= 20
-    assert evaluate("http://127.0.0.1:9/v1", "bm25", out, "data/memalpha", *few) == 2  # no server
+    assert evaluate("http://127.0.0.1:9/v1", "bm25", out, *few) == 2  # no server
     assert runs.load_run(out).answers == kept.answers
     with StubServer(little_model) as stub:  # another address may be another model
         assert evaluate(stub.url, "bm25", out) == 2
         assert "or say --moved if it is the same model there" in capsys.readouterr().err
-        assert evaluate(stub.url, "bm25", out, "data/memalpha", "--moved") == 0
+        assert evaluate(stub.url, "bm25", out, "--moved") == 0
     assert stub.n_requests == 42 - len(kept.answers)
     made_by = [row["made_by"] for row in scores.scores_of(runs.load_run(out))]
     assert made_by.count(f"m at {stub.url}") == stub.n_requests and len(set(made_by)) == 2
@@ -274,8 +271,8 @@ def test_a_judge_is_asked_once_and_its_failures_are_no_zeros(here, capsys):
     out = here / "judged" / "long"
     with StubServer(little_model) as stub:
         judge = ("--judge-url", stub.url, "--judge-model-name", "j")
-        only = ("--source", "longmemeval_s*")
-        assert evaluate(stub.url, "long-context", out, "data/memoryagentbench", *only, *judge) == 0
+        only, bench = ("--source", "longmemeval_s*"), "data/memoryagentbench"
+        assert evaluate(stub.url, "long-context", out, *only, *judge, data=bench) == 0
         assert [row["metric"] for row in scores.scores_of(runs.load_run(out))] == ["judge"] * 3
         n = stub.n_requests
         assert cli.main(["score", str(out), *judge]) == 0
@@ -295,7 +292,7 @@ def test_an_embedding_model_is_a_setting(here, capsys):
         for name, code in (("e1", 0), ("e2", 2)):
             embed = ("--embed-url", stub.url, "--embed-model-name", name)
             out = here / "embedded" / "memory"
-            assert evaluate(stub.url, "memory", out, "data/memalpha", *more, *embed) == code
+            assert evaluate(stub.url, "memory", out, *more, *embed) == code
     assert "was begun with method.embed_model = 'e1', now it is 'e2'" in capsys.readouterr().err
 
 
@@ -305,9 +302,9 @@ def test_a_writer_of_ours_has_not_the_price_of_the_answering_model(here, policy)
     written = ("--set", "writer=models/Memalpha-4B", "--set", "protocol.wire=text")
     with StubServer(little_model) as stub:
         price = ("--price-in", "1", "--price-out", "2")
-        assert evaluate(stub.url, "memory", out, "data/memalpha", *more, *written, *price) == 0
+        assert evaluate(stub.url, "memory", out, *more, *written, *price) == 0
         first = runs.load_run(out)
-        assert evaluate(stub.url, "memory", out, "data/memalpha", *more, *written) == 0
+        assert evaluate(stub.url, "memory", out, *more, *written) == 0
     assert runs.load_run(out).info == first.info  # prices stay if none are given
     assert first.info["writer"] == "models/Memalpha-4B"
     answers, built = scores.frames({"memory": first})
@@ -329,7 +326,7 @@ def test_a_report_says_if_runs_were_asked_different_questions(here, peaceful, ca
 def test_other_settings_do_not_go_on_in_the_same_folder(here, peaceful, capsys):
     with StubServer(little_model) as stub:
         more = ("--set", "top_k=1")
-        assert evaluate(stub.url, "bm25", here / "calm" / "bm25", "data/memalpha", *more) == 2
+        assert evaluate(stub.url, "bm25", here / "calm" / "bm25", *more) == 2
     assert "was begun with method.top_k = 2, now it is 1" in capsys.readouterr().err
     assert stub.n_requests == 0
 
@@ -348,7 +345,7 @@ def test_other_settings_do_not_go_on_in_the_same_folder(here, peaceful, capsys):
     ],
 )
 def test_a_wrong_request_is_one_line(more, message, here, capsys):
-    assert cli.main(["evaluate", "--data", "data/memalpha", *more]) == 2
+    assert cli.main(["evaluate", "--data", *more]) == 2
     said = capsys.readouterr().err
     assert message in said and said.count("\n") == 1
 
@@ -447,7 +444,7 @@ def test_twenty_kills_at_random_moments_lose_nothing_and_repeat_nothing(tmp_path
     chance, n_answers = random.Random(0), 2 * 4 * 24
     with StubServer(little_model, latency_s=0.02) as stub:
         argv = ["evaluate", "--method", "memory", "--writer", "api", "--data", str(data)]
-        argv += ["--url", stub.url, "--model-name", "m", "--concurrency", "4", *QUICK]
+        argv += ["--url", stub.url, "--model-name", "m", "--concurrency", "4"]
         argv += ["--out", str(tmp_path), "--name"]
         command = [sys.executable, "-m", "memalpha_kit", *argv]
         subprocess.run([*command, "whole"], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)

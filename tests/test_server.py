@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -412,8 +413,6 @@ def test_the_page_of_the_api_describes_every_endpoint(server):
 # --- Refusals ------------------------------------------------------------------------------------
 
 SECRET = "swordfish " * 2000
-
-
 DEEP = b"[" * 100_000
 
 
@@ -539,28 +538,17 @@ def test_a_body_of_a_million_entries_does_not_keep_others_waiting(server, stub):
     """It is read and checked in a thread; 53 MB once stopped everything for 50 s."""
     body = json.dumps({**ASKED, "memories": [{"semantic": [BEES] * 1_000_000}]}).encode()
     headers = {"Content-Type": "application/json"}
-    waiting = in_background(lambda: server.http.post("/process", content=body, headers=headers))
+    waiting = BACKGROUND.submit(server.http.post, "/process", content=body, headers=headers)
     lives = 0
     while not waiting.done():
         lives += httpx.get(f"{server.url}/health", trust_env=False).status_code == 200
-    assert refused(waiting(), 413) and lives > 1 and not stub.requests
+    assert refused(waiting.result(60), 413) and lives > 1 and not stub.requests
 
 
 # --- Places and time -----------------------------------------------------------------------------
 
 
-def in_background(work, *args):
-    """The result of `work`, later: a function that waits for it, and says if it is `done`."""
-    found = []
-    thread = threading.Thread(target=lambda: found.append(work(*args)), daemon=True)
-    thread.start()
-
-    def result():
-        thread.join(60)
-        return found[0]
-
-    result.done = lambda: not thread.is_alive()
-    return result
+BACKGROUND = ThreadPoolExecutor(4)
 
 
 def until(true, timeout_s=20.0):
@@ -573,13 +561,13 @@ def until(true, timeout_s=20.0):
 def test_503_with_retry_after_while_all_places_are_taken(stub):
     stub.latency_s = 1.0
     with serving(stub, max_at_work=2) as server:
-        waiting = [in_background(server.post, "/process", ASKED) for _ in range(2)]
+        waiting = [BACKGROUND.submit(server.post, "/process", ASKED) for _ in range(2)]
         until(lambda: stub.in_flight == 2)
         response = server.post("/process", ASKED)
         assert "2 requests are at work" in refused(response, 503)["error"]
         assert int(response.headers["retry-after"]) > 0
         assert server.get("/health").status_code == 200  # life is not a place
-        assert [wait().status_code for wait in waiting] == [200, 200]
+        assert [one.result().status_code for one in waiting] == [200, 200]
         stub.latency_s = 0.0
         assert server.post("/process", ASKED).status_code == 200
     assert stub.peak_in_flight == 2
@@ -653,8 +641,8 @@ class Slow:
 def test_a_local_model_is_asked_by_one_request_at_a_time_and_nobody_asks_it_for_what_was_given_up():
     model = Slow()
     with Running(create_app(ServerSettings(time_limit_s=0.4, max_at_work=2), model)) as server:
-        waiting = [in_background(server.post, "/process", ASKED) for _ in range(2)]
-        assert [wait().status_code for wait in waiting] == [504, 504]
+        waiting = [BACKGROUND.submit(server.post, "/process", ASKED) for _ in range(2)]
+        assert [one.result().status_code for one in waiting] == [504, 504]
         refused(server.post("/process", ASKED), 504)  # the model is still at the first batch
         assert model.batches == 1
         model.go.set()

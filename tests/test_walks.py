@@ -7,7 +7,7 @@ import re
 
 import pytest
 from fake_chat import FakeChat, user
-from test_methods import INSTANCE, INSTANCES, LABELLED, WANTED, run
+from test_methods import INSTANCE, LABELLED, WANTED, run
 
 from memalpha_kit.errors import InputError, ModelGone
 from memalpha_kit.evaluation.methods import Backends, MethodSpec, build_method
@@ -72,34 +72,13 @@ def test_release_keeps_thoughts_in_the_memory():
     assert prepared[INSTANCE.id].steps[0] == "<think>Hm.</think> Nora"
 
 
-def test_thoughts_that_do_not_end_leave_the_old_memory_and_are_counted():
-    replies = iter(["Nora", "<think>Now"])
-    prepared, _ = run(memagent(FakeChat(lambda _: next(replies))), (), [INSTANCE])
-    one = prepared[INSTANCE.id]
-    assert (one.text, one.steps, one.unusable, one.error) == ("Nora", ("Nora", "Nora"), 1, "")
-
-
-def test_a_failed_piece_ends_its_instance_with_the_reason_and_no_other():
-    def failing(asked):
-        return None if "Ada paints" in user(asked) else say(asked)
-
-    model = FakeChat(failing)
-    prepared, answered = run(memagent(model))
-    assert prepared[INSTANCE.id].error == "piece 1: HTTP 500 six times"
-    assert prepared[INSTANCE.id].steps == ("Nora",)
-    assert answered[INSTANCE.id, "q0"].prediction is None
-    assert answered[INSTANCE.id, "q0"].error == "instance: piece 1: HTTP 500 six times"
-    assert answered[LABELLED.id, "q0"].prediction == "\\boxed{Sentence:}"
-
-
 def test_a_walk_that_was_killed_goes_on_where_it_was(tmp_path):
-    spec = MethodSpec("memagent")
     whole = FakeChat(say)
-    expected = run(build_method(spec, Backends(answer=whole)))
+    expected = run(memagent(whole))
     calls, lost = 0, []
     for dies_after in (1, 1, 2, None):
         model = FakeChat(say, dies_after)
-        method = build_method(spec, Backends(answer=model, journal=tmp_path))
+        method = build_method(MethodSpec("memagent"), Backends(answer=model, journal=tmp_path))
         try:
             found = run(method)
         except ModelGone:
@@ -108,9 +87,7 @@ def test_a_walk_that_was_killed_goes_on_where_it_was(tmp_path):
         calls += len(model.asked)
     assert found == expected and len(lost) == 3
     walked = sum("<section>" in text for text in whole.texts)
-    answers = len(WANTED)
-    assert calls <= walked + 2 * answers  # no piece twice; answers are kept by the run, not here
-    assert len(INSTANCES) == 2
+    assert calls <= walked + 2 * len(WANTED)  # no piece twice; the run keeps answers, not this
 
 
 # ---- MEM1 ---------------------------------------------------------------------------------------
@@ -150,9 +127,8 @@ def test_the_walk_asks_with_its_own_budgets_and_consistent_tags():
     first, second = writes.asked
     assert (first.max_tokens, first.temperature, first.top_p) == (1024, 0.0, 0.95)
     assert user(first).startswith("Read the articles.")
-    assert "<summary>\n\n</summary>" in user(first) and "<summary>\nNora\n</summary>" in user(
-        second
-    )
+    assert "<summary>\n\n</summary>" in user(first)
+    assert "<summary>\nNora\n</summary>" in user(second)
     assert user(second).endswith("<information>\nAda paints boats. It rains.\n</information>")
 
 
@@ -168,11 +144,15 @@ def test_release_sends_the_plain_chunk_and_the_state_as_the_models_turn_with_tag
     assert "<think>Nora</think>" in answers.texts[0]
 
 
-def test_a_reply_without_a_state_keeps_the_old_one_and_is_counted():
-    replies = iter(["<think>Nora</think>", "no tags"])
-    prepared, _ = run(mem1(FakeChat(lambda _: next(replies))), (), [INSTANCE])
+@pytest.mark.parametrize(
+    ("made", "first", "second"),
+    [(memagent, "Nora", "<think>Now"), (mem1, "<think>Nora</think>", "no tags")],
+)
+def test_a_reply_without_a_state_keeps_the_old_one_and_is_counted(made, first, second):
+    replies = iter([first, second])
+    prepared, _ = run(made(FakeChat(lambda _: next(replies))), (), [INSTANCE])
     one = prepared[INSTANCE.id]
-    assert (one.text, one.unusable, one.error) == ("<think>Nora</think>", 1, "")
+    assert (one.text, one.steps, one.unusable, one.error) == (first, (first, first), 1, "")
 
 
 def test_a_model_that_never_keeps_the_format_is_asked_all_the_same():
@@ -183,13 +163,18 @@ def test_a_model_that_never_keeps_the_format_is_asked_all_the_same():
     assert all(answer.prediction == "Nora" for answer in answered.values())
 
 
-def test_a_failed_request_ends_its_instance_and_does_not_keep_the_old_state_silently():
+@pytest.mark.parametrize(("made", "says"), [(memagent, say), (mem1, summarise)])
+def test_a_failed_piece_ends_its_instance_with_the_reason_and_no_other(made, says):
     def failing(asked):
-        return None if "Ada paints" in user(asked) else summarise(asked)
+        chunk = part(user(asked), "section") or part(user(asked), "information") or ""
+        return None if "Ada paints" in chunk else says(asked) if chunk else "Oslo"
 
-    prepared, _ = run(mem1(FakeChat(), FakeChat(failing)), ())
-    assert prepared[INSTANCE.id].error == "piece 1: HTTP 500 six times"
-    assert prepared[LABELLED.id].error == ""
+    prepared, answered = run(made(FakeChat(failing)))
+    one = prepared[INSTANCE.id]
+    assert one.error == "piece 1: HTTP 500 six times" and len(one.steps) == 1
+    assert answered[INSTANCE.id, "q0"].prediction is None
+    assert answered[INSTANCE.id, "q0"].error == f"instance: {one.error}"
+    assert prepared[LABELLED.id].error == "" and answered[LABELLED.id, "q0"].prediction == "Oslo"
 
 
 # ---- rollout files ----------------------------------------------------------------------------
@@ -216,18 +201,13 @@ def test_a_rollout_file_gives_the_memories_by_row_of_the_data(tmp_path):
     assert "Three." in answers.texts[0] and len(method.settings()["rollouts"]) == 64
 
 
-def test_a_row_that_is_missing_is_said_before_any_answer(tmp_path):
+def test_every_instance_needs_its_row_which_is_said_before_any_answer(tmp_path):
     answers = FakeChat()
     method = mem1(answers, rollouts=str(rollouts(tmp_path, line(0), line(1))))
     with pytest.raises(InputError, match=rf"found none for 1: {LABELLED.id} \(row 2\)"):
         run(method)
     assert not answers.asked
-
-
-def test_a_part_of_the_data_needs_only_its_own_rows(tmp_path):
-    method = mem1(FakeChat(), rollouts=str(rollouts(tmp_path, line(1))))
-    prepared, _ = run(method, (), [INSTANCE])
-    assert list(prepared) == [INSTANCE.id]
+    assert list(run(method, (), [INSTANCE])[0]) == [INSTANCE.id]  # a part needs only its own
 
 
 def loaded(path, name="mem1", rows=3):
@@ -257,17 +237,7 @@ def test_broken_lines_are_repaired_in_the_release_only(broken, repaired, tmp_pat
             loaded(path)
 
 
-ODD = (
-    "[1]",
-    "7",
-    '{"index": "1", "memory": "x"}',
-    '{"index": 1}',
-    '{"index": true, "memory": ""}',
-    '{"index": -1, "memory": ""}',
-)
-
-
-@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("odd", ["[1]", "7", line("1", "x"), {"index": 1}, line(True), line(-1)])
 @pytest.mark.parametrize("name", ["mem1", "release-mem1"])
 def test_lines_of_another_shape_are_errors(odd, name, tmp_path):
     with pytest.raises(InputError, match=r"results\.json:1: expected an index and a memory"):

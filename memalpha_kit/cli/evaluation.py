@@ -198,7 +198,7 @@ def _finish(
     print(table)
     print(run.folder)
     for warning in warnings:
-        _warn(warning)
+        print(f"memalpha: {warning}", file=sys.stderr)
     return int(not complete)
 
 
@@ -317,7 +317,8 @@ def calibrate(
     print(calibration.as_text(table))
     print(out)
     if table["missing"].sum() == (table["n"] * table["repeats"]).sum():
-        _warn("the judge gave no verdict at all; --replies FILE.jsonl keeps what it said")
+        none = "the judge gave no verdict at all; --replies FILE.jsonl keeps what it said"
+        print(f"memalpha: {none}", file=sys.stderr)
         return 1
     return 0
 
@@ -331,7 +332,3 @@ def _settings(texts: list[str]) -> dict[str, Any]:
             raise InputError(f"--set: expected KEY=VALUE, found {text!r}")
         options[key.strip()] = read_yaml(value, f"--set {key}")
     return options
-
-
-def _warn(message: str) -> None:
-    print(f"memalpha: {message}", file=sys.stderr)

@@ -27,7 +27,7 @@ from memalpha_kit.cli.options import (
 from memalpha_kit.errors import InputError
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 ReaderName = Annotated[str, Option(metavar="NAME", help="who answers from a memory: {readers}")]
 
@@ -84,15 +84,10 @@ def credit(
             title = f"{episode.id}: credit of {len(table)} entries"
             save_figure(plot_credit(table, title), out / f"credit_{number:03d}.png")
     if out:
-        for name, parts in (("entries", entries), ("calls", calls)):
-            files.save_table(out / f"{name}.csv", _flat(pd.concat(parts, ignore_index=True)))
+        for name, parts, ids in (("entries", entries, "needed_by"), ("calls", calls, "entries")):
+            table = pd.concat(parts, ignore_index=True)
+            files.save_table(out / f"{name}.csv", table.assign(**{ids: table[ids].map(" ".join)}))
         print(out)
-
-
-def _flat(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with texts in place of tuples of ids."""
-    lists = [name for name in ("needed_by", "entries") if name in table]
-    return table.assign(**{name: table[name].map(" ".join) for name in lists})
 
 
 LENGTHS = [1, 2, 4, 8, 13]

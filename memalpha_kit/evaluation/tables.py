@@ -187,10 +187,10 @@ def _spent(part: pd.DataFrame, made: pd.DataFrame, name: str) -> int | float | N
 
 # ---- methods against each other -----------------------------------------------------------------
 
-PAIR = (
+PAIR = [
     *("method", "against", "source", "questions", "units", "score", "score_against"),
     *("difference", "low", "high", "p", "detectable"),
-)
+]
 
 
 def table_pairs(answers: pd.DataFrame, bootstrap: Bootstrap = BOOTSTRAP) -> pd.DataFrame:
@@ -209,7 +209,7 @@ def table_pairs(answers: pd.DataFrame, bootstrap: Bootstrap = BOOTSTRAP) -> pd.D
         return pd.DataFrame(columns=[*PAIR, "p_holm"])
     table = pd.concat(parts, ignore_index=True)
     table["p_holm"] = pd.Series(holm(table["p"].tolist()), table.index)
-    return table.astype(dict.fromkeys((*PAIR[PAIR.index("score") :], "p_holm"), float))
+    return table.astype(dict.fromkeys([*PAIR[PAIR.index("score") :], "p_holm"], float))
 
 
 def _pairs(answers: pd.DataFrame, method: str, against: str, bootstrap: Bootstrap) -> pd.DataFrame:
@@ -218,10 +218,10 @@ def _pairs(answers: pd.DataFrame, method: str, against: str, bootstrap: Bootstra
     both = left.merge(right, on=["source", "instance", "qa"], suffixes=("", "_against"))
     both = both.dropna(subset=["score", "score_against"])
     parts = list(both.groupby("source", sort=False))
-    rows = [_pair_row(str(name), part, bootstrap) for name, part in parts]
-    rows += [_pair_row(AVERAGE, both, bootstrap)] if len(parts) > 1 else []
-    named = [{"method": method, "against": against, **row} for row in rows]
-    return pd.DataFrame(named, columns=list(PAIR))
+    parts += [(AVERAGE, both)] if len(parts) > 1 else []
+    named = {"method": method, "against": against}
+    rows = [named | _pair_row(str(name), part, bootstrap) for name, part in parts]
+    return pd.DataFrame(rows, columns=PAIR)
 
 
 def _pair_row(source: str, part: pd.DataFrame, bootstrap: Bootstrap) -> Row:
@@ -260,28 +260,23 @@ def holm(values: Iterable[float | None]) -> list[float | None]:
 Labelled = Mapping[str, Sequence[Run]]
 """Runs by the name of their method in tables; a method may have one run per source."""
 
-SHOWN = (
+SHOWN = [
     *("source", "metric", "instances", "questions", "error_rate", "score", "low", "high"),
     *("if_all_0", "if_all_1", "memory_tokens", "chunk_tokens", "compression"),
     *("calls_per_chunk", "call_success", "prompt_tokens", "completion_tokens", "cost_usd"),
-)
+]
 """Columns of `table_sources` that are printed; the CSV files have all."""
+PAPER = [
+    *("method", "paper_method", "dataset", "ours", "low", "high", "printed"),
+    *("compared_with", "memory_ktok", "memory_ktok_printed", "verdict", "why"),
+]
 SECTIONS = {
-    "table_sources": ("Scores by source", ("method", *SHOWN)),
+    "table_sources": ("Scores by source", ["method", *SHOWN]),
     "table_pairs": (
         "Paired differences to the first run",
-        (
-            *("method", "source", "questions", "units", "score", "score_against"),
-            *("difference", "low", "high", "p", "p_holm", "detectable"),
-        ),
+        [*(name for name in PAIR[:-1] if name != "against"), "p_holm", "detectable"],
     ),
-    "table_paper": (
-        "Beside the paper",
-        (
-            *("method", "paper_method", "dataset", "ours", "low", "high", "printed"),
-            *("compared_with", "memory_ktok", "memory_ktok_printed", "verdict", "why"),
-        ),
-    ),
+    "table_paper": ("Beside the paper", PAPER),
 }
 """Title and printed columns of each table."""
 
@@ -289,7 +284,7 @@ SECTIONS = {
 def summary(run: Run, profile: str) -> tuple[str, list[str], bool]:
     """The table of a scored run, what is to be warned of, and whether nothing is missing."""
     method = run.settings["method"]["method"]
-    table = markdown(table_sources(*scores.frames({method: run}, profile))[[*SHOWN]])
+    table = markdown(table_sources(*scores.frames({method: run}, profile))[SHOWN])
     written = [made.episode for made in run.prepared.values() if made.requests and made.episode]
     warnings = [warning] if (warning := scores.silent(written)) else []
     if not run.complete:
@@ -362,14 +357,12 @@ def page(found: Labelled, profile: str, made: Mapping[str, pd.DataFrame]) -> str
         )
     for name, run in ((name, run) for name, runs in found.items() for run in runs):
         state = "complete" if run.complete else f"INCOMPLETE: {len(run.open)} without an answer"
-        counted = f"tokens by {run.settings['method']['counter']}"
-        lines.append(
-            f"- {name}: `{run.folder.name}`, {len(run.questions)} questions, {counted}, {state}"
-        )
+        asked = f"{len(run.questions)} questions, tokens by {run.settings['method']['counter']}"
+        lines.append(f"- {name}: `{run.folder.name}`, {asked}, {state}")
     sections = []
     for name, table in made.items():
         title, columns = SECTIONS[name]
-        sections.append(f"## {title}\n\n{markdown(table[list(columns)])}")
+        sections.append(f"## {title}\n\n{markdown(table[columns])}")
     return "\n".join(["\n".join(lines) + "\n", *sections])
 
 

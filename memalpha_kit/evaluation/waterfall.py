@@ -37,10 +37,8 @@ from memalpha_kit.records import QA, Answer, Episode, Instance
 from memalpha_kit.tasks import metric_of
 from memalpha_kit.text import normalise
 
-WRITTEN, KEPT, RETRIEVED, USED = (
-    *("never_written", "overwritten_or_deleted"),
-    *("not_retrieved", "not_used"),
-)
+WRITTEN, KEPT = "never_written", "overwritten_or_deleted"
+RETRIEVED, USED = "not_retrieved", "not_used"
 STAGES = ("correct", WRITTEN, KEPT, RETRIEVED, USED, "unknown")
 CORE = "core"
 """The id of the core memory among those of the entries."""
@@ -222,10 +220,10 @@ def _trace(
 
 # ---- tables ----------------------------------------------------------------------------------
 
-ROWS = (
+ROWS = [
     *("source", "writer", "reader", "instance", "rollout", "qa", "score", "stage", "evidence"),
     *("written", "lost", "why"),
-)
+]
 
 
 def waterfall(
@@ -255,7 +253,7 @@ def waterfall(
             core = {CORE} if core_read or not answer.retrieved else set()
             found = stage(history, instance, answer, core | set(answer.retrieved), strict)
             rows.append(named | {"qa": answer.qa, "score": answer.score, **vars(found)})
-    table = pd.DataFrame(rows, columns=list(ROWS))
+    table = pd.DataFrame(rows, columns=ROWS)
     return table.astype({"written": "Int64", "lost": "Int64", "score": "float"})
 
 
