@@ -291,14 +291,14 @@ def test_ours_beside_the_papers():
     )
     ours = tables.table_sources(table, built(table), QUICK)
     shown = paper.table_paper(
-        ours, printed, {"bm25": Claim("RAG-Top2")}, {("bm25", "squad"): "another metric"}
+        ours, printed, Claim("RAG-Top2"), {"squad": "another metric"}
     ).set_index("dataset")
     assert shown.verdict["HotpotQA"] == "reproduced"
     assert shown.why["SQuAD"] == "another metric"
     assert (shown.printed[AVERAGE], shown.compared_with[AVERAGE]) == (0.567, 0.5666)
     assert shown.why[AVERAGE] == "some columns are not alike"
     assert shown.memory_ktok["SQuAD"] == 9.0
-    alike = paper.table_paper(ours, printed, {"bm25": Claim("RAG-Top2")})
+    alike = paper.table_paper(ours, printed, Claim("RAG-Top2"))
     assert alike.verdict.unique().tolist() == ["reproduced"] and len(alike) == 8
 
 
@@ -350,18 +350,17 @@ def test_other_metrics_and_other_data_are_doubts():
                 metric="contains@release"),
         answers({"i0": [1]}, "bm25", source="booksum", metric="keywords"),
     )  # fmt: skip
-    found = paper.doubts(table, {"bm25": Claim("RAG-Top2")}, 1)
+    found = paper.doubts(table, Claim("RAG-Top2"), 1)
     assert found == {
-        ("bm25", "hotpotqa"): "3 instances, the paper had 219",
-        ("bm25", "booksum"): "scored by keywords, the paper by keywords@release",
+        "hotpotqa": "3 instances, the paper had 219",
+        "booksum": "scored by keywords, the paper by keywords@release",
     }
 
 
 def test_an_average_over_fewer_columns_is_not_compared():
     table = answers({f"i{i}": [0.762] for i in range(10)}, "bm25")
     ours = tables.table_sources(table, built(table), QUICK)
-    claims = {"bm25": Claim("RAG-Top2")}
-    shown = paper.table_paper(ours, paper.paper_results(1), claims).set_index("dataset")
+    shown = paper.table_paper(ours, paper.paper_results(1), Claim("RAG-Top2")).set_index("dataset")
     assert shown.verdict["SQuAD"] == "reproduced"
     assert shown.why[AVERAGE] == "not all columns of the paper were run"
     assert shown.why["PubMed"] == "no score of ours"

@@ -108,9 +108,9 @@ def test_what_embeds_belongs_to_the_settings_where_it_is_used():
     assert found("e1") == found("e2")
 
 
-def test_writers_and_readers_of_the_caller_go_by_their_names():
-    given = Backends(writers={"mine": ScriptedReplies(["", ""])}, readers={"best": BestEntry(2)})
-    prepared, answered = run(built(backends=given, writer="mine", reader="best"))
+def test_writers_of_the_caller_go_by_their_names():
+    given = Backends(writers={"mine": ScriptedReplies(["", ""])})
+    prepared, answered = run(built(backends=given, writer="mine", reader="best_entry"))
     assert prepared[INSTANCE.id].episode.memory == memories.empty(MemoryConfig())
     assert answered[INSTANCE.id, "q0"].prediction == ""
 

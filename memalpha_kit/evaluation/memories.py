@@ -105,25 +105,18 @@ class FromMemory(Method):
         self.reader = self._reader()
 
     def settings(self) -> dict[str, Any]:
-        """With the version of the answering texts, or the reader that the caller made."""
-        name, given, found = self.options.reader, self.backends.readers, super().settings()
-        if name in given:
-            return found | {"reader": identity(given[name])}
+        """With the version of the answering texts."""
+        found = super().settings()
         if self.options.retrieval != "bm25" and isinstance(self.reader, ModelReader):
             found["embed_model"] = self.reader.settings()["embed"]
-        return found | ({"prompts": VERSION} if needs_model(name) else {})
+        return found | ({"prompts": VERSION} if needs_model(self.options.reader) else {})
 
     def _reader(self) -> Reader:
-        options, given = self.options, self.backends.readers
-        name, why = options.reader, f"reader {options.reader}"
-        if name not in READERS and name not in given:
-            known = closest(name, [*READERS.names(), *given])
-            raise InputError(f"reader {name!r} is unknown{known}")
-        fields = () if name in given else inspect.signature(READERS[name]).parameters
+        options, name = self.options, self.options.reader
+        fields = inspect.signature(READERS[name]).parameters
         retrieval = () if "retrieval" in fields else _RETRIEVAL
-        self.check_unused([*retrieval, *(key for key in _OWN if key not in fields)], why)
-        if name in given:
-            return given[name]
+        unused = [*retrieval, *(key for key in _OWN if key not in fields)]
+        self.check_unused(unused, f"reader {name}")
         values = {key: getattr(options, key) for key in _OWN if key in fields}
         if values.get("k", ...) is None:  # the reader's own default
             del values["k"]

@@ -31,7 +31,6 @@ from memalpha_kit import files
 from memalpha_kit.chats import ChatModel, ChatReply, ChatRequest
 from memalpha_kit.errors import InputError
 from memalpha_kit.evaluation.writing import Journal
-from memalpha_kit.method.readers import Reader
 from memalpha_kit.method.retrieval import Embed
 from memalpha_kit.method.writers import Writer
 from memalpha_kit.records import Answer, Episode, Instance, Question
@@ -69,17 +68,16 @@ class Prepared:
 class Backends:
     """What a method may use and that is no setting of it: who computes, and where.
 
-    `answer` answers questions; `write` builds memories, by default the same model. `writers` and
-    `readers` are further ones by name, such as a policy that is in memory already. `rows` are the
-    ids of all instances of the data file, in order; rollout files of others name instances by their
-    place there. `journal` is a folder of this run alone, where replies are kept while memories are
-    built, so that a run that was killed goes on at the next chunk.
+    `answer` answers questions; `write` builds memories, by default the same model. `writers` are
+    further ones by name, such as a policy that is in memory already. `rows` are the ids of all
+    instances of the data file, in order; rollout files of others name instances by their place
+    there. `journal` is a folder of this run alone, where replies are kept while memories are built,
+    so that a run that was killed goes on at the next chunk.
     """
 
     answer: ChatModel | None = None
     write: ChatModel | None = None
     writers: Mapping[str, Writer] = field(default_factory=dict)
-    readers: Mapping[str, Reader] = field(default_factory=dict)
     embed: Embed | None = None
     device: str = "cpu"  # of a policy that is loaded from a folder
     dtype: str = "auto"  # of local models; another one gives other numbers
@@ -210,16 +208,15 @@ class Method:
 
     def answer_group(self, group: Sequence[Put], done: Callable[[Answer], None]) -> None:
         """As `answer`, for a few questions whose instances are ready: one request for each."""
-        requests, drafts = [], []
-        for put in group:
-            request, draft = self.request(put)
+        asked = []
+        for request, draft in map(self.request, group):
             if request is None:
                 done(draft)
             else:
-                requests.append(request)
-                drafts.append(draft)
-        if requests:
-            self.model.chat(requests, lambda i, reply: done(replied(drafts[i], reply)))
+                asked.append((request, draft))
+        if asked:
+            requests = [request for request, _ in asked]
+            self.model.chat(requests, lambda i, reply: done(replied(asked[i][1], reply)))
 
     def request(self, put: Put) -> tuple[ChatRequest | None, Answer]:
         """What is asked, and what is known of the answer before; without a request it is final."""

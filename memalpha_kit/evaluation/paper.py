@@ -17,7 +17,7 @@ from memalpha_kit.errors import InputError, closest
 from memalpha_kit.evaluation import scores
 from memalpha_kit.evaluation.methods import METHODS
 from memalpha_kit.evaluation.runs import Run
-from memalpha_kit.evaluation.tables import AVERAGE, Bootstrap, Row, table_sources
+from memalpha_kit.evaluation.tables import AVERAGE, Bootstrap, table_sources
 from memalpha_kit.tasks import metric_of
 
 PAPER = Path(__file__).parents[1] / "paper_tables" / "results.csv"
@@ -76,20 +76,17 @@ def claim(settings: Mapping[str, Any], writer: str = "") -> Claim | None:
     """
     said = settings["method"]
     method, model = METHODS[said["method"]].base or said["method"], _bare(said.get("model"))
-    if method == "memory":
-        known, wanted = WRITERS.get(_bare(writer)), "qwen3-32b"
-        doubt = "" if known else f"memory written by {writer or 'a rule'}"
-        found = Claim(known or "Mem-alpha", doubt)
-        if found.method == "Mem-alpha":
-            found = replace(found, beta=0.05, gamma=0.1)
-    elif method in BASELINES:
-        name, wanted = BASELINES[method]
-        found = Claim(name)
-    else:
+    if method != "memory" and method not in BASELINES:
         return None
-    if not found.doubt and model != wanted:
-        return replace(found, doubt=f"answered by {model or 'no model'}, the paper's by {wanted}")
-    return replace(found, doubt=found.doubt or _unlike(said, method))
+    row, wanted = BASELINES.get(method) or (WRITERS.get(_bare(writer)), "qwen3-32b")
+    if row is None:
+        doubt = f"memory written by {writer or 'a rule'}"
+    elif model != wanted:
+        doubt = f"answered by {model or 'no model'}, the paper's by {wanted}"
+    else:
+        doubt = _unlike(said, method)
+    found = Claim(row or "Mem-alpha", doubt)
+    return replace(found, beta=0.05, gamma=0.1) if found.method == "Mem-alpha" else found
 
 
 def _unlike(said: Mapping[str, Any], method: str) -> str:
@@ -116,10 +113,8 @@ def paper_profile(found: Claim) -> str:
     return "release-baseline" if baseline else "release-agent"
 
 
-def doubts(
-    answers: pd.DataFrame, claims: Mapping[str, Claim], table: int
-) -> dict[tuple[str, str], str]:
-    """What keeps (method, source) of `answers` from being what the paper's table measured.
+def doubts(answers: pd.DataFrame, claim: Claim, table: int) -> dict[str, str]:
+    """By source, what keeps a method's `answers` from being what the paper's table measured.
 
     Another metric than the paper's own scorer used, or another number of instances than its
     statistics say (10 % more or less is accepted, as a rebuild may differ).
@@ -128,16 +123,13 @@ def doubts(
     counted = counted[(counted.split == "test") & (counted.table == (8 if table in (2, 9) else 6))]
     instances = counted.set_index("source")["instances"].to_dict()
     found = {}
-    groups: Any = answers.groupby(["method", "source"], sort=False)
-    for (method, source), part in groups:
-        if method not in claims or source not in instances:
-            continue
-        ours, theirs = part["metric"].iloc[0], metric_of(source, paper_profile(claims[method]))
+    for source, part in answers[answers["source"].isin(instances)].groupby("source", sort=False):
+        ours, theirs = part["metric"].iloc[0], metric_of(str(source), paper_profile(claim))
         n, expected = part["instance"].nunique(), instances[source]
         if ours != theirs:
-            found[method, source] = f"scored by {ours}, the paper by {theirs}"
+            found[str(source)] = f"scored by {ours}, the paper by {theirs}"
         elif abs(n - expected) > 0.1 * expected:
-            found[method, source] = f"{n} instances, the paper had {expected}"
+            found[str(source)] = f"{n} instances, the paper had {expected}"
     return found
 
 
@@ -233,42 +225,36 @@ def paper_averages(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def table_paper(
-    table: pd.DataFrame,
-    paper: pd.DataFrame,
-    claims: Mapping[str, Claim],
-    doubts: Mapping[tuple[str, str], str] = {},
+    table: pd.DataFrame, paper: pd.DataFrame, claim: Claim, doubts: Mapping[str, str] = {}
 ) -> pd.DataFrame:
-    """Our rows of `table_sources` beside the paper's (`paper_results`) with a verdict on each.
+    """A method's rows of `table_sources` beside the paper's (`paper_results`), with verdicts.
 
-    `claims` says for each method which row of the paper it stands beside; `doubts` what else is not
-    alike, by (method, source). The average is compared with the mean of the paper's columns, not
-    with what was printed for it, and only if ours has the same columns. Columns that the paper has
-    and we have not are listed without a score of ours.
+    `claim` says which row of the paper it stands beside, `doubts` by source what else is not alike.
+    The average is compared with the mean of the paper's columns, not with what was printed for it,
+    and only if ours has the same columns. Columns that the paper has and we have not are listed
+    without a score of ours.
     """
+    ours, theirs = table.set_index("source"), paper[paper["method"] == claim.method]
+    for name in ("beta", "gamma"):
+        if (value := getattr(claim, name)) is not None:
+            theirs = theirs[theirs[name] == value]
+    columns = theirs[theirs["dataset"] != AVERAGE]
     rows = []
-    for method, claim in claims.items():
-        ours = table[table["method"] == method].set_index("source")
-        theirs = paper[paper["method"] == claim.method]
-        for name in ("beta", "gamma"):
-            if (value := getattr(claim, name)) is not None:
-                theirs = theirs[theirs[name] == value]
-        columns = theirs[theirs["dataset"] != AVERAGE]
-        for _, cell in theirs.iterrows():
-            doubt = claim.doubt or doubts.get((method, cell["source"]), "")
-            name, compared = cell["source"], cell["score"]
-            if cell["dataset"] == AVERAGE:
-                name, compared = AVERAGE, round(columns["score"].mean(), 4)
-                doubt = doubt or _average_doubt(method, ours, columns, doubts)
-            mine: Any = ours.loc[name] if name in ours.index else None
-            rows.append(_paper_row(method, claim, cell, compared, mine, doubt))
+    for _, cell in theirs.iterrows():
+        name, compared = cell["source"], cell["score"]
+        doubt = claim.doubt or doubts.get(name, "")
+        if cell["dataset"] == AVERAGE:
+            name, compared = AVERAGE, round(columns["score"].mean(), 4)
+            doubt = doubt or _average_doubt(ours, columns, doubts)
+        mine = ours.loc[name] if name in ours.index else None
+        named = {"table": cell["table"], "method": table["method"].iloc[0]}
+        rows.append(named | _paper_row(claim, cell, compared, mine, doubt))
     return pd.DataFrame(rows)
 
 
-def _average_doubt(
-    method: str, ours: pd.DataFrame, columns: pd.DataFrame, doubts: Mapping[tuple[str, str], str]
-) -> str:
+def _average_doubt(ours: pd.DataFrame, columns: pd.DataFrame, doubts: Mapping[str, str]) -> str:
     """What keeps our average from being one of the paper's columns."""
-    if any(name == method for name, _ in doubts):
+    if doubts:
         return "some columns are not alike"
     if not columns["source"].isin(ours.index).all():
         return "not all columns of the paper were run"
@@ -276,25 +262,21 @@ def _average_doubt(
 
 
 def _paper_row(
-    method: str, claim: Claim, cell: pd.Series, compared: float, mine: pd.Series | None, doubt: str
-) -> Row:
-    ours: dict[Any, Any] = {} if mine is None else mine.where(mine.notna(), None).to_dict()
+    claim: Claim, cell: pd.Series, compared: float, mine: Any, doubt: str
+) -> dict[str, Any]:
+    ours: dict[str, Any] = {} if mine is None else mine.where(mine.notna(), None).to_dict()
     n = ours.get("instances") or 0
     n = n if n > 1 else ours.get("questions") or 0
-    said, why = verdict(
-        ours.get("score"), ours.get("low"), ours.get("high"), compared, n,
-        int(ours.get("missing") or 0), doubt if ours else "",
-    )  # fmt: skip
+    interval = {name: ours.get(name) for name in ("low", "high")}
+    missing, doubt = int(ours.get("missing") or 0), doubt if ours else ""
+    said, why = verdict(ours.get("score"), *interval.values(), compared, n, missing, doubt)
     tokens = ours.get("memory_tokens")
     return {
-        "table": cell["table"],
-        "method": method,
         "paper_method": claim.method,
         "dataset": cell["dataset"],
         "source": cell["source"],
         "ours": ours.get("score"),
-        "low": ours.get("low"),
-        "high": ours.get("high"),
+        **interval,
         "printed": cell["score"],
         "compared_with": compared,
         "verdict": said,
@@ -315,8 +297,8 @@ def beside_the_paper(
             continue
         answers, built = scores.frames({label: runs}, paper_profile(stands))
         ours = table_sources(answers, built, bootstrap)
-        found_doubts = doubts(answers, {label: stands}, int(printed["table"].iloc[0]))
-        parts.append(table_paper(ours, printed, {label: stands}, found_doubts))
+        unlike = doubts(answers, stands, int(printed["table"].iloc[0]))
+        parts.append(table_paper(ours, printed, stands, unlike))
     if not parts:
         names = ", ".join(printed["method"].unique())
         raise InputError(f"report: {name} has {names}; none of the runs stands beside one of them")

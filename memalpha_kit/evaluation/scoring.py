@@ -27,12 +27,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 from memalpha_kit.data.instances import ANSWER_TYPE
 from memalpha_kit.entries import essence
 from memalpha_kit.errors import InputError
 from memalpha_kit.method import metrics
+from memalpha_kit.method.judges import Verdict
 from memalpha_kit.records import Instance
 from memalpha_kit.registry import Registry
 from memalpha_kit.stats import mean_interval
@@ -103,26 +104,7 @@ class Scored:
     judge_reply: str = ""
 
 
-class Ruling(Protocol):
-    """What a judge said of one item: right or not, or a share of 1; None or an error if it failed.
-
-    A `judges.Verdict` is one.
-    """
-
-    @property
-    def valid(self) -> bool | float | None:
-        """Right or not, or how far."""
-
-    @property
-    def reply(self) -> str:
-        """What the judge wrote."""
-
-    @property
-    def error(self) -> str:
-        """Why there is no ruling, if there is none."""
-
-
-Judgement = Callable[[Sequence[Item]], Sequence[Ruling]]
+Judgement = Callable[[Sequence[Item]], Sequence[Verdict]]
 """Judges items in one batch; their predictions have been stripped."""
 
 
@@ -159,7 +141,7 @@ def score_all(
     first = [_unjudged(item, name, rules) for item, name in zip(items, names, strict=True)]
     places = [place for place, scored in enumerate(first) if scored is None]
     shown = [replace(items[p], prediction=rules.strip(items[p].prediction or "")) for p in places]
-    rulings: Sequence[Ruling | None] = judge(shown) if judge and shown else [None] * len(shown)
+    rulings: Sequence[Verdict | None] = judge(shown) if judge and shown else [None] * len(shown)
     if len(rulings) != len(shown):
         raise InputError(f"judge: expected {len(shown)} rulings, found {len(rulings)}")
     judged: dict[int, Scored] = {}

@@ -45,7 +45,6 @@ class Bootstrap:
 
     seed: int = 0
     resamples: int = 2000
-    level: float = 0.95
 
 
 BOOTSTRAP = Bootstrap()
@@ -92,9 +91,8 @@ def table_sources(
 
 def _source_row(part: pd.DataFrame, made: pd.DataFrame, bootstrap: Bootstrap) -> Row:
     first, asked = part.iloc[0], part[part["status"] != "skipped"]
-    score = mean_interval(
-        part["score"].tolist(), bootstrap.seed, bootstrap.resamples, bootstrap.level, units(part)
-    )
+    values, (seed, n) = part["score"].tolist(), (bootstrap.seed, bootstrap.resamples)
+    score = mean_interval(values, seed, n, clusters=units(part))
     instances = _clusters(part).nunique()
     sizes = asked.groupby("instance")[["memory_tokens", "chunk_tokens"]].mean()
     calls, calls_ok, chunks = (_total(made[name]) for name in ("calls", "calls_ok", "chunks"))
@@ -139,10 +137,8 @@ def _average_row(mine: pd.DataFrame, sources: list[Row], bootstrap: Bootstrap) -
     row |= {name: _mean(columns[name]) for name in MEANS}
     row |= {name: _total(columns[name]) for name in (*COUNTS, *SPENT)}
     if columns["score"].notna().all():
-        score = stratified_interval(
-            mine["score"].tolist(), mine["source"].tolist(), units(mine),
-            bootstrap.seed, bootstrap.resamples, bootstrap.level,
-        )  # fmt: skip
+        drawn = mine["score"].tolist(), mine["source"].tolist(), units(mine)
+        score = stratified_interval(*drawn, bootstrap.seed, bootstrap.resamples)
         row |= {"score": score.mean, "low": score.low, "high": score.high}
     asked = row["questions"] - row["skipped"]
     return row | {"error_rate": row["missing"] / asked if asked else None}
@@ -232,7 +228,7 @@ def _pair_row(source: str, part: pd.DataFrame, bootstrap: Bootstrap) -> Row:
         stratified_interval(part[name].tolist(), *drawn, bootstrap.seed, n=1).mean
         for name in ("score", "score_against")
     )
-    gain = stratified_interval(gains, *drawn, bootstrap.seed, bootstrap.resamples, bootstrap.level)
+    gain = stratified_interval(gains, *drawn, bootstrap.seed, bootstrap.resamples)
     return {
         "source": source,
         "questions": gain.n,
@@ -243,7 +239,7 @@ def _pair_row(source: str, part: pd.DataFrame, bootstrap: Bootstrap) -> Row:
         "low": gain.low,
         "high": gain.high,
         "p": sign_flip(gains, *drawn, bootstrap.seed),
-        "detectable": detectable(gains, *drawn, bootstrap.level),
+        "detectable": detectable(gains, *drawn),
     }
 
 

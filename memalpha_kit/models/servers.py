@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 
 from memalpha_kit.errors import InputError, closest
@@ -21,7 +21,8 @@ HOMES = {
 """Addresses of the services whose keys have names of their own."""
 
 THINKING = {"openrouter.ai": "reasoning", "api.openai.com": "none"}
-"""How a host is told to reason or not; any other takes `chat_template_kwargs`."""
+"""How a host is told to reason or not; any other takes `chat_template_kwargs`, as vLLM, SGLang and
+llama.cpp do with Qwen3."""
 
 
 @section
@@ -30,9 +31,7 @@ class Endpoint:
 
     `url` may end with `/v1`, with `/chat/completions` or without both. Of `cache`, a folder with
     one small file per reply, processes may share one; with a temperature above 0 it repeats the
-    stored draw, so ask for another with another `seed` or `version`. `thinking_field` is how the
-    server is told to reason or not: "" means by its host, "reasoning" for OpenRouter, "none" for
-    OpenAI, else "chat_template_kwargs" (vLLM, SGLang and llama.cpp with Qwen3).
+    stored draw, so ask for another with another `seed` or `version`.
     """
 
     url: str
@@ -43,7 +42,6 @@ class Endpoint:
     retries: Natural = 6  # new attempts after the first
     give_up: Count = 8  # requests in a row, all retried in vain: the server counts as gone
     cache: Path | None = None
-    thinking_field: Literal["", "chat_template_kwargs", "reasoning", "none"] = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "url", _base_url(self.url))
@@ -57,7 +55,7 @@ class Endpoint:
 
     def thinking(self, wanted: bool | None) -> dict[str, Any]:
         """The fields of a request that switch the model's reasoning on or off."""
-        kind = self.thinking_field or THINKING.get(self.host, "chat_template_kwargs")
+        kind = THINKING.get(self.host, "chat_template_kwargs")
         if wanted is None or kind == "none":
             return {}
         inner = "enabled" if kind == "reasoning" else "enable_thinking"

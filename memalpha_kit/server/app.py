@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from fastapi import Depends, FastAPI, Request, Response
@@ -55,18 +54,13 @@ ENDPOINTS = (
 
 
 def create_app(
-    settings: ServerSettings,
-    model: ChatModel,
-    judge: ContentJudge | None = None,
-    probe: ChatModel | None = None,
+    settings: ServerSettings, model: ChatModel, probe: ChatModel | None = None
 ) -> FastAPI:
-    """The application. `judge` is one on `model` by default; `probe` is what `/ready` asks.
+    """The application. `probe` is what `/ready` asks, by default `model`.
 
     Raises InputError for a counter that cannot be loaded.
     """
-    behaviour = settings.retrieval.behaviour
     counter(settings.retrieval.counter)
-    judge = judge or ContentJudge(model, behaviour, max_tokens=settings.judge_tokens)
     gate = Gate(settings)
     app = FastAPI(
         title="Mem-alpha memory server",
@@ -77,7 +71,7 @@ def create_app(
     )
     shown = [Depends(HTTPBearer(auto_error=False))] if settings.token else []  # on the page
     locks = [*shown, Depends(gate.check_token)]
-    _add_endpoints(app, settings, gate, locks, model, judge)
+    _add_endpoints(app, settings, gate, locks, model)
     _add_signs_of_life(app, gate, locks, model.name, probe or model)
     app.openapi = lambda: _page(app)  # type: ignore[method-assign]  # as FastAPI's manual does
     app.add_exception_handler(HTTPException, _refused)
@@ -120,15 +114,11 @@ def _refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def _add_endpoints(
-    app: FastAPI,
-    settings: ServerSettings,
-    gate: Gate,
-    locks: list[Any],
-    model: ChatModel,
-    judge: ContentJudge,
+    app: FastAPI, settings: ServerSettings, gate: Gate, locks: list[Any], model: ChatModel
 ) -> None:
     """Adds the endpoints that ask the model: each takes a body of its shape and gives another."""
-    manner = work.MANNERS[settings.retrieval.behaviour]
+    behaviour = settings.retrieval.behaviour
+    manner = work.MANNERS[behaviour]
 
     def answering(request: Request, shape: type[Any]) -> Callable[..., bytes]:
         facts = request.state.facts  # what the log says of a request
@@ -138,7 +128,8 @@ def _add_endpoints(
             facts.update(asked.counts())
             if shape is wire.Calls:
                 calls = [[call.model_dump() for call in group] for group in asked.batch]
-                answer = manner.judged(judge_steps(calls, replace(judge, model=upstream)))
+                judge = ContentJudge(upstream, behaviour, max_tokens=settings.judge_tokens)
+                answer = manner.judged(judge_steps(calls, judge))
             else:
                 path = request.url.path
                 answer = work.answer(asked, settings.retrieval, manner, upstream, path)
@@ -151,8 +142,7 @@ def _add_endpoints(
 
     def add(path: str, shape: type[BaseModel], gives: type[BaseModel], told: str) -> None:
         async def endpoint(request: Request) -> Response:
-            asked = judge.model if shape is wire.Calls else model
-            return _response(await gate.run(request, asked, answering(request, shape)))
+            return _response(await gate.run(request, model, answering(request, shape)))
 
         schema = {"$ref": f"#/components/schemas/{shape.__name__}"}
         body = {"required": True, "content": {"application/json": {"schema": schema}}}
