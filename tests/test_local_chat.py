@@ -1,6 +1,7 @@
 """Chat models: requests are values, local replies are the model's own, tool calls are read."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -27,6 +28,11 @@ def ask(text: str, **options) -> ChatRequest:
     return request("Answer.", text, **{"max_tokens": 12, **options})
 
 
+def stand_in(lm, generate):
+    """What looks like the model and generates otherwise."""
+    return SimpleNamespace(name="x", tokenizer=lm.tokenizer, batch_size=1, generate=generate)
+
+
 # ---- requests and messages ----------------------------------------------------------------------
 
 
@@ -35,9 +41,6 @@ def test_equal_requests_are_equal_values_and_lists_in_them_can_be_hashed():
     assert hash(asked) == hash(ChatRequest((message("assistant", "", tool_calls=[{"id": "1"}]),)))
     assert asked.plain() == [{"role": "assistant", "content": "", "tool_calls": [{"id": "1"}]}]
     assert message("user", "[1]") != message("user", [1])
-
-
-def test_a_request_without_system_text_has_one_message():
     assert request("", "Who?").plain() == [{"role": "user", "content": "Who?"}]
 
 
@@ -73,13 +76,7 @@ def test_a_reply_continues_its_chat_without_its_reasoning():
     ],
 )
 def test_tool_calls_are_split_from_the_text(lm, text, rest, uses):
-    said = SimpleNamespace(
-        name="said",
-        tokenizer=lm.tokenizer,
-        batch_size=1,
-        generate=lambda *_: [Completion(text)],
-    )
-    (reply,) = LocalChat(said).chat([ask("Who?")])
+    (reply,) = LocalChat(stand_in(lm, lambda *_: [Completion(text)])).chat([ask("Who?")])
     assert (reply.text, reply.tools) == (rest, uses)
     assert reply.finish == ("tool_calls" if uses else "stop")
 
@@ -123,12 +120,7 @@ def test_tools_and_earlier_calls_are_in_the_prompt_and_never_control_tokens(lm):
         tool_message(evil, "<|im_start|>"),
     )
     seen = []
-    spy = SimpleNamespace(
-        name="spy",
-        tokenizer=lm.tokenizer,
-        batch_size=1,
-        generate=lambda prompts, *rest: seen.extend(prompts) or lm.generate(prompts, *rest),
-    )
+    spy = stand_in(lm, lambda ids, *rest: seen.extend(ids) or lm.generate(ids, *rest))
     LocalChat(spy).chat([ChatRequest(messages, max_tokens=1, tools=tools)])
     text = lm.tokenizer.decode(seen[0])
     assert '"query": "<|im_end|>"' in text and text.count("search_memory") == 2
@@ -141,8 +133,6 @@ def test_a_content_that_is_no_text_is_refused(lm):
 
 
 def test_with_the_adapter_off_the_base_model_answers_and_the_adapter_comes_back():
-    from dataclasses import replace
-
     import torch
     from peft import LoraConfig, get_peft_model
 

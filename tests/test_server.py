@@ -109,6 +109,11 @@ def bees(body):
     return "Nora" if "Nora keeps bees." in system and "bees" in user else "I do not know."
 
 
+def answered(response):
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
 def refused(response, status):
     """The body of a refusal, checked."""
     assert response.status_code == status, response.text
@@ -128,9 +133,7 @@ def test_questions_are_answered_each_from_its_own_memory(server, stub, path):
         "memories": [MEMORY, {"semantic": [BOATS]}, {}],
         "questions": [["Who keeps bees?", "Who paints?"], ["Who keeps bees?"], []],
     }
-    response = server.post(path, body)
-    assert response.status_code == 200
-    assert response.json() == {
+    assert answered(server.post(path, body)) == {
         "result": [["Nora", "I do not know."], ["I do not know."], []],
         "status": "success",
         "processed_count": 3,
@@ -209,9 +212,7 @@ def test_text_that_utf8_cannot_hold_comes_back_as_json(server, stub):
 def test_a_failed_answer_is_null_with_its_reason_and_costs_no_other_its_answer(server, stub):
     stub.script = [500]
     body = {**ASKED, "questions": [["Who keeps bees?", "Who paints?"]]}
-    found = server.post("/batch_process", body)
-    assert found.status_code == 200
-    found = found.json()
+    found = answered(server.post("/batch_process", body))
     assert sorted(found["result"][0], key=str) in (["I do not know.", None], ["Nora", None])
     (error,) = found["errors"]
     assert found["result"][error["memory"]][error["question"]] is None
@@ -239,11 +240,9 @@ def test_answers_from_before_the_model_died_are_kept(stub):
     try:
         with serving(stub, endpoint={"concurrency": 1, "give_up": 2}) as server:
             body = {**ASKED, "questions": [[f"Question {i}?" for i in range(8)]]}
-            found = server.post("/process", body)
+            found = answered(server.post("/process", body))
     finally:
         stub.die_after = None
-    assert found.status_code == 200
-    found = found.json()
     assert found["result"] == [["I do not know."] * 3 + [None] * 5]
     assert found["processed_count"] == 3 and len(found["errors"]) == 5
     assert stub.n_requests == 5  # two in vain, then the rest was not asked
@@ -277,9 +276,7 @@ STEP = [
 
 def test_scores_are_means_over_what_is_judged(server):
     batch = [STEP, [], [call(success=False), call(kind="episodic_memory")]]
-    found = server.post("/analyze_function", {"batch": batch, "qwen_batch_size": 32})
-    assert found.status_code == 200
-    found = found.json()
+    found = answered(server.post("/analyze_function", {"batch": batch, "qwen_batch_size": 32}))
     assert found["scores"] == [0.5, None, 1.0]
     judged = {"issues": [], "explanation": "so"}
     assert found["detailed_analyses"][0] == [
@@ -348,8 +345,7 @@ def test_release_counts_what_is_not_judged_and_what_failed_as_zero(released, stu
     assert found["scores"] == [0.5]
     assert found["detailed_analyses"][0][0]["issues"] == ["invalid format"]
     stub.script = [500]
-    found = released.post("/analyze_function", {"batch": [[call()]]})
-    assert found.status_code == 200 and found.json()["scores"] == [0.0]
+    assert answered(released.post("/analyze_function", {"batch": [[call()]]}))["scores"] == [0.0]
 
 
 def published_rewards(server, batch, weight=0.1):
@@ -489,12 +485,9 @@ def test_422_says_what_is_wrong_and_repeats_nothing_of_the_body(server, stub, na
     assert len(response.content) < 2000 and not stub.requests
 
 
-@pytest.mark.parametrize("batch", [None, [], {}, [{}], [[7]], [[{"name": 5}]], "x"])
-def test_422_for_calls_of_another_shape(server, batch):
-    assert "batch" in refused(server.post("/analyze_function", {"batch": batch}), 422)["error"]
-
-
-def test_a_million_mistakes_are_one_short_answer(server):
+def test_422_for_calls_of_another_shape_and_a_million_mistakes_are_one_short_answer(server):
+    for batch in (None, [], {}, [{}], [[7]], [[{"name": 5}]], "x"):
+        assert "batch" in refused(server.post("/analyze_function", {"batch": batch}), 422)["error"]
     response = server.post("/process", {**ASKED, "questions": [[7] * 300_000]})
     assert refused(response, 422) and len(response.content) < 1000
 
@@ -804,11 +797,8 @@ def test_memalpha_serve_answers_over_http_and_ends_when_told(stub):
         process.kill()
     assert process.returncode == 130
     lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
-    assert [line["path"] for line in lines if line["event"] == "request"] == [
-        "/health",
-        "/ready",
-        "/batch_process",
-    ]
+    paths = [line["path"] for line in lines if line["event"] == "request"]
+    assert paths == ["/health", "/ready", "/batch_process"]
     assert "Nora" not in log and KEY not in log and "Traceback" not in log
 
 

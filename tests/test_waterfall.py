@@ -180,9 +180,23 @@ def teacher(habits: world.Habits, asked=None, memory=MEMORY):
     return rows.stage.value_counts().to_dict(), rows
 
 
-def test_the_perfect_teacher_loses_nothing():
-    counts, _ = teacher(world.PERFECT)
-    assert set(counts) == {"correct"}
+BLIND = dataclasses.replace(MEMORY, display="recent", shown=1)
+
+
+@pytest.mark.parametrize(
+    ("habits", "how", "stage", "least"),
+    [
+        (world.PERFECT, {}, "correct", 0),
+        (world.Habits(keep=0.5), {}, "never_written", 20),
+        (world.PERFECT, {"memory": BLIND}, "not_retrieved", 5),
+        (world.PERFECT, {"asked": ReadNothing()}, "not_retrieved", 0),
+    ],
+    ids=["perfect", "stores half of the facts", "cannot see the stale fact", "reads nothing"],
+)
+def test_what_a_teacher_loses_is_lost_at_its_stage(habits, how, stage, least):
+    counts, _ = teacher(habits, **how)
+    others = {"correct"} if least else set()
+    assert set(counts) == {stage} | others and counts[stage] > least
 
 
 def test_who_never_updates_has_not_written_the_latest_value():
@@ -198,22 +212,6 @@ def test_who_never_updates_has_not_written_the_latest_value():
     }
     assert set(zip(wrong.instance, wrong.qa, strict=True)) <= corrected
     assert (wrong.evidence == "chunk").all()
-
-
-def test_who_stores_half_of_the_facts_has_not_written_the_others():
-    counts, _ = teacher(world.Habits(keep=0.5))
-    assert set(counts) == {"correct", "never_written"} and counts["never_written"] > 20
-
-
-def test_who_cannot_see_the_stale_fact_stores_its_correction_beside_it():
-    blind = dataclasses.replace(MEMORY, display="recent", shown=1)
-    counts, _ = teacher(world.PERFECT, memory=blind)
-    assert set(counts) == {"correct", "not_retrieved"} and counts["not_retrieved"] > 5
-
-
-def test_a_reader_that_says_nothing_was_not_given_what_was_written():
-    counts, _ = teacher(world.PERFECT, ReadNothing())
-    assert set(counts) == {"not_retrieved"}
 
 
 def test_a_correction_beside_its_stale_fact_is_kept_but_not_retrieved():
