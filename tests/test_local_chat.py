@@ -33,9 +33,6 @@ def stand_in(lm, generate):
     return SimpleNamespace(name="x", tokenizer=lm.tokenizer, batch_size=1, generate=generate)
 
 
-# ---- requests and messages ----------------------------------------------------------------------
-
-
 def test_equal_requests_are_equal_values_and_lists_in_them_can_be_hashed():
     asked = ChatRequest((message("assistant", "", tool_calls=[{"id": "1"}]),))
     assert hash(asked) == hash(ChatRequest((message("assistant", "", tool_calls=[{"id": "1"}]),)))
@@ -57,9 +54,6 @@ def test_a_reply_continues_its_chat_without_its_reasoning():
     ]
 
 
-# ---- tool calls of local models -----------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("text", "rest", "uses"),
     [
@@ -79,9 +73,6 @@ def test_tool_calls_are_split_from_the_text(lm, text, rest, uses):
     (reply,) = LocalChat(stand_in(lm, lambda *_: [Completion(text)])).chat([ask("Who?")])
     assert (reply.text, reply.tools) == (rest, uses)
     assert reply.finish == ("tool_calls" if uses else "stop")
-
-
-# ---- transformers -------------------------------------------------------------------------------
 
 
 def test_a_local_reply_is_the_model_s_own_with_its_token_counts(lm):
@@ -155,9 +146,6 @@ def test_with_the_adapter_off_the_base_model_answers_and_the_adapter_comes_back(
     assert [reply.text for reply in LocalChat(policy).chat(asked)] == trained
     assert [reply.text for reply in base.chat(asked)] == before and peft.training
     assert base.name == "base of policy"
-
-
-# ---- vLLM ---------------------------------------------------------------------------------------
 
 
 def test_vllm_gets_token_ids_and_seeds_and_its_reply_is_read(lm, monkeypatch):

@@ -59,9 +59,6 @@ def run(method, wanted=None, instances=INSTANCES):
     return prepared, answered
 
 
-# ---- records ----------------------------------------------------------------------------------
-
-
 def episode(made=KEEP):
     return write([INSTANCE], made, MemoryConfig(), ProtocolConfig())[0]
 
@@ -83,9 +80,6 @@ RECORDS = [
 def test_records_survive_the_way_through_json(record):
     line = json.loads(json.dumps(record_line(record, "m at http://x/v1")))
     assert read_record(line, "line 3") == (record, "m at http://x/v1")
-
-
-# ---- the table --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -137,8 +131,6 @@ def test_a_question_that_is_not_in_the_data_is_refused():
     with pytest.raises(InputError, match="question other q7 is not in the data"):
         method.answer([Question("q7", "Who?", "squad", "other")], INSTANCES, {}, print)
 
-
-# ---- every method -----------------------------------------------------------------------------
 
 OPTIONS = {"memory": {"writer": "keep_sentences"}}
 SPECS = [
@@ -212,18 +204,12 @@ def test_work_is_done_in_groups():
     assert model.batches == [2, 1]
 
 
-# ---- floors -----------------------------------------------------------------------------------
-
-
 def test_floors_need_no_model():
     _, nothing = run(build_method(MethodSpec("nothing")))
     assert {one.prediction for one in nothing.values()} == {""}
     _, labels = run(build_method(MethodSpec("majority-label")))
     assert labels[LABELLED.id, "q0"].prediction == "\\boxed{3}"
     assert labels[INSTANCE.id, "q0"].prediction == ""
-
-
-# ---- a method of your own ---------------------------------------------------------------------
 
 
 def test_a_method_of_your_own_is_registered_by_its_module_and_answers_as_others_do():

@@ -161,9 +161,6 @@ def test_single_source_runs_ask_the_same_questions_as_the_whole_set(here):
     assert part and set(part) < set(whole)
 
 
-# ---- faults ---
-
-
 def evaluate(url: str, method: str, out: Path, *more: str, data: str = "data/memalpha") -> int:
     argv = ["evaluate", "--method", method, "--data", data, "--url", url, "--model-name", "m"]
     return cli.main([*argv, "--out", str(out.parent), "--name", out.name, *more])
@@ -350,8 +347,6 @@ def test_a_wrong_request_is_one_line(more, message, here, capsys):
     assert message in said and said.count("\n") == 1
 
 
-# ---- a key ---
-
 CRASH = """
 from memalpha_kit.evaluation.contexts import ClosedBook
 from memalpha_kit.evaluation.methods import METHODS
@@ -390,8 +385,6 @@ def test_a_planted_key_is_in_no_file_page_output_or_traceback(tmp_path):
     assert not [path for path in written if key.encode() in path.read_bytes()]
     assert not [done.args for done in found if key in done.stdout + done.stderr]
 
-
-# ---- kills ---
 
 N_KILLS = 20
 ROOT = Path(__file__).resolve().parent.parent

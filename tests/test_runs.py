@@ -68,9 +68,6 @@ def go(folder, instances, method=None):
     return runs.complete(begin(folder, instances, method), method, instances)
 
 
-# ---- resuming ---
-
-
 def test_what_is_known_of_a_run_is_kept_and_written_only_where_it_is_new(tmp_path):
     instances, folder = world(), tmp_path / "run"
     settings = runs.run_settings(Copying(), instances)
@@ -125,9 +122,6 @@ def test_one_run_is_one_process_at_a_time(tmp_path):
         runs.complete(run, Copying(), instances)
 
 
-# ---- failures ---
-
-
 def test_a_failure_is_no_answer_and_is_asked_again(tmp_path):
     instances = world(2, 3)
     failing = {(instances[0].id, "q1"), (instances[1].id, "q2")}
@@ -152,9 +146,6 @@ def test_what_could_not_be_prepared_is_made_again(tmp_path):
     method = Copying()
     assert go(tmp_path / "run", instances, method).complete
     assert method.made == [instances[0].id]
-
-
-# ---- settings ---
 
 
 def test_other_settings_are_refused(tmp_path):
@@ -207,9 +198,6 @@ def test_a_broken_line_is_named(tmp_path, line, message):
         runs.load_run(run.folder)
 
 
-# ---- what is asked ---
-
-
 def test_a_limit_draws_the_same_instances_of_each_source_in_their_order():
     data = [i for pair in zip(world(6), world(6, source="hotpotqa"), strict=True) for i in pair]
     chosen = runs.select(data, 2, seed=1)
@@ -241,9 +229,6 @@ def test_questions_keep_what_a_judge_and_the_release_need():
     assert (second.gold, second.kind) == (("b", "c"), "knowledge-update")
     listed = make_instance("squad", ["t"], [QA("q", "?", ("a",))], "", {ANSWER_TYPE: "list"})
     assert scoring.questions_of([listed])[0].gold == ("a",)
-
-
-# ---- scores ---
 
 
 def test_scoring_asks_no_model_and_each_profile_has_its_file(tmp_path):
@@ -286,9 +271,6 @@ def test_a_judge_sees_types_and_costs_and_its_old_scores_are_not_mixed_with_othe
         scores.scores_of(run)
 
 
-# ---- tables ---
-
-
 def test_frames_count_what_was_spent_and_what_failed(tmp_path):
     instances = world(2, 2)
     method = Copying(fails={(instances[0].id, "q1")})
@@ -301,9 +283,6 @@ def test_frames_count_what_was_spent_and_what_failed(tmp_path):
     assert answers.cost_usd.dropna().tolist() == pytest.approx([3e-5] * 3)
     assert answers.memory_tokens.tolist() == [2] * 4 and answers.chunk_tokens.tolist() == [8] * 4
     assert built.cost_usd.tolist() == [0.0, 0.0, 3e-5]  # and what was thrown away
-
-
-# ---- a method by its name ---
 
 
 def kept(out, instances):

@@ -31,9 +31,6 @@ def memagent(model, name="memagent", **options):
     return build_method(MethodSpec(name, options), Backends(answer=model))
 
 
-# ---- MemAgent -----------------------------------------------------------------------------------
-
-
 def test_it_walks_once_per_instance_over_its_chunks_with_the_task_as_the_problem():
     model = FakeChat(say)
     prepared, answered = run(memagent(model), {(INSTANCE.id, "q0"), (INSTANCE.id, "q1")})
@@ -89,8 +86,6 @@ def test_a_walk_that_was_killed_goes_on_where_it_was(tmp_path):
     walked = sum("<section>" in text for text in whole.texts)
     assert calls <= walked + 2 * len(WANTED)  # no piece twice; the run keeps answers, not this
 
-
-# ---- MEM1 ---------------------------------------------------------------------------------------
 
 ROWS = ("other", INSTANCE.id, LABELLED.id)
 

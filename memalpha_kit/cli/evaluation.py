@@ -45,8 +45,6 @@ Moved = Annotated[
 
 EVERY_RUBRIC = ["published", "by_type"]
 
-# ---- ask and evaluate -------------------------------------------------------------------------
-
 
 @with_fields
 def ask(
@@ -254,9 +252,6 @@ def report(
         from memalpha_kit.figures.style import save_figure
 
         print(save_figure(plot_fronts(made["table_sources"]), pareto))
-
-
-# ---- calibrate --------------------------------------------------------------------------------
 
 
 @with_fields

@@ -65,9 +65,6 @@ KINDS = {
 """What there is to rate, by judge."""
 
 
-# ---- labelled cases ------------------------------------------------------------------------------
-
-
 @section
 class Case:
     """One labelled case: a `text` to store, or a `question` with its `gold` and an `answer`."""
@@ -290,9 +287,6 @@ def _interval(counts: np.ndarray, seed: int, draws: int) -> tuple[float, float]:
     found = kappas(counts[drawn].sum(axis=1))
     found = found[~np.isnan(found)]
     return tuple(np.quantile(found, [0.025, 0.975])) if len(found) else (np.nan, np.nan)
-
-
-# ---- all of it together -------------------------------------------------------------------------
 
 
 def measured(

@@ -218,9 +218,8 @@ class Bm25Chunks(ContextMethod):
 
     def context(self, put: Put) -> tuple[str, Sequence[str]]:
         """The best chunks; the first ones for a question without a word."""
-        return shown_chunks(
-            put.instance, self.best(undated(put.question.text), put.instance.chunks)
-        )
+        places = self.best(undated(put.question.text), put.instance.chunks)
+        return shown_chunks(put.instance, places)
 
     def best(self, question: str, chunks: tuple[str, ...]) -> Sequence[int]:
         """Places of the chunks to show."""
@@ -260,9 +259,6 @@ def shown_chunks(instance: Instance, places: Sequence[int]) -> tuple[str, Sequen
     """The text of some chunks, and their names."""
     text = "\n\n".join(instance.chunks[place] for place in places)
     return text, [f"chunk:{place}" for place in places]
-
-
-# ---- floors -------------------------------------------------------------------------------------
 
 
 @METHODS.register("nothing")

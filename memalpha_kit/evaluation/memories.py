@@ -141,11 +141,10 @@ class FromMemory(Method):
         questions = [replace(q, memory=made.memory if made else None) for q, made in pairs]
 
         def take(place: int, answer: Answer) -> None:
-            put = group[place]
             missing = answer.prediction is None and not answer.error
             error = "the reader has no answer" if missing else answer.error
-            known: Any = {"instance": put.instance.id, "memory_tokens": put.held.memory_tokens}
-            said = None if error else answer.prediction
+            said, held = None if error else answer.prediction, group[place].held
+            known: Any = {"instance": held.instance, "memory_tokens": held.memory_tokens}
             done(replace(answer, prediction=said, error=error, **known))
 
         self.reader.read(questions, take)
@@ -332,7 +331,7 @@ class RandomMemory(FromMemory):
             budget = self._budget(instance)
             seed = None if self.options.order == "lead" else self.options.draw_seed
             texts = draw(instance, budget, self.counter.count, seed)
-            drawn = ScriptedReplies([_inserted(part) for part in texts], "random")
+            drawn = ScriptedReplies(list(map(_inserted, texts)), "random")
             [episode] = write([instance], drawn, MemoryConfig(), ProtocolConfig())
             done(self.remembered(instance, episode))
 

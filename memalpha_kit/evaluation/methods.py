@@ -158,8 +158,6 @@ class Method:
             if getattr(self.options, name) != getattr(defaults, name):
                 raise InputError(f"method {self.name}: {name} has no effect: {why}")
 
-    # ---- memories ---
-
     def prepare(self, instances: Sequence[Instance], done: Callable[[Prepared], None]) -> None:
         """Calls `done` once per instance, as soon as it is ready or has failed.
 
@@ -177,8 +175,6 @@ class Method:
     def held_tokens(self, instance: Instance, input_tokens: int) -> int:
         """What is held of an instance from which nothing was made."""
         return 0
-
-    # ---- answers ---
 
     def answer(
         self,
@@ -285,8 +281,6 @@ def groups(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     """Consecutive groups of at most `size` items."""
     return (items[start : start + size] for start in range(0, len(items), size))
 
-
-# ---- identity -----------------------------------------------------------------------------------
 
 WEIGHTS = (".json", ".safetensors", ".bin", ".txt", ".model", ".jinja")
 """Files that decide what a model's folder says."""

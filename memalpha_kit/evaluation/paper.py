@@ -24,9 +24,6 @@ PAPER = Path(__file__).parents[1] / "paper_tables" / "results.csv"
 STATISTICS = PAPER.with_name("statistics.csv")
 
 
-# ---- which row a run stands beside --------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Claim:
     """Which row of the paper a run stands beside, and what keeps it from being the same thing."""
@@ -132,8 +129,6 @@ def doubts(answers: pd.DataFrame, claim: Claim, table: int) -> dict[str, str]:
             found[str(source)] = f"{n} instances, the paper had {expected}"
     return found
 
-
-# ---- verdicts -----------------------------------------------------------------------------------
 
 MIN_UNITS = 5
 """Fewer instances (or questions) say too little about spread for a verdict."""

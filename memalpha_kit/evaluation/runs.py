@@ -125,13 +125,13 @@ def select(
     by_source: dict[str, list[str]] = {}
     for instance in instances:
         by_source.setdefault(instance.source, []).append(instance.id)
-    for name in sources:
-        if name not in by_source:
-            raise InputError(f"source {name}: not in the data, which has {', '.join(by_source)}")
+    if strange := [name for name in sources if name not in by_source]:
+        known = ", ".join(by_source)
+        raise InputError(f"source {strange[0]}: not in the data, which has {known}")
     chosen: set[str] = set()
     for name in sources or by_source:
         ids = by_source[name]
-        count = len(ids) if limit is None else min(limit, len(ids))
+        count = min(limit or len(ids), len(ids))
         chosen |= set(random.Random(f"{seed} {name}").sample(ids, count))
     return [instance for instance in instances if instance.id in chosen]
 
@@ -273,10 +273,8 @@ def _records(path: Path) -> list[tuple[Answer | Prepared, str]]:
 
 def record_line(record: Answer | Prepared, made_by: str = "") -> dict[str, Any]:
     """A record as JSON values; fields at their default are left out."""
-    default = {f.name: f.default for f in fields(record)}
-    line = {
-        name: v for name, v in vars(record).items() if v != default[name] or name == "prediction"
-    }
+    known = {f.name: f.default for f in fields(record) if f.name != "prediction"}
+    line = {name: v for name, v in vars(record).items() if name not in known or v != known[name]}
     if isinstance(record, Prepared) and record.episode:
         line["episode"] = saved.episode_fields(record.episode)
     kind = "answer" if isinstance(record, Answer) else "prepared"
@@ -287,16 +285,15 @@ def read_record(line: Mapping[str, Any], where: str) -> tuple[Answer | Prepared,
     """What `record_line` gave. Raises InputError starting with `where` for anything else."""
     values = saved.tuples(line, "retrieved", "steps", "lost")
     kind, made_by, _ = values.pop("kind", None), values.pop("made_by", ""), values.pop("at", "")
+    if kind not in ("prepared", "answer"):
+        raise InputError(f"{where}: kind: expected prepared or answer, found {kind!r}")
     try:
-        if kind == "answer":
-            return saved.typed(Answer(**values)), made_by
-        if kind == "prepared":
-            if "episode" in values:
-                values["episode"] = saved.read_episode(values["episode"], where)
-            return saved.typed(Prepared(**values)), made_by
+        if "episode" in values:
+            values["episode"] = saved.read_episode(values["episode"], where)
+        made: Any = Answer if kind == "answer" else Prepared
+        return saved.typed(made(**values)), made_by
     except (TypeError, ValueError) as error:
         raise InputError(f"{where}: expected an answer or a memory, found: {error}") from error
-    raise InputError(f"{where}: kind: expected prepared or answer, found {kind!r}")
 
 
 # ---- answering ----------------------------------------------------------------------------------

@@ -104,9 +104,6 @@ def _saved(run: Run, profile: str) -> list[Row]:
     return (files.read_jsonl(file) if file.exists() else []) or [{}]
 
 
-# ---- judges -------------------------------------------------------------------------------------
-
-
 def score(
     run: Run,
     profile: str,
@@ -281,9 +278,6 @@ def cost(spent: Mapping[str, Any], prices: Mapping[str, Any]) -> float | None:
     if None in (*rates, *tokens):
         return None
     return sum(rate * n for rate, n in zip(rates, tokens, strict=True)) / 1e6
-
-
-# ---- floors -------------------------------------------------------------------------------------
 
 
 def floors(runs: Sequence[Run], profile: str = "fixed") -> pd.DataFrame:

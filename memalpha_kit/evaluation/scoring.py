@@ -171,9 +171,6 @@ def _unjudged(item: Item, name: str, rules: Rules) -> Scored | None:
     return None if name in JUDGED else Scored(value, "ok", name)
 
 
-# ---- parity ----------------------------------------------------------------------------------
-
-
 def parity(items: Sequence[Item], judge: Judgement | None = None) -> pd.DataFrame:
     """What the same answers score under every profile: a row per source and profile.
 

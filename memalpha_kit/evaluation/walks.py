@@ -90,8 +90,6 @@ def walk_all(
             model.chat([ask(*one) for one in asked], take)
 
 
-# ---- MemAgent -----------------------------------------------------------------------------------
-
 NOTHING = "Nothing has been kept yet."
 MEMAGENT_WORDING = "memagent-1"
 """Version of the instructions below."""
@@ -157,8 +155,6 @@ class MemAgent(Method):
 def _tagged(**parts: str) -> str:
     return "\n\n".join(f"<{name}>\n{text}\n</{name}>" for name, text in parts.items())
 
-
-# ---- MEM1 ---------------------------------------------------------------------------------------
 
 MEM1_WORDING = "mem1-1"
 INSTRUCTIONS = (

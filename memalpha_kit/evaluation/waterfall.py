@@ -92,9 +92,6 @@ class History:
         return self.states[step].get(version.name) == version.text
 
 
-# ---- one answer ------------------------------------------------------------------------------
-
-
 def stage(
     history: History,
     instance: Instance,
@@ -140,8 +137,6 @@ def _plain(text: str) -> tuple[str, ...]:
     bare = "".join(letter for letter in letters if not unicodedata.combining(letter))
     return tuple(_NUMBERS.get(word, word) for word in normalise(bare).split())
 
-
-# ---- evidence --------------------------------------------------------------------------------
 
 _WHOLE_TEXT = ("keywords", "rouge_l")
 _COMMON = """
@@ -217,8 +212,6 @@ def _trace(
     given = all(any(v.name in shown and history.holds(last, v) for v in part) for part in parts)
     return (USED if given else RETRIEVED), written, None
 
-
-# ---- tables ----------------------------------------------------------------------------------
 
 ROWS = [
     *("source", "writer", "reader", "instance", "rollout", "qa", "score", "stage", "evidence"),

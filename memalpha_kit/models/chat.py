@@ -163,8 +163,6 @@ class Client:
             body["tools"] = json.loads(asked.tools)
         return body
 
-    # --- Many requests --------------------------------------------------------------------------
-
     async def _answer_all(
         self,
         requests: Sequence[ChatRequest],
@@ -237,8 +235,6 @@ class Client:
             expected = f"{self.endpoint.url}: expected a vector for each text"
             raise InputError(f"{expected}, found: {reasons[-1]}")
         return [vectors[text] for text in texts]
-
-    # --- One request ----------------------------------------------------------------------------
 
     async def _ask(self, path: str, body: dict, read: Callable[[Any, float], T]) -> T:
         """What `read` makes of the server's answer and its seconds. Raises Failed in the end.
@@ -316,8 +312,6 @@ class Client:
                 event_hooks={"request": [count]},
             ),
         )
-
-    # --- The cache ------------------------------------------------------------------------------
 
     def _key(self, body: Mapping[str, Any], version: str) -> str:
         """A request's name: a hash of everything that the reply depends on."""

@@ -62,9 +62,6 @@ _TOO_LONG = re.compile(
 )
 
 
-# ---- good answers -------------------------------------------------------------------------------
-
-
 def read_reply(completion: Any, latency_s: float | None = None) -> ChatReply:
     """The reply in a chat completion.
 
@@ -138,9 +135,6 @@ def read_vectors(answer: Any, n_texts: int) -> list[list[float]]:
     if len(rows) != n_texts or len({len(vector) for vector in vectors}) > 1:
         raise Failed(f"expected {n_texts} embeddings of one length, found others")
     return vectors
-
-
-# ---- refusals -----------------------------------------------------------------------------------
 
 
 def refusal(answer: Any, key: str, key_env: str) -> Failed:

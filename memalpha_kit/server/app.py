@@ -110,9 +110,6 @@ def _refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-# ---- endpoints ----------------------------------------------------------------------------------
-
-
 def _add_endpoints(
     app: FastAPI, settings: ServerSettings, gate: Gate, locks: list[Any], model: ChatModel
 ) -> None:
@@ -178,9 +175,6 @@ def _add_signs_of_life(
         if reply.text is None:
             raise Refused(503, f"the model does not answer: {reply.error}")
         return _response(_json(wire.Ready(model=name).model_dump()))
-
-
-# ---- error bodies -------------------------------------------------------------------------------
 
 
 async def _refused(request: Request, error: Any) -> Response:

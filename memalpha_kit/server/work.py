@@ -59,9 +59,6 @@ MANNERS: Registry[Manner] = Registry("behaviour of the server")
 MANNERS.add("fixed", Manner())
 
 
-# ---- answering ----------------------------------------------------------------------------------
-
-
 def answer(
     asked: Questions, retrieval: Retrieval, manner: Manner, model: ChatModel, path: str
 ) -> dict[str, Any]:
@@ -126,9 +123,6 @@ def nested(flat: Sequence[Any], shape: Sequence[Sequence[Any]]) -> list[list[Any
     return [[next(values) for _ in row] for row in shape]
 
 
-# ---- judging ------------------------------------------------------------------------------------
-
-
 def judgements(steps: Sequence[StepVerdict]) -> dict[str, Any]:
     """The published fields of `/analyze_function` but `status`."""
     verdicts = [v for step in steps for v in step.verdicts if v is not None and v.asked]
@@ -170,9 +164,6 @@ def details(name: str, errors: Sequence[dict[str, Any]]) -> list[dict[str, Any]]
         {"loc": [name, *list(error.values())[:2]], "msg": error["message"], "type": error["kind"]}
         for error in errors
     ]
-
-
-# ---- the model ----------------------------------------------------------------------------------
 
 
 class Upstream:
