@@ -307,13 +307,6 @@ def test_a_reply_that_was_cut_off_is_a_reply_and_says_so(stub, connect):
 # --- The cache ----------------------------------------------------------------------------------
 
 
-def test_a_second_run_asks_nothing(stub, connect):
-    first = connect().chat([ask("a"), ask("b")])
-    again = connect()
-    assert texts(again.chat([ask("b"), ask("a")])) == texts(first)[::-1]
-    assert (again.usage.asked, again.usage.cached, stub.n_requests) == (0, 2, 2)
-
-
 def test_the_cache_knows_all_that_a_reply_depends_on_apart(stub, connect, tmp_path):
     connect().chat([ask("a")])
     others = [ask("a", version="2"), ask("a "), ask("a", max_tokens=9), ask("a", thinking=True)]

@@ -242,14 +242,6 @@ def test_scoring_asks_no_model_and_each_profile_has_its_file(tmp_path):
     assert asked | {"finish", "latency_s", "memory_tokens", "input_tokens", "profile"} <= set(row)
 
 
-def test_scores_are_made_anew_when_answers_were_added(tmp_path):
-    instances = world(1, 2)
-    run = go(tmp_path / "run", instances, Copying(fails={(instances[0].id, "q0")}))
-    assert [row["score"] for row in scores.score_run(run)] == [None, 1.0]
-    run = go(tmp_path / "run", instances)
-    assert [row["score"] for row in scores.scores_of(run)] == [1.0, 1.0]
-
-
 def test_a_judge_sees_types_and_costs_and_its_old_scores_are_not_mixed_with_others(tmp_path):
     asked = [QA("q0", "Where?", ("Rome",)), QA("q1_abs", "When?", ("never told",))]
     types = {"question_types": ["multi-session"] * 2}
