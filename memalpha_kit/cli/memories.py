@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from typer import Argument, Option
 
@@ -25,9 +25,6 @@ from memalpha_kit.cli.options import (
     writer_of,
 )
 from memalpha_kit.errors import InputError
-
-if TYPE_CHECKING:
-    pass
 
 ReaderName = Annotated[str, Option(metavar="NAME", help="who answers from a memory: {readers}")]
 

@@ -128,7 +128,7 @@ def model_judge(model: ChatModel, rubric: Rubric = "published", **settings: Any)
     settings = {name: value for name, value in settings.items() if value is not None}
 
     def judge(cases: Sequence[Case], seed: int) -> list[Verdict]:
-        judges = {
+        judges: dict[str, Any] = {
             "content": ContentJudge(model, seed=seed, **settings),
             "longmemeval": LongMemEvalJudge(model, rubric=rubric, seed=seed, **settings),
             "correct_wrong": CorrectWrongJudge(model, seed=seed, **settings),

@@ -336,13 +336,13 @@ def complete(
         try:
             if todo := [instance for instance in needed if instance.id not in run.prepared]:
                 method.prepare(todo, keep)
-            failed = {made.instance: made for made in run.thrown if isinstance(made, Prepared)}
+            broken = {made.instance: made for made in run.thrown if isinstance(made, Prepared)}
             asked = [
                 Question(item.qa, item.question, item.source, item.instance)
                 for item in run.questions
                 if item.key in left
             ]
-            method.answer(asked, needed, failed | run.prepared, keep)
+            method.answer(asked, needed, broken | run.prepared, keep)
         finally:
             method.journal.close()
     return run

@@ -224,18 +224,15 @@ def _built(run: Run, profile: str) -> Iterator[Row]:
         steps = made.episode.steps if made.episode else ()
         statuses = [call.status for step in steps for call in step.calls]
         took = _tokens(made) if made.requests else _NOTHING
-        yield (
-            _NOTHING
-            | took
-            | {
-                "source": source,
-                "chunks": len(steps),
-                "calls": len(statuses),
-                "calls_ok": statuses.count("ok"),
-                "unusable": made.unusable,
-                "cost_usd": cost(took, writing),
-            }
-        )
+        made_of = {
+            "source": source,
+            "chunks": len(steps),
+            "calls": len(statuses),
+            "calls_ok": statuses.count("ok"),
+            "unusable": made.unusable,
+            "cost_usd": cost(took, writing),
+        }
+        yield _NOTHING | took | made_of
     for record, took in _thrown(run):
         if record.instance in sources and took["prompt_tokens"] is not None:
             prices = answering if isinstance(record, Answer) else writing
