@@ -262,16 +262,15 @@ def _paper_row(
     ours: dict[str, Any] = {} if mine is None else mine.where(mine.notna(), None).to_dict()
     n = ours.get("instances") or 0
     n = n if n > 1 else ours.get("questions") or 0
-    interval = {name: ours.get(name) for name in ("low", "high")}
+    score, low, high = (ours.get(name) for name in ("score", "low", "high"))
     missing, doubt = int(ours.get("missing") or 0), doubt if ours else ""
-    said, why = verdict(ours.get("score"), *interval.values(), compared, n, missing, doubt)
+    said, why = verdict(score, low, high, compared, n, missing, doubt)
     tokens = ours.get("memory_tokens")
     return {
         "paper_method": claim.method,
         "dataset": cell["dataset"],
         "source": cell["source"],
-        "ours": ours.get("score"),
-        **interval,
+        **{"ours": score, "low": low, "high": high},
         "printed": cell["score"],
         "compared_with": compared,
         "verdict": said,
