@@ -166,7 +166,7 @@ RATED = {"id": "a", "judge": "correct_wrong", "kind": "correct_wrong", "valid": 
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
-        ([], "expected labelled cases, found none"),
+        ([], "expected content, found an empty file"),
         (["{"], ":1: expected JSON"),
         (["[]"], ":1: expected an object, found list"),
         ([GOOD, GOOD], "expected each id once"),

@@ -247,7 +247,7 @@ def test_rows_that_the_data_does_not_have_are_an_error(tmp_path):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"none\.json: expected a readable file"):
-        mem1(FakeChat(), rollouts=str(tmp_path / "none.json")).settings()
-    with pytest.raises(InputError, match=r"none\.json: expected a rollout file"):
-        run(mem1(FakeChat(), rollouts=str(tmp_path / "none.json")))
+    method = mem1(FakeChat(), rollouts=str(tmp_path / "none.json"))
+    for use in (method.settings, lambda: run(method)):
+        with pytest.raises(InputError, match=r"none\.json: expected a readable file"):
+            use()

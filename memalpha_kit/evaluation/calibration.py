@@ -37,8 +37,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from memalpha_kit.chats import ChatModel
+from memalpha_kit.data.raw import read_text
 from memalpha_kit.errors import InputError
-from memalpha_kit.files import parse_json, refuse_pipe
+from memalpha_kit.files import parse_json
 from memalpha_kit.method.content_judge import ContentJudge
 from memalpha_kit.method.judges import (
     QUESTION_TYPES,
@@ -91,11 +92,7 @@ class Case:
 
 def load_cases(path: Path = CASES) -> list[Case]:
     """The cases of a JSONL file. Raises InputError naming file, line and field."""
-    refuse_pipe(path)
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: expected labelled cases as JSON lines: {error}") from error
+    lines = read_text(Path(path)).splitlines()
     cases: dict[str, Case] = {}
     for where, line in ((f"{path}:{n}", line) for n, line in enumerate(lines, 1) if line.strip()):
         raw = parse_json(line, where)
@@ -112,8 +109,6 @@ def load_cases(path: Path = CASES) -> list[Case]:
         if case.id in cases:
             raise InputError(f"{where}: expected each id once, found {case.id} again")
         cases[case.id] = case
-    if not cases:
-        raise InputError(f"{path}: expected labelled cases, found none")
     return list(cases.values())
 
 

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 
 from memalpha_kit import files
 from memalpha_kit.chats import ChatModel, ChatReply, ChatRequest, request
+from memalpha_kit.data.raw import read_text
 from memalpha_kit.errors import InputError
 from memalpha_kit.evaluation.contexts import ChatSettings, ContextMethod, ContextSettings
 from memalpha_kit.evaluation.methods import METHODS, Backends, Method, Prepared, Put, groups
@@ -275,10 +276,7 @@ def _state(reply: str) -> str | None:
 
 def read_rollouts(path: Path, parse: Callable[[str, str], Any]) -> Iterator[tuple[int, str, str]]:
     """(row, state, place) of each line. Raises InputError naming file and line."""
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: expected a rollout file, found: {error}") from error
+    lines = read_text(path).split("\n")  # no other line break: a state may hold one
     for where, line in ((f"{path}:{n}", line) for n, line in enumerate(lines, 1) if line.strip()):
         value = parse(line, where)
         values = value if isinstance(value, Mapping) else {}
