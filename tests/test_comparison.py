@@ -76,6 +76,9 @@ def test_a_missing_score_is_counted_bounded_and_never_0():
     assert (row.score, row.missing, row.error_rate) == (1.0, 1, 0.25)
     assert (row.if_all_0, row.if_all_1) == (0.75, 1.0)
     assert (average.if_all_0, average.if_all_1) == (0.625, 0.75)
+    other = both(answers({"a": [1]}), answers({"b": [None]}, source="hotpotqa"))
+    assert row_of(other).score == 1.0
+    assert pd.isna(row_of(other, AVERAGE).score)  # it would be one over other columns
 
 
 def test_a_question_that_a_method_cannot_be_asked_is_no_error():
@@ -86,11 +89,6 @@ def test_a_question_that_a_method_cannot_be_asked_is_no_error():
     assert row.if_all_0 == 1.0 and row.prompt_tokens == 170
     nobody = row_of(table.assign(status="skipped", score=None))
     assert nobody.instances == 2 and pd.isna(nobody.memory_tokens) and pd.isna(nobody.compression)
-
-
-def test_an_average_over_other_columns_is_not_given():
-    table = both(answers({"a": [1]}), answers({"b": [None]}, source="hotpotqa"))
-    assert row_of(table).score == 1.0 and pd.isna(row_of(table, AVERAGE).score)
 
 
 def test_tokens_are_means_over_instances_and_costs_are_sums_of_what_is_known():
@@ -206,10 +204,7 @@ def test_several_sources_get_an_average_row_in_which_each_weighs_the_same():
     assert table.difference.tolist() == [1.0, 0.0, 0.5]
     assert table.units.tolist() == [8, 8, 16]
     assert table.p[0] == 2 / 2**8 and table.p_holm[0] == 3 * table.p[0]
-
-
-def test_holm_by_hand():
-    """Sorted 0.01, 0.03, 0.04 times 3, 2, 1 and never decreasing."""
+    # by hand: sorted 0.01, 0.03, 0.04 times 3, 2, 1 and never decreasing
     assert tables.holm([0.04, None, 0.01, 0.03]) == [0.06, None, 0.03, 0.06]
 
 

@@ -126,12 +126,6 @@ def test_a_published_run_is_a_method_with_its_settings_and_options_on_top(name):
     assert answered[LABELLED.id, "q0"].error == ""
 
 
-def test_a_question_that_is_not_in_the_data_is_refused():
-    method = build_method(MethodSpec("nothing"))
-    with pytest.raises(InputError, match="question other q7 is not in the data"):
-        method.answer([Question("q7", "Who?", "squad", "other")], INSTANCES, {}, print)
-
-
 OPTIONS = {"memory": {"writer": "keep_sentences"}}
 SPECS = [
     MethodSpec(name, OPTIONS.get(name, {})) for name in METHODS.names() if name not in RELEASED
@@ -196,6 +190,8 @@ def test_questions_of_an_instance_that_failed_fail_with_its_reason():
         "instance: was not prepared",
     }
     assert all(one.prediction is None for one in answered)
+    with pytest.raises(InputError, match="question other q7 is not in the data"):
+        method.answer([Question("q7", "Who?", "squad", "other")], INSTANCES, {}, print)
 
 
 def test_work_is_done_in_groups():

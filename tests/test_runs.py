@@ -212,11 +212,6 @@ def test_a_limit_draws_the_same_instances_of_each_source_in_their_order():
         runs.select(data, sources=["booksum"])
 
 
-def test_a_question_that_comes_twice_is_refused():
-    with pytest.raises(InputError, match="question q0: expected each id once"):
-        scoring.questions_of([*world(1), *world(1)])
-
-
 def test_questions_keep_what_a_judge_and_the_release_need():
     instance = make_instance(
         "longmemeval_s*",
@@ -229,6 +224,8 @@ def test_questions_keep_what_a_judge_and_the_release_need():
     assert (second.gold, second.kind) == (("b", "c"), "knowledge-update")
     listed = make_instance("squad", ["t"], [QA("q", "?", ("a",))], "", {ANSWER_TYPE: "list"})
     assert scoring.questions_of([listed])[0].gold == ("a",)
+    with pytest.raises(InputError, match="question q0: expected each id once"):
+        scoring.questions_of([*world(1), *world(1)])
 
 
 def test_scoring_asks_no_model_and_each_profile_has_its_file(tmp_path):

@@ -39,6 +39,7 @@ KEY = "sk-a-secret-key"
 BEES = {"a1b2": "Nora keeps bees."}
 BOATS = {"a1b2": "Tom paints boats."}  # the same id: published ids may clash
 MEMORY = {"core": "Nora is a vet.", "semantic": [BEES, BOATS], "episodic": []}
+JSON = {"Content-Type": "application/json"}
 ASKED = {"memories": [MEMORY], "questions": [["Who keeps bees?"]]}
 
 
@@ -431,7 +432,7 @@ DEEP = b"[" * 100_000
     ],
 )
 def test_a_body_or_a_header_that_cannot_be_is_refused(server, stub, status, content, headers):
-    headers = {"Content-Type": "application/json", **headers}
+    headers = JSON | headers
     for path in ("/process", "/analyze_function"):
         refused(server.http.post(path, content=content, headers=headers), status)
     assert not stub.requests
@@ -505,8 +506,7 @@ def test_413_for_a_large_body_whether_it_is_announced_or_not(stub):
         assert "10485 bytes" in refused(server.post("/process", big), 413)["error"]
         raw = json.dumps(big).encode()
         parts = (raw[i : i + 1000] for i in range(0, len(raw), 1000))
-        headers = {"Content-Type": "application/json"}
-        refused(server.http.post("/process", content=parts, headers=headers), 413)
+        refused(server.http.post("/process", content=parts, headers=JSON), 413)
         assert server.post("/process", ASKED).status_code == 200
     assert stub.n_requests == 1
 
@@ -530,8 +530,7 @@ def test_413_for_too_many_of_something(stub, path, body, told):
 def test_a_body_of_a_million_entries_does_not_keep_others_waiting(server, stub):
     """It is read and checked in a thread; 53 MB once stopped everything for 50 s."""
     body = json.dumps({**ASKED, "memories": [{"semantic": [BEES] * 1_000_000}]}).encode()
-    headers = {"Content-Type": "application/json"}
-    waiting = BACKGROUND.submit(server.http.post, "/process", content=body, headers=headers)
+    waiting = BACKGROUND.submit(server.http.post, "/process", content=body, headers=JSON)
     lives = 0
     while not waiting.done():
         lives += httpx.get(f"{server.url}/health", trust_env=False).status_code == 200
@@ -769,21 +768,17 @@ def test_a_message_of_another_package_is_not_logged():
 # --- The command ---------------------------------------------------------------------------------
 
 
-def serve(*options, env=None):
+def test_memalpha_serve_answers_over_http_and_ends_when_told(stub):
+    """The public command line: address, model and port by their old names or the environment."""
+    options = ("--server_url", stub.url, "--model_name", "qwen3-32b", "--port", "0")
     own = {k: v for k, v in os.environ.items() if k not in (TOKEN_ENV, "QWEN_URL")}
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", "memalpha_kit", "serve", *options],
-        env={**own, **(env or {})},
+        env=own | {"OPENAI_API_KEY": KEY},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-
-
-def test_memalpha_serve_answers_over_http_and_ends_when_told(stub):
-    """The public command line: address, model and port by their old names or the environment."""
-    options = ("--server_url", stub.url, "--model_name", "qwen3-32b", "--port", "0")
-    process = serve(*options, env={"OPENAI_API_KEY": KEY})
     try:
         said = process.stdout.readline()
         url = re.search(r"http://127\.0\.0\.1:\d+", said)[0]

@@ -73,9 +73,7 @@ def ask(
     from memalpha_kit.evaluation.memories import asked_instances, load_written
     from memalpha_kit.method.saved import check_written
 
-    chosen = {"k": k, "reader": reader}
-    method = _settings(options) | {"episodes": str(episodes)}
-    method |= {key: value for key, value in chosen.items() if value is not None}
+    method = _settings(options, episodes=str(episodes), k=k, reader=reader)
     check_written(episodes)
     asked = asked_instances(episodes, load_data(data))
     wrote = next(iter(load_written(episodes).values())).writer
@@ -125,8 +123,7 @@ def evaluate(
     from memalpha_kit.data.dataset import load_data
     from memalpha_kit.evaluation import runs
 
-    chosen = {"writer": writer, "reader": reader}
-    settings = _settings(options) | {k: v for k, v in chosen.items() if v is not None}
+    settings = _settings(options, writer=writer, reader=reader)
     every = load_data(data)
     asked = runs.select(every, limit, seed, list(source))
     servers = {"answer": answer, "write": write, "judge": judge, "embed": embed}
@@ -318,12 +315,12 @@ def calibrate(
     return 0
 
 
-def _settings(texts: list[str]) -> dict[str, Any]:
-    """The method's settings from `KEY=VALUE`, whose values are YAML."""
+def _settings(texts: list[str], **chosen: Any) -> dict[str, Any]:
+    """The method's settings: `KEY=VALUE`, whose values are YAML, and what other options chose."""
     options: dict[str, Any] = {}
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals:
             raise InputError(f"--set: expected KEY=VALUE, found {text!r}")
         options[key.strip()] = read_yaml(value, f"--set {key}")
-    return options
+    return options | {key: value for key, value in chosen.items() if value is not None}
