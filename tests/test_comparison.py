@@ -55,8 +55,7 @@ def both(*parts: pd.DataFrame) -> pd.DataFrame:
 def test_an_average_is_the_mean_of_its_columns():
     """0.75 (not 0.6) and 0.5, so 0.625."""
     table = both(
-        answers({"i1": [1, 1, 0, 0], "i2": [1]}, source="d1"),
-        answers({"i3": [0.5]}, source="d2"),
+        answers({"i1": [1, 1, 0, 0], "i2": [1]}, source="d1"), answers({"i3": [0.5]}, source="d2")
     )
     shown = tables.table_sources(table, built(table), QUICK).set_index("source")
     assert shown.score.tolist() == [0.75, 0.5, 0.625]

@@ -9,12 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from memalpha_kit.errors import InputError
-from memalpha_kit.evaluation.waterfall import (
-    ROWS,
-    STAGES,
-    table_waterfall,
-    waterfall,
-)
+from memalpha_kit.evaluation.waterfall import ROWS, STAGES, table_waterfall, waterfall
 from memalpha_kit.figures.charts import WATERFALL, plot_waterfall
 from memalpha_kit.lab import world
 from memalpha_kit.lab.miniature import METRIC, READER, Teacher

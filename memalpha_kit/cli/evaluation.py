@@ -267,8 +267,7 @@ def calibrate(
     repeats: Annotated[int, Option(metavar="N", help="times that each case is judged")] = 3,
     seed: Seed = 0,
     rubric: Annotated[
-        list[str],
-        Option(metavar="NAME...", help="of LongMemEval's cases: published, by_type"),
+        list[str], Option(metavar="NAME...", help="of LongMemEval's cases: published, by_type")
     ] = EVERY_RUBRIC,
     behaviour: Annotated[str, Option(help="fixed, or release: as published")] = "fixed",
     temperature: Annotated[float | None, Option(help="[default: each judge's own]")] = None,

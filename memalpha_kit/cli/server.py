@@ -100,11 +100,7 @@ def run(app: FastAPI, socket: socket.socket, host: str, about: str, log_content:
 
 
 def models(
-    local: Local,
-    url: str | None,
-    model_name: str | None,
-    key_env: str | None,
-    asking: Asking,
+    local: Local, url: str | None, model_name: str | None, key_env: str | None, asking: Asking
 ) -> tuple[ChatModel, ChatModel]:
     """The model, and one for `/ready` that neither repeats its calls nor stores replies."""
     from memalpha_kit.models.chat import Client

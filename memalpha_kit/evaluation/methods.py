@@ -220,8 +220,7 @@ class Method:
 
 
 METHODS: Registry[type[Method]] = Registry(
-    "method",
-    *(f"memalpha_kit.evaluation.{module}" for module in ("contexts", "memories", "walks")),
+    "method", *(f"memalpha_kit.evaluation.{module}" for module in ("contexts", "memories", "walks"))
 )
 
 

@@ -56,11 +56,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 `release-` methods ask as the published code does.
 """
 MEM1_WRITER = "qwen2.5-7b-rl-rag-q2-em-release"
-WRITERS = {
-    "memalpha-4b": "Mem-alpha",
-    "qwen3-4b": "Qwen3-4B",
-    "gpt-4.1-mini": "gpt-4.1-mini",
-}
+WRITERS = {"memalpha-4b": "Mem-alpha", "qwen3-4b": "Qwen3-4B", "gpt-4.1-mini": "gpt-4.1-mini"}
 """The writers of a memory: the paper's name for each. Qwen3-32B answers."""
 
 

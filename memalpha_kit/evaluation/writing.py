@@ -146,11 +146,7 @@ def spent(calls: Sequence[Counts]) -> dict[str, int | None]:
     """Model calls and their tokens; a sum is None without a call or if a part is unknown."""
     sums = [None if None in column else sum(column) for column in zip(*calls, strict=True)]
     prompt, completion = sums or (None, None)
-    return {
-        "requests": len(calls),
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-    }
+    return {"requests": len(calls), "prompt_tokens": prompt, "completion_tokens": completion}
 
 
 @dataclass

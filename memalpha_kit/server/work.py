@@ -233,9 +233,7 @@ class Upstream:
             self._work.cancel()
 
     def _begin_here(
-        self,
-        requests: Sequence[ChatRequest],
-        put: Callable[[tuple[int, ChatReply] | None], object],
+        self, requests: Sequence[ChatRequest], put: Callable[[tuple[int, ChatReply] | None], object]
     ) -> Future:
         """As `Client.begin`, for a model in this process."""
 
