@@ -252,7 +252,8 @@ def test_a_judge_sees_types_and_costs_and_its_old_scores_are_not_mixed_with_othe
         ("judge", None, ""),
     ]
     assert len(model.texts) == 1 and RUBRICS["multi-session"] in model.texts[0]
-    assert scores.judge_of(run) == "fake, rubric by_type"
+    [head, *_] = files.read_jsonl(run.folder / "scores" / "fixed.jsonl")
+    assert head["judge"] == "fake, rubric by_type"
     _, built = scores.frames({"ours": run})
     assert built.cost_usd.tolist()[-1] == pytest.approx(2e-4)  # the judge's
     run = go(tmp_path / "run", instances)

@@ -120,7 +120,8 @@ def test_costs_count_every_reply_of_a_judge_and_say_where_it_was(tmp_path, capsy
         assert scored() == (1, {None})
         stub.answer = lambda body: {"content": "No."} | USAGE
         assert scored() == (1, {None})  # what it said, it said
-        assert scores.judge_of(runs.load_run(out)) == f"j at {stub.url}, rubric published"
+        [head, *_] = files.read_jsonl(out / "scores" / "fixed.jsonl")
+        assert head["judge"] == f"j at {stub.url}, rubric published"
 
 
 def test_another_address_gets_no_reply_of_the_first_from_the_cache_or_the_journal(data, tmp_path):

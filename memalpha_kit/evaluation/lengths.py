@@ -74,7 +74,6 @@ def measure(
 def _measured(
     instance: Instance, by: Writer, reader: Reader, rules: Rules, seed: int
 ) -> dict[str, Any]:
-    """One instance, written and asked."""
     started, counts = time.perf_counter(), counter(rules[0].counter)
     (episode,) = ask(write([instance], by, *rules, seed=seed), [instance], reader)
     prompts = [n for step in episode.steps if (n := len(step.completion.prompt_ids))]

@@ -94,11 +94,6 @@ def scores_of(run: Run, profile: str = "fixed") -> list[Row]:
     return score_run(run, profile)
 
 
-def judge_of(run: Run, profile: str = "fixed") -> str:
-    """The name of the judge behind the saved scores, "" if there was none."""
-    return _saved(run, profile)[0].get("judge") or ""
-
-
 def _saved(run: Run, profile: str) -> list[Row]:
     file = _file(run, profile)
     return (files.read_jsonl(file) if file.exists() else []) or [{}]
@@ -117,7 +112,7 @@ def score(
     before is kept. Raises InputError if that is too old.
     """
     if judge is None:
-        if not judge_of(run, profile):
+        if not _saved(run, profile)[0].get("judge"):
             score_run(run, profile)
         return scores_of(run, profile)
     behaviour = "release" if profile.startswith("release") else "fixed"
@@ -153,7 +148,6 @@ def _sum(*costs: float | None) -> float | None:
 
 
 def _judged(item: Item) -> JudgeItem:
-    """An answer as judges want it."""
     gold = item.gold if isinstance(item.gold, str) else tuple(item.gold)
     never = item.qa.endswith("_abs")
     return JudgeItem(item.question, gold, item.prediction or "", item.kind, never)

@@ -335,7 +335,6 @@ class Client:
 
 
 def _stored_reply(stored: Mapping[str, Any]) -> ChatReply | None:
-    """The reply of a cache file, or None."""
     if not isinstance(stored.get("text"), str):
         return None
     tools = tuple(ToolUse(**use) for use in stored["tools"])
