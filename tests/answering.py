@@ -1,7 +1,5 @@
 """What tests of retrieval and of readers that ask a model share."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from memalpha_kit.method.retrieval import Retrieval

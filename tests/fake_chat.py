@@ -1,7 +1,5 @@
 """A chat model in memory: says what a function says, and remembers what it was asked."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """Calibration: kappa by hand, labelled cases, repeats that no cache can hide, real HTTP."""
 
-from __future__ import annotations
-
 import csv
 import fnmatch
 import json

@@ -1,7 +1,5 @@
 """The HTTP client: bounded, retried, cached by content, and silent about keys; on real HTTP."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import logging

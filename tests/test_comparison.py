@@ -1,7 +1,5 @@
 """Tables of runs: averages recomputed, paired tests, verdicts beside the paper."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 
 import numpy as np

@@ -1,8 +1,6 @@
 """Embedding models in a folder: one vector per text, pooled as the folder says; on the command line
 they retrieve, and local models have a device and a number format."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The table of methods, and what holds for every one of them."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """Long context, BM25 over chunks, the gold chunk, closed book."""
 
-from __future__ import annotations
-
 import pytest
 from fake_chat import FakeChat
 from test_methods import INSTANCE, LABELLED, run

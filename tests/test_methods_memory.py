@@ -1,7 +1,5 @@
 """The memory of three parts as a method: every writer, every reader, kills, and random memories."""
 
-from __future__ import annotations
-
 import json
 import shutil
 

@@ -5,8 +5,6 @@ The server speaks the OpenAI protocol over real HTTP (`stub_server`): it delays,
 replaced by the stub's; everything else runs as it stands in docs/public_commands.md.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import random

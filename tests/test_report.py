@@ -1,7 +1,5 @@
 """The report of runs: labels, floors, and the tables that stand side by side."""
 
-from __future__ import annotations
-
 import pytest
 
 from memalpha_kit.errors import InputError

@@ -1,7 +1,5 @@
 """Runs on disk: killed anywhere and resumed, nothing twice and nothing lost."""
 
-from __future__ import annotations
-
 import json
 import os
 

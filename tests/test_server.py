@@ -1,7 +1,5 @@
 """The memory server over real HTTP: uvicorn on loopback, httpx in front, a stub model behind."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import logging

@@ -5,8 +5,6 @@ coverage and fuzzing. Nothing may be answered otherwise than the page says: no u
 or shape, no error of ours, nothing bad accepted, nothing good refused, no token ignored.
 """
 
-from __future__ import annotations
-
 import schemathesis
 from fake_chat import FakeChat
 from hypothesis import HealthCheck, settings

@@ -1,7 +1,5 @@
 """What a run says of its answers is true, whatever the server does: who, at what cost, or not."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

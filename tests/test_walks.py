@@ -1,7 +1,5 @@
 """MemAgent and MEM1: their walks, budgets, mistakes and failures, and MEM1's rollout files."""
 
-from __future__ import annotations
-
 import json
 import re
 

@@ -1,7 +1,5 @@
 """Where answers are lost: every stage by hand, the miniature's teachers, tables and the figure."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import pandas as pd
