@@ -326,7 +326,7 @@ def test_a_report_says_if_runs_were_asked_different_questions(here, peaceful, ca
     ],
 )
 def test_a_wrong_request_is_one_line(more, message, here, capsys):
-    assert cli.main(["evaluate", "--data", *more]) == 2
+    assert cli.main(["evaluate", "--data", "data/memalpha", *more]) == 2
     said = capsys.readouterr().err
     assert message in said and said.count("\n") == 1
 
