@@ -78,7 +78,7 @@ def test_bm25_shows_the_best_chunks_best_first_and_asks_the_bare_question():
     assert prepared.memory_tokens == prepared.input_tokens == 16  # all chunks, uncapped
 
 
-def test_bm25_shows_few_chunks_or_the_first_without_a_word_in_their_order_and_the_release_ranks():
+def test_bm25_shows_few_chunks_in_their_order_and_the_release_ranks_them():
     _, _, answers = asked("bm25")
     assert answers[1].retrieved == ("chunk:0", "chunk:1")
     chunks = ["Tom rows.", "Nora keeps bees.", "Ada paints."]
