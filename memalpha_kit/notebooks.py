@@ -122,10 +122,7 @@ _LOCKS: dict[Path, AbstractContextManager[None]] = {}
 
 
 def context(
-    notebook: str,
-    profile: str = "laptop",
-    overrides: Sequence[str] = (),
-    root: str | Path = "",
+    notebook: str, profile: str = "laptop", overrides: Sequence[str] = (), root: str | Path = ""
 ) -> Context:
     """The `Context` of a notebook, its folders made and its report folder held by this process.
 
@@ -272,15 +269,17 @@ def _run_one(path: Path, folder: Path, parameters: dict[str, Any]) -> Path:
 
 
 def _execute(path: Path, running: Path, parameters: dict[str, Any], failed: Path) -> Any:
-    """The executed notebook, saved at `running` after every cell."""
+    """The executed notebook, saved at `running` after every cell.
+
+    Papermill formats its paths, so braces in them are doubled.
+    """
     import papermill
     from nbclient.exceptions import DeadKernelError
 
     kept = f"; what ran is in {os.path.relpath(failed)}"
     try:
         executed = papermill.execute_notebook(
-            _no_format(path),
-            _no_format(running),
+            *(str(file).replace("{", "{{").replace("}", "}}") for file in (path, running)),
             parameters,
             kernel_name="python3",
             language="python",
@@ -372,8 +371,3 @@ class _Echo:
 
     def flush(self) -> None:
         sys.stdout.flush()
-
-
-def _no_format(path: Path) -> str:
-    """The path as text that papermill's `str.format` leaves as it is."""
-    return str(path).replace("{", "{{").replace("}", "}}")

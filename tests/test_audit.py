@@ -75,43 +75,30 @@ def test_what_pays_beside_a_reply_is_known(table):
     assert strict <= RATES and "core spam" in strict
 
 
-def test_calls_that_did_nothing_earn_nothing_under_our_rules(table):
+def test_calls_that_did_nothing_earn_nothing_and_calls_that_fail_or_never_end_cost(table):
     for exploit in sorted(RELEASED & set(PADDING)):
         assert one(table, exploit, "alone").format == 0.0
         assert one(table, exploit, "alone", "release").format == 1.0
-
-
-def test_padding_with_failing_calls_costs_the_writer(table):
     for exploit in ("delete missing ids", "blank entries", "magic tool names", "duplicates"):
         assert one(table, exploit, "beside").gain < -0.4
-
-
-def test_a_giant_reply_costs_more_than_it_earns(table):
     for rules in RULES:
         assert one(table, "giant reply", "beside", rules.name).gain < -0.1
         assert one(table, "giant reply", "alone", rules.name).total < 0.9
     assert one(table, "whole chunk, cut by the limit", "alone").total < 0.1
 
 
-def test_silence_earns_the_weight_of_an_empty_memory_only(table):
+def test_writers_are_what_they_are_called_and_totals_are_weighted_sums(table):
+    expected = table.accuracy + table.format + 0.05 * table.compression + 0.1 * table.content
+    assert table.total.to_numpy() == pytest.approx(expected.to_numpy())
     for rules in RULES:
         silent = one(table, "silent", "writer", rules.name)
         assert (silent.accuracy, silent.format, silent.content) == (0.0, 0.0, 0.0)
-        assert silent.total == pytest.approx(0.05)
-
-
-def test_writers_are_what_they_are_called(table):
-    for rules in RULES:
+        assert silent.total == pytest.approx(0.05)  # the weight of an empty memory only
         honest, slipping = (
             one(table, name, "writer", rules.name) for name in ("honest", "slipping")
         )
         assert honest.accuracy == slipping.accuracy == 1.0
         assert honest.format == 1.0 > slipping.format > 0.6
-
-
-def test_the_total_is_the_weighted_sum_of_its_terms(table):
-    expected = table.accuracy + table.format + 0.05 * table.compression + 0.1 * table.content
-    assert table.total.to_numpy() == pytest.approx(expected.to_numpy())
 
 
 def test_the_tags_of_qwen_give_the_same_table_as_the_text_markers(table):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import tiny_policy as tiny
-import torch
 from little_world import instance, save_data
-from safetensors.torch import load_file, save_file
+from test_models import FAULTS
 
 from memalpha_kit import cli
 from memalpha_kit.data.instances import save_instances
@@ -35,28 +36,6 @@ def world(tmp_path_factory):
     return folder
 
 
-def spoilt(world, out, fault):
-    """A copy of the whole model with one fault."""
-    model = out / "model"
-    model.mkdir()
-    for path in (world / "whole").iterdir():
-        if not (fault == "no tokenizer" and path.name.startswith("tokenizer")):
-            (model / path.name).write_bytes(path.read_bytes())
-    file = model / "model.safetensors"
-    weights = load_file(file)
-    if fault in ("no weights", "pickle"):
-        file.unlink()
-    if fault == "pickle":
-        torch.save(weights, model / "pytorch_model.bin")
-    if fault == "a missing weight":
-        del weights[sorted(weights)[3]]
-    if fault == "NaN":
-        weights[sorted(weights)[3]].view(-1)[0] = float("nan")
-    if fault in ("a missing weight", "NaN"):
-        save_file(weights, file, metadata={"format": "pt"})
-    return model
-
-
 @pytest.mark.parametrize(
     "fault", ["no weights", "pickle", "no tokenizer", "a missing weight", "NaN"]
 )
@@ -64,7 +43,9 @@ def spoilt(world, out, fault):
 def test_a_model_that_is_not_whole_is_one_line_and_nothing_is_written(
     world, tmp_path, capfd, command, fault
 ):
-    model, out = spoilt(world, tmp_path, fault), tmp_path / "out"
+    model, out = shutil.copytree(world / "whole", tmp_path / "model"), tmp_path / "out"
+    spoil, _ = FAULTS[fault]
+    spoil(model)
     argv = COMMANDS[command].format(data=world / "data", model=model, out=out).split()
     assert cli.main(argv) == 2
     said = capfd.readouterr().err

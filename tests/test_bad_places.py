@@ -33,10 +33,7 @@ COMMANDS = {
         f"evaluate --method memory {BY_RULE} --reader best_entry --out {{out}} --name a",
         1_500,
     ),
-    "train": (
-        WITH_A_MODEL["train"].replace("{out}", "{out}/run"),
-        20_000,
-    ),
+    "train": (WITH_A_MODEL["train"].replace("{out}", "{out}/run"), 20_000),
     "run": ("run --profile ci --only 00 --root {out}", 5_000),
 }
 """A command, and the largest file for which there is room: less than it writes."""

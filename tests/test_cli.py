@@ -34,13 +34,10 @@ def test_every_command_has_help_and_every_option_a_sentence(words, capsys):
     assert command.help and all(option.help for option in command.params)
 
 
-def test_help_lists_every_command(capsys):
+def test_help_lists_every_command_and_that_of_a_build_the_raw_files_of_every_source(capsys):
     assert cli.main(["--help"]) == 0
     shown = capsys.readouterr().out
     assert all(f"  {name} " in shown for name in GROUP.commands)
-
-
-def test_the_help_of_a_build_lists_the_raw_files_of_every_source(capsys):
     assert cli.main(["data", "build", "--help"]) == 0
     shown = capsys.readouterr().out
     assert all(f"  {name}: " in shown for name in SOURCES.names())
@@ -108,6 +105,12 @@ def test_a_failure_is_one_line_with_its_exit_code(error, code, message, monkeypa
     assert message in shown and shown.count("\n") == 1
 
 
+def test_a_bug_of_ours_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr("memalpha_kit.notebooks.run", lambda *_: {}["bug"])
+    with pytest.raises(KeyError):
+        cli.main(["run"])
+
+
 @pytest.mark.parametrize("seed", ["-1", str(2**32), str(2**64), "1" * 5000, "1.5", "one"])
 @pytest.mark.parametrize(
     "command",
@@ -147,15 +150,6 @@ def test_an_option_of_local_models_without_one_is_refused(tmp_path, capsys, comm
     argv = [str(tmp_path / "d.parquet") if word == "d" else word for word in command.split()]
     assert cli.main(argv) == 2
     assert f"{option}: has no effect" in capsys.readouterr().err
-
-
-def test_a_bug_of_ours_keeps_its_traceback(monkeypatch):
-    def fail(*_: object) -> None:
-        raise KeyError("bug")
-
-    monkeypatch.setattr("memalpha_kit.notebooks.run", fail)
-    with pytest.raises(KeyError):
-        cli.main(["run"])
 
 
 def test_options_reach_the_pipeline(monkeypatch):

@@ -96,30 +96,21 @@ def test_without_the_data_set_what_needs_chunks_is_missing_and_not_zero():
     assert made["questions"][0]["gold"] is None
 
 
-def test_questions_that_were_not_asked_are_shown_without_an_answer():
+def test_questions_that_were_not_asked_have_no_answer_and_saved_rewards_are_as_they_are():
     episode, instance = random_case(5)
     _, made = shown_of(replace(episode, answers=()), instance)
     assert made["rewards"]["accuracy"] is None
     assert made["rewards"]["compression"] is not None
     assert [q["asked"] for q in made["questions"]] == [False] * 3
-
-
-def test_saved_rewards_are_shown_as_they_are():
-    episode = random_episode(5)
     n = len(episode.steps)
     saved = Rewards(0.25, 0.5, (1.0,) * n, (0.75,) * n)
-    shown = view([Recording("run", [episode], rewards={episode.id: saved})])
-    assert shown["episodes"][0]["rewards"]["content"] == (0.75,) * n
+    _, made = shown_of(episode, rewards={episode.id: saved})
+    assert made["rewards"]["content"] == (0.75,) * n
 
 
-def test_two_runs_of_the_same_episodes_stand_beside_each_other():
+def test_two_runs_stand_beside_each_other_and_answers_for_those_of_the_episodes():
     episode, instance = random_case(5)
-    page = show({"before": [episode], "after": [episode]}, [instance])
-    assert "2 episodes" in repr(page)
-
-
-def test_answers_of_a_run_stand_in_for_those_of_the_episodes():
-    episode, instance = random_case(5)
+    assert "2 episodes" in repr(show({"before": [episode], "after": [episode]}, [instance]))
     answers = [replace(a, prediction="here", instance=instance.id) for a in episode.answers]
     assert '"prediction":"here"' in show([episode], [instance], answers).page
 
@@ -172,18 +163,15 @@ def written(tmp_path):
     return tmp_path
 
 
-def test_the_command_writes_a_page_beside_the_episodes(written, capsys):
+def test_the_command_writes_a_page_beside_the_episodes_or_elsewhere(written, capsys):
     file, data = written / "kept.episodes.jsonl", str(written / "data.parquet")
     capsys.readouterr()
-    assert cli.main(["explore", str(file), "--data", data]) == 0
+    assert cli.main(["explore", str(file), "--data", data, "--instances", "1"]) == 0
     said = capsys.readouterr()
-    assert said.out.endswith(f"{file.with_suffix('.html')}\n") and said.err == ""
+    assert said.out.startswith("2 episodes, ") and said.err == ""  # of the first instance
+    assert said.out.endswith(f"{file.with_suffix('.html')}\n")
     assert file.with_suffix(".html").read_text().startswith("<!doctype html>")
-
-
-def test_without_a_data_set_the_command_says_what_is_missing(written, capsys):
-    out = written / "page.html"
-    assert cli.main(["explore", str(written / "kept.episodes.jsonl"), "--html", str(out)]) == 0
+    assert cli.main(["explore", str(file), "--html", str(written / "page.html")]) == 0
     assert "--data PATH names the data set" in capsys.readouterr().err
 
 
@@ -206,13 +194,6 @@ def test_recordings_have_names_of_their_own_and_settings_from_beside(written):
     card.write_text(card.read_text().replace('"wire": "qwen"', '"wire": 7'))
     with pytest.raises(InputError, match="protocol: wire"):
         load_recordings([file])
-
-
-def test_only_the_first_instances_are_shown_where_few_are_wanted(written, capsys):
-    file, data = str(written / "kept.episodes.jsonl"), str(written / "data.parquet")
-    capsys.readouterr()
-    assert cli.main(["explore", file, "--data", data, "--instances", "1"]) == 0
-    assert capsys.readouterr().out.startswith("2 episodes, ")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import urllib.request
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import nbformat
@@ -159,42 +160,34 @@ RECORDED = (
     *(PROFILE.reward.compression, PROFILE.reward.content),
     *(PROFILE.advantage.grouping, PROFILE.advantage.scale),
 )
-SETTINGS = [
-    (beta, gamma, grouping, scale)
-    for grouping in ("instance", "chunk", "rollout", "leave_one_out")
-    for beta, gamma, scale in ((0.05, 0.2, "std"), (0.8, 0.0, "none"), (0.0, 1.0, "std"))
-]
+GROUPINGS = ("instance", "chunk", "rollout", "leave_one_out")
+WEIGHTS = ((0.05, 0.2, "std"), (0.8, 0.0, "none"), (0.0, 1.0, "std"))
+SETTINGS = [(b, c, grouping, scale) for grouping in GROUPINGS for b, c, scale in WEIGHTS]
+CELLS = "[...document.querySelectorAll('.cell')]"
 
 
 def python_says(played, setting):
-    """R and A of the first instance's rollouts by the package."""
+    """R and A of the first instance's rollouts by the package, step after step."""
     beta, gamma, grouping, scale = setting
     mine = played[1].episodes[:4]
     config = replace(PROFILE.reward, compression=beta, content=gamma)
     steps = [step_rewards(played[1].rewards[episode.id], config) for episode in mine]
-    settings = AdvantageConfig(grouping=grouping, scale=scale)
-    return steps, episode_advantages(steps, [""] * 4, settings)
+    values = episode_advantages(steps, [""] * 4, AdvantageConfig(grouping=grouping, scale=scale))
+    return [*chain(*steps)], [*chain(*values)]
 
 
 def test_what_if_recomputes_rewards_and_advantages_as_the_package_does(page, played):
     browser = page(miniature_view(played))
     _, recorded = python_says(played, RECORDED)
-    cells = "[...document.querySelectorAll('.cell')]"
     for setting in SETTINGS:
         for name, value in zip(("beta", "gamma", "grouping", "scale"), setting, strict=True):
             browser.choose(f"#{name}", value)
         steps, values = python_says(played, setting)
-        found = browser.value(f"{cells}.map((n) => [Number(n.dataset.r), Number(n.dataset.a)])")
-        expected = list(zip(sum(map(list, steps), []), sum(map(list, values), []), strict=True))
-        assert [r for r, _ in found] == pytest.approx([r for r, _ in expected], abs=1e-9)
-        assert [a for _, a in found] == pytest.approx([a for _, a in expected], abs=1e-9)
-        flips = [
-            sign(now) != sign(was)
-            for now, was in zip(
-                sum(map(list, values), []), sum(map(list, recorded), []), strict=True
-            )
-        ]
-        assert browser.value(f"{cells}.map((n) => n.classList.contains('flip'))") == flips
+        for letter, expected in (("r", steps), ("a", values)):
+            found = browser.value(f"{CELLS}.map((n) => Number(n.dataset.{letter}))")
+            assert found == pytest.approx(expected, abs=1e-9)
+        flips = [sign(now) != sign(was) for now, was in zip(values, recorded, strict=True)]
+        assert browser.value(f"{CELLS}.map((n) => n.classList.contains('flip'))") == flips
     browser.click("#reset")
     assert browser.value("document.querySelectorAll('.flip').length") == 0
 
@@ -224,22 +217,19 @@ def test_what_if_is_right_for_missing_rewards_and_every_setting(page, single):
     number = "(text) => text === undefined ? null : Number(text)"
     for name, run in runs.items():
         browser.choose("#run", name)
-        for grouping in ("instance", "chunk", "rollout", "leave_one_out"):
+        for grouping in GROUPINGS:
             browser.choose("#grouping", grouping)
             steps = [step_rewards(run.rewards[e.id], reward) for e in run.episodes]
             setting = replace(advantage, grouping=grouping)
-            values = episode_advantages(steps, [""] * len(steps), setting)
-            expected = [
-                (r, None if r is None else pytest.approx(a, abs=1e-9))
-                for rewards, found in zip(steps, values, strict=True)
-                for r, a in zip(rewards, found, strict=True)
-            ]
-            shown = browser.value(
-                f"[...document.querySelectorAll('.cell')].map((n) => [n.dataset.r, n.dataset.a]"
-                f".map({number}))"
-            )
-            assert [r for r, _ in shown] == pytest.approx([r for r, _ in expected], abs=1e-9)
-            assert [a for _, a in shown] == [a for _, a in expected]
+            values = chain(*episode_advantages(steps, [""] * len(steps), setting))
+            shown = browser.value(f"{CELLS}.map((n) => [n.dataset.r, n.dataset.a].map({number}))")
+            for (r, a), reward_now, value in zip(shown, chain(*steps), values, strict=True):
+                expected = (None, None) if reward_now is None else (reward_now, value)
+                assert (r, a) == tuple(e if e is None else approx(e) for e in expected)
+
+
+def approx(value):
+    return pytest.approx(value, abs=1e-9)
 
 
 def sign(value):
@@ -249,7 +239,7 @@ def sign(value):
 def test_a_missing_term_leaves_the_reward_missing_until_its_weight_is_zero(page):
     cases = [random_case(seed) for seed in (3, 4)]
     browser = page(view([Recording("run", [e for e, _ in cases])], [i for _, i in cases]))
-    said = "[...document.querySelectorAll('.cell')].map((node) => node.dataset.sign)"
+    said = f"{CELLS}.map((node) => node.dataset.sign)"
     assert set(browser.value(said)) == {"none"}
     assert "Missing: r4 (nobody judged" in browser.value(
         "document.querySelector('#formula').textContent"

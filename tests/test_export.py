@@ -70,18 +70,14 @@ def adapter(base, folder, std=0.3):
     return folder
 
 
-def same(one, other):
-    return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
-
-
 def test_a_run_is_exported_by_its_best_policy_or_its_last(base, tmp_path):
     lm, run = load_lm(base), tmp_path / "run"
     save_policy(lm.model, lm.tokenizer, run / "policy")
     made = export(run, tmp_path / "last")
-    assert same(load_lm(made.folder).model, lm.model) and made.difference == 0.0
+    assert tiny.equal(load_lm(made.folder).model, lm.model) and made.difference == 0.0
     better = tiny_qwen3(lm.tokenizer, seed=1)
     save_policy(better, lm.tokenizer, run / "best" / "policy")
-    assert same(load_lm(export(run, tmp_path / "best").folder).model, better)
+    assert tiny.equal(load_lm(export(run, tmp_path / "best").folder).model, better)
 
 
 def test_the_command_says_what_it_wrote_and_the_type_can_be_changed(base, tmp_path, capsys):
@@ -115,12 +111,14 @@ def test_an_export_stops_where_its_base_stops_and_samples_as_it_does(base, tmp_p
     [
         (["eos_token_id", "top_k"], "stop ids and defaults: expected"),
         (["top_k"], "stop ids and defaults: expected .*'top_k': 20.*found"),
+        ([], "expected a reply of 1 tokens, found 2"),
     ],
 )
-def test_an_export_that_lost_what_its_base_said_is_refused(
+def test_an_export_that_lost_what_its_base_said_or_replies_on_is_refused(
     base, tmp_path, monkeypatch, lost, message
 ):
-    save = exports.save_trained
+    """Whatever the files say, both models are asked."""
+    save, replies = exports.save_trained, iter([[7], [7, 8]])
 
     def forgetful(lm, folder):
         file = save(lm, folder) / "generation_config.json"
@@ -128,17 +126,10 @@ def test_an_export_that_lost_what_its_base_said_is_refused(
         file.write_text(json.dumps({k: v for k, v in told.items() if k not in lost}))
 
     monkeypatch.setattr(exports, "save_trained", forgetful)
+    monkeypatch.setattr(exports, "_reply", lambda *_: next(replies))
     with pytest.raises(InputError, match=message):
         export(base, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_an_export_whose_reply_goes_on_is_refused(base, tmp_path, monkeypatch):
-    """Whatever the files say, both models are asked."""
-    found = iter([[7], [7, 8]])
-    monkeypatch.setattr(exports, "_reply", lambda *_: next(found))
-    with pytest.raises(InputError, match="expected a reply of 1 tokens, found 2"):
-        export(base, tmp_path / "out")
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
@@ -146,7 +137,7 @@ def test_shards_are_joined_to_the_model_they_came_from(base, tmp_path, world):
     model = load_lm(base).model
     folder = shards(model, tmp_path / "global_step_7", world, config=base)
     made = export(folder, tmp_path / "out", dtype="float32")
-    assert made.kind == f"{world} shards" and same(load_lm(made.folder).model, model)
+    assert made.kind == f"{world} shards" and tiny.equal(load_lm(made.folder).model, model)
     rounded = export(folder, tmp_path / "rounded")  # as released: bfloat16
     assert load_lm(rounded.folder).model.dtype == torch.bfloat16
 

@@ -8,63 +8,23 @@ import json
 import math
 import os
 import time
-from functools import cache
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from memalpha_kit import files
 from memalpha_kit.errors import DiskError, InputError
 from memalpha_kit.evaluation.paper import STATISTICS, paper_averages, paper_results
-from memalpha_kit.figures import style
-from memalpha_kit.figures.charts import (
-    WATERFALL,
-    plot_categories,
-    plot_chunks,
-    plot_memories,
-    plot_memory,
-    plot_sizes,
-    plot_sources,
-    table_leaks,
-)
-from memalpha_kit.figures.curves import (
-    PARTS,
-    SHARES,
-    STAGES,
-    plot_behaviour,
-    plot_gain,
-    plot_lengths,
-    plot_rewards,
-    plot_warm_start,
-    reference_lines,
-    table_ablation,
-    table_behaviour,
-    table_beside,
-    table_lengths,
-)
-from memalpha_kit.figures.paper import (
-    plot_memory_sizes,
-    plot_paper_ablation,
-    plot_paper_memory,
-    plot_printed,
-    plot_statistics,
-    table_margins,
-    table_printed,
-)
-from memalpha_kit.figures.style import save_figure
+from memalpha_kit.figures import charts, curves, paper, style
 from memalpha_kit.figures.targets import table_targets
 from memalpha_kit.settings import load_profile, profile_dict
 
-COUNTS = {
-    **{"facts": 4, "facts_stored": 2, "chat": 2, "chat_stored": 1},
-    **{"corrections": 0, "corrections_updated": 0, "calls": 4, "calls_ok": 3},
-    "calls_skipped": 0,
-}
+COUNTS = {"facts": 4, "facts_stored": 2, "chat": 2, "chat_stored": 1, "corrections": 0}
+COUNTS |= {"corrections_updated": 0, "calls": 4, "calls_ok": 3, "calls_skipped": 0}
 
 
 def frame(*rows):
@@ -77,16 +37,9 @@ def frame(*rows):
 
 def results(seeds=(0, 1), before=0.25, after=0.75):
     """Two lengths, two instances, every value the same."""
-    stages = {"warm_start": before, "grpo": after}
-    return frame(
-        *(
-            (seed, stage, length, f"m/{length}/{i}", qa, {"corrections": i})
-            for seed in seeds
-            for stage, qa in stages.items()
-            for length in (1, 4)
-            for i in range(2)
-        )
-    )
+    qa = {"warm_start": before, "grpo": after}
+    keys = itertools.product(seeds, qa, (1, 4), range(2))
+    return frame(*((s, t, n, f"m/{n}/{i}", qa[t], {"corrections": i}) for s, t, n, i in keys))
 
 
 # --- Tables --------------------------------------------------------------------------------------
@@ -105,8 +58,8 @@ BY_HAND = frame(
 )
 
 
-def test_lengths_are_means_over_seeds_of_means_over_instances():
-    table = table_lengths(BY_HAND, resamples=200).set_index("length")
+def test_lengths_are_means_over_seeds_of_means_over_instances_also_from_csv(tmp_path):
+    table = curves.table_lengths(BY_HAND, resamples=200).set_index("length")
     assert list(table.index) == [1, 13]
     one, last = table.loc[1], table.loc[13]
     assert (one.seeds, one.n, last.n) == (2, 4, 2)
@@ -116,43 +69,32 @@ def test_lengths_are_means_over_seeds_of_means_over_instances():
     assert last.gain == pytest.approx(0.6)
     assert (one.kept, last.kept) == (1.0, pytest.approx(0.7 / 0.875))
     assert 0.5 <= one.gain_low <= one.gain <= one.gain_high <= 0.8
+    files.save_table(tmp_path / "results.csv", BY_HAND)
+    read = curves.table_lengths(pd.read_csv(tmp_path / "results.csv"), resamples=200)
+    pd.testing.assert_frame_equal(read, curves.table_lengths(BY_HAND, resamples=200))
 
 
 def test_gains_are_paired_by_instance_not_by_place():
     shuffled = BY_HAND.sample(frac=1.0, random_state=3)
-    table = table_lengths(shuffled, resamples=200)
-    pd.testing.assert_frame_equal(table, table_lengths(BY_HAND, resamples=200))
+    table = curves.table_lengths(shuffled, resamples=200)
+    pd.testing.assert_frame_equal(table, curves.table_lengths(BY_HAND, resamples=200))
     answers = {"a": 0.2, "b": 0.9}
-    keys = itertools.product((0, 1), STAGES, (1,), answers)
+    keys = itertools.product((0, 1), curves.STAGES, (1,), answers)
     same = frame(*((*key, answers[key[-1]]) for key in keys))
-    (row,) = table_lengths(same, resamples=200).itertuples()
+    (row,) = curves.table_lengths(same, resamples=200).itertuples()
     assert (row.gain, row.gain_low, row.gain_high) == (0.0, 0.0, 0.0)
 
 
 def test_a_missing_answer_is_left_out_of_the_gain_and_a_single_seed_has_no_interval():
-    table = table_lengths(
-        frame(
-            (0, "warm_start", 1, "a", 0.5),
-            (0, "warm_start", 1, "b", 0.0),
-            (0, "grpo", 1, "a", 1.0),
-            (0, "grpo", 1, "b", None),
-        )
-    )
-    (row,) = table.itertuples()
+    before = (0, "warm_start", 1, "a", 0.5), (0, "warm_start", 1, "b", 0.0)
+    after = (0, "grpo", 1, "a", 1.0), (0, "grpo", 1, "b", None)
+    (row,) = curves.table_lengths(frame(*before, *after)).itertuples()
     assert (row.gain, row.grpo, row.warm_start) == (0.5, 1.0, 0.25)
     assert pd.isna(row.gain_low) and pd.isna(row.gain_high)
 
 
-def test_lengths_load_back_from_csv_as_they_were(tmp_path):
-    files.save_table(tmp_path / "results.csv", BY_HAND)
-    read = pd.read_csv(tmp_path / "results.csv")
-    pd.testing.assert_frame_equal(
-        table_lengths(read, resamples=50), table_lengths(BY_HAND, resamples=50)
-    )
-
-
 def test_behaviour_is_the_mean_of_the_instances_own_shares():
-    table = table_behaviour(
+    table = curves.table_behaviour(
         frame(
             (0, "grpo", 1, "a", 1.0, {"corrections": 4, "corrections_updated": 1}),
             (0, "grpo", 1, "b", 1.0, {"corrections": 1, "corrections_updated": 1}),
@@ -161,7 +103,7 @@ def test_behaviour_is_the_mean_of_the_instances_own_shares():
         ),
         resamples=100,
     ).set_index("what")
-    assert list(table.index) == list(SHARES)
+    assert list(table.index) == list(curves.SHARES)
     updated = table.loc["corrections updated"]
     assert updated.share == pytest.approx(((1 / 4 + 1) / 2 + 0) / 2)
     assert updated.n == 3  # an instance without corrections says nothing about them
@@ -170,9 +112,9 @@ def test_behaviour_is_the_mean_of_the_instances_own_shares():
 
 
 def test_behaviour_of_nothing_at_all_is_missing_and_not_zero():
-    table = table_behaviour(results()).set_index(["stage", "length", "what"])
+    table = curves.table_behaviour(results()).set_index(["stage", "length", "what"])
     assert table.loc["grpo", 1, "corrections updated"].n == 2
-    none = table_behaviour(frame((0, "grpo", 1, "a", 1.0))).set_index("what")
+    none = curves.table_behaviour(frame((0, "grpo", 1, "a", 1.0))).set_index("what")
     assert pd.isna(none.loc["corrections updated"].share)
     assert none.loc["corrections updated"].n == 0
 
@@ -223,39 +165,31 @@ def test_a_target_that_is_missed_says_so(changed, missed):
 
 def test_targets_of_a_single_seed_can_be_made_and_saved(tmp_path):
     one = results(seeds=(0,))
-    table = table_targets(table_lengths(one), table_behaviour(one))
+    table = table_targets(curves.table_lengths(one), curves.table_behaviour(one))
     assert not table.met[1] and pd.isna(table.measured[1])
     files.save_table(tmp_path / "targets.csv", table)
     assert pd.read_csv(tmp_path / "targets.csv").met.tolist() == table.met.tolist()
 
 
 def test_reference_lines_are_in_order_of_length():
-    table = pd.DataFrame(
-        {"writer": ["perfect", "perfect", "other"], "length": [13, 1, 1], "qa": [0.5, 1.0, 0.1]}
-    )
-    assert reference_lines(table, ["perfect"]) == {"perfect": [1.0, 0.5]}
+    rows = [("perfect", 13, 0.5), ("perfect", 1, 1.0), ("never updates", 1, 0.1)]
+    table = pd.DataFrame(rows, columns=["writer", "length", "qa"])
+    assert curves.reference_lines(table) == {"perfect": [1.0, 0.5], "never updates": [0.1]}
 
 
 # --- Figures -------------------------------------------------------------------------------------
 
 METRICS = pd.DataFrame(
-    {
-        "step": [1, 2],
-        "accuracy": [0.1, 0.2],
-        "format": [1.0, 0.5],
-        "compression": [0.5, -0.2],
-        "content": [0.0, 0.3],
-    }
+    {"step": [1, 2], "accuracy": [0.1, 0.2], "format": [1.0, 0.5]}
+    | {"compression": [0.5, -0.2], "content": [0.0, 0.3]}
 )
 SOURCES = pd.DataFrame(
-    {
-        "source": ["squad", "squad", "trec_coarse"],
-        "method": ["memory by rule", "nothing", "memory by rule"],
-        "questions": [2, 2, 1],
-        "score": [0.5, 0.0, 1.0],
-        "low": [0.2, 0.0, None],
-        "high": [0.9, 0.0, None],
-    }
+    [
+        ("squad", "memory by rule", 2, 0.5, 0.2, 0.9),
+        ("squad", "nothing", 2, 0.0, 0.0, 0.0),
+        ("trec_coarse", "memory by rule", 1, 1.0, None, None),
+    ],
+    columns=["source", "method", "questions", "score", "low", "high"],
 )
 CHUNKS = pd.DataFrame({"source": ["a", "a", "b"], "tokens": [3, 9, 100]})
 AVERAGES = paper_averages(paper_results())
@@ -263,15 +197,15 @@ GROWTH = pd.DataFrame({"chunk": [0, 1], "read_tokens": [9, 20], "memory_tokens":
 
 
 def lengths_of(table):
-    return plot_lengths(table_lengths(table, resamples=50))
+    return curves.plot_lengths(curves.table_lengths(table, resamples=50))
 
 
 def gain_of(table):
-    return plot_gain(table, table_lengths(table, resamples=50))
+    return curves.plot_gain(table, curves.table_lengths(table, resamples=50))
 
 
 def behaviour_of(table):
-    return plot_behaviour(table_behaviour(table, resamples=50), 1)
+    return curves.plot_behaviour(curves.table_behaviour(table, resamples=50), 1)
 
 
 def unanswered(table):
@@ -288,7 +222,7 @@ def ablation():
     columns = {"qa": 0.8, "qa_low": 0.7, "qa_high": None, "compression": 0.75}
     columns |= {"seeds": 2, "n": 6}
     rows = [{"point": p, "length": length} | columns for length in (4, 1) for p in points]
-    return table_ablation(pd.DataFrame(rows), points)
+    return curves.table_ablation(pd.DataFrame(rows), points)
 
 
 NO_CALLS = results(seeds=(0,)).assign(calls=0, calls_ok=0, corrections=0)
@@ -297,8 +231,8 @@ FIGURES = {
     "lengths, one seed": lambda: lengths_of(results(seeds=(0,))),
     "lengths, nothing right": lambda: lengths_of(results(after=0.0, before=0.0)),
     "lengths, missing": lambda: lengths_of(unanswered(results())),
-    "lengths, references": lambda: plot_lengths(
-        table_lengths(results()), {"perfect": [1.0, 1.0], "never updates": [0.6, 0.5]}
+    "lengths, references": lambda: curves.plot_lengths(
+        curves.table_lengths(results()), {"perfect": [1.0, 1.0], "never updates": [0.6, 0.5]}
     ),
     "gain": lambda: gain_of(results()),
     "gain, one seed": lambda: gain_of(results(seeds=(0,))),
@@ -306,50 +240,55 @@ FIGURES = {
     "behaviour": lambda: behaviour_of(results()),
     "behaviour, one seed": lambda: behaviour_of(results(seeds=(0,))),
     "behaviour, no calls": lambda: behaviour_of(NO_CALLS),
-    "rewards": lambda: plot_rewards(METRICS),
-    "rewards, one step": lambda: plot_rewards(METRICS[:1]),
-    "rewards, two seeds": lambda: plot_rewards(
+    "rewards": lambda: curves.plot_rewards(METRICS),
+    "rewards, one step": lambda: curves.plot_rewards(METRICS[:1]),
+    "rewards, two seeds": lambda: curves.plot_rewards(
         pd.concat([METRICS.assign(seed=0), METRICS.assign(seed=1)])
     ),
-    "rewards, one seed": lambda: plot_rewards(METRICS.assign(seed=0)),
-    "rewards, no judge": lambda: plot_rewards(METRICS.assign(content=None)),
-    "warm start": lambda: plot_warm_start(
+    "rewards, one seed": lambda: curves.plot_rewards(METRICS.assign(seed=0)),
+    "rewards, no judge": lambda: curves.plot_rewards(METRICS.assign(content=None)),
+    "warm start": lambda: curves.plot_warm_start(
         pd.DataFrame({"phase": ["copy", "teacher"], "step": [5, 9], "loss": [3.0, 0.1]})
     ),
-    "sources": lambda: plot_sources(SOURCES),
-    "sources, one": lambda: plot_sources(SOURCES[2:]),
-    "sources, no score": lambda: plot_sources(SOURCES.assign(score=None, low=None)),
-    "paper, memory": lambda: plot_paper_memory(AVERAGES, results().assign(memory_tokens=9)),
-    "paper, ablation": lambda: plot_paper_ablation(AVERAGES),
-    "paper, ablation and ours": lambda: plot_paper_ablation(AVERAGES, ablation()),
-    "paper, printed": lambda: plot_printed(table_printed(paper_results(4), AVERAGES)),
-    "paper, memory sizes": lambda: plot_memory_sizes(paper_results()),
-    "paper, statistics": lambda: plot_statistics(pd.read_csv(STATISTICS, comment="#")),
-    "chunks": lambda: plot_chunks(CHUNKS),
-    "chunks, one": lambda: plot_chunks(CHUNKS[2:]),
-    "chunks, many sources": lambda: plot_chunks(
+    "sources": lambda: charts.plot_sources(SOURCES),
+    "sources, one": lambda: charts.plot_sources(SOURCES[2:]),
+    "sources, no score": lambda: charts.plot_sources(SOURCES.assign(score=None, low=None)),
+    "paper, memory": lambda: paper.plot_paper_memory(AVERAGES, results().assign(memory_tokens=9)),
+    "paper, ablation": lambda: paper.plot_paper_ablation(AVERAGES),
+    "paper, ablation and ours": lambda: paper.plot_paper_ablation(AVERAGES, ablation()),
+    "paper, printed": lambda: paper.plot_printed(paper.table_printed(paper_results(4), AVERAGES)),
+    "paper, memory sizes": lambda: paper.plot_memory_sizes(paper_results()),
+    "paper, statistics": lambda: paper.plot_statistics(pd.read_csv(STATISTICS, comment="#")),
+    "chunks": lambda: charts.plot_chunks(CHUNKS),
+    "chunks, one": lambda: charts.plot_chunks(CHUNKS[2:]),
+    "chunks, many sources": lambda: charts.plot_chunks(
         pd.DataFrame({"source": list("abcdefghi"), "tokens": range(9)})
     ),
-    "memory": lambda: plot_memory(GROWTH),
-    "memories": lambda: plot_memories({"before": [], "after": [("Mira " * 30, True)]}, "Made up."),
-    "memory, one chunk": lambda: plot_memory(GROWTH[:1]),
+    "memory": lambda: charts.plot_memory(GROWTH),
+    "memories": lambda: charts.plot_memories(
+        {"before": [], "after": [("Mira " * 30, True)]}, "Made up."
+    ),
+    "memory, one chunk": lambda: charts.plot_memory(GROWTH[:1]),
 }
-
-
-@cache
-def figure_of(name):
-    return FIGURES[name]()
 
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", FIGURES)
-def test_a_figure_is_drawn_without_warnings_and_left_open_nowhere(name, tmp_path):
-    figure = figure_of(name)
-    assert isinstance(figure, Figure) and figure.axes
-    assert plt.get_fignums() == []
-    path = save_figure(figure, tmp_path / "figure.png")
+def test_a_figure_is_drawn_without_warnings_fits_a_column_and_every_panel_shows_something(
+    name, tmp_path
+):
+    figure = FIGURES[name]()
+    assert plt.get_fignums() == []  # left open nowhere
+    path = style.save_figure(figure, tmp_path / "figure.png")
     assert path.read_bytes().startswith(b"\x89PNG")
     assert path.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
+    width, height = figure.get_size_inches() * 25.4
+    assert round(width, 6) in (style.SINGLE, style.DOUBLE) and height < 247  # a page
+    assert min(text.get_fontsize() for text in texts(figure)) >= 6
+    assert caption(figure) and figure.axes
+    for axis in figure.axes:
+        drawn = [line for line in axis.lines if len(line.get_xdata())]
+        assert drawn or axis.patches or axis.images or axis.collections or axis.texts
 
 
 def drawn_points(axis):
@@ -371,8 +310,8 @@ def caption(figure):
 def test_the_figures_show_the_numbers_of_their_tables():
     bars = gain_of(results()).axes[0].patches
     assert [bar.get_height() for bar in bars] == [0.5, 0.5]
-    (axis,) = plot_behaviour(table_behaviour(results(), resamples=50), 1).axes
-    assert [label.get_text() for label in axis.get_yticklabels()] == list(SHARES)
+    (axis,) = curves.plot_behaviour(curves.table_behaviour(results(), resamples=50), 1).axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == list(curves.SHARES)
     assert drawn_points(axis)["after GRPO"][0] == [0.5, 0.5, 0.0, 0.75, 0.0]
     figure = lengths_of(results())
     drawn = drawn_points(figure.axes[0])
@@ -384,25 +323,8 @@ def test_the_figures_show_the_numbers_of_their_tables():
     assert "95 % bootstrap" in caption(figure)
 
 
-@pytest.mark.parametrize("name", FIGURES)
-def test_a_figure_is_as_wide_as_a_column_and_can_be_read_at_that_size(name):
-    figure = figure_of(name)
-    width, height = figure.get_size_inches() * 25.4
-    assert round(width, 6) in (style.SINGLE, style.DOUBLE) and height < 247  # a page
-    figure.draw_without_rendering()
-    assert min(text.get_fontsize() for text in texts(figure)) >= 6
-    assert caption(figure)
-
-
-@pytest.mark.parametrize("name", FIGURES)
-def test_every_panel_shows_something(name):
-    for axis in figure_of(name).axes:
-        drawn = [line for line in axis.lines if len(line.get_xdata())]
-        assert drawn or axis.patches or axis.images or axis.collections or axis.texts
-
-
 def test_colours_never_set_red_against_green():
-    used = {*style.COLOURS, *WATERFALL.values(), style.BEFORE, style.AFTER, style.QUIET}
+    used = {*style.COLOURS, *charts.WATERFALL.values(), style.BEFORE, style.AFTER, style.QUIET}
     for colour in used:
         red, green, blue = to_rgb(colour)
         assert not (green > 1.2 * red and green > 1.2 * blue), colour
@@ -415,38 +337,28 @@ def test_nothing_is_drawn_where_nothing_was_measured():
         caps = [float(y) for cap in group.lines[1] for y in cap.get_ydata()]
         assert np.isnan(caps).all()
     assert "no interval" in caption(one)
-    nothing = plot_behaviour(table_behaviour(NO_CALLS, resamples=50), 1)
+    nothing = curves.plot_behaviour(curves.table_behaviour(NO_CALLS, resamples=50), 1)
     shown = [label.get_text() for label in nothing.axes[0].get_yticklabels()]
     assert shown == ["facts stored", "chit-chat stored"]
     assert "Not measured: corrections updated, calls that ran" in caption(nothing)
-    rewards = plot_rewards(METRICS.assign(content=None))
+    rewards = curves.plot_rewards(METRICS.assign(content=None))
     assert len(rewards.axes) == 3 and "Not measured: r4 content" in caption(rewards)
-    unmeasured = plot_rewards(METRICS.assign(**dict.fromkeys(PARTS)))
+    unmeasured = curves.plot_rewards(METRICS.assign(**dict.fromkeys(curves.PARTS)))
     assert [text.get_text() for text in unmeasured.axes[0].texts] == [
         "nothing to show: no reward was measured"
     ]
 
 
 def test_made_up_data_is_marked_in_the_figure():
-    statistics = pd.DataFrame(
-        {
-            **{"dataset": ["squad"], "source": ["squad"], "part": ["test"], "category": ["AR"]},
-            **{"instances": [2], "tokens_per_instance": [10.0]},
-            **{"tokens_per_chunk": [5.0], "tokens_per_chunk_min": [4], "tokens_per_chunk_max": [6]},
-            **{"chunks_per_instance": [2.0]},
-            **{"chunks_per_instance_min": [2], "chunks_per_instance_max": [2]},
-        }
-    )
-    for plot in (plot_sizes, plot_categories):
-        assert "made-up data" in [text.get_text() for text in texts(plot(statistics, made_up=True))]
-        assert "made-up data" not in [text.get_text() for text in texts(plot(statistics))]
-
-
-def test_labels_are_words():
-    said = style.in_words("grouping=leave_one_out scale=none")
-    assert said == "against the other rollouts, not scaled"
-    assert style.in_words("beta=0.05 gamma=0.1") == "β 0.05, γ 0.1"
-    assert style.in_words("semantic only") == "semantic only"
+    sizes = {"instances": 2, "tokens_per_instance": 10.0, "tokens_per_chunk": 5.0}
+    sizes |= {"tokens_per_chunk_min": 4, "tokens_per_chunk_max": 6, "chunks_per_instance": 2.0}
+    sizes |= {"chunks_per_instance_min": 2, "chunks_per_instance_max": 2}
+    names = {"dataset": "squad", "source": "squad", "part": "test", "category": "AR"}
+    statistics = pd.DataFrame([names | sizes])
+    for plot in (charts.plot_sizes, charts.plot_categories):
+        for marked in (True, False):
+            said = [text.get_text() for text in texts(plot(statistics, made_up=marked))]
+            assert ("made-up data" in said) == marked
 
 
 def test_labels_at_the_ends_of_lines_do_not_touch():
@@ -464,7 +376,7 @@ def test_labels_at_the_ends_of_lines_do_not_touch():
 def test_only_what_leaks_is_in_the_table_of_leaks():
     columns = ["train", "test", "groups", "questions", "repeated", "shown", "leak"]
     rows = [("a", "b", 0, 10, 0, 0, ""), ("a", "c", 0, 10, 2, 5, ""), ("b", "c", 0, 10, 9, 0, "")]
-    table = table_leaks(pd.DataFrame(rows, columns=columns))
+    table = charts.table_leaks(pd.DataFrame(rows, columns=columns))
     assert table[["train", "test", "share"]].values.tolist() == [["b", "c", 0.9], ["a", "c", 0.5]]
 
 
@@ -475,7 +387,7 @@ def test_a_run_stands_beside_what_the_recorded_seeds_span():
     recorded = pd.concat([results(seeds=(s,), after=0.7 + s / 10) for s in (0, 1, 2)])
     own = results(seeds=(7,), before=0.2, after=0.8).assign(chat_stored=2)
     own = own[own.length == 1].assign(corrections=0)
-    table = table_beside(recorded, own, resamples=100)
+    table = curves.table_beside(recorded, own, resamples=100)
     assert set(table.length) == {1}  # what this run has not measured is not compared
     rows = table.set_index("measure")
     after = rows.loc["QA after GRPO"]
@@ -498,10 +410,10 @@ def test_a_figure_is_saved_whole_or_not_at_all(tmp_path, monkeypatch, failing):
     path.write_bytes(b"old")
     monkeypatch.setattr(files.os, failing, full)
     with pytest.raises(DiskError, match=r"figure.pdf: expected to write \d+ bytes, found: No sp"):
-        save_figure(plot_memory(GROWTH), path)
+        style.save_figure(charts.plot_memory(GROWTH), path)
     monkeypatch.undo()
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["figure.png"]
-    save_figure(plot_memory(GROWTH), path)
+    style.save_figure(charts.plot_memory(GROWTH), path)
     assert path.read_bytes().startswith(b"\x89PNG")
     assert sorted(os.listdir(tmp_path)) == ["figure.pdf", "figure.png"]
 
@@ -513,7 +425,7 @@ def test_averages_stand_beside_the_printed_ones_and_say_how_much_they_are_off():
     """What a careful reader finds in print."""
     found = {}
     for number in (1, 2, 3, 4, 9):
-        table = table_printed(paper_results(number), AVERAGES)
+        table = paper.table_printed(paper_results(number), AVERAGES)
         off = table[table["off by"].abs() > 0.005]
         found |= {(number, row["method"]): round(row["off by"], 3) for _, row in off.iterrows()}
     assert found == {
@@ -528,7 +440,7 @@ def test_averages_stand_beside_the_printed_ones_and_say_how_much_they_are_off():
 
 
 def test_a_printed_table_keeps_its_columns_and_its_order():
-    table = table_printed(paper_results(1), AVERAGES)
+    table = paper.table_printed(paper_results(1), AVERAGES)
     assert table["method"].tolist()[::4] == ["Long-Context", "Mem-alpha (0.05, 0.1)"]
     assert table.columns[1:8].tolist() == [
         *("SQuAD", "HotpotQA", "PerLTQA", "TREC-C", "NLU", "PubMed", "BookSum")
@@ -538,7 +450,7 @@ def test_a_printed_table_keeps_its_columns_and_its_order():
 
 
 def test_the_lead_of_the_main_setting_by_both_averages():
-    margins = table_margins(AVERAGES).set_index("table")
+    margins = paper.table_margins(AVERAGES).set_index("table")
     assert margins.lead_printed.to_dict() == {1: 0.054, 2: 0.09, 3: 0.125, 4: 0.012, 9: 0.012}
     assert margins.lead_recomputed.to_dict() == {1: 0.031, 2: 0.06, 3: 0.103, 4: -0.001, 9: 0.012}
     assert margins.best_other[[1, 2, 4]].tolist() == [
@@ -570,18 +482,14 @@ def test_the_card_of_a_run_has_settings_seed_versions_data_hash_and_duration(tmp
     assert str(tmp_path) not in (tmp_path / "out" / "run.json").read_text()
 
 
-def test_the_card_of_a_run_without_data_says_so(tmp_path):
-    card = files.run_card(tmp_path, load_profile("ci"), time.time())
-    assert card["data_sha256"] is None and card["inputs"] == []
-
-
-def test_a_card_about_a_file_that_is_gone_is_an_input_error_and_is_not_written(tmp_path):
+def test_a_card_without_data_says_so_and_one_about_a_file_that_is_gone_is_not_written(
+    tmp_path, monkeypatch
+):
+    profile = load_profile("ci")
     with pytest.raises(InputError, match=r"gone.csv: expected a readable file"):
-        files.run_card(tmp_path, load_profile("ci"), time.time(), [tmp_path / "gone.csv"])
+        files.run_card(tmp_path, profile, time.time(), [tmp_path / "gone.csv"])
     assert os.listdir(tmp_path) == []
-
-
-def test_a_package_that_is_absent_is_named_absent(monkeypatch, tmp_path):
     monkeypatch.setattr(files, "PACKAGES", ("numpy", "no-such-package"))
-    versions = files.run_card(tmp_path, load_profile("ci"), time.time())["versions"]
-    assert versions["no-such-package"] == "absent" and versions["numpy"] != "absent"
+    card = files.run_card(tmp_path, profile, time.time())
+    assert card["data_sha256"] is None and card["inputs"] == []
+    assert card["versions"]["no-such-package"] == "absent" != card["versions"]["numpy"]

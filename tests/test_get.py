@@ -98,6 +98,10 @@ def test_what_nobody_has_is_one_line(tmp_path, name, message):
     with pytest.raises(InputError, match=message) as caught:
         get_model(name, tmp_path / "model")
     assert "\n" not in str(caught.value)
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="expected an empty folder"):
+        get_model("smollm2-135m", tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
 def test_the_command_gets_a_model_and_its_help_names_those_that_are_known(
@@ -110,10 +114,3 @@ def test_the_command_gets_a_model_and_its_help_names_those_that_are_known(
     assert "did you mean 'tiny'?" in capsys.readouterr().err
     assert cli.main(["models", "get", "--help"]) == 0
     assert ", ".join(MODELS) in " ".join(capsys.readouterr().out.split())
-
-
-def test_a_folder_with_something_else_is_left_alone(tmp_path):
-    (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match="expected an empty folder"):
-        get_model("smollm2-135m", tmp_path)
-    assert (tmp_path / "notes.txt").read_text() == "mine"

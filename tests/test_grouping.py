@@ -14,18 +14,6 @@ from memalpha_kit.cli import main
 from memalpha_kit.errors import InputError
 from memalpha_kit.figures.grouping import plot_grouping
 from memalpha_kit.lab import grouping, miniature
-from memalpha_kit.lab.grouping import (
-    RELEASED,
-    SETTINGS,
-    UNBIASED,
-    VIEWS,
-    Batch,
-    explained,
-    statistics,
-    step_gradients,
-    table_advantages,
-    table_cosine,
-)
 from memalpha_kit.records import TrainingRow
 from memalpha_kit.settings import AdvantageConfig, GrpoConfig, load_profile
 from memalpha_kit.training.loss import grpo_loss
@@ -40,56 +28,50 @@ def batch(rewards=R, instances=("q", "q")):
         for i, (steps, q) in enumerate(zip(rewards, instances, strict=True))
         for t, reward in enumerate(steps)
     ]
-    return Batch(tuple(instances), tuple(map(tuple, rewards)), tuple(rows))
+    return grouping.Batch(tuple(instances), tuple(map(tuple, rewards)), tuple(rows))
 
 
 # --- advantages -----------------------------------------------------------------------------------
 
 
 def test_the_released_setting_is_that_of_the_worked_example():
-    values = batch().advantages(RELEASED)
+    values = batch().advantages(grouping.RELEASED)
     assert values == pytest.approx([0.9195, -0.1849, 0.8693, 0.3021, -1.8065, -0.0996], abs=5e-5)
-    found = statistics(batch(), RELEASED)
+    found = grouping.statistics(batch(), grouping.RELEASED)
     assert found["sign_flips"] == found["zero_rows"] == 0.0
     assert found["variance"] == pytest.approx(5 / 6, abs=1e-5)  # unbiased 1, biased 5/6
 
 
 def test_statistics_of_the_other_groupings_by_hand():
-    by_chunk = statistics(batch(), AdvantageConfig(grouping="chunk"))
+    (a, b), values = map(np.mean, R), batch().advantages(grouping.UNBIASED)
+    assert values == pytest.approx([*(np.array(R[0]) - b), *(np.array(R[1]) - a)])
+    by_chunk = grouping.statistics(batch(), AdvantageConfig(grouping="chunk"))
     assert by_chunk["by_chunk"] == pytest.approx(0.0, abs=1e-12)  # nothing but the comparison
     assert by_chunk["by_rollout"] == pytest.approx(1.0)  # two rollouts: A wins every chunk
     assert by_chunk["sign_flips"] == pytest.approx(2 / 6)  # rows A2 and B1
-    by_rollout = statistics(batch(), AdvantageConfig(grouping="rollout"))
+    by_rollout = grouping.statistics(batch(), AdvantageConfig(grouping="rollout"))
     assert by_rollout["by_rollout"] == pytest.approx(1.0)
     assert by_rollout["sign_flips"] == pytest.approx(2 / 6)
 
 
-def test_leave_one_out_compares_with_the_other_rollout_only():
-    values = batch().advantages(UNBIASED)
-    a, b = np.mean(R[0]), np.mean(R[1])
-    assert values == pytest.approx([*(np.array(R[0]) - b), *(np.array(R[1]) - a)])
-
-
 def test_shares_explained_by_chunk_and_rollout_are_sums_of_squares():
     values = np.array([1.0, 3.0, 1.0, 3.0])
-    assert explained(values, ["a", "b", "a", "b"]) == 1.0
-    assert explained(values, ["a", "a", "b", "b"]) == pytest.approx(16 / 20)
-    assert np.isnan(explained(np.zeros(2), ["a", "b"]))
+    assert grouping.explained(values, ["a", "b", "a", "b"]) == 1.0
+    assert grouping.explained(values, ["a", "a", "b", "b"]) == pytest.approx(16 / 20)
+    assert np.isnan(grouping.explained(np.zeros(2), ["a", "b"]))
 
 
 def test_rows_without_a_reward_are_left_out_and_flat_groups_are_zero():
     gap = batch(((1.0, None, 2.0), (2.0, 1.0, 4.0)))
-    assert statistics(gap, RELEASED)["zero_rows"] == 2 / 5  # both rewards of 2.0 are the mean
+    assert (
+        grouping.statistics(gap, grouping.RELEASED)["zero_rows"] == 2 / 5
+    )  # both rewards of 2.0 are the mean
     flat = batch(((1.0, 1.0), (1.0, 1.0)))
-    found = statistics(flat, RELEASED)
+    found = grouping.statistics(flat, grouping.RELEASED)
     assert found["zero_rows"] == 1.0 and found["variance"] == 0.0
     assert np.isnan(found["sign_flips"])
-
-
-def test_the_table_has_every_setting_and_measure_with_intervals():
-    other = batch(((1.0, 0.0, 0.5), (0.0, 1.0, 0.2)))
-    table = table_advantages([batch(), other])
-    assert len(table) == len(SETTINGS) * 5
+    table = grouping.table_advantages([batch(), batch(((1.0, 0.0, 0.5), (0.0, 1.0, 0.2)))])
+    assert len(table) == len(grouping.SETTINGS) * 5
     assert (table.batches == 2).all() and (table.low <= table["mean"]).all()
 
 
@@ -104,8 +86,8 @@ def model():
 @pytest.mark.parametrize("loss", ["dapo", "grpo"])
 def test_a_step_s_gradient_is_that_of_the_loss(model, loss):
     config = GrpoConfig(loss=loss, temperature=0.7)
-    found = step_gradients(model, [batch()], config)[0]
-    for setting, gradient in zip(SETTINGS, found, strict=True):
+    found = grouping.step_gradients(model, [batch()], config)[0]
+    for setting, gradient in zip(grouping.SETTINGS, found, strict=True):
         weights = batch().advantages(setting)
         pairs = zip(batch().rows, weights, strict=True)
         rows = [dataclasses.replace(row, advantage=w) for row, w in pairs]
@@ -119,10 +101,10 @@ def test_a_step_s_gradient_is_that_of_the_loss(model, loss):
 def test_cosines_are_of_the_same_and_of_other_rollouts():
     east, north = np.array([1.0, 0.0, 0.0]), np.array([0.0, 1.0, 0.0])
     gradients = np.stack([np.tile(east, (8, 1)), np.tile(east + north, (8, 1))])
-    gradients[1, SETTINGS.index(UNBIASED)] = north
-    table = table_cosine(gradients.astype(np.float32))
+    gradients[1, grouping.SETTINGS.index(grouping.UNBIASED)] = north
+    table = grouping.table_cosine(gradients.astype(np.float32))
     raw = table[table["view"] == "as it is"]
-    assert len(table) == len(VIEWS) * (8 * 7 // 2 + 8 + 8)
+    assert len(table) == len(grouping.VIEWS) * (8 * 7 // 2 + 8 + 8)
     same = raw[raw.kind == "same rollouts"].set_index(["grouping", "scale", "other_grouping"])
     assert same.loc[("chunk", "std", "instance"), "mean"].tolist() == pytest.approx([1.0, 1.0])
     other = raw[raw.kind == "other rollouts"].set_index(["grouping", "scale"])
@@ -135,16 +117,13 @@ def test_cosines_are_of_the_same_and_of_other_rollouts():
 
 def test_a_gradient_of_zero_has_no_direction():
     gradients = np.ones((3, 8, 4), dtype=np.float32)
-    gradients[0, SETTINGS.index(AdvantageConfig(grouping="chunk"))] = 0.0
-    table = table_cosine(gradients)
+    gradients[0, grouping.SETTINGS.index(AdvantageConfig(grouping="chunk"))] = 0.0
+    table = grouping.table_cosine(gradients)
     chunk = table[(table.kind == "other rollouts") & (table.grouping == "chunk")]
     assert chunk[chunk.scale == "std"].batches.tolist() == [2, 2]
     assert chunk[chunk.scale == "std"]["mean"].tolist() == pytest.approx([1.0, 1.0])
-
-
-def test_one_batch_is_refused():
     with pytest.raises(InputError, match="expected at least 2 batches, found 1"):
-        table_cosine(np.ones((1, 8, 3)))
+        grouping.table_cosine(gradients[:1])
 
 
 # --- the command ----------------------------------------------------------------------------------

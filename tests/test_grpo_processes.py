@@ -76,15 +76,12 @@ def test_two_processes_give_the_weights_and_the_metrics_of_one(runs, name):
     assert np.allclose(alone.to_numpy(float), joint.to_numpy(float), atol=1e-4, equal_nan=True)
 
 
-def test_only_the_first_process_writes(runs):
+def test_only_the_first_process_writes_and_two_resume_to_the_same_weights(runs):
+    """Both go on from the checkpoint before the last, as if the machines had stopped after it."""
     folder = runs / "two" / "dapo"
     assert set(pd.read_csv(folder / "timings.csv")["step"]) == {1, 2, 3}
     assert len(load_episodes(folder / "episodes" / "step_00001.jsonl")) == 2
     assert json.loads((folder / "settings.json").read_text())["processes"] == 2
-
-
-def test_two_processes_resume_to_the_same_weights(runs):
-    """Both go on from the checkpoint before the last, as if the machines had stopped after it."""
     for name in grpo_process.CONFIGS:
         assert same(runs / "two" / name, runs / "cut" / name, "metrics.csv")
 

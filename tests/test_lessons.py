@@ -21,8 +21,8 @@ WORLD = WorldConfig(training_names=300, held_out_names=100)
 TRAIN, HELD_OUT = world.names(WORLD)
 MEMORY = MemoryConfig(core=False, display="relevant", shown=4)
 PROTOCOL = ProtocolConfig(wire="compact", prompt="compact", max_prompt_tokens=512)
-PARTS = {name: text for name, text in vars(lessons.boilerplate()).items() if name != "id_start"}
-ID_START = lessons.boilerplate().id_start
+PARTS = lessons.boilerplate()
+ID_START = PARTS.pop("id_start")
 
 
 @pytest.fixture(scope="module")
@@ -59,15 +59,12 @@ def word_forms() -> list[str]:
 # --- The tokenizer -------------------------------------------------------------------------------
 
 
-def test_every_piece_of_boilerplate_and_every_id_is_one_token(tokenizer):
-    for text in (*PARTS.values(), *(f"{ID_START}{number}" for number in range(1, 256))):
-        assert len(encode_text(tokenizer, text)) == 1, text
-
-
-def test_every_word_form_of_the_world_is_one_token(tokenizer):
-    split = {text: encode_text(tokenizer, text) for text in word_forms()}
+def test_boilerplate_ids_and_every_word_form_of_the_world_are_one_token_each(tokenizer):
+    fixed = [*PARTS.values(), *(f"{ID_START}{number}" for number in range(1, 256))]
+    split = {text: encode_text(tokenizer, text) for text in (*fixed, *word_forms())}
     assert [text for text, ids in split.items() if len(ids) != 1] == []
     assert len({tuple(ids) for ids in split.values()}) == len(split)
+    assert lessons.tokenizer().get_vocab() == tokenizer.get_vocab()  # the same again
 
 
 def test_a_name_is_two_syllables_also_where_another_word_ends_alike(tokenizer):
@@ -76,10 +73,6 @@ def test_a_name_is_two_syllables_also_where_another_word_ends_alike(tokenizer):
             first, last = encode_text(tokenizer, text)
             assert tokenizer.decode([first]) == name[:2]
             assert tokenizer.decode([last]) == text[2:]
-
-
-def test_the_same_tokenizer_is_built_again(tokenizer):
-    assert lessons.tokenizer().get_vocab() == tokenizer.get_vocab()
 
 
 def test_an_id_in_a_row_and_in_an_update_is_the_same_token(tokenizer):
@@ -102,17 +95,13 @@ def held_out_steps(n_chunks: int = 52):
             memory, _ = apply(memory, call, MEMORY)
 
 
-def test_decoding_is_the_inverse_of_encoding_on_the_text_of_the_world(tokenizer):
-    for prompt, reply in held_out_steps():
-        for text in (prompt, reply):
-            assert tokenizer.decode(encode_text(tokenizer, text)) == text
-
-
 @pytest.mark.parametrize("text", ["", "Zoë paid 5 €", "\n\n  now", "<|pad|><|im_end|>", "漢字 LL4"])
-def test_decoding_is_the_inverse_of_encoding_on_any_text(tokenizer, text):
-    ids = encode_text(tokenizer, text)
-    assert tokenizer.decode(ids) == text
-    assert not {tokenizer.pad_token_id, tokenizer.eos_token_id} & set(ids)
+def test_decoding_is_the_inverse_of_encoding(tokenizer, text):
+    for said in (text, *itertools.chain(*held_out_steps(4))):
+        ids = encode_text(tokenizer, said)
+        assert tokenizer.decode(ids) == said
+        assert tokenizer.decode(ids, skip_special_tokens=True) == said  # added tokens stay visible
+        assert not {tokenizer.pad_token_id, tokenizer.eos_token_id} & set(ids)
 
 
 def test_held_out_chunks_and_perfect_replies_need_no_token_that_the_lessons_do_not_have(
@@ -122,12 +111,8 @@ def test_held_out_chunks_and_perfect_replies_need_no_token_that_the_lessons_do_n
     rows = [copy_row(rng) for _ in range(600)]
     rows += lessons.transcript_rows(writer, WORLD, world.KEEPS_ALL, world.PERFECT, 2000, 0)
     seen = {token for row in rows for token in (*row.prompt_ids, *row.completion_ids)}
-    needed = {
-        token
-        for texts in held_out_steps()
-        for text in texts
-        for token in encode_text(tokenizer, text)
-    }
+    said = itertools.chain(*held_out_steps())
+    needed = {token for text in said for token in encode_text(tokenizer, text)}
     assert {tokenizer.decode([token]) for token in needed - seen} == set()
 
 
@@ -161,24 +146,17 @@ def read_copy_row(copy_row, row):
 ROWS = 300
 
 
-def test_copy_rows_transcribe_sentences_of_their_prompt_and_nothing_else(copy_row):
-    rng = random.Random(0)
+def test_copy_rows_transcribe_sentences_and_an_update_has_the_id_of_the_row_with_its_key(copy_row):
+    rng, updates, inserts = random.Random(1), 0, 0
     for _ in range(ROWS):
         keys, sentences, calls = read_copy_row(copy_row, copy_row(rng))
         written = [c[:-1] if c[-1] == copy_row.part["insert_end"] else c[:-2] for c in calls]
         assert 1 <= len(written) <= len(sentences) <= 5
         assert all(written.count(text) <= sentences.count(text) for text in written)
-
-
-def test_an_update_in_a_copy_row_has_the_id_of_the_row_with_the_same_key(copy_row):
-    rng, updates, inserts = random.Random(1), 0, 0
-    for _ in range(ROWS):
-        keys, _, calls = read_copy_row(copy_row, copy_row(rng))
         for call in calls:
             if call[-1] == copy_row.part["update_end"]:
                 now, _, *key, number, _ = call
-                assert now == copy_row.now
-                assert keys[number] == key
+                assert now == copy_row.now and keys[number] == key
                 updates += 1
             elif call[0] == copy_row.now:
                 assert call[2:-1] not in keys.values()
@@ -217,9 +195,6 @@ def test_a_copy_row_decodes_to_calls_that_can_be_read(copy_row, tokenizer):
             text = tokenizer.decode(ids[:-2] if update else ids[:-1])
             assert call.arguments["new_content" if update else "content"] == text
     assert len(kinds) == 2
-
-
-def test_a_copy_row_follows_from_its_generator(copy_row):
     one, same, other = (copy_row(random.Random(seed)) for seed in (0, 0, 1))
     assert one == same != other
 
@@ -239,10 +214,7 @@ def test_transcript_rows_are_the_teacher_s_steps_about_training_names(writer, to
         read = parse_reply(reply, "stop", "compact")
         assert [(c.name, c.arguments) for c in read] == [(c.name, c.arguments) for c in calls]
     assert len(rows) == 50
-
-
-def test_transcript_rows_follow_from_the_seed(writer):
-    def make(seed):
-        return lessons.transcript_rows(writer, WORLD, world.PERFECT, world.PERFECT, 10, seed)
-
-    assert make("0/teacher") == make("0/teacher") != make("1/teacher")
+    same, other = (
+        lessons.transcript_rows(writer, WORLD, habits, living, 50, seed) for seed in ("seed", "1")
+    )
+    assert rows == same != other

@@ -1,10 +1,9 @@
-"""The miniature at ci size, whole: data, warm start, GRPO, evaluation, and the same bytes again."""
+"""The miniature without training: its data, its writers by rule, and how they are measured."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-import pandas as pd
 import pytest
 
 from memalpha_kit.data.instances import load_instances
@@ -18,7 +17,7 @@ from memalpha_kit.settings import load_profile
 
 CI = load_profile("ci")
 COLUMNS = {
-    *("seed", "stage", "length", "instance", "qa", "missing"),
+    *("length", "instance", "qa", "missing"),
     *("memory_tokens", "chunk_tokens", "compression"),
     *vars(world.Behaviour()),
 }
@@ -32,17 +31,13 @@ def words_of(instances):
 # --- Data ----------------------------------------------------------------------------------------
 
 
-def test_data_files_are_named_after_their_lengths_and_come_back_equal(tmp_path):
-    files = miniature.build_data(CI, tmp_path)
-    assert files == miniature.data_files(CI, tmp_path)
-    assert list(files) == ["train", *(f"test_{n}x" for n in CI.evaluation.lengths)]
-    assert load_instances(files["train"]) == miniature.training_instances(CI)
-    for name, instances in miniature.held_out(CI).items():
-        assert load_instances(files[name]) == instances
-
-
-def test_data_is_the_same_bytes_again_and_held_out_data_the_same_for_all_seeds(tmp_path):
+def test_data_files_come_back_equal_and_held_out_ones_are_the_same_bytes_for_all_seeds(tmp_path):
     first = miniature.build_data(CI, tmp_path / "a")
+    assert first == miniature.data_files(CI, tmp_path / "a")
+    assert list(first) == ["train", *(f"test_{n}x" for n in CI.evaluation.lengths)]
+    assert load_instances(first["train"]) == miniature.training_instances(CI)
+    for name, instances in miniature.held_out(CI).items():
+        assert load_instances(first[name]) == instances
     again = miniature.build_data(CI, tmp_path / "b")
     other = miniature.build_data(replace(CI, seed=1), tmp_path / "c")
     for name in first:
@@ -86,7 +81,7 @@ def test_a_row_of_the_evaluation_is_what_the_records_say():
     teacher = miniature.references(CI)[0]
     parts = miniature.held_out(CI)
     table = miniature.evaluate(CI, teacher, parts)
-    assert set(table.columns) == COLUMNS - {"seed", "stage"}
+    assert set(table.columns) == COLUMNS
     first = next(iter(parts.values()))
     episodes = write(first, teacher, CI.memory, CI.protocol)
     asked = ask(episodes, first, reader(miniature.READER), miniature.METRIC)
@@ -106,85 +101,11 @@ def test_a_teacher_s_episodes_follow_from_the_seed():
     assert one == same != other
 
 
-# --- The whole way -------------------------------------------------------------------------------
-
-
-def whole(profile, folder):
-    """The experiment by its functions, as notebooks 03 and 05 do it: the results."""
-    first = miniature.warm_start(profile, folder / "warm_start")
-    second = miniature.train(profile, first, miniature.training_instances(profile), folder / "grpo")
-    policies = {"warm_start": first, "grpo": second}
-    return miniature.before_and_after(profile, policies, miniature.held_out(profile))
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """Folder and results of one run under profile ci."""
-    folder = tmp_path_factory.mktemp("miniature")
-    return folder, whole(CI, folder)
-
-
-def test_the_results_have_a_row_per_stage_length_and_instance(run):
-    _, results = run
-    assert set(results.columns) == COLUMNS
-    keys = results.set_index(["seed", "stage", "length", "instance"]).index
-    assert keys.is_unique
-    assert len(keys) == 2 * sum(CI.evaluation.instances)
-    assert list(results.stage.unique()) == ["warm_start", "grpo"]
-    assert set(results.length) == set(CI.evaluation.lengths)
-    assert results.qa.between(0, 1).all() and (results.missing == 0).all()
-
-
-def test_training_leaves_its_metrics_row_by_row(run):
-    folder, _ = run
-    warm = pd.read_csv(folder / "warm_start" / "metrics.csv")
-    assert list(warm.columns) == ["phase", "step", "loss", "smoothed", "rate", "tokens"]
-    assert list(dict.fromkeys(warm.phase)) == ["copy", "transcribe", "teacher"]
-    settings = CI.warm_start
-    total = settings.copy_steps + settings.transcribe_steps + settings.steps
-    assert warm.step.iloc[-1] == total and warm.step.is_monotonic_increasing
-    grpo = pd.read_csv(folder / "grpo" / "metrics.csv")
-    assert list(grpo.step) == list(range(1, CI.grpo.steps + 1))
-    parts = {"reward", "accuracy", "format", "compression", "content", "calls", "loss"}
-    assert parts <= set(grpo.columns)
-
-
-def test_the_policy_is_far_smaller_than_a_million_parameters(run):
-    folder, _ = run
+def test_the_policy_is_a_qwen3_of_far_less_than_a_million_parameters(tmp_path):
+    words = tokenizer()
     for profile in (CI, load_profile("laptop")):
-        assert build_policy(profile.policy, tokenizer(), 0).num_parameters() < 1_000_000
-    weights = folder / "grpo" / "policy" / "model.safetensors"
-    assert weights.stat().st_size < 4_000_000
-
-
-def test_grpo_and_warm_start_change_the_weights(run):
-    folder, _ = run
-    first, second = (folder / stage / "policy" for stage in ("warm_start", "grpo"))
-    name = "model.safetensors"
-    assert (first / name).read_bytes() != (second / name).read_bytes()
-
-
-SAME = (
-    *("warm_start/metrics.csv", "warm_start/policy/model.safetensors"),
-    *("warm_start/policy/tokenizer.json", "grpo/metrics.csv", "grpo/settings.json"),
-    *("grpo/policy/model.safetensors", "grpo/episodes/step_00001.jsonl"),
-)
-
-
-def test_the_same_profile_and_seed_give_the_same_bytes(run, tmp_path):
-    folder, results = run
-    pd.testing.assert_frame_equal(whole(CI, tmp_path), results, check_exact=True)
-    for name in SAME:
-        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes(), name
-
-
-def test_another_seed_gives_other_weights(run, tmp_path):
-    folder, _ = run
-    other = miniature.warm_start(replace(CI, seed=1), tmp_path)
-    name = "model.safetensors"
-    assert (other / name).read_bytes() != (folder / "warm_start/policy" / name).read_bytes()
-
-
-def test_a_policy_that_is_not_there_is_an_input_error(tmp_path):
+        model = build_policy(profile.policy, words, 0)
+        assert model.num_parameters() < 1_000_000 and model.config.model_type == "qwen3"
+        assert len(words) <= model.config.vocab_size < len(words) + 8
     with pytest.raises(InputError, match=r"model .*gone: expected a folder with config.json"):
         miniature.policy_writer(CI, tmp_path / "gone")

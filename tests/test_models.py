@@ -1,9 +1,12 @@
 """Models: sampling keeps the ids it drew, folders are checked before anything is written."""
 
+import copy
 import dataclasses
 import json
 
 import pytest
+import tiny_policy as tiny
+import torch
 from tiny_models import tiny_lm, tiny_qwen3, tiny_tokenizer
 from transformers import Qwen3ForCausalLM
 
@@ -53,8 +56,6 @@ def test_a_reply_depends_on_its_seed_and_not_on_its_batch(lm):
 
 
 def test_greedy_takes_the_likeliest_token(lm):
-    import torch
-
     (ids,) = encoded(lm, "Nora keeps bees")
     (done,) = lm.generate([ids], Sampling(0.0, 5))
     for token in done.completion_ids:
@@ -63,8 +64,6 @@ def test_greedy_takes_the_likeliest_token(lm):
 
 
 def test_draws_follow_the_model_s_probabilities_and_top_p_leaves_the_likeliest(lm):
-    import torch
-
     (prompt,) = encoded(lm, "Nora")
     logits = lm.model(torch.tensor([prompt])).logits[0, -1].double()
     expected = torch.softmax(logits / 0.5, -1)
@@ -80,27 +79,22 @@ def test_draws_follow_the_model_s_probabilities_and_top_p_leaves_the_likeliest(l
 
 def test_generating_leaves_the_training_mode_and_the_weights_alone(lm):
     lm.model.train()
-    before = {name: value.clone() for name, value in lm.model.state_dict().items()}
+    before = copy.deepcopy(lm.model)
     lm.generate(encoded(lm, "Nora"), Sampling(1.0, 4))
     assert lm.model.training and lm.model.eval()
-    assert all(value.equal(before[name]) for name, value in lm.model.state_dict().items())
+    assert tiny.equal(before, lm.model)
     assert all(p.requires_grad and not p.is_inference() for p in lm.model.parameters())
 
 
-def test_a_prompt_beyond_the_window_is_refused():
+def test_a_prompt_beyond_the_window_and_impossible_sampling_are_refused():
     small = tiny_lm(window=32)
     with pytest.raises(InputError, match="at most 32 tokens"):
         small.generate([[1] * 20], Sampling(0.0, 20))
     with pytest.raises(InputError, match="prompt 0: expected tokens"):
         small.generate([[]], Sampling(0.0, 2))
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"temperature": -1}, {"top_p": 0}, {"top_p": 2}, {"max_new_tokens": 0}]
-)
-def test_impossible_sampling_is_refused(wrong):
-    with pytest.raises(InputError, match=next(iter(wrong))):
-        Sampling(**wrong)
+    for wrong in ({"temperature": -1}, {"top_p": 0}, {"top_p": 2}, {"max_new_tokens": 0}):
+        with pytest.raises(InputError, match=next(iter(wrong))):
+            Sampling(**wrong)
 
 
 # ---- folders ------------------------------------------------------------------------------------
@@ -118,16 +112,10 @@ def saved(folder, tokenizer=None, **habits):
 def test_a_saved_model_is_loaded_and_its_sampling_habits_are_not(tmp_path, lm):
     loaded = load_lm(saved(tmp_path, do_sample=True, temperature=0.1, top_k=1))
     prompt, sampling = encoded(lm, "Nora keeps") * 4, Sampling(1.0, 12, seed=1)
+    assert loaded.model.dtype == torch.float32
+    assert load_lm(tmp_path, dtype="bfloat16").model.dtype == torch.bfloat16
     ids = [c.completion_ids for c in loaded.generate(prompt, sampling)]
     assert ids == [c.completion_ids for c in lm.generate(prompt, sampling)] and len(set(ids)) > 1
-
-
-def test_weights_are_loaded_in_the_number_format_that_is_asked_for(tmp_path):
-    import torch
-
-    saved(tmp_path)
-    assert load_lm(tmp_path).model.dtype == torch.float32
-    assert load_lm(tmp_path, dtype="bfloat16").model.dtype == torch.bfloat16
 
 
 def change_weights(folder, change):
@@ -139,16 +127,8 @@ def change_weights(folder, change):
     save_file(weights, file, metadata={"format": "pt"})
 
 
-def without(name):
-    return lambda folder: change_weights(folder, lambda weights: weights.pop(name))
-
-
 def nan(folder):
-    change_weights(folder, lambda w: w["model.layers.1.mlp.up_proj.weight"][3].fill_(float("nan")))
-
-
-def as_pickle(folder):
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    change_weights(folder, lambda w: w["model.layers.0.mlp.up_proj.weight"][3].fill_(float("nan")))
 
 
 def removed(*names):
@@ -164,23 +144,28 @@ def other_shape(folder):
     (folder / "config.json").write_text(json.dumps({**config, "intermediate_size": 32}))
 
 
-@pytest.mark.parametrize(
-    ("spoil", "found"),
-    [
-        (lambda folder: [path.unlink() for path in folder.iterdir()], "no config.json"),
-        (removed("config.json"), "no config.json"),
-        (lambda folder: (folder / "config.json").write_text("{not json"), "found"),
-        (removed("model.safetensors"), "no weights"),
-        (as_pickle, "a pickle, pytorch_model.bin, which can run code"),
-        (removed("tokenizer.json", "tokenizer_config.json"), "no tokenizer"),
-        (without("model.layers.0.mlp.up_proj.weight"), "no weights for model.layers.0.mlp.up_proj"),
-        (other_shape, "found"),
-        (short, "found"),
-        (nan, "model.layers.1.mlp.up_proj.weight: expected numbers, found NaN or infinity"),
-    ],
-    ids=["empty", "no config", "broken config", "no weights", "pickle", "no tokenizer"]
-    + ["a missing weight", "another shape", "cut off", "NaN"],
-)
+UP = "model.layers.0.mlp.up_proj"
+FAULTS = {
+    "empty": (lambda folder: [p.unlink() for p in folder.iterdir()], "no config.json"),
+    "no config": (removed("config.json"), "no config.json"),
+    "broken config": (lambda folder: (folder / "config.json").write_text("{not json"), "found"),
+    "no weights": (removed("model.safetensors"), "no weights"),
+    "pickle": (
+        lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"),
+        "a pickle, pytorch_model.bin, which can run code",
+    ),
+    "no tokenizer": (removed("tokenizer.json", "tokenizer_config.json"), "no tokenizer"),
+    "a missing weight": (
+        lambda folder: change_weights(folder, lambda weights: weights.pop(f"{UP}.weight")),
+        f"no weights for {UP}",
+    ),
+    "another shape": (other_shape, "found"),
+    "cut off": (short, "found"),
+    "NaN": (nan, "layers.0.mlp.up_proj.weight: expected numbers, found NaN or infinity"),
+}
+
+
+@pytest.mark.parametrize(("spoil", "found"), FAULTS.values(), ids=FAULTS)
 def test_a_folder_that_is_no_whole_model_is_refused_in_one_line(tmp_path, spoil, found):
     spoil(saved(tmp_path))
     with pytest.raises(InputError, match=f"model {tmp_path}: .*{found}") as caught:
@@ -188,31 +173,34 @@ def test_a_folder_that_is_no_whole_model_is_refused_in_one_line(tmp_path, spoil,
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("kind", ["nothing", "a file"])
-def test_what_is_no_folder_is_refused_in_one_line(tmp_path, kind):
-    if kind == "a file":
+def test_what_is_no_folder_is_refused_in_one_line(tmp_path):
+    for kind in ("nothing", "a file"):
+        with pytest.raises(InputError, match=f"expected a folder with config.json.*found {kind}"):
+            load_lm(tmp_path / "model")
         (tmp_path / "model").write_text("x")
-    with pytest.raises(InputError, match=f"expected a folder with config.json.*found {kind}"):
-        load_lm(tmp_path / "model")
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
+def test_a_device_or_a_number_format_that_is_not_there_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    for options, said in (
         ({"device": "abacus"}, "device 'abacus'"),
         ({"device": "cuda"}, "device 'cuda'"),
         ({"dtype": "floaty32"}, "dtype 'floaty32'.*did you mean 'float32'"),
-    ],
-)
-def test_a_device_or_a_number_format_that_is_not_there_is_one_line(
-    tmp_path, options, said, monkeypatch
-):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(InputError, match=said):
-        load_lm(tmp_path, **options)
+    ):
+        with pytest.raises(InputError, match=said):
+            load_lm(tmp_path, **options)
 
 
 ENDS, TEXT, START = "<|im_end|>", "<|endoftext|>", "<|im_start|>"
+
+
+def tokenizer_with(template=START, **tokens):
+    """A tiny tokenizer with these tokens in these roles."""
+    tokenizer = tiny_tokenizer()
+    for name, token in tokens.items():
+        setattr(tokenizer, name, token)
+    tokenizer.chat_template = template
+    return tokenizer
 
 
 @pytest.mark.parametrize(
@@ -227,10 +215,7 @@ ENDS, TEXT, START = "<|im_end|>", "<|endoftext|>", "<|im_start|>"
     ids=["its own", "for unknown text", "a spare one", "none that begins a text", "none"],
 )
 def test_the_token_that_fills_up_rows_never_ends_a_reply(tokens, template, expected):
-    tokenizer = tiny_tokenizer()
-    tokenizer.chat_template = template
-    for name, token in tokens.items():
-        setattr(tokenizer, name, token)
+    tokenizer = tokenizer_with(template, **tokens)
     found = pad_id(tokenizer, [tokenizer.eos_token_id], len(tokenizer))
     assert found == (expected and tokenizer.convert_tokens_to_ids(expected))
 
@@ -243,24 +228,15 @@ def test_a_pad_token_without_an_embedding_is_none():
     assert pad_id(tokenizer, [tokenizer.eos_token_id], size) < size
 
 
-def with_tokens(folder, template=START, **tokens):
-    """A tiny model's folder with these tokens in these roles."""
-    tokenizer = tiny_tokenizer()
-    for name, token in tokens.items():
-        setattr(tokenizer, name, token)
-    tokenizer.chat_template = template
-    return saved(folder, tokenizer)
-
-
 def test_a_model_whose_pad_token_is_its_end_token_gets_another_one_and_says_so(tmp_path):
-    folder = with_tokens(tmp_path, pad_token=ENDS)
+    folder = saved(tmp_path, tokenizer_with(pad_token=ENDS))
     assert load_lm(folder).tokenizer.pad_token == TEXT
     assert f"rows are filled up with {TEXT}, for its pad token, {ENDS}" in check_pad(folder)
-    assert check_pad(with_tokens(tmp_path / "own")) == ""
+    assert check_pad(saved(tmp_path / "own", tokenizer_with())) == ""
 
 
 def test_without_such_a_token_a_model_answers_and_the_remedy_makes_it_one_to_train(tmp_path):
-    folder = with_tokens(tmp_path, template=START + TEXT, pad_token=ENDS)
+    folder = saved(tmp_path, tokenizer_with(START + TEXT, pad_token=ENDS))
     assert load_lm(folder).generate([(5, 6)], Sampling(0.0, 2))
     with pytest.raises(InputError, match="expected a pad token that ends no reply") as refused:
         load_model(ModelConfig(), folder, seed=0)  # what all training loads with

@@ -89,12 +89,7 @@ def test_notebooks_run_in_order_with_the_parameters_and_hand_over_by_files(
     assert lines[-1].startswith("report: ") and lines[-1].endswith("02_second.html")
 
 
-def test_only_selects_by_the_beginning_of_the_name(toy):
-    run("ci", only=["01"], root=toy, notebooks=toy / "notebooks")
-    assert files(toy / "reports") == ["01_first"]
-
-
-def test_a_failing_cell_is_one_line_and_leaves_only_a_copy_marked_failed(toy):
+def test_a_failing_cell_or_a_kernel_that_dies_is_one_line_and_leaves_a_copy_marked_failed(toy):
     folder = toy / "notebooks"
     save_notebook(folder, "03_third", "raise ValueError('first line\\nsecond line')")
     report = toy / "reports" / "03_third" / "ci"
@@ -106,10 +101,7 @@ def test_a_failing_cell_is_one_line_and_leaves_only_a_copy_marked_failed(toy):
     assert message.startswith("03_third.ipynb: cell [4]: ValueError: first line second line")
     assert "03_third.failed.ipynb" in message and "\n" not in message
     assert files(report) == ["03_third.failed.ipynb"]
-
-
-def test_a_kernel_that_dies_is_one_line_too(toy):
-    folder = toy / "notebooks"
+    assert files(toy / "reports") == ["03_third"]  # what `only` does not name does not run
     save_notebook(folder, "04_fourth", "import os\nos._exit(9)")
     with pytest.raises(NotebookError, match="04_fourth.ipynb: the kernel died"):
         run("ci", only=["04"], root=toy, notebooks=folder)
@@ -132,18 +124,25 @@ def test_a_full_disk_leaves_no_report_that_looks_complete(toy, monkeypatch):
     assert "01_first.ipynb" not in files(toy / "reports" / "01_first" / "ci")
 
 
-def test_a_notebook_that_does_not_declare_a_parameter_is_refused_before_anything_runs(toy):
-    folder = toy / "notebooks"
-    wrong = PARAMETERS.replace("overrides", "overides")
-    save_notebook(folder, "05_fifth", parameters=wrong)
-    with pytest.raises(InputError, match="unknown parameter 'overrides'; did you mean 'overides'"):
-        run("ci", root=toy, notebooks=folder)
-    assert not (toy / "reports").exists()
-
-
-def test_a_file_that_is_no_notebook_is_refused_by_name(toy):
-    (toy / "notebooks" / "06_sixth.ipynb").write_text("{")
-    with pytest.raises(InputError, match="06_sixth.ipynb: expected a notebook"):
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            lambda folder: save_notebook(
+                folder, "05_fifth", parameters=PARAMETERS.replace("overrides", "overides")
+            ),
+            "unknown parameter 'overrides'; did you mean 'overides'",
+        ),
+        (
+            lambda folder: (folder / "06_sixth.ipynb").write_text("{"),
+            "06_sixth.ipynb: expected a notebook",
+        ),
+    ],
+    ids=["undeclared parameter", "no notebook"],
+)
+def test_a_notebook_that_cannot_run_is_refused_before_any_other_does(toy, spoil, message):
+    spoil(toy / "notebooks")
+    with pytest.raises(InputError, match=message):
         run("ci", root=toy, notebooks=toy / "notebooks")
     assert not (toy / "reports").exists()
 
@@ -254,14 +253,12 @@ def test_exported_formulas_need_no_network_and_links_lead_to_the_clone():
     assert made[1].source == "x = '$a$'" and source.cells[0].source == text
 
 
-def test_the_repository_is_found_from_anywhere(root, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert notebooks.repository() == root
-    monkeypatch.chdir(root / "tests")
-    assert notebooks.repository() == root
-
-
-def test_no_clone_is_a_clear_error(tmp_path, monkeypatch):
+def test_the_repository_is_found_from_anywhere_and_no_clone_is_a_clear_error(
+    root, tmp_path, monkeypatch
+):
+    for folder in (tmp_path, root / "tests"):
+        monkeypatch.chdir(folder)
+        assert notebooks.repository() == root
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(notebooks, "__file__", str(tmp_path / "site" / "notebooks.py"))
     with pytest.raises(InputError, match="expected a clone of the kit"):
@@ -330,14 +327,8 @@ def test_a_batch_over_three_seeds_by_papermill_alone_keeps_three_results(toy, mo
     for seed in range(3):
         parameters = {"profile": "ci", "overrides": [f"seed={seed}"], "root": str(toy)}
         for name in ("01_first", "02_second"):
-            out = str(toy / f"{name}_{seed}.ipynb")
-            papermill.execute_notebook(
-                str(toy / "notebooks" / f"{name}.ipynb"),
-                out,
-                parameters,
-                kernel_name="python3",
-                language="python",
-                progress_bar=False,
-            )
+            paths = (toy / "notebooks" / f"{name}.ipynb", toy / f"{name}_{seed}.ipynb")
+            kernel = {"kernel_name": "python3", "language": "python", "progress_bar": False}
+            papermill.execute_notebook(*map(str, paths), parameters, **kernel)
     for name in ("01_first", "02_second"):
         assert files(toy / "reports" / name) == ["ci", "ci-seed=1", "ci-seed=2"]

@@ -90,11 +90,7 @@ TABLES = {
 SMALL = repository() / "reports" / "recorded" / "small"
 FIGURES = {
     "00_ten_minutes": ["memory_growth", "advantages"],
-    "01_data_processing": [
-        "chunk_tokens",
-        "sources_sizes",
-        "sources_categories",
-    ],
+    "01_data_processing": ["chunk_tokens", "sources_sizes", "sources_categories"],
     "02_memory_environment": ["memory_growth"],
     "03_grpo_training": ["warm_start", "advantages", "one_step", "rewards"],
     "04_unsloth_grpo": [
@@ -114,7 +110,6 @@ FIGURES = {
     ],
 }
 NOTEBOOKS = list(TABLES)
-CASES = [(name, table) for name, tables in TABLES.items() for table in tables]
 
 
 @pytest.fixture(scope="session")
@@ -160,7 +155,7 @@ def test_every_notebook_is_listed_here(root):
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_the_executed_copy_ran_every_cell_without_error_or_warning(home, name):
+def test_a_notebook_ran_every_cell_without_a_warning_and_nothing_unfinished_is_left(home, name):
     executed = cells(folder(home, name) / f"{name}.ipynb")
     assert all(cell.execution_count for cell in executed)
     outputs = [output for cell in executed for output in cell.outputs]
@@ -168,17 +163,9 @@ def test_the_executed_copy_ran_every_cell_without_error_or_warning(home, name):
     assert [o.traceback for o in outputs if o.output_type == "error"] == []
     said = [line for o in outputs if o.get("name") == "stderr" for line in o.text.splitlines()]
     assert [line for line in said if "mtime may not be reliable" not in line] == []  # of the disk
-
-
-@pytest.mark.parametrize("name", NOTEBOOKS)
-def test_the_html_shows_the_notebook_with_its_figures(home, name):
     html = (folder(home, name) / f"{name}.html").read_text(encoding="utf-8")
     assert f"<title>{name}</title>" in html
     assert html.count("data:image/png;base64") >= len(FIGURES[name])
-
-
-@pytest.mark.parametrize("name", NOTEBOOKS)
-def test_nothing_unfinished_is_left_beside_the_report(home, name):
     left = {path.name for path in folder(home, name).iterdir()}
     expected = {f"{name}.ipynb", f"{name}.html", "run.json", *TABLES[name]}
     expected |= {f"{figure}.{ending}" for figure in FIGURES[name] for ending in ("png", "pdf")}
@@ -186,29 +173,21 @@ def test_nothing_unfinished_is_left_beside_the_report(home, name):
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_the_card_has_settings_seed_versions_data_hash_and_duration(home, name):
-    card = json.loads((folder(home, name) / "run.json").read_text())
+def test_a_notebook_leaves_a_card_tables_with_rows_and_figures_that_show_something(home, name):
+    import matplotlib.image
+
+    made = folder(home, name)
+    card = json.loads((made / "run.json").read_text())
     assert (card["profile"], card["seed"]) == ("ci", CI.seed)
     assert card["settings"] == json.loads(json.dumps(profile_dict(CI)))
     assert set(files.PACKAGES) <= set(card["versions"])
-    assert len(card["data_sha256"]) == 64 and card["inputs"]
-    assert card["duration_s"] > 0
-
-
-@pytest.mark.parametrize(("name", "table"), CASES)
-def test_a_table_parses_with_its_columns_and_has_rows(home, name, table):
-    columns = TABLES[name][table]
-    read = pd.read_csv(folder(home, name) / table)
-    assert set(columns.split("," if "," in columns else " ")) <= set(read.columns)
-    assert len(read) > 0
-
-
-@pytest.mark.parametrize("name", NOTEBOOKS)
-def test_figures_are_images(home, name):
-    import matplotlib.image
-
+    assert len(card["data_sha256"]) == 64 and card["inputs"] and card["duration_s"] > 0
+    for table, columns in TABLES[name].items():
+        read = pd.read_csv(made / table)
+        assert set(columns.split("," if "," in columns else " ")) <= set(read.columns), table
+        assert len(read) > 0, table
     for figure in FIGURES[name]:
-        image = matplotlib.image.imread(folder(home, name) / f"{figure}.png")
+        image = matplotlib.image.imread(made / f"{figure}.png")
         assert image.shape[0] > 200 and image.shape[1] > 200 and image.std() > 0.01, figure
 
 
@@ -226,18 +205,13 @@ def test_notebook_00_shows_the_rewards_that_its_text_works_out_by_hand(home):
     assert group["mean R"].idxmax() == "without mistakes"
 
 
-def test_notebook_00_shows_every_fate_of_a_call_and_asserts_every_formula(home):
+def test_notebook_00_shows_every_fate_of_a_call_every_formula_and_the_advantages(home):
     executed = cells(folder(home, "00_ten_minutes") / "00_ten_minutes.ipynb")
-    tables = "".join(
-        o.data.get("text/html", "") for c in executed for o in c.outputs if "data" in o
-    )
+    tables = shown(home, "00_ten_minutes")
     assert all(word in tables for word in (">ok<", ">rejected<", "not_found", ">malformed<"))
     checks = [cell.source for cell in executed if "assert " in cell.source]
     formulas = ("accuracy(", "success(", "compression(", "content(", "total(", "advantage(")
     assert all(any(f"def {name}" in check for check in checks) for name in formulas)
-
-
-def test_notebook_00_draws_the_advantages_that_grpo_would_use(home):
     made = pd.read_csv(folder(home, "00_ten_minutes") / "advantages.csv")
     for grouping, rows in made.groupby("grouping"):
         values = rows.filter(like="chunk ")
@@ -280,10 +254,8 @@ def test_the_glossary_explains_twenty_words_in_a_sentence_each(root):
     text = (root / "docs" / "glossary.md").read_text(encoding="utf-8")
     words = [line.split(" | ") for line in text.splitlines() if line.startswith("| **")]
     assert len(words) == 20 and all(row[1].endswith(". |") for row in words)
-    assert (
-        "(../docs/glossary.md)"
-        in cells(root / "notebooks" / "00_ten_minutes.ipynb", "markdown")[0].source
-    )
+    first, *_ = cells(root / "notebooks" / "00_ten_minutes.ipynb", "markdown")
+    assert "(../docs/glossary.md)" in first.source
 
 
 def test_the_notebooks_hand_over_through_files(home):
@@ -307,7 +279,7 @@ def said(home, name):
     return "".join(o.text for cell in executed for o in cell.outputs if o.get("name") == "stdout")
 
 
-def test_notebook_03_computes_what_the_kit_and_trl_compute(home):
+def test_notebook_03_computes_what_the_kit_and_trl_compute_and_makes_good_rows_likelier(home):
     shown = said(home, "03_grpo_training")
     assert "advantages equal the kit's under 8 settings: True" in shown
     assert "training/loss.py and TRL agree before and after the step: True" in shown
@@ -319,9 +291,6 @@ def test_notebook_03_computes_what_the_kit_and_trl_compute(home):
     functions = ("reward(", "advantage(", "logprobs(", "grpo_loss(")
     assert all(f"def {name}" in sources for name in functions)
     assert "compute_loss is GRPOTrainer.compute_loss" in sources
-
-
-def test_notebook_03_makes_good_rows_likelier_and_bad_ones_less_likely(home):
     step = pd.read_csv(folder(home, "03_grpo_training") / "one_step.csv")
     assert step.change[step.advantage.idxmax()] > 0 > step.change[step.advantage.idxmin()]
     assert (step.advantage * step.change).sum() > 0
@@ -347,9 +316,7 @@ def test_notebook_04_explains_its_words_and_shows_what_was_recorded(home, root):
     text = cells(path, "markdown")[0].source
     for word in ("TRL", "LoRA", "QLoRA", "Unsloth", "vLLM"):
         assert re.search(rf"^- \*\*{word}\*\*[^\n]*\.$", text, re.MULTILINE), word
-    tables = "".join(
-        o.data.get("text/html", "") for c in cells(path) for o in c.outputs if "data" in o
-    )
+    tables = shown(home, "04_unsloth_grpo")
     for name in ("fast_inference", "load_in_4bit", "lora_alpha", "steps_per_generation", "epsilon"):
         assert f">{name}</th>" in tables, name
     assert "if memory runs out" in tables
@@ -361,7 +328,7 @@ def test_notebook_04_explains_its_words_and_shows_what_was_recorded(home, root):
     assert ("No run on a card is recorded yet" in said(home, "04_unsloth_grpo")) != on_card
 
 
-def test_notebook_05_measures_what_the_recorded_seeds_measure(home):
+def test_notebook_05_measures_what_the_recorded_seeds_and_its_own_runs_measure(home):
     results = pd.read_csv(folder(home, "05_evaluation") / "results.csv")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -369,10 +336,6 @@ def test_notebook_05_measures_what_the_recorded_seeds_measure(home):
     own = pd.read_csv(folder(home, "05_evaluation") / "lengths.csv")
     assert own.before.round(3).tolist() == table.warm_start.round(3).tolist()
     assert own.gain.round(3).tolist() == table.gain.round(3).tolist()
-
-
-def test_notebook_05_runs_give_the_same_scores_as_the_evaluation_before_them(home):
-    results = pd.read_csv(folder(home, "05_evaluation") / "results.csv")
     means = results[results.length == 1].groupby("stage").qa.mean()
     methods = pd.read_csv(folder(home, "05_evaluation") / "methods.csv").set_index("method")
     assert methods.score["memory, after GRPO"] == pytest.approx(means["grpo"], abs=1e-4)
@@ -388,12 +351,8 @@ def test_notebook_05_asks_a_model_where_a_server_is_configured(home, tmp_path):
     """A server that repeats its prompt: right with the evidence in it, wrong without."""
     for name in ("data", "runs", "reports"):
         shutil.copytree(home / name, tmp_path / name)
-    with (
-        StubServer() as stub,
-        endpoint(
-            {"QWEN_URL": stub.url, "QWEN_MODEL_NAME": "stub", "OPENAI_API_KEY": "sk-planted-key"}
-        ),
-    ):
+    named = {"QWEN_MODEL_NAME": "stub", "OPENAI_API_KEY": "sk-planted-key"}
+    with StubServer() as stub, endpoint(named | {"QWEN_URL": stub.url}):
         run("ci", only=["05"], root=tmp_path)
     made = folder(tmp_path, "05_evaluation")
     table = pd.read_csv(made / "endpoint.csv").set_index("method")
@@ -403,12 +362,8 @@ def test_notebook_05_asks_a_model_where_a_server_is_configured(home, tmp_path):
     assert table.score["closed-book"] == 0.0
     assert stub.n_requests == table.questions.sum()
     assert len(pd.read_csv(made / "endpoint_pairs.csv")) == 4
-    for path in tmp_path.rglob("*"):
-        assert (
-            path.suffix in (".png", ".pdf")
-            or not path.is_file()
-            or b"sk-planted-key" not in path.read_bytes()
-        )
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not [path for path in written if b"sk-planted-key" in path.read_bytes()]
 
 
 def test_notebook_06_draws_from_what_is_recorded_in_the_checkout(home, root):
@@ -421,12 +376,8 @@ def test_notebook_06_draws_from_what_is_recorded_in_the_checkout(home, root):
     assert card["data_sha256"] == files.fingerprint(recorded.glob("*.csv"))
     targets = pd.read_csv(folder(home, "06_figures") / "targets.csv")
     assert list(targets.target) == list(TARGETS)
-    assert off_by(folder(home, "06_figures") / "averages_off.csv")[(2, "RAG-Top2")] == 0.030
-
-
-def off_by(path):
-    """By how much the paper's printed averages are off, by table and method."""
-    return {(row.table, row.method): row.off_by for row in pd.read_csv(path).itertuples()}
+    off = pd.read_csv(folder(home, "06_figures") / "averages_off.csv")
+    assert off.set_index(["table", "method"]).off_by[2, "RAG-Top2"] == 0.030
 
 
 def test_notebook_06_sets_this_run_beside_the_recorded_seeds(home):
@@ -436,9 +387,8 @@ def test_notebook_06_sets_this_run_beside_the_recorded_seeds(home):
     rows = beside.set_index("measure")
     assert rows.this_run["QA after GRPO"] == pytest.approx(own.after[1], abs=1e-3)
     assert rows.inside["QA after GRPO"] == "below"  # two steps of training teach nothing
-    said = cells(folder(home, "06_figures") / "06_figures.ipynb")
-    text = "".join(o.get("text", "") for cell in said for o in cell.outputs)
     outside = beside.inside.isin(["below", "above"]).sum()
+    text = shown(home, "06_figures")
     assert f"profile ci: {outside} of {len(beside)} measures outside" in text
 
 

@@ -39,17 +39,14 @@ def test_every_profile_has_a_plan_whose_numbers_are_not_negative(name):
     assert {"work", "memory", "time", "disk"} <= set(table.part)
 
 
-def test_shapes_have_the_published_numbers_of_parameters():
+def test_shapes_have_the_published_numbers_of_parameters_and_the_data_is_table_7():
     published = {"0.6B": 0.6, "4B": 4.0, "8B": 8.2, "32B": 32.8}
     for name, billions in published.items():
         found = SHAPES[f"Qwen/Qwen3-{name}"].parameters / 1e9
         assert found == pytest.approx(billions, rel=0.02)
     small = known_shape("models/smollm2-135m")  # by the name of its folder, there or not
     assert small.parameters == pytest.approx(134.5e6, rel=0.001)
-
-
-def test_the_data_is_table_7_weighted_by_instances():
-    data = planned_data(Assumptions())
+    data = planned_data(Assumptions())  # weighted by instances
     assert data.chunks == pytest.approx(10.65, abs=0.01)  # of 567 printed instances
     assert 50 < data.questions < 70 and 1000 < data.tokens < 1400
 
@@ -135,17 +132,12 @@ def test_a_folder_counts_as_the_model_that_has_its_sizes(tmp_path):
     assert known_shape(str(tmp_path)) is None and planned(here) is None
 
 
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"card": "h1000"}, "card 'h1000' is not in the tables of the plan; did you mean 'h100'"),
-        ({}, "model.name 'Qwen/Qwen3-4b' is not in the tables"),
-    ],
-)
-def test_an_unknown_card_or_model_is_refused(given, message):
-    profile = load_profile("gpu", [] if given else ["model.name=Qwen/Qwen3-4b"])
-    with pytest.raises(InputError, match=message):
-        plan(profile, Assumptions(**given))
+def test_an_unknown_card_or_model_is_refused():
+    known = "card 'h1000' is not in the tables of the plan; did you mean 'h100'"
+    with pytest.raises(InputError, match=known):
+        plan(load_profile("gpu"), Assumptions(card="h1000"))
+    with pytest.raises(InputError, match="model.name 'Qwen/Qwen3-4b' is not in the tables"):
+        plan(load_profile("gpu", ["model.name=Qwen/Qwen3-4b"]))
 
 
 def test_prices_are_only_there_when_they_are_given():
@@ -163,13 +155,10 @@ def test_prices_are_only_there_when_they_are_given():
 # --- The miniature --------------------------------------------------------------------------------
 
 
-def test_the_miniature_s_parameters_are_those_of_the_policy():
+def test_the_miniature_s_parameters_and_work_are_those_of_the_experiment():
     words = tokenizer()
     counted = build_policy(LAPTOP.policy, words, 0).num_parameters()
     assert miniature_parameters(LAPTOP.policy, len(words)) == pytest.approx(counted, rel=0.01)
-
-
-def test_the_laptop_s_work_is_what_the_experiment_does():
     made, instances = miniature_plan(LAPTOP), miniature.training_instances(LAPTOP)
     assert made.value("episodes") == len(instances) * LAPTOP.grpo.rollouts
     chunks = sum(len(i.chunks) for i in instances) * LAPTOP.grpo.rollouts

@@ -27,11 +27,6 @@ METHODS = {
 }
 
 
-def table_of(profile, built, out):
-    """The table of what `answer_real` finds."""
-    return tables.table_sources(*scores.frames(answer_real(profile, built, out)))
-
-
 @pytest.fixture
 def raw(tmp_path):
     """Tiny made-up raw files of all four sources."""
@@ -42,20 +37,15 @@ def parquets(folder):
     return sorted(path.name for path in folder.glob("*"))
 
 
-def test_every_source_whose_raw_files_are_there_is_built(raw, tmp_path):
+def test_every_source_whose_raw_files_are_there_is_built_the_same_each_time(raw, tmp_path):
     built, absent = build_real(CI, raw, tmp_path / "out")
+    again, _ = build_real(CI, raw, tmp_path / "again")
     assert (list(built), absent) == (SOURCES, {})
     for name, path in built.items():
         instances = load_instances(path)
         assert 1 <= len(instances) <= CI.real.instances
         assert {instance.source for instance in instances} == {name}
-
-
-def test_the_same_raw_files_give_the_same_bytes(raw, tmp_path):
-    one, _ = build_real(CI, raw, tmp_path / "one")
-    two, _ = build_real(CI, raw, tmp_path / "two")
-    for name in SOURCES:
-        assert one[name].read_bytes() == two[name].read_bytes()
+        assert again[name].read_bytes() == path.read_bytes()
 
 
 def test_a_source_without_raw_files_is_skipped_with_the_reason(raw, tmp_path):
@@ -70,48 +60,44 @@ def test_a_source_without_raw_files_is_skipped_with_the_reason(raw, tmp_path):
     assert "banking77_train.csv" not in absent["banking77"]
 
 
-def test_a_folder_that_does_not_exist_skips_everything(tmp_path):
-    built, absent = build_real(CI, tmp_path / "nowhere", tmp_path / "out")
-    assert (built, list(absent)) == ({}, SOURCES)
-    assert answer_real(CI, tmp_path / "out", tmp_path / "runs") == {}
-
-
-def test_what_an_earlier_call_built_is_removed_when_its_raw_files_are_gone(raw, tmp_path):
-    out = tmp_path / "out"
-    build_real(CI, raw, out)
-    (raw / "squad_tiny.json").unlink()
-    build_real(CI, raw, out)
-    assert parquets(out) == [f"{name}.parquet" for name in sorted(set(SOURCES) - {"squad"})]
-    shutil.rmtree(raw)
-    build_real(CI, raw, out)
-    assert parquets(out) == []
-
-
-def test_what_an_earlier_call_built_is_removed_when_it_is_not_asked_for_any_more(raw, tmp_path):
+def test_what_an_earlier_call_built_and_this_one_does_not_is_removed(raw, tmp_path):
     """A table of `real.sources=[squad]` once had the rows of an earlier, longer list too."""
     out = tmp_path / "out"
     build_real(CI, raw, out)
+    (raw / "squad_tiny.json").rename(raw / "hidden")
+    build_real(CI, raw, out)
+    assert parquets(out) == [f"{name}.parquet" for name in sorted(set(SOURCES) - {"squad"})]
+    (raw / "hidden").rename(raw / "squad_tiny.json")
     build_real(load_profile("ci", ["real.sources=[squad]"]), raw, out)
     assert parquets(out) == ["squad.parquet"]
     found = answer_real(CI, out, tmp_path / "runs")
     assert {name: len(several) for name, several in found.items()} == dict.fromkeys(EVERY, 1)
+    shutil.rmtree(raw)
+    built, absent = build_real(CI, raw, out)
+    assert (parquets(out), built, list(absent)) == ([], {}, SOURCES)
+    assert answer_real(CI, out, tmp_path / "none") == {}
 
 
-def test_raw_files_that_are_broken_are_an_error_and_not_a_skip(raw, tmp_path):
+def test_raw_files_that_are_broken_and_sources_nobody_knows_are_errors_and_not_skips(raw, tmp_path):
     (raw / "squad_tiny.json").write_text("{")
     with pytest.raises(InputError, match=r"squad_tiny.json:1: expected JSON"):
         build_real(CI, raw, tmp_path / "out")
-
-
-def test_a_source_that_nobody_knows_is_refused_with_the_closest(raw, tmp_path):
-    profile = load_profile("ci", ["real.sources=[squid]"])
     with pytest.raises(InputError, match="did you mean 'squad'"):
-        build_real(profile, raw, tmp_path / "out")
+        build_real(load_profile("ci", ["real.sources=[squid]"]), raw, tmp_path / "out")
+    instance = make_instance("squid", ["Nora keeps bees."], [QA("q0", "Who?", ("Nora",))])
+    save_instances(tmp_path / "odd" / "squid.parquet", [instance])
+    with pytest.raises(InputError, match="did you mean 'squad'"):
+        answer_real(CI, tmp_path / "odd", tmp_path / "runs")
 
 
-def test_tiny_files_are_answered_by_floors_and_methods_of_their_kind(raw, tmp_path):
+def test_tiny_files_are_answered_once_by_floors_and_methods_of_their_kind(raw, tmp_path):
     build_real(CI, raw, tmp_path / "out")
-    table = table_of(CI, tmp_path / "out", tmp_path / "runs")
+    first, found = (answer_real(CI, tmp_path / "out", tmp_path / "runs") for _ in range(2))
+    assert scores.frames(first)[0].equals(scores.frames(found)[0])
+    lines = [len(files.read_jsonl(path)) for path in tmp_path.glob("runs/*/answers.jsonl")]
+    answered = [run for several in found.values() for run in several]
+    assert sum(lines) == sum(len(run.prepared) + len(run.answers) for run in answered)
+    table = tables.table_sources(*scores.frames(found))
     assert list(dict.fromkeys(table.method)) == [BY_RULE, TURNS, HALF, MAJORITY, NOTHING]
     for name, part in table[table.source != tables.AVERAGE].groupby("source"):
         assert set(part.method) == METHODS[name], name
@@ -120,23 +106,6 @@ def test_tiny_files_are_answered_by_floors_and_methods_of_their_kind(raw, tmp_pa
         assert part.score.max() == 1.0
     average = table[table.source == tables.AVERAGE].set_index("method")
     assert average.score[BY_RULE] == 1.0 and average.metric[BY_RULE] == "4 columns"
-
-
-def test_what_is_answered_already_is_not_asked_again(raw, tmp_path):
-    build_real(CI, raw, tmp_path / "out")
-    found = [answer_real(CI, tmp_path / "out", tmp_path / "runs") for _ in range(2)]
-    assert scores.frames(found[0])[0].equals(scores.frames(found[1])[0])
-    lines = [len(files.read_jsonl(path)) for path in tmp_path.glob("runs/*/answers.jsonl")]
-    assert sum(lines) == sum(
-        len(run.prepared) + len(run.answers) for several in found[0].values() for run in several
-    )
-
-
-def test_a_parquet_file_of_a_source_that_nobody_knows_is_an_input_error(tmp_path):
-    instance = make_instance("squid", ["Nora keeps bees."], [QA("q0", "Who?", ("Nora",))])
-    save_instances(tmp_path / "squid.parquet", [instance])
-    with pytest.raises(InputError, match="did you mean 'squad'"):
-        answer_real(CI, tmp_path, tmp_path / "runs")
 
 
 @pytest.mark.filterwarnings("error::FutureWarning")
@@ -148,7 +117,8 @@ def test_real_files_give_scores_above_their_floors(real_data, tmp_path):
     built, absent = build_real(profile, real_data, tmp_path)
     assert (list(built), absent) == (names, {})
     assert sorted(os.listdir(real_data)) == before
-    table = table_of(profile, tmp_path, tmp_path / "runs").set_index(["source", "method"])
+    found = answer_real(profile, tmp_path, tmp_path / "runs")
+    table = tables.table_sources(*scores.frames(found)).set_index(["source", "method"])
     vote, floor = table.loc["trec_coarse", BY_RULE], table.loc["trec_coarse", MAJORITY]
     assert vote.low > floor.high and vote.questions == floor.questions > 50
     assert table.loc["squad", BY_RULE].score > 0.5

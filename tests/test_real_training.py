@@ -33,33 +33,16 @@ from memalpha_kit.models.local_chat import LocalChat
 from memalpha_kit.models.tiny import save_policy
 from memalpha_kit.records import make_instance
 from memalpha_kit.settings import ModelConfig, load_profile
-from memalpha_kit.training import backends, rollouts
+from memalpha_kit.training import backends
 from memalpha_kit.training import real as real_training
 
 SOURCES = ("squad", "trec_coarse")
-SETTINGS = {
-    "model.backend": "transformers",
-    "model.vllm": "none",
-    "model.dtype": "float32",
-    "model.lora_rank": 4,
-    "model.max_seq_length": 2048,
-    "protocol.wire": "compact",
-    "protocol.prompt": "compact",
-    "protocol.max_prompt_tokens": 512,
-    "protocol.max_reply_tokens": 6,
-    "memory.core": "false",
-    "memory.counter": "words",
-    "grpo.steps": 2,
-    "grpo.instances": 2,
-    "grpo.rollouts": 2,
-    "grpo.slices": 1,
-    "grpo.learning_rate": 0.05,
-    "grpo.warm_up_steps": 0,
-    "grpo.save_every": 1,
-    "grpo.validate_every": 1,
-    "grpo.validate_instances": 2,
-    "grpo.outage_retries": 0,
-}
+SETTINGS = dict(setting.split("=") for setting in tiny.CHAT_SETTINGS)
+RULE = {name: SETTINGS.pop(name) for name in ("model.reader", "reward.content")}
+SETTINGS |= {"grpo.steps": 2, "grpo.learning_rate": 0.05, "grpo.warm_up_steps": 0}
+SETTINGS |= {"grpo.save_every": 1, "grpo.validate_every": 1, "grpo.validate_instances": 2}
+SETTINGS |= {"grpo.outage_retries": 0}
+READERS = {"base": {"reward.content": 0}, "rule": RULE, "full": RULE | {"model.lora_rank": 0}}
 
 
 @pytest.fixture(scope="module")
@@ -106,36 +89,25 @@ def same(one, other):
     """Whether two runs exported the same weights, and have the same tables."""
     before, after = (tiny.weights(out / "export") for out in (one, other))
     tables = [(out / "metrics.csv").read_bytes() for out in (one, other)]
-    return tables[0] == tables[1] and all(v.equal(after[name]) for name, v in before.items())
-
-
-RULE = {"model.reader": "rule", "reward.content": 0}
-READERS = {"base": {"reward.content": 0}, "rule": RULE, "full": RULE | {"model.lora_rank": 0}}
+    return tables[0] == tables[1] and tiny.equal(before, after)
 
 
 @pytest.mark.parametrize("name", READERS)
 def test_a_killed_run_resumes_to_what_an_uninterrupted_one_exports(
-    base, data, tmp_path, monkeypatch, capsys, name
+    base, data, tmp_path, capsys, name
 ):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert train(base, data, whole, **READERS[name]) == 0
     assert f"{whole / 'export'}: policy of step" in capsys.readouterr().out
 
-    def killed(seed, step, draw=rollouts.step_seed):
-        if step == 1:
-            raise KeyboardInterrupt
-        return draw(seed, step)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(rollouts, "step_seed", killed)
+    with tiny.at_step(1, tiny.power_cut):
         assert train(base, data, cut, **READERS[name]) == 130
     assert json.loads((cut / "run.json").read_text())["finished"] is False
     assert train(base, data, cut, "--resume", **READERS[name]) == 0
     looks = [(out / "validation.csv").read_bytes() for out in (whole, cut)]
     assert looks[0] == looks[1]
     assert same(whole, cut)
-    start, end = tiny.weights(base), tiny.weights(whole / "export")
-    assert not all(value.equal(end[name]) for name, value in start.items())
+    assert not tiny.equal(tiny.weights(base), tiny.weights(whole / "export"))
     card = json.loads((whole / "run.json").read_text())
     assert card["finished"] and card["device"] == "cpu" and card["instances"] == 4
 
@@ -175,13 +147,7 @@ def test_a_dead_server_stops_the_run_and_a_live_one_lets_it_go_on(
     metrics = pd.read_csv(whole / "metrics.csv")
     assert metrics["content"].between(0.01, 0.99).all() and metrics["rows_missing"].eq(0).all()
 
-    def dies(seed, step, draw=rollouts.step_seed):
-        if step == 1:
-            stub.die_after = stub.n_requests
-        return draw(seed, step)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(rollouts, "step_seed", dies)
+    with tiny.at_step(1, lambda: setattr(stub, "die_after", stub.n_requests)):
         assert train(base, data, cut, **endpoint) == 2
     assert "resume the run" in capsys.readouterr().err
     assert train(base, data, cut, "--resume", **endpoint) == 2
@@ -205,6 +171,10 @@ WRONG = {
     "nothing held out": (RULE, "grpo.validate_every: expected 0 without held-o"),
     "one use": ({"grpo.overlap": "true"}, "grpo.overlap: expected false with model.reader base"),
     "no card": ({"model.backend": "unsloth"}, "expected a CUDA card for model.backend=unsloth"),
+    "no card for two": (
+        {"model.backend": "unsloth", "model.vllm": "colocate"},
+        "CUDA card for model.backend=unsloth and model.vllm=colocate, found none",
+    ),
 }
 
 
@@ -218,6 +188,7 @@ def test_what_cannot_work_is_one_line_before_anything_is_loaded(
     for variable in ("QWEN_URL", "OPENAI_BASE_URL", "OPENAI_API_KEY", "OPENROUTER_API_KEY"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(backends, "load_lm", never)
+    monkeypatch.setattr(real_training, "cuda_cards", lambda: 0)
     settings, message = WRONG[name]
     data = [data[0] / "train.parquet"] if name == "nothing held out" else data
     assert train(base, data, tmp_path / "run", **settings) == 2
@@ -275,15 +246,6 @@ def test_a_template_that_leaves_out_the_tools_is_refused_before_weights_are_read
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a card")
-def test_the_profile_as_it_is_says_in_one_line_that_it_needs_a_card(data, tmp_path, capsys):
-    command = ["train", "--profile", "gpu", "--data", str(data[0]), "--out", str(tmp_path / "run")]
-    assert cli.main(command) == 2
-    said = capsys.readouterr().err
-    assert "CUDA card for model.backend=unsloth and model.vllm=colocate, found none" in said
-    assert said.count("\n") == 1
-
-
 def test_data_needs_a_training_part_once_and_nothing_of_it_held_out(data, tmp_path):
     train, held_out = train_and_held_out(data)
     assert (len(train), len(held_out)) == (4, 2)
@@ -314,14 +276,10 @@ def test_the_base_model_answers_whatever_the_adapter_has_learned(base):
     assert asked.chat(question)[0].text == before == LocalChat(load_lm(base)).chat(question)[0].text
     assert LocalChat(lm).chat(question)[0].text != before
     assert repr(asked) == "AskedModel(name='base')"
-
-
-def test_the_base_is_asked_in_the_engine_that_shares_its_weights():
-    engine = SimpleNamespace()
+    engine = SimpleNamespace()  # Unsloth's, which shares its weights
     lm = SimpleNamespace(name="tiny", model=SimpleNamespace(vllm_engine=engine))
-    unsloth = ModelConfig(backend="unsloth", vllm="colocate", lora_rank=4)
     asked = real_training.AskedModel("base")
-    asked.meet(lm, unsloth)
+    asked.meet(lm, ModelConfig(backend="unsloth", vllm="colocate", lora_rank=4))
     assert asked.model.lm.llm is engine
 
 

@@ -15,12 +15,7 @@ from memalpha_kit.errors import InputError
 from memalpha_kit.explorer.replay import differences, replay, replayed, reward_differences
 from memalpha_kit.files import json_line, save_json
 from memalpha_kit.method.rewards import rewards
-from memalpha_kit.method.saved import (
-    episode_fields,
-    load_rewards,
-    save_episodes,
-    save_rewards,
-)
+from memalpha_kit.method.saved import episode_fields, load_rewards, save_episodes, save_rewards
 from memalpha_kit.records import Rewards
 from memalpha_kit.settings import RewardConfig
 from memalpha_kit.tokens import counter
@@ -43,32 +38,25 @@ def test_a_thousand_random_episodes_are_replayed_byte_for_byte():
         assert reward_differences(episode, instance, rewarded(episode, instance)) == []
 
 
-def edited(line, what):
-    call = line["steps"][0]["calls"][0]
-    match what:
-        case "status":
-            call["status"] = "rejected"
-        case "argument":
-            call["arguments"]["content"] = "Tom lies."
-        case "reply":
-            line["steps"][0]["completion"]["text"] = "Nothing to do."
-        case "call":
-            line["steps"][0]["calls"].append(call)
-    return line
+EDITS = {
+    'step 0, call 0: status: recorded "rejected", found "ok"': (
+        lambda step: step["calls"][0].update(status="rejected")
+    ),
+    "step 0, call 0: arguments: recorded": (
+        lambda step: step["calls"][0]["arguments"].update(content="Tom lies.")
+    ),
+    "step 0, call 0: recorded new_memory_insert (ok), found no call": (
+        lambda step: step["completion"].update(text="Nothing to do.")
+    ),
+    "found no call": lambda step: step["calls"].append(step["calls"][0]),
+}
 
 
-@pytest.mark.parametrize(
-    ("what", "said"),
-    [
-        ("status", 'step 0, call 0: status: recorded "rejected", found "ok"'),
-        ("argument", "step 0, call 0: arguments: recorded"),
-        ("reply", "step 0, call 0: recorded new_memory_insert (ok), found no call"),
-        ("call", "found no call"),
-    ],
-)
-def test_an_edited_episode_is_reported_with_its_place(what, said):
+@pytest.mark.parametrize("said", EDITS)
+def test_an_edited_episode_is_reported_with_its_place(said):
     line = json.loads(json_line(episode_fields(first_inserting())))
-    assert any(said in found for found in differences(edited(line, what), "file:1"))
+    EDITS[said](line["steps"][0])
+    assert any(said in found for found in differences(line, "file:1"))
 
 
 def first_inserting():
@@ -79,11 +67,6 @@ def first_inserting():
         if calls and (calls[0].name, calls[0].status) == ("new_memory_insert", "ok"):
             return episode
     raise AssertionError("no such episode")
-
-
-def test_what_is_no_episode_is_refused():
-    with pytest.raises(InputError, match="file:1: expected a field 'memory_config', found none"):
-        differences({}, "file:1")
 
 
 def test_scores_and_saved_rewards_that_come_out_otherwise_are_reported():
@@ -124,21 +107,21 @@ def test_the_command_replays_a_training_and_its_rewards(training, capsys):
     assert cli.main(["replay", run, "--data", data]) == 0
     said = "1 episodes replayed, 1 rewarded again: no difference\n"
     assert capsys.readouterr().out == said
+    found = replay([training / "run"], [random_case(3)[1]], reward=RewardConfig())
+    assert (found.episodes, found.rewarded, found.differences) == (1, 1, ())
     file = training / "run" / "rewards" / "step_00001.json"
     file.write_text(file.read_text().replace('"accuracy": ', '"accuracy": 1'))
     assert cli.main(["replay", run, "--data", data]) == 1
     assert "accuracy: recorded 1" in capsys.readouterr().out
 
 
-def test_the_settings_of_a_training_are_those_that_replay_compares_with(training):
-    found = replay([training / "run"], [random_case(3)[1]], reward=RewardConfig())
-    assert (found.episodes, found.rewarded, found.differences) == (1, 1, ())
-
-
 def test_the_command_refuses_what_is_no_file_of_episodes(tmp_path, capsys):
     (tmp_path / "x.jsonl").write_text('{"a": 1}\n')
-    for path, said in ((tmp_path, "expected a file of episodes"), (tmp_path / "x.jsonl", ":1: ")):
-        assert cli.main(["replay", str(path)]) == 2
+    for name, said in (
+        ("", "expected a file of episodes"),
+        ("x.jsonl", "x.jsonl:1: expected a field 'memory_config', found none"),
+    ):
+        assert cli.main(["replay", str(tmp_path / name)]) == 2
         assert said in capsys.readouterr().err
 
 

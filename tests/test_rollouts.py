@@ -42,17 +42,19 @@ def test_a_model_s_judge_gets_all_calls_of_a_step_at_once_or_none_without_a_weig
     assert done.judged == (calls if weight else 0) and not done.unjudged
 
 
+def perfect():
+    """What the perfect writer's one episode of the miniature gave."""
+    data, teacher = miniature.held_out(CI)["test_1x"][:1], miniature.references(CI)[0]
+    done = play(data, teacher, miniature.environment(CI))
+    return done, done.episodes[0]
+
+
 def test_calls_that_ask_for_the_same_again_are_a_measure_of_their_own():
     def update(text):
         arguments = {"memory_type": "semantic_memory", "memory_id": "1", "new_content": text}
         return ToolCall("memory_update", arguments, status="ok")
 
-    done = play(
-        miniature.held_out(CI)["test_1x"][:1],
-        miniature.references(CI)[0],
-        miniature.environment(CI),
-    )
-    [episode] = done.episodes
+    done, episode = perfect()
     again = (update("a"), update("b"), update("a"), update(" a\u200b"), ToolCall("", raw="x"))
     steps = tuple(replace(step, calls=again) for step in episode.steps)
     for seen_steps, repeated in ((episode.steps, 0), (steps, 2)):
@@ -61,12 +63,7 @@ def test_calls_that_ask_for_the_same_again_are_a_measure_of_their_own():
 
 
 def test_chunks_about_which_all_rollouts_wrote_the_same_are_counted():
-    done = play(
-        miniature.held_out(CI)["test_1x"][:1],
-        miniature.references(CI)[0],
-        miniature.environment(CI),
-    )
-    [episode] = done.episodes
+    done, episode = perfect()
     first, *rest = episode.steps
     other = replace(first, completion=replace(first.completion, text="something else"))
     pair = [episode, replace(episode, rollout=1, steps=(other, *rest))]

@@ -55,15 +55,11 @@ def test_a_writer_that_comes_trained_writes_under_its_own_profile(small, capsys)
     assert "episodic" not in said.out and "made no call in 2 of 2 chunks" in said.err
 
 
-def test_its_weights_are_those_of_its_adapter(small):
+def test_its_weights_are_those_of_its_adapter_and_a_missing_base_is_said(small, tmp_path, capsys):
     profile = load_profile("small", [f"model.name={small}", "model.dtype=float32"])
     lm = trained.load_trained(trained.adapter_file(Path("small")), profile)
-    plain = tiny_qwen3(lm.tokenizer)
     ids = torch.arange(8)[None]
-    assert torch.allclose(lm.model(ids).logits, plain(ids).logits, atol=1e-5)
-
-
-def test_a_missing_base_is_said_with_the_command_that_brings_it(small, tmp_path, capsys):
+    assert torch.allclose(lm.model(ids).logits, tiny_qwen3(lm.tokenizer)(ids).logits, atol=1e-5)
     missing = tmp_path / "smollm2-135m"
     assert cli.main(["write", "--model", "small", "--set", f"model.name={missing}", TEXT]) == 2
     assert "memalpha models get smollm2-135m" in capsys.readouterr().err

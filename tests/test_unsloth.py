@@ -55,29 +55,18 @@ def played(who: str) -> dict:
 
 
 @pytest.fixture
-def trl():
-    """The runs under TRL's own class."""
-    _unsloth_or_skip()
-    return played("trl")
-
-
-@pytest.fixture
-def unsloth():
-    """The runs under Unsloth's, and what it rewrote."""
-    _unsloth_or_skip()
-    return played("unsloth")
-
-
-def _unsloth_or_skip() -> None:
+def runs() -> dict[str, dict]:
+    """What was found under TRL's own class, and under Unsloth's, with what that rewrote."""
     if not find_spec("unsloth"):
         pytest.skip("unsloth is not installed (pip install -e .[gpu])")
+    return {who: played(who) for who in ("trl", "unsloth")}
 
 
 # --- Unsloth --------------------------------------------------------------------------------------
 
 
-def test_the_rewritten_methods_are_those_that_the_kit_was_written_for(unsloth):
-    found = unsloth["rewritten"]
+def test_the_rewritten_methods_are_those_that_the_kit_was_written_for(runs):
+    found = runs["unsloth"]["rewritten"]
     assert found["classes"] == ["UnslothGRPOTrainer", "_UnslothGRPOTrainer"]
     assert found["derives_from_trl"] is False  # a subclass of TRL's class would get none of it
     assert (found["added"], found["removed"]) == ([], [])
@@ -88,25 +77,22 @@ def test_the_rewritten_methods_are_those_that_the_kit_was_written_for(unsloth):
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_losses_and_gradients_under_unsloth_are_those_under_trl(trl, unsloth, name):
-    ours, other = trl["runs"][name], unsloth["runs"][name]
+def test_losses_and_gradients_under_unsloth_are_those_under_trl(runs, name):
+    ours, other = (runs[who]["runs"][name] for who in ("trl", "unsloth"))
     assert sum(norm > 0 for norm in ours["grad_norm"]) >= 5  # where all is clipped it is 0
     assert other["loss"] == pytest.approx(ours["loss"], rel=1e-5, abs=1e-6)
     assert other["grad_norm"] == pytest.approx(ours["grad_norm"], rel=1e-4, abs=1e-6)
 
 
 @pytest.mark.parametrize("model", [QLORA, FULL], ids=["qlora", "full"])
-def test_unsloth_knows_every_argument_by_name(unsloth, model, tmp_path):
+def test_unsloth_knows_every_argument_by_name(runs, model, tmp_path):
     from memalpha_kit.training.backends import unsloth_adapter_arguments, unsloth_arguments
 
-    known = unsloth["rewritten"]["parameters"]
+    known = runs["unsloth"]["rewritten"]["parameters"]
     assert set(unsloth_arguments(model, tmp_path)) <= set(known["from_pretrained"])
     assert set(unsloth_adapter_arguments(model, 0)) <= set(known["get_peft_model"])
     assert known["for_training"] == ["model", "use_gradient_checkpointing"]
-
-
-def test_settings_of_vllm_are_kept_as_they_were_given(trl, unsloth):
-    assert trl["settings"] == unsloth["settings"] == {}
+    assert runs["trl"]["settings"] == runs["unsloth"]["settings"] == {}  # vLLM's, as given
 
 
 # --- vLLM -----------------------------------------------------------------------------------------
@@ -155,21 +141,12 @@ def keywords(call: ast.Call) -> set[str]:
     return {keyword.arg for keyword in call.keywords if keyword.arg}
 
 
-@pytest.fixture(scope="session")
-def engine_arguments(vllm) -> set[str]:
-    """Everything that `LLM(...)` takes: its own parameters and the engine's."""
+def test_vllm_takes_what_trl_builds_an_engine_with_and_what_the_documentation_says(vllm):
     own = parameters(class_in(vllm / "entrypoints" / "llm.py", "LLM"), "__init__")
-    return own | fields(class_in(vllm / "engine" / "arg_utils.py", "EngineArgs"))
-
-
-def test_vllm_takes_what_trl_builds_an_engine_with(engine_arguments):
+    known = own | fields(class_in(vllm / "engine" / "arg_utils.py", "EngineArgs"))
     (call,) = calls(trl_source("vllm_generation.py"), "LLM")
     assert {"model", "max_model_len", "logprobs_mode"} <= keywords(call)  # the call that we mean
-    assert keywords(call) <= engine_arguments
-
-
-def test_vllm_can_be_served_as_the_documentation_says(engine_arguments):
-    assert {"weight_transfer_config", "logprobs_mode", "max_logprobs"} <= engine_arguments
+    assert keywords(call) | {"weight_transfer_config", "max_logprobs"} <= known
 
 
 def test_vllm_samples_with_what_trl_and_the_reader_ask_for(vllm):
@@ -187,18 +164,14 @@ def test_vllm_samples_with_what_trl_and_the_reader_ask_for(vllm):
 
 
 @pytest.mark.parametrize("method", ["generate", "sleep", "wake_up", "reset_prefix_cache"])
-def test_the_engine_has_the_methods_that_trl_calls(vllm, method):
-    tree = trl_source("vllm_generation.py")
-    found = calls(tree, f"self.llm.{method}")
-    assert found
-    known = parameters(class_in(vllm / "entrypoints" / "llm.py", "LLM"), method)
-    assert set().union(*map(keywords, found)) <= known
-
-
-def test_the_base_model_can_be_asked_through_the_engine(vllm):
+def test_the_engine_has_the_methods_that_trl_and_the_reader_call(vllm, method):
     """Reader and judge call `engine.generate(prompts, sampling, use_tqdm=False)`, no adapter."""
-    known = parameters(class_in(vllm / "entrypoints" / "llm.py", "LLM"), "generate")
-    assert {"prompts", "sampling_params", "use_tqdm", "lora_request"} <= known
+    found = calls(trl_source("vllm_generation.py"), f"self.llm.{method}")
+    assert found
+    asked = set().union(*map(keywords, found))
+    if method == "generate":
+        asked |= {"prompts", "sampling_params", "use_tqdm", "lora_request"}
+    assert asked <= parameters(class_in(vllm / "entrypoints" / "llm.py", "LLM"), method)
 
 
 def test_a_server_has_the_routes_that_push_weights(vllm):

@@ -43,14 +43,6 @@ def rows(n=10):
     return [Row(prompt, [prompt[0], prompt[0], 1]) for prompt in made]
 
 
-def weights(model):
-    return {name: value.clone() for name, value in model.state_dict().items()}
-
-
-def equal(one, other):
-    return all(torch.equal(one[name], other[name]) for name in one)
-
-
 # --- loss -----------------------------------------------------------------------------------------
 
 
@@ -65,10 +57,7 @@ def test_the_loss_is_a_mean_over_completion_tokens_whatever_the_padding():
     model, batch = tiny.lm().model, [*rows(3), Row([5] * 30, [6] * 9)]
     by_hand = torch.cat([token_loss(model, row) for row in batch]).mean()
     assert completion_loss(model, batch, PAD).item() == pytest.approx(by_hand.item(), abs=1e-5)
-
-
-def test_weights_of_the_completion_weigh_its_tokens():
-    model, row = tiny.lm().model, Row([5, 6], [7, 8, 9], [1.0, 0.0, 3.0])
+    row = Row([5, 6], [7, 8, 9], [1.0, 0.0, 3.0])  # weights weigh its tokens
     first, _, last = token_loss(model, row).tolist()
     loss = completion_loss(model, [row], PAD)
     assert loss.item() == pytest.approx((first + 3 * last) / 4, abs=1e-5)
@@ -87,13 +76,9 @@ def test_every_row_is_visited_once_per_pass_and_lengths_are_sorted_into_buckets(
     first = sorted(batches[:2], key=lambda batch: len(batch[0].prompt_ids))  # one bucket
     longest = max(len(row.prompt_ids) for row in first[0])
     assert longest <= min(len(row.prompt_ids) for row in first[1])
-
-
-def test_drawn_rows_follow_from_the_seed():
-    only = Phase("drawn", 2, draw=lambda rng: ([rng.randint(2, 9)], [1]))
-    batches = [list(only.batches(CONFIG, seed)) for seed in (0, 0, 1)]
-    assert all(len(batch) == 4 for batch in batches[0])
-    assert batches[0] == batches[1] != batches[2]
+    drawn = Phase("drawn", 2, draw=lambda rng: ([rng.randint(2, 9)], [1]))
+    one, same, other = (list(drawn.batches(CONFIG, seed)) for seed in (0, 0, 1))
+    assert one == same != other and all(len(batch) == 4 for batch in one)
 
 
 @pytest.mark.parametrize(
@@ -120,11 +105,11 @@ def test_training_learns_its_rows_and_a_seed_repeats_it(optimizer):
     for seed in (0, 0, 1):
         model = tiny.lm().model
         metrics = warm_start(model, [Phase("learn", 40, rows())], config, PAD, seed)
-        runs.append((weights(model), metrics))
+        runs.append((model, metrics))
     assert runs[0][1]["loss"].iloc[-1] < 0.3 * runs[0][1]["loss"].iloc[0]
-    assert equal(runs[0][0], runs[1][0])
+    assert tiny.equal(runs[0][0], runs[1][0])
     pd.testing.assert_frame_equal(runs[0][1], runs[1][1])
-    assert not equal(runs[0][0], runs[2][0])
+    assert not tiny.equal(runs[0][0], runs[2][0])
 
 
 def test_metrics_say_phase_step_loss_rate_and_tokens_and_stand_beside_the_policy(tmp_path):
@@ -132,7 +117,7 @@ def test_metrics_say_phase_step_loss_rate_and_tokens_and_stand_beside_the_policy
     lm = tiny.lm()
     folder = train_warm_start(lm, phases, CONFIG, 0, tmp_path / "warm")
     assert folder == tmp_path / "warm" / "policy"
-    assert equal(tiny.weights(folder), weights(lm.model))
+    assert tiny.equal(tiny.weights(folder), lm.model)
     metrics = pd.read_csv(tmp_path / "warm" / "metrics.csv")
     assert list(metrics.columns) == ["phase", "step", "loss", "smoothed", "rate", "tokens"]
     assert list(metrics["phase"]) == ["copy", "copy", "teach", "teach"]
@@ -154,7 +139,7 @@ def test_a_warm_start_that_was_stopped_goes_on_to_the_same_weights(tmp_path, mon
     whole, cut = tiny.lm(), tiny.lm()
     train_warm_start(whole, phases, config, 0, tmp_path / "whole")
 
-    def stopped(model, batch, pad, loss=module.completion_loss):
+    def stopped(model, batch, pad, loss=completion_loss):
         if len(seen) == 9:
             raise KeyboardInterrupt
         seen.append(batch)
@@ -166,7 +151,7 @@ def test_a_warm_start_that_was_stopped_goes_on_to_the_same_weights(tmp_path, mon
         train_warm_start(cut, phases, config, 0, tmp_path / "cut")
     fresh = tiny.lm()
     train_warm_start(fresh, phases, config, 0, tmp_path / "cut")
-    assert equal(weights(whole.model), weights(fresh.model))
+    assert tiny.equal(whole.model, fresh.model)
     tables = [(tmp_path / name / "metrics.csv").read_bytes() for name in ("whole", "cut")]
     assert tables[0] == tables[1]
 
@@ -236,4 +221,4 @@ def test_a_joint_optimiser_continues_from_its_saved_state():
     for model, optimizer in ((one, first), (other, second)):
         optimizer.param_groups[0]["lr"] = 0.5  # as a schedule does it
         step(model, optimizer)
-    assert equal(weights(one), weights(other))
+    assert tiny.equal(one, other)

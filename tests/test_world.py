@@ -52,34 +52,9 @@ def instances(n_chunks: int = 4, n: int = 20, config: WorldConfig = CONFIG, seed
     ],
 )
 def test_a_sentence_says_what_it_is(text, kind, key, value):
-    assert world.read_sentence(text) == Sentence(kind, text.removesuffix("."), key, value)
-
-
-def test_reading_is_the_inverse_of_generating_for_each_kind():
-    rng = random.Random(0)
-    for name, thing in itertools.product(HELD_OUT[:20], world.THINGS):
-        for now, kind in (("", "fact"), ("Now ", "correction")):
-            read = world.read_sentence(f"{now}07 is the {thing} of {name}")
-            assert (read.kind, read.key, read.value) == (kind, f"{thing} of {name}", "07")
-    for adjective, noun in itertools.product(world.ADJECTIVES, world.NOUNS):
-        read = world.read_sentence(f"Label L3 goes to the {adjective} {noun} of {HELD_OUT[0]}")
-        assert (read.kind, read.value) == ("example", "L3")
-        assert read.key == f"label {adjective} {noun} of {HELD_OUT[0]}"
-    for pattern in world.CHAT:
-        words = {"n": HELD_OUT[0], "m": HELD_OUT[1], "w": "lamp", "a": rng.choice(world.ADJECTIVES)}
-        assert world.read_sentence(pattern.format(**words)).kind == "chat"
-
-
-def test_an_example_is_episodic_and_everything_else_semantic():
-    assert (
-        world.read_sentence("Label L4 goes to the red kettle of Pemes").store == "episodic_memory"
-    )
-    for text in (
-        "46 is the phone of Pemes",
-        "Now 46 is the phone of Pemes",
-        "Pemes saw a red lamp",
-    ):
-        assert world.read_sentence(text).store == "semantic_memory"
+    said = world.read_sentence(text)
+    assert said == Sentence(kind, text.removesuffix("."), key, value)
+    assert said.store == ("episodic_memory" if kind == "example" else "semantic_memory")
 
 
 # --- Names and instances -------------------------------------------------------------------------
@@ -92,17 +67,12 @@ def test_names_of_training_and_evaluation_are_disjoint_and_share_every_syllable(
     for pick in (lambda name: name[:2], lambda name: name[2:]):
         assert {pick(name) for name in held_out} <= {pick(name) for name in train}
 
-
-def test_held_out_names_do_not_depend_on_how_many_train():
     assert world.names(WorldConfig(training_names=5, held_out_names=100))[1] == HELD_OUT
 
 
-def test_more_names_than_there_are_is_an_input_error():
+def test_more_names_or_keys_than_there_are_is_an_input_error_and_does_not_hang():
     with pytest.raises(InputError, match=r"held_out_names: expected at most 19200 together, found"):
         world.names(WorldConfig(training_names=19_000, held_out_names=201))
-
-
-def test_a_world_that_runs_out_of_keys_is_an_input_error_and_does_not_hang():
     with pytest.raises(InputError, match="expected more names or fewer chunks, found 1 names"):
         world.build_world(CONFIG, ("Pemes",), 1, 100, 0)
 
@@ -115,21 +85,14 @@ print(repr(world.build_world(WorldConfig(correction=0.8), people, 20, 4, "test")
 """
 
 
-def test_the_same_arguments_give_the_same_bytes_in_another_process():
+def test_the_same_arguments_give_the_same_bytes_whatever_else_is_built():
     said = repr(world.build_world(WorldConfig(correction=0.8), HELD_OUT, 20, 4, "test"))
     for hash_seed in ("1", "2"):
+        there = {**os.environ, "PYTHONHASHSEED": hash_seed}
         done = subprocess.run(
-            [sys.executable, "-c", DUMP],
-            env={**os.environ, "PYTHONHASHSEED": hash_seed},
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=60,
+            [sys.executable, "-c", DUMP], env=there, capture_output=True, text=True
         )
-        assert done.stdout == said + "\n"
-
-
-def test_an_instance_does_not_depend_on_how_many_are_built():
+        assert done.stdout == said + "\n", done.stderr
     assert instances(n=3) == instances(n=20)[:3]
     assert instances(n=1, seed=1) != instances(n=1, seed=2)
 
@@ -143,6 +106,8 @@ def test_the_answer_is_the_latest_value_and_its_chunk_the_one_that_said_so():
                 told.setdefault(said.key, []).append((said.kind, said.value, index))
         told.pop("", None)
         by_question = {world.ask_about(key): history for key, history in told.items()}
+        asked = {qa.question for qa in instance.questions}
+        assert len(asked) == len(instance.questions) == min(len(told), CONFIG.max_questions)
         for qa in instance.questions:
             history = by_question[qa.question]
             assert (qa.answers, qa.chunk) == ((history[-1][1],), history[-1][2])
@@ -152,13 +117,6 @@ def test_the_answer_is_the_latest_value_and_its_chunk_the_one_that_said_so():
             assert all(a[2] < b[2] for a, b in itertools.pairwise(history))
             corrected += len(history) > 1
     assert corrected > 20
-
-
-def test_every_key_is_asked_about_up_to_the_limit():
-    for instance in instances(n_chunks=12):
-        keys = {s.key for chunk in instance.chunks for s in world.read_chunk(chunk)} - {""}
-        assert len(instance.questions) == min(len(keys), CONFIG.max_questions)
-        assert len({qa.question for qa in instance.questions}) == len(instance.questions)
 
 
 def test_chunks_have_as_many_sentences_of_each_kind_as_the_settings_say():
@@ -194,14 +152,11 @@ def test_the_perfect_teacher_answers_everything_and_who_never_updates_clearly_le
 
 
 def test_a_correction_stored_beside_the_stale_entry_is_answered_with_the_stale_one():
-    memory = Memory(
-        None, (Entry("1", "46 is the phone of Pemes"), Entry("2", "Now 53 is the phone of Pemes"))
-    )
+    texts = ["46 is the phone of Pemes", "Now 53 is the phone of Pemes"]
     data = make_instance("miniature", ["x"], [QA("q0", world.ask_about("phone of Pemes"), ("53",))])
-    inserts = [world.insert_call(world.read_sentence(e.text)) for e in memory.semantic]
-    writer = ScriptedReplies([render_calls(inserts, "compact")])
+    writer = ScriptedReplies([render_calls(list(map(insert, texts)), "compact")])
     (asked,) = ask(write([data], writer, MEMORY, PROTOCOL), [data], reader(READER), METRIC)
-    assert asked.memory.semantic == memory.semantic
+    assert [entry.text for entry in asked.memory.semantic] == texts
     assert [(a.prediction, a.score) for a in asked.answers] == [("46 is the phone of Pemes", 0.0)]
 
 
@@ -210,34 +165,15 @@ CHUNK = (
     "Label L4 goes to the red kettle of Pemes."
 )
 STALE = Memory(None, (Entry("7", "46 is the phone of Pemes"),), ())
+NEW = ["12 is the desk of Banu", "Label L4 goes to the red kettle of Pemes"]
 
 
 @pytest.mark.parametrize(
     ("habits", "memory", "expected"),
     [
-        (
-            world.PERFECT,
-            STALE,
-            [
-                "update 7 Now 53 is the phone of Pemes",
-                "12 is the desk of Banu",
-                "Label L4 goes to the red kettle of Pemes",
-            ],
-        ),
-        (
-            world.PERFECT,
-            Memory(None),
-            [
-                "Now 53 is the phone of Pemes",
-                "12 is the desk of Banu",
-                "Label L4 goes to the red kettle of Pemes",
-            ],
-        ),
-        (
-            world.NEVER_UPDATES,
-            STALE,
-            ["12 is the desk of Banu", "Label L4 goes to the red kettle of Pemes"],
-        ),
+        (world.PERFECT, STALE, ["update 7 Now 53 is the phone of Pemes", *NEW]),
+        (world.PERFECT, Memory(None), ["Now 53 is the phone of Pemes", *NEW]),
+        (world.NEVER_UPDATES, STALE, NEW),
         (Habits(keep=0.0, chat=1.0, update=0.0), STALE, ["Pemes saw a red lamp"]),
         (Habits(keep=0.0, insert_hidden=0.0), Memory(None), []),
     ],
@@ -245,10 +181,10 @@ STALE = Memory(None, (Entry("7", "46 is the phone of Pemes"),), ())
 def test_a_teacher_follows_its_habits_in_the_order_of_the_sentences(habits, memory, expected):
     calls = world.teach(CHUNK, memory, MEMORY, habits, random.Random(0))
     said = [
-        f"update {c.arguments['memory_id']} {c.arguments['new_content']}"
-        if c.name == UPDATE
-        else c.arguments["content"]
-        for c in calls
+        f"update {given['memory_id']} {given['new_content']}"
+        if "memory_id" in given
+        else given["content"]
+        for given in (call.arguments for call in calls)
     ]
     assert said == expected
 
@@ -282,10 +218,7 @@ BEFORE = Memory(
         (insert("12 is the desk of Banu"), True),
         (insert("Label L4 goes to the red kettle of Pemes", store="episodic_memory"), True),
         (update("Now 53 is the phone of Pemes", "7"), True),
-        (
-            update("Now 53 is the phone of Pemes", 7),
-            True,
-        ),  # the memory takes a number for an id too
+        (update("Now 53 is the phone of Pemes", 7), True),  # a number is an id too
         (insert("Pemes saw a red lamp"), False),  # chit-chat
         (update("Pemes saw a red lamp", "7"), False),
         (insert("12 is the desk of Banu", "skipped"), False),
@@ -308,17 +241,13 @@ BEFORE = Memory(
 )
 def test_a_write_is_valid_if_it_is_a_fact_of_the_chunk_where_it_belongs(call, verdict):
     assert world.judge(call, CHUNK, BEFORE) is verdict
-
-
-def test_a_correction_of_what_was_never_stored_may_be_inserted():
-    assert world.judge(insert("Now 53 is the phone of Pemes"), CHUNK, Memory(None))
+    never_stored = insert("Now 53 is the phone of Pemes")
+    assert world.judge(never_stored, CHUNK, Memory(None))
 
 
 def test_every_call_of_the_perfect_teacher_is_valid():
-    people = list(TRAIN)
-    steps = world.transcripts(
-        CONFIG, MEMORY, people, world.PERFECT, world.PERFECT, random.Random(1)
-    )
+    perfect = world.PERFECT
+    steps = world.transcripts(CONFIG, MEMORY, TRAIN, perfect, perfect, random.Random(1))
     for memory, chunk, _ in itertools.islice(steps, 200):
         habits = Habits(insert_hidden=0.0)  # an insert beside a stale entry is never valid
         for call in world.teach(chunk, memory, MEMORY, habits, random.Random(0)):
@@ -345,10 +274,8 @@ STORY = make_instance(
 CHATTER = "Pemes waved at the driver"
 REPLIES = [
     [insert("46 is the phone of Pemes"), insert(CHATTER), insert("46 is the phone of Pemes")],
-    [
-        update("Now 53 is the phone of Pemes", "1"),
-        update("12 is the desk of Banu", "2"),
-    ],  # 2 is the chit-chat
+    # 2 is the chit-chat
+    [update("Now 53 is the phone of Pemes", "1"), update("12 is the desk of Banu", "2")],
     [
         insert("Now 77 is the phone of Pemes"),
         update("Now 80 is the desk of Banu", "9"),
@@ -357,16 +284,16 @@ REPLIES = [
 ]
 
 
-def played(replies, memory_config=PLAIN):
-    writer = ScriptedReplies(replies)
-    (episode,) = write([STORY], writer, memory_config, PROTOCOL)
-    return episode
+def counted(replies, memory_config=PLAIN):
+    """Behaviour of a writer with these calls, or texts, about `STORY`."""
+    said = [one if isinstance(one, str) else render_calls(one, "compact") for one in replies]
+    (episode,) = write([STORY], ScriptedReplies(said), memory_config, PROTOCOL)
+    return world.behaviour(episode, STORY)
 
 
 def test_behaviour_is_counted_as_by_hand():
-    replies = [render_calls(calls, "compact") for calls in REPLIES]
-    replies[2] += "<tool_call>{broken</tool_call>"
-    assert world.behaviour(played(replies), STORY) == Behaviour(
+    broken = render_calls(REPLIES[2], "compact") + "<tool_call>{broken</tool_call>"
+    assert counted([*REPLIES[:2], broken]) == Behaviour(
         calls=9,
         calls_ok=6,  # all but the duplicate, the unknown id and the broken one
         calls_skipped=1,
@@ -384,21 +311,13 @@ def test_behaviour_is_counted_as_by_hand():
     )
 
 
-def test_behaviour_takes_an_id_written_as_a_number():
-    replies = [
-        [insert("46 is the phone of Pemes")],
-        [update("Now 53 is the phone of Pemes", 1)],
-        [],
-    ]
-    counts = world.behaviour(played([render_calls(calls, "compact") for calls in replies]), STORY)
-    assert (counts.updates, counts.updates_wrong, counts.corrections_updated) == (1, 0, 1)
-
-
-def test_behaviour_survives_content_that_is_no_text_in_the_release():
+def test_behaviour_takes_an_id_written_as_a_number_and_content_that_is_no_text():
+    first = [insert("46 is the phone of Pemes")]
+    found = counted([first, [update("Now 53 is the phone of Pemes", 1)], []])
+    assert (found.updates, found.updates_wrong, found.corrections_updated) == (1, 0, 1)
     release = MemoryConfig(core=False, behaviour="release")
-    replies = [render_calls([insert(["46 is the phone of Pemes"])], "compact"), "", ""]
-    counts = world.behaviour(played(replies, release), STORY)
-    assert (counts.calls_ok, counts.facts_stored) == (1, 0)
+    found = counted([[insert(["46 is the phone of Pemes"])], "", ""], release)
+    assert (found.calls_ok, found.facts_stored) == (1, 0)
 
 
 def test_the_perfect_teacher_stores_all_facts_no_chat_and_updates_what_is_shown():
@@ -416,9 +335,8 @@ def test_the_perfect_teacher_stores_all_facts_no_chat_and_updates_what_is_shown(
 
 
 def test_transcripts_show_old_memories_and_never_a_held_out_name():
-    steps = world.transcripts(
-        CONFIG, MEMORY, TRAIN, world.KEEPS_ALL, world.KEEPS_ALL, random.Random(0)
-    )
+    habits = world.KEEPS_ALL
+    steps = world.transcripts(CONFIG, MEMORY, TRAIN, habits, habits, random.Random(0))
     lives = list(itertools.islice(steps, 400))
     texts = [e.text for memory, *_ in lives for _, e in memory.entries()]
     words = {w.rstrip(".") for t in (*texts, *(c for _, c, _ in lives)) for w in t.split()}

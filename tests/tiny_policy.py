@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
+
+import pytest
 
 from memalpha_kit.method.calls import render_calls
 from memalpha_kit.method.episode import Environment
@@ -20,6 +23,7 @@ from memalpha_kit.settings import (
     ProtocolConfig,
     RewardConfig,
 )
+from memalpha_kit.training import rollouts
 from memalpha_kit.training.rollouts import Run
 
 POLICY = PolicyConfig(
@@ -135,8 +139,33 @@ def weights(folder):
     return load_lm(folder).model.state_dict()
 
 
+def equal(one, other) -> bool:
+    """Whether two state dicts, or two models, have the same weights."""
+    before, after = (x if isinstance(x, dict) else x.state_dict() for x in (one, other))
+    return all(before[name].equal(after[name]) for name in before)
+
+
 def same(one, other, *files) -> bool:
     """Whether two runs have the same policy, and the same bytes in these files."""
-    before, after = weights(one / "policy"), weights(other / "policy")
-    equal = all(before[name].equal(after[name]) for name in before)
-    return equal and all((one / f).read_bytes() == (other / f).read_bytes() for f in files)
+    bytes_of = [[(run / file).read_bytes() for file in files] for run in (one, other)]
+    return equal(*(weights(run / "policy") for run in (one, other))) and bytes_of[0] == bytes_of[1]
+
+
+@contextmanager
+def at_step(step, act):
+    """Calls `act` when a run begins its step `step`, from 0."""
+    draw = rollouts.step_seed
+
+    def watched(seed, now):
+        if now == step:
+            act()
+        return draw(seed, now)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rollouts, "step_seed", watched)
+        yield
+
+
+def power_cut():
+    """What ends a run in the middle."""
+    raise KeyboardInterrupt

@@ -14,7 +14,6 @@ from memalpha_kit.cli.options import NONE, DataPath, Overrides, at_least, profil
 from memalpha_kit.errors import InputError
 
 if TYPE_CHECKING:
-    from memalpha_kit.explorer import Recording
     from memalpha_kit.records import Instance
     from memalpha_kit.settings import Profile
 
@@ -54,8 +53,12 @@ def explore(
 
     at_least(1, instances=instances)
     found, known = load_recordings(episodes), _instances(data)
-    if instances:
-        found = [_first(recording, instances) for recording in found]
+    if instances:  # all rollouts of the first ones
+        names = [list(dict.fromkeys(e.instance for e in one.episodes))[:instances] for one in found]
+        found = [
+            replace(one, episodes=[e for e in one.episodes if e.instance in first])
+            for one, first in zip(found, names, strict=True)
+        ]
     if model:
         decode = decoder(model)
         if decode is None:
@@ -65,7 +68,8 @@ def explore(
     chosen = (settings.reward, settings.advantage) if settings else (None, None)
     shown = view(found, known, None, *chosen)
     page = html_page(shown).encode()
-    out = html or _beside(episodes[0])
+    first = episodes[0]
+    out = html or (first / "explorer.html" if first.is_dir() else first.with_suffix(".html"))
     write_bytes(out, page)
     n_chunks = sum(len(episode["steps"]) for episode in shown["episodes"])
     size = f"{len(page) / 1e6:.1f} MB"
@@ -83,27 +87,14 @@ def _settings(profile: str | None, overrides: Sequence[str]) -> Profile | None:
     return profile_of(profile or "real", list(overrides)) if wanted else None
 
 
-def _beside(path: Path) -> Path:
-    return path / "explorer.html" if path.is_dir() else path.with_suffix(".html")
-
-
 def _instances(data: Path | None) -> list[Instance]:
     from memalpha_kit.data.dataset import load_data
 
     return load_data(data) if data else []
 
 
-def _first(recording: Recording, n: int) -> Recording:
-    """The recording with all rollouts of its first instances."""
-    names = list(dict.fromkeys(episode.instance for episode in recording.episodes))[:n]
-    return replace(recording, episodes=[e for e in recording.episodes if e.instance in names])
-
-
 def replay(
-    episodes: Paths,
-    data: Data = None,
-    profile: Rewarding = None,
-    overrides: Overrides = NONE,
+    episodes: Paths, data: Data = None, profile: Rewarding = None, overrides: Overrides = NONE
 ) -> int:
     """Read every reply and apply its calls again; report whatever is not as it was recorded.
 

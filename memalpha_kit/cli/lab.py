@@ -66,7 +66,7 @@ def seeds(
     loaded = profile_of(profile, overrides)
     runs = runs or notebooks.repository() / "runs" / loaded.name
     out = out or notebooks.repository() / "reports" / "recorded" / "miniature"
-    _print_all(record_seeds(loaded, list(seeds), runs, out, workers))
+    print(*record_seeds(loaded, list(seeds), runs, out, workers), sep="\n")
 
 
 def sweep(
@@ -84,7 +84,7 @@ def sweep(
         loaded = replace(loaded, seeds=tuple(dict.fromkeys(seeds)))
     runs = runs or notebooks.repository() / "runs" / "sweeps" / loaded.name
     out = out or notebooks.repository() / "reports" / "recorded" / loaded.name
-    _print_all(run_sweep(loaded, runs, out, workers))
+    print(*run_sweep(loaded, runs, out, workers), sep="\n")
 
 
 def grouping(
@@ -108,15 +108,14 @@ def grouping(
         raise InputError(f"--policy {policy}: expected a folder, found none")
     runs = runs or notebooks.repository() / "runs" / loaded.name / "grouping"
     out = out or notebooks.repository() / "reports" / "recorded" / "grouping"
-    _print_all(run_grouping(loaded, batches, steps, runs, out, policy))
+    print(*run_grouping(loaded, batches, steps, runs, out, policy), sep="\n")
 
 
 def audit(
     instances: Annotated[int, Option(metavar="N", help="of the miniature's world")] = 16,
     seed: Seed = 0,
     out: Annotated[
-        Path | None,
-        Option(metavar="FILE.csv", help="[default: reports/recorded/reward_audit.csv]"),
+        Path | None, Option(metavar="FILE.csv", help="[default: reports/recorded/reward_audit.csv]")
     ] = None,
 ) -> None:
     """What scripted exploits earn under the release's rules and under ours."""
@@ -129,11 +128,6 @@ def audit(
     save_table(out, table.round(4))
     print(_audit_text(table))
     print(out)
-
-
-def _print_all(paths: list[Path]) -> None:
-    for path in paths:
-        print(path)
 
 
 def _audit_text(table: pd.DataFrame) -> str:

@@ -72,7 +72,10 @@ def _names(table: str) -> str:
     from memalpha_kit.models.get import MODELS
 
     if table == "files":
-        return "\n".join(map(_raw_files, map(sources.SOURCES.__getitem__, sources.SOURCES.names())))
+        every: list[Any] = [sources.SOURCES[name] for name in sources.SOURCES.names()]
+        hubs = [f"; on the hub: {one.hub[0]}" if one.hub else "" for one in every]
+        lines = zip(every, hubs, strict=True)
+        return "\n".join(f"{one.name}: {', '.join(one.files)}{hub}" for one, hub in lines)
     tables = {
         "profiles": profile_names,
         "scoring": tasks.SCORING.names,
@@ -84,12 +87,6 @@ def _names(table: str) -> str:
         "writers": writers.WRITERS.names,
     }
     return ", ".join(tables[table]())
-
-
-def _raw_files(source: Any) -> str:
-    """A line about the raw files of a source and where they come from."""
-    hub = f"; on the hub: {source.hub[0]}" if source.hub else ""
-    return f"{source.name}: {', '.join(source.files)}{hub}"
 
 
 class Documented(TyperCommand):
@@ -124,7 +121,8 @@ def with_fields(function: Callable[..., int | None]) -> Callable[..., int | None
     made: dict[str, tuple[Any, str]] = {}
     for parameter in inspect.signature(function, eval_str=True).parameters.values():
         kind: Any
-        kind, *extra = _parts(parameter.annotation)
+        kind = parameter.annotation
+        kind, *extra = get_args(kind) if get_origin(kind) is Annotated else (kind,)
         if not dataclasses.is_dataclass(kind):
             given.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
             continue
@@ -142,10 +140,6 @@ def with_fields(function: Callable[..., int | None]) -> Callable[..., int | None
     command.__signature__ = inspect.Signature(given)  # type: ignore[attr-defined]  # for typer
     command.__annotations__ = {one.name: one.annotation for one in given}
     return command
-
-
-def _parts(annotation: Any) -> tuple[Any, ...]:
-    return get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
 
 
 def _option(field: dataclasses.Field, owner: Any, prefix: str) -> inspect.Parameter:

@@ -53,8 +53,7 @@ def warm_start(
 
 def train(
     data: Annotated[
-        list[Path],
-        Option(metavar="DIR...", help="data sets whose training parts are trained on"),
+        list[Path], Option(metavar="DIR...", help="data sets whose training parts are trained on")
     ],
     out: Annotated[Path, Option(metavar="RUN", help="folder of the run and its export")],
     profile: ProfileName = "gpu",

@@ -88,13 +88,13 @@ def write(
     todo = load_data(file)[:instances]
     rules = (loaded.memory, loaded.protocol)
     episodes, new = write_log(out, todo, made, rules, settings, rollouts, seed, batch)
-    _show_written(out, episodes, new, not writer)
+    print(f"{out}: {len(episodes)} episodes, {new} of them new")
+    _show_calls(episodes, not writer)
 
 
 def _show_memory(text: str, by: Writer, profile: Profile, seed: int) -> None:
     """Prints the memory that a writer makes of a text, of a file, or of standard input."""
     from memalpha_kit.data.raw import read_text
-    from memalpha_kit.evaluation.scores import silent as silent_writer
     from memalpha_kit.method import episode
     from memalpha_kit.method.prompts import numbered
     from memalpha_kit.training.trained import as_instance
@@ -112,23 +112,13 @@ def _show_memory(text: str, by: Writer, profile: Profile, seed: int) -> None:
         print(f"core memory:\n{memory.core}")
     for name, entries in memory.lists().items():
         print(f"{name} memory:\n{numbered(tuple(entries)) or 'nothing'}")
-    print(_counted([written]))
-    if warning := silent_writer([written]):
-        print(f"memalpha: {warning}", file=sys.stderr)
+    _show_calls([written])
 
 
-def _show_written(out: Path, episodes: list[Episode], new: int, by_model: bool) -> None:
-    """Prints what was written, and warns of a model that made no calls."""
+def _show_calls(episodes: list[Episode], by_model: bool = True) -> None:
+    """Prints how many calls there are, per chunk, and the share that worked; warns of silence."""
     from memalpha_kit.evaluation.scores import silent as silent_writer
 
-    print(f"{out}: {len(episodes)} episodes, {new} of them new")
-    print(_counted(episodes))
-    if by_model and (warning := silent_writer(episodes)):
-        print(f"memalpha: {warning}", file=sys.stderr)
-
-
-def _counted(episodes: list[Episode]) -> str:
-    """The calls of episodes in words: how many, per chunk, and the share that worked."""
     calls = [call for episode in episodes for call in episode.calls]
     steps = [step for episode in episodes for step in episode.steps]
     worked = sum(call.status == "ok" for call in calls)
@@ -136,4 +126,6 @@ def _counted(episodes: list[Episode]) -> str:
     share = f" ({worked / len(calls):.0%})" if calls else ""
     rate = f", {len(calls) / len(steps):.2f} per chunk" if steps else ""
     said = f"{len(calls)} call{'s' * (len(calls) != 1)}, {worked} worked{share}{rate}"
-    return f"{said}; no call in {silent} of {len(steps)} chunk{'s' * (len(steps) != 1)}"
+    print(f"{said}; no call in {silent} of {len(steps)} chunk{'s' * (len(steps) != 1)}")
+    if by_model and (warning := silent_writer(episodes)):
+        print(f"memalpha: {warning}", file=sys.stderr)

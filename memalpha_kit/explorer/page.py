@@ -24,13 +24,12 @@ from memalpha_kit.settings import AdvantageConfig, ProtocolConfig, RewardConfig
 _SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 
 
-def html_page(shown: Json, title: str = "Mem-α explorer") -> str:
+def html_page(shown: Json) -> str:
     """The page that shows what `view` gave, complete in itself."""
     template = resources.files(__package__).joinpath("page.html").read_text("utf-8")
     script = _SCRIPT.findall(template)[0].encode()
     fills = {
         "HASH": base64.b64encode(hashlib.sha256(script).digest()).decode(),
-        "TITLE": html.escape(title),
         "DATA": json.dumps(shown, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
     }
     return re.sub("@@([A-Z]+)@@", lambda found: fills[found[1]], template)
@@ -41,14 +40,13 @@ class Shown:
     """A page in a notebook: in a frame that may run the page's script and nothing else."""
 
     page: str
-    height: int
     caption: str
 
     def _repr_html_(self) -> str:
         source = self.page.replace("&", "&amp;").replace("'", "&#39;")
         return (
             f"<iframe sandbox='allow-scripts' srcdoc='{source}' title='explorer' "
-            f"style='width:100%;height:{self.height}px;border:1px solid #8885;border-radius:8px'>"
+            "style='width:100%;height:860px;border:1px solid #8885;border-radius:8px'>"
             f"</iframe><p style='opacity:.7;font-size:small'>{html.escape(self.caption)}</p>"
         )
 
@@ -66,7 +64,6 @@ def show(
     advantage: AdvantageConfig | None = None,
     protocol: ProtocolConfig | None = None,
     decode: Decode | None = None,
-    height: int = 860,
 ) -> Shown:
     """Episodes to look at in a notebook, and in what is exported from it.
 
@@ -84,7 +81,7 @@ def show(
     made = view(recordings, instances or (), judge, reward, advantage)
     n_steps = sum(len(episode["steps"]) for episode in made["episodes"])
     caption = f"Explorer: {len(made['episodes'])} episodes, {n_steps} chunks."
-    return Shown(html_page(made), height, f"{caption} If nothing is above, trust this notebook.")
+    return Shown(html_page(made), f"{caption} If nothing is above, trust this notebook.")
 
 
 def _answered(episode: Episode, answers: Sequence[Answer]) -> Episode:

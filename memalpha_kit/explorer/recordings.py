@@ -67,9 +67,10 @@ def beside(file: Path) -> Recording:
     `memalpha write` leaves a card, a training and an evaluation their settings.
     """
     if file.name == ANSWERS:
-        return Recording(
-            file.parent.name, (), protocol=_protocol(load_json(file.parent / SETTINGS))
-        )
+        method = load_json(file.parent / SETTINGS).get("method", {})
+        own = {} if method.get("episodes") else method  # else they were written before
+        protocol = _section(ProtocolConfig, own, "protocol", SETTINGS)
+        return Recording(file.parent.name, (), protocol=protocol)
     training = file.parent.parent if file.parent.name == "episodes" else None
     card = training / SETTINGS if training else file.with_suffix(".json")
     said = load_json(card) if card.is_file() else {}
@@ -126,11 +127,3 @@ def _evaluation(folder: Path) -> Recording:
     if not episodes:
         raise InputError(f"{folder}: expected episodes, found an evaluation that wrote no memory")
     return replace(beside(folder / ANSWERS), episodes=episodes, questions=questions)
-
-
-def _protocol(settings: Any) -> ProtocolConfig | None:
-    """The protocol of an evaluation's writer; None where the episodes were written before."""
-    method = settings.get("method", {})
-    return (
-        None if method.get("episodes") else _section(ProtocolConfig, method, "protocol", SETTINGS)
-    )

@@ -230,11 +230,7 @@ def _questions(questions: Iterable[QA], answers: Sequence[Answer]) -> list[Json]
 
 
 def _prompt(
-    recording: Recording,
-    episode: Episode,
-    step: Step,
-    before: Memory,
-    chunk: str | None,
+    recording: Recording, episode: Episode, step: Step, before: Memory, chunk: str | None
 ) -> tuple[list[tuple[str, str]], str]:
     """The prompt of a step as (role, text), and how it comes to be known."""
     ids, by_rule = step.completion.prompt_ids, ":" not in episode.writer

@@ -38,16 +38,13 @@ CATEGORY_COLOURS = dict(zip(CATEGORIES, style.COLOURS, strict=False))
 def plot_chunks(table: pd.DataFrame) -> Figure:
     """Distribution of chunk lengths in tokens, one panel per source (its own scale)."""
     sources = list(dict.fromkeys(table["source"]))
-    rows, columns = -(-len(sources) // 4), min(4, len(sources))
-    figure, axes = style.panels(style.DOUBLE, 34 * rows, columns, rows, squeeze=False)
-    for axis in axes.flat[len(sources) :]:
-        axis.remove()
-    for axis, source in zip(axes.flat, sources, strict=False):
+    figure, axes = style.grid(sources, 4, style.DOUBLE, 34)
+    for axis, source in zip(axes, sources, strict=True):
         tokens = table.loc[table.source == source, "tokens"]
         axis.hist(tokens, bins=min(20, max(1, tokens.nunique())), color=style.AFTER)
         axis.set(title=f"{source} (n = {len(tokens)})", xlabel="tokens per chunk")
         axis.yaxis.get_major_locator().set_params(integer=True)
-    for axis in axes[:, 0]:
+    for axis in axes[::4]:
         axis.set_ylabel("chunks")
     return style.finished(figure, "n: chunks. Every panel has its own scales.")
 
@@ -142,12 +139,9 @@ def plot_sources(table: pd.DataFrame) -> Figure:
     """Scores of methods with 95 % intervals, one panel per source, from `table_sources`."""
     sources = list(dict.fromkeys(table["source"]))
     methods = list(dict.fromkeys(table["method"]))[::-1]
-    rows, columns = -(-len(sources) // 3), min(3, len(sources))
-    width, height = style.SINGLE if columns == 1 else style.DOUBLE, 4.5 * len(methods) + 16
-    figure, axes = style.panels(width, height * rows, columns, rows, sharey=True, squeeze=False)
-    for axis in axes.flat[len(sources) :]:
-        axis.remove()
-    for axis, source in zip(axes.flat, sources, strict=False):
+    width, height = style.DOUBLE if len(sources) > 1 else style.SINGLE, 4.5 * len(methods) + 16
+    figure, axes = style.grid(sources, 3, width, height, sharey=True)
+    for axis, source in zip(axes, sources, strict=True):
         part = table[table.source == source].dropna(subset=["score"])
         axis.set(xlim=(0, 1), yticks=range(len(methods)), yticklabels=methods)
         axis.set_title(f"{source} (n = {int(table[table.source == source].questions.iloc[0])})")

@@ -18,7 +18,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from memalpha_kit.figures import style
-from memalpha_kit.stats import nested_interval
+from memalpha_kit.stats import Interval, nested_interval
 
 STAGES = {"warm_start": "before GRPO", "grpo": "after GRPO"}
 STAGE_COLOURS = {"warm_start": style.BEFORE, "grpo": style.AFTER}
@@ -40,6 +40,16 @@ SHARES = {
 # --- Tables --------------------------------------------------------------------------------------
 
 
+def columns(found: Interval, name: str = "") -> dict[str, float | None]:
+    """An interval as columns of a table: name, name_low, name_high; without a name mean, low, high.
+
+    >>> columns(Interval(0.5, 0.4, 0.6, 9), "gain")
+    {'gain': 0.5, 'gain_low': 0.4, 'gain_high': 0.6}
+    """
+    end = f"{name}_" if name else ""
+    return {name or "mean": found.mean, f"{end}low": found.low, f"{end}high": found.high}
+
+
 def table_lengths(results: pd.DataFrame, seed: int = 0, resamples: int = 2000) -> pd.DataFrame:
     """QA per length and stage, and the paired gain, each with its 95 % interval.
 
@@ -52,8 +62,7 @@ def table_lengths(results: pd.DataFrame, seed: int = 0, resamples: int = 2000) -
     for length, part in wide.reset_index().groupby("length"):
         row: dict[str, Any] = {"length": length, "seeds": part.seed.nunique(), "n": len(part)}
         for name in ("warm_start", "grpo", "gain"):
-            found = nested_interval(part[name], part.seed, seed=seed, n=resamples)
-            row |= {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
+            row |= columns(nested_interval(part[name], part.seed, seed=seed, n=resamples), name)
         rows.append(row)
     table = pd.DataFrame(rows)
     return table.assign(kept=table["grpo"] / table["grpo"].iloc[0])
@@ -96,10 +105,9 @@ def table_measures(results: pd.DataFrame, base: str, resamples: int = 2000) -> p
             seeds = part.index.get_level_values("seed")
             for point in dict.fromkeys(after["point"]):
                 row = {"measure": measure, "length": length, "point": point}
-                for name, column in (("", part[point]), ("gap_", part[point] - part[base])):
+                for name, column in (("", part[point]), ("gap", part[point] - part[base])):
                     found = nested_interval(column.tolist(), seeds, seed=0, n=resamples)
-                    row |= {name.strip("_") or "mean": found.mean}
-                    row |= {f"{name}low": found.low, f"{name}high": found.high}
+                    row |= columns(found, name)
                 rows.append(row | {"seeds": seeds.nunique(), "n": found.n})
     return pd.DataFrame(rows)
 
@@ -135,10 +143,12 @@ def table_beside(recorded: pd.DataFrame, own: pd.DataFrame, resamples: int = 200
         per_seed = values.groupby("seed")["value"].mean()
         mine = ours[(ours.length == length) & (ours.measure == measure)]
         value = mine.groupby("seed")["value"].mean().mean()
+        low, high = per_seed.min(), per_seed.max()
+        inside = "below" if value < low - 1e-9 else "above" if value > high + 1e-9 else "yes"
         row = {"length": length, "measure": measure, "recorded": interval.mean}
         row |= {"low": interval.low, "high": interval.high, "seeds": per_seed.count()}
-        row |= {"smallest": per_seed.min(), "largest": per_seed.max(), "this_run": value}
-        rows.append(row | {"inside": _inside(value, per_seed.min(), per_seed.max())})
+        row |= {"smallest": low, "largest": high, "this_run": value}
+        rows.append(row | {"inside": "not measured" if pd.isna(value) else inside})
     return pd.DataFrame(rows)
 
 
@@ -156,22 +166,12 @@ def _measures(results: pd.DataFrame) -> pd.DataFrame:
     return long.sort_values("length", kind="stable")
 
 
-def _inside(value: float, low: float, high: float) -> str:
-    if value != value:
-        return "not measured"
-    if low - 1e-9 <= value <= high + 1e-9:
-        return "yes"
-    return "below" if value < low else "above"
-
-
 # --- One policy ----------------------------------------------------------------------------------
 
 
-def reference_lines(
-    references: pd.DataFrame, writers: Sequence[str] = ("perfect", "never updates")
-) -> dict[str, list[float]]:
-    """QA of writers by rule, in order of length, for `plot_lengths`."""
-    ordered = references.sort_values("length")
+def reference_lines(references: pd.DataFrame) -> dict[str, list[float]]:
+    """QA of two writers by rule, in order of length, for `plot_lengths`."""
+    ordered, writers = references.sort_values("length"), ("perfect", "never updates")
     return {name: ordered.loc[ordered.writer == name, "qa"].tolist() for name in writers}
 
 

@@ -138,16 +138,14 @@ def on_front(sizes: pd.Series, scores: pd.Series) -> pd.Series:
     return known & ~pd.Series([beaten(*point) for point in points], sizes.index, dtype=bool)
 
 
-def plot_pareto(
-    table: pd.DataFrame, name: str = "method", size: str = "memory_tokens", caption: str = ""
-) -> Figure:
+def plot_pareto(table: pd.DataFrame, name: str = "method", caption: str = "") -> Figure:
     """Score against tokens in memory, one labelled point per row; the front is drawn.
 
-    `table` has columns `name`, `size`, `score`, `low`, `high`, such as a sweep's points. Points
+    `table` has columns `name`, memory_tokens, score, low, high, such as a sweep's points. Points
     that another one beats are grey.
     """
     figure, axis = style.panels(120, 76)
-    _draw_front(axis, table, name, size)
+    _draw_front(axis, table, name)
     axis.set(xlabel="tokens in memory", title="Accuracy against memory")
     return style.finished(figure, f"{caption} {FRONT}".strip())
 
@@ -160,18 +158,15 @@ def plot_fronts(table: pd.DataFrame) -> Figure:
     sources = list(dict.fromkeys(table["source"]))
     if len(sources) == 2:  # one source, whose average is itself
         sources = sources[:1]
-    n, n_rows = min(2, len(sources)), -(-len(sources) // 2)
-    width = style.DOUBLE if n > 1 else 120
-    figure, axes = style.panels(width, 70 * n_rows, n, n_rows, squeeze=False)
-    for axis in axes.flat[len(sources) :]:
-        axis.set_visible(False)
-    for axis, source in zip(axes.flat, sources, strict=False):
-        _draw_front(axis, table[table["source"] == source], "method", "memory_tokens")
+    figure, axes = style.grid(sources, 2, style.DOUBLE if len(sources) > 1 else 120, 70)
+    for axis, source in zip(axes, sources, strict=True):
+        _draw_front(axis, table[table["source"] == source], "method")
         axis.set(xlabel="tokens in memory", title=source)
     return style.finished(figure, f"Bars: 95 % intervals, clustered by instance. {FRONT}")
 
 
-def _draw_front(axis: plt.Axes, table: pd.DataFrame, name: str, size: str) -> None:
+def _draw_front(axis: plt.Axes, table: pd.DataFrame, name: str) -> None:
+    size = "memory_tokens"
     numbers = dict.fromkeys((size, "score", "low", "high"), float)
     known = table.astype(numbers).dropna(subset=[size, "score"]).sort_values(size)
     best = on_front(known[size], known["score"])

@@ -60,6 +60,17 @@ def panels(width: float, height: float, n: int = 1, rows: int = 1, **options: An
     return plt.subplots(rows, n, figsize=size, layout="constrained", **options)
 
 
+def grid(
+    names: Sequence[Any], n: int, width: float, height: float, **options: Any
+) -> tuple[Figure, list[Any]]:
+    """A figure with an axis for each name, at most `n` a row, rows so many millimetres high."""
+    rows = -(-len(names) // n)
+    figure, axes = panels(width, height * rows, min(n, len(names)), rows, squeeze=False, **options)
+    for axis in axes.flat[len(names) :]:
+        axis.remove()
+    return figure, list(axes.flat[: len(names)])
+
+
 def whiskers(table: pd.DataFrame, mean: str, low: str = "", high: str = "") -> list[pd.Series]:
     """Distances from the column `mean` to both ends of its interval; missing where there is none.
 
@@ -149,12 +160,11 @@ def in_words(point: str) -> str:
     """
     if "=" not in point:
         return point
-    parts = re.split(r" (?=[^ ]+=)", point)
-    return ", ".join(WORDS.get(part, _setting(*part.split("=", 1))) for part in parts)
-
-
-def _setting(name: str, value: str) -> str:
-    return f"{GREEK.get(name, name.replace('_', ' '))} {value}"
+    said = []
+    for part in re.split(r" (?=[^ ]+=)", point):
+        name, value = part.split("=", 1)
+        said.append(WORDS.get(part) or f"{GREEK.get(name, name.replace('_', ' '))} {value}")
+    return ", ".join(said)
 
 
 def seeds(n: int) -> str:

@@ -34,6 +34,7 @@ from typing import Any
 import pandas as pd
 
 from memalpha_kit.entries import Store
+from memalpha_kit.figures.curves import columns
 from memalpha_kit.lab import world
 from memalpha_kit.method import memory as memories
 from memalpha_kit.method.calls import render_calls
@@ -41,14 +42,7 @@ from memalpha_kit.method.episode import Environment, play
 from memalpha_kit.method.memory import DELETE, INSERT, SEARCH, UPDATE
 from memalpha_kit.method.readers import BestEntry
 from memalpha_kit.method.rewards import Judge, rewards, step_rewards
-from memalpha_kit.records import (
-    Completion,
-    Episode,
-    Instance,
-    Memory,
-    ToolCall,
-    WriteRequest,
-)
+from memalpha_kit.records import Completion, Episode, Instance, Memory, ToolCall, WriteRequest
 from memalpha_kit.settings import MemoryConfig, ProtocolConfig, RewardConfig, WorldConfig
 from memalpha_kit.stats import paired_interval
 from memalpha_kit.tokens import Counter, counter
@@ -259,11 +253,6 @@ PADDING: dict[str, Padding] = {
 """Calls that can be made for any chunk: tried alone and beside an honest reply."""
 
 
-def _marked(turn: Turn) -> str:
-    """The honest reply with the text of a special token at the end of every entry."""
-    return _changed(turn, lambda text: text + MARK)
-
-
 def _changed(turn: Turn, change: Callable[[str], str]) -> str:
     """The honest reply with other texts."""
     names = {INSERT: "content", UPDATE: "new_content"}
@@ -296,22 +285,16 @@ WRITERS: dict[str, Callable[[Turn], str]] = {
     "slipping": lambda turn: turn.text([*turn.honest, SLIP]),
     "silent": lambda turn: "Done.",
 }
+CHANGES: dict[str, Callable[[str], str]] = {
+    "special tokens in all entries": lambda text: text + MARK,
+    "words joined by underscores": lambda text: text.replace(" ", "_"),
+    "words without spaces": lambda text: text.replace(" ", ""),
+}
+"""Other texts in every call of the honest reply."""
 OTHERS = (
     Exploit("whole chunk as one entry", "alone", "silent", _verbatim),
     Exploit("whole chunk, cut by the limit", "alone", "silent", _endless, "length"),
-    Exploit("special tokens in all entries", "changed", "honest", _marked),
-    Exploit(
-        "words joined by underscores",
-        "changed",
-        "honest",
-        lambda turn: _changed(turn, lambda text: text.replace(" ", "_")),
-    ),
-    Exploit(
-        "words without spaces",
-        "changed",
-        "honest",
-        lambda turn: _changed(turn, lambda text: text.replace(" ", "")),
-    ),
+    *(Exploit(n, "changed", "honest", partial(_changed, change=c)) for n, c in CHANGES.items()),
     Exploit("failing call left unfinished", "changed", "slipping", _unfinished),
 )
 
@@ -333,12 +316,7 @@ def _padded(make: Padding, beside: bool, turn: Turn) -> str:
 # --- The table ------------------------------------------------------------------------------------
 
 
-def audit(
-    n: int = 16,
-    seed: int = 0,
-    rules: Sequence[Rules] = RULES,
-    weights: RewardConfig = RewardConfig(),  # noqa: B008 (frozen)
-) -> pd.DataFrame:
+def audit(n: int = 16, seed: int = 0, rules: Sequence[Rules] = RULES) -> pd.DataFrame:
     """What every exploit earns on `n` instances of the miniature's world: a row per rules and try.
 
     Columns: exploit, mode, rules, accuracy, format, compression, content (the four terms, means
@@ -351,7 +329,7 @@ def audit(
     instances = world.build_world(WORLD, people, n, WORLD.chunks, f"audit/{seed}")
     rows = []
     for chosen in rules:
-        tried = [(exploit, _played(exploit, chosen, instances, weights)) for exploit in exploits()]
+        tried = [(exploit, _played(exploit, chosen, instances)) for exploit in exploits()]
         writers = {exploit.name: found for exploit, found in tried if exploit.mode == "writer"}
         honest = writers["honest"]["total"].mean()
         for exploit, found in tried:
@@ -360,34 +338,29 @@ def audit(
             row: dict[Any, Any] = {"exploit": exploit.name, "mode": exploit.mode}
             row |= {"rules": chosen.name, **found.mean().to_dict()}
             row |= {"compared_with": exploit.compared_with, "without": without.mean()}
-            row |= {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high}
+            row |= columns(gain, "gain")
             row |= {"pays": gain.low is not None and gain.low > 0, "honest": honest}
             rows.append(row | {"beats_honest": row["total"] > honest + 1e-9})
     return pd.DataFrame(rows)
 
 
-def _played(
-    exploit: Exploit, rules: Rules, instances: Sequence[Instance], weights: RewardConfig
-) -> pd.DataFrame:
+def _played(exploit: Exploit, rules: Rules, instances: Sequence[Instance]) -> pd.DataFrame:
     """A row of numbers for every instance."""
-    environment = Environment(
-        rules.memory, rules.protocol, BestEntry(), rules.judge, weights, metric=METRIC
-    )
+    parts = rules.memory, rules.protocol, BestEntry(), rules.judge
+    environment = Environment(*parts, metric=METRIC)
     played = play(instances, _Player(exploit, rules), environment)
     pairs = zip(played.episodes, instances, strict=True)
-    return pd.DataFrame([_measured(e, i, rules, weights) for e, i in pairs])
+    return pd.DataFrame([_measured(e, i, rules) for e, i in pairs])
 
 
-def _measured(
-    episode: Episode, instance: Instance, rules: Rules, weights: RewardConfig
-) -> dict[str, Any]:
+def _measured(episode: Episode, instance: Instance, rules: Rules) -> dict[str, Any]:
     counts = counter(rules.memory.counter)
     counted: Any = _Blind(counts) if rules.by_text else counts
     if rules.by_text:
         steps = (replace(s, calls=tuple(map(success_by_text, s.calls))) for s in episode.steps)
         episode = replace(episode, steps=tuple(steps))
-    parts: Any = rewards(episode, instance, counted, rules.judge, weights)  # nothing is missing
-    totals: Any = step_rewards(parts, weights)
+    parts: Any = rewards(episode, instance, counted, rules.judge)  # nothing is missing
+    totals: Any = step_rewards(parts, RewardConfig())
     return {
         "accuracy": parts.accuracy,
         "format": fmean(parts.format),

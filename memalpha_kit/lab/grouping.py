@@ -31,10 +31,11 @@ import pandas as pd
 
 from memalpha_kit import files
 from memalpha_kit.errors import InputError
+from memalpha_kit.figures.curves import columns
 from memalpha_kit.figures.grouping import plot_grouping
 from memalpha_kit.figures.style import save_figure
 from memalpha_kit.lab import miniature
-from memalpha_kit.lab.runner import Say, Stage, save_tables
+from memalpha_kit.lab.runner import Stage, save_tables
 from memalpha_kit.method.advantages import episode_advantages, training_rows
 from memalpha_kit.method.episode import play
 from memalpha_kit.method.model_writers import ModelWriter
@@ -44,7 +45,7 @@ from memalpha_kit.models.local import Sampling
 from memalpha_kit.progress import bar
 from memalpha_kit.records import TrainingRow
 from memalpha_kit.settings import AdvantageConfig, GrpoConfig, Profile
-from memalpha_kit.stats import Interval, mean_interval, paired_interval
+from memalpha_kit.stats import mean_interval, paired_interval
 
 if TYPE_CHECKING:
     import torch
@@ -146,7 +147,7 @@ def explained(values: np.ndarray, groups: Sequence[str]) -> float:
     return float((table["mean"] ** 2 * table["size"]).sum() / total)
 
 
-def table_advantages(batches: Sequence[Batch], seed: int = 0) -> pd.DataFrame:
+def table_advantages(batches: Sequence[Batch]) -> pd.DataFrame:
     """A row per grouping, scale and measure of `statistics`: mean over batches with its interval.
 
     Columns: grouping, scale, measure, mean, low, high (95 %), batches.
@@ -155,7 +156,7 @@ def table_advantages(batches: Sequence[Batch], seed: int = 0) -> pd.DataFrame:
     for setting in SETTINGS:
         found = pd.DataFrame([statistics(batch, setting) for batch in batches])
         records += [
-            {**_names(setting), "measure": name, **_interval(mean_interval(list(column), seed))}
+            {**_names(setting), "measure": name, **_interval(column)}
             for name, column in found.items()
         ]
     return pd.DataFrame(records)
@@ -209,7 +210,7 @@ def row_gradient(model: PreTrainedModel, row: TrainingRow, config: GrpoConfig) -
 VIEWS = ("as it is", "as Adam sees it")
 
 
-def table_cosine(gradients: np.ndarray, seed: int = 0) -> pd.DataFrame:
+def table_cosine(gradients: np.ndarray) -> pd.DataFrame:
     """Cosines between gradients, (batches, SETTINGS, weights), with intervals over batches.
 
     Three kinds: `same rollouts`, of two settings on one batch; `other rollouts`, of a batch and the
@@ -227,11 +228,11 @@ def table_cosine(gradients: np.ndarray, seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame(
         {"view": view, **record}
         for view, vectors in zip(VIEWS, (gradients, scaled), strict=True)
-        for record in _cosines(vectors, seed)
+        for record in _cosines(vectors)
     )
 
 
-def _cosines(gradients: np.ndarray, seed: int) -> Iterator[dict[str, Any]]:
+def _cosines(gradients: np.ndarray) -> Iterator[dict[str, Any]]:
     """The rows of one view."""
     unit = _unit(gradients)
     rest = _unit(gradients.sum(axis=0) - gradients)  # what the other batches say
@@ -239,16 +240,15 @@ def _cosines(gradients: np.ndarray, seed: int) -> Iterator[dict[str, Any]]:
     for i, setting in enumerate(SETTINGS):
         for j, other in enumerate(SETTINGS[:i]):
             values = (unit[:, i] * unit[:, j]).sum(axis=-1)
-            yield _record("same rollouts", setting, other, values, seed)
+            yield _record("same rollouts", setting, other, values)
     kinds = {"other rollouts": lambda i: rest[:, i], "unbiased direction": lambda i: target}
     for kind, towards in kinds.items():
         found = [(unit[:, i] * towards(i)).sum(axis=-1) for i in range(len(SETTINGS))]
         released = found[SETTINGS.index(RELEASED)]
         for setting, values in zip(SETTINGS, found, strict=True):
             other = UNBIASED if kind == "unbiased direction" else setting
-            gain = paired_interval(list(released), list(values), seed)
-            extra = {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high}
-            yield _record(kind, setting, other, values, seed) | extra
+            gain = paired_interval(list(released), list(values), 0)
+            yield _record(kind, setting, other, values) | columns(gain, "gain")
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
@@ -258,32 +258,26 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def _record(
-    kind: str, setting: AdvantageConfig, other: AdvantageConfig, values: np.ndarray, seed: int
+    kind: str, setting: AdvantageConfig, other: AdvantageConfig, values: np.ndarray
 ) -> dict[str, Any]:
-    named = {"other_grouping": other.grouping, "other_scale": other.scale}
-    found = mean_interval([float(value) for value in values], seed)
-    return {"kind": kind, **_names(setting), **named, **_interval(found)}
+    named = _names(setting) | _names(other, "other_")
+    return {"kind": kind, **named, **_interval(values)}
 
 
-def _names(setting: AdvantageConfig) -> dict[str, str]:
-    return {"grouping": setting.grouping, "scale": setting.scale}
+def _names(setting: AdvantageConfig, prefix: str = "") -> dict[str, str]:
+    return {f"{prefix}grouping": setting.grouping, f"{prefix}scale": setting.scale}
 
 
-def _interval(found: Interval) -> dict[str, Any]:
-    return {"mean": found.mean, "low": found.low, "high": found.high, "batches": found.n}
+def _interval(values: Any) -> dict[str, Any]:
+    found = mean_interval([float(value) for value in values], seed=0)
+    return columns(found) | {"batches": found.n}
 
 
 # --- The study ------------------------------------------------------------------------------------
 
 
 def run_grouping(
-    profile: Profile,
-    n: int,
-    steps: int,
-    runs: Path,
-    out: Path,
-    policy: Path | None = None,
-    say: Say = print,
+    profile: Profile, n: int, steps: int, runs: Path, out: Path, policy: Path | None = None
 ) -> list[Path]:
     """The paths of `advantages.csv`, `cosine.csv`, a figure and `run.json` in `out`.
 
@@ -311,7 +305,7 @@ def run_grouping(
         gradients = step_gradients(load_policy(folder).model, batches, profile.grpo)
         tables["advantages"].append(table_advantages(batches).assign(stage=stage))
         tables["cosine"].append(table_cosine(gradients).assign(stage=stage))
-        say(f"{stage}: {n} batches, {sum(len(batch.rows) for batch in batches)} rows")
+        print(f"{stage}: {n} batches, {sum(len(batch.rows) for batch in batches)} rows")
     whole = {name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()}
     paths = save_tables(out, {name: table.round(4) for name, table in whole.items()})
     files.run_card(out, profile, started, paths, {"batches": n})

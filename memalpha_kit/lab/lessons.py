@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import itertools
 import random
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from memalpha_kit.entries import Store
@@ -45,24 +44,11 @@ ID_WEIGHT = 2.0  # weight of an id in the loss; there is one per update, among a
 _MARK = "\x00"
 
 
-@dataclass(frozen=True)
-class Boilerplate:
-    """The fixed pieces of the compact wire, cut out of rendered calls and prompts."""
+def boilerplate() -> dict[str, str]:
+    """The fixed pieces of calls and prompts, read off what is rendered, so that they cannot drift.
 
-    semantic: str  # opens a call up to the text of a semantic entry
-    episodic: str
-    insert_end: str
-    update_end: str  # after the id
-    id_start: str  # between text and id, in calls and in rows
-    prompt: str
-    row: str  # opens a row up to its text
-    row_end: str
-    text: str  # between the rows and the chunk
-    end: str  # after the chunk
-
-
-def boilerplate() -> Boilerplate:
-    """The pieces, read off what `protocol` renders, so that they cannot drift from it."""
+    `id_start` stands between a text and its id, in calls and in rows, and is a token with each id.
+    """
     fact, case = world.Sentence("fact", _MARK, "k", "v"), world.Sentence("example", _MARK)
     semantic, insert_end = _cut(render_calls([world.insert_call(fact)], WIRE))
     episodic, _ = _cut(render_calls([world.insert_call(case)], WIRE))
@@ -74,18 +60,18 @@ def boilerplate() -> Boilerplate:
     memory = nothing.with_part("semantic", Store([Entry(_MARK, _MARK)]))
     row, _, rest, end = _cut(render_compact(memory, _MARK, config))
     row_end, text = rest.split("}", 1)
-    return Boilerplate(
-        semantic,
-        episodic,
-        insert_end,
-        update_end,
-        id_start,
-        prompt,
-        row.removeprefix(prompt),
-        row_end + "}",
-        text,
-        end,
-    )
+    return {
+        "semantic": semantic,  # opens a call up to the text of a semantic entry
+        "episodic": episodic,
+        "insert_end": insert_end,
+        "update_end": update_end,  # after the id
+        "id_start": id_start,
+        "prompt": prompt,
+        "row": row.removeprefix(prompt),  # opens a row up to its text
+        "row_end": row_end + "}",
+        "text": text,  # between the rows and the chunk
+        "end": end,  # after the chunk
+    }
 
 
 def _cut(rendered: str) -> list[str]:
@@ -103,8 +89,8 @@ PATTERN = (
 def tokenizer() -> PreTrainedTokenizerBase:
     """The miniature's tokenizer: words, values, syllables, boilerplate and ids, a token each."""
     parts = boilerplate()
-    fixed = [value for name, value in vars(parts).items() if name != "id_start"]
-    ids = [parts.id_start + number for number in IDS]
+    ids = [parts["id_start"] + number for number in IDS]
+    fixed = [text for name, text in parts.items() if name != "id_start"]
     return build_tokenizer(_words() * 2, VOCABULARY, PATTERN, SPECIAL, [*fixed, *ids])
 
 
@@ -149,10 +135,9 @@ class CopyRows:
             return found
 
         parts = boilerplate()
-        self.part = {
-            name: token(value) for name, value in vars(parts).items() if name != "id_start"
-        }
-        self.ids = [token(parts.id_start + number) for number in IDS]
+        id_start = parts.pop("id_start")
+        self.part = {name: token(text) for name, text in parts.items()}
+        self.ids = [token(id_start + number) for number in IDS]
         self.now, self.line, self.stop = token("Now "), token("\n"), token(".")
         self.eos = tokenizer.eos_token_id
         words = [w for w in _words() if w.strip() not in OUTSIDE]

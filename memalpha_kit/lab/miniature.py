@@ -27,7 +27,7 @@ from memalpha_kit.evaluation.runs import Run
 from memalpha_kit.files import held
 from memalpha_kit.lab import world
 from memalpha_kit.method.calls import render_calls
-from memalpha_kit.method.episode import ask, write
+from memalpha_kit.method.episode import Environment, ask, write
 from memalpha_kit.method.memory import tokens
 from memalpha_kit.method.model_writers import ModelWriter
 from memalpha_kit.method.readers import reader
@@ -40,7 +40,6 @@ from memalpha_kit.tokens import counter
 
 if TYPE_CHECKING:
     from memalpha_kit.chats import ChatModel
-    from memalpha_kit.method.episode import Environment
 
 METRIC = "substring"
 READER = "best_entry"
@@ -87,9 +86,8 @@ def training_instances(profile: Profile) -> list[Instance]:
     """One instance for every place in a GRPO batch: none is seen twice."""
     people, _ = world.names(profile.world)
     n = profile.grpo.steps * profile.grpo.instances
-    return world.build_world(
-        profile.world, people, n, profile.world.chunks, f"train/{profile.seed}"
-    )
+    seed = f"train/{profile.seed}"
+    return world.build_world(profile.world, people, n, profile.world.chunks, seed)
 
 
 def validation_instances(profile: Profile) -> list[Instance]:
@@ -101,12 +99,10 @@ def validation_instances(profile: Profile) -> list[Instance]:
 
 def held_out(profile: Profile) -> dict[str, list[Instance]]:
     """The evaluation's instances by name of their file, about held-out names only."""
-    _, people = world.names(profile.world)
+    config, (_, people) = profile.world, world.names(profile.world)
     sizes = zip(profile.evaluation.lengths, profile.evaluation.instances, strict=True)
     return {
-        f"test_{length}x": world.build_world(
-            profile.world, people, n, length * profile.world.chunks, "test"
-        )
+        f"test_{length}x": world.build_world(config, people, n, length * config.chunks, "test")
         for length, n in sizes
     }
 
@@ -125,11 +121,12 @@ class Teacher:
 
     def write(self, requests: Sequence[WriteRequest]) -> list[Completion]:
         """The calls of each request's chunk, decided with the request's seed."""
-        return [Completion(render_calls(self._calls(r), self.wire)) for r in requests]
-
-    def _calls(self, request: WriteRequest) -> tuple:
-        rng = random.Random(request.seed)
-        return world.teach(request.chunk, request.memory, self.memory_config, self.habits, rng)
+        replies = []
+        for request in requests:
+            rng, config = random.Random(request.seed), self.memory_config
+            calls = world.teach(request.chunk, request.memory, config, self.habits, rng)
+            replies.append(Completion(render_calls(calls, self.wire)))
+        return replies
 
 
 def references(profile: Profile) -> list[Teacher]:
@@ -157,8 +154,6 @@ def policy_writer(profile: Profile, policy: Path) -> ModelWriter:
 
 def environment(profile: Profile) -> Environment:
     """What episodes of the miniature are played in and scored by."""
-    from memalpha_kit.method.episode import Environment
-
     return Environment(
         profile.memory,
         profile.protocol,
@@ -191,22 +186,15 @@ def warm_start(profile: Profile, folder: Path) -> Path:
     lm = CausalLM("policy", model, tokenizer, (tokenizer.eos_token_id,))
     writer = ModelWriter(lm, profile.memory, profile.protocol, Sampling(0.0, 1))
 
-    def rows(name: str, habits: world.Habits, living: world.Habits, n: int) -> list:
-        return lessons.transcript_rows(writer, profile.world, habits, living, n, f"{seed}/{name}")
+    def phase(name: str, steps: int, habits: world.Habits, living: world.Habits, n: int) -> Phase:
+        rows = lessons.transcript_rows(writer, profile.world, habits, living, n, f"{seed}/{name}")
+        return Phase(name, steps, rows)
 
-    n_skill = settings.transcribe_steps * settings.batch
+    teacher, skills = world.imperfect(settings), settings.transcribe_steps
     phases = [
         Phase("copy", settings.copy_steps, draw=lessons.CopyRows(tokenizer)),
-        Phase(
-            "transcribe",
-            settings.transcribe_steps,
-            rows=rows("transcribe", TRANSCRIBER, TRANSCRIBER_LIFE, n_skill),
-        ),
-        Phase(
-            "teacher",
-            settings.steps,
-            rows=rows("teacher", world.imperfect(settings), TEACHER_LIFE, settings.rows),
-        ),
+        phase("transcribe", skills, TRANSCRIBER, TRANSCRIBER_LIFE, skills * settings.batch),
+        phase("teacher", settings.steps, teacher, TEACHER_LIFE, settings.rows),
     ]
     with held(folder):
         return train_warm_start(lm, phases, settings, seed, folder)
@@ -271,17 +259,14 @@ def _measured(profile: Profile, episode: Episode, instance: Instance) -> dict:
 
 
 def before_and_after(
-    profile: Profile,
-    policies: Mapping[str, Path],
-    instances: Mapping[str, Sequence[Instance]],
+    profile: Profile, policies: Mapping[str, Path], instances: Mapping[str, Sequence[Instance]]
 ) -> pd.DataFrame:
     """`evaluate` for the policy of each stage (warm_start, grpo), with columns seed and stage."""
-    frames = [
-        evaluate(profile, policy_writer(profile, folder), instances, label=f"evaluating {stage}")
-        .assign(stage=stage)
-        .assign(seed=profile.seed)
-        for stage, folder in policies.items()
-    ]
+    frames = []
+    for stage, folder in policies.items():
+        writer = policy_writer(profile, folder)
+        found = evaluate(profile, writer, instances, f"evaluating {stage}")
+        frames.append(found.assign(stage=stage, seed=profile.seed))
     return pd.concat(frames, ignore_index=True)
 
 

@@ -30,14 +30,10 @@ PROBE_STEPS = 30
 def planned(
     profile: Profile,
     given: Assumptions = Assumptions(),  # noqa: B008 (frozen)
-    speed: float | None = None,
 ) -> Plan | None:
-    """The plan of any profile; None for a model that is in no table.
-
-    `speed` is `probe()`'s, for the miniature only.
-    """
+    """The plan of any profile; None for a model that is in no table."""
     if not profile.model.name:
-        return miniature_plan(profile, speed)
+        return miniature_plan(profile)
     return plan(profile, given) if known_shape(profile.model.name) else None
 
 

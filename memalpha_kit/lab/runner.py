@@ -26,7 +26,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
@@ -39,6 +39,7 @@ import yaml
 from memalpha_kit import files
 from memalpha_kit.errors import InputError, closest
 from memalpha_kit.figures.curves import (
+    columns,
     plot_lengths,
     plot_sweep,
     reference_lines,
@@ -68,8 +69,6 @@ WARM_START = "(warm start)"
 MOST_POINTS = 1000
 """That a grid may have: more would not end."""
 CURVES = ("step", "reward", "accuracy", "content", "calls", "updates", "flat_rows")
-
-Say = Callable[[str], object]
 
 
 # --- One policy -----------------------------------------------------------------------------------
@@ -137,7 +136,7 @@ class Stage:
         return files.load_json(self.folder / "done.json")["duration_s"]
 
 
-def run_stages(stages: Sequence[Stage], workers: int = 1, say: Say = print) -> None:
+def run_stages(stages: Sequence[Stage], workers: int = 1) -> None:
     """Runs the stages, `workers` at a time in processes of their own; a failure stops the rest.
 
     Their number does not change a result: every process computes with the profile's threads.
@@ -148,13 +147,13 @@ def run_stages(stages: Sequence[Stage], workers: int = 1, say: Say = print) -> N
     label = "{0.name}, seed {0.profile.seed}: {1:.0f} s".format
     if workers == 1:
         for stage in unique:
-            say(label(stage, stage.run()))
+            print(label(stage, stage.run()))
         return
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         futures = {pool.submit(stage.run): stage for stage in unique}
         try:
             for future in as_completed(futures):
-                say(label(futures[future], future.result()))
+                print(label(futures[future], future.result()))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -164,12 +163,7 @@ def run_stages(stages: Sequence[Stage], workers: int = 1, say: Say = print) -> N
 
 
 def record_seeds(
-    profile: Profile,
-    seeds: Sequence[int],
-    runs: Path,
-    out: Path,
-    workers: int = 1,
-    say: Say = print,
+    profile: Profile, seeds: Sequence[int], runs: Path, out: Path, workers: int = 1
 ) -> list[Path]:
     """Independent warm start, GRPO and evaluation for every seed, as small CSV files in `out`.
 
@@ -181,8 +175,8 @@ def record_seeds(
     started = time.time()
     last = [Stage(replace(profile, seed=seed), runs) for seed in seeds]
     first = [stage.warm for stage in last]
-    run_stages(first, workers, say)
-    run_stages(last, workers, say)
+    run_stages(first, workers)
+    run_stages(last, workers)
     both = [stage for pair in zip(first, last, strict=True) for stage in pair]
     tables = {
         "results": pd.concat([stage.table("results") for stage in both], ignore_index=True),
@@ -309,9 +303,7 @@ def _grid(grid: Mapping[str, Any], where: str) -> Iterator[tuple[str, dict[str, 
         yield " ".join(f"{k.rpartition('.')[2]}={v}" for k, v in changes.items()), changes
 
 
-def run_sweep(
-    sweep: Sweep, runs: Path, out: Path, workers: int = 1, say: Say = print
-) -> list[Path]:
+def run_sweep(sweep: Sweep, runs: Path, out: Path, workers: int = 1) -> list[Path]:
     """Runs what is not there yet, then writes the sweep's CSV files and figure; their paths.
 
     `out` gets `results.csv` (a row per point, seed, length and instance; each warm start once),
@@ -325,8 +317,8 @@ def run_sweep(
         for point in sweep.points
     }
     warm = list({stage.warm.folder: stage.warm for stage in stages.values()}.values())
-    run_stages(warm, workers, say)
-    run_stages(list(stages.values()), workers, say)
+    run_stages(warm, workers)
+    run_stages(list(stages.values()), workers)
     results = [_results(stage, WARM_START) for stage in warm]
     results += [_results(stage, point) for (point, _), stage in stages.items()]
     curves = []
@@ -372,14 +364,11 @@ def table_sweep(results: pd.DataFrame, base: str, resamples: int = 2000) -> pd.D
             gaps = (wide[point] - wide[base]).loc[length].reset_index(name="gap")
             gap = nested_interval(gaps["gap"], gaps.seed, seed=0, n=resamples)
             row = {"point": point, "length": length, "seeds": part.seed.nunique(), "n": qa.n}
-            row |= {"qa": qa.mean, "qa_low": qa.low, "qa_high": qa.high}
-            row |= {"gap": gap.mean, "gap_low": gap.low, "gap_high": gap.high}
+            row |= columns(qa, "qa") | columns(gap, "gap")
             row |= {"compression": part.compression.mean(), "calls": part.calls.mean()}
             sums = part.sum(numeric_only=True)
-            shares = {
-                "stored": sums.facts_stored / max(1, sums.facts),
-                "chat": sums.chat_stored / max(1, sums.chat),
-                "updated": sums.corrections_updated / max(1, sums.corrections_stale),
-            }
-            rows.append(row | shares)
+            row |= {"stored": sums.facts_stored / max(1, sums.facts)}
+            row |= {"chat": sums.chat_stored / max(1, sums.chat)}
+            updated = sums.corrections_updated / max(1, sums.corrections_stale)
+            rows.append(row | {"updated": updated})
     return pd.DataFrame(rows)

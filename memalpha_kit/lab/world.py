@@ -222,23 +222,17 @@ def teach(
 ) -> tuple[ToolCall, ...]:
     """The calls a teacher writes for one chunk, in the order of the sentences."""
     visible = [entry for part in shown(memory, chunk, config).values() for entry in part]
-    return tuple(
-        call
-        for sentence in read_chunk(chunk)
-        if (call := _reaction(sentence, visible, habits, rng.random())) is not None
-    )
-
-
-def _reaction(
-    sentence: Sentence, visible: Sequence[Entry], habits: Habits, draw: float
-) -> ToolCall | None:
-    stale = [entry for entry in visible if same_key(entry, sentence)]
-    if sentence.kind == "correction" and stale:
-        return update_call(sentence, stale[0]) if draw < habits.update else None
-    share = {"chat": habits.chat, "correction": habits.insert_hidden}.get(
-        sentence.kind, habits.keep
-    )
-    return insert_call(sentence) if draw < share else None
+    calls = []
+    for sentence in read_chunk(chunk):
+        draw = rng.random()
+        stale = [entry for entry in visible if same_key(entry, sentence)]
+        if sentence.kind == "correction" and stale:
+            calls += [update_call(sentence, stale[0])] if draw < habits.update else []
+            continue
+        shares = {"chat": habits.chat, "correction": habits.insert_hidden}
+        if draw < shares.get(sentence.kind, habits.keep):
+            calls.append(insert_call(sentence))
+    return tuple(calls)
 
 
 def insert_call(sentence: Sentence) -> ToolCall:
@@ -283,7 +277,7 @@ def _target(call: ToolCall) -> str:
 # --- What a writer did ----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass
 class Behaviour:
     """Counts over one episode. A sentence is *stored* if a successful insert wrote it verbatim."""
 
@@ -305,48 +299,45 @@ class Behaviour:
 
 def behaviour(episode: Episode, instance: Instance) -> Behaviour:
     """What the writer did with the sentences of its instance."""
-    counts = Behaviour()
-    before = Memory()
+    counts, before = Behaviour(), Memory()
     for step in episode.steps:
         chunk = instance.chunks[step.chunk]
-        visible = [e for part in shown(before, chunk, episode.memory_config).values() for e in part]
-        counts = _add(counts, _step_behaviour(step.calls, chunk, before, visible))
+        parts = shown(before, chunk, episode.memory_config).values()
+        _count(counts, step.calls, chunk, before, {entry.id for part in parts for entry in part})
         before = step.memory
     return counts
 
 
-def _step_behaviour(
-    calls: Sequence[ToolCall], chunk: str, before: Memory, visible: Sequence[Entry]
-) -> Behaviour:
+def _count(
+    counts: Behaviour, calls: Sequence[ToolCall], chunk: str, before: Memory, visible: set[str]
+) -> None:
+    """Adds what the calls of one step did."""
     good = [call for call in calls if call.status == "ok"]
     inserts = [c.arguments["content"] for c in good if c.name == INSERT]
     updates = [(_target(c), c.arguments["new_content"]) for c in good if c.name == UPDATE]
-    skipped = sum(call.status == "skipped" for call in calls)
-    counts = Behaviour(len(calls), len(good), skipped, updates=len(updates))
     old = {entry.id: entry for _, entry in before.entries()}
-    wrong = sum(i in old and not same_key(old[i], read_sentence(text)) for i, text in updates)
-    counts = replace(counts, updates_wrong=wrong)
+    counts.calls += len(calls)
+    counts.calls_ok += len(good)
+    counts.calls_skipped += sum(call.status == "skipped" for call in calls)
+    counts.updates += len(updates)
+    counts.updates_wrong += sum(
+        i in old and not same_key(old[i], read_sentence(text)) for i, text in updates
+    )
     for said in read_chunk(chunk):
         written = said.text in inserts
         if said.kind == "chat":
-            change = Behaviour(chat=1, chat_stored=int(written))
+            counts.chat += 1
+            counts.chat_stored += written
         elif said.kind != "correction":
-            change = Behaviour(facts=1, facts_stored=int(written))
+            counts.facts += 1
+            counts.facts_stored += written
         else:
             stale = {entry.id for entry in old.values() if same_key(entry, said)}
-            change = Behaviour(
-                corrections=1,
-                corrections_stale=int(bool(stale)),
-                corrections_shown=int(any(entry.id in stale for entry in visible)),
-                corrections_updated=int(any((i, said.text) in updates for i in stale)),
-                corrections_inserted=int(written),
-            )
-        counts = _add(counts, change)
-    return counts
-
-
-def _add(one: Behaviour, other: Behaviour) -> Behaviour:
-    return Behaviour(**{k: v + getattr(other, k) for k, v in vars(one).items()})
+            counts.corrections += 1
+            counts.corrections_stale += bool(stale)
+            counts.corrections_shown += bool(stale & visible)
+            counts.corrections_updated += any((i, said.text) in updates for i in stale)
+            counts.corrections_inserted += written
 
 
 # --- Lives of teachers ----------------------------------------------------------------------------

@@ -84,7 +84,7 @@ class CausalLM:
         for start in range(0, len(prompt_ids), self.batch_size):
             part = slice(start, start + self.batch_size)
             rows = self._decode(prompt_ids[part], sampling, seeds[part])
-            done += map(self._completion, prompt_ids[part], *rows)
+            done += map(self.completion, prompt_ids[part], *rows)
         return done
 
     def _check_lengths(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> None:
@@ -123,8 +123,8 @@ class CausalLM:
             )
         return out[:, ids.shape[1] :].tolist(), torch.stack(draw.logprobs, dim=1).tolist()
 
-    def _completion(
-        self, prompt: Sequence[int], reply: list[int], logprobs: list[float]
+    def completion(
+        self, prompt: Sequence[int], reply: list[int], logprobs: list[float] | None
     ) -> Completion:
         """The reply up to its first stop token, which is kept in the ids and not in the text."""
         stop = next((i for i, token in enumerate(reply) if token in self.stop_ids), None)
@@ -134,7 +134,7 @@ class CausalLM:
             prompt_ids=tuple(prompt),
             completion_ids=tuple(kept),
             mask=(1,) * len(kept),
-            logprobs=tuple(logprobs[: len(kept)]),
+            logprobs=None if logprobs is None else tuple(logprobs[: len(kept)]),
             finish="length" if stop is None else "stop",
         )
 

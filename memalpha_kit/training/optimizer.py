@@ -9,14 +9,11 @@ Shared by warm start and GRPO, so that both mean the same by a setting.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from memalpha_kit.settings import GrpoConfig, WarmStartConfig
-
-if TYPE_CHECKING:
-    pass
 
 BETA1 = 0.9
 """AdamW's decay of the mean gradient, everywhere."""

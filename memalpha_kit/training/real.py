@@ -196,19 +196,16 @@ def warm_start(
         if not resume:
             for name in ("settings.json", "state.pt"):
                 (out / name).unlink(missing_ok=True)
-        parts = {name: asdict(getattr(profile, name)) for name in WARM_PARTS}
+        names = ("model", "memory", "protocol", "warm_start")
+        parts = {name: asdict(getattr(profile, name)) for name in names}
         asked = {"seed": profile.seed, "data": fingerprint(files), **parts}
-        resume_or_refuse(out, asked, WARM_FREE)
+        resume_or_refuse(out, asked, ("model.name", "warm_start.save_every"))
         phases = [Phase("teacher", settings.steps, rows)]
         with quiet():
             policy = train_warm_start(lm, phases, settings, profile.seed, out)
         run_card(out, profile, started, files, {"rows": len(rows), "base": str(base)})
     say(f"{policy}: {settings.steps} steps on {len(rows)} rows of {len(instances)} instances")
     return policy
-
-
-WARM_PARTS = ("model", "memory", "protocol", "warm_start")
-WARM_FREE = ("model.name", "warm_start.save_every")
 
 
 def taught(

@@ -348,22 +348,10 @@ class TrainerLM:
         self.spare = prompts[0] if prompts else self.spare
         filled = prompts + [self.spare] * (n - len(prompts))
         with _greedy(self.trainer) if greedy else nullcontext():
-            replies, logprobs = self.trainer._generate_single_turn(filled, None, {}, 1)
-        completions = []
-        for prompt, reply, said in zip(prompts, replies, logprobs or [()] * n, strict=False):
-            stopped = bool(reply) and reply[-1] in self.stop_ids
-            known = tuple(math.nan if p is None else p for p in said)
-            completions.append(
-                Completion(
-                    text=str(self.tokenizer.decode(reply[:-1] if stopped else reply)),
-                    prompt_ids=tuple(prompt),
-                    completion_ids=tuple(reply),
-                    mask=(1,) * len(reply),
-                    logprobs=known if logprobs else None,
-                    finish="stop" if stopped else "length",
-                )
-            )
-        return completions  # without the spare ones
+            replies, known = self.trainer._generate_single_turn(filled, None, {}, 1)
+        logprobs = [[math.nan if p is None else p for p in said] for said in known or ()]
+        parts = prompts, replies, logprobs if known else [None] * n
+        return [self.lm.completion(*one) for one in zip(*parts, strict=False)]  # no spare ones
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ from memalpha_kit.training.batch import (
 )
 from memalpha_kit.training.export import generation_defaults, save_trained
 from memalpha_kit.training.optimizer import build_optimizer, rate
-from memalpha_kit.training.rollouts import GO_ON, Run, TrainingStopped, writer_lm
+from memalpha_kit.training.rollouts import GO_ON, Run, TrainingStopped, changed, writer_lm
 
 log = logging.getLogger(__name__)
 
@@ -172,26 +172,21 @@ class EpisodeTrainer(GRPOTrainer):
     @contextmanager
     def _no_checkpointing(self) -> Iterator[None]:
         """Without gradients nothing needs to be computed again."""
-        if not self.args.gradient_checkpointing:
-            yield
-            return
         from trl.models import utils  # looked up now: Unsloth replaces the function
 
         off: Any = utils.disable_gradient_checkpointing
-        with off(self.model, self.args.gradient_checkpointing_kwargs):
+        on = self.args.gradient_checkpointing
+        with off(self.model, self.args.gradient_checkpointing_kwargs) if on else nullcontext():
             yield
 
-    @contextmanager
-    def _as_reference(self, model: Any) -> Iterator[None]:
+    def _as_reference(self, model: Any) -> AbstractContextManager[Any]:
         """Without a reference model, the policy with its first adapter, or none, is it."""
-        if model is not None:
-            yield
-            return
         from trl.trainer.utils import use_adapter
 
         policy = self.accelerator.unwrap_model(self.model)
-        with use_adapter(policy, "ref" if "ref" in policy.peft_config else None):
-            yield
+        if model is not None:
+            return nullcontext()
+        return use_adapter(policy, "ref" if "ref" in policy.peft_config else None)
 
     # --- Log-probabilities ------------------------------------------------------------------------
 
@@ -214,8 +209,11 @@ class EpisodeTrainer(GRPOTrainer):
         def computed(module: Any) -> tuple[torch.Tensor, torch.Tensor]:
             return token_logprobs(module, *tensors[1:], temperature)
 
-        joint = isinstance(model, DistributedDataParallel)
-        return *(_as_forward(model, computed) if joint else computed(model)), None
+        if not isinstance(model, DistributedDataParallel):
+            return *computed(model), None
+        module = model.module  # run as the wrapper's forward pass, so that gradients are averaged
+        with changed(module, forward=lambda: computed(module)):
+            return *model(), None
 
     # --- Updates ----------------------------------------------------------------------------------
 
@@ -292,14 +290,3 @@ class EpisodeTrainer(GRPOTrainer):
 def _never_called(**_: Any) -> Any:
     """TRL wants a reward function; ours are computed from episodes, in `advantages.py`."""
     raise AssertionError("TRL asked for a reward; the kit computes rewards itself")
-
-
-def _as_forward(wrapper: DistributedDataParallel, computed: Callable[[Any], Any]) -> Any:
-    """`computed(module)`, run as the wrapper's forward pass, so that gradients are averaged."""
-    module = wrapper.module
-    plain = module.forward
-    module.forward = lambda: computed(module)
-    try:
-        return wrapper()
-    finally:
-        module.forward = plain
