@@ -118,8 +118,8 @@ class Browser:
         )
         self.click_at(*box)
 
-    def frame(self, ready: str, title: str = "explorer") -> int:
-        """The context of the first frame with that title, for `value`, once `ready` is true."""
+    def frame(self, ready: str) -> int:
+        """The context of the first frame, for `value`, once `ready` is true."""
 
         def context() -> int | None:
             tree = self.send("Page.getFrameTree")["frameTree"]
@@ -132,13 +132,12 @@ class Browser:
                     return world["executionContextId"]
             return None
 
-        self.frame_title = title
         return wait(context, "the frame")
 
     def click_in_frame(self, selector: str, context: int) -> None:
         """A real click in the middle of an element of a frame."""
         rect = "const b = node.getBoundingClientRect(); return [b.x, b.y, b.width, b.height]"
-        outer = f"document.querySelector(\"iframe[title='{self.frame_title}']\")"
+        outer = "document.querySelector(\"iframe[title='explorer']\")"
         scroll = "node.scrollIntoView({block: 'start'})"
         x, y, *_ = self.value(f"(() => {{ const node = {outer}; {scroll}; {rect} }})()")
         inner = f"document.querySelector({json.dumps(selector)})"

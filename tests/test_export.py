@@ -114,7 +114,7 @@ def test_an_export_stops_where_its_base_stops_and_samples_as_it_does(base, tmp_p
         ([], "expected a reply of 1 tokens, found 2"),
     ],
 )
-def test_an_export_that_lost_what_its_base_said_or_replies_on_is_refused(
+def test_an_export_that_lost_what_its_base_said_is_refused(
     base, tmp_path, monkeypatch, lost, message
 ):
     """Whatever the files say, both models are asked."""

@@ -148,6 +148,11 @@ def test_the_command_measures_two_stages_and_trains_once(tmp_path, monkeypatch):
     assert (out / "grouping.png").stat().st_size > 10_000 and (out / "run.json").is_file()
     figure = plot_grouping(table, pd.read_csv(out / "cosine.csv"))
     assert len(figure.axes) == 3
+    profile, (policy,) = load_profile("ci"), runs.glob("seed_0/warm_start-*/policy")
+    early, late = (grouping.collect(profile, policy, n, first) for n, first in ((2, 0), (1, 1)))
+    assert early[1] == late[0]  # a batch depends on its place only
+    assert len(early[0].rows) == sum(map(len, early[0].rewards))
+    assert len(set(early[0].instances)) == profile.grpo.instances
 
 
 @pytest.mark.parametrize(
@@ -162,12 +167,3 @@ def test_wrong_options_are_refused_before_anything_is_trained(argv, message, cap
     assert main(["grouping", "--runs", str(tmp_path / "r"), *argv]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "r").exists()
-
-
-def test_a_batch_depends_on_its_place_only(tmp_path):
-    profile = load_profile("ci")
-    policy = miniature.warm_start(profile, tmp_path)
-    early, late = (grouping.collect(profile, policy, n, first) for n, first in ((2, 0), (1, 1)))
-    assert early[1] == late[0]
-    assert len(early[0].rows) == sum(map(len, early[0].rewards))
-    assert len(set(early[0].instances)) == profile.grpo.instances

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from memalpha_kit.cli.options import NONE, DataPath, Overrides, at_least, profile_of
+from memalpha_kit.cli.options import NONE, DataPath, Overrides, at_least
 from memalpha_kit.errors import InputError
+from memalpha_kit.settings import Profile, load_profile
 
 if TYPE_CHECKING:
     from memalpha_kit.records import Instance
-    from memalpha_kit.settings import Profile
 
 Paths = Annotated[
     list[Path],
@@ -84,7 +84,7 @@ def explore(
 def _settings(profile: str | None, overrides: Sequence[str]) -> Profile | None:
     """The settings that were asked for, None if none were; overrides alone change the paper's."""
     wanted = profile or overrides
-    return profile_of(profile or "real", list(overrides)) if wanted else None
+    return load_profile(profile or "real", list(overrides)) if wanted else None
 
 
 def _instances(data: Path | None) -> list[Instance]:

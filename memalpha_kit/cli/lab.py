@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from memalpha_kit import notebooks
-from memalpha_kit.cli.options import NONE, Overrides, ProfileName, Seed, at_least, profile_of
+from memalpha_kit.cli.options import NONE, Overrides, ProfileName, Seed, at_least
 from memalpha_kit.errors import InputError
+from memalpha_kit.settings import load_profile
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,7 +64,7 @@ def seeds(
     """
     from memalpha_kit.lab.runner import record_seeds
 
-    loaded = profile_of(profile, overrides)
+    loaded = load_profile(profile, overrides)
     runs = runs or notebooks.repository() / "runs" / loaded.name
     out = out or notebooks.repository() / "reports" / "recorded" / "miniature"
     print(*record_seeds(loaded, list(seeds), runs, out, workers), sep="\n")
@@ -102,7 +103,7 @@ def grouping(
     """The same rollouts under every grouping of rewards, recorded as small CSV files."""
     from memalpha_kit.lab.grouping import run_grouping
 
-    loaded = profile_of(profile, overrides)
+    loaded = load_profile(profile, overrides)
     at_least(0, steps=steps)
     if policy and not policy.is_dir():
         raise InputError(f"--policy {policy}: expected a folder, found none")

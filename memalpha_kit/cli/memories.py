@@ -20,11 +20,11 @@ from memalpha_kit.cli.options import (
     Served,
     answering,
     at_least,
-    profile_of,
     with_fields,
     writer_of,
 )
 from memalpha_kit.errors import InputError
+from memalpha_kit.settings import load_profile
 
 ReaderName = Annotated[str, Option(metavar="NAME", help="who answers from a memory: {readers}")]
 
@@ -121,7 +121,7 @@ def lengths(
     from memalpha_kit.method.readers import reader as named
 
     at_least(1, limit=limit)
-    file, loaded = one_file(data), profile_of(profile, overrides)
+    file, loaded = one_file(data), load_profile(profile, overrides)
     by = writer_of("lengths", writer, local, loaded, temperature)
     settings = {
         **{"data_sha256": files.fingerprint([file]), "writer": by.name, "reader": reader},

@@ -26,7 +26,7 @@ from typer.core import TyperCommand
 
 from memalpha_kit.errors import InputError
 from memalpha_kit.sections import about
-from memalpha_kit.settings import Profile, load_profile, profile_names
+from memalpha_kit.settings import Profile, profile_names
 
 if TYPE_CHECKING:
     from memalpha_kit.chats import ChatModel
@@ -53,11 +53,6 @@ EmbedModel = Annotated[
 ]
 Scoring = Annotated[str, Option("--profile", metavar="NAME", help="scoring rules: {scoring}")]
 Rubric = Annotated[Literal["published", "by_type"], Option(help="of the judge")]
-
-
-def profile_of(name: str, overrides: list[str]) -> Profile:
-    """The profile that `--profile` and `--set` ask for. Raises InputError for a wrong name."""
-    return load_profile(name, overrides)
 
 
 # ---- help -------------------------------------------------------------------------------------

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 from typer import Argument, Option
 
-from memalpha_kit.cli.options import NONE, Overrides, ProfileName, profile_of, with_fields
+from memalpha_kit.cli.options import NONE, Overrides, ProfileName, with_fields
+from memalpha_kit.settings import load_profile
 from memalpha_kit.training.plan import Assumptions
 
 PUBLISHED: dict[str, Any] = {"cards": 32, "vllm_cards": 8, "reader_cards": 8}
@@ -48,7 +49,7 @@ def warm_start(
     """
     from memalpha_kit.training.real import warm_start
 
-    warm_start(profile_of(profile, overrides), list(data), out, list(episodes), resume)
+    warm_start(load_profile(profile, overrides), list(data), out, list(episodes), resume)
 
 
 def train(
@@ -91,7 +92,7 @@ def train(
     """
     from memalpha_kit.training.real import train
 
-    train(profile_of(profile, overrides), list(data), out, list(validation), resume)
+    train(load_profile(profile, overrides), list(data), out, list(validation), resume)
 
 
 @with_fields
@@ -114,10 +115,9 @@ def plan(
     from memalpha_kit import files
     from memalpha_kit.lab import plan as miniature
     from memalpha_kit.notebooks import repository
-    from memalpha_kit.settings import load_profile
     from memalpha_kit.training.plan import plan
 
-    loaded = profile_of(profile, overrides)
+    loaded = load_profile(profile, overrides)
     if record_reference:
         print(miniature.record_reference(loaded, repository()))
         return

@@ -17,17 +17,16 @@ from memalpha_kit.cli.options import (
     ProfileName,
     Seed,
     at_least,
-    profile_of,
     with_fields,
     writer_of,
 )
 from memalpha_kit.errors import InputError
 from memalpha_kit.progress import bar
+from memalpha_kit.settings import Profile, load_profile
 
 if TYPE_CHECKING:
     from memalpha_kit.method.writers import Writer
     from memalpha_kit.records import Episode
-    from memalpha_kit.settings import Profile
 
 MaybeData = Annotated[
     Path | None, Option("--data", metavar="PATH", help="a data set, or a parquet file")
@@ -71,7 +70,7 @@ def write(
     at_least(1, instances=instances, rollouts=rollouts, batch=batch)
     file = one_file(data) if data else None
     small = local.model if adapter_file(local.model) else None
-    loaded = profile_of(small.name if small else profile, overrides)
+    loaded = load_profile(small.name if small else profile, overrides)
     made = writer_of("write", writer, local, loaded, temperature)
     if text is not None:
         return _show_memory(text, made, loaded, seed)

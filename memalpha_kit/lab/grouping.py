@@ -29,13 +29,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from memalpha_kit import files
 from memalpha_kit.errors import InputError
 from memalpha_kit.figures.curves import columns
 from memalpha_kit.figures.grouping import plot_grouping
-from memalpha_kit.figures.style import save_figure
 from memalpha_kit.lab import miniature
-from memalpha_kit.lab.runner import Stage, save_tables
+from memalpha_kit.lab.runner import Stage, record
 from memalpha_kit.method.advantages import episode_advantages, training_rows
 from memalpha_kit.method.episode import play
 from memalpha_kit.method.model_writers import ModelWriter
@@ -307,7 +305,6 @@ def run_grouping(
         tables["cosine"].append(table_cosine(gradients).assign(stage=stage))
         print(f"{stage}: {n} batches, {sum(len(batch.rows) for batch in batches)} rows")
     whole = {name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()}
-    paths = save_tables(out, {name: table.round(4) for name, table in whole.items()})
-    files.run_card(out, profile, started, paths, {"batches": n})
     figure = plot_grouping(whole["advantages"], whole["cosine"])
-    return [*paths, save_figure(figure, out / "grouping.png")]
+    rounded = {name: table.round(4) for name, table in whole.items()}
+    return record(out / "grouping.png", rounded, figure, profile, started, {"batches": n})

@@ -35,6 +35,7 @@ from typing import Any
 
 import pandas as pd
 import yaml
+from matplotlib.figure import Figure
 
 from memalpha_kit import files
 from memalpha_kit.errors import InputError, closest
@@ -187,18 +188,25 @@ def record_seeds(
     took = {s.profile.seed: round(s.duration_s + s.warm.duration_s, 1) for s in last}
     lengths = table_lengths(tables["results"], resamples=profile.evaluation.resamples)
     figure = plot_lengths(lengths, reference_lines(tables["references"]))
-    with files.held(out, wait=True):  # two calls do not mix their tables
-        paths = save_tables(out, tables)
-        files.run_card(out, profile, started, paths, {"seeds": list(seeds), "seed_s": took})
-        return [*paths, save_figure(figure, out / "qa_by_length.png")]
+    extra = {"seeds": list(seeds), "seed_s": took}
+    return record(out / "qa_by_length.png", tables, figure, profile, started, extra)
 
 
-def save_tables(out: Path, tables: Mapping[str, pd.DataFrame]) -> list[Path]:
-    """Writes each table as `name.csv`; the paths."""
-    paths = [out / f"{name}.csv" for name in tables]
-    for path, table in zip(paths, tables.values(), strict=True):
-        files.save_table(path, table)
-    return paths
+def record(
+    path: Path,
+    tables: Mapping[str, pd.DataFrame],
+    figure: Figure,
+    profile: Profile,
+    started: float,
+    extra: Mapping[str, Any],
+) -> list[Path]:
+    """Writes the figure to `path`, and beside it each table as `name.csv` and `run.json`."""
+    files_of = {path.with_name(f"{name}.csv"): table for name, table in tables.items()}
+    with files.held(path.parent, wait=True):  # two calls do not mix their tables
+        for file, table in files_of.items():
+            files.save_table(file, table)
+        files.run_card(path.parent, profile, started, list(files_of), extra)
+        return [*files_of, save_figure(figure, path)]
 
 
 # --- Sweeps ---------------------------------------------------------------------------------------
@@ -337,10 +345,8 @@ def run_sweep(sweep: Sweep, runs: Path, out: Path, workers: int = 1) -> list[Pat
     extra: dict[str, Any] = {"sweep": sweep.name, "base": sweep.base, "points": sweep.points}
     extra |= {"seeds": list(sweep.seeds), "runs_s": round(sum(s.duration_s for s in every))}
     figure = plot_sweep(tables["table"], sweep.base, sweep.name)
-    with files.held(out, wait=True):
-        paths = save_tables(out, tables)
-        files.run_card(out, stages[sweep.base, sweep.seeds[0]].profile, started, paths, extra)
-        return [*paths, save_figure(figure, out / "sweep.png")]
+    profile = stages[sweep.base, sweep.seeds[0]].profile
+    return record(out / "sweep.png", tables, figure, profile, started, extra)
 
 
 def _results(stage: Stage, point: str) -> pd.DataFrame:
