@@ -457,7 +457,7 @@ def kit(case: Case, lm: CausalLM, work: Path) -> Any:
     from memalpha_kit.training import rollouts, trainer
     from memalpha_kit.training.rollouts import Rollouts, Run
 
-    teacher = miniature.Teacher("teacher", TEACHER, case.memory, case.protocol.wire)
+    teacher = miniature.teacher("teacher", TEACHER, case.memory, case.protocol.wire)
 
     class Understood(ModelWriter):
         """Samples replies, and says the teacher's calls in their place."""

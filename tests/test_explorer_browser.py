@@ -55,7 +55,7 @@ def played():
     """Two instances of the miniature, four rollouts each by a rule, with rewards."""
     instances = miniature.held_out(PROFILE)["test_4x"][:2]
     habits = world.imperfect(PROFILE.warm_start)
-    teacher = miniature.Teacher("teacher", habits, PROFILE.memory)
+    teacher = miniature.teacher("teacher", habits, PROFILE.memory)
     return instances, play(instances, teacher, miniature.environment(PROFILE), 4, seed=1)
 
 

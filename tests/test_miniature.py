@@ -95,7 +95,7 @@ def test_a_row_of_the_evaluation_is_what_the_records_say():
 
 
 def test_a_teacher_s_episodes_follow_from_the_seed():
-    teacher = miniature.Teacher("t", world.Habits(keep=0.5, chat=0.5), CI.memory)
+    teacher = miniature.teacher("t", world.Habits(keep=0.5, chat=0.5), CI.memory)
     data = miniature.held_out(CI)["test_1x"]
     one, same, other = (write(data, teacher, CI.memory, CI.protocol, seed=s) for s in (0, 0, 1))
     assert one == same != other

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from memalpha_kit.errors import InputError
 from memalpha_kit.evaluation.waterfall import ROWS, STAGES, table_waterfall, waterfall
 from memalpha_kit.figures.charts import WATERFALL, plot_waterfall
-from memalpha_kit.lab import world
-from memalpha_kit.lab.miniature import METRIC, READER, Teacher
+from memalpha_kit.lab import miniature, world
+from memalpha_kit.lab.miniature import METRIC, READER
 from memalpha_kit.method.episode import ask, write
 from memalpha_kit.method.readers import BestEntry, ReadNothing, reader
 from memalpha_kit.method.writers import ScriptedReplies
@@ -168,7 +168,7 @@ DATA = world.build_world(CONFIG, world.names(CONFIG)[1], 10, 6, "test")
 
 def teacher(habits: world.Habits, asked=None, memory=MEMORY):
     """(counts of stages, rows) of a teacher's memories."""
-    episodes = write(DATA, Teacher("teacher", habits, memory), memory, PROTOCOL)
+    episodes = write(DATA, miniature.teacher("teacher", habits, memory), memory, PROTOCOL)
     rows = waterfall(ask(episodes, DATA, asked or reader(READER), METRIC), DATA, strict=True)
     return rows.stage.value_counts().to_dict(), rows
 

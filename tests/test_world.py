@@ -12,7 +12,7 @@ import pytest
 
 from memalpha_kit.errors import InputError
 from memalpha_kit.lab import world
-from memalpha_kit.lab.miniature import METRIC, READER, Teacher
+from memalpha_kit.lab.miniature import METRIC, READER, teacher
 from memalpha_kit.lab.world import Behaviour, Habits, Sentence
 from memalpha_kit.method.calls import render_calls
 from memalpha_kit.method.episode import ask, write
@@ -138,7 +138,7 @@ def test_chunks_have_as_many_sentences_of_each_kind_as_the_settings_say():
 def answered(habits: Habits, n_chunks: int) -> float:
     """Mean score of the frozen reader on memories that this teacher writes."""
     data = instances(n_chunks, n=10)
-    episodes = write(data, Teacher("teacher", habits, MEMORY), MEMORY, PROTOCOL)
+    episodes = write(data, teacher("teacher", habits, MEMORY), MEMORY, PROTOCOL)
     asked = ask(episodes, data, reader(READER), METRIC)
     scores = [answer.score for episode in asked for answer in episode.answers]
     return sum(scores) / len(scores)
@@ -322,7 +322,7 @@ def test_behaviour_takes_an_id_written_as_a_number_and_content_that_is_no_text()
 
 def test_the_perfect_teacher_stores_all_facts_no_chat_and_updates_what_is_shown():
     data = instances(4, n=5)
-    episodes = write(data, Teacher("perfect", world.PERFECT, MEMORY), MEMORY, PROTOCOL)
+    episodes = write(data, teacher("perfect", world.PERFECT, MEMORY), MEMORY, PROTOCOL)
     for episode, instance in zip(episodes, data, strict=True):
         counts = world.behaviour(episode, instance)
         assert counts.calls == counts.calls_ok

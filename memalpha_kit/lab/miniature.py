@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,15 +26,14 @@ from memalpha_kit.evaluation.methods import Backends, MethodSpec, folder_hash
 from memalpha_kit.evaluation.runs import Run
 from memalpha_kit.files import held
 from memalpha_kit.lab import world
-from memalpha_kit.method.calls import render_calls
 from memalpha_kit.method.episode import Environment, ask, write
 from memalpha_kit.method.memory import tokens
 from memalpha_kit.method.model_writers import ModelWriter
 from memalpha_kit.method.readers import reader
-from memalpha_kit.method.writers import Writer
+from memalpha_kit.method.writers import ScriptedWriter, Writer
 from memalpha_kit.models.local import Sampling
 from memalpha_kit.progress import bar, progress
-from memalpha_kit.records import Completion, Episode, Instance, WriteRequest
+from memalpha_kit.records import Episode, Instance, ToolCall, WriteRequest
 from memalpha_kit.settings import MemoryConfig, Profile, load_profile, profile_dict
 from memalpha_kit.tokens import counter
 
@@ -110,26 +109,22 @@ def held_out(profile: Profile) -> dict[str, list[Instance]]:
 # --- Writers --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Teacher:
-    """A writer that reads the world's sentences and follows its habits; no model."""
+def teacher(
+    name: str, habits: world.Habits, config: MemoryConfig, wire: str = "compact"
+) -> ScriptedWriter:
+    """A writer that reads the world's sentences and follows its habits; no model.
 
-    name: str
-    habits: world.Habits
-    memory_config: MemoryConfig
-    wire: str = "compact"
+    The calls of a chunk are decided with the request's seed.
+    """
 
-    def write(self, requests: Sequence[WriteRequest]) -> list[Completion]:
-        """The calls of each request's chunk, decided with the request's seed."""
-        replies = []
-        for request in requests:
-            rng, config = random.Random(request.seed), self.memory_config
-            calls = world.teach(request.chunk, request.memory, config, self.habits, rng)
-            replies.append(Completion(render_calls(calls, self.wire)))
-        return replies
+    def rule(request: WriteRequest) -> list[ToolCall]:
+        rng = random.Random(request.seed)
+        return list(world.teach(request.chunk, request.memory, config, habits, rng))
+
+    return ScriptedWriter(name, rule, wire)
 
 
-def references(profile: Profile) -> list[Teacher]:
+def references(profile: Profile) -> list[ScriptedWriter]:
     """Writers by rule to hold a policy against: perfect, never updating, keeping everything."""
     habits = {
         "perfect": world.PERFECT,
@@ -137,7 +132,7 @@ def references(profile: Profile) -> list[Teacher]:
         "keeps chit-chat too": world.KEEPS_ALL,
         "teacher of the warm start": world.imperfect(profile.warm_start),
     }
-    return [Teacher(name, habit, profile.memory) for name, habit in habits.items()]
+    return [teacher(name, habit, profile.memory) for name, habit in habits.items()]
 
 
 def policy_writer(profile: Profile, policy: Path) -> ModelWriter:
@@ -190,11 +185,11 @@ def warm_start(profile: Profile, folder: Path) -> Path:
         rows = lessons.transcript_rows(writer, profile.world, habits, living, n, f"{seed}/{name}")
         return Phase(name, steps, rows)
 
-    teacher, skills = world.imperfect(settings), settings.transcribe_steps
+    poor, skills = world.imperfect(settings), settings.transcribe_steps
     phases = [
         Phase("copy", settings.copy_steps, draw=lessons.CopyRows(tokenizer)),
         phase("transcribe", skills, TRANSCRIBER, TRANSCRIBER_LIFE, skills * settings.batch),
-        phase("teacher", settings.steps, teacher, TEACHER_LIFE, settings.rows),
+        phase("teacher", settings.steps, poor, TEACHER_LIFE, settings.rows),
     ]
     with held(folder):
         return train_warm_start(lm, phases, settings, seed, folder)
@@ -273,8 +268,8 @@ def before_and_after(
 def table_references(profile: Profile, instances: Mapping[str, Sequence[Instance]]) -> pd.DataFrame:
     """Mean QA of the writers by rule: columns writer, length, qa."""
     rules = [
-        evaluate(profile, teacher, instances).assign(writer=teacher.name)
-        for teacher in references(profile)
+        evaluate(profile, writer, instances).assign(writer=writer.name)
+        for writer in references(profile)
     ]
     means = pd.concat(rules).groupby(["writer", "length"], sort=False)["qa"].mean()
     return means.reset_index().round(4)
@@ -300,7 +295,7 @@ def answer_methods(
     Both policies, two writers by rule, as many tokens as the first of them keeps but drawn at
     random, and nothing. None needs a model to answer. What is in `out` already is not asked again.
     """
-    teachers = {teacher.name: teacher for teacher in references(profile)}
+    teachers = {writer.name: writer for writer in references(profile)}
     trained = {stage: policy_writer(profile, folder) for stage, folder in policies.items()}
     backends = Backends(writers={**trained, **teachers})
     found: dict[str, Run] = {}

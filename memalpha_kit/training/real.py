@@ -38,7 +38,7 @@ from memalpha_kit.method.model_writers import ModelWriter, check_prompts
 from memalpha_kit.method.readers import reader
 from memalpha_kit.method.retrieval import Retrieval
 from memalpha_kit.method.saved import load_episodes
-from memalpha_kit.method.writers import WRITERS
+from memalpha_kit.method.writers import WRITERS, ScriptedWriter
 from memalpha_kit.models.chat import Client
 from memalpha_kit.models.folders import check_pad, load_tokenizer, quiet
 from memalpha_kit.models.get import hub_folder
@@ -212,7 +212,7 @@ def taught(
     profile: Profile, instances: Sequence[Instance], files: Sequence[Path]
 ) -> Iterator[tuple[Memory, str, Sequence[ToolCall]]]:
     """(memory before, chunk, calls) of the teacher's chunks, in a shuffled order of instances."""
-    from memalpha_kit.training.warm_start import HalfHearted, teacher_steps
+    from memalpha_kit.training.warm_start import half_hearted, teacher_steps
 
     settings, wire = profile.warm_start, profile.protocol.wire
     if files:
@@ -221,7 +221,7 @@ def taught(
         rule = WRITERS[settings.teacher]
         if hasattr(rule, "write"):
             raise InputError(f"warm_start.teacher: expected a rule, found {settings.teacher!r}")
-        teacher = HalfHearted(settings.teacher, rule, settings.keep, wire)
+        teacher = ScriptedWriter(settings.teacher, half_hearted(rule, settings.keep), wire)
         episodes = write(instances, teacher, profile.memory, profile.protocol, seed=profile.seed)
     random.Random(f"{profile.seed}/teacher").shuffle(episodes)
     return teacher_steps(episodes, instances)

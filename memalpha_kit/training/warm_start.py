@@ -33,7 +33,7 @@ from memalpha_kit.method.model_writers import ModelWriter
 from memalpha_kit.method.writers import Rule
 from memalpha_kit.models.tiny import writing
 from memalpha_kit.progress import bar
-from memalpha_kit.records import Completion, Episode, Instance, Memory, ToolCall, WriteRequest
+from memalpha_kit.records import Episode, Instance, Memory, ToolCall, WriteRequest
 from memalpha_kit.settings import WarmStartConfig
 from memalpha_kit.training.batch import logits_at
 from memalpha_kit.training.export import save_trained
@@ -105,26 +105,17 @@ def teacher_steps(
             memory = step.memory
 
 
-@dataclass(frozen=True)
-class HalfHearted:
+def half_hearted(rule: Rule, keep: float) -> Rule:
     """A rule as an imperfect teacher: each of its calls is made with probability `keep`.
 
     At least one call is made where the rule makes any, so that nothing teaches silence.
     """
 
-    name: str
-    rule: Rule
-    keep: float
-    wire: str
+    def kept(request: WriteRequest) -> list[ToolCall]:
+        calls, rng = rule(request), random.Random(f"{request.seed}/teacher")
+        return [call for call in calls if rng.random() < keep] or calls[:1]
 
-    def write(self, requests: Sequence[WriteRequest]) -> list[Completion]:
-        """The calls that are left, as text."""
-        replies = []
-        for request in requests:
-            calls, rng = self.rule(request), random.Random(f"{request.seed}/teacher")
-            kept = [call for call in calls if rng.random() < self.keep]
-            replies.append(Completion(render_calls(kept or calls[:1], self.wire)))
-        return replies
+    return kept
 
 
 @dataclass(frozen=True)
