@@ -36,10 +36,8 @@ from memalpha_kit.lab import miniature
 from memalpha_kit.lab.runner import Stage, record
 from memalpha_kit.method.advantages import episode_advantages, training_rows
 from memalpha_kit.method.episode import play
-from memalpha_kit.method.model_writers import ModelWriter
 from memalpha_kit.method.rewards import step_rewards
 from memalpha_kit.method.saved import save_episodes
-from memalpha_kit.models.local import Sampling
 from memalpha_kit.progress import bar
 from memalpha_kit.records import TrainingRow
 from memalpha_kit.settings import AdvantageConfig, GrpoConfig, Profile
@@ -82,13 +80,10 @@ def collect(
 
     Episodes go to `folder`, a JSONL file per batch, if one is given.
     """
-    from memalpha_kit.models.tiny import load_policy
-
     env, size = miniature.environment(profile), profile.grpo.instances
     longer = replace(profile, grpo=replace(profile.grpo, steps=first + n))
     everyone = miniature.training_instances(longer)
-    sampling = Sampling(profile.grpo.temperature, profile.protocol.max_reply_tokens)
-    writer = ModelWriter(load_policy(policy), profile.memory, profile.protocol, sampling)
+    writer = miniature.policy_writer(profile, policy, profile.grpo.temperature)
     batches = []
     with bar(n, "rollouts") as shown:
         for step in range(first, first + n):

@@ -135,12 +135,13 @@ def references(profile: Profile) -> list[ScriptedWriter]:
     return [teacher(name, habit, profile.memory) for name, habit in habits.items()]
 
 
-def policy_writer(profile: Profile, policy: Path) -> ModelWriter:
-    """The policy in that folder as a writer, decoding as the evaluation says."""
+def policy_writer(profile: Profile, policy: Path, temperature: float | None = None) -> ModelWriter:
+    """The policy in that folder as a writer, at the evaluation's or another temperature."""
     from memalpha_kit.models.tiny import load_policy
 
     _set_threads(profile)
-    sampling = Sampling(profile.evaluation.temperature, profile.protocol.max_reply_tokens)
+    chosen = profile.evaluation.temperature if temperature is None else temperature
+    sampling = Sampling(chosen, profile.protocol.max_reply_tokens)
     return ModelWriter(load_policy(policy), profile.memory, profile.protocol, sampling)
 
 
