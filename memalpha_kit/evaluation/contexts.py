@@ -124,16 +124,13 @@ class ContextMethod(Method):
 
     Settings = ContextSettings
     needs_model: ClassVar[bool] = True
+    prompts = VERSION
     framed: ClassVar[bool] = True  # with a system message and the task, which speak of a text
     options: ContextSettings
 
     def __init__(self, name: str, settings: ContextSettings, backends: Backends) -> None:
         super().__init__(name, settings, backends)
         self.cut = CUTS[settings.cut]
-
-    def settings(self) -> dict[str, Any]:
-        """With the version of the wording."""
-        return super().settings() | {"prompts": VERSION}
 
     def context(self, put: Put) -> tuple[str, Sequence[str]] | None:
         """The text for a question and the names of its parts; None without an evidence label."""

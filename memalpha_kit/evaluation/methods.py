@@ -112,6 +112,7 @@ class Method:
     Settings: ClassVar[type[Settings]] = Settings
     summary: ClassVar[str] = ""  # one line for the command line
     needs_model: ClassVar[bool] = False  # to answer
+    prompts: ClassVar[Any] = None  # versions of the wording that answers depend on
     base: ClassVar[str] = ""  # the method of which this is a published variant
     defaults: ClassVar[Mapping[str, Any]] = {}  # options that the variant sets differently
 
@@ -149,6 +150,7 @@ class Method:
         names = {key: identity(model) for key, model in models.items() if model}
         given = {} if self.backends.dtype == "auto" else {"dtype": self.backends.dtype}
         settings = {"method": self.name, **names, **given, **dataclasses.asdict(self.options)}
+        settings |= {"prompts": self.prompts} if self.prompts else {}
         return json.loads(json.dumps(settings))  # as they come back from disk
 
     def check_unused(self, names: Sequence[str], why: str) -> None:

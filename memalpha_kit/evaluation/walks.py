@@ -125,11 +125,8 @@ class MemAgent(Method):
     Settings = MemAgentSettings
     summary = "a model rewrites one short memory, chunk by chunk, and answers from it"
     needs_model: ClassVar[bool] = True
+    prompts = (MEMAGENT_WORDING, VERSION)
     options: MemAgentSettings
-
-    def settings(self) -> dict[str, Any]:
-        """With the versions of the wording."""
-        return super().settings() | {"prompts": [MEMAGENT_WORDING, VERSION]}
 
     def read(self, reply: str) -> str | None:
         """The new memory: the reply after its thoughts; None if these did not end."""
@@ -189,6 +186,7 @@ class Mem1(ContextMethod):
 
     Settings = Mem1Settings
     summary = "one running summary in think tags (or MEM1's rollout file); another model answers"
+    prompts = (MEM1_WORDING, VERSION)
     options: Mem1Settings
 
     def __init__(self, name: str, settings: Mem1Settings, backends: Backends) -> None:
@@ -198,10 +196,9 @@ class Mem1(ContextMethod):
             self.check_unused(walking, "memories come from a rollout file")
 
     def settings(self) -> dict[str, Any]:
-        """With the version of the wording and the rollout file's hash."""
+        """With the rollout file's hash in place of its path."""
         file = self.options.rollouts
-        found = {"rollouts": files.sha256(Path(file))} if file else {}
-        return super().settings() | {"prompts": [MEM1_WORDING, VERSION]} | found
+        return super().settings() | ({"rollouts": files.sha256(Path(file))} if file else {})
 
     def context(self, put: Put) -> tuple[str, Sequence[str]]:
         """The summary, without its tags."""
