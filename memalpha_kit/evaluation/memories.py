@@ -38,7 +38,7 @@ from memalpha_kit.evaluation.methods import (
 )
 from memalpha_kit.evaluation.writing import ApiWriter, KeptChat, KeptWriter, spent
 from memalpha_kit.method import memory as memories
-from memalpha_kit.method import saved
+from memalpha_kit.method import saved, writers
 from memalpha_kit.method.calls import render_calls
 from memalpha_kit.method.episode import write
 from memalpha_kit.method.memory import INSERT
@@ -47,15 +47,6 @@ from memalpha_kit.method.model_writers import ModelWriter, check_prompts
 from memalpha_kit.method.prompts import VERSION, search_tool
 from memalpha_kit.method.readers import READERS, Reader, needs_model, reader
 from memalpha_kit.method.retrieval import Retrieval
-from memalpha_kit.method.writers import (
-    SAMPLE,
-    WRITERS,
-    ScriptedReplies,
-    Writer,
-    content,
-    sentences,
-    writer,
-)
 from memalpha_kit.progress import bar
 from memalpha_kit.records import Answer, Episode, Instance, ToolCall
 from memalpha_kit.sections import Count, Natural, NonNegative, Share, about, section
@@ -183,7 +174,7 @@ class WrittenMemory(FromMemory):
     options: MemorySettings
 
     def __init__(self, name: str, settings: MemorySettings, backends: Backends) -> None:
-        wanted, known = settings.writer, (*WRITERS.names(), "api", *backends.writers)
+        wanted, known = settings.writer, (*writers.WRITERS.names(), "api", *backends.writers)
         self._folder = None if settings.episodes or wanted in known else Path(wanted)
         if self._folder and not (self._folder / "config.json").is_file():
             tail = closest(wanted, known)
@@ -226,7 +217,7 @@ class WrittenMemory(FromMemory):
                     for episode, instance in zip(episodes, group, strict=True):
                         done(self._prepared(instance, episode, made))
 
-    def _prepared(self, instance: Instance, episode: Episode, made: Writer) -> Prepared:
+    def _prepared(self, instance: Instance, episode: Episode, made: writers.Writer) -> Prepared:
         took = spent(getattr(made, "spent", {}).get(instance.id, ()))
         if isinstance(made, ApiWriter) and (error := made.failed.get(instance.id)):
             lost = made.lost[instance.id]
@@ -246,13 +237,13 @@ class WrittenMemory(FromMemory):
         check_prompts(load_tokenizer(folder), self.options.memory, self.options.protocol)
         return load_lm(folder, self.backends.device, dtype=self.backends.dtype)
 
-    def _writer(self) -> Writer:
+    def _writer(self) -> writers.Writer:
         options, given = self.options, self.backends.writers
         name, protocol, heat = options.writer, options.protocol, options.write_temperature
         if name in given:
             return KeptWriter(given[name], self.journal)
-        if name in WRITERS:
-            return writer(name, protocol.wire)
+        if name in writers.WRITERS:
+            return writers.writer(name, protocol.wire)
         if name == "api":
             model = KeptChat(self.writing, self.journal)
             return ApiWriter(model, options.memory, protocol, self.counter, heat)
@@ -331,7 +322,7 @@ class RandomMemory(FromMemory):
             budget = self._budget(instance)
             seed = None if self.options.order == "lead" else self.options.draw_seed
             texts = draw(instance, budget, self.counter.count, seed)
-            drawn = ScriptedReplies(list(map(_inserted, texts)), "random")
+            drawn = writers.ScriptedReplies(list(map(_inserted, texts)), "random")
             [episode] = write([instance], drawn, MemoryConfig(), ProtocolConfig())
             done(self.remembered(instance, episode))
 
@@ -374,7 +365,8 @@ def _inserted(texts: Sequence[str]) -> str:
 
 def _units(chunk: str) -> Iterator[str]:
     """Labelled samples if the chunk has any, else its sentences."""
-    yield from [match[0] for match in SAMPLE.finditer(chunk)] or sentences(content(chunk))
+    samples = [match[0] for match in writers.SAMPLE.finditer(chunk)]
+    yield from samples or writers.sentences(writers.content(chunk))
 
 
 def _sizes(path: Path) -> dict[str, int]:

@@ -36,15 +36,7 @@ from typing import Any, TypeVar
 from memalpha_kit import files
 from memalpha_kit.chats import ChatReply, ChatRequest, Done
 from memalpha_kit.errors import InputError, ModelGone
-from memalpha_kit.models.replies import (
-    Failed,
-    masked,
-    read_reply,
-    read_vectors,
-    refusal,
-    tokens,
-    without_key,
-)
+from memalpha_kit.models import replies
 from memalpha_kit.models.servers import LOOPBACK, Endpoint, Usage
 from memalpha_kit.records import ToolUse
 
@@ -102,16 +94,16 @@ class Client:
         """
         arrived: SimpleQueue = SimpleQueue()
         work = self.begin(requests, arrived.put, accept)
-        replies: dict[int, ChatReply] = {}
+        known: dict[int, ChatReply] = {}
         try:
             while (item := arrived.get()) is not None:
-                replies[item[0]] = item[1]
+                known[item[0]] = item[1]
                 if done:
                     done(*item)
         finally:
             work.cancel()  # without effect on finished work
         work.result()
-        return [replies[place] for place in range(len(requests))]
+        return [known[place] for place in range(len(requests))]
 
     def begin(
         self,
@@ -142,7 +134,7 @@ class Client:
         look = self._send("GET", "/models", None, max_retries=0, timeout=timeout_s)
         try:
             asyncio.run_coroutine_threadsafe(look, _loop()).result()
-        except Failed as error:
+        except replies.Failed as error:
             return "" if error.status in (404, 405) else str(error)
         return ""
 
@@ -191,9 +183,9 @@ class Client:
             self.usage.cached += 1
             return stored
         try:
-            reply = await self._ask("/chat/completions", self.body(asked), read_reply)
-            reply = without_key(_key(self.endpoint.key_env), reply)
-        except Failed as error:
+            reply = await self._ask("/chat/completions", self.body(asked), replies.read_reply)
+            reply = replies.without_key(_key(self.endpoint.key_env), reply)
+        except replies.Failed as error:
             self.usage.failed += 1
             streak.note(error)
             finish = "unanswerable" if error.too_long else "error"
@@ -218,9 +210,9 @@ class Client:
             body = {"model": self.name, "input": part}
             try:
                 found = await self._ask(
-                    "/embeddings", body, lambda answer, _: read_vectors(answer, len(part))
+                    "/embeddings", body, lambda answer, _: replies.read_vectors(answer, len(part))
                 )
-            except Failed as error:
+            except replies.Failed as error:
                 self.usage.failed += 1
                 streak.note(error)
                 reasons.append(str(error))
@@ -253,13 +245,13 @@ class Client:
                     answer = json.loads(raw)
                 except (ValueError, RecursionError):
                     answer = None
-                self.usage.add(*tokens(answer))
+                self.usage.add(*replies.tokens(answer))
                 try:
                     return _paid(read(answer, elapsed_s), thrown)
-                except Failed as error:
+                except replies.Failed as error:
                     if not left and error.reply:
                         return _paid(error.reply, thrown)
-                    error.thrown = thrown = [*thrown, tokens(answer)]
+                    error.thrown = thrown = [*thrown, replies.tokens(answer)]
                     if not (left and error.retry):
                         raise
                     self.usage.retried += 1
@@ -281,13 +273,13 @@ class Client:
                     path, cast_to=httpx2.Response, body=body, options=options
                 )
         except openai.APIStatusError as error:
-            raise refusal(error.response, key, self.endpoint.key_env) from None
+            raise replies.refusal(error.response, key, self.endpoint.key_env) from None
         except openai.APITimeoutError:
             limit_s = options.get("timeout", self.endpoint.timeout_s)
-            raise Failed(f"no answer within {limit_s:g} s") from None
+            raise replies.Failed(f"no answer within {limit_s:g} s") from None
         except openai.APIConnectionError as error:
             cause = error.__cause__ or error
-            raise Failed(masked(key, f"{type(cause).__name__}: {cause}")) from None
+            raise replies.Failed(replies.masked(key, f"{type(cause).__name__}: {cause}")) from None
         return answer.content
 
     @cached_property
@@ -349,7 +341,7 @@ class _Streak:
     endpoint: Endpoint
     length: int = 0
 
-    def note(self, error: Failed) -> None:
+    def note(self, error: replies.Failed) -> None:
         """Raises ModelGone if the server is gone. A request that is bad by itself is none."""
         self.length += error.retry
         if error.fatal or self.length >= self.endpoint.give_up:
