@@ -78,9 +78,10 @@ def make_instance(
     question is blank or has no non-blank answer.
     """
     there = {index: text for index, text in enumerate(map(_whole, chunks)) if text.strip()}
-    kept, moved = tuple(there.values()), {index: new for new, index in enumerate(there)}
+    kept = tuple(there.values())
+    moved: dict[int | None, int] = {index: new for new, index in enumerate(there)}
     asked = tuple(
-        QA(qa.id, _whole(qa.question), tuple(map(_whole, qa.answers)), moved.get(qa.chunk))  # type: ignore[arg-type]
+        QA(qa.id, _whole(qa.question), tuple(map(_whole, qa.answers)), moved.get(qa.chunk))
         for qa in questions
     )
     content = json.dumps([source, kept, [(q.question, q.answers) for q in asked]])

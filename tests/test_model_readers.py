@@ -164,19 +164,21 @@ class Script(FakeChat):
         return super().chat(requests, done)
 
 
-def ask(asking: AgenticReader, stored: Memory, text: str = "cat?"):
-    [(answer, history)] = asking.converse([put(stored, text)])
-    return answer, history
-
-
 CATS = memory([f"cat {i} {'cat ' * (9 - i)}" for i in range(9)], ["day 1: a dog", "day 2: rain"])
 TOM = ChatReply("Tom", "stop", (), 5, 1, 0.5)
 
 
+def searched(*replies: ChatReply, stored: Memory = CATS, text: str = "cat?", **options):
+    """The answer after these replies, its history, and the model that gave them."""
+    model = Script(replies=list(replies))
+    [(answer, history)] = AgenticReader(model, **options).converse([put(stored, text)])
+    return answer, history, model
+
+
 def test_a_search_brings_the_best_entries_that_were_not_shown_yet():
     """2 at the start, 2 for each search, known ids dropped, as in the published code."""
-    model = Script(replies=[uses(search("cat"), search("dog", "episodic_memory", id="c2")), TOM])
-    answer, history = ask(AgenticReader(model), CATS)
+    both = uses(search("cat"), search("dog", "episodic_memory", id="c2"))
+    answer, history, model = searched(both, TOM)
     first = view(CATS, Retrieval(top_k=2)).show("cat?")
     assert texts(first.semantic) == texts(CATS.semantic[:2])
     opening, second = model.asked
@@ -204,8 +206,7 @@ def test_every_tool_call_gets_an_answer_also_unknown_and_broken_ones():
         "is not blank": search(" ", id="c4"),
         "a text that": ToolUse("c5", "search_memory", '{"memory_type": "semantic", "query": 7}'),
     }
-    model = Script(replies=[uses(*cases.values()), TOM])
-    answer, history = ask(AgenticReader(model), CATS)
+    answer, history, model = searched(uses(*cases.values()), TOM)
     said, *results = model.asked[1].plain()[2:]
     assert [r["tool_call_id"] for r in results] == ["c1", "c2", "c3", "c4", "c5"]
     assert all(what in r["content"] for what, r in zip(cases, results, strict=True))
@@ -217,38 +218,35 @@ def test_every_tool_call_gets_an_answer_also_unknown_and_broken_ones():
 
 def test_a_search_with_broken_arguments_is_repaired_as_a_writer_s_call_is():
     broken = ToolUse("c1", "search_memory", "{'memory_type': 'semantic', 'query': 'cat',")
-    model = Script(replies=[uses(broken), TOM])
-    answer, history = ask(AgenticReader(model), CATS)
+    answer, history, model = searched(uses(broken), TOM)
     assert (history[0]["query"], history[0]["new_items"], answer.prediction) == ("cat", 2, "Tom")
     sent = model.asked[1].plain()[2]["tool_calls"][0]["function"]["arguments"]
     assert json.loads(sent) == {"memory_type": "semantic", "query": "cat"}
 
 
 def test_rounds_before_a_call_that_failed_were_paid_for():
-    model = Script(replies=[uses(search("cat")), ChatReply(None, "error", error="HTTP 500")])
-    answer, _ = ask(AgenticReader(model), CATS)
+    answer, *_ = searched(uses(search("cat")), ChatReply(None, "error", error="HTTP 500"))
     assert (answer.prediction, answer.requests, answer.prompt_tokens) == (None, 2, 10)
 
 
 def test_after_the_last_round_the_model_has_to_answer():
-    model = Script(replies=[uses(search("cat"))] * 3 + [TOM])
-    answer, history = ask(AgenticReader(model, max_iterations=3), CATS)
+    answer, history, model = searched(*[uses(search("cat"))] * 3, TOM, max_iterations=3)
     assert [bool(asked.tools) for asked in model.asked] == [True, True, True, False]
     assert answer.prediction == "Tom" and len(answer.retrieved) == 4 + 2 + 2 + 2
     assert history[-1] == {"iteration": 4, "action": "max_iterations_reached", "message": ""}
     assert model.asked[-1].thinking is False
-    released = Script(replies=[uses(search("cat"))] * 2)
-    answer, _ = ask(AgenticReader(released, Retrieval(behaviour="release"), max_iterations=1), CATS)
-    assert released.asked[-1].thinking is None
+    released = {"retrieval": Retrieval(behaviour="release"), "max_iterations": 1}
+    answer, _, model = searched(*[uses(search("cat"))] * 2, **released)
+    assert model.asked[-1].thinking is None
     assert answer.prediction == ""  # it searched again instead: an answer that was not given
 
 
 @pytest.mark.parametrize(("behaviour", "shown"), [("fixed", 4), ("release", 9)])
 def test_searching_ends_when_the_budget_is_used_up_but_in_the_release(behaviour, shown):
     large = memory([f"cat {i} " + "cat " * 1000 for i in range(9)])
-    model = Script(replies=[uses(search("cat"))] * 5 + [TOM])
     tight = replace(WORDS, budget_tokens=5000, behaviour=behaviour)
-    answer, _ = ask(AgenticReader(model, tight), large)
+    replies = [uses(search("cat"))] * 5 + [TOM]
+    answer, _, model = searched(*replies, stored=large, retrieval=tight)
     assert len(answer.retrieved) == shown
     if behaviour == "fixed":
         last = model.asked[-1]
@@ -273,16 +271,15 @@ def test_a_failed_call_ends_its_question_and_no_other():
 
 
 def test_a_memory_without_stores_is_asked_without_a_tool():
-    model = FakeChat()
-    answer, _ = ask(AgenticReader(model), Memory("Nora is a vet.", None, None))
-    assert model.asked[0].tools == "" and answer.prediction == "Nora"
+    answer, _, model = searched(TOM, stored=Memory("Nora is a vet.", None, None))
+    assert model.asked[0].tools == "" and answer.prediction == "Tom"
 
 
 def test_queries_of_a_round_are_embedded_in_one_call():
     embedder = Embedder(COMPASS | {"n": (0, 1), "e": (1, 0)})
-    model = Script(replies=[uses(search("n"), search("e", id="c2")), TOM])
-    asking = AgenticReader(model, EMBEDDING, initial_k=1, per_search=1, embed=embedder)
-    answer, _ = ask(asking, memory(["north", "east", "north east"]), "Where is north?")
+    how = {"retrieval": EMBEDDING, "initial_k": 1, "per_search": 1, "embed": embedder}
+    compass = {"stored": memory(["north", "east", "north east"]), "text": "Where is north?"}
+    answer, *_ = searched(uses(search("n"), search("e", id="c2")), TOM, **compass, **how)
     assert [len(asked) for asked in embedder.asked] == [4, 2]
     assert answer.retrieved == ("1", "3", "2")
 

@@ -156,15 +156,10 @@ def _write_compact(call: ToolCall) -> str:
 _LINE_CALL = re.compile(r"^[ \t]*(\w+)\((.*)$", re.MULTILINE)
 
 
-def _values_in_order(name: str) -> tuple[str, ...]:
-    if name not in TOOLS:
-        return ()
-    return (*TOOLS[name].required, *(["memory_id"] if TOOLS[name].takes_id else ()))
-
-
 def _write_lines(call: ToolCall) -> str:
     """`name("value", "value")`; arguments that a schema does not list in this order: one object."""
-    in_order = tuple(call.arguments) == _values_in_order(call.name)[: len(call.arguments)]
+    names = TOOLS[call.name].arguments if call.name in TOOLS else ()
+    in_order = tuple(call.arguments) == names[: len(call.arguments)]
     values = list(call.arguments.values()) if in_order else [call.arguments]
     return f"{call.name}({json_text(values)[1:-1]})"
 
@@ -173,7 +168,7 @@ def _scan_lines(text: str) -> Iterator[Attempt]:
     """Lines that begin like a call; a JSON string has no line break, so one is never inside."""
     for found in _LINE_CALL.finditer(text):
         name, rest = found[1], found[2].rstrip()
-        closed, names = rest.endswith(")"), _values_in_order(found[1])
+        closed, names = rest.endswith(")"), TOOLS[name].arguments if name in TOOLS else ()
         source: Any = ""  # which is no JSON
         with suppress(ValueError, RecursionError):
             values = json.loads(f"[{rest[:-1]}]") if closed else None

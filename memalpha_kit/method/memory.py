@@ -119,6 +119,11 @@ class Tool:
         """Arguments that must be there whatever the component is, in order."""
         return dict.fromkeys(("memory_type", *(() if self.text is None else (self.text,))))
 
+    @cached_property
+    def arguments(self) -> tuple[str, ...]:
+        """All that it takes, in the order of its schema."""
+        return (*self.required, *(("memory_id",) if self.takes_id else ()))
+
     def accepts(self, component: str) -> bool:
         """Whether it works on this component at all."""
         return self.on_paragraphs or not MEMORY_COMPONENTS[component].paragraph

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from memalpha_kit.entries import Store
@@ -25,7 +25,7 @@ from memalpha_kit.episode_settings import MemoryConfig, ProtocolConfig
 from memalpha_kit.errors import InputError
 from memalpha_kit.method.calls import render_calls
 from memalpha_kit.method.formats import FORMATS, json_text
-from memalpha_kit.method.memory import INSERT, MEMORY_COMPONENTS, TEXTS, TOOLS, Tool, components
+from memalpha_kit.method.memory import INSERT, MEMORY_COMPONENTS, TEXTS, TOOLS, components
 from memalpha_kit.method.ranking import shown
 from memalpha_kit.records import Memory, ToolCall
 
@@ -35,21 +35,19 @@ def tool_schemas(config: MemoryConfig) -> list[dict[str, Any]]:
 
     `memory_type` lists only what is switched on; a tool with nothing to work on is not offered.
     """
-    offered = {n: [c for c in components(config) if TOOLS[n].accepts(c)] for n in config.tools}
-    return [_schema(name, TOOLS[name], on) for name, on in offered.items() if on]
-
-
-def _schema(name: str, tool: Tool, on: Sequence[str]) -> dict[str, Any]:
-    kinds = {"enum": [f"{component}_memory" for component in on]}
-    meanings = TEXTS["arguments"] | dict(tool.meanings)
-    properties = {
-        argument: {"type": "string", "description": meanings[argument]}
-        | (kinds if argument == "memory_type" else {})
-        for argument in (*tool.required, *(["memory_id"] if tool.takes_id else ()))
-    }
-    parameters = {"type": "object", "properties": properties, "required": list(tool.required)}
-    function = {"name": name, "description": tool.purpose, "parameters": parameters}
-    return {"type": "function", "function": function}
+    schemas = []
+    for name, tool in ((name, TOOLS[name]) for name in config.tools):
+        kinds = [f"{on}_memory" for on in components(config) if tool.accepts(on)]
+        if not kinds:
+            continue
+        meanings, properties = TEXTS["arguments"] | dict(tool.meanings), {}
+        for argument in tool.arguments:
+            properties[argument] = {"type": "string", "description": meanings[argument]}
+        properties["memory_type"]["enum"] = kinds
+        parameters = {"type": "object", "properties": properties, "required": list(tool.required)}
+        function = {"name": name, "description": tool.purpose, "parameters": parameters}
+        schemas.append({"type": "function", "function": function})
+    return schemas
 
 
 Chat = tuple[list[dict[str, str]], list[dict[str, Any]] | None]
