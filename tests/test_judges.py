@@ -46,8 +46,8 @@ def scripted(say):
 
 def turns(*texts):
     """Says one text after the other, whatever is asked."""
-    left = list(texts)
-    return lambda content: left.pop(0)
+    left = iter(texts)
+    return lambda content: next(left)
 
 
 def block(valid, issues="[]", explanation='"Fine."'):
@@ -78,8 +78,7 @@ ITEM = JudgeItem("What is my dog called?", ("Biscuit",), "It is called Biscuit."
     ],
 )
 def test_a_yes_or_no_is_the_first_word(reply, release, fixed):
-    assert published.read_yes_no(reply) is release
-    assert read_yes_no(reply) is fixed
+    assert (published.read_yes_no(reply), read_yes_no(reply)) == (release, fixed)
 
 
 FENCED = block("true")
@@ -114,9 +113,10 @@ BARE = '{"VALID": false, "ISSUES": ["no time"], "EXPLANATION": "No day is named.
     ],
 )
 def test_a_content_verdict_is_a_whole_object_with_three_typed_fields(reply, release, fixed):
-    as_released, ours = published.read_content(reply), read_content(reply)
-    assert (as_released and as_released.valid) is release
-    assert (ours and ours.valid) is fixed
+    found = [read(reply) for read in (published.read_content, read_content)]
+    assert [verdict and verdict.valid for verdict in found] == [release, fixed]
+    if reply == BARE:
+        assert found[1] == Verdict(False, ("no time",), "No day is named.")
 
 
 @pytest.mark.parametrize(
@@ -134,8 +134,7 @@ def test_a_content_verdict_is_a_whole_object_with_three_typed_fields(reply, rele
     ],
 )
 def test_exactly_one_label_is_a_verdict(reply, release, fixed):
-    assert published.read_label(reply) is release
-    assert read_label(reply) is fixed
+    assert (published.read_label(reply), read_label(reply)) == (release, fixed)
 
 
 # ---- asking again, and what is missing -----------------------------------------------------------
@@ -251,16 +250,15 @@ def test_one_rubric_for_all_or_one_by_type():
     assert len(set(typed)) == 1, "published: the type is not looked at"
     assert RUBRICS["published"] in typed[0]
     assert RUBRICS["abstention"] in never, "a question without an answer has its own rubric"
-    model.asked.clear()
-    LongMemEvalJudge(model, "release").judge(items)
-    assert len(set(model.asked)) == 1, "but not in the release"
-    model.asked.clear()
-    LongMemEvalJudge(model, rubric="by_type").judge(items)
-    texts = [asked.plain()[0]["content"] for asked in model.asked]
+    released, by_type = scripted(lambda content: "yes"), scripted(lambda content: "yes")
+    LongMemEvalJudge(released, "release").judge(items)
+    assert len(set(released.asked)) == 1, "but not in the release"
+    LongMemEvalJudge(by_type, rubric="by_type").judge(items)
+    texts = [asked.plain()[0]["content"] for asked in by_type.asked]
     assert len(texts) == 5, "three types share one rubric"
     assert "off by one" in next(t for t in texts if RUBRICS["temporal-reasoning"] in t)
     assert RUBRICS["abstention"] in texts[-1]
-    assert all(asked.max_tokens == 8 for asked in model.asked)
+    assert all(asked.max_tokens == 8 for asked in by_type.asked)
 
 
 BY_TYPE = partial(LongMemEvalJudge, rubric="by_type")
