@@ -7,8 +7,6 @@ raises for its input.
 'usa'
 >>> without_thinking("<think>Who was it?</think> Nora")
 'Nora'
->>> complete_object('{"memory_id": 0712} and more', as_text=("memory_id",))
-{'memory_id': '0712'}
 >>> complete_object('{"content": "Nora ke') is None
 True
 >>> repaired_object('{"content": "Nora ke')
@@ -125,14 +123,13 @@ def _decoded(text: str, start: int = 0) -> tuple[Any, int] | None:
             return None
 
 
-def complete_object(source: str, as_text: Sequence[str] = ()) -> dict[str, Any] | None:
+def complete_object(source: str) -> dict[str, Any] | None:
     """The JSON object that `source` begins with, or None if there is no complete one.
 
     A code fence before it is removed, what follows it is ignored, an array of one object is
-    unwrapped, and raw line breaks inside strings are allowed. An unquoted value of a key in
-    `as_text` is taken as its characters: 0712 is "0712", 5e20 is "5e20".
+    unwrapped, and raw line breaks inside strings are allowed.
     """
-    return _only(_value(_with_text(source, as_text))[0])
+    return _only(_value(_FENCE.sub("", source))[0])
 
 
 def complete_objects(
@@ -142,10 +139,11 @@ def complete_objects(
 
     Read like `complete_object`; objects and arrays of them may follow each other after white space
     or a comma, or `anywhere`, and arrays are opened. What follows begins with an object if one is
-    left that is not complete.
+    left that is not complete. An unquoted value of a key in `as_text` is taken as its characters:
+    0712 is "0712", 5e20 is "5e20".
 
-    >>> complete_objects('{"a": 1}, [{"b": 2}] and more')
-    ([{'a': 1}, {'b': 2}], ' and more')
+    >>> complete_objects('{"id": 07}, [{"b": 2}] and more', as_text=("id",))
+    ([{'id': '07'}, {'b': 2}], ' and more')
     """
     items: list[Any] = []
     place, source = 0, _with_text(source, as_text)
@@ -160,13 +158,13 @@ def complete_objects(
         place = more.start() if anywhere else more.end()
 
 
-def repaired_object(source: str, as_text: Sequence[str] = ()) -> dict[str, Any] | None:
+def repaired_object(source: str) -> dict[str, Any] | None:
     """The JSON object that `json_repair` makes of `source`, or None.
 
     It closes open strings and objects, takes single quotes, stray commas and comments, and finds
     an object inside other text. Sources with many brackets or quotes are not tried.
     """
-    return _only(repaired_value(source, as_text))
+    return _only(repaired_value(source))
 
 
 def repaired_value(source: str, as_text: Sequence[str] = ()) -> dict[str, Any] | list[Any] | None:

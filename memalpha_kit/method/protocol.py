@@ -4,6 +4,7 @@ The wording stands in `texts/writer.yaml`. A prompt holds nothing of earlier chu
 and of each list at most `memory.shown` entries, fewer where the prompt would not fit. How the reply
 is read is `calls.py`.
 
+>>> from memalpha_kit.entries import Entry
 >>> print(render_compact(Memory(semantic=(Entry("7", "Nora keeps bees."),)), "Hi.", MemoryConfig()))
 <memory>
 {"content": "Nora keeps bees.", "memory_id": "7"}
