@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 import uvicorn
-from stub_server import Faults, StubServer
+from stub_server import StubServer
 
 from memalpha_kit import cli
 from memalpha_kit.chats import ChatReply
@@ -95,8 +95,7 @@ def server(stub):
 @pytest.fixture(autouse=True)
 def fresh(stub):
     stub.forget()
-    stub.answer, stub.latency_s, stub.script, stub.key = bees, 0.0, [], ""
-    stub.faults = Faults()
+    stub.answer, stub.latency_s, stub.script, stub.die_after = bees, 0.0, [], None
 
 
 def bees(body):
@@ -132,12 +131,9 @@ def test_questions_are_answered_each_from_its_own_memory(server, stub, path):
         "memories": [MEMORY, {"semantic": [BOATS]}, {}],
         "questions": [["Who keeps bees?", "Who paints?"], ["Who keeps bees?"], []],
     }
-    assert answered(server.post(path, body)) == {
-        "result": [["Nora", "I do not know."], ["I do not know."], []],
-        "status": "success",
-        "processed_count": 3,
-        "errors": [],
-    }
+    found, unknown = answered(server.post(path, body)), "I do not know."
+    assert found.pop("result") == [["Nora", unknown], [unknown], []]
+    assert found == {"status": "success", "processed_count": 3, "errors": []}
     sent = stub.requests[0]
     assert sent["temperature"] == 0.0 and sent["max_tokens"] == 2048
     assert sent["chat_template_kwargs"] == {"enable_thinking": False}
@@ -236,12 +232,9 @@ def test_502_if_the_model_answered_nothing(server, stub, path):
 
 def test_answers_from_before_the_model_died_are_kept(stub):
     stub.die_after = 3
-    try:
-        with serving(stub, endpoint={"concurrency": 1, "give_up": 2}) as server:
-            body = {**ASKED, "questions": [[f"Question {i}?" for i in range(8)]]}
-            found = answered(server.post("/process", body))
-    finally:
-        stub.die_after = None
+    with serving(stub, endpoint={"concurrency": 1, "give_up": 2}) as server:
+        body = {**ASKED, "questions": [[f"Question {i}?" for i in range(8)]]}
+        found = answered(server.post("/process", body))
     assert found["result"] == [["I do not know."] * 3 + [None] * 5]
     assert found["processed_count"] == 3 and len(found["errors"]) == 5
     assert stub.n_requests == 5  # two in vain, then the rest was not asked
@@ -383,13 +376,9 @@ def test_a_published_client_survives_whatever_fails_under_release_and_not_a_null
 
 def test_health_tells_of_the_process_and_ready_of_the_model(server, stub):
     stub.script = [500]
-    assert server.get("/health").json() == {
-        "status": "healthy",
-        "model": "qwen3-32b",
-        "model_name": "qwen3-32b",
-        "processor_available": True,
-        "analysis_mode": "llm-based",
-    }
+    names = {"model": "qwen3-32b", "model_name": "qwen3-32b", "analysis_mode": "llm-based"}
+    alive = {"status": "healthy", "processor_available": True, **names}
+    assert server.get("/health").json() == alive
     assert not stub.requests
     assert "HTTP 500" in refused(server.get("/ready"), 503)["error"]
     assert server.get("/ready").json() == {"status": "ready", "model": "qwen3-32b"}
