@@ -208,7 +208,7 @@ def test_a_failed_answer_is_null_with_its_reason_and_costs_no_other_its_answer(s
     stub.script = [500]
     body = {**ASKED, "questions": [["Who keeps bees?", "Who paints?"]]}
     found = answered(server.post("/batch_process", body))
-    assert sorted(found["result"][0], key=str) in (["I do not know.", None], ["Nora", None])
+    assert sorted(found["result"][0], key=str) in (["I do not know.", None], [None, "Nora"])
     (error,) = found["errors"]
     assert found["result"][error["memory"]][error["question"]] is None
     assert error["kind"] == "no_reply" and "HTTP 500" in error["message"]
