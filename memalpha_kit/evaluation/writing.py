@@ -66,14 +66,15 @@ class Journal:
 
     def get(self, *parts: Any) -> Any:
         """The value that was kept for everything that it depends on, None if there is none."""
-        return self._known.get(_key(parts))
+        return self._known.get(_key(parts)) if self._known else None
 
     def put(self, value: Any, *parts: Any) -> None:
         """Keeps a value. Raises DiskError."""
         known = self._known  # read before it grows
         if self._log:
-            self._log.append({"key": _key(parts), "value": value})
-            known[_key(parts)] = value
+            key = _key(parts)
+            self._log.append({"key": key, "value": value})
+            known[key] = value
 
     def close(self) -> None:
         """Lets other processes in."""
