@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import torch
 
 from memalpha_kit import cli
 from memalpha_kit.notebooks import repository
+from memalpha_kit.records import QA, make_instance
 
 
 def test_a_quick_look_measures_every_kind_of_thing_and_writes_both_reports(tmp_path):
@@ -79,3 +81,45 @@ def test_without_a_card_the_training_benchmark_says_that_it_measured_nothing(tmp
     assert done.returncode == 1
     assert done.stderr.startswith("no CUDA card here, so nothing was measured")
     assert not (tmp_path / "gpu.csv").exists()
+
+
+@pytest.fixture(scope="module")
+def small():
+    """The script that records profile `small`, as a module."""
+    script = repository() / "benchmarks" / "small.py"
+    spec = importlib.util.spec_from_file_location("small", script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("size", [1, 3, 9])
+def test_what_is_cut_around_a_question_holds_its_evidence(small, size):
+    chunks = [f"chunk {number}" for number in range(5)]
+    asked = [QA(f"q{n}", "What?", ("it",), n) for n in range(5)] + [QA("both", "What?", ("it",))]
+    whole = make_instance("lme_train", chunks, asked, metadata={"groups": ["a"]})
+    parts = list(small.windows(whole, size))
+    assert len(parts) == 5  # a question whose evidence is in several chunks is left out
+    for number, part in enumerate(parts):
+        (qa,) = part.questions
+        assert len(part.chunks) == min(size, 5) and part.chunks[qa.chunk] == f"chunk {number}"
+        assert part.metadata["groups"] == ["a"]
+
+
+def test_what_grpo_gains_is_paired_by_seed_and_article(small):
+    scores = {
+        (0, "a"): (0.0, 0.5),
+        (0, "b"): (0.5, 0.5),
+        (1, "a"): (0.5, 0.75),
+        (1, "b"): (0, 0.25),
+    }
+    rows = [
+        {"stage": stage, "seed": seed, "article": name} | dict.fromkeys(small.MEASURES, score)
+        for (seed, name), pair in scores.items()
+        for stage, score in zip(("warm start", "GRPO"), pair, strict=True)
+    ]
+    made = small.summary(pd.DataFrame(rows)).set_index(["stage", "measure"]).value
+    assert made["GRPO", "qa"] == 0.5 and made["warm start", "qa"] == 0.25
+    assert made["gain of GRPO, seed 0", "qa"] == made["gain of GRPO, seed 1", "qa"] == 0.25
+    assert made["gain of GRPO", "memory tokens"] == 0.25
+    assert ("gain of GRPO, greedy", "qa") not in made
