@@ -1,7 +1,7 @@
 """Profile `small` from end to end: a pretrained model before warm start, after it, and after GRPO.
 
     memalpha models get smollm2-135m
-    python benchmarks/small.py --seeds 0 1 2 --runs runs/small --out reports/recorded/small
+    python benchmarks/small.py --seeds 0 1 2 --runs runs/small_seeds --out reports/recorded/small
 
 Everything is resumable: what lies in `--runs` is not made again. The text is documents (SQuAD) and
 dated dialogues (LongMemEval), as many chunks of each, from the raw files in `--raw`, else made up.
@@ -9,8 +9,8 @@ Training reads single chunks with what is asked about them. A test memory is of 
 or of the part of a held-out dialogue around what is asked, `--chunks` chunks; it is written at the
 temperature of the rollouts and greedily, and read by the rule `best_entry`. `--validation` looks at
 other texts than those: settings are chosen there. Floors: every sentence; the first and the last
-one of each chunk; and sentences drawn at random, or the first ones, of as many tokens as the memory
-after GRPO.
+one of each chunk; and sentences drawn at random, or the first ones, of as many tokens as each
+seed's memory after GRPO.
 
     results.csv       stage, measure, value, low, high, n; gains are article by article
     articles.csv      a row per stage, seed and article: what the intervals are made of
@@ -71,7 +71,7 @@ from memalpha_kit.training.backends import load_model  # noqa: E402
 from tools.sample_data import make_raw  # noqa: E402
 
 TRAIN_RATIO = 0.8
-BEFORE, WARM, GRPO = "before", "warm start", "GRPO"
+BEFORE, WARM, GRPO, RANDOM = "before", "warm start", "GRPO", "random sentences"
 KINDS = {"squad": "documents", "lme_train": "dialogues"}
 MEASURES = ("qa", "qa of documents", "qa of dialogues", "valid calls", "memory tokens", "calls")
 DIALOGUES = {"chunk_max_tokens": 90, "dialogue_reserve_tokens": 45}  # about two turns a chunk
@@ -156,16 +156,22 @@ def policy(profile: Profile, adapter: Path | None, temperature: float) -> ModelW
     return ModelWriter(lm, profile.memory, profile.protocol, sampling)
 
 
-def floors(profile: Profile, test: Sequence[Instance], sizes: Sequence[int]) -> Iterator[tuple]:
-    """(name, episodes) of what needs no model; `sizes` are tokens of each instance's memory."""
-    rules = (profile.memory, profile.protocol)
-    wire = profile.protocol.wire
+def rules(profile: Profile, test: Sequence[Instance]) -> Iterator[tuple[str, list[Episode]]]:
+    """(name, episodes) of writers by rule."""
+    rules, wire = (profile.memory, profile.protocol), profile.protocol.wire
     yield "keep_sentences", write(test, writer("keep_sentences", wire), *rules)
     for name, part in (("first", slice(1)), ("last", slice(-1, None))):
         one = ScriptedWriter(name, lambda request, part=part: keep_sentences(request)[part], wire)
         yield f"{name} sentence of each chunk", write(test, one, *rules)
+
+
+def as_large(
+    profile: Profile, test: Sequence[Instance], sizes: Sequence[int]
+) -> Iterator[tuple[str, list[Episode]]]:
+    """(name, episodes) of sentences in memories of so many tokens, drawn at random or in order."""
+    rules, wire = (profile.memory, profile.protocol), profile.protocol.wire
     count = counter(profile.memory.counter).count
-    for name, seed in (("random sentences", profile.seed), ("lead sentences", None)):
+    for name, seed in ((RANDOM, profile.seed), ("lead sentences", None)):
         episodes = []
         for instance, size in zip(test, sizes, strict=True):
             parts = draw(instance, size, count, seed)
@@ -209,27 +215,30 @@ def written(profile: Profile, by: Writer, test: Sequence[Instance], file: Path) 
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Means with intervals over articles, and what GRPO gains: by seed, and over the seeds.
+    """Means with intervals over articles, and differences to GRPO: by seed, and over the seeds.
 
-    An article's value is its mean over the seeds; the gain over the seeds has an interval of two
-    levels, seeds and articles.
+    An article's value is its mean over the seeds; a difference over the seeds has an interval of
+    two levels, seeds and articles.
     """
     rows = []
     for stage, part in table.groupby("stage", sort=False):
         for name in MEASURES:
             rows.append((stage, name, mean_interval(list(part[name]), 0, clusters=part.article)))
-    for suffix in ("", ", greedy"):
-        warm, after = (table[table["stage"] == stage + suffix] for stage in (WARM, GRPO))
-        pairs = warm.merge(after, on=["seed", "article"], suffixes=(" before", " after"))
+    compared = {
+        "gain of GRPO": (WARM, GRPO),
+        "gain of GRPO, greedy": (f"{WARM}, greedy", f"{GRPO}, greedy"),
+        "GRPO over random sentences": (RANDOM, GRPO),
+    }
+    for label, stages in compared.items():
+        one, other = (table[table["stage"] == stage] for stage in stages)
+        pairs = one.merge(other, on=["seed", "article"], suffixes=(" before", " after"))
         gains = pd.DataFrame({m: pairs[f"{m} after"] - pairs[f"{m} before"] for m in MEASURES})
         for name in MEASURES[:-1] if len(pairs) else ():
             for seed, own in gains.groupby(pairs["seed"]):
-                rows.append(
-                    (f"gain of GRPO{suffix}, seed {seed}", name, mean_interval(own[name], 0))
-                )
+                rows.append((f"{label}, seed {seed}", name, mean_interval(own[name], 0)))
             if pairs["seed"].nunique() > 1:
                 every = nested_interval(list(gains[name]), list(pairs["seed"]), 0)
-                rows.append((f"gain of GRPO{suffix}", name, every))
+                rows.append((label, name, every))
     return pd.DataFrame(
         [(stage, name, i.mean, i.low, i.high, i.n) for stage, name, i in rows],
         columns=["stage", "measure", "value", "low", "high", "n"],
@@ -239,8 +248,8 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 def main() -> None:
     """Runs what is missing and writes the report."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--runs", type=Path, default=Path("runs/small"))
-    parser.add_argument("--out", type=Path, default=Path("reports/small"))
+    parser.add_argument("--runs", type=Path, default=Path("runs/small_seeds"))
+    parser.add_argument("--out", type=Path, default=Path("reports/small_seeds"))
     parser.add_argument("--raw", type=Path, default=Path("data/raw"))
     parser.add_argument("--profile", default="small")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
@@ -268,9 +277,12 @@ def main() -> None:
                     transcripts[name] = [episodes[i].steps[0].completion.text for i in shown]
                 print(summary(found[-1]).round(3).to_string(), flush=True)
                 report(options, found, transcripts)
-    last = found[-2]  # at the temperature of the rollouts
-    for name, episodes in floors(profile, test, [int(size) for size in last["memory tokens"]]):
+    for name, episodes in rules(profile, test):
         found.append(measured(profile, name, episodes, test))
+    for part in [part for part in found if part["stage"].iloc[0] == GRPO]:
+        own = replace(profile, seed=int(part["seed"].iloc[0]))
+        for name, episodes in as_large(own, test, part["memory tokens"].astype(int)):
+            found.append(measured(own, name, episodes, test))
     report(options, found, transcripts)
     inputs = [folder / name for folder in data for name in ("train.parquet", "test.parquet")]
     facts = {"command": " ".join(sys.argv), "machine": machine(), "seconds": seconds(options)}
