@@ -18,7 +18,7 @@ beside them for generation and reading."""
 
 SHORT: dict[str, Any] = {"card": "cpu", "chunks": 1.0, "questions": 3.6, "chunk_tokens": 112}
 SHORT |= {"instruction_tokens": 44, "shown_tokens": 0, "reply_tokens": 65}
-"""For profiles with short prompts: what profile small was recorded with, on one CPU core."""
+"""For profiles with short prompts: about what profile small reads and writes, on one CPU core."""
 
 
 def warm_start(

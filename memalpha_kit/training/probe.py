@@ -68,5 +68,8 @@ def _seconds(profile: Profile, prompt: int, reply: int) -> tuple[float, float]:
         times.append(time.perf_counter() - started)
     asked = [rng.choices(ordinary, k=prompt) for _ in range(profile.grpo.instances)]
     started = time.perf_counter()
-    fast(lm).generate(asked * profile.grpo.rollouts, Sampling(1.0, reply, seed=profile.seed))
-    return sum(times[1:]) / STEPS, time.perf_counter() - started
+    sampling = Sampling(1.0, reply, seed=profile.seed)
+    written = fast(lm).generate(asked * profile.grpo.rollouts, sampling)
+    writing = time.perf_counter() - started
+    early = len(written) * reply / sum(len(one.completion_ids) for one in written)  # replies that ended early
+    return sum(times[1:]) / STEPS, writing * early
