@@ -21,7 +21,7 @@ from memalpha_kit.data.build import RECIPES
 from memalpha_kit.data.dataset import Dataset, merge, shared_groups, split
 from memalpha_kit.data.instances import save_instances
 from memalpha_kit.errors import DiskError, InputError
-from memalpha_kit.files import sha256
+from memalpha_kit.files import held, sha256
 from memalpha_kit.records import QA, make_instance
 from memalpha_kit.release.splits import split_release
 
@@ -357,6 +357,14 @@ def test_processes_that_save_into_one_folder_at_once_take_turns(tmp_path, root):
     assert [one.wait() for one in both] == [0, 0]
     assert os.listdir(tmp_path) == ["squad"]
     assert dataset.read(tmp_path / "squad").parts == WHOLE.parts
+
+
+def test_a_data_set_is_saved_below_a_folder_that_a_run_holds(tmp_path):
+    """As notebook 04 does under `memalpha run --profile small`, which holds runs/small."""
+    with held(tmp_path):
+        dataset.save(tmp_path / "data", WHOLE)
+        dataset.save(tmp_path / "data", OTHER)
+    assert dataset.read(tmp_path / "data").parts == OTHER.parts
 
 
 def test_what_a_running_process_writes_is_left_alone(tmp_path):

@@ -14,6 +14,7 @@ process is killed between two renames, the next command that meets the folder fi
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -22,6 +23,7 @@ import re
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,7 @@ import numpy as np
 
 from memalpha_kit.data.instances import check_ids, load_instances, save_instances
 from memalpha_kit.errors import DiskError, InputError, closest
-from memalpha_kit.files import held, load_json, save_json, sha256
+from memalpha_kit.files import load_json, save_json, sha256
 from memalpha_kit.records import Instance
 from memalpha_kit.registry import Registry
 
@@ -321,10 +323,7 @@ def save(folder: Path, data: Dataset) -> None:
         save_instances(new / TEST, data.test)
         hashes = {name: sha256(new / name) for name in (TRAIN, TEST)}
         save_json(new / CARD, {**data.card, "data_sha256": hashes})
-        with held(folder.parent, wait=True):  # another process may be about to do the same
-            if folder.exists():
-                folder.rename(old)
-            new.rename(folder)
+        _swap(folder, new, old)
     except DiskError as error:  # the user knows the folder by its final name
         raise DiskError(str(error).replace(str(new), str(folder))) from error
     except OSError as error:
@@ -334,6 +333,22 @@ def save(folder: Path, data: Dataset) -> None:
             old.rename(folder)
         for left in (new, old):
             shutil.rmtree(left, ignore_errors=True)
+
+
+def _swap(folder: Path, new: Path, old: Path) -> None:
+    """Puts `new` in the place of `folder`, the last one of several processes that do so at once.
+
+    Nothing is locked: a notebook saves below a folder that its own run holds.
+    """
+    while new.exists():
+        with suppress(FileNotFoundError):  # there was none, or another process moved it away
+            folder.rename(old)
+        try:
+            new.rename(folder)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # another process was faster
+                raise
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def finish_swaps(parent: Path) -> None:

@@ -71,5 +71,7 @@ def _seconds(profile: Profile, prompt: int, reply: int) -> tuple[float, float]:
     sampling = Sampling(1.0, reply, seed=profile.seed)
     written = fast(lm).generate(asked * profile.grpo.rollouts, sampling)
     writing = time.perf_counter() - started
-    early = len(written) * reply / sum(len(one.completion_ids) for one in written)  # replies that ended early
+    early = (
+        len(written) * reply / sum(len(one.completion_ids) for one in written)
+    )  # replies that ended early
     return sum(times[1:]) / STEPS, writing * early
