@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from fastapi import Depends, FastAPI, Request, Response
@@ -103,11 +103,9 @@ def _response(content: bytes, status: int = 200) -> Response:
     return Response(content, status, media_type="application/json")
 
 
-def _refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {
-        status: {"model": wire.Refusal, "description": REFUSALS[status]}
-        for status in statuses or REFUSALS
-    }
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    status: {"model": wire.Refusal, "description": told} for status, told in REFUSALS.items()
+}
 
 
 def _add_endpoints(
@@ -117,29 +115,24 @@ def _add_endpoints(
     behaviour = settings.retrieval.behaviour
     manner = work.MANNERS[behaviour]
 
-    def answering(request: Request, shape: type[Any]) -> Callable[..., bytes]:
+    def job(shape: type[Any], request: Request, body: bytes, upstream: work.Upstream) -> bytes:
         facts = request.state.facts  # what the log says of a request
-
-        def job(body: bytes, upstream: work.Upstream) -> bytes:
-            asked = wire.read_body(shape, body, settings.max_entries, settings.max_items)
-            facts.update(asked.counts())
-            if shape is wire.Calls:
-                calls = [[call.model_dump() for call in group] for group in asked.batch]
-                judge = ContentJudge(upstream, behaviour, max_tokens=settings.judge_tokens)
-                answer = manner.judged(judge_steps(calls, judge))
-            else:
-                path = request.url.path
-                answer = work.answer(asked, settings.retrieval, manner, upstream, path)
-            facts["answered"] = answer.get("processed_count", answer.get("total_processed"))
-            if settings.log_content:
-                facts["content"] = {"asked": asked.model_dump(warnings=False), "answered": answer}
-            return _json(answer)
-
-        return job
+        asked = wire.read_body(shape, body, settings.max_entries, settings.max_items)
+        facts.update(asked.counts())
+        if shape is wire.Calls:
+            calls = [[call.model_dump() for call in group] for group in asked.batch]
+            judge = ContentJudge(upstream, behaviour, max_tokens=settings.judge_tokens)
+            answer = manner.judged(judge_steps(calls, judge))
+        else:
+            answer = work.answer(asked, settings.retrieval, manner, upstream, request.url.path)
+        facts["answered"] = answer.get("processed_count", answer.get("total_processed"))
+        if settings.log_content:
+            facts["content"] = {"asked": asked.model_dump(warnings=False), "answered": answer}
+        return _json(answer)
 
     def add(path: str, shape: type[BaseModel], gives: type[BaseModel], told: str) -> None:
         async def endpoint(request: Request) -> Response:
-            return _response(await gate.run(request, model, answering(request, shape)))
+            return _response(await gate.run(request, model, partial(job, shape, request)))
 
         schema = {"$ref": f"#/components/schemas/{shape.__name__}"}
         body = {"required": True, "content": {"application/json": {"schema": schema}}}
@@ -150,7 +143,7 @@ def _add_endpoints(
             name=path.strip("/"),
             description=told,
             response_model=gives,
-            responses=_refusals(),
+            responses=RESPONSES,
             dependencies=[*locks, Depends(gate.check_body)],
             openapi_extra={"requestBody": body},
         )
@@ -162,12 +155,12 @@ def _add_endpoints(
 def _add_signs_of_life(
     app: FastAPI, gate: Gate, locks: list[Any], name: str, probe: ChatModel
 ) -> None:
-    @app.get("/health", response_model=wire.Health, responses=_refusals(421))
+    @app.get("/health", response_model=wire.Health, responses={421: RESPONSES[421]})
     async def health() -> Response:
         """Whether the process is alive. Needs no token and does not ask the model."""
         return _response(_json(wire.Health(model=name, model_name=name).model_dump()))
 
-    @app.get("/ready", response_model=wire.Ready, dependencies=locks, responses=_refusals())
+    @app.get("/ready", response_model=wire.Ready, dependencies=locks, responses=RESPONSES)
     async def ready(request: Request) -> Response:
         """Whether the model answers: one call of one token."""
         once = chats.request("", "Say yes.", max_tokens=1, version=f"ready {uuid.uuid4()}")
