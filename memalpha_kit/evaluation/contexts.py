@@ -124,7 +124,7 @@ class ContextMethod(Method):
 
     Settings = ContextSettings
     needs_model: ClassVar[bool] = True
-    prompts = VERSION
+    prompts: ClassVar[Any] = VERSION
     framed: ClassVar[bool] = True  # with a system message and the task, which speak of a text
     options: ContextSettings
 

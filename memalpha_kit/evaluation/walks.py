@@ -125,7 +125,7 @@ class MemAgent(Method):
     Settings = MemAgentSettings
     summary = "a model rewrites one short memory, chunk by chunk, and answers from it"
     needs_model: ClassVar[bool] = True
-    prompts = (MEMAGENT_WORDING, VERSION)
+    prompts: ClassVar[Any] = (MEMAGENT_WORDING, VERSION)
     options: MemAgentSettings
 
     def read(self, reply: str) -> str | None:
@@ -186,7 +186,7 @@ class Mem1(ContextMethod):
 
     Settings = Mem1Settings
     summary = "one running summary in think tags (or MEM1's rollout file); another model answers"
-    prompts = (MEM1_WORDING, VERSION)
+    prompts: ClassVar[Any] = (MEM1_WORDING, VERSION)
     options: Mem1Settings
 
     def __init__(self, name: str, settings: Mem1Settings, backends: Backends) -> None:

@@ -140,8 +140,6 @@ class Gate:
 
     async def check_body(self, request: Request) -> None:
         """Raises Refused (415, 413) for what the headers say of a body."""
-        if request.method != "POST":
-            return
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
             raise Refused(415, "Content-Type: expected application/json")
