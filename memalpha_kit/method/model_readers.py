@@ -90,23 +90,19 @@ class ModelReader:
                 talk.close(prediction=None, finish="unanswerable", error=str(error))
         return talks
 
-    def _say(self, talks: Sequence[_Talk], tools: Sequence[str] = (), **options: Any) -> list:
+    def _say(self, talks: Sequence[_Talk], **options: Any) -> Sequence[ChatReply]:
         """The replies to the next requests; one that asks for no search is the question's answer.
 
-        `tools` are those offered in each request, `options` what is asked otherwise than usual.
+        `options` are what is asked otherwise than usual.
         """
         if not talks:
-            return []
-        tools = tools or [""] * len(talks)
+            return ()
         usual = ("max_tokens", "temperature", "thinking", "seed")
-        options = {name: getattr(self, name) for name in usual} | options
-        requests = [
-            ChatRequest(tuple(talk.messages), tools=offered, version=VERSION, **options)
-            for talk, offered in zip(talks, tools, strict=True)
-        ]
+        options = {name: getattr(self, name) for name in usual} | {"version": VERSION} | options
+        requests = [ChatRequest(tuple(t.messages), tools=t.offered, **options) for t in talks]
 
         def take(i: int, reply: ChatReply) -> None:
-            if not (talks[i].answer or (reply.tools and tools[i])):
+            if not (talks[i].answer or (reply.tools and talks[i].offered)):
                 talks[i].end(reply)
 
         replies = self.model.chat(requests, take)
@@ -142,6 +138,7 @@ class _Talk:
     shows: View
     tools: str  # the search tool, "" where there is nothing to search
     done: Done | None
+    offered: str = ""  # of the tools, in the next request
     messages: list[Message] = field(default_factory=list)
     shown: list[str] = field(default_factory=list)
     size: int = 0  # tokens of all messages and the tool, counted where there is a tool
@@ -264,9 +261,10 @@ class AgenticReader(ModelReader):
     def _round(self, live: Sequence[_Talk], iteration: int) -> None:
         """One request for each open question, and the answers to its tool calls."""
         last = iteration > self.max_iterations
-        tools = ["" if last or talk.full else talk.tools for talk in live]
+        for talk in live:
+            talk.offered = "" if last or talk.full else talk.tools
         as_usual = not last or live[0].shows.answers_thinking
-        replies = self._say(live, tools, **({} if as_usual else {"thinking": None}))
+        replies = self._say(live, **({} if as_usual else {"thinking": None}))
         calls = []
         for talk, reply in zip(live, replies, strict=True):
             if talk.answer is None:
