@@ -22,6 +22,13 @@ from memalpha_kit.settings import (
 )
 
 
+def refused(message, *profile):
+    """Loading it is an error of one line with this message."""
+    with pytest.raises(InputError) as caught:
+        load_profile(*profile)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("name", profile_names())
 def test_every_profile_of_the_kit_loads_and_becomes_json(name):
     profile = load_profile(name)
@@ -94,10 +101,7 @@ def test_an_empty_profile_file_has_all_defaults(tmp_path):
     ],
 )
 def test_a_wrong_override_is_refused_in_one_line_that_names_it(override, message):
-    with pytest.raises(InputError) as caught:
-        load_profile("ci", [override])
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
+    refused(message, "ci", [override])
 
 
 @pytest.mark.parametrize(
@@ -114,26 +118,16 @@ def test_a_wrong_override_is_refused_in_one_line_that_names_it(override, message
     ],
 )
 def test_a_wrong_profile_file_is_refused_by_name(tmp_path, text, message):
-    path = tmp_path / "wrong.yaml"
-    path.write_text(text)
-    with pytest.raises(InputError) as caught:
-        load_profile(path)
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
+    (tmp_path / "wrong.yaml").write_text(text)
+    refused(message, tmp_path / "wrong.yaml")
 
 
 def test_the_error_names_the_file_that_is_wrong_and_not_the_one_that_extends_it(tmp_path):
     (tmp_path / "below.yaml").write_text("grpo: {steps: no}\n")
     (tmp_path / "above.yaml").write_text("extends: below.yaml\n")
-    with pytest.raises(InputError, match="below.yaml: grpo.steps: expected a whole number"):
-        load_profile(tmp_path / "above.yaml")
-
-
-def test_an_unknown_profile_is_answered_with_the_closest_name():
-    with pytest.raises(InputError, match="unknown profile 'labtop'; did you mean 'laptop'?"):
-        load_profile("labtop")
-    with pytest.raises(InputError, match="expected a profile .* found no such file"):
-        load_profile(Path("nowhere.yaml"))
+    refused("below.yaml: grpo.steps: expected a whole number", tmp_path / "above.yaml")
+    refused("unknown profile 'labtop'; did you mean 'laptop'?", "labtop")
+    refused("nowhere.yaml: expected a profile (a YAML file), found no such", Path("nowhere.yaml"))
 
 
 def test_every_setting_has_a_default_of_its_own_type_and_a_line_about_it():

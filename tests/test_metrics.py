@@ -309,12 +309,10 @@ def test_an_unknown_metric_and_a_list_that_the_release_cannot_take_are_errors(us
         use(name, "the artist sailed", ["art", "sail", "sea"])
 
 
-def test_a_metric_of_the_user_s_own_module_is_registered_by_name():
+def test_a_metric_of_the_user_s_own_module_is_registered_by_name(monkeypatch):
+    monkeypatch.setattr(METRICS, "_things", dict(METRICS._things))
     METRICS.add("test_starts", Metric(lambda text, answers: float(text.startswith(answers))))
-    try:
-        assert score("test_starts", "<think>x</think>Paris is it", ["Paris"]) == 1.0
-    finally:
-        del METRICS._things["test_starts"]
+    assert score("test_starts", "<think>x</think>Paris is it", ["Paris"]) == 1.0
 
 
 @pytest.mark.parametrize("text", [r"\boxed{", "<answer>", "</think>", "answer: ", "-5 ", "<think>"])

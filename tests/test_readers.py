@@ -90,7 +90,9 @@ def test_a_reader_that_cannot_be_made_says_why(name, settings, reason):
         reader(name, **settings)
 
 
-def test_a_reader_of_the_user_s_own_module_is_registered_by_name():
+def test_a_reader_of_the_user_s_own_module_is_registered_by_name(monkeypatch):
+    monkeypatch.setattr(READERS, "_things", dict(READERS._things))
+
     @READERS.register("test_echo")
     @dataclass(frozen=True)
     class Echo:
@@ -100,13 +102,10 @@ def test_a_reader_of_the_user_s_own_module_is_registered_by_name():
         def read(self, questions, done=None):
             return [Answer(question.id, question.text + self.mark) for question in questions]
 
-    try:
-        echo = reader("test_echo", mark="?")
-        assert echo.read([Question("q0", "boats", memory=BOATS)])[0].prediction == "boats?"
-        with pytest.raises(InputError, match="did you mean 'mark'"):
-            reader("test_echo", marks="?")
-    finally:
-        del READERS._things["test_echo"]
+    echo = reader("test_echo", mark="?")
+    assert echo.read([Question("q0", "boats", memory=BOATS)])[0].prediction == "boats?"
+    with pytest.raises(InputError, match="did you mean 'mark'"):
+        reader("test_echo", marks="?")
 
 
 def test_questions_are_answered_as_their_source_is_scored():

@@ -106,16 +106,14 @@ def test_settings_that_make_no_sense_are_refused(change, reason):
         Retrieval(**change)
 
 
-def test_a_view_of_the_user_s_own_module_is_a_behaviour():
+def test_a_view_of_the_user_s_own_module_is_a_behaviour(monkeypatch):
     class Newest(View):
         def rank(self, store, query, k):
             return list(reversed(getattr(self.memory, store)))[:k]
 
+    monkeypatch.setattr(VIEWS, "_things", dict(VIEWS._things))
     VIEWS.add("test_newest", Newest)
-    try:
-        assert show(BOATS, "boats", Retrieval(behaviour="test_newest", top_k=1)).ids == ("2", "4")
-    finally:
-        del VIEWS._things["test_newest"]
+    assert show(BOATS, "boats", Retrieval(behaviour="test_newest", top_k=1)).ids == ("2", "4")
 
 
 # ---- embeddings -------------------------------------------------------------------------------
@@ -232,17 +230,14 @@ def test_whatever_is_stored_the_prompt_fits_or_the_question_says_why(
     assert list(found.episodic) == sorted(found.episodic, key=lambda e: int(e.id))
 
 
-def test_a_component_of_the_user_s_own_is_shown_and_searched():
+def test_a_component_of_the_user_s_own_is_shown_and_searched(monkeypatch):
+    monkeypatch.setattr(MEMORY_COMPONENTS, "_things", dict(MEMORY_COMPONENTS._things))
     keeps = ("Plans are kept.", "Plans: add them.", "Plans: what is to be done.")
     MEMORY_COMPONENTS.add("test_plans", Component(*keeps))
     MEMORY_COMPONENTS.add("test_mood", Component(*keeps[:2], "Mood: a word.", paragraph=True))
-    try:
-        stored = BOATS.with_part("test_plans", Store((Entry("9", "Paint boats."),)))
-        found = show(stored.with_part("test_mood", "calm"), "Who paints?", Retrieval(top_k=1))
-        system = system_prompt(found)
-        assert found.ids == ("1", "3", "9") and "- Plans: what is to be done." in system
-        assert "<test_plans_memory>\n1. Paint boats.\n</test_plans_memory>" in system
-        assert "<test_mood_memory>\ncalm\n</test_mood_memory>" in system
-    finally:
-        for name in ("test_plans", "test_mood"):
-            del MEMORY_COMPONENTS._things[name]
+    stored = BOATS.with_part("test_plans", Store((Entry("9", "Paint boats."),)))
+    found = show(stored.with_part("test_mood", "calm"), "Who paints?", Retrieval(top_k=1))
+    system = system_prompt(found)
+    assert found.ids == ("1", "3", "9") and "- Plans: what is to be done." in system
+    assert "<test_plans_memory>\n1. Paint boats.\n</test_plans_memory>" in system
+    assert "<test_mood_memory>\ncalm\n</test_mood_memory>" in system

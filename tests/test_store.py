@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import json
 import os
+from unittest.mock import patch
 
 import pandas as pd
 import pytest
@@ -131,31 +132,23 @@ FAILING = [(write, name) for write in WRITES for name in ("open", "fsync", "repl
 FAILING.remove(("append", "replace"))  # appending does not rename
 
 
-@pytest.mark.parametrize(("write", "failing"), FAILING)
-def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, write, failing):
-    path = tmp_path / "file"
+def fails(write, path, trouble, found):
+    """Writing is an error, the old file stays as it was, and nothing else is there."""
     path.write_text("old\n")
-    if failing == "open":
-        monkeypatch.setattr("builtins.open", full)
-    else:
-        monkeypatch.setattr(store.os, failing, full)
-    with pytest.raises(
-        InputError, match=r"file: expected to write \d+ bytes, found: No space left"
-    ):
+    with trouble, pytest.raises(InputError, match=rf"file: expected to write \d+ bytes, {found}"):
         WRITES[write](path)
-    monkeypatch.undo()
-    assert path.read_text() == "old\n"
-    assert os.listdir(tmp_path) == ["file"]
+    assert path.read_text() == "old\n" and os.listdir(path.parent) == [path.name]
+
+
+@pytest.mark.parametrize(("write", "failing"), FAILING)
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, write, failing):
+    trouble = patch(f"{'builtins' if failing == 'open' else 'os'}.{failing}", full)
+    fails(write, tmp_path / "file", trouble, "found: No space left")
 
 
 @pytest.mark.parametrize("write", WRITES)
 def test_a_write_that_stops_half_way_leaves_nothing_half_written(tmp_path, write):
-    path = tmp_path / "file"
-    path.write_text("old\n")
-    with no_file_above(4096), pytest.raises(InputError, match="file: expected to write"):
-        WRITES[write](path)
-    assert path.read_text() == "old\n"
-    assert os.listdir(tmp_path) == ["file"]
+    fails(write, tmp_path / "file", no_file_above(4096), "found: ")
 
 
 def test_an_interrupted_write_leaves_nothing_and_a_folder_that_is_a_file_is_named(
