@@ -12,6 +12,7 @@ import os
 import resource
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -62,6 +63,12 @@ def refused(capsys, code: int, *argv: object) -> str:
     return shown
 
 
+def process(*argv: object, **options) -> subprocess.CompletedProcess:
+    """The command in a process of its own."""
+    command = [sys.executable, "-B", "-m", "memalpha_kit", *map(str, argv)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
+
+
 def write_words(data="data.parquet", out="e.jsonl"):
     return ("write", "--data", data, "--writer", "keep_sentences", "--out", out, "--batch", 1)
 
@@ -91,10 +98,7 @@ def test_a_model_folder_that_is_not_one_is_refused(here, capsys, files, found):
 
 
 def test_the_installed_command_answers_as_main_does(here):
-    argv = ["write", "--data", "data.parquet", "--model", "nowhere", "--out", "e.jsonl"]
-    done = subprocess.run(
-        [sys.executable, "-m", "memalpha_kit", *argv], capture_output=True, text=True, timeout=60
-    )
+    done = process("write", "--data", "data.parquet", "--model", "nowhere", "--out", "e.jsonl")
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr == (
         "memalpha: error: model nowhere: expected a folder with config.json, weights "
@@ -274,13 +278,8 @@ def test_a_line_that_the_kernel_cuts_half_way_is_taken_back(here):
     assert command(*write_words(out="whole/e.jsonl")) == 0
     whole = Path("whole/e.jsonl").read_bytes()
     limit = len(whole) // 2
-    done = subprocess.run(
-        [sys.executable, "-B", "-m", "memalpha_kit", *map(str, write_words())],
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    no_larger = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit))
+    done = process(*write_words(), preexec_fn=no_larger)
     assert done.returncode == 1
     assert done.stderr.startswith("memalpha: error: e.jsonl: expected to write")
     assert done.stderr.count("\n") == 1
