@@ -22,7 +22,7 @@ hold what was paid for and thrown away, and what a judge cost.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ class Bootstrap:
 
     seed: int = 0
     resamples: int = 2000
+    level: float = 0.95
 
 
 BOOTSTRAP = Bootstrap()
@@ -91,8 +92,7 @@ def table_sources(
 
 def _source_row(part: pd.DataFrame, made: pd.DataFrame, bootstrap: Bootstrap) -> Row:
     first, asked = part.iloc[0], part[part["status"] != "skipped"]
-    drawn = bootstrap.seed, bootstrap.resamples
-    score = mean_interval(part["score"].tolist(), *drawn, clusters=units(part))
+    score = mean_interval(part["score"].tolist(), *astuple(bootstrap), clusters=units(part))
     instances = _clusters(part).nunique()
     sizes = asked.groupby("instance")[["memory_tokens", "chunk_tokens"]].mean()
     calls, calls_ok, chunks = (_total(made[name]) for name in ("calls", "calls_ok", "chunks"))
@@ -138,7 +138,7 @@ def _average_row(mine: pd.DataFrame, sources: list[Row], bootstrap: Bootstrap) -
     row |= {name: _total(columns[name]) for name in (*COUNTS, *SPENT)}
     if columns["score"].notna().all():
         drawn = mine["score"].tolist(), mine["source"].tolist(), units(mine)
-        score = stratified_interval(*drawn, bootstrap.seed, bootstrap.resamples)
+        score = stratified_interval(*drawn, *astuple(bootstrap))
         row |= {"score": score.mean, "low": score.low, "high": score.high}
     asked = row["questions"] - row["skipped"]
     return row | {"error_rate": row["missing"] / asked if asked else None}
@@ -228,7 +228,7 @@ def _pair_row(source: str, part: pd.DataFrame, bootstrap: Bootstrap) -> Row:
         stratified_interval(part[name].tolist(), *drawn, bootstrap.seed, n=1).mean
         for name in ("score", "score_against")
     )
-    gain = stratified_interval(gains, *drawn, bootstrap.seed, bootstrap.resamples)
+    gain = stratified_interval(gains, *drawn, *astuple(bootstrap))
     return {
         "source": source,
         "questions": gain.n,
@@ -239,7 +239,7 @@ def _pair_row(source: str, part: pd.DataFrame, bootstrap: Bootstrap) -> Row:
         "low": gain.low,
         "high": gain.high,
         "p": sign_flip(gains, *drawn, bootstrap.seed),
-        "detectable": detectable(gains, *drawn),
+        "detectable": detectable(gains, *drawn, bootstrap.level),
     }
 
 
