@@ -118,14 +118,13 @@ def _long_enough(job: Job, chapters: Iterable[Chapter]) -> Iterator[tuple[Chapte
     """Chapters that have a summary and the right number of chunks, with these."""
     config, drop = job.config, job.skips.drop
 
-    def with_summary() -> Iterator[Chapter]:
-        for chapter in chapters:
-            drop("chapters without a summary", not chapter.summary)
-            if chapter.summary:
-                yield chapter
+    def has_summary(chapter: Chapter) -> bool:
+        drop("chapters without a summary", not chapter.summary)
+        return bool(chapter.summary)
 
     pack = partial(_packed, config.counter, config.chunk_max_tokens)
-    for chapter, chunks in spread(pack, with_summary(), config.workers, BATCH):
+    usable = filter(has_summary, chapters)
+    for chapter, chunks in spread(pack, usable, config.workers, BATCH):
         if len(chunks) < config.chapter_min_chunks:
             drop("chapters with too few chunks")
         elif len(chunks) > config.chapter_max_chunks:

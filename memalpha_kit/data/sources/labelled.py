@@ -194,8 +194,24 @@ def of_samples(job: Job, train: Sequence[Sample], test: Sequence[Sample]) -> lis
 def labelled_chunks(
     job: Job, index: int, items: Sequence[str], extra: Iterable[str] = ()
 ) -> tuple[str, ...]:
-    """The framed chunks of an instance's samples; a chunk without any is left out."""
-    contents = ["\n\n".join(group) for group in arrange(job, items, extra) if group]
+    """The framed chunks of an instance's samples; a chunk without any is left out.
+
+    The items are dealt evenly into `example_chunks`, or else packed by their tokens. Each of
+    `extra` goes to the first chunk with room for it, or into a chunk of its own.
+    """
+    measure, limit = job.counter, job.config.example_chunk_tokens
+    if n := job.config.example_chunks:
+        share, more = divmod(len(items), n)
+        left = iter(items)
+        groups = [list(islice(left, share + (chunk < more))) for chunk in range(n)]
+    else:
+        groups = [[items[i] for i in g] for g in pack_paragraphs(items, measure, lambda: limit)]
+    for text in extra:
+        room = (g for g in groups if measure.count("\n\n".join([*g, text])) <= limit)
+        if (group := next(room, None)) is None:
+            groups.append(group := [])
+        group.append(text)
+    contents = ["\n\n".join(group) for group in groups if group]
     return job.framed(contents, index, frames.CLASSIFICATION_LEAD_INS)
 
 
@@ -217,26 +233,6 @@ def missing(chosen: Iterable[Sample], pool: Sequence[Sample], rng: random.Random
     """One sample from `pool` for each label that `chosen` lacks, in sorted order of the labels."""
     lacking = sorted({sample.label for sample in pool} - {sample.label for sample in chosen})
     return [rng.choice([s for s in pool if s.label == label]) for label in lacking]
-
-
-def arrange(job: Job, items: Sequence[str], extra: Iterable[str]) -> list[list[str]]:
-    """The items by chunk: dealt evenly into `example_chunks`, or else packed by their tokens.
-
-    Each of `extra` goes to the first chunk with room for it, or into a chunk of its own.
-    """
-    measure, limit = job.counter, job.config.example_chunk_tokens
-    if n := job.config.example_chunks:
-        share, more = divmod(len(items), n)
-        left = iter(items)
-        groups = [list(islice(left, share + (chunk < more))) for chunk in range(n)]
-    else:
-        groups = [[items[i] for i in g] for g in pack_paragraphs(items, measure, lambda: limit)]
-    for text in extra:
-        room = (g for g in groups if measure.count("\n\n".join([*g, text])) <= limit)
-        if (group := next(room, None)) is None:
-            groups.append(group := [])
-        group.append(text)
-    return groups
 
 
 def item(sample: Sample, numbers: Mapping[str, int]) -> str:
