@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,6 +50,19 @@ def framed(day, content, lead_in="Notes:"):
     """`content` as what the user said on that day."""
     header = f"[Dialogue between User and Assistant on {day} 00:00]"
     return f"{header}\n<User>{lead_in}\n{content}\n<Assistant>Stored."
+
+
+PAIR = re.compile(r"Sentence: (.*)\nLabel: (\d+)")
+
+
+def shown(instance):
+    """(sentence, label number) of every labelled sample in the chunks."""
+    return [pair for chunk in instance.chunks for pair in PAIR.findall(chunk)]
+
+
+def asked(instance):
+    """The sentences that are to be labelled."""
+    return [re.match(r"Sentence: (.*)\n", qa.question)[1] for qa in instance.questions]
 
 
 def without(row, name):

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from raw_rows import BISCUIT, framed, sized
+from raw_rows import BISCUIT, PAIR, asked, framed, shown, sized
 
-from memalpha_kit.data.sources import (
-    SOURCES,
-    build,
-    frames,
-    labelled,
-)
+from memalpha_kit.data.sources import SOURCES, build, frames, labelled
 from memalpha_kit.data.sources.building import Job, draw
 from memalpha_kit.data.sources.labelled import Sample
 from memalpha_kit.errors import InputError
@@ -23,10 +17,6 @@ from memalpha_kit.settings import BuildConfig
 from memalpha_kit.tasks import TASKS
 from memalpha_kit.text import normalise
 from memalpha_kit.tokens import counter
-
-WORDS = BuildConfig(counter="words")
-PAIR = re.compile(r"Sentence: (.*)\nLabel: (\d+)")
-ASKED = re.compile(r"Sentence: (.*)\n")
 
 
 def test_labelled_samples_give_the_worked_example(one_line_pools, identity_draws):
@@ -64,18 +54,13 @@ def small_trec(tmp_path):
     return tmp_path
 
 
-def pairs(instance):
-    """(sentence, label number) of every sample in the chunks."""
-    return [(s, int(n)) for chunk in instance.chunks for s, n in PAIR.findall(chunk)]
-
-
 def test_labels_are_numbered_by_name_and_held_out_sentences_never_shown(small_trec):
     """Not even in other words: the question of the ferry is held out with another article."""
     assert SOURCES["trec_coarse"].labels(small_trec) == ("ENTY", "HUM", "LOC", "NUM")
     assert SOURCES["trec_fine"].labels(small_trec)[3:] == ("NUM:count", "NUM:date")
     [instance] = build("trec_coarse", small_trec, BuildConfig(), seed=0)
-    assert ("How many bees are there ?", 3) in pairs(instance)
-    assert "When was the ferry built ?" not in dict(pairs(instance))
+    assert ("How many bees are there ?", "3") in shown(instance)
+    assert "When was the ferry built ?" not in dict(shown(instance))
     assert [(qa.id, *qa.answers) for qa in instance.questions] == [("line-1", "1"), ("line-2", "3")]
 
 
@@ -100,8 +85,8 @@ def test_missing_labels_are_added_in_sorted_order_where_there_is_room(n):
     built = labelled.of_samples(Job("x", Path(), config, seed=3), train, test)
     assert len(built) == 2
     for instance in built:
-        numbers = [number for _, number in pairs(instance)]
-        assert set(numbers) == set(range(9)) and n <= len(numbers) <= n + 9
+        numbers = [number for _, number in shown(instance)]
+        assert set(numbers) == set("012345678") and n <= len(numbers) <= n + 9
         assert all(len(PAIR.findall(chunk)) <= 2 for chunk in instance.chunks)
 
 
@@ -109,8 +94,8 @@ def test_shares_of_the_samples_are_disjoint_and_dealt_evenly():
     train = [Sample(f"word {i}", "a", f"f:{i}") for i in range(19)]
     config = BuildConfig(examples=8, example_chunks=3)
     built = labelled.of_samples(Job("x", Path(), config), train, [Sample("q", "a", "f:1")])
-    shown = [sentence for instance in built for sentence, _ in pairs(instance)]
-    assert len(built) == 2 and len(set(shown)) == 16
+    sentences = {sentence for instance in built for sentence, _ in shown(instance)}
+    assert len(built) == 2 and len(sentences) == 16
     assert [len(PAIR.findall(chunk)) for chunk in built[0].chunks] == [3, 3, 2]
 
 
@@ -129,7 +114,7 @@ def test_banking77_joins_the_lines_of_a_message(tmp_path):
     (tmp_path / "banking77_test.csv").write_text("category,text\na,asked\n")
     assert SOURCES["banking77"].labels(tmp_path) == ("a", "b")
     [instance] = build("banking77", tmp_path, BuildConfig(), seed=0)
-    assert sorted(pairs(instance)) == [("line one line two, too", 1), ("other", 0)]
+    assert sorted(shown(instance)) == [("line one line two, too", "1"), ("other", "0")]
 
 
 AT_20 = sized(1, 20, dialogue_close_tokens=17, dialogue_reserve_tokens=8)
@@ -201,11 +186,11 @@ def test_drawing_keeps_the_order():
 def test_real_samples_all_survive_and_none_is_held_out(real_data, name, n_samples, n_labels):
     """The reference loses one example per chunk border: 5,387 of 5,452 for TREC."""
     [instance] = build(name, real_data, BuildConfig(), seed=0)
-    shown = pairs(instance)
-    assert (len(shown), len({n for _, n in shown})) == (n_samples, n_labels)
-    asked = {normalise(ASKED.match(qa.question)[1]) for qa in instance.questions}
+    pairs = shown(instance)
+    assert (len(pairs), len({n for _, n in pairs})) == (n_samples, n_labels)
+    held_out = set(map(normalise, asked(instance)))
     assert len(instance.questions) == 100
-    assert not asked & {normalise(sentence) for sentence, _ in shown}
+    assert held_out.isdisjoint(normalise(sentence) for sentence, _ in pairs)
     assert all(counter("wordpunct").count(chunk) <= 1100 for chunk in instance.chunks)
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from raw_rows import DOOR, WORDS, bench_row, framed, said, sized, write
+from raw_rows import DOOR, PAIR, WORDS, asked, bench_row, framed, said, shown, sized, write
 
 from memalpha_kit.data.build import build_source
 from memalpha_kit.data.skips import Skips
@@ -25,17 +25,7 @@ from memalpha_kit.text import normalise
 from memalpha_kit.tokens import counter
 from tools.sample_data import make_raw
 
-PAIR = re.compile(r"Sentence: (.*)\nLabel: (\d+)")
-ASKED = re.compile(r"Sentence: (.*)\n")
 TREC, NLU = bench.TREC, bench.NLU
-
-
-def shown(instance):
-    return [pair for chunk in instance.chunks for pair in PAIR.findall(chunk)]
-
-
-def asked(instance):
-    return [ASKED.match(qa.question)[1] for qa in instance.questions]
 
 
 EXAMPLES = "where is my parcel\nlabel: 2\n\nplay some jazz\nlabel: 0\n\nstop the music\nlabel: 1\n"
