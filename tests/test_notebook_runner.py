@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import nbformat
 import pandas as pd
@@ -115,9 +116,7 @@ def test_a_missing_hand_over_names_the_notebook_and_the_command_that_makes_all(t
 
 
 def test_a_full_disk_leaves_no_report_that_looks_complete(toy, monkeypatch):
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
-
+    full = Mock(side_effect=OSError(28, "No space left on device"))
     monkeypatch.setattr("pathlib.Path.write_text", full)
     with pytest.raises(InputError, match="01_first/ci: expected to write, found: No space left"):
         run("ci", only=["01"], root=toy, notebooks=toy / "notebooks")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from unittest.mock import Mock
 
 import pytest
 import tiny_policy as tiny
@@ -88,11 +89,8 @@ def test_a_saved_policy_loads_equal_and_replaces_an_older_one(tmp_path):
 def test_a_save_that_fails_leaves_the_older_policy(tmp_path, monkeypatch):
     folder = tiny.saved(tmp_path / "policy", seed=1)
     made = tiny.lm(seed=0)
-
-    def fail(*_, **__):
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(type(made.tokenizer), "save_pretrained", fail)
+    full = Mock(side_effect=OSError("No space left on device"))
+    monkeypatch.setattr(type(made.tokenizer), "save_pretrained", full)
     with pytest.raises(DiskError, match="policy: expected to write model files.*No space left"):
         save_policy(made.model, made.tokenizer, folder)
     monkeypatch.undo()

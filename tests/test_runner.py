@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -59,12 +60,9 @@ def copy(recorded, tmp_path):
 @pytest.fixture
 def no_training(monkeypatch):
     """Any training is an error."""
-
-    def refuse(*_, **__):
-        raise AssertionError("trained again")
-
-    monkeypatch.setattr(miniature, "warm_start", refuse)
-    monkeypatch.setattr(miniature, "train", refuse)
+    for name in ("warm_start", "train"):
+        refuse = Mock(side_effect=AssertionError("trained again"))
+        monkeypatch.setattr(miniature, name, refuse)
 
 
 def weights(folder):

@@ -20,21 +20,18 @@ from memalpha_kit.errors import InputError
 from memalpha_kit.files import load_json, save_json
 from memalpha_kit.lab import miniature
 from memalpha_kit.settings import PolicyConfig, Profile
-from memalpha_kit.training.plan import GB, Assumptions, Line, Plan, Shape, known_shape, plan
+from memalpha_kit.training.plan import GB, Line, Plan, Shape, known_shape, plan
 
 REFERENCE = Path(__file__).parent / "plan_reference.json"
 KERNEL_S = 3.5  # about: to start and stop a notebook's kernel and write its report
 PROBE_STEPS = 30
 
 
-def planned(
-    profile: Profile,
-    given: Assumptions = Assumptions(),  # noqa: B008 (frozen)
-) -> Plan | None:
+def planned(profile: Profile) -> Plan | None:
     """The plan of any profile; None for a model that is in no table."""
     if not profile.model.name:
         return miniature_plan(profile)
-    return plan(profile, given) if known_shape(profile.model.name) else None
+    return plan(profile) if known_shape(profile.model.name) else None
 
 
 def miniature_plan(profile: Profile, speed: float | None = None) -> Plan:
