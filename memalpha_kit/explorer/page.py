@@ -13,13 +13,13 @@ import html
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import resources
 
 from memalpha_kit.explorer.view import Decode, Json, Recording, view
 from memalpha_kit.method.rewards import Judge
-from memalpha_kit.records import Answer, Episode, Instance, Rewards
-from memalpha_kit.settings import AdvantageConfig, ProtocolConfig, RewardConfig
+from memalpha_kit.records import Episode, Instance, Rewards
+from memalpha_kit.settings import ProtocolConfig, RewardConfig
 
 _SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 
@@ -57,11 +57,9 @@ class Shown:
 def show(
     episodes: Sequence[Episode] | Mapping[str, Sequence[Episode]],
     instances: Iterable[Instance] | None = None,
-    answers: Iterable[Answer] | None = None,
     rewards: Mapping[str, Rewards] | None = None,
     judge: Judge | None = None,
     reward: RewardConfig | None = None,
-    advantage: AdvantageConfig | None = None,
     protocol: ProtocolConfig | None = None,
     decode: Decode | None = None,
 ) -> Shown:
@@ -69,22 +67,13 @@ def show(
 
     Several policies or runs are given by name, `{"before": episodes, "after": episodes}`. Chunks,
     questions and r3 need the instances, r4 a judge or the `rewards` by episode id, as `play` gives
-    them. `answers` stand in for those of the episodes; each names its instance, or its episode.
-    `protocol` says how prompts were rendered, `decode` makes them of the token ids themselves.
+    them. `protocol` says how prompts were rendered, `decode` makes them of token ids.
     """
     runs = episodes if isinstance(episodes, Mapping) else {"episodes": episodes}
-    found = list(answers or ())
     recordings = [
-        Recording(name, [_answered(e, found) for e in run], {}, rewards or {}, protocol, decode)
-        for name, run in runs.items()
+        Recording(name, run, {}, rewards or {}, protocol, decode) for name, run in runs.items()
     ]
-    made = view(recordings, instances or (), judge, reward, advantage)
+    made = view(recordings, instances or (), judge, reward)
     n_steps = sum(len(episode["steps"]) for episode in made["episodes"])
     caption = f"Explorer: {len(made['episodes'])} episodes, {n_steps} chunks."
     return Shown(html_page(made), f"{caption} If nothing is above, trust this notebook.")
-
-
-def _answered(episode: Episode, answers: Sequence[Answer]) -> Episode:
-    """The episode with its answers, if there are any for it."""
-    mine = tuple(a for a in answers if a.instance in (episode.id, episode.instance))
-    return replace(episode, answers=mine) if mine else episode
