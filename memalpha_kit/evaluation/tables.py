@@ -92,7 +92,8 @@ def table_sources(
 
 def _source_row(part: pd.DataFrame, made: pd.DataFrame, bootstrap: Bootstrap) -> Row:
     first, asked = part.iloc[0], part[part["status"] != "skipped"]
-    score = mean_interval(part["score"].tolist(), *astuple(bootstrap), clusters=units(part))
+    drawn = bootstrap.seed, bootstrap.resamples, bootstrap.level
+    score = mean_interval(part["score"].tolist(), *drawn, units(part))
     instances = _clusters(part).nunique()
     sizes = asked.groupby("instance")[["memory_tokens", "chunk_tokens"]].mean()
     calls, calls_ok, chunks = (_total(made[name]) for name in ("calls", "calls_ok", "chunks"))
