@@ -66,24 +66,22 @@ def facts(n, source="squad", **metadata):
     ]
 
 
-@pytest.mark.parametrize("lengths", [(), (4, 1), (1, 1), (0, 2)])
-def test_lengths_grow_from_one_on(lengths):
-    with pytest.raises(InputError, match="growing whole numbers"):
-        nested(facts(3), lengths)
+@pytest.mark.parametrize(
+    ("instances", "lengths", "message"),
+    [
+        *((facts(3), lengths, "growing whole numbers") for lengths in ((), (4, 1), (1, 1), (0, 2))),
+        (facts(3), (1, 4), "expected 6 chunks of other instances .* found 4"),
+        (facts(5, groups=["squad:Ferries"]), (1, 2), "found 0"),  # all share a group
+        (facts(5, "trec_coarse"), (1, 2), "found 0"),  # labels of the same source
+    ],
+)
+def test_lengths_that_do_not_grow_and_too_little_hay_are_refused(instances, lengths, message):
+    with pytest.raises(InputError, match=message):
+        nested(instances, lengths)
 
 
-def test_too_little_hay_is_refused_with_its_number():
-    with pytest.raises(InputError, match="expected 6 chunks of other instances .* found 4"):
-        nested(facts(3), (1, 4))
-
-
-def test_what_shares_a_group_or_has_labels_of_the_same_source_is_no_hay():
-    with pytest.raises(InputError, match="found 0"):
-        nested(facts(5, groups=["squad:Ferries"]), (1, 2))
-    labelled = facts(5, "trec_coarse")
-    with pytest.raises(InputError, match="found 0"):
-        nested(labelled, (1, 2))
-    found = nested([labelled[0], *facts(5)[1:]], (1, 2), limit=1)[2]
+def test_what_another_source_says_is_hay_for_labels():
+    found = nested([facts(1, "trec_coarse")[0], *facts(5)[1:]], (1, 2), limit=1)[2]
     assert len(found[0].chunks) == 4
 
 

@@ -64,11 +64,6 @@ def test_a_row_has_the_public_shapes(tmp_path):
     assert json.loads(listed["metadata"])["groups"] == ["squad:Quill Bay", "é"]
 
 
-def test_a_file_without_columns_is_an_empty_data_set(tmp_path):
-    pq.write_table(pa.table({}), tmp_path / "a.parquet")
-    assert load_instances(tmp_path / "a.parquet") == []
-
-
 def row(**change):
     """A published row, which has nothing of ours in its metadata."""
     return {
@@ -202,15 +197,17 @@ def test_a_published_row_is_written_as_it_was_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("metadata", "message"),
+    ("metadata", "questions", "message"),
     [
-        ({"id": "x"}, "metadata 'id': expected another name"),
-        ({"a": {"b": 1}}, "metadata 'a': expected text, numbers or a list"),
-        ({"a": float("nan")}, "metadata 'a': expected text, numbers or a list"),
+        ({"id": "x"}, 1, "metadata 'id': expected another name"),
+        ({"a": {"b": 1}}, 1, "metadata 'a': expected text, numbers or a list"),
+        ({"a": float("nan")}, 1, "metadata 'a': expected text, numbers or a list"),
+        ({}, 101, "expected at most 100 questions, found 101"),
     ],
 )
-def test_metadata_that_is_not_flat_json_is_not_written(tmp_path, metadata, message):
-    instance = make_instance("squad", ["a"], INSTANCES[1].questions, metadata=metadata)
+def test_what_public_readers_refuse_is_not_written(tmp_path, metadata, questions, message):
+    asked = [QA(f"q{i}", "Which?", ("one",)) for i in range(questions)]
+    instance = make_instance("squad", ["one"], asked, metadata=metadata)
     with pytest.raises(InputError, match=message):
         save_instances(tmp_path / "a.parquet", [instance])
 
@@ -271,12 +268,6 @@ def test_a_split_keeps_the_source_that_sub_source_names(tmp_path):
         assert {i.source for i in (*new.train, *new.test)} == {"icl_0", "icl_1"}
     merged = read_instance(row(sub_source="icl_0"), "here")
     assert merged.source == "squad" and merged.metadata["sub_source"] == "icl_0"
-
-
-def test_more_questions_than_public_readers_take_are_refused(tmp_path):
-    questions = [QA(f"q{i}", "Which?", ("one",)) for i in range(101)]
-    with pytest.raises(InputError, match="expected at most 100 questions, found 101"):
-        save_instances(tmp_path / "a.parquet", [make_instance("x", ["one"], questions)])
 
 
 def test_what_published_files_say_is_never_evaluated(tmp_path):
