@@ -61,17 +61,13 @@ def _unpacked(path: Path, stack: ExitStack) -> Path:
     except ImportError:
         how = f"pip install py7zr, or run 7z x {path.name}"
         raise InputError(f"{path}: expected a library that unpacks it: {how}") from None
+    broken = (kinds.ArchiveError, kinds.AbsolutePathError, kinds.PasswordRequired, ValueError)
     folder = Path(stack.enter_context(TemporaryDirectory()))
     try:
         with py7zr.SevenZipFile(path) as archive:
             _only([info.filename for info in archive.list() if not info.is_directory], path)
             archive.extractall(folder)
-    except (
-        kinds.ArchiveError,
-        kinds.AbsolutePathError,
-        kinds.PasswordRequired,
-        ValueError,
-    ) as error:
+    except broken as error:
         found = str(error.args[-1] if error.args else type(error).__name__)
         raise InputError(f"{path}: expected a 7z archive without a password: {found}") from error
     return next(file for file in folder.rglob("*") if file.is_file() and not file.is_symlink())

@@ -260,9 +260,8 @@ def csv_rows(
 
     Raises InputError for a missing column, a row of another length, and text that is no CSV.
     """
-    reader = csv.DictReader(
-        io.StringIO(text, newline=""), delimiter=delimiter, strict=True, restval=""
-    )
+    stream = io.StringIO(text, newline="")
+    reader = csv.DictReader(stream, delimiter=delimiter, strict=True, restval="")
     try:
         names = reader.fieldnames or []
         for column in columns:
