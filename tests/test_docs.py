@@ -85,6 +85,7 @@ NOT_RUN = {
     "memalpha data merge --recipe": "needs all sources of the paper; tests/test_data_commands.py",
     "memalpha models get": "downloads; tests/test_get.py",
     "memalpha export": "needs the model above; tests/test_real_model.py",
+    "memalpha plan --profile small --probe": "needs the model above; tests/test_plan.py",
     "memalpha write --model": "needs the model above; tests/test_real_model.py",
     "memalpha calibrate": "ten seconds; tests/test_calibration.py",
     "memalpha train": "needs a card; tests/test_real_training.py runs it on a toy",

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 import tiny_policy as tiny
@@ -12,7 +13,7 @@ from transformers import Qwen3ForCausalLM
 
 from memalpha_kit.errors import InputError
 from memalpha_kit.method.encoding import encode_text
-from memalpha_kit.models.folders import check_pad, pad_id
+from memalpha_kit.models.folders import check_pad, found_folder, pad_id
 from memalpha_kit.models.local import CausalLM, Sampling, load_lm
 from memalpha_kit.models.tiny import save_policy
 from memalpha_kit.settings import ModelConfig
@@ -248,3 +249,14 @@ def test_without_such_a_token_a_model_answers_and_the_remedy_makes_it_one_to_tra
     model.resize_token_embeddings(len(tokenizer))
     save_policy(model, tokenizer, folder)
     assert load_model(ModelConfig(), folder, seed=0).tokenizer.pad_token == "<|pad|>"
+
+
+def test_a_model_s_folder_is_found_from_the_clone_too(tmp_path, monkeypatch):
+    """As in a notebook, whose kernel runs in notebooks/; what is here comes first."""
+    for folder in ("notebooks", "memalpha_kit", "models/tiny"):
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "notebooks")
+    assert found_folder("models/tiny") == tmp_path / "models/tiny"
+    assert found_folder("Qwen/Qwen3-4B") == Path("Qwen/Qwen3-4B")
+    Path("models/tiny").mkdir(parents=True)
+    assert found_folder("models/tiny") == Path("models/tiny")

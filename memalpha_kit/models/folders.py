@@ -7,13 +7,14 @@ or exports a language model asks `ends`; training asks `check_pad` before there 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memalpha_kit.errors import InputError
 from memalpha_kit.files import load_json
 from memalpha_kit.models.get import MODELS
+from memalpha_kit.notebooks import repository
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -46,6 +47,17 @@ def quiet(errors_only: bool = False) -> Iterator[None]:
         logging.set_verbosity(level)
         if shown:
             logging.enable_progress_bar()
+
+
+def found_folder(name: str) -> Path:
+    """The folder of that name, seen from here or from the clone: a notebook runs in a folder below.
+
+    A name of neither, the hub's perhaps, stays as it is.
+    """
+    if not (here := Path(name)).is_dir():
+        with suppress(InputError):  # installed without the repository
+            return below if (below := repository() / name).is_dir() else here
+    return here
 
 
 def check_folder(folder: Path) -> None:

@@ -40,7 +40,7 @@ from memalpha_kit.method.retrieval import Retrieval
 from memalpha_kit.method.saved import load_episodes
 from memalpha_kit.method.writers import WRITERS, ScriptedWriter
 from memalpha_kit.models.chat import Client
-from memalpha_kit.models.folders import check_pad, load_tokenizer, quiet
+from memalpha_kit.models.folders import check_pad, found_folder, load_tokenizer, quiet
 from memalpha_kit.models.get import hub_folder
 from memalpha_kit.models.local import Sampling
 from memalpha_kit.models.local_chat import LocalChat, vllm_chat
@@ -60,7 +60,7 @@ READ_ROWS = 8
 
 def base_folder(model: ModelConfig) -> Path:
     """The base model's folder, fetched from the hub if it is not one."""
-    named = Path(model.name)
+    named = found_folder(model.name)
     return named if named.is_dir() else hub_folder(model.name, model.revision)
 
 
@@ -76,7 +76,7 @@ def check_tokenizer(profile: Profile, folder: Path) -> None:
 
 def seen_early(model: ModelConfig) -> bool:
     """Whether the tokenizer is at hand, and may be read before Unsloth is imported."""
-    return Path(model.name).is_dir() and model.backend != "unsloth"
+    return found_folder(model.name).is_dir() and model.backend != "unsloth"
 
 
 def checked_base(profile: Profile) -> Path:
@@ -286,7 +286,7 @@ def checked(profile: Profile) -> tuple[Profile, Client | None]:
         model = replace(model, reader_url=address.url, reader_model=address.model)
     check_model(model, profile.protocol)
     if seen_early(model):
-        check_tokenizer(profile, Path(model.name))
+        check_tokenizer(profile, found_folder(model.name))
     return replace(profile, model=model), client
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from memalpha_kit.data.chunks import pack_sentences
 from memalpha_kit.data.sources.building import Job
 from memalpha_kit.errors import InputError
+from memalpha_kit.models.folders import found_folder
 from memalpha_kit.notebooks import repository
 from memalpha_kit.records import Instance
 from memalpha_kit.settings import Profile
@@ -44,7 +45,7 @@ def load_trained(
     from memalpha_kit.models.decode import fast
     from memalpha_kit.training.backends import load_model
 
-    base = Path(profile.model.name)
+    base = found_folder(profile.model.name)
     if not (base / "config.json").is_file():
         raise InputError(
             f"{base}: expected the base of the trained writer, found no model "
