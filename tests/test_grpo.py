@@ -309,6 +309,8 @@ def test_the_likely_cause_of_equal_rewards_is_named_the_first_that_holds(changes
     assert flat_because(FLAT | changes).startswith(cause)
     unjudged = flat_because(FLAT | changes | {"content": None})
     assert unjudged.startswith(cause) and unjudged.endswith("nobody judges (reward.content)")
+    unweighed = flat_because(FLAT | changes | {"content": None}, judged=False)
+    assert unweighed == flat_because(FLAT | changes)
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,15 @@ def test_rows_that_cannot_be_learned_are_refused(given, message):
 # --- training -------------------------------------------------------------------------------------
 
 
+def test_a_loss_that_is_not_finite_ends_it_before_a_weight_moves(monkeypatch):
+    lm, untouched = tiny.lm(), tiny.lm()
+    nothing = lambda model, batch, pad: completion_loss(model, batch, pad) * float("nan")  # noqa: E731
+    monkeypatch.setattr(module, "completion_loss", nothing)
+    with pytest.raises(InputError, match="phase p, step 1: expected a finite loss, found nan"):
+        warm_start(lm.model, [Phase("p", 1, [Row([1], [2])])], CONFIG, PAD, seed=0)
+    assert tiny.equal(lm.model, untouched.model)
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_training_learns_its_rows_and_a_seed_repeats_it(optimizer):
     config = replace(CONFIG, optimizer=optimizer)

@@ -115,6 +115,7 @@ def _train(trainer: EpisodeTrainer, start: Checkpoint) -> None:
     ahead = order[start.step * run.config.instances + processes.place() :: processes.count()]
     n_replies = run.config.rollouts * sum(len(run.instances[place].chunks) for place in ahead)
     journal = Journal(run.out, run.config, n_replies, start.step)
+    journal.judged = run.environment.reward.content > 0
     trainer.progress = journal.advance
     validate = Validation(run, trainer.save_live)
     journal.look = lambda step: validate(step, writer_lm(lm, trainer)) if validate.due(step) else {}

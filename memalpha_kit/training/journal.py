@@ -52,6 +52,7 @@ class Journal(TrainerCallback):
         self.look: Callable[[int], Mapping[str, Any] | None] = lambda step: None
         self.started, self.note = time.perf_counter(), ""
         self.flat = self.all_flat = 0  # steps in a row, and in all, that taught nothing
+        self.judged = True  # whether content has a weight
 
     def advance(self, n: int) -> None:
         """Counts n more replies of the step that is at work."""
@@ -91,7 +92,7 @@ class Journal(TrainerCallback):
         self.started, self.done = now, step
         known = [name for name in ("reward", "accuracy") if values.get(name) is not None]
         self.note = "".join(f", {name} {values[name]:.3f}" for name in known)
-        why = flat_because(values)
+        why = flat_because(values, self.judged)
         self.flat, self.all_flat = self.flat + 1 if why else 0, self.all_flat + bool(why)
         if self.all_flat:  # a line is not shown for every step
             self.note += f", {self.all_flat} of {step - self.begun} steps taught nothing"
@@ -105,8 +106,10 @@ class Journal(TrainerCallback):
         save_table(self.folder / name, pd.DataFrame(self.tables[name]))
 
 
-def flat_because(values: Mapping[str, Any]) -> str:
+def flat_because(values: Mapping[str, Any], judged: bool = True) -> str:
     """Why a step with these measures could not move the weights, most likely; "" if it could.
+
+    `judged`: content has a weight in the reward, so that it is worth saying if nobody judges it.
 
     >>> flat_because({"rows_trained": 8, "flat_rows": 1.0, "calls": 0.0})
     'no reply had a call (a longer warm start, or another protocol.wire)'
@@ -116,7 +119,7 @@ def flat_because(values: Mapping[str, Any]) -> str:
     if values.get("flat_rows") != 1:
         return "the gradient was zero (see clip_ratio)" if values.get("grad_norm") == 0 else ""
     accuracy, no_valid_call = values.get("accuracy"), values.get("calls_ok") == 0
-    unjudged = values.get("content", 0.0) is None  # TRL logs a NaN so
+    unjudged = judged and values.get("content", 0.0) is None  # TRL logs a NaN so
     causes = {
         "every reply was cut off (a higher protocol.max_reply_tokens)": (
             no_valid_call and values.get("cut_replies") == 1

@@ -228,9 +228,14 @@ class _Progress:
         self.passed, self.tokens, self.smoothed = 0, 0, 0.0
 
     def take(self, phase: str, batch: Sequence[Row], pad_id: int, first: bool, last: bool) -> None:
-        """One optimiser step."""
+        """One optimiser step. Raises InputError for a loss that is not finite; no weight moves."""
         self.optimizer.zero_grad()
         loss = completion_loss(self.model, batch, pad_id)
+        if not loss.isfinite():
+            raise InputError(
+                f"warm start, phase {phase}, step {self.passed + 1}: expected a finite loss, found "
+                f"{loss.item()} (try a lower warm_start.learning_rate)"
+            )
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
         self.optimizer.step()
