@@ -66,7 +66,7 @@ def mean_interval(
 
 
 def paired_interval(
-    before: Sequence[float | None], after: Sequence[float | None], seed: int
+    before: Sequence[float | None], after: Sequence[float | None], seed: int, n: int = 2000
 ) -> Interval:
     """The mean of `after - before`, pair by pair; a pair with a None on either side is missing.
 
@@ -75,7 +75,7 @@ def paired_interval(
     if len(before) != len(after):
         raise InputError(f"paired: expected {len(before)} values on both sides, found {len(after)}")
     gains = [None if a is None or b is None else b - a for a, b in zip(before, after, strict=True)]
-    return mean_interval(gains, seed)
+    return mean_interval(gains, seed, n)
 
 
 def nested_interval(

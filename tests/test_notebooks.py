@@ -274,18 +274,12 @@ def test_the_notebooks_hand_over_through_files(home):
     assert len(train) == CI.grpo.steps * CI.grpo.instances
 
 
-def said(home, name):
-    """All that the cells of a notebook printed."""
-    executed = cells(folder(home, name) / f"{name}.ipynb")
-    return "".join(o.text for cell in executed for o in cell.outputs if o.get("name") == "stdout")
-
-
 def test_notebook_03_computes_what_the_kit_and_trl_compute_and_makes_good_rows_likelier(home):
-    shown = said(home, "03_grpo_training")
-    assert "advantages equal the kit's under 8 settings: True" in shown
-    assert "training/loss.py and TRL agree before and after the step: True" in shown
-    assert "resumed, and the policy is the same: True" in shown
-    assert "the same replies: True" in shown
+    text = shown(home, "03_grpo_training")
+    assert "advantages equal the kit's under 8 settings: True" in text
+    assert "training/loss.py and TRL agree before and after the step: True" in text
+    assert "resumed, and the policy is the same: True" in text
+    assert "the same replies: True" in text
     sources = "".join(
         cell.source for cell in cells(folder(home, "03_grpo_training") / "03_grpo_training.ipynb")
     )
@@ -299,9 +293,9 @@ def test_notebook_03_computes_what_the_kit_and_trl_compute_and_makes_good_rows_l
 
 
 def test_notebook_04_trains_a_toy_for_two_steps_and_says_so(home):
-    made, shown = folder(home, "04_unsloth_grpo"), said(home, "04_unsloth_grpo")
-    assert "Profile ci names no model: a toy with random weights takes its place." in shown
-    assert "transformers loads what FastLanguageModel would load on a card" in shown
+    made, text = folder(home, "04_unsloth_grpo"), shown(home, "04_unsloth_grpo")
+    assert "Profile ci names no model: a toy with random weights takes its place." in text
+    assert "transformers loads what FastLanguageModel would load on a card" in text
     learned = pd.read_csv(made / "warm_start.csv").loss
     assert learned.iloc[-1] < learned.iloc[0]
     assert pd.read_csv(made / "metrics.csv").step.tolist() == [1, 2]
@@ -326,7 +320,7 @@ def test_notebook_04_explains_its_words_and_shows_what_was_recorded(home, root):
     speed = pd.read_csv(folder(home, "04_unsloth_grpo") / "recorded_speed.csv")
     assert speed.n.sum() == len(rows) and set(speed["device"]) == set(rows.device)
     on_card = rows.device.str.startswith("cuda").any()
-    assert ("No run on a card is recorded yet" in said(home, "04_unsloth_grpo")) != on_card
+    assert ("No run on a card is recorded yet" in tables) != on_card
 
 
 def test_notebook_05_measures_what_the_recorded_seeds_and_its_own_runs_measure(home):
