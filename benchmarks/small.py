@@ -2,6 +2,7 @@
 
     memalpha models get smollm2-135m
     python benchmarks/small.py --seeds 0 1 2 --runs runs/small_seeds --out reports/recorded/small
+    python benchmarks/small.py --set model.backend=unsloth --out reports/small_card   # on a card
 
 Everything is resumable: what lies in `--runs` is not made again. The text is documents (SQuAD) and
 dated dialogues (LongMemEval), as many chunks of each, from the raw files in `--raw`, else made up.
@@ -67,7 +68,7 @@ from memalpha_kit.settings import Profile, load_profile  # noqa: E402
 from memalpha_kit.stats import mean_interval, nested_interval  # noqa: E402
 from memalpha_kit.tokens import counter  # noqa: E402
 from memalpha_kit.training import real  # noqa: E402
-from memalpha_kit.training.backends import load_model  # noqa: E402
+from memalpha_kit.training.backends import load_model, start  # noqa: E402
 from tools.sample_data import make_raw  # noqa: E402
 
 TRAIN_RATIO = 0.8
@@ -260,6 +261,7 @@ def main() -> None:
     options = parser.parse_args()
     started, profile = time.time(), load_profile(options.profile, options.set)
     torch.set_num_threads(profile.threads)
+    start(profile.model)  # Unsloth, if it is asked for, before what it patches
     data = built(profile, options.raw, options.runs)
     looked_at = [d.with_name(f"{d.name}_validation") for d in data] if options.validation else data
     test = held_out(looked_at, options.chunks)
