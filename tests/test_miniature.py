@@ -1,9 +1,10 @@
-"""The miniature without training: its data, its writers by rule, and how they are measured."""
+"""The miniature at ci size: data, writers by rule, and the whole way twice, byte for byte."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 
 from memalpha_kit.data.instances import load_instances
@@ -109,3 +110,63 @@ def test_the_policy_is_a_qwen3_of_far_less_than_a_million_parameters(tmp_path):
         assert len(words) <= model.config.vocab_size < len(words) + 8
     with pytest.raises(InputError, match=r"model .*gone: expected a folder with config.json"):
         miniature.policy_writer(CI, tmp_path / "gone")
+
+
+# --- The whole way -------------------------------------------------------------------------------
+
+
+def whole(profile, folder):
+    """The experiment by its functions, as notebooks 03 and 05 do it: the results."""
+    first = miniature.warm_start(profile, folder / "warm_start")
+    second = miniature.train(profile, first, miniature.training_instances(profile), folder / "grpo")
+    policies = {"warm_start": first, "grpo": second}
+    return miniature.before_and_after(profile, policies, miniature.held_out(profile))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Folder and results of one run under profile ci."""
+    folder = tmp_path_factory.mktemp("miniature")
+    return folder, whole(CI, folder)
+
+
+def test_a_run_has_a_row_per_stage_length_and_instance_and_its_metrics_step_by_step(run):
+    folder, results = run
+    assert set(results.columns) == COLUMNS | {"seed", "stage"}
+    keys = results.set_index(["seed", "stage", "length", "instance"]).index
+    assert keys.is_unique and len(keys) == 2 * sum(CI.evaluation.instances)
+    assert list(results.stage.unique()) == ["warm_start", "grpo"]
+    assert results.qa.between(0, 1).all() and (results.missing == 0).all()
+    warm = pd.read_csv(folder / "warm_start" / "metrics.csv")
+    assert list(dict.fromkeys(warm.phase)) == ["copy", "transcribe", "teacher"]
+    settings = CI.warm_start
+    total = settings.copy_steps + settings.transcribe_steps + settings.steps
+    assert warm.step.iloc[-1] == total and warm.step.is_monotonic_increasing
+    grpo = pd.read_csv(folder / "grpo" / "metrics.csv")
+    assert list(grpo.step) == list(range(1, CI.grpo.steps + 1))
+
+
+WEIGHTS = "policy/model.safetensors"
+SAME = (
+    *("warm_start/metrics.csv", f"warm_start/{WEIGHTS}", "warm_start/policy/tokenizer.json"),
+    *(
+        "grpo/metrics.csv",
+        "grpo/settings.json",
+        f"grpo/{WEIGHTS}",
+        "grpo/episodes/step_00001.jsonl",
+    ),
+)
+
+
+def test_the_same_profile_and_seed_give_the_same_bytes(run, tmp_path):
+    folder, results = run
+    pd.testing.assert_frame_equal(whole(CI, tmp_path), results, check_exact=True)
+    for name in SAME:
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes(), name
+
+
+def test_grpo_and_another_seed_give_other_weights(run, tmp_path):
+    folder, _ = run
+    other = miniature.warm_start(replace(CI, seed=1), tmp_path).parent
+    places = (folder / "warm_start", folder / "grpo", other)
+    assert len({(place / WEIGHTS).read_bytes() for place in places}) == 3
