@@ -222,6 +222,8 @@ def test_missing_parts_are_errors(parts, tmp_path, capsys):
     shutil.copytree(parts / "squad", parts / "squad2")
     part(parts, "perltqa", 27)
     refused("expected one data set of squad, found", "--data", parts)
+    named = [parts / name for name in (*RECIPES["balanced"].instances, "squad2")]
+    refused("expected one data set of squad, found several", *named, "--recipe", "balanced")
 
 
 def test_a_part_that_is_all_test_counts_as_none_in_training(parts, tmp_path, capsys):

@@ -138,6 +138,8 @@ def _built(recipe: Recipe, root: Path) -> list[Path]:
 def _in_order(parts: Sequence[Dataset], recipe: Recipe) -> list[Dataset]:
     by_name = {part.name: part for part in parts}
     _check_complete(recipe, by_name, "recipe")
+    if twice := [name for name in by_name if sum(part.name == name for part in parts) > 1]:
+        raise InputError(f"recipe: expected one data set of {twice[0]}, found several")
     if extra := sorted(by_name.keys() - recipe.instances.keys()):
         wanted = ", ".join(recipe.instances)
         raise InputError(f"recipe: expected {wanted} only, found {extra[0]} too")
