@@ -56,6 +56,10 @@ def test_the_seed_decides_the_weights_and_the_global_random_state_stays():
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not torch.equal(one["model.embed_tokens.weight"], other["model.embed_tokens.weight"])
+    rows, default = len(tiny.tokenizer()), build_policy(PolicyConfig(), tiny.tokenizer(), seed=0)
+    assert default.config.vocab_size == rows + -rows % 8 and default.num_parameters() < 300_000
+    assert default.lm_head.weight is default.model.embed_tokens.weight
+    assert {weight.dtype for weight in default.parameters()} == {torch.float32}
 
 
 def test_a_head_start_makes_head_i_look_i_plus_one_tokens_back():

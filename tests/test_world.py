@@ -57,6 +57,23 @@ def test_a_sentence_says_what_it_is(text, kind, key, value):
     assert said.store == ("episodic_memory" if kind == "example" else "semantic_memory")
 
 
+def test_reading_is_the_inverse_of_generating_for_each_kind():
+    texts = {}
+    for name, thing in itertools.product(HELD_OUT[:20], world.THINGS):
+        key = f"{thing} of {name}"
+        texts |= {
+            f"07 is the {key}": ("fact", key, "07"),
+            f"Now 07 is the {key}": ("correction", key, "07"),
+        }
+    for adjective, noun in itertools.product(world.ADJECTIVES, world.NOUNS):
+        key = f"{adjective} {noun} of {HELD_OUT[0]}"
+        texts[f"Label L3 goes to the {key}"] = ("example", f"label {key}", "L3")
+    words = {"n": HELD_OUT[0], "m": HELD_OUT[1], "w": "lamp", "a": world.ADJECTIVES[0]}
+    texts |= {pattern.format(**words): ("chat", "", "") for pattern in world.CHAT}
+    for text, (kind, key, value) in texts.items():
+        assert world.read_sentence(text) == Sentence(kind, text, key, value)
+
+
 # --- Names and instances -------------------------------------------------------------------------
 
 
