@@ -153,6 +153,8 @@ def test_the_command_measures_two_stages_and_trains_once(tmp_path, monkeypatch):
     assert early[1] == late[0]  # a batch depends on its place only
     assert len(early[0].rows) == sum(map(len, early[0].rewards))
     assert len(set(early[0].instances)) == profile.grpo.instances
+    first = {row.completion_ids for row in early[0].rows if row.step == 0}
+    assert len(first) > profile.grpo.instances  # rollouts are drawn, though evaluation is greedy
 
 
 @pytest.mark.parametrize(

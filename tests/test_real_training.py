@@ -326,6 +326,21 @@ def test_a_warm_start_teaches_a_rules_calls_and_grpo_goes_on_from_it(base, data,
     assert load_lm(run / "export")
 
 
+def test_an_imperfect_teacher_leaves_calls_out_but_never_all_of_a_chunk():
+    chunks = [f"Nora keeps {n} bees. Tom has {n} boats. Ana sold {n} cars." for n in range(20, 28)]
+    given = make_instance("squad", chunks, tiny.instance(0).questions[:1])
+
+    def kept(share):
+        settings = ["warm_start.teacher=keep_sentences", f"warm_start.keep={share}"]
+        steps = real_training.taught(load_profile("small", settings), [given], [])
+        return {chunk: {call.arguments["content"] for call in calls} for _, chunk, calls in steps}
+
+    whole, half, least = map(kept, (1.0, 0.5, 0.0))
+    assert all(half[chunk] and half[chunk] <= whole[chunk] for chunk in whole) and half != whole
+    assert {len(texts) for texts in whole.values()} == {3}
+    assert {len(texts) for texts in least.values()} == {1}
+
+
 def test_an_adapter_that_16_bits_would_round_away_is_exported_in_32(tmp_path, monkeypatch):
     tried = []
 
