@@ -57,7 +57,9 @@ class BuildConfig:
     """How raw rows become instances. Defaults suit a laptop; profile `paper` has the paper's."""
 
     counter: str = about("wordpunct", "token counter of every size below")
-    compat: Literal["fixed", "release"] = about("fixed", "release: the published code's quirks")
+    compat: Literal["fixed", "release"] = about(
+        "fixed", "release: the published code's quirks, where possible"
+    )
     on_error: OnError = about("stop", "a bad raw record: error, or left out")
     workers: Count = about(1, "processes; any number gives the same instances")
     stage: str = about("none", "who filters questions and shortens answers: none, rules, llm")
@@ -75,7 +77,7 @@ class BuildConfig:
     dialogue_close_tokens: Count = about(1800, "dialogues: a chunk this full is closed")
     dialogue_reserve_tokens: Count = about(150, "dialogues: kept free for a split turn's header")
     examples: Count | None = about(None, "classification: per instance; None: all, in one instance")
-    example_chunks: Count | None = about(None, "classification: deal into so many; None: pack")
+    example_chunks: Count | None = about(None, "classification: chunks to deal into; None: pack")
     example_chunk_tokens: Count = about(1024, "classification: size that chunks are packed to")
     article_tokens: Count = about(10_000, "hotpotqa: tokens of an instance's articles, on average")
     article_max_chunks: Count = about(20, "hotpotqa: instances with more are dropped")

@@ -69,6 +69,7 @@ _ROWS = (
     Task("booksum", "keywords", "LRU", BOOK_SUMMARY, "train"),
     Task("ttl_train", "label", "TTL", CLASSIFY_BY_EXAMPLE, "train"),
     Task("lme_train", "substring", "AR", role="train", judge="judge"),
+    # MemoryAgentBench
     Task("ruler_qa1_197K", "substring", "AR", role="eval"),
     Task("ruler_qa2_421K", "substring", "AR", role="eval"),
     Task("longmemeval_s*", "substring", "AR", role="eval", judge="judge"),

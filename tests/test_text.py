@@ -174,6 +174,7 @@ def measures(tmp_path_factory):
 @pytest.mark.parametrize("name", ["hf", "tiktoken"])
 def test_special_tokens_are_ordinary_text_and_no_character_is_cut_in_two(measures, name):
     measure = measures[name]
+    assert measure.name.startswith(f"{name}:")
     assert measure.count("<|endoftext|>") == len("<|endoftext|>")
     assert (measure.count(""), measure.count("a🙂b")) == (0, 6)
     cuts = [measure.cut("a🙂b", n) for n in (0, 1, 2, 4, 5, 6)]

@@ -1,9 +1,11 @@
 """The judge of memory writes: whether a text is worth its memory type, the content reward r4.
 
+`ContentJudge` rates texts, `CallJudge` the calls of episodes for `rewards.py`, `judge_steps` what
+the memory server is sent.
 
-judge = CallJudge(ContentJudge(client))
-judge.prepare(episodes)
-rewards(episode, instance, counter, judge)
+    judge = CallJudge(ContentJudge(client))
+    judge.prepare(episodes)
+    rewards(episode, instance, counter, judge)
 """
 
 from __future__ import annotations
