@@ -90,6 +90,9 @@ def test_an_evaluation_source_has_no_training_part_and_lists_as_answers(tmp_path
 
 
 def test_the_card_is_what_a_reviewer_asks_for(tmp_path):
+    files = raw(tmp_path / "raw", "trec_coarse")
+    fetched = {path.name: {"sha256": store.sha256(path)} for path in files.iterdir()}
+    (files / "hub.json").write_text(json.dumps({"revision": "c0ffee", "files": fetched}))
     folder = build(tmp_path, "trec_coarse", "--seed", 7)
     card, written = read_card(folder), (folder / "card.json").read_text()
     assert card["seed"] == 7 and card["settings"]["counter"] == "wordpunct"
@@ -101,7 +104,8 @@ def test_the_card_is_what_a_reviewer_asks_for(tmp_path):
     both = [i for part in dataset.read(folder).parts.values() for i in part]
     assert (card["instances"], card["questions"]) == (1, sum(len(i.questions) for i in both))
     assert card["parts_counts"]["test"]["chunks"] == sum(len(i.chunks) for i in both)
-    assert {"licence", "revision", "metric", "skipped", "dropped", "versions"} <= card.keys()
+    assert card["revision"] == "c0ffee"  # the files are those that were downloaded
+    assert {"licence", "metric", "skipped", "dropped", "versions"} <= card.keys()
     assert "NaN" not in written and str(tmp_path) not in written
 
 
@@ -303,7 +307,9 @@ def test_the_check_saves_what_it_prints(tmp_path, capsys):
 def test_a_dry_run_names_everything_that_can_be_downloaded(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run("download", "--dry-run") == 0
-    assert "to: data/memalpha-memoryagentbench\n" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    for name in ("Memalpha", "Memalpha-Memoryagentbench"):
+        assert f"dataset: YuWangX/{name}\n" in shown and f"to: data/{name.lower()}\n" in shown
     for words, message in (
         (["YuWangX/Memalpa", "--dry-run"], "did you mean 'YuWangX/Memalpha'"),
         ([], "expected a data set"),

@@ -83,13 +83,46 @@ def built(source):
     return source, holds
 
 
+def booksum(folder):
+    """A chapter is long and has an array of summaries."""
+    for line in (folder / "booksum_train.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        yield 10_000 <= len(row["text"].split()) <= 20_000
+        yield row["summary"] and all(summary["text"].strip() for summary in row["summary"])
+
+
 def perltqa(folder):
-    """What broke the release: ids that begin with another, a second ": ", HTML entities."""
-    [path] = folder.glob("perltmem_en*.json")
-    memories = path.read_text(encoding="utf-8")
-    yield {"1_0_1", "1_0_10"} <= set(json.loads(memories)[0]["events"])
-    yield "&#39;" in memories
-    yield re.search(r'"\w+ \w+: [^"]*: ', memories)
+    """Every question's memory exists, in both layouts; and what broke the release is there.
+
+    That is ids that begin with another, a second ": " and HTML entities.
+    """
+    ([memories], [asked]) = (folder.glob(f"perlt{part}_en*.json") for part in ("mem", "qa"))
+    text = memories.read_text(encoding="utf-8")
+    held, v2 = json.loads(text), memories.stem.endswith("_v2")
+    yield isinstance(held, dict if v2 else list)
+    by_name = held if v2 else {memory["profile"]["Protagonist"]: memory for memory in held}
+    for (name, sections), *_ in map(dict.items, json.loads(asked.read_text(encoding="utf-8"))):
+        for section in ("events", "dialogues", "social_relationship"):
+            for (key, questions), *_ in map(dict.items, sections[section]):
+                yield key in by_name[name][section]
+                yield all(qa["Reference Memory"] == f"['{key}']" for qa in questions)
+    yield {"1_0_1", "1_0_10"} <= set(next(iter(by_name.values()))["events"])
+    yield "&#39;" in text
+    yield re.search(r'"\w+ \w+: [^"]*: ', text)
+
+
+def locomo(folder):
+    """Every category; an answer stands in its labelled turns, unless it is an opinion or a date."""
+    for sample in json.loads((folder / "locomo10.json").read_text(encoding="utf-8")):
+        talks = sample["conversation"].values()
+        told = {t["dia_id"]: t["text"] for turns in talks if type(turns) is list for t in turns}
+        yield {qa["category"] for qa in sample["qa"]} == {1, 2, 3, 4, 5}
+        yield len({qa["question"] for qa in sample["qa"]}) == len(sample["qa"])
+        for qa in sample["qa"]:
+            evidence = " ".join(told[place] for place in qa["evidence"])
+            yield qa["category"] not in (1, 4) or all(
+                part in evidence for part in qa["answer"].split(", ")
+            )
 
 
 def pubmed(folder):
@@ -121,7 +154,8 @@ def memoryagentbench(folder):
     ("name", "holds"),
     [
         *map(built, ("squad", "hotpotqa", "lme_train")),
-        *(("pubmed-rct", pubmed), ("perltqa", perltqa), ("memoryagentbench", memoryagentbench)),
+        *(("booksum", booksum), ("pubmed-rct", pubmed), ("locomo", locomo)),
+        *(("perltqa", perltqa), ("perltqa_v2", perltqa), ("memoryagentbench", memoryagentbench)),
     ],
 )
 def test_a_made_up_file_holds_up(tmp_path, name, holds):

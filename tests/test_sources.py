@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,13 +91,16 @@ def test_missing_labels_are_added_in_sorted_order_where_there_is_room(n):
         assert all(len(PAIR.findall(chunk)) <= 2 for chunk in instance.chunks)
 
 
-def test_shares_of_the_samples_are_disjoint_and_dealt_evenly():
+def test_shares_of_the_samples_are_disjoint_and_dealt_evenly_in_their_order():
     train = [Sample(f"word {i}", "a", f"f:{i}") for i in range(19)]
     config = BuildConfig(examples=8, example_chunks=3)
     built = labelled.of_samples(Job("x", Path(), config), train, [Sample("q", "a", "f:1")])
     sentences = {sentence for instance in built for sentence, _ in shown(instance)}
     assert len(built) == 2 and len(sentences) == 16
     assert [len(PAIR.findall(chunk)) for chunk in built[0].chunks] == [3, 3, 2]
+    dealt = labelled.labelled_chunks(Job("x", Path(), config), 0, list("abcdefgh"), [])
+    groups = ("a\n\nb\n\nc", "d\n\ne\n\nf", "g\n\nh")
+    assert all(group in chunk for group, chunk in zip(groups, dealt, strict=True))
 
 
 def test_trec_reads_latin_1_and_a_byte_order_mark(tmp_path):
@@ -166,6 +170,18 @@ def test_the_table_is_complete():
     assert boxed == {name for name in SOURCES if TASKS[name].metric == "label"}
     named = {name for name in boxed if SOURCES[name].labels}
     assert named == {"trec_coarse", "trec_fine", "banking77", "pubmed-rct"}
+
+
+def test_a_category_has_the_metrics_and_as_many_published_sources_as_in_the_paper():
+    """Under keywords a list of answers holds keywords; elsewhere, alternatives."""
+    rows = [row for row in TASKS.values() if row.category]
+    assert Counter((row.category, row.metric) for row in rows) == {
+        **{("AR", "contains"): 2, ("AR", "substring"): 4, ("AR", "perltqa"): 1},
+        **{("TTL", "label"): 7, ("LRU", "keywords"): 2, ("CR", "substring"): 8},
+    }
+    assert {row.role for row in rows} == {"train", "eval"}
+    facts = {row.name for row in TASKS.values() if row.name.startswith("factconsolidation_")}
+    assert facts == {row.name for row in rows if row.category == "CR"}
 
 
 def test_pools_have_the_sizes_of_the_reference_and_no_repeats():

@@ -276,6 +276,15 @@ def test_a_long_sentence_after_a_short_one_is_split():
     assert all(chunk.turns == ((0, 0),) for chunk in chunks)
 
 
+def test_a_split_turn_keeps_its_white_space_and_the_limit():
+    """The release joins the sentences of a long turn with single spaces."""
+    said = "First line.\n\n  Second   line,\tindented.\n" * 30
+    chunks = pack_dialogues([[("user", said)]], ["now"], WORDS, limit=40, close=30, reserve=10)
+    kept = [chunk.text.removeprefix("[Dialogue at timestamp now]\n<User>") for chunk in chunks]
+    assert "".join(text.replace("\n<User>", "") for text in kept) == said
+    assert len(chunks) > 3 and all(WORDS.count(chunk.text) <= 40 for chunk in chunks)
+
+
 @given(
     st.lists(st.lists(st.integers(1, 60), min_size=1, max_size=6), max_size=5),
     st.integers(25, 60),

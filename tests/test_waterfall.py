@@ -113,11 +113,12 @@ def test_the_core_counts_as_read_unless_the_reader_leaves_it_out():
         ("hotpotqa", QA("q0", "Is Tom in Oslo?", ("yes",), 1), "yes or no"),
         ("trec_coarse", QA("q0", "Sentence: Oslo", ("3",)), "all its examples"),
         ("booksum", QA("q0", "Summarise", ("Oslo, Tom",)), "the whole text"),
+        ("locomo", QA("q0_abs", "Born?", ("not mentioned",), 0), "the question has no answer"),
     ],
 )
 def test_without_an_evidence_label_the_stage_is_unknown_and_says_why(source, qa, why):
     instance = make_instance(source, INSTANCE.chunks, [qa])
-    finding = classify(episode(BORN, instance=instance), instance, answer())
+    finding = classify(episode(BORN, instance=instance), instance, Answer(qa.id, "Lund", 0.0))
     assert (finding.stage, finding.evidence) == ("unknown", "") and why in finding.why
 
 

@@ -157,6 +157,8 @@ def in_words(point: str) -> str:
 
     >>> in_words("grouping=instance scale=std"), in_words("beta=0.05 gamma=0")
     ('one group per instance, scaled', 'β 0.05, γ 0')
+    >>> in_words("grouping=leave_one_out scale=none"), in_words("semantic only")
+    ('against the other rollouts, not scaled', 'semantic only')
     """
     if "=" not in point:
         return point
