@@ -326,6 +326,8 @@ def test_a_run_stands_beside_a_row_of_the_paper_or_gets_no_verdict(said, writer,
     found = paper.claim({"method": {"method": method, "model": model, **more}}, writer)
     assert found.method == row and found.doubt.startswith(doubt)
     assert bool(found.doubt) == bool(doubt)
+    weights = (0.05, 0.1) if row == "Mem-alpha" else (None, None)  # the paper's main run
+    assert (found.beta, found.gamma) == weights
 
 
 def test_what_is_published_is_what_the_methods_do_by_default():
