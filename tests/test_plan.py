@@ -62,17 +62,36 @@ def test_profile_small_is_planned_for_one_core_with_its_own_short_chunks(capsys)
     assert known_card(16.0) != "cpu"
 
 
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ("small", "x 1 cards (cpu)"),
+        (
+            "small --card h100",
+            "x 1 cards (h100)",
+        ),  # what is given holds, also where it is a default
+        ("paper", "x 48 cards (h100)"),
+        ("paper --cards 1", "x 17 cards (h100)"),
+    ],
+)
+def test_what_is_given_comes_before_what_a_profile_assumes(options, line, capsys):
+    cli.main(["plan", "--profile", *options.split()])
+    assert line in capsys.readouterr().out
+
+
 def test_a_probe_s_seconds_are_the_plan_s_seconds(monkeypatch):
-    small, given = load_profile("small"), Assumptions(chunks=1, chunk_tokens=112, reply_tokens=65)
+    small, given = load_profile("small"), Assumptions("cpu", chunks=1, chunk_tokens=112)
     monkeypatch.setattr(probe, "_seconds", lambda *_: (7.0, 20.0))
     made = probe.probed(small, given)
     assert 3600 * made.value("warm start") == pytest.approx(7.0 * small.warm_start.steps)
     assert 3600 * made.value("generation") == pytest.approx(20.0 * small.grpo.steps)
-    table = plan(small, replace(given, card="cpu"))
+    table = plan(small, given)
     slower = [made.value(part) / table.value(part) for part in ("warm start", "training")]
     assert slower[0] == pytest.approx(slower[1])
     with pytest.raises(InputError, match="expected the miniature or profile small, found gpu"):
         probe.probed(load_profile("gpu"), given)
+    with pytest.raises(InputError, match="expected --card cpu, found h100"):
+        probe.probed(small, Assumptions())
 
 
 def test_a_probe_trains_and_writes_with_the_model_of_the_profile(tmp_path):

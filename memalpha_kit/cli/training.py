@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Any
 
-from typer import Argument, Option
+from typer import Argument, Context, Option
 
 from memalpha_kit.cli.options import NONE, Overrides, ProfileName, with_fields
 from memalpha_kit.settings import load_profile
@@ -97,6 +97,7 @@ def train(
 
 @with_fields
 def plan(
+    context: Context,
     assumptions: Assumptions,
     profile: ProfileName = "laptop",
     overrides: Overrides = NONE,
@@ -127,8 +128,8 @@ def plan(
     else:
         known = PUBLISHED if loaded.model.reader == "endpoint" else {}
         known = SHORT if loaded.protocol.prompt == "short" else known
-        default = Assumptions()
-        unsaid = [n for n in known if getattr(assumptions, n) == getattr(default, n)]
+        sources = {name: context.get_parameter_source(name) for name in known}
+        unsaid = [n for n, source in sources.items() if source and source.name == "DEFAULT"]
         assumptions = dataclasses.replace(assumptions, **{n: known[n] for n in unsaid})
         if probe:
             from memalpha_kit.training.probe import probed

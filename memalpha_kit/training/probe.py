@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import time
-from dataclasses import replace
 
 import torch
 
@@ -26,13 +25,16 @@ def probed(profile: Profile, given: Assumptions) -> Plan:
     """The plan of a profile on one core of this processor, after about a minute of its own work.
 
     Timed are steps of the warm start, and the replies of one step of GRPO, on made-up tokens in the
-    lengths that the plan assumes. Raises InputError for a profile without a warm start, a model
-    that is not there, or what `plan` refuses.
+    lengths that the plan assumes. Raises InputError for a card, a profile without a warm start, a
+    model that is not there, or what `plan` refuses.
     """
-    given, rows = replace(given, card=CPU), profile.grpo.instances * profile.grpo.rollouts
-    made = plan(profile, given)
+    rows, made = profile.grpo.instances * profile.grpo.rollouts, plan(profile, given)
     if not made.value("warm-start tokens"):
         raise InputError(f"--probe: expected the miniature or profile small, found {profile.name}")
+    if given.card != CPU:
+        raise InputError(
+            f"--probe: expected --card {CPU}, found {given.card} (no card is measured)"
+        )
     prompt, reply = (
         round(made.value(f"{part} tokens") / made.value("generations"))
         for part in ("prompt", "reply")
