@@ -83,6 +83,7 @@ class StubServer:
     embed: Callable[[str], list[float]] = bag_of_words
     models: tuple[str, ...] = ("stub",)
     refusal: str = ""  # what an error's body says, in place of its status
+    refuses: Callable[[dict[str, Any]], str] = lambda body: ""  # why a body gets 400
     in_flight: int = 0
 
     def __post_init__(self) -> None:
@@ -194,6 +195,8 @@ class StubServer:
         if isinstance(step, int) and step != 200:
             said = self.refusal or f"stub says {step}"
             return await self._send(writer, step, {"error": {"message": said}})
+        if why := self.refuses(body):
+            return await self._send(writer, 400, {"error": {"message": why}})
         return await self._send(writer, *self._good(path, body))
 
     async def _send(self, writer, status: int, content: bytes | dict) -> bool:

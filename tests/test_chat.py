@@ -6,13 +6,21 @@ import logging
 import threading
 import time
 
+import httpx2
 import pytest
 from stub_server import Faults, StubServer
 
 from memalpha_kit.chats import ChatReply, ChatRequest, message, request
 from memalpha_kit.errors import DiskError, InputError, ModelGone
 from memalpha_kit.models.chat import Client
-from memalpha_kit.models.replies import Failed, masked, read_reply, read_vectors, without_key
+from memalpha_kit.models.replies import (
+    Failed,
+    masked,
+    read_reply,
+    read_vectors,
+    refusal,
+    without_key,
+)
 from memalpha_kit.models.servers import Endpoint, Usage, endpoint_from_env
 from memalpha_kit.records import ToolUse
 
@@ -247,6 +255,60 @@ def test_a_bad_request_is_not_repeated_and_the_others_go_on(stub, connect):
     assert bad == ChatReply(None, "error", error="HTTP 400 Stub: stub says 400")
     assert good.text == "B" and stub.n_requests == 2 and client.usage.failed == 1
     assert client.chat([ask("too long")])[0].text == "TOO LONG"  # a failure is never stored
+
+
+VLLM_OLD = {"object": "error", "message": "The input (9 tokens) is longer than the context length"}
+UNKNOWN = {"loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}
+
+
+@pytest.mark.parametrize(
+    ("body", "said", "too_long"),
+    [
+        (VLLM_OLD, "The input (9 tokens) is longer than the context length", True),  # and SGLang
+        ({"error": {"message": "exceeds the  context size"}}, "exceeds the context size", True),
+        ({"error": "input length and `max_tokens` exceed context limit"}, "input length", True),
+        ([{"error": {"message": "over the maximum number of tokens"}}], "over the maximum", True),
+        ({"error": {"message": "Please reduce the length of the messages"}}, "reduce", True),
+        ({"message": "max_tokens must be at least 1, got -186."}, "got -186", True),
+        ({"detail": [UNKNOWN]}, json.dumps(UNKNOWN), False),
+        ({"object": "error", "message": {"detail": [UNKNOWN]}}, json.dumps(UNKNOWN), False),
+        ({"detail": "no tool parser"}, "no tool parser", False),
+    ],
+)
+def test_a_refusal_says_what_the_server_said_in_any_shape(body, said, too_long):
+    error = refusal(httpx2.Response(400, json=body), KEY, "STUB_KEY")
+    assert str(error).startswith("HTTP 400 Bad Request: ") and said in str(error)
+    assert error.too_long == too_long
+
+
+def test_an_error_in_a_good_answer_is_told_without_the_key(stub, connect):
+    stub.script = [json.dumps({"error": {"message": f"{KEY}: provider is down"}}).encode()] * 3
+    [reply] = connect().chat([ask("a")])
+    assert reply.error == "not a chat completion (KeyError): ***: provider is down"
+
+
+STRICT = {
+    "max_tokens": "Unsupported parameter: 'max_tokens' is not supported with this model. "
+    "Use 'max_completion_tokens' instead.",
+    "temperature": "Unsupported value: 'temperature' does not support 0 with this model.",
+    "chat_template_kwargs": "Unrecognized request argument supplied: chat_template_kwargs",
+}
+
+
+def test_fields_that_a_server_refuses_are_renamed_or_left_out_and_that_is_said(
+    stub, connect, caplog
+):
+    stub.refuses = lambda body: next((STRICT[name] for name in STRICT if name in body), "")
+    client = connect(concurrency=1)
+    assert texts(client.chat([ask("a", max_tokens=7), ask("b")])) == ["A", "B"]
+    said = {"model": "tiny", "messages": [{"role": "user", "content": "a"}]}
+    assert stub.requests[3] == said | {"max_completion_tokens": 7} and stub.n_requests == 5
+    told = [record.message for record in caplog.records]
+    assert [name in line for name, line in zip(list(STRICT)[1:], told, strict=True)] == [True] * 2
+    assert connect().chat([ask("a", max_tokens=7)])[0].cached and client.usage.failed == 0
+    stub.refuses = lambda body: "no tools: not supported, whatever the seed" * ("tools" in body)
+    [reply] = connect().chat([ask("c", tools="[]")])
+    assert "no tools" in reply.error  # what a request is about is never left out
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -74,6 +74,7 @@ class Client:
 
     def __post_init__(self) -> None:
         self._slots = asyncio.Semaphore(self.endpoint.concurrency)
+        self._otherwise: dict[str, str] = {}  # fields that the server refuses
 
     @property
     def name(self) -> str:
@@ -131,7 +132,7 @@ class Client:
 
         A server that keeps no such list is ready too.
         """
-        look = self._send("GET", "/models", None, max_retries=0, timeout=timeout_s)
+        look = self._send("/models", None, max_retries=0, timeout=timeout_s)
         try:
             asyncio.run_coroutine_threadsafe(look, _loop()).result()
         except replies.Failed as error:
@@ -239,16 +240,15 @@ class Client:
         async with self._slots:
             for left in reversed(range(1 + min(MORE_TRIES, self.endpoint.retries))):
                 start = time.perf_counter()
-                raw = await self._send("POST", path, body)
+                raw = await self._post(path, body)
                 elapsed_s = time.perf_counter() - start
-                try:
-                    answer = json.loads(raw)
-                except (ValueError, RecursionError):
-                    answer = None
+                answer = replies.parsed(raw)
                 self.usage.add(*replies.tokens(answer))
                 try:
                     return _paid(read(answer, elapsed_s), thrown)
                 except replies.Failed as error:
+                    if isinstance(answer, dict) and answer.get("error"):
+                        error.why += replies.said_error(answer, _key(self.endpoint.key_env))
                     if not left and error.reply:
                         return _paid(error.reply, thrown)
                     error.thrown = thrown = [*thrown, replies.tokens(answer)]
@@ -258,7 +258,22 @@ class Client:
                     log.info("%s: asked again: %s", self.name, error)
         raise AssertionError("unreachable")
 
-    async def _send(self, method: str, path: str, body: dict | None, **options: Any) -> bytes:
+    async def _post(self, path: str, body: dict) -> bytes:
+        """As `_send`; a field that the server refuses is left out or renamed from then on."""
+        while True:
+            names = {name: self._otherwise.get(name, name) for name in body}
+            try:
+                return await self._send(path, {names[n]: v for n, v in body.items() if names[n]})
+            except replies.Failed as error:
+                field = error.field
+                if field not in names.values():
+                    raise
+                other = replies.OTHERWISE[field]
+                if not other and field not in self._otherwise:
+                    log.warning("%s: asked without %s, for: %s", self.name, field, error)
+                self._otherwise[field] = other
+
+    async def _send(self, path: str, body: dict | None, **options: Any) -> bytes:
         """The body of a good answer. Raises Failed, without the key in its text."""
         import httpx2
         import openai
@@ -266,12 +281,8 @@ class Client:
         key = _key(self.endpoint.key_env)
         options["headers"] = {"Authorization": f"Bearer {key}" if key else openai.Omit()}
         try:
-            if method == "GET":
-                answer = await self._http.get(path, cast_to=httpx2.Response, options=options)
-            else:
-                answer = await self._http.post(
-                    path, cast_to=httpx2.Response, body=body, options=options
-                )
+            send = self._http.get if body is None else partial(self._http.post, body=body)
+            answer = await send(path, cast_to=httpx2.Response, options=options)
         except openai.APIStatusError as error:
             raise replies.refusal(error.response, key, self.endpoint.key_env) from None
         except openai.APITimeoutError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -54,11 +55,29 @@ class Failed(Exception):
     @property
     def too_long(self) -> bool:
         """Whether the prompt does not fit the model: asking again will not help."""
-        return self.status in (400, 413) and bool(_TOO_LONG.search(str(self)))
+        return self.status in (400, 413, 422) and bool(_TOO_LONG.search(str(self)))
+
+    @property
+    def field(self) -> str:
+        """The field of the request that this server does not take; "" if it was not that."""
+        if self.status not in (400, 422) or not _NOT_TAKEN.search(str(self)):
+            return ""
+        return next((name for name in OTHERWISE if re.search(rf"\b{name}\b", str(self))), "")
 
 
+OTHERWISE = {"max_tokens": "max_completion_tokens"} | dict.fromkeys(
+    ("chat_template_kwargs", "reasoning", "temperature", "top_p", "seed"), ""
+)
+"""Fields that some servers refuse: their other name, "" for one that can only be left out."""
+_NOT_TAKEN = re.compile(
+    "unsupported|not support|unrecognized|unknown|unexpected|extra inputs|not permitted|deprecated"
+    "|cannot be disabled",
+    re.IGNORECASE,
+)
 _TOO_LONG = re.compile(
-    r"context.{0,3}(length|window|size)|prompt is too long|maximum.{0,20}tokens", re.IGNORECASE
+    r"context.{0,3}(length|window|size|limit)|prompt is too long|maximum.{0,20}(tokens|length)"
+    r"|reduce the length|tokens must be at least 1, got -|tokens.{0,30}must be <=",
+    re.IGNORECASE,
 )
 
 
@@ -143,20 +162,32 @@ def refusal(answer: Any, key: str, key_env: str) -> Failed:
     why = f"HTTP {status} {answer.reason_phrase}".strip()
     if status in (401, 403):  # such a body may hold part of the key in any form
         why += f" (the key is read from {key_env})"
-    elif said := _message(answer.content):
-        why += f": {masked(key, said)}"
+    else:
+        why += said_error(parsed(answer.content), key)
     fatal = status in REFUSED or 200 < status < 400
     return Failed(why, status in BUSY or status >= 500, fatal, status=status)
 
 
-def _message(body: bytes) -> str:
-    """The message of a server's error, one short line, or ""."""
+def parsed(body: bytes) -> Any:
+    """A body's JSON, None for anything else."""
     try:
-        error = json.loads(body)["error"]
-        said = error["message"] if isinstance(error, dict) else error
-    except (ValueError, RecursionError, LookupError, TypeError):
-        return ""
-    return without_surrogates(" ".join(said.split())) if isinstance(said, str) else ""
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+
+
+_PLACES: tuple[Any, ...] = (0, "error", "message", "detail", 0)
+"""Where an error's message may be, from outside to inside."""
+
+
+def said_error(said: Any, key: str) -> str:
+    """`: ` and the message of a server's error, whatever shape it has, as one line; "" for none."""
+    for name in _PLACES:
+        if isinstance(said, dict | list):
+            with suppress(LookupError, TypeError):
+                said = said[name]
+    said = said if isinstance(said, str) else json.dumps(said) if said else ""
+    return without_surrogates(f": {masked(key, ' '.join(said.split()))}" if said else "")
 
 
 def masked(key: str, text: str) -> str:
