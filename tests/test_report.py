@@ -20,8 +20,10 @@ LABELS = instance("trec_coarse", "Sentence: a b\nLabel: 2", "2", "2", "1")
 BEES = instance("squad", "Nora keeps bees. Tom paints.", "bees", "goats")
 
 
-def run(out, name, *instances, method="memory", writer="keep_sentences", reader="best_entry"):
-    options = {"writer": writer, "reader": reader} if method == "memory" else {}
+def run(
+    out, name, *instances, method="memory", writer="keep_sentences", reader="best_entry", **more
+):
+    options = {"writer": writer, "reader": reader, **more} if method == "memory" else {}
     info = {"writer": writer} if method == "memory" else {}
     spec = MethodSpec(method, options)
     begun = runs.begin(spec, Backends(), instances, out, "world", name, info)
@@ -50,6 +52,8 @@ def test_runs_of_one_method_are_one_and_those_about_the_same_source_have_names_o
     assert list(tables.labelled(apart)) == ["keep_sentences + best_entry"]
     alike = [run(tmp_path, "a", LABELS), run(tmp_path, "c", LABELS)]
     assert list(tables.labelled(alike)) == ["a", "c"]
+    other = run(tmp_path, "e", BEES, counter="words")  # other settings are another method
+    assert list(tables.labelled([alike[0], other])) == ["a", "e"]
     floor = run(tmp_path, "d", LABELS, method="nothing")
     assert list(tables.labelled([alike[0], floor])) == ["keep_sentences + best_entry", "nothing"]
     with pytest.raises(InputError, match="expected each run once"):

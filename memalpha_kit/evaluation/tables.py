@@ -302,21 +302,28 @@ def labelled(found: Sequence[Run]) -> dict[str, list[Run]]:
     """Runs by a name for tables: the method's, or `writer + reader` for a memory.
 
     Runs of one method about different sources are one row each of that method; where they have a
-    source in common, folders are told apart by their names.
+    source in common or other settings, folders are told apart by their names.
     """
-    named, asked = [], []
+    named, asked, kinds = [], [], set()
     for run in found:
         method, writer = run.settings["method"], run.info.get("writer")
         own = writer and "reader" in method
         named.append(f"{writer} + {method['reader']}" if own else method["method"])
         asked += [(named[-1], source) for source in {item.source for item in run.questions}]
+        kinds.add((named[-1], str({**method, **dict.fromkeys(_OF_DATA)})))
     twice = {name for name, source in asked if asked.count((name, source)) > 1}
+    several = [name for name, _ in kinds]
+    twice |= {name for name in several if several.count(name) > 1}
     labels: dict[str, list[Run]] = {}
     for name, run in zip(named, found, strict=True):
         labels.setdefault(run.folder.name if name in twice else name, []).append(run)
     if len({run.folder.resolve() for run in found}) < len(found):
         raise InputError(f"report: expected each run once, found {', '.join(labels)}")
     return labels
+
+
+_OF_DATA = ("episodes", "like", "rollouts")
+"""Settings that name files made from a data set: others do not make another method."""
 
 
 def report(found: Labelled, profile: str, bootstrap: Bootstrap) -> dict[str, pd.DataFrame]:
