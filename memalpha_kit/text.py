@@ -19,6 +19,7 @@ import json
 import math
 import re
 import string
+import unicodedata
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -30,15 +31,14 @@ NO_SPACES = (
 )
 """Characters of scripts that put no space between words, for a class of a pattern: Thai, Lao,
 Burmese, Khmer, Japanese, Chinese."""
-MARKS = (
-    "\u0300-\u036f\u0483-\u0489\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7"
-    "\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06dc\u06df-\u06e4\u06e7\u06e8\u06ea-\u06ed"
-    "\u0900-\u0903\u093a-\u094f\u0951-\u0957\u0962\u0963\u0981-\u0983\u09bc-\u09d7\u0a01-\u0a03"
-    "\u0a3c-\u0a51\u0a81-\u0a83\u0abc-\u0acd\u0b01-\u0b03\u0b3c-\u0b57\u0b82\u0bbe-\u0bcd"
-    "\u0c00-\u0c04\u0c3c-\u0c56\u0c81-\u0c83\u0cbc-\u0cd6\u0d00-\u0d03\u0d3b-\u0d4d"
+_SPACELESS = re.compile(f"[{NO_SPACES}]")
+MARKS = "".join(
+    char
+    for char in map(chr, range(0x300, 0xAC00))
+    if unicodedata.category(char) in ("Mn", "Mc") and not _SPACELESS.match(char)
 )
 r"""Signs that belong to the letter before them, which `\w` leaves out: accents on their own, vowels
-of Hebrew, Arabic, Devanagari and its relatives."""
+of Hebrew, Arabic, Devanagari, Gurmukhi, Sinhala and their relatives."""
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")

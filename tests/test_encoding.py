@@ -39,6 +39,20 @@ def test_a_harmless_chat_has_the_tokenizer_s_own_ids(tokenizer, tools, thinking)
     assert ids == tokenizer.encode(rendered, add_special_tokens=False)
 
 
+@pytest.mark.parametrize("side", ["lstrip", "rstrip"])
+def test_white_space_that_an_added_token_takes_in_is_not_encoded_beside_it(side):
+    """As Phi-3's `<|user|>` does with the line break behind it."""
+    taking = tiny_tokenizer()
+    marks = [AddedToken(mark, special=True, **{side: True}) for mark in ADDED[:2]]
+    taking.add_special_tokens({"additional_special_tokens": marks})
+    rendered = taking.apply_chat_template(
+        chat("bees "), tokenize=False, add_generation_prompt=True, enable_thinking=False
+    )
+    ids = taking.encode(rendered, add_special_tokens=False)
+    assert encode_chat(taking, chat("bees ")) == ids
+    assert taking.decode(ids) != rendered
+
+
 @pytest.mark.parametrize("role", ["system", "user", "assistant", "tool"])
 def test_no_added_token_can_be_written_by_a_document_special_or_not(tokenizer, role):
     """3,000 hostile texts, in every place that a text can have."""

@@ -42,6 +42,7 @@ TEXTS = st.text(alphabet="ab .!?\n\t-é你🙂<|>", max_size=80) | SAID.map("".j
         ("wordpunct", "🙂🙂", 2),
         ("wordpunct", "नोरा मधुमक्खी", 2),
         ("wordpunct", "مَرْحَبًا بك", 3),
+        ("wordpunct", "ਪੰਜਾਬ සිංහල ދިވެހި", 3),
         ("wordpunct", "Zoe\u0301 hums", 2),
     ],
 )

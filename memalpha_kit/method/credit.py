@@ -239,9 +239,10 @@ def call_credits(episode: Episode, entries: pd.DataFrame) -> pd.DataFrame:
 
 @TERMS.register("credit")
 def reward_credit(scene: Scene) -> tuple[float | None, ...]:
-    """The credit of the entries whose final text a step wrote; their sum is at most about r1.
+    """The credit of the entries whose final text a step wrote.
 
-    Needs the reader that answered; a model as a reader is asked about every entry again.
+    What an answer needs of two steps counts for both, so their sum may be above r1. Needs the
+    reader that answered; a model as a reader is asked about every entry again.
     """
     episode = scene.episode
     if scene.reader is None:

@@ -75,26 +75,30 @@ def encode_chat(
 ) -> list[int]:
     """Prompt ids of a chat, generation prefix included; contents cannot become control tokens.
 
-    The chat template is rendered around placeholders. Added tokens that it wrote itself become
-    tokens; contents then take the placeholders' places, and everything between two tokens is
-    encoded as ordinary text. Without such text in a content the ids are the tokenizer's own.
-    Raises InputError if there is no chat template, or if it refuses the messages or leaves out
-    the tools.
+    The chat template is rendered around placeholders, which the contents then replace. Where the
+    tokenizer finds no added token in the text but those of the template, the ids are its own. Else
+    everything between two of the template's is encoded as ordinary text. Raises InputError if there
+    is no chat template, or if it refuses the messages or leaves out the tools.
     """
     contents = {f"\ue000{place}\ue001": m["content"] for place, m in enumerate(messages)}
     shells = [{**m, "content": mark} for m, mark in zip(messages, contents, strict=True)]
     rendered = _render_chat(tokenizer, shells, tools, thinking)
-    added = tokenizer.added_tokens_encoder
-    names = "|".join(map(re.escape, sorted(added, key=len, reverse=True)))
-    pieces = re.split(f"({names})", rendered) if names else [rendered]  # every other one is added
-    ids: list[int] = []
-    for place, piece in enumerate(pieces):
-        if place % 2:
-            ids.append(added[piece])
-            continue
-        text = re.sub("\ue000\\d+\ue001", lambda found: contents.get(found[0], found[0]), piece)
-        ids += spell_out(tokenizer, text) if text else []
-    return ids
+    added, controls = tokenizer.added_tokens_encoder, _without_added_tokens(tokenizer)[1]
+    names = "|".join(map(re.escape, sorted(added, key=len, reverse=True))) or "(?!)"
+    pieces = re.split(f"({names})", rendered)  # every other one is an added token
+
+    def filled(text: str) -> str:
+        return re.sub("\ue000\\d+\ue001", lambda mark: contents.get(mark[0], mark[0]), text)
+
+    written = [added[name] for name in pieces[1::2]]
+    if not any(re.search(names, content) for content in contents.values()):
+        ids = tokenizer.encode(filled(rendered), add_special_tokens=False, verbose=False)
+        if [i for i in ids if i in controls] == [i for i in written if i in controls]:
+            return ids
+    spelt = [spell_out(tokenizer, filled(text)) if text else [] for text in pieces[::2]]
+    return spelt[0] + [
+        i for token, text in zip(written, spelt[1:], strict=True) for i in (token, *text)
+    ]
 
 
 def _render_chat(
