@@ -96,6 +96,7 @@ CASES = [
     (26, f"F: memory_delete⏎A: {CORE}{CORE}", "stop", ["bad_json"], TWO),
     (27, "✿FUNCTION✿", "stop", [], ["malformed"]),  # a whole marker at the end is an attempt
     (28, "F: x⏎✿ARGS✿", "stop", [], ["bad_json"]),
+    (29, f"F: memory_delete⏎A: {CORE[:-1]}⏎✿RESULT✿: ok", "length", [CLEAR], [CLEAR]),
 ]
 
 

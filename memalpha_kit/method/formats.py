@@ -6,7 +6,7 @@ The formats (the setting `wire`):
 * "compact": "qwen" for the miniature: arguments first and the name last, so that insert or update
   is decided after the content; an update's text is called `content` there.
 * "lines": a call is a line, its values in the order of the schema; a third of the tokens of "qwen",
-  for small models whose template knows no tools.
+  for small models whose template knows no tools. Nothing in it is repaired.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Format:
 
 
 STOP_MARKERS = ("✿RESULT✿", "✿RETURN✿")
-"""Stop strings for a sampler that speaks the text format; what follows them is never read."""
+"""Where the environment's or the last words would begin; what follows is never read."""
 _UNFINISHED = re.compile(r"(?<!✿ARGS)✿[A-Z]*\Z")
 
 
@@ -59,14 +59,14 @@ def _scan_text(text: str) -> Iterator[Attempt]:
 
     Nothing counts from the first result or return marker on, nor an unfinished marker at the end.
     """
-    text = re.split("|".join(STOP_MARKERS), text, maxsplit=1)[0]
+    text, *rest = re.split("|".join(STOP_MARKERS), text, maxsplit=1)
     for part in text.split("✿FUNCTION✿")[1:]:
         part = _UNFINISHED.sub("", part)
         name, *sources = (piece.strip().removeprefix(":").strip() for piece in part.split("✿ARGS✿"))
         if not sources:
             name = name.partition("\n")[0]
         raw = "✿FUNCTION✿" + part.rstrip()
-        yield Attempt(raw, sources[0] if sources else None, name)
+        yield Attempt(raw, sources[0] if sources else None, name, closed=bool(rest))
         for _ in sources[1:]:  # arguments of no function
             yield Attempt(raw, None, name, closed=True)
 

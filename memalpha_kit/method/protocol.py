@@ -171,7 +171,7 @@ def render_short(
     """System and user message in about 40 tokens beside the chunk: the task, a call as an example.
 
     For models of a few hundred million parameters, which learn the rest from a warm start. The
-    memory is left out while nothing of it is shown.
+    core is not shown, and the lists are left out while nothing of them is.
     """
     example = ToolCall(INSERT, dict(TEXTS["short"]["example"]))
     task = TEXTS["short"]["task"].format(example=render_calls([example], wire))
