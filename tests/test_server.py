@@ -552,6 +552,16 @@ def test_503_with_retry_after_while_all_places_are_taken(stub):
     assert stub.peak_in_flight == 2
 
 
+def test_a_server_that_is_stopped_at_work_says_so_as_it_refuses_anything(stub):
+    stub.latency_s = 5
+    with serving(stub) as server, ThreadPoolExecutor(1) as pool:
+        server.server.config.timeout_graceful_shutdown = 0.1
+        asked = pool.submit(server.post, "/batch_process", ASKED)
+        until(lambda: stub.in_flight)
+        server.server.should_exit = True
+        assert "the server stops" in refused(asked.result(), 503)["error"]
+
+
 def test_504_after_the_time_limit_and_the_work_is_stopped(stub):
     stub.script = ["hang"]
     with serving(stub, time_limit_s=0.3, max_at_work=1) as server:

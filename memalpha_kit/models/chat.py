@@ -270,7 +270,7 @@ class Client:
                     raise
                 other = replies.OTHERWISE[field]
                 if not other and field not in self._otherwise:
-                    log.warning("%s: asked without %s, for: %s", self.name, field, error)
+                    log.warning("%s: the server refuses %s: asked without it", self.name, field)
                 self._otherwise[field] = other
 
     async def _send(self, path: str, body: dict | None, **options: Any) -> bytes:

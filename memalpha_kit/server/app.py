@@ -39,7 +39,7 @@ REFUSALS = {
     422: "The JSON has another shape than expected.",
     500: "An error of the server.",
     502: "The model answered nothing.",
-    503: "All places are taken (try again after Retry-After seconds), or not ready.",
+    503: "All places are taken (try again after Retry-After seconds), not ready, or stopped.",
     504: "The time limit is over and nothing was answered.",
 }
 ANSWERS = "Answers each question from what its memory has retrieved for it."

@@ -175,6 +175,8 @@ class Gate:
         found, left = asyncio.wrap_future(work), asyncio.ensure_future(_left(request))
         try:
             return await self._in_time(found, left, upstream)
+        except asyncio.CancelledError:  # the server was told to stop, and has waited for long
+            raise Refused(503, "the server stops; try again when it runs again") from None
         finally:
             left.cancel()
             found.cancel() or found.exception()  # read, or asyncio complains in the log
