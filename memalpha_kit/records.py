@@ -75,7 +75,7 @@ def make_instance(
 
     Blank chunks are dropped, and half surrogate pairs, which no file or server takes, are replaced.
     Raises InputError naming the source and the field if no chunk or no question is left, or a
-    question is blank or has no non-blank answer.
+    question is blank, has no non-blank answer, or has the id of another one.
     """
     there = {index: text for index, text in enumerate(map(_whole, chunks)) if text.strip()}
     kept = tuple(there.values())
@@ -90,7 +90,11 @@ def make_instance(
         raise InputError(f"{name}: chunks: expected at least one non-blank chunk, found none")
     if not asked:
         raise InputError(f"{name}: questions: expected at least one question, found none")
+    seen: set[str] = set()
     for qa in asked:
+        if qa.id in seen:
+            raise InputError(f"{name}: question {qa.id}: expected each id once, found it twice")
+        seen.add(qa.id)
         if not qa.question.strip():
             raise InputError(f"{name}: question {qa.id}: expected text, found a blank question")
         if not any(answer.strip() for answer in qa.answers):

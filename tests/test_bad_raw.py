@@ -276,6 +276,27 @@ CUT_OFF = json.dumps([H1, H2 | {"answer": None}, 3, H1 | {"id": "last"}])[:-40]
         ("lme_train", samples(haystack_dates=["x"]), ["s1-0"], ["sample 1: haystack_dates: expe"]),
         ("lme_train", [BISCUIT, BISCUIT | {"answer": None}], ["s1"], ["record 1: answer: expecte"]),
         ("ttl_train", f"{CSV}play it,p\nstop it,p\n", ["NLU.csv:3"], ["one raw file trec_tra"]),
+        (
+            "banking77",
+            {
+                "banking77_train.csv": f"{CSV}a b,x\nno label\nc d,y,z\n",
+                "banking77_test.csv": f"{CSV}e f,x\ng h,unknown\n",
+            },
+            ["line-2"],
+            ["train.csv:3: category: exp", "train.csv:4: expected 2 cells", "test.csv:3: label: "],
+        ),
+        (
+            "trec_coarse",
+            {"trec_train.label": "A:b one\nnothing\n", "trec_test.label": "A:b two\n"},
+            ["line-1"],
+            ["trec_train.label:2: expected 'COARSE:fine question'"],
+        ),
+        (
+            "longmemeval",
+            [BISCUIT | {"haystack_sessions": [[], [], []]}, BISCUIT],
+            ["s1"],
+            ["record 0: longmemeval/"],
+        ),
     ],
 )
 def test_bad_records_are_skipped_and_listed_when_the_user_says_so(

@@ -138,7 +138,7 @@ def test_answers_that_are_numbers_become_text(answer, read):
         ({"data_source": 3}, "row 3: data_source: expected a name, found 3"),
         (
             {"questions_and_answers": [PAIR] * 2, "metadata": {"question_ids": ["a", "a"]}},
-            "row 3: metadata: question_ids: expected each once",
+            "row 3: .*question a: expected each id once",
         ),
     ],
 )

@@ -328,6 +328,33 @@ def test_what_cannot_be_built_of_own_files_is_one_line(notes, change, line, mess
     assert "\n" not in str(caught.value)
 
 
+def test_own_text_files_are_named_as_on_any_system_and_bad_ones_are_left_out(notes):
+    """Notes as they are: Latin-1, empty, names with accents, the editor's own files."""
+    odd = {
+        "a/Zürich.MD": "Trams run in 1911.",
+        "a/x/top.txt": "Nothing.",
+        "a/.trash/old.md": "1911",
+    }
+    write(notes, **{f"odd/{name}": text for name, text in odd.items()})
+    for name in ("latin.txt", "x/latin.txt"):
+        (notes / "odd" / name).parent.mkdir(exist_ok=True)
+        (notes / "odd" / name).write_bytes(b"caf\xe9")
+    (notes / "odd" / "b.md").touch()
+    asked = [
+        {"question": "When?", "answer": 1911, "file": "a\\Zu\u0308rich.MD", "id": "q"},
+        {"question": "Again?", "answer": "1911", "file": "./a/Zürich.MD", "id": "q"},
+    ]
+    write(notes, **{"q[1].jsonl": "".join(json.dumps(row) + "\n" for row in asked)})
+    config = BuildConfig(questions=str(notes / "q[1].jsonl"), on_error="skip")
+    card, skips = build_source("text", notes / "odd", config).card, Skips("skip")
+    [instance] = build("text", notes / "odd", config, 0, skips)
+    assert instance.questions == (QA("q", "When?", ("1911",), 0),)
+    assert instance.metadata["files"] == ["a/Zürich.MD", "a/x/top.txt"]
+    assert len(skips.skipped) == 4 and "id: expected each id once" in skips.skipped[-1]
+    files = ["a/Zürich.MD", "a/x/top.txt", "b.md", "latin.txt", "q[1].jsonl", "x/latin.txt"]
+    assert sorted(card["raw_sha256"]) == files
+
+
 def test_own_text_files_go_the_whole_way(notes, capsys):
     """Built, written, asked and scored as any other source."""
     build = f"data build --source text --raw {notes}/notes --questions {notes}/q.jsonl"

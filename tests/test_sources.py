@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from raw_rows import BISCUIT, PAIR, asked, framed, shown, sized
 
+from memalpha_kit.data.skips import Skips
 from memalpha_kit.data.sources import SOURCES, build, frames, labelled
 from memalpha_kit.data.sources.building import Job, draw
 from memalpha_kit.data.sources.labelled import Sample
@@ -107,7 +108,7 @@ def test_trec_reads_latin_1_and_a_byte_order_mark(tmp_path):
     file, text = tmp_path / "x.label", "LOC:city Where is Orléans ?\r\n\r\n"
     for content in (text.encode("latin-1"), text.encode("utf-8-sig")):
         file.write_bytes(content)
-        [sample] = labelled.read_trec(file)
+        [sample] = labelled.read_trec(file, Skips())
         assert (sample.text, sample.label) == ("Where is Orléans ?", "LOC")
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from raw_rows import (
+    BISCUIT,
     DOOR,
     H1,
     H2,
@@ -30,7 +31,8 @@ from raw_rows import (
     write,
 )
 
-from memalpha_kit.data import stages
+from memalpha_kit.data import dataset, stages
+from memalpha_kit.data.build import build_source
 from memalpha_kit.data.skips import Skips
 from memalpha_kit.data.sources import build, pubmed_rct
 from memalpha_kit.errors import InputError
@@ -145,6 +147,22 @@ def test_squad_reads_a_repeated_context_once_and_skips_questions_without_answer(
     [instance] = build("squad", raw, WORDS, seed=0)
     assert instance.chunks[0].count("Nora") == 1
     assert summary(instance) == [("Who keeps bees?", "Nora", 0)]
+
+
+@pytest.mark.parametrize("compat", ["fixed", "release"])
+def test_what_occurs_twice_in_a_raw_file_can_be_read_again(tmp_path, compat):
+    """The release asks again what stands in two contexts; a record that is there twice is one."""
+    asked = [(0, "Who?", ["Mira Holt"]), (0, "Who?", ["Mira Holt"])]
+    raw = article("Ferry", ["Mira Holt built it.", "In 1911 Mira Holt built it."], asked)
+    for question in raw["paragraphs"][0]["qas"]:
+        question["id"] = "same"
+    write(tmp_path, "longmemeval.json", [BISCUIT] * 2)
+    config = sized(6, 20, dialogue_close_tokens=17, dialogue_reserve_tokens=8)
+    for source, folder in (("squad", squad_raw(tmp_path, raw)), ("longmemeval", tmp_path)):
+        data = build_source(source, folder, replace(config, compat=compat))
+        dataset.save(tmp_path / source, data)
+        assert dataset.read(tmp_path / source).test == data.test
+        assert source == "squad" or data.card["dropped"] == {"instances that occur twice": 1}
 
 
 def test_squad_articles_do_not_straddle_instances(tmp_path):

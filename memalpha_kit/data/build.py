@@ -10,6 +10,7 @@ import platform
 from collections import defaultdict
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +76,12 @@ def build_source(
         share = 1.0 if name in rule.all_train else TRAIN_SHARE
         ratio = share if kind.role == "train" else 0.0
     lists = {ANSWER_TYPE: "list"} if kind.role == "eval" else {}  # answers are lists, as published
+    built = build_instances(name, raw, config, seed, skips)
     instances = [
         replace(i, prompt=i.prompt or PROMPTS[kind.category], metadata={**i.metadata, **lists})
-        for i in build_instances(name, raw, config, seed, skips)
+        for i in {i.id: i for i in built}.values()
     ]
+    skips.drop("instances that occur twice", len(built) - len(instances))
     train, test = rule.split(instances, ratio, seed)
     data = Dataset(name, tuple(train), tuple(test))
     made = {"seed": seed, "train_ratio": ratio, "rule": rule.rule}
@@ -180,7 +183,11 @@ def build_card(
     data: Dataset, named: Source, raw: Path, config: BuildConfig, skips: Skips, **split: Any
 ) -> dict[str, Any]:
     """The card of a data set that was built from raw files; `split` has seed, rule and ratio."""
-    hashes = {path.name: sha256(path) for pattern in named.files for path in matches(raw, pattern)}
+    paths = {path for pattern in named.files for path in matches(raw, pattern)}
+    hashes = {path.relative_to(raw).as_posix(): sha256(path) for path in sorted(paths)}
+    if named.name == "text":
+        asked = Path(config.questions)
+        hashes |= {path.name: sha256(path) for path in matches(asked.parent, escape(asked.name))}
     kind = task(named.name)
     return {
         **{"name": data.name, "made_by": "build", "source": named.name},

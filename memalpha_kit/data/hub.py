@@ -155,7 +155,8 @@ def revision(folder: Path, hashes: Mapping[str, str]) -> str:
     """
     manifest = read_manifest(folder)
     recorded = {Path(name).name: facts["sha256"] for name, facts in manifest["files"].items()}
-    same = hashes and all(recorded.get(name) == digest for name, digest in hashes.items())
+    seen = {Path(name).name: digest for name, digest in hashes.items()}
+    same = seen and all(recorded.get(name) == digest for name, digest in seen.items())
     return manifest.get("revision", "unknown") if same else "unknown"
 
 

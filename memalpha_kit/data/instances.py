@@ -160,8 +160,6 @@ def read_instance(row: Mapping[str, Any], where: str, source: str | None = None)
     id, ids, evidence = (metadata.pop(key, None) for key in OWN_KEYS)
     ids = _parallel(ids, str, [f"q{i}" for i in range(len(pairs))])
     evidence = _parallel(evidence, int | None, [None] * len(pairs))
-    if len(set(ids)) < len(ids):
-        raise InputError(f"{where}: metadata: question_ids: expected each once")
     if any(isinstance(answers, list) and len(answers) == 1 for _, answers in pairs):
         metadata[ANSWER_TYPE] = "list"
     questions = [

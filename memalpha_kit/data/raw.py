@@ -36,16 +36,20 @@ SHOWN = 8  # names of a folder that an error lists
 
 
 def matches(folder: Path, pattern: str) -> list[Path]:
-    """The files in `folder` that a pattern means, sorted.
+    """The files in `folder` that a pattern means, sorted; none below a name that begins with a dot.
 
     `a*.json|b/c.txt` means files of the first alternative that has any, packed ones included.
     """
     for choice in pattern.split("|"):
         endings = ("",) if choice.endswith((".parquet", ".7z", *PACKED)) else ("", *PACKED)
         found = {path for end in endings for path in Path(folder).glob(choice + end)}
-        if files := sorted(path for path in found if path.is_file()):
+        if files := sorted(path for path in found if path.is_file() and _shown(path, folder)):
             return files
     return []
+
+
+def _shown(path: Path, folder: Path) -> bool:
+    return not any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
 def raw_file(folder: Path, pattern: str) -> Path:
@@ -254,11 +258,12 @@ def _problem(error: Exception) -> str:
 
 
 def csv_rows(
-    path: Path, columns: Sequence[str], text: str, delimiter: str = ","
+    path: Path, columns: Sequence[str], text: str, skips: Skips, delimiter: str = ","
 ) -> Iterator[tuple[dict[str, str], str]]:
     """(row, "file:line") of a CSV text whose first line names at least the `columns`.
 
-    Raises InputError for a missing column, a row of another length, and text that is no CSV.
+    A row with too many cells is a bad record. Raises InputError for a missing column, and for text
+    that is no CSV.
     """
     stream = io.StringIO(text, newline="")
     reader = csv.DictReader(stream, delimiter=delimiter, strict=True, restval="")
@@ -272,8 +277,9 @@ def csv_rows(
             where = f"{path}:{reader.line_num}"
             if None in row:
                 expected = f"expected {len(row) - 1} cells"
-                raise InputError(f"{where}: {expected}, found more (quote the comma?)")
-            yield row, where
+                skips.add(where, f"{expected}, found more (quote the comma?)")
+            else:
+                yield row, where
     except csv.Error as error:
         found = f"expected CSV after line {reader.line_num}, found: {error}"
         raise InputError(f"{path}: {found}") from error

@@ -50,7 +50,8 @@ class Skips:
             try:
                 value = read(item, where)
             except InputError as error:
-                self.failed(error)
+                known = where.partition(":")[0] in str(error)
+                self.failed(error if known else InputError(f"{where}: {error}"))
                 continue
             yield value
 

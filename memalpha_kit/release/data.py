@@ -8,7 +8,8 @@ sentences that need a download.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -56,7 +57,16 @@ def consecutive_shares(
             last |= {qa.id: number for qa in inside}
             asked += inside
         found.append((chunks, asked))
-    return [(chunks, [replace(qa, chunk=last[qa.id]) for qa in asked]) for chunks, asked in found]
+    return [(chunks, list(_placed(asked, last))) for chunks, asked in found]
+
+
+def _placed(asked: Sequence[QA], last: Mapping[str, int]) -> Iterator[QA]:
+    """The questions with their chunk; one that is asked again has another id."""
+    times = Counter[str]()
+    for qa in asked:
+        again = f"#{times[qa.id]}" if times[qa.id] else ""
+        times[qa.id] += 1
+        yield replace(qa, id=f"{qa.id}{again}", chunk=last[qa.id])
 
 
 BUILDERS["squad"] = partial(squad.build, share=consecutive_shares)

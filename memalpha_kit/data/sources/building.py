@@ -97,8 +97,9 @@ class Job:
     ) -> list[Instance]:
         """The instances. Raises InputError, naming the raw file, if there are none."""
         if not built:
-            path = matches(self.raw, pattern)[0]
-            raise InputError(f"{path}: expected {expected}, found {found}")
+            path, skipped = matches(self.raw, pattern)[0], self.skips.skipped
+            more = f"; {len(skipped)} left out, the first: {skipped[0]}" if skipped else ""
+            raise InputError(f"{path}: expected {expected}, found {found}{more}")
         return list(built)
 
 
@@ -171,7 +172,8 @@ def finish(job: Job, drafts: Iterable[Draft], pattern: str) -> list[Instance]:
     for index, draft in enumerate(drafts):
         if len(built) == config.instances:
             break
-        asked = draft.questions
+        asked: Sequence[QA] = list({qa.id: qa for qa in draft.questions}.values())
+        job.skips.drop("questions whose id occurs twice", len(draft.questions) - len(asked))
         if len(asked) < config.min_questions or not asked:
             job.skips.drop("instances with too few questions")
             continue

@@ -77,10 +77,10 @@ def label_table(train: Iterable[Sample]) -> tuple[str, ...]:
 _TREC_LINE = re.compile(r"(\w+):(\w+)\s+(\S.*)")
 
 
-def read_trec(path: Path, fine: bool = False) -> list[Sample]:
+def read_trec(path: Path, skips: Skips, fine: bool = False) -> list[Sample]:
     """The questions of a TREC file; the label is "ENTY:cremat" if `fine`, else "ENTY".
 
-    Raises InputError, naming the line, for one that is not `COARSE:fine question`.
+    A line that is not `COARSE:fine question` is a bad record.
     """
     samples = []
     for number, line in enumerate(read_text(path, LATIN).split("\n"), start=1):
@@ -90,17 +90,18 @@ def read_trec(path: Path, fine: bool = False) -> list[Sample]:
             samples.append(Sample(text, label, f"{path}:{number}"))
         elif line.strip():
             found = f"found {line.strip()[:60]!r}"
-            raise InputError(f"{path}:{number}: expected 'COARSE:fine question', {found}")
+            skips.add(f"{path}:{number}", f"expected 'COARSE:fine question', {found}")
     return samples
 
 
-def read_banking77(path: Path) -> list[Sample]:
-    """The messages of a Banking77 file. Raises InputError naming line and column."""
-    samples = [
-        Sample(_cell(row, "text", where), _cell(row, "category", where), where)
-        for row, where in csv_rows(path, ("text", "category"), read_text(path))
-    ]
-    return _not_none(samples, path)
+def read_banking77(path: Path, skips: Skips) -> list[Sample]:
+    """The messages of a Banking77 file. A row without text or category is a bad record."""
+
+    def read(row: dict[str, str], where: str) -> Sample:
+        return Sample(_cell(row, "text", where), _cell(row, "category", where), where)
+
+    found = csv_rows(path, ("text", "category"), read_text(path), skips)
+    return _not_none(list(skips.each(read, found)), path)
 
 
 SPELLINGS = ("answer_normalised", "answer_annotation")
@@ -111,18 +112,18 @@ def read_nlu(path: Path, skips: Skips) -> list[Sample]:
     """The sentences of an intent corpus, in either layout, with `scenario_intent` as the label.
 
     Sentences that are blank or `null` are left out, and so, counted, are those that the authors
-    mark as unfit (a `status` that begins with IRR, or no annotation). Raises InputError for a
-    missing column or a cell without a label.
+    mark as unfit (a `status` that begins with IRR, or no annotation). A cell without a label is a
+    bad record. Raises InputError for a missing column.
     """
     text = read_text(path, LATIN)
     published = ";" in text.partition("\n")[0]
     label = ("scenario", "intent") if published else ("category",)
     sentence = "answer" if published else "text"
-    samples = []
-    for row, where in csv_rows(path, (*label, sentence), text, ";" if published else ","):
+
+    def read(row: dict[str, str], where: str) -> Sample | None:
         content = row[sentence].strip()
         if not content or content == "null":
-            continue
+            return None
         if row.get("status", "").strip().upper().startswith("IRR"):
             skips.drop("NLU rows that their authors mark as irrelevant (status IRR)")
         elif row.get("answer_annotation", content).strip() in ("", "null"):
@@ -130,8 +131,11 @@ def read_nlu(path: Path, skips: Skips) -> list[Sample]:
         else:
             name = "_".join(_cell(row, column, where) for column in label)
             others = (_BRACKETS.sub(r"\1", row.get(column) or "") for column in SPELLINGS)
-            samples.append(Sample(content, name, where, tuple(filter(str.strip, others))))
-    return _not_none(samples, path)
+            return Sample(content, name, where, tuple(filter(str.strip, others)))
+        return None
+
+    found = csv_rows(path, (*label, sentence), text, skips, ";" if published else ",")
+    return _not_none(list(filter(None, skips.each(read, found))), path)
 
 
 def _cell(row: dict[str, str], column: str, where: str) -> str:
@@ -146,7 +150,7 @@ def _not_none(samples: list[Sample], path: Path) -> list[Sample]:
     return samples
 
 
-CORPORA: dict[str, tuple[tuple[str, str], Callable[[Path], list[Sample]]]] = {
+CORPORA: dict[str, tuple[tuple[str, str], Callable[[Path, Skips], list[Sample]]]] = {
     "trec_coarse": (TREC_FILES, read_trec),
     "trec_fine": (TREC_FILES, partial(read_trec, fine=True)),
     "banking77": (BANKING_FILES, read_banking77),
@@ -157,26 +161,27 @@ CORPORA: dict[str, tuple[tuple[str, str], Callable[[Path], list[Sample]]]] = {
 def labels(name: str, raw: Path) -> tuple[str, ...]:
     """Names of the labels of a corpus, by number."""
     (shown, _), read = CORPORA[name]
-    return label_table(read(raw_file(raw, shown)))
+    return label_table(read(raw_file(raw, shown), Skips("skip")))
 
 
 def build(job: Job) -> list[Instance]:
     """Instances of a corpus in two raw files: samples to show and sentences to ask."""
     files, read = CORPORA[job.source]
-    return of_samples(job, *(read(raw_file(job.raw, name)) for name in files))
+    return of_samples(job, *(read(raw_file(job.raw, name), job.skips) for name in files))
 
 
 def of_samples(job: Job, train: Sequence[Sample], test: Sequence[Sample]) -> list[Instance]:
     """Instances that show samples of `train` and ask for sentences of `test`.
 
     One instance with all samples, or, with `config.examples`, disjoint shares of that size from
-    one shuffled list. Raises InputError for a label in `test` that `train` does not have.
+    one shuffled list. A label in `test` that `train` does not have is a bad record.
     """
     numbers = {label: number for number, label in enumerate(label_table(train))}
     for sample in test:
         if sample.label not in numbers:
             found = f"found {sample.label!r}{closest(sample.label, numbers)}"
-            raise InputError(f"{sample.where}: label: expected one of the training labels, {found}")
+            job.skips.add(sample.where, f"label: expected one of the training labels, {found}")
+    known = [sample for sample in test if sample.label in numbers]
     shown = _without_held_out(job.source, train, test)
     job.rng("all", "order").shuffle(shown)
     size = job.config.examples or len(shown)
@@ -186,7 +191,7 @@ def of_samples(job: Job, train: Sequence[Sample], test: Sequence[Sample]) -> lis
         chosen = shown[start : start + size]
         both = chosen, missing(chosen, shown, job.rng(index, "missing"))
         chunks = labelled_chunks(job, index, *([item(s, numbers) for s in part] for part in both))
-        asked = draw(test, job.config.max_questions, job.rng(index, "questions"))
+        asked = draw(known, job.config.max_questions, job.rng(index, "questions"))
         built.append(job.instance(chunks, (question(sample, numbers) for sample in asked)))
     return built
 

@@ -2,9 +2,10 @@
 
     memalpha data build --source text --raw notes/ --questions q.jsonl --out data/notes
 
-`notes/` holds .txt and .md files; each of its sub-folders is an instance, and so are the files
-beside them together. Files are read in the order of their names and cut after sentences. A line of
-the questions' file:
+`notes/` holds .txt and .md files in UTF-8; each of its sub-folders is an instance, and so are the
+files beside them together. Files are read in the order of their names and cut after sentences; what
+has a name that begins with a dot is left out, and so are linked folders. A line of the questions'
+file:
 
     {"question": "Who built the ferry?", "answer": "Mira Holt", "file": "lakes/orvane.md"}
 
@@ -14,32 +15,49 @@ may be left out where there is one instance. `--metric` says how answers are sco
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
+from glob import escape
+from pathlib import Path, PureWindowsPath
 from typing import Annotated, Any
 
 from pydantic import AliasChoices, BeforeValidator, Field
 
 from memalpha_kit.data.chunks import pack_sentences
-from memalpha_kit.data.raw import Row, Text, checked, listing, read_text, rows
+from memalpha_kit.data.raw import Row, Text, checked, listing, matches, read_text, rows
 from memalpha_kit.data.sources.building import Job, only
-from memalpha_kit.data.stages import mentions
+from memalpha_kit.data.sources.longmemeval import AnswerText
 from memalpha_kit.errors import InputError, closest
 from memalpha_kit.records import QA, Instance
 from memalpha_kit.tasks import TASKS
+from memalpha_kit.text import normalise
 
-ENDINGS = (".txt", ".md")
-FILES = ("**/*.txt", "**/*.md")
+FILES = ("**/*.[tT][xX][tT]", "**/*.[mM][dD]")
 
-Chunks = list[tuple[str, str]]
-"""(file, text) of each chunk."""
+
+@dataclass
+class Chunks:
+    """What an instance shows."""
+
+    files: dict[str, range] = field(default_factory=dict)  # the chunks of each file, by its name
+    texts: list[str] = field(default_factory=list)
+    words: list[str] = field(default_factory=list)  # of each text, normalised, between spaces
+
+    def add(self, name: str, texts: Iterable[str]) -> None:
+        """One file more."""
+        start = len(self.texts)
+        self.texts += texts
+        self.words += [f" {normalise(text)} " for text in self.texts[start:]]
+        self.files[name] = range(start, len(self.texts))
 
 
 class _RawQuestion(Row):
     question: Text
     answers: Annotated[
-        list[Text], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
+        list[AnswerText], BeforeValidator(lambda v: v if isinstance(v, list) else [v])
     ] = Field(validation_alias=AliasChoices("answer", "answers"), min_length=1)
     file: str | None = None
     id: str | None = None
@@ -60,20 +78,20 @@ def build(job: Job) -> list[Instance]:
     Raises InputError for a folder without text, a question about a file that is not there, or one
     without a file where there are several folders.
     """
-    if not job.config.questions:
+    path = Path(job.config.questions)
+    if not path.name:
         raise InputError("questions: expected a file with a question on each line, found none")
     job = job.but(source_name(job.config.metric))
-    folders: dict[str, Chunks] = {}
-    for file in text_files(job.raw):
+    folders: dict[str, Chunks] = defaultdict(Chunks)
+    found = ((path, str(path)) for path in text_files(job.raw))
+    for file, text in job.skips.each(lambda path, _: (path, read_text(path)), found):
         place = file.relative_to(job.raw)
-        folder = place.parts[0] if len(place.parts) > 1 else "."
-        texts = pack_sentences(read_text(file), job.counter, job.config.chunk_max_tokens)
-        folders.setdefault(folder, []).extend((place.as_posix(), text) for text in texts)
+        texts = pack_sentences(text, job.counter, job.config.chunk_max_tokens)
+        folders[place.parts[0] if place.parts[1:] else "."].add(_name(str(place)), texts)
     asked: dict[str, list[QA]] = {folder: [] for folder in folders}
-    path = Path(job.config.questions)
-    numbered = enumerate(rows(path.parent, path.name, (), job.skips), start=1)
+    numbered = enumerate(rows(path.parent, escape(path.name), (), job.skips), start=1)
     items = (((number, row), where) for number, (row, where) in numbered)
-    for folder, qa in job.skips.each(partial(_asked, folders), items):
+    for folder, qa in job.skips.each(partial(_asked, folders, set()), items):
         asked[folder].append(qa)
     built = []
     for folder, questions in asked.items():
@@ -81,8 +99,8 @@ def build(job: Job) -> list[Instance]:
             job.skips.drop("folders without a question")
             continue
         kept = job.sampled(questions, folder)
-        files, texts = map(list, zip(*folders[folder], strict=True))
-        chunks = job.framed(texts, folder)
+        chunks = job.framed(folders[folder].texts, folder)
+        files = [name for name, numbers in folders[folder].files.items() for _ in numbers]
         built.append(job.instance(chunks, kept, groups=[f"text:{folder}"], files=files))
     if not built:
         raise InputError(f"{path}: expected at least one question, found none")
@@ -91,26 +109,37 @@ def build(job: Job) -> list[Instance]:
 
 def text_files(raw: Path) -> list[Path]:
     """The text files of a folder and its sub-folders, by name. Raises InputError for none."""
-    found = sorted(path for path in raw.rglob("*") if path.suffix.lower() in ENDINGS)
+    found = sorted(path for pattern in FILES for path in matches(raw, pattern))
     if not found:
         inside = listing(raw, ".txt or .md files")
         raise InputError(f"{raw}: expected .txt or .md files, found {inside}")
     return found
 
 
-def _asked(folders: Mapping[str, Chunks], item: tuple[int, Any], where: str) -> tuple[str, QA]:
+def _name(path: str) -> str:
+    """The name of a file, the same from every system."""
+    return unicodedata.normalize("NFC", PureWindowsPath(path).as_posix())
+
+
+def _asked(
+    folders: Mapping[str, Chunks], seen: set[tuple[str, str]], item: tuple[int, Any], where: str
+) -> tuple[str, QA]:
     """(folder, question), with the one chunk of its file that has the answer, if there is one."""
     number, row = item[0], checked(_RawQuestion, item[1], where)
-    files = {folder: {file for file, _ in chunks} for folder, chunks in folders.items()}
-    homes = [folder for folder, inside in files.items() if row.file is None or row.file in inside]
+    file = None if row.file is None else _name(row.file)
+    homes = list(folders) if file is None else [f for f in folders if file in folders[f].files]
     if len(homes) != 1:
-        known = ", ".join(sorted(set().union(*files.values()))[:8])
+        known = ", ".join(sorted(name for chunks in folders.values() for name in chunks.files)[:8])
         found = repr(row.file) if row.file else f"none and {len(folders)} folders"
         raise InputError(f"{where}: file: expected one of {known}, found {found}")
-    evidence = [
-        i
-        for i, (file, text) in enumerate(folders[homes[0]])
-        if row.file in (None, file) and any(mentions(text, answer) for answer in row.answers)
-    ]
-    qa = QA(row.id or f"q{number}", row.question, tuple(row.answers), only(evidence))
-    return homes[0], qa
+    [home], id = homes, row.id or f"q{number}"
+    if (home, id) in seen:
+        raise InputError(f"{where}: id: expected each id once, found {id!r} again")
+    seen.add((home, id))
+    held, phrases = folders[home], [f" {words} " for words in map(normalise, row.answers) if words]
+    evidence = (
+        number
+        for number in (range(len(held.texts)) if file is None else held.files[file])
+        if any(phrase in held.words[number] for phrase in phrases)
+    )
+    return home, QA(id, row.question, tuple(row.answers), only(evidence))

@@ -52,7 +52,7 @@ def build(job: Job) -> list[Instance]:
         if name == NLU:
             return name, labelled.read_nlu(raw_file(job.raw, labelled.NLU_FILE), job.skips)
         files = [raw_file(job.raw, pattern) for pattern in labelled.TREC_FILES]
-        return name, [sample for file in files for sample in labelled.read_trec(file)]
+        return name, [sample for file in files for sample in labelled.read_trec(file, job.skips)]
 
     return [
         instance
