@@ -8,7 +8,9 @@ from collections import Counter
 import pandas as pd
 import pytest
 
+from memalpha_kit import cli
 from memalpha_kit.data.haystacks import nested, only_hay, subjects
+from memalpha_kit.data.instances import save_instances
 from memalpha_kit.errors import InputError
 from memalpha_kit.evaluation.lengths import measure, table_haystacks
 from memalpha_kit.figures.memories import plot_haystacks
@@ -107,3 +109,15 @@ def test_what_was_measured_is_kept_and_other_settings_are_refused(tmp_path):
         measure(haystacks, by, *how, settings={"writer": "two"})
     figure = plot_haystacks(table_haystacks(rows))
     assert figure.axes[0].get_title(loc="left") == "Score"
+
+
+def test_the_hay_of_a_length_is_beside_the_instance_as_it_is_whatever_lengths_are_asked_for(
+    tmp_path, capsys
+):
+    save_instances(tmp_path / "test.parquet", facts(6))
+    command = ["lengths", "--data", str(tmp_path / "test.parquet"), "--writer", "keep_sentences"]
+    assert cli.main([*command, "--lengths", "2", "--limit", "2", "--out", str(tmp_path / "a")]) == 0
+    rows = pd.read_csv(tmp_path / "a" / "rows.csv")
+    assert rows["length"].tolist() == [2, 2] and rows["score_of_hay"].notna().all()
+    assert cli.main(["lengths", "--help"]) == 0
+    assert "agentic" not in capsys.readouterr().out  # no model can be named here

@@ -96,7 +96,7 @@ def lengths(
     out: Annotated[Path, Option(metavar="FOLDER", help="rows.csv, table.csv and a figure")],
     local: Local,
     writer: Annotated[str | None, Option(metavar="NAME", help="a rule: {writers}")] = None,
-    reader: ReaderName = "best_entry",
+    reader: Annotated[str, Option(metavar="NAME", help="a rule: {rule_readers}")] = "best_entry",
     lengths: Annotated[
         list[int], Option("--lengths", metavar="N...", help="multiples of an instance's chunks")
     ] = LENGTHS,
@@ -129,9 +129,9 @@ def lengths(
         "memory": dataclasses.asdict(loaded.memory),
         "protocol": dataclasses.asdict(loaded.protocol),
     }
-    haystacks = nested(load_instances(file), sorted(set(lengths)), seed, limit)
+    haystacks = nested(load_instances(file), sorted({1, *lengths}), seed, limit)
     rules = (loaded.memory, loaded.protocol)
-    rows = measure(haystacks, by, named(reader), rules, seed, out, settings)
+    rows = measure(haystacks, by, named(reader), rules, seed, out, settings, lengths)
     table = table_haystacks(rows, seed)
     files.save_table(out / "rows.csv", rows)
     files.save_table(out / "table.csv", table)

@@ -9,6 +9,7 @@ import os
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import filterfalse
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
@@ -79,6 +80,7 @@ def _names(table: str) -> str:
         "pretrained": MODELS.keys,
         "methods": methods.METHODS.names,
         "readers": readers.READERS.names,
+        "rule_readers": lambda: filterfalse(readers.needs_model, readers.READERS.names()),
         "writers": writers.WRITERS.names,
     }
     return ", ".join(tables[table]())

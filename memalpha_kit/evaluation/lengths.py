@@ -11,7 +11,7 @@ that needs no judge.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +43,12 @@ def measure(
     seed: int = 0,
     out: Path | None = None,
     settings: Mapping[str, Any] = {},
+    only: Collection[int] = (),
 ) -> pd.DataFrame:
     """A row per length and instance: length, instance, chunks, chunk_tokens and `MEASURES`.
 
-    `haystacks` is from `data.haystacks.nested`. `prompt_tokens` is the mean prompt of a chunk, and
+    `haystacks` is from `data.haystacks.nested`, with length 1, beside which hay is told; `only`
+    names those to measure. `prompt_tokens` is the mean prompt of a chunk, and
     is missing where nobody counts tokens (a writer by rule); `seconds` are of writing and asking.
     With `out`, a folder, each length is kept there under `settings`, and used again by another call
     with the same ones; others are refused.
@@ -54,8 +56,9 @@ def measure(
     if out:
         files.resume_or_refuse(out, settings)
     frames, shortest = [], haystacks[min(haystacks)]
-    with bar(sum(len(i.chunks) for part in haystacks.values() for i in part), by.name) as shown:
-        for length, instances in haystacks.items():
+    asked = {length: part for length, part in haystacks.items() if length in (only or haystacks)}
+    with bar(sum(len(i.chunks) for part in asked.values() for i in part), by.name) as shown:
+        for length, instances in asked.items():
             kept = out / f"length_{length}x.csv" if out else None
             if kept and kept.is_file():
                 frames.append(pd.read_csv(kept))
