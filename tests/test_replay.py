@@ -117,7 +117,9 @@ def test_the_command_replays_a_training_and_its_rewards(training, capsys):
 
 def test_the_command_refuses_what_is_no_file_of_episodes(tmp_path, capsys):
     (tmp_path / "x.jsonl").write_text('{"a": 1}\n')
+    (tmp_path / "none.jsonl").touch()
     for name, said in (
+        ("none.jsonl", "none.jsonl: expected episodes, found none"),
         ("", "expected a file of episodes"),
         ("x.jsonl", "x.jsonl:1: expected a field 'memory_config', found none"),
     ):

@@ -53,7 +53,7 @@ def replay(
     n_episodes, n_rewarded, found = 0, 0, []
     for file in (file for path in paths for file in episode_files(path)):
         made = beside(file)
-        rules = reward or made.reward or RewardConfig()
+        rules, before = reward or made.reward or RewardConfig(), n_episodes
         for where, line in episode_lines(file):
             n_episodes += 1
             found += (new := differences(line, where, protocol or made.protocol))
@@ -62,6 +62,8 @@ def replay(
                 episode, instance = read_episode(line, where), known[line["instance"]]
                 saved = made.rewards.get(episode.id)
                 found += reward_differences(episode, instance, saved, rules)
+        if n_episodes == before:
+            raise InputError(f"{file}: expected episodes, found none")
     return Replayed(n_episodes, n_rewarded, tuple(found))
 
 
