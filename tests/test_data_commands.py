@@ -109,6 +109,13 @@ def test_the_card_is_what_a_reviewer_asks_for(tmp_path):
     assert "NaN" not in written and str(tmp_path) not in written
 
 
+def test_an_empty_part_is_said_with_how_many_sets_belong_together(tmp_path, capsys):
+    card = read_card(build(tmp_path, "hotpotqa", "--train-ratio", 0.01))
+    there = (card["instances"], card["split"]["components"])
+    message = "one part is empty: {} instances in {} sets that belong together".format(*there)
+    assert min(there) > 1 and message in capsys.readouterr().out
+
+
 def test_the_card_counts_questions_that_were_sampled_away(tmp_path):
     sums = set()
     for limit in (5, 50):
@@ -154,16 +161,21 @@ def test_bad_records_can_be_left_out_and_are_listed(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (
+            "--max-chunks 1 --min-questions 101",
+            "expected an instance with 101 questions, found none; left out: ",
+        ),
         ("--train-ratio 2", "train ratio: expected a number from 0 to 1, found 2.0"),
         ("--workers 0", "workers: expected at least 1"),
         ("--compat releas", "compat: found 'releas'; did you mean 'release'"),
         ("--on-error ignore", "on_error: found 'ignore'"),
+        ("--max-questions 101", "max_questions: expected at most 100 questions, found 101"),
         ("--sed 3", "did you mean '--seed'"),
     ],
 )
 def test_wrong_options_are_one_line(tmp_path, capsys, options, message):
-    folder = raw(tmp_path, "trec_coarse")
-    words = ("--source", "trec_coarse", "--raw", folder, "--out", tmp_path / "o")
+    folder = raw(tmp_path, "squad")
+    words = ("--source", "squad", "--raw", folder, "--out", tmp_path / "o")
     assert run("build", *words, *options.split()) == 2
     shown = capsys.readouterr().err
     assert message in shown and shown.count("\n") == 1

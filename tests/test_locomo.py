@@ -6,6 +6,7 @@ import pytest
 from raw_rows import TALKS, WORDS, sized, talk_qa
 from raw_rows import write as write_raw
 
+from memalpha_kit.data.instances import load_instances, save_instances
 from memalpha_kit.data.sources import build
 from memalpha_kit.method.metrics import score
 from memalpha_kit.tasks import metric_of
@@ -71,6 +72,13 @@ def test_questions_have_their_category_by_name_and_what_is_accepted(tmp_path):
 )
 def test_the_evidence_is_the_one_chunk_with_the_labelled_turns(tmp_path, evidence, chunk):
     assert built(tmp_path, talk_qa(4, evidence)).questions[0].chunk == chunk
+
+
+def test_a_conversation_with_260_questions_as_in_the_public_file_can_be_saved(tmp_path):
+    """Public readers refuse more than 100, of the sources that they know."""
+    instance = built(tmp_path, *(talk_qa(4) for _ in range(260)))
+    save_instances(tmp_path / "test.parquet", [instance])
+    assert load_instances(tmp_path / "test.parquet") == [instance]
 
 
 def test_answers_are_scored_without_a_judge_by_f1_and_what_was_never_said_by_saying_so(tmp_path):

@@ -42,7 +42,8 @@ def build(
     _save(out, data)
     card, several = data.card, len(data.train) + len(data.test) > 1
     if 0 < card["split"]["train_ratio"] < 1 and several and not (data.train and data.test):
-        print("all instances belong together, so one part is empty (groups in their metadata)")
+        found = f"{card['instances']} instances in {card['split']['components']} sets that belong"
+        print(f"one part is empty: {found} together (groups in their metadata)")
     if card["skipped"]:
         print(f"{len(card['skipped'])} raw records left out, listed in {out / dataset.CARD}")
 

@@ -21,7 +21,7 @@ from memalpha_kit import __version__
 from memalpha_kit.data import dataset
 from memalpha_kit.data.dataset import MERGE_SEED, SEPARATIONS, Dataset
 from memalpha_kit.data.hub import revision
-from memalpha_kit.data.instances import ANSWER_TYPE
+from memalpha_kit.data.instances import ANSWER_TYPE, check_limit
 from memalpha_kit.data.raw import matches
 from memalpha_kit.data.skips import Skips
 from memalpha_kit.data.sources import SOURCES, Source
@@ -72,6 +72,7 @@ def build_source(
     """
     named, kind, skips = SOURCES[name], task(name), Skips(config.on_error)
     rule = SEPARATIONS[config.compat]
+    check_limit("max_questions", name, config.max_questions)
     if ratio is None:
         share = 1.0 if name in rule.all_train else TRAIN_SHARE
         ratio = share if kind.role == "train" else 0.0

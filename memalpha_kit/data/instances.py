@@ -22,6 +22,7 @@ from memalpha_kit.data.raw import parquet
 from memalpha_kit.errors import InputError
 from memalpha_kit.files import flat, parse_json, write_bytes
 from memalpha_kit.records import QA, Instance, make_instance
+from memalpha_kit.tasks import TASKS
 
 NUMBERS = ("instance_id", "num_chunks", "num_questions")
 COLUMNS = (
@@ -42,8 +43,8 @@ GROUP = 8_000_000
 def save_instances(path: Path, instances: Sequence[Instance]) -> None:
     """Writes a parquet file with the public schema, also when there is no instance.
 
-    Raises InputError for an instance with more than 100 questions, which public readers refuse, and
-    for two with one id.
+    Raises InputError for two instances with one id and, as public readers refuse it, for one of a
+    public source with more than 100 questions.
     """
     check_ids(instances, str(path))
     sink = pa.BufferOutputStream()
@@ -74,6 +75,12 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     return pa.Table.from_arrays([column(name) for name in COLUMNS], schema=SCHEMA)
 
 
+def check_limit(where: str, source: str, n: int) -> None:
+    """Nothing; raises InputError for more questions than readers of a public source take."""
+    if n > MAX_QUESTIONS and (source not in TASKS or TASKS[source].role != "ours"):
+        raise InputError(f"{where}: expected at most {MAX_QUESTIONS} questions, found {n}")
+
+
 def check_ids(instances: Iterable[Instance], where: str) -> None:
     """Nothing; raises InputError starting with `where` if two instances have one id."""
     seen: set[str] = set()
@@ -85,9 +92,7 @@ def check_ids(instances: Iterable[Instance], where: str) -> None:
 
 def _row(number: int, instance: Instance) -> dict[str, Any]:
     questions = instance.questions
-    if len(questions) > MAX_QUESTIONS:
-        found = f"found {len(questions)}"
-        raise InputError(f"{instance.id}: expected at most {MAX_QUESTIONS} questions, {found}")
+    check_limit(instance.id, instance.source, len(questions))
     for key, value in instance.metadata.items():
         expected = "another name" if key in OWN_KEYS else "text, numbers or a list of them"
         if key in OWN_KEYS or not _is_flat(value):

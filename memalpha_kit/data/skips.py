@@ -55,6 +55,18 @@ class Skips:
                 continue
             yield value
 
+    def reasons(self) -> str:
+        """The end of an error: what was left out and may be missing, "" if nothing was.
+
+        >>> skips = Skips()
+        >>> skips.drop("questions longer than a chunk", 12)
+        >>> skips.reasons()
+        '; left out: 12 questions longer than a chunk'
+        """
+        found = [f"{n} {rule}" for rule, n in sorted(self.dropped.items(), key=lambda d: -d[1])[:3]]
+        found += [f"{len(self.skipped)} bad records ({self.skipped[0]})"] if self.skipped else []
+        return f"; left out: {', '.join(found)}" if found else ""
+
     def card(self) -> dict[str, Any]:
         """Plain values for JSON: lines of what was skipped, counts of what was dropped."""
         return {"skipped": list(self.skipped), "dropped": dict(sorted(self.dropped.items()))}

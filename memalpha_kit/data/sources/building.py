@@ -97,9 +97,8 @@ class Job:
     ) -> list[Instance]:
         """The instances. Raises InputError, naming the raw file, if there are none."""
         if not built:
-            path, skipped = matches(self.raw, pattern)[0], self.skips.skipped
-            more = f"; {len(skipped)} left out, the first: {skipped[0]}" if skipped else ""
-            raise InputError(f"{path}: expected {expected}, found {found}{more}")
+            path = matches(self.raw, pattern)[0]
+            raise InputError(f"{path}: expected {expected}, found {found}{self.skips.reasons()}")
         return list(built)
 
 
