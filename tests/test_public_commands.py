@@ -312,6 +312,9 @@ def test_a_report_says_if_runs_were_asked_different_questions(here, peaceful, ca
         assert ("were not asked the same questions" in capsys.readouterr().out) == said
 
 
+RULE = ("--method", "memory", "--writer", "keep_sentences", "--url", "http://x", "--model-name=m")
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -323,6 +326,9 @@ def test_a_report_says_if_runs_were_asked_different_questions(here, peaceful, ca
         (("--method", "bm25", "--judge-price-in", "1"), "expected --judge-model-name too"),
         (("--method", "bm25", "--model-name", "m"), "expected an address in QWEN_URL or --url"),
         (("--method", "bm25"), "expected a model that answers, found none"),
+        ((*RULE, "--embed-model-name", "e"), "has no effect without --set retrieval=embedding"),
+        ((*RULE, "--writer-model-name", "w"), "has no effect beside --writer keep_sentences"),
+        ((*RULE, "--embed-price-in", "1"), "unknown argument '--embed-price-in'"),  # not counted
     ],
 )
 def test_a_wrong_request_is_one_line(more, message, here, capsys):

@@ -15,6 +15,7 @@ from memalpha_kit.cli.options import (
     DataPath,
     EmbedModel,
     Local,
+    Priced,
     Rubric,
     Scoring,
     Seed,
@@ -51,8 +52,8 @@ def ask(
     data: DataPath,
     episodes: Episodes,
     out: Annotated[Path, Option(metavar="FOLDER", help="the run")],
-    answer: Served,
-    judge: Annotated[Served, "judge_"],
+    answer: Priced,
+    judge: Annotated[Priced, "judge_"],
     embed: Annotated[Served, "embed_"],
     local: Local,
     asking: Asking,
@@ -77,10 +78,10 @@ def ask(
     check_written(episodes)
     asked = asked_instances(episodes, load_data(data))
     wrote = next(iter(load_written(episodes).values())).writer
-    servers = {"answer": answer, "write": Served(), "judge": judge, "embed": embed}
+    servers = {"answer": answer, "write": Priced(), "judge": judge}
     return _evaluate(
         *("memory", method, data, asked, out.parent, out.name, servers, asking),
-        *(local, embed_model, profile, rubric, moved, (), wrote),
+        *(local, embed, embed_model, profile, rubric, moved, (), wrote),
     )
 
 
@@ -88,9 +89,9 @@ def ask(
 def evaluate(
     method: Annotated[str, Option(metavar="NAME", help="{methods}")],
     data: DataPath,
-    answer: Served,
-    write: Annotated[Served, "writer_"],
-    judge: Annotated[Served, "judge_"],
+    answer: Priced,
+    write: Annotated[Priced, "writer_"],
+    judge: Annotated[Priced, "judge_"],
     embed: Annotated[Served, "embed_"],
     local: Local,
     asking: Asking,
@@ -126,10 +127,18 @@ def evaluate(
     settings = _settings(options, writer=writer, reader=reader)
     every = load_data(data)
     asked = runs.select(every, limit, seed, list(source))
-    servers = {"answer": answer, "write": write, "judge": judge, "embed": embed}
+    servers = {"answer": answer, "write": write, "judge": judge}
     return _evaluate(
         *(method, settings, data, asked, out, name, servers, asking),
-        *(local, embed_model, profile, rubric, moved, tuple(instance.id for instance in every)),
+        *(
+            local,
+            embed,
+            embed_model,
+            profile,
+            rubric,
+            moved,
+            tuple(instance.id for instance in every),
+        ),
     )
 
 
@@ -140,9 +149,10 @@ def _evaluate(
     instances: list[Instance],
     out: Path,
     name: str | None,
-    servers: dict[str, Served],
+    servers: dict[str, Priced],
     asking: Asking,
     local: Local,
+    embed: Served,
     embed_model: Path | None,
     profile: str,
     rubric: Literal["published", "by_type"],
@@ -156,18 +166,23 @@ def _evaluate(
     from memalpha_kit.tasks import SCORING
 
     SCORING[profile]  # what is wrong with the scoring is said before any work
-    writer = Path(str({**METHODS[method].defaults, **options}.get("writer")))
+    said = {**METHODS[method].defaults, **options}
+    writer = Path(str(said.get("writer")))
     local.check(embed_model, writer if (writer / "config.json").is_file() else None)
     base = servers["answer"]
     client_of(servers["judge"], asking, "judge", base)
     backends = Backends(
         answer=answering(base, asking, local),
         write=client_of(servers["write"], asking, "writer", base),
-        embed=embedding(servers["embed"], asking, base, embed_model, local),
+        embed=embedding(embed, asking, base, embed_model, local),
         device=local.device,
         dtype=local.dtype,
         rows=rows,
     )
+    if backends.embed and said.get("retrieval", "bm25") == "bm25":
+        raise InputError("a model that embeds: has no effect without --set retrieval=embedding")
+    if backends.write and said.get("writer", "api") != "api":
+        raise InputError(f"a writer at a server: has no effect beside --writer {writer}")
     spec, prices = MethodSpec(method, options), {k: v.prices for k, v in servers.items()}
     info = provenance(spec, backends, data, prices, wrote)
     stem = runs.data_name(data)
@@ -180,7 +195,7 @@ def _finish(
     run: Run,
     profile: str,
     rubric: Literal["published", "by_type"],
-    judge: Served,
+    judge: Priced,
     base: Served | None,
     asking: Asking,
 ) -> int:
@@ -200,7 +215,7 @@ def _finish(
 @with_fields
 def score(
     runs: Annotated[list[Path], Argument(metavar="RUN...", help="folders of runs")],
-    judge: Annotated[Served, "judge_"],
+    judge: Annotated[Priced, "judge_"],
     asking: Asking,
     profile: Scoring = "fixed",
     rubric: Rubric = "published",

@@ -203,6 +203,12 @@ class Served:
     url: str | None = about(None, "an OpenAI-compatible server; QWEN_URL, or as --url")
     model_name: str | None = about(None, "the model there; QWEN_MODEL_NAME, or as --model-name")
     key_env: str | None = about(None, "variable that holds the key; by address if not given")
+
+
+@dataclass(frozen=True)
+class Priced(Served):
+    """One whose tokens a run counts."""
+
     price_in: float | None = about(None, "dollars per million tokens read")
     price_out: float | None = about(None, "dollars per million tokens written")
 
