@@ -66,7 +66,7 @@ def request(system: str, user: str, **options: Any) -> ChatRequest:
 
 @dataclass(frozen=True)
 class ChatReply:
-    """What came back. `finish` is stop, length, tool_calls or error; counts are None if unknown."""
+    """What came back. `finish` as in `Answer`; counts are None if unknown."""
 
     text: str | None  # as the model wrote it, reasoning included, tool calls taken out
     finish: str = "stop"

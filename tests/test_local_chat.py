@@ -98,7 +98,7 @@ def test_sampling_follows_the_request_s_own_seed(lm):
 def test_a_prompt_above_the_window_is_a_failed_reply_and_the_others_are_answered():
     model = LocalChat(tiny_lm(window=256))
     long, short = model.chat([ask("bees " * 300), ask("Who?")])
-    assert (long.text, long.finish) == (None, "error") and "256" in long.error
+    assert (long.text, long.finish) == (None, "unanswerable") and "256" in long.error
     assert short.text is not None and not short.error
 
 

@@ -85,7 +85,7 @@ class LocalChat:
                 completions = self.lm.generate(prompts, sampling, seeds)
         except InputError as error:  # a prompt without tokens or above the window
             if len(prompts) == 1:
-                return [ChatReply(None, "error", error=str(error))]
+                return [ChatReply(None, "unanswerable", error=str(error))]
             pairs = zip(prompts, seeds, strict=True)
             return [self._generate([ids], sampling, [seed])[0] for ids, seed in pairs]
         elapsed_s = time.perf_counter() - start
