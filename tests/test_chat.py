@@ -312,7 +312,14 @@ def test_fields_that_a_server_refuses_are_renamed_or_left_out_and_that_is_said(
 
 
 @pytest.mark.parametrize(
-    ("status", "said"), [(401, "STUB_KEY"), (402, "402"), (404, "404"), (302, "302"), (307, "307")]
+    ("status", "said"),
+    [
+        (401, "STUB_KEY"),
+        (402, "402"),
+        (404, "404"),
+        (302, "302"),
+        (307, "to http://127.0.0.1:1/else"),
+    ],
 )
 def test_a_server_that_refuses_everything_ends_the_run_with_one_line(stub, connect, status, said):
     stub.script = [status]
@@ -341,6 +348,7 @@ NO_ANSWERS = {
     "hidden, but counted": ({"content": ""} | HIDDEN, "counted 400 tokens and showed none"),
     "a refusal": ({"content": None, "refusal": "I cannot."}, "refusal"),
     "withheld": ({"content": "", "finish_reason": "content_filter"}, "filter"),
+    "broken off": ({"content": "No", "finish_reason": "abort"}, "broke off"),  # vLLM and SGLang
 }
 
 
@@ -351,7 +359,7 @@ def test_a_reply_that_is_all_reasoning_is_missing_counted_and_says_so(stub, conn
     client = connect()
     (reply,) = client.chat([ask("Who?")])
     assert reply.text is None and reply.finish == "error" and why in reply.error
-    asked = 3 if name == "hidden, but counted" else 1
+    asked = 3 if name in ("hidden, but counted", "broken off") else 1
     assert (client.usage.asked, client.usage.failed) == (asked, 1)
     stub.answer = lambda body: said | {"content": "Nora", "finish_reason": "stop"}
     assert texts(client.chat([ask("Who?")])) == ["Nora"]  # it was not stored

@@ -100,7 +100,7 @@ def read_reply(completion: Any, latency_s: float | None = None) -> ChatReply:
         raise Failed(f"not a chat completion (content is {type(text).__name__})")
     if reason == "content_filter":
         raise Failed("the server's content filter withheld the reply", retry=False)
-    if reason == "error":
+    if reason in ("error", "abort"):
         raise Failed("the server broke off the reply")
     finish = "length" if reason == "length" else "tool_calls" if uses else "stop"
     text = without_surrogates(text or "")
@@ -160,7 +160,9 @@ def refusal(answer: Any, key: str, key_env: str) -> Failed:
     """What an HTTP status means: the server is in trouble, this request is bad, or all would be."""
     status = answer.status_code
     why = f"HTTP {status} {answer.reason_phrase}".strip()
-    if status in (401, 403):  # such a body may hold part of the key in any form
+    if answer.has_redirect_location:  # it is not followed, for the key would go there too
+        why += f" to {masked(key, answer.headers['location'].partition('?')[0])}"
+    elif status in (401, 403):  # such a body may hold part of the key in any form
         why += f" (the key is read from {key_env})"
     else:
         why += said_error(parsed(answer.content), key)
