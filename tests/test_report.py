@@ -1,6 +1,7 @@
 """The report of runs: labels, floors, and the tables that stand side by side."""
 
 import pytest
+from fake_chat import FakeChat
 
 from memalpha_kit.errors import InputError
 from memalpha_kit.evaluation import runs, scores, scoring, tables
@@ -21,12 +22,19 @@ BEES = instance("squad", "Nora keeps bees. Tom paints.", "bees", "goats")
 
 
 def run(
-    out, name, *instances, method="memory", writer="keep_sentences", reader="best_entry", **more
+    out,
+    name,
+    *instances,
+    method="memory",
+    writer="keep_sentences",
+    reader="best_entry",
+    model=None,
+    **more,
 ):
     options = {"writer": writer, "reader": reader, **more} if method == "memory" else {}
     info = {"writer": writer} if method == "memory" else {}
     spec = MethodSpec(method, options)
-    begun = runs.begin(spec, Backends(), instances, out, "world", name, info)
+    begun = runs.begin(spec, Backends(model), instances, out, "world", name, info)
     return runs.complete(*begun, instances)
 
 
@@ -58,6 +66,17 @@ def test_runs_of_one_method_are_one_and_those_about_the_same_source_have_names_o
     assert list(tables.labelled([alike[0], floor])) == ["keep_sentences + best_entry", "nothing"]
     with pytest.raises(InputError, match="expected each run once"):
         tables.labelled([alike[0], alike[0]])
+
+
+def test_questions_that_a_method_cannot_be_asked_are_told_of(tmp_path):
+    made = run(tmp_path, "a", LABELS, method="gold-chunk", model=FakeChat())
+    scores.score(made, "fixed")
+    _, [warning], complete = tables.summary(made, "fixed")
+    assert complete and warning.startswith("3 of 3 questions were skipped and are in no mean: the")
+    found = tables.labelled([made])
+    assert "complete, 3 skipped" in tables.page(
+        found, "fixed", tables.report(found, "fixed", QUICK)
+    )
 
 
 def test_pairs_are_of_methods_and_never_of_floors(tmp_path):

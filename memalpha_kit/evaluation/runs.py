@@ -72,6 +72,11 @@ class Run:
         return [item.key for item in self.questions if item.key not in self.answers]
 
     @property
+    def skipped(self) -> list[str]:
+        """Why questions cannot be asked by the method, one reason for each."""
+        return [answer.skipped for answer in self.answers.values() if answer.skipped]
+
+    @property
     def complete(self) -> bool:
         """Whether every question has a final answer."""
         return not self.open
@@ -96,11 +101,11 @@ class Run:
         """Why questions are open, and whether asking again can help."""
         failures = [self.failed[key] for key in self.open if key in self.failed]
         n_long = sum(failure.finish == "unanswerable" for failure in failures)
-        again = "run `memalpha evaluate` again to ask them"
+        again = "run the command of this run again to ask them"
         if n_long:
             again = (
                 f"{n_long} of them do not fit the model's window, so asking again will not help: "
-                "set a smaller window or budget_tokens, or take a model with a longer context"
+                "change window or budget_tokens, or take a model with a longer context"
             )
         example = f", e.g. {failures[0].error}" if failures else ""
         total = len(self.questions)

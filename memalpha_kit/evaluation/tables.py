@@ -284,6 +284,9 @@ def summary(run: Run, profile: str) -> tuple[str, list[str], bool]:
     table = markdown(table_sources(*scores.frames({method: run}, profile))[SHOWN])
     written = [made.episode for made in run.prepared.values() if made.requests and made.episode]
     warnings = [warning] if (warning := scores.silent(written)) else []
+    if skipped := run.skipped:
+        n = f"{len(skipped)} of {len(run.questions)} questions"
+        warnings.append(f"{n} were skipped and are in no mean: {skipped[0]}")
     if not run.complete:
         return table, [*warnings, f"incomplete: {run.why_open()}"], False
     rows = scores.scores_of(run, profile)
@@ -361,6 +364,7 @@ def page(found: Labelled, profile: str, made: Mapping[str, pd.DataFrame]) -> str
         )
     for name, run in ((name, run) for name, runs in found.items() for run in runs):
         state = "complete" if run.complete else f"INCOMPLETE: {len(run.open)} without an answer"
+        state += f", {len(run.skipped)} skipped" if run.skipped else ""
         asked = f"{len(run.questions)} questions, tokens by {run.settings['method']['counter']}"
         lines.append(f"- {name}: `{run.folder.name}`, {asked}, {state}")
     sections = []
