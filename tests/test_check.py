@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -115,6 +116,14 @@ def test_a_file_that_was_changed_after_its_card_is_named(tmp_path):
     }
     assert states.loc[["c", "d"], "revision"].tolist() == ["a1", "unknown"]
     assert states.loc["c", "source"] == "Owner/Set"
+
+
+def test_a_set_given_twice_is_counted_once_and_merged_ones_have_their_origins(tmp_path):
+    card = {"parts": [{"parts": [{"source": "a"}, {"source": "b"}]}, {"source": "c"}]}
+    dataset.save(tmp_path, replace(SMALL, card=card))
+    once, twice = (check.tables([tmp_path] * n, "words") for n in (1, 2))
+    assert twice["statistics"].equals(once["statistics"]) and not once["statistics"].empty
+    assert once["provenance"]["source"].tolist() == ["a", "b", "c"]
 
 
 def test_the_report_reads_well(tmp_path):

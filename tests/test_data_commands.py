@@ -207,6 +207,8 @@ def test_the_default_recipe_is_the_balanced_set_of_562(parts, tmp_path, capsys):
     card = read_card(tmp_path / "memalpha")
     assert card["settings"]["recipe"] == "balanced" and len(card["parts"]) == 7
     assert {n["found"] == n["expected"] for n in card["instances_by_part"].values()} == {True}
+    assert run("split", tmp_path / "memalpha", "--out", tmp_path / "new") == 0
+    assert "instances_by_part" not in read_card(tmp_path / "new")  # they are the merge's counts
     order = [i.source for i in dataset.read(tmp_path / "memalpha").test]
     assert order == list(RECIPES["balanced"].instances)
     named = [parts / name for name in reversed(RECIPES["balanced"].instances)]

@@ -165,7 +165,7 @@ def split_set(
     old, rule = dataset.read(path), SEPARATIONS[compat]
     train, test = rule.split((*old.train, *old.test), ratio, seed)
     new = Dataset(old.name, tuple(train), tuple(test))
-    kept = {k: v for k, v in old.card.items() if k != "data_sha256"}
+    kept = {k: v for k, v in old.card.items() if k not in ("data_sha256", "instances_by_part")}
     made = {"train_ratio": ratio, "rule": rule.rule, "seed": seed, **separation(new)}
     card = {**kept, "name": new.name, "made_by": "split", **totals(new)}
     return replace(new, card={**card, "split": made, "versions": versions()})

@@ -37,10 +37,11 @@ PRINTED = ("instances", "chunks_per_instance", "tokens_per_chunk", "questions_pe
 def tables(paths: Sequence[Path], counter_name: str, workers: int = 1) -> dict[str, pd.DataFrame]:
     """What `memalpha data check` saves, by name: statistics, paper, provenance, leaks.
 
-    Raises InputError for a path that holds no data set.
+    A path that is given twice is read once. Raises InputError for one that holds no data set.
     """
+    paths = list(dict.fromkeys(map(Path, paths)))
     found = [dataset.read(path) for path in paths]
-    choices = ([d.name for d in found], [Path(path).resolve().name for path in paths])
+    choices = ([d.name for d in found], [path.resolve().name for path in paths])
     distinct = (names for names in choices if len(set(names)) == len(names))
     names = next(distinct, list(map(str, paths)))  # their own, else their folders', else paths
     datasets = [replace(data, name=name) for data, name in zip(found, names, strict=True)]
@@ -135,7 +136,7 @@ def provenance(paths: Sequence[Path], datasets: Sequence[Dataset]) -> pd.DataFra
 
     rows = []
     for path, data in zip(paths, datasets, strict=True):
-        state, hashes, cards = _state(Path(path), data)
+        state, hashes, cards = _state(path, data)
         place = {"dataset": data.name, "files": state, "data_sha256": _short(hashes)}
         for card in cards:
             known = {name: card.get(name, "unknown") for name in ("source", "licence", "revision")}
@@ -149,7 +150,7 @@ def _state(path: Path, data: Dataset) -> tuple[str, dict[str, str], Sequence[Map
     folder, files = (path.parent, [path]) if path.is_file() else (path, [])
     files = files or [file for part in ("train", "test") for file in dataset.part_files(path, part)]
     hashes = {file.name: sha256(file) for file in files}
-    cards = data.card.get("parts") or [data.card]
+    cards = _built(data.card)
     if recorded := data.card.get("data_sha256"):
         return "as in the card" if recorded == hashes else "changed since", hashes, cards
     manifest = read_manifest(folder)
@@ -158,6 +159,11 @@ def _state(path: Path, data: Dataset) -> tuple[str, dict[str, str], Sequence[Map
     seen = revision(folder, hashes)
     state = "changed since" if seen == "unknown" else "as downloaded"
     return state, hashes, [{"source": manifest.get("dataset", "unknown"), "revision": seen}]
+
+
+def _built(card: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The cards of the builds that a data set was merged of, or its own."""
+    return [built for part in card.get("parts", ()) for built in _built(part)] or [card]
 
 
 def _short(hashes: Mapping[str, str]) -> str:

@@ -13,7 +13,7 @@ over their borders would find nothing.
 | --- | --- |
 | `train`, `test` | data set and source |
 | `groups` | names of articles, books, people, ... that are on both sides |
-| `questions`, `same_question` | of the test set; those that are asked in training too |
+| `questions`, `same_question` | of the test set, each once; those asked in training too |
 | `repeated` | those of them with a common answer, or whose sentence is to be labelled |
 | `shown` | test questions whose sentence is a labelled sample of training |
 | `grams`, `shared_grams`, `gram_share` | distinct 13-grams of the test set, those in training |

@@ -8,7 +8,7 @@ sentences that need a download.
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -38,6 +38,10 @@ log = logging.getLogger(__name__)
 BUILDERS: dict[str, Builder] = RULES.add("release", {})
 
 
+HEAD = 20
+"""Characters of a context that are looked up where it may stand in a chunk."""
+
+
 def consecutive_shares(
     job: Job, paragraphs: Sequence[squad.Paragraph], tokens: Sequence[int]
 ) -> list[squad.Share]:
@@ -49,15 +53,33 @@ def consecutive_shares(
     packed = pack_sizes(tokens, space, job.targets("all"), test_space=False)
     last: dict[str, int] = {}
     found = []
+    heads: dict[str, list[int]] = defaultdict(list)
+    for index, paragraph in enumerate(paragraphs):
+        heads[paragraph.text[:HEAD]].append(index)
     for chunks in squad.parts(packed, job.config.max_chunks):
         asked: list[QA] = []
         for number, chunk in enumerate(chunks):
             text = "\n\n".join(paragraphs[i].text for i in chunk)
-            inside = [qa for p in paragraphs if p.text in text for qa in p.questions]
+            inside = [qa for p in _inside(text, paragraphs, heads) for qa in p.questions]
             last |= {qa.id: number for qa in inside}
             asked += inside
         found.append((chunks, asked))
     return [(chunks, list(_placed(asked, last))) for chunks, asked in found]
+
+
+def _inside(
+    text: str, paragraphs: Sequence[squad.Paragraph], heads: Mapping[str, Sequence[int]]
+) -> list[squad.Paragraph]:
+    """The paragraphs that stand in the text, in their order; `heads` numbers them by their head."""
+    lengths = set(map(len, heads))
+    found = {
+        index
+        for at in range(len(text))
+        for n in lengths
+        for index in heads.get(text[at : at + n], ())
+        if text.startswith(paragraphs[index].text, at)
+    }
+    return [paragraphs[index] for index in sorted(found)]
 
 
 def _placed(asked: Sequence[QA], last: Mapping[str, int]) -> Iterator[QA]:
