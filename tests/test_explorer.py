@@ -108,6 +108,14 @@ def test_questions_that_were_not_asked_have_no_answer_and_saved_rewards_are_as_t
     assert made["rewards"]["content"] == (0.75,) * n
 
 
+def test_a_term_that_asks_the_reader_again_is_missing_where_nobody_is_there_to_ask():
+    episode, instance = random_case(5)
+    asking = RewardConfig(others={"credit": 1.0})
+    plain, made = (shown_of(episode, instance, reward=config)[1] for config in (None, asking))
+    lost = {"others": {"credit": (None,) * len(episode.steps)}}
+    assert made["rewards"] == plain["rewards"] | lost
+
+
 def test_two_runs_of_the_same_episodes_stand_beside_each_other():
     episode, instance = random_case(5)
     assert "2 episodes" in repr(show({"before": [episode], "after": [episode]}, [instance]))

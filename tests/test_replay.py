@@ -107,8 +107,9 @@ def test_the_command_replays_a_training_and_its_rewards(training, capsys):
     assert cli.main(["replay", run, "--data", data]) == 0
     said = "1 episodes replayed, 1 rewarded again: no difference\n"
     assert capsys.readouterr().out == said
-    found = replay([training / "run"], [random_case(3)[1]], reward=RewardConfig())
-    assert (found.episodes, found.rewarded, found.differences) == (1, 1, ())
+    for config in (RewardConfig(), RewardConfig(others={"credit": 1.0})):  # which asks a reader
+        found = replay([training / "run"], [random_case(3)[1]], reward=config)
+        assert (found.episodes, found.rewarded, found.differences) == (1, 1, ())
     file = training / "run" / "rewards" / "step_00001.json"
     file.write_text(file.read_text().replace('"accuracy": ', '"accuracy": 1'))
     assert cli.main(["replay", run, "--data", data]) == 1

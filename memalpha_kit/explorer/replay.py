@@ -125,7 +125,7 @@ def reward_differences(
     """Scores of the answers, and saved rewards, that come out otherwise today, a line each.
 
     Scores are made by the metric of the source that needs no judge. r4 is compared where a rule
-    judges: nobody asks a model again.
+    judges: nobody asks a model again, nor a reader for terms of a user's module.
     """
     again = replace(episode, answers=tuple(_scored(episode, instance)))
     found = [
@@ -133,7 +133,7 @@ def reward_differences(
         for old, new in zip(episode.answers, again.answers, strict=True)
         if old.score != new.score
     ]
-    judge = RULES.get(episode.source)
+    judge, config = RULES.get(episode.source), replace(config, others={})
     if saved:
         made = rewards(again, instance, counter(episode.memory_config.counter), judge, config)
         names = ("accuracy", "compression", "format", *(["content"] if judge else []))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from typing import Any
@@ -22,6 +23,7 @@ from memalpha_kit.method.memory import empty
 from memalpha_kit.method.protocol import fit_prompt, render_chat, render_compact
 from memalpha_kit.method.rewards import (
     Judge,
+    NoReader,
     Scene,
     reward_accuracy,
     reward_compression,
@@ -136,10 +138,14 @@ _UNKNOWN = Instance("", "", (), ())
 
 
 def _rewards(scene: Scene) -> Rewards:
-    """The terms that can be known: r3 and r4 need the chunks, r4 a judge, others the answers."""
+    """The terms that can be known: r3 and r4 need the chunks, r4 a judge, others the answers.
+
+    A term that asks the reader again (`NoReader`) cannot.
+    """
     chunks = scene.instance.chunks
     if chunks and scene.episode.answers:
-        return rewards(*vars(scene).values())
+        with suppress(NoReader):
+            return rewards(*vars(scene).values())
     lost: tuple[None, ...] = (None,) * len(scene.episode.steps)
     return Rewards(
         accuracy=reward_accuracy(scene),

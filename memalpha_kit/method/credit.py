@@ -32,7 +32,7 @@ from memalpha_kit.errors import InputError
 from memalpha_kit.method.blame import touches
 from memalpha_kit.method.episode import scored_answer
 from memalpha_kit.method.readers import Reader
-from memalpha_kit.method.rewards import TERMS, Scene
+from memalpha_kit.method.rewards import TERMS, NoReader, Scene
 from memalpha_kit.records import QA, Answer, Episode, Memory, Question
 from memalpha_kit.tasks import metric_of
 from memalpha_kit.tokens import counter
@@ -246,7 +246,7 @@ def reward_credit(scene: Scene) -> tuple[float | None, ...]:
     """
     episode = scene.episode
     if scene.reader is None:
-        raise InputError("reward term 'credit': expected the reader of the episode, found none")
+        raise NoReader("reward term 'credit': expected the reader of the episode, found none")
     questions, source = scene.instance.questions, scene.instance.source
     found = measure(episode.memory, questions, scene.reader, scene.metric, source)
     sums: list[float | None] = [0.0] * len(episode.steps)
