@@ -39,9 +39,11 @@ def test_the_shipped_files_are_what_the_tool_makes():
 
 
 def test_every_source_has_shipped_files(tmp_path):
-    assert set(SOURCES) - {"text"} <= set(json.loads(sample_data.shipped()["index.json"]))
+    assert set(SOURCES) <= set(json.loads(sample_data.shipped()["index.json"]))
     (path,) = write_raw("squad", tmp_path / "squad")
     assert path == tmp_path / "squad" / "squad_train-v1.1.json" and path.is_file()
+    *_, asked = write_raw("text", tmp_path)
+    assert len(build("text", tmp_path / "notes", BuildConfig(questions=str(asked)), seed=0)) == 2
     with pytest.raises(InputError, match="source: .* found 'squat'; did you mean 'squad'"):
         write_raw("squat", tmp_path)
     with pytest.raises(DiskError, match="squad_train"):

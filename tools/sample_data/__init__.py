@@ -31,7 +31,7 @@ Files = dict[str, bytes]
 SAMPLES = Path(__file__).parents[2] / "memalpha_kit" / "data" / "samples.zip"
 SHIPPED = (
     *("squad", "hotpotqa", "booksum", "pubmed-rct", "perltqa", "trec_coarse", "banking77", "nlu"),
-    *("longmemeval", "memoryagentbench", "locomo"),
+    *("longmemeval", "memoryagentbench", "locomo", "text"),
 )
 """What the zip is made of: smallest sizes, which are enough for two parts each."""
 
@@ -46,6 +46,7 @@ def make_raw(folder: Path, source: str, seed: int = 0, factor: int = 1) -> list[
     paths = []
     for name, content in MAKERS[source](random.Random(f"{seed}/raw"), factor).items():
         paths.append(folder / name)
+        paths[-1].parent.mkdir(parents=True, exist_ok=True)
         paths[-1].write_bytes(content)
     return paths
 
@@ -168,6 +169,17 @@ def _locomo(rng: random.Random, factor: int) -> Files:
     return {"locomo10.json": _json(dialogues.locomo(2 * factor, 4, rng))}
 
 
+def _text(rng: random.Random, factor: int) -> Files:
+    """Own notes: `notes/` is the raw folder, the questions are beside it."""
+    lake = "# Lake Orvane\n\nThe ferry was built by Mira Holt in 1911. It runs in summer.\n"
+    asked = [
+        {"question": "Who built the ferry?", "answer": "Mira Holt", "file": "lakes/orvane.md"},
+        {"question": "What grows at Tessin?", "answers": ["barley", "rye"], "file": "tessin.txt"},
+    ]
+    files = {"notes/lakes/orvane.md": lake, "notes/tessin.txt": "Tessin grows barley and rye.\n"}
+    return {name: text.encode() for name, text in files.items()} | {"q.jsonl": _lines(asked)}
+
+
 def _lme_train(rng: random.Random, factor: int) -> Files:
     """LongMemEval's records and the benchmark rows whose questions must not be trained on."""
     records = _records(rng, factor)
@@ -206,6 +218,7 @@ MAKERS: dict[str, Callable[[random.Random, int], Files]] = {
     "nlu": _nlu,
     "longmemeval": _longmemeval,
     "locomo": _locomo,
+    "text": _text,
     "memoryagentbench": _memoryagentbench,
     **dict.fromkeys(
         (
@@ -232,6 +245,7 @@ NEEDED: dict[str, tuple[str, ...]] = {
     "banking77": ("banking77_train.csv", "banking77_test.csv"),
     "longmemeval": ("longmemeval_s.json",),
     "locomo": ("locomo10.json",),
+    "text": ("notes/lakes/orvane.md", "notes/tessin.txt", "q.jsonl"),
     "memoryagentbench": tuple(_PARTS.values()),
     **dict.fromkeys(
         ("ruler_qa1_197K", "ruler_qa2_421K", "longmemeval_s*"), (_PARTS["Accurate_Retrieval"],)
