@@ -8,8 +8,10 @@ import re
 import shutil
 import warnings
 from contextlib import contextmanager
+from dataclasses import replace
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 from stub_server import StubServer
@@ -19,8 +21,10 @@ from memalpha_kit import files
 from memalpha_kit.data.instances import load_instances
 from memalpha_kit.figures.curves import table_lengths
 from memalpha_kit.figures.targets import TARGETS
+from memalpha_kit.method.rewards import step_rewards
 from memalpha_kit.notebooks import repository, run
-from memalpha_kit.settings import load_profile, profile_dict
+from memalpha_kit.records import Rewards
+from memalpha_kit.settings import RewardConfig, load_profile, profile_dict
 
 CI = load_profile("ci")
 PRINTED = "method,Avg. printed,Avg. recomputed,off by,k tokens printed,k tokens recomputed"
@@ -290,6 +294,19 @@ def test_notebook_03_computes_what_the_kit_and_trl_compute_and_makes_good_rows_l
     assert step.change[step.advantage.idxmax()] > 0 > step.change[step.advantage.idxmin()]
     assert (step.advantage * step.change).sum() > 0
     assert len(step) == 8 * CI.world.chunks
+
+
+def test_the_reward_of_notebook_03_is_the_kit_s_under_any_weights(root):
+    (cell,) = (
+        c for c in cells(root / "notebooks" / "03_grpo_training.ipynb") if "def reward" in c.source
+    )
+    made = {"np": np}
+    exec(cell.source.partition("\n\n\n")[0], made)
+    parts = Rewards(0.75, 0.9, (1.0, 0.5), (None, None), {"mine": (0.25, 0.0)})
+    unjudged, nothing = RewardConfig(content=0.0), RewardConfig(0, 0, 0, 0)
+    others = replace(unjudged, others={"mine": 2.0}, accuracy_threshold=0.7)
+    for weights in (unjudged, nothing, others):
+        assert list(made["reward"](parts, weights)) == pytest.approx(step_rewards(parts, weights))
 
 
 def test_notebook_04_trains_a_toy_for_two_steps_and_says_so(home):
