@@ -227,13 +227,15 @@ class ModelConfig:
     adapter: str = about("", "folder of an adapter to go on from, as a warm start leaves one")
     revision: str = about("", "commit of the hub; '': the newest that is there")
     backend: Literal["transformers", "unsloth"] = about("transformers", "who loads the model")
-    dtype: Literal["auto", "float32", "bfloat16"] = about("auto", "of the base; auto: as saved")
+    dtype: Literal["auto", "float32", "bfloat16"] = about(
+        "auto", "auto: as saved, 32 bits if all weights are trained (16 round small steps away)"
+    )
     load_in_4bit: bool = about(False, "QLoRA: the base's weights are held in 4 bits")
     lora_rank: Natural = about(0, "0: all weights are trained; else an adapter of this rank")
     lora_alpha: Count = about(32, "the adapter counts alpha / rank times")
     lora_targets: tuple[str, ...] = about(
         ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
-        "layers that get an adapter; never lm_head",
+        "layers that get an adapter; never embed_tokens or lm_head",
     )
     max_seq_length: Count = about(8192, "longest prompt and reply together")
     gradient_checkpointing: bool = about(True, "GPU: compute activations again, to save memory")

@@ -20,6 +20,7 @@ from trl import GRPOTrainer
 
 from memalpha_kit.errors import InputError, ModelGone
 from memalpha_kit.models.local import Sampling
+from memalpha_kit.models.tiny import save_policy
 from memalpha_kit.settings import ModelConfig, ProtocolConfig
 from memalpha_kit.training import backends, processes
 from memalpha_kit.training.backends import pin_base, trl_arguments
@@ -73,6 +74,42 @@ def test_an_adapter_is_trained_saved_alone_and_resumes_equal(policy, tmp_path, c
         train_grpo(replace(cut, model=replace(LORA, lora_alpha=8)), resume=True)
 
 
+@pytest.mark.parametrize(
+    ("saved", "message"),
+    [
+        ({}, None),
+        ({"r": 8}, "lora_rank: expected 8, as in .*config.json, found 4"),
+        ({"lora_alpha": 32}, "lora_alpha: expected 32, as in .*, found 16"),
+        ({"use_rslora": True}, "adapter: expected plain LoRA, found use_rslora"),
+        ({"modules_to_save": ["lm_head"]}, "adapter: expected plain LoRA, found modules_to_save"),
+    ],
+)
+def test_an_adapter_to_go_on_from_is_used_as_it_was_trained_or_refused(tmp_path, saved, message):
+    file, whole = tmp_path / "adapter_config.json", {"r": 4, "lora_alpha": 16, "use_rslora": False}
+    file.write_text(json.dumps(whole | saved))
+    model = replace(LORA, adapter=str(tmp_path))
+    if message is None:
+        backends.check_model(model)
+        return
+    with pytest.raises(InputError, match=f"model.{message}"):
+        backends.check_model(model)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, torch.float32),
+        ({"dtype": "bfloat16"}, torch.bfloat16),
+        ({"lora_rank": 4, "lora_targets": TARGETS}, torch.bfloat16),
+    ],
+)
+def test_weights_saved_in_16_bits_are_trained_in_32_if_all_of_them_are(tmp_path, changes, expected):
+    made = tiny.lm()
+    save_policy(made.model.to(torch.bfloat16), made.tokenizer, tmp_path / "policy")
+    found = backends.load_model(replace(PLAIN, **changes), tmp_path / "policy", 0).model
+    assert found.get_input_embeddings().weight.dtype == expected
+
+
 def test_training_an_adapter_leaves_the_base_as_it_was(policy, tmp_path):
     lm = backends.load_model(LORA, policy, 0)
     weights = list(lm.model.parameters())
@@ -91,7 +128,8 @@ def test_training_an_adapter_leaves_the_base_as_it_was(policy, tmp_path):
     [
         (PLAIN, {"load_in_4bit": True}, "load_in_4bit: expected a lora_rank above 0"),
         (LORA, {"load_in_4bit": True, "vllm": "colocate"}, "load_in_4bit: expected vllm none or"),
-        (LORA, {"lora_targets": ("lm_head",)}, "lora_targets: expected none but"),
+        (LORA, {"lora_targets": ("lm_head",)}, "lora_targets: expected neither embed_tokens nor"),
+        (LORA, {"lora_targets": ("embed_tokens",)}, "lora_targets: expected neither embed_tokens"),
         (UNSLOTH, {"vllm": "server", "vllm_server_url": "u"}, "vllm: expected none or colocate"),
         (UNSLOTH, {"lora_rank": 0}, "lora_rank: expected above 0 with backend unsloth"),
         (UNSLOTH, {"revision": "abc"}, "revision: expected a folder as name"),
@@ -167,7 +205,7 @@ def test_unsloth_is_called_with_everything_stated(policy, monkeypatch):
     assert first == {
         **{"model_name": str(policy), "max_seq_length": 8192, "dtype": torch.bfloat16},
         **{"load_in_4bit": True, "full_finetuning": False, "fast_inference": True},
-        **{"gpu_memory_utilization": 0.5, "max_lora_rank": 4},
+        **{"gpu_memory_utilization": 0.5, "max_lora_rank": 4, "float32_mixed_precision": None},
     }
     assert second["target_modules"] == list(TARGETS)
     assert (second["r"], second["random_state"]) == (4, 7)

@@ -241,6 +241,18 @@ def test_a_run_with_other_settings_or_other_chunks_cannot_be_resumed(finished):
         train_grpo(replace(finished, instances=(edited, *rest)), resume=True)
 
 
+def test_a_constant_rate_may_go_on_for_more_steps_than_were_asked_for_and_not_for_fewer(
+    policy, tmp_path
+):
+    config = replace(tiny.GRPO, schedule="constant", steps=2)
+    run = tiny.run(tmp_path, policy, config)
+    train_grpo(run)
+    with pytest.raises(InputError, match=r"grpo.steps: expected at least .* \(2\), found 1"):
+        train_grpo(replace(run, config=replace(config, steps=1)), resume=True)
+    train_grpo(replace(run, config=replace(config, steps=3)), resume=True)
+    assert list(pd.read_csv(tmp_path / "metrics.csv")["step"]) == [1, 2, 3]
+
+
 def test_metrics_have_a_row_per_step_with_rewards_calls_and_counts(finished):
     metrics = pd.read_csv(finished.out / "metrics.csv")
     assert list(metrics["step"]) == [1, 2, 3, 4]

@@ -299,7 +299,9 @@ def test_a_chat_model_trains_under_the_prompts_of_the_profile(data, tmp_path):
 
 
 @pytest.mark.parametrize("rank", [4, 0])
-def test_a_warm_start_teaches_a_rules_calls_and_grpo_goes_on_from_it(base, data, tmp_path, rank):
+def test_a_warm_start_teaches_a_rules_calls_and_grpo_goes_on_from_it(
+    base, data, tmp_path, rank, capsys
+):
     settings = {"model.lora_rank": rank, "model.name": base, "memory.shown": 0}
     settings |= {"warm_start.steps": 12, "warm_start.batch": 4, "warm_start.learning_rate": 0.02}
     settings |= {"warm_start.keep": 1.0, "warm_start.save_every": 4, "warm_start.log_every": 1}
@@ -320,8 +322,12 @@ def test_a_warm_start_teaches_a_rules_calls_and_grpo_goes_on_from_it(base, data,
     loaded = [v for name, v in lm.model.state_dict().items() if not rank or "lora_" in name]
     assert {round(value, 4) for value in learned} <= {round(float(v.sum()), 4) for v in loaded}
     grpo = {"model.lora_rank": rank, "memory.shown": 0}
-    grpo |= {"model.adapter": begun.model.adapter} if rank else {}
     run = tmp_path / "run"
+    if rank:
+        grpo |= {"model.adapter": begun.model.adapter}
+        assert train(begun.model.name, data, run, **RULE, **grpo) == 2  # profile gpu has another
+        assert "model.lora_alpha: expected 16, as in" in capsys.readouterr().err
+        grpo |= {"model.lora_alpha": 16}
     assert train(begun.model.name, data, run, **RULE, **grpo) == 0
     assert load_lm(run / "export")
 

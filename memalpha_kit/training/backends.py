@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from memalpha_kit.errors import InputError, closest
+from memalpha_kit.files import load_json
 from memalpha_kit.models.folders import check_pad, ends
 from memalpha_kit.models.local import CausalLM, load_lm
 from memalpha_kit.settings import GrpoConfig, ModelConfig, ProtocolConfig
@@ -48,17 +49,17 @@ def check_model(model: ModelConfig, protocol: ProtocolConfig | None = None) -> N
     unsloth, adapter, n = model.backend == "unsloth", model.lora_rank > 0, processes.count()
     both = unsloth and model.vllm == "colocate"
     longest = protocol.max_prompt_tokens + protocol.max_reply_tokens if protocol else 0
+    other = _other_adapter(model) if model.adapter else ""
     problems = {
         "load_in_4bit: expected a lora_rank above 0 (weights of 4 bits cannot be trained)": (
             model.load_in_4bit and not adapter
         ),
         "load_in_4bit: expected vllm none or backend unsloth (every push of merged weights would "
         "round the base again)": model.load_in_4bit and not unsloth and model.vllm != "none",
-        "lora_targets: expected none but lm_head's": "lm_head" in model.lora_targets,
-        "adapter: expected a folder with adapter_config.json, and a lora_rank above 0": bool(
-            model.adapter
-            and not (adapter and (Path(model.adapter) / "adapter_config.json").is_file())
+        "lora_targets: expected neither embed_tokens nor lm_head": bool(
+            {"embed_tokens", "lm_head"} & {*model.lora_targets}
         ),
+        other: bool(other),
         f"backend: unsloth: expected one process, found {n}": unsloth and n > 1,
         "vllm: expected none or colocate with backend unsloth (it overwrites server)": (
             unsloth and model.vllm == "server"
@@ -82,6 +83,23 @@ def check_model(model: ModelConfig, protocol: ProtocolConfig | None = None) -> N
     for message, wrong in problems.items():
         if wrong:
             raise InputError(f"model.{message}")
+
+
+def _other_adapter(model: ModelConfig) -> str:
+    """How the adapter to go on from differs from what `model` says; "" if it does not.
+
+    Under another alpha the same weights are another policy, and peft would not say so.
+    """
+    file = Path(model.adapter) / "adapter_config.json"
+    if not (model.lora_rank and file.is_file()):
+        return "adapter: expected a folder with adapter_config.json, and a lora_rank above 0"
+    saved = load_json(file)
+    for theirs, ours in {"r": "lora_rank", "lora_alpha": "lora_alpha"}.items():
+        if saved.get(theirs) != (found := getattr(model, ours)):
+            return f"{ours}: expected {saved.get(theirs)}, as in {file}, found {found}"
+    others = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "modules_to_save")
+    odd = next((name for name in others if saved.get(name)), "")
+    return odd and f"adapter: expected plain LoRA, found {odd} in {file}"
 
 
 def check_installed(names: Iterable[str], setting: str) -> None:
@@ -126,7 +144,8 @@ def load_model(
     check_pad(folder)
     if model.backend == "unsloth":
         return _load_unsloth(model, folder, seed, batch_size)
-    options: dict[str, Any] = {} if model.dtype == "auto" else {"dtype": model.dtype}
+    whole = model.dtype == "auto" and not model.lora_rank  # in 16 bits small changes are lost
+    options: dict[str, Any] = {"dtype": "float32" if whole else model.dtype}
     if model.load_in_4bit:
         from transformers import BitsAndBytesConfig
 
@@ -200,6 +219,7 @@ def unsloth_arguments(model: ModelConfig, folder: Path) -> dict[str, Any]:
         "dtype": None if model.dtype == "auto" else getattr(torch, model.dtype),
         "load_in_4bit": model.load_in_4bit,
         "full_finetuning": not model.lora_rank,
+        "float32_mixed_precision": None if model.lora_rank else True,
         "fast_inference": model.vllm == "colocate",
         **(engine if model.vllm == "colocate" else {}),
     }
@@ -324,7 +344,6 @@ def dataset_copies(config: GrpoConfig) -> int:
 
 def trl_arguments(run: Run, on_cpu: bool) -> GRPOConfig:
     """TRL's settings. Raises InputError if TRL or a backend put another value in place of ours."""
-    import torch
     from trl import GRPOConfig
 
     config, updates, copies = run.config, updates_per_step(run.config), dataset_copies(run.config)

@@ -174,7 +174,7 @@ def _begin(run: Run, resume: bool) -> Checkpoint:
     """The checkpoint to start from, after removing what must not be trusted."""
     out, env = run.out, run.environment
     if not (resume and (out / SETTINGS).is_file()):
-        for name in ("checkpoints", "episodes", "policy", BEST):
+        for name in ("checkpoints", "episodes", "rewards", "policy", BEST):
             shutil.rmtree(out / name, ignore_errors=True)
         for name in (SETTINGS, *TABLES):
             (out / name).unlink(missing_ok=True)
@@ -193,8 +193,12 @@ def _begin(run: Run, resume: bool) -> Checkpoint:
         **({"processes": processes.count()} if processes.count() > 1 else {}),
     }
     longer = ("grpo.steps",) if run.config.schedule == "constant" else ()  # no rate depends on it
+    start = latest_checkpoint(out / "checkpoints")
+    if longer and (wanted := run.config.steps) < start.step:
+        done = f"as many as it was trained for ({start.step})"
+        raise InputError(f"{out}: grpo.steps: expected at least {done}, found {wanted}")
     resume_or_refuse(out, asked, (*FREE, *longer), SETTINGS)
-    return latest_checkpoint(out / "checkpoints")
+    return start
 
 
 def _fingerprint(folder: Path) -> str:

@@ -111,8 +111,8 @@ def train(
     from memalpha_kit.training import backends
 
     backends.start(profile.model)  # imports Unsloth, if asked for, before what it patches
-    cards = cuda_cards()
-    processes.start(on_cpu=not cards)
+    cards, kind = cuda_cards(), device(profile)
+    processes.start(on_cpu=kind == "cpu")
     from accelerate import PartialState
 
     from memalpha_kit.training.grpo import check, train_grpo
@@ -122,18 +122,18 @@ def train(
         print(cost(profile, processes.count()))
     model, base = profile.model, checked_base(profile)
     asked = AskedModel(client.name if client else f"base of {model.name}", client)
-    device = str(PartialState().device) if cards else "cpu"
+    kind = str(PartialState().device) if cards else kind
     world = environment(profile, base, asked)
 
     # once the model has been loaded whole there is a run, and its card says so
     begun = replace(world, meet=lambda lm: (world.meet(lm), card(finished=False)))
-    run = Run(base, instances, begun, profile.grpo, out, profile.seed, held_out, model, device)
+    run = Run(base, instances, begun, profile.grpo, out, profile.seed, held_out, model, kind)
     facts = {
         "data": [str(path) for path in data],
         "base": str(base),
         "served_reader": client.name if client else None,
         "processes": processes.count(),
-        "device": device,
+        "device": kind,
         "instances": len(instances),
         "held_out": len(held_out),
     }
@@ -184,7 +184,7 @@ def warm_start(
     from memalpha_kit.training.warm_start import Phase, encode_steps, train_warm_start
 
     model, base = profile.model, checked_base(profile)
-    lm = backends.load_model(model, base, profile.seed, "cuda" if cuda_cards() else "cpu")
+    lm = backends.load_model(model, base, profile.seed, device(profile))
     writer = ModelWriter(lm, profile.memory, profile.protocol, Sampling(0.0, 1))
     rows = encode_steps(writer, islice(taught(profile, instances, episodes), settings.rows))
     files = [file for path in data for file in trained_on(path)] + list(episodes)
@@ -313,6 +313,16 @@ def cuda_cards() -> int:
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def device(profile: Profile) -> str:
+    """cuda where there is a card, else cpu, on which torch gets the profile's threads."""
+    import torch
+
+    if cuda_cards():
+        return "cuda"
+    torch.set_num_threads(profile.threads)
+    return "cpu"
 
 
 def cost(profile: Profile, cards: int) -> str:

@@ -81,6 +81,10 @@ class EpisodeTrainer(GRPOTrainer):
             processing_class=lm.tokenizer,
         )
         self.remove_callback(PrinterCallback)
+        whole, sharded = not run.model.lora_rank, self.is_fsdp_enabled or self.is_deepspeed_enabled
+        if whole and next(model.parameters()).dtype == torch.bfloat16 and not sharded:
+            log.warning("model.dtype bfloat16: all weights are trained, and steps below 1/256 of a "
+                        "weight are rounded away (auto or float32 keeps them)")  # fmt: skip
         if run.model.backend == "unsloth":
             check_unsloth(type(self), self.model, run.model)
         elif self.use_vllm and run.model.lora_rank:
