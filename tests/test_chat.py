@@ -629,6 +629,16 @@ def test_vectors_come_in_the_order_of_the_texts_and_are_stored(stub, connect):
     assert client.usage.uncounted == 0
 
 
+def test_a_server_that_takes_few_texts_at_a_time_gets_fewer(stub, connect):
+    stub.refuses = lambda body: "batch size > maximum allowed 10" * (len(body["input"]) > 10)
+    wanted = [f"text {n}" for n in range(70)]
+    assert connect().embed(wanted) == [stub.embed(text) for text in wanted]
+    asked, stub.refuses = stub.n_requests, lambda body: "no such thing"
+    with pytest.raises(InputError, match="no such thing"):
+        connect(cache=None).embed(wanted[:64])
+    assert stub.n_requests == asked + 7  # down to one text, and no further
+
+
 def test_a_text_without_a_vector_is_an_error_and_never_a_zero(stub, connect):
     stub.script = [400]
     with pytest.raises(InputError, match="expected a vector for each text, found: HTTP 400"):

@@ -219,9 +219,14 @@ def test_a_language_model_goes_the_same_way(built, tmp_path, capsys):
     tokenizer = tiny_tokenizer()
     tiny_qwen3(tokenizer).save_pretrained(tmp_path / "tiny")
     tokenizer.save_pretrained(tmp_path / "tiny")
-    words = ("write", "--data", built / "d", "--model", tmp_path / "tiny", "--instances", 1)
+    words = ["write", "--data", built / "d", "--model", tmp_path / "tiny", "--instances", 1]
     more = ("--set", "protocol.max_reply_tokens=4", "--temperature", 1, "--out", built / "m.jsonl")
     run(*words, *more)
     [episode] = load_episodes(built / "m.jsonl")
     assert episode.writer == "model:tiny"
     assert all(len(step.completion.completion_ids) <= 4 for step in episode.steps)
+    tiny_qwen3(tokenizer, seed=1).save_pretrained(tmp_path / "b" / "tiny")  # of the same name
+    tokenizer.save_pretrained(tmp_path / "b" / "tiny")
+    words[4] = tmp_path / "b" / "tiny"
+    assert command(*map(str, (*words, *more))) == 2
+    assert "was begun with writer = 'model:tiny sha256:" in capsys.readouterr().err

@@ -115,6 +115,7 @@ def lengths(
     from memalpha_kit.data.haystacks import nested
     from memalpha_kit.data.instances import load_instances
     from memalpha_kit.evaluation.lengths import measure, table_haystacks
+    from memalpha_kit.evaluation.methods import identity
     from memalpha_kit.evaluation.tables import markdown
     from memalpha_kit.figures.memories import plot_haystacks
     from memalpha_kit.figures.style import save_figure
@@ -124,7 +125,7 @@ def lengths(
     file, loaded = one_file(data), load_profile(profile, overrides)
     by = writer_of("lengths", writer, local, loaded, temperature)
     settings = {
-        **{"data_sha256": files.fingerprint([file]), "writer": by.name, "reader": reader},
+        **{"data_sha256": files.fingerprint([file]), "writer": identity(by), "reader": reader},
         **{"limit": limit, "seed": seed, "temperature": temperature},
         "memory": dataclasses.asdict(loaded.memory),
         "protocol": dataclasses.asdict(loaded.protocol),

@@ -62,6 +62,7 @@ def write(
     other settings are refused, because one file never holds episodes of two settings.
     """
     from memalpha_kit.data.dataset import load_data, one_file
+    from memalpha_kit.evaluation.methods import identity
     from memalpha_kit.method.saved import write_log
     from memalpha_kit.training.trained import adapter_file
 
@@ -77,7 +78,7 @@ def write(
     assert file and out  # there is no TEXT
     settings = {
         "data_sha256": files.fingerprint([file]),
-        "writer": writer or f"model:{local.model and local.model.name}",
+        "writer": writer or identity(made),
         "temperature": None if writer else temperature,
         **({} if writer or local.dtype == "auto" else {"dtype": local.dtype}),
         "instances": instances,

@@ -29,7 +29,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -214,6 +214,11 @@ class Client:
                     "/embeddings", body, lambda answer, _: replies.read_vectors(answer, len(part))
                 )
             except replies.Failed as error:
+                if len(part) > 1 and error.status in (400, 413, 422):  # perhaps too many at once
+                    for half in (part[::2], part[1::2]):
+                        if not reasons:
+                            await fill(half)
+                    return
                 self.usage.failed += 1
                 streak.note(error)
                 reasons.append(str(error))
@@ -225,8 +230,8 @@ class Client:
         starts = range(0, len(missing), TEXTS_PER_CALL)
         await _together(fill(missing[start : start + TEXTS_PER_CALL]) for start in starts)
         if reasons:
-            expected = f"{self.endpoint.url}: expected a vector for each text"
-            raise InputError(f"{expected}, found: {reasons[-1]}")
+            where = f"{self.endpoint.url}: expected a vector for each text"
+            raise InputError(f"{where}, found: {reasons[-1]}")
         return [vectors[text] for text in texts]
 
     async def _ask(self, path: str, body: dict, read: Callable[[Any, float], T]) -> T:
@@ -373,19 +378,17 @@ async def _together(work: Iterable[Coroutine]) -> None:
 
 
 _ONE_LOOP = threading.Lock()
+_LOOPS: list[asyncio.AbstractEventLoop] = []
 
 
 def _loop() -> asyncio.AbstractEventLoop:
     """The loop that all clients' requests run on, in a thread of its own."""
     with _ONE_LOOP:
-        return _started_loop()
-
-
-@cache
-def _started_loop() -> asyncio.AbstractEventLoop:
-    loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, name="model requests", daemon=True).start()
-    return loop
+        if not _LOOPS:
+            _LOOPS.append(asyncio.new_event_loop())
+            work = _LOOPS[0].run_forever
+            threading.Thread(target=work, name="model requests", daemon=True).start()
+        return _LOOPS[0]
 
 
 def _key(variable: str) -> str:
