@@ -44,7 +44,7 @@ class Instance:
     """A stream of chunks and the questions that are asked after the last one.
 
     `id` comes from the content, so a rebuild gives the same ids; `source` is an exact name in
-    `sources.SOURCES`. `prompt` says what the task is. `metadata` is where it came from, as flat
+    `tasks.TASKS`. `prompt` says what the task is. `metadata` is where it came from, as flat
     JSON: names to numbers, texts or lists of them; `groups` in it are the names of what must never
     be on both sides of a split, such as "squad:Oxygen". `make_instance` makes and checks one.
     """

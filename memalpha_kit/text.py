@@ -31,11 +31,10 @@ NO_SPACES = (
 )
 """Characters of scripts that put no space between words, for a class of a pattern: Thai, Lao,
 Burmese, Khmer, Japanese, Chinese."""
-_SPACELESS = re.compile(f"[{NO_SPACES}]")
 MARKS = "".join(
     char
     for char in map(chr, range(0x300, 0xAC00))
-    if unicodedata.category(char) in ("Mn", "Mc") and not _SPACELESS.match(char)
+    if unicodedata.category(char) in ("Mn", "Mc") and not re.match(f"[{NO_SPACES}]", char)
 )
 r"""Signs that belong to the letter before them, which `\w` leaves out: accents on their own, vowels
 of Hebrew, Arabic, Devanagari, Gurmukhi, Sinhala and their relatives."""

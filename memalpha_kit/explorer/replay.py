@@ -18,8 +18,8 @@ from memalpha_kit.errors import InputError
 from memalpha_kit.explorer.recordings import beside, episode_files, episode_lines
 from memalpha_kit.explorer.view import RULES
 from memalpha_kit.files import json_line
-from memalpha_kit.method import metrics
 from memalpha_kit.method.calls import read_calls
+from memalpha_kit.method.episode import scored_answer
 from memalpha_kit.method.memory import apply, empty
 from memalpha_kit.method.rewards import rewards
 from memalpha_kit.method.saved import episode_fields, read_episode
@@ -151,8 +151,4 @@ def _scored(episode: Episode, instance: Instance) -> Iterator[Answer]:
     for answer in episode.answers:
         if answer.qa not in gold:
             raise InputError(f"{episode.id}: question {answer.qa}: expected it in the data")
-        try:
-            score = metrics.score(metric, answer.prediction, gold[answer.qa])
-        except InputError:  # a gold answer that cannot be compared with: not scored, as recorded
-            score = None
-        yield replace(answer, score=score)
+        yield scored_answer(answer, gold[answer.qa], metric, episode.id)

@@ -138,13 +138,10 @@ _UNKNOWN = Instance("", "", (), ())
 
 
 def _rewards(scene: Scene) -> Rewards:
-    """The terms that can be known: r3 and r4 need the chunks, r4 a judge, others the answers.
-
-    A term that asks the reader again (`NoReader`) cannot.
-    """
+    """The terms that can be known: r3 and r4 need the chunks, r4 a judge, others the answers."""
     chunks = scene.instance.chunks
     if chunks and scene.episode.answers:
-        with suppress(NoReader):
+        with suppress(NoReader):  # raised by a term that asks again
             return rewards(*vars(scene).values())
     lost: tuple[None, ...] = (None,) * len(scene.episode.steps)
     return Rewards(

@@ -1,6 +1,6 @@
 """The paper's printed tables and its figures, with the miniature beside them where it can stand.
 
-`rows` and `averages` are from `evaluation.tables.paper_results` and `paper_averages`.
+`rows` and `averages` are from `evaluation.paper.paper_results` and `paper_averages`.
 """
 
 from __future__ import annotations

@@ -52,12 +52,7 @@ def _normalised(rewards: np.ndarray, config: AdvantageConfig) -> np.ndarray:
 
 
 def group(instance: str, step: int, grouping: str) -> str:
-    """Name of the group that a step's reward is compared in.
-
-    `instance`: all steps of all rollouts of the instance (as published). `chunk`: the same chunk
-    across rollouts. `rollout` and `leave_one_out` compare rollouts of the instance, see
-    `episode_advantages`.
-    """
+    """Name of the group that a step's reward is compared in: the chunk's, or the instance's."""
     return f"{instance}#{step}" if grouping == "chunk" else instance
 
 
@@ -66,11 +61,12 @@ def episode_advantages(
 ) -> list[tuple[float, ...]]:
     """Advantages of every step of every episode, given their rewards and their instances' names.
 
-    With grouping `rollout` a rollout's reward is the mean over its steps; rollouts of an instance
-    are compared, and each step of a rollout carries its advantage (what TRL calls an advantage).
-    With `leave_one_out` a step is compared with all steps of the instance's *other* rollouts, so
-    its baseline does not depend on what its own rollout did; the standard deviation is the
-    instance's. A step without reward has advantage 0 under every grouping.
+    With grouping `instance` all steps of all rollouts of an instance are compared (as published),
+    with `chunk` those of the same chunk. With `rollout` a rollout's reward is the mean over its
+    steps, rollouts of an instance are compared, and each step carries its rollout's advantage (what
+    TRL calls an advantage). With `leave_one_out` a step is compared with all steps of the
+    instance's *other* rollouts, so its baseline does not depend on what its own rollout did; the
+    standard deviation is the instance's. A step without reward always has advantage 0.
     """
     if config.grouping == "rollout":
         means = advantages([mean(rewards) for rewards in steps], instances, config)

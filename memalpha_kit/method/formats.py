@@ -49,8 +49,6 @@ class Format:
     lists_tools: bool = False
 
 
-STOP_MARKERS = ("✿RESULT✿", "✿RETURN✿")
-"""Where the environment's or the last words would begin; what follows is never read."""
 _UNFINISHED = re.compile(r"(?<!✿ARGS)✿[A-Z]*\Z")
 
 
@@ -59,7 +57,7 @@ def _scan_text(text: str) -> Iterator[Attempt]:
 
     Nothing counts from the first result or return marker on, nor an unfinished marker at the end.
     """
-    text, *rest = re.split("|".join(STOP_MARKERS), text, maxsplit=1)
+    text, *rest = re.split("✿RESULT✿|✿RETURN✿", text, maxsplit=1)
     for part in text.split("✿FUNCTION✿")[1:]:
         part = _UNFINISHED.sub("", part)
         name, *sources = (piece.strip().removeprefix(":").strip() for piece in part.split("✿ARGS✿"))

@@ -172,7 +172,6 @@ def rewards(
     """The parts of one asked episode's reward; content is None for all steps without a judge.
 
     `reader` and `metric` are what the episode was asked with; only terms that ask again need them.
-
     Raises InputError if the episode belongs to another instance or was not asked, and for a term
     of a user's module that gives neither one number nor one per step.
     """
