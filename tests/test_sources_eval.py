@@ -174,6 +174,9 @@ def test_compat_release_leaks_with_a_warning(corpora, tmp_path, caplog):
     assert len({tuple(i.metadata["groups"]) for i in instances}) == 2
     [evaluated] = build(TREC, tmp_path, WORDS, seed=0)
     assert evaluated.metadata["groups"] == instances[0].metadata["groups"]
+    write(tmp_path, "Test_Time_Learning.json", [rows[0] | {"questions": []}, rows[1]])
+    left = build("ttl_train", tmp_path, config, 0, Skips("skip"))
+    assert {i.source for i in left} == {NLU}
 
 
 def test_the_real_trec_gives_200_instances(real_data):
@@ -431,6 +434,9 @@ def test_a_summary_without_keywords_is_a_bad_row_never_an_empty_answer(tmp_path)
     skips = Skips("skip")
     [instance] = build(BOOKS, tmp_path, AT_11, 0, skips)
     assert instance.questions[0].answers == ("bear",) and len(skips.skipped) == 1
+    write(tmp_path, "Long_Range_Understanding.json", rows[:1])
+    with pytest.raises(InputError, match="expected a row of inf.*; left out: 1 bad records"):
+        build(BOOKS, tmp_path, AT_11, 0, Skips("skip"))
 
 
 def test_a_stage_gives_keywords_where_no_file_does(tmp_path):

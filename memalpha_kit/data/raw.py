@@ -43,13 +43,10 @@ def matches(folder: Path, pattern: str) -> list[Path]:
     for choice in pattern.split("|"):
         endings = ("",) if choice.endswith((".parquet", ".7z", *PACKED)) else ("", *PACKED)
         found = {path for end in endings for path in Path(folder).glob(choice + end)}
-        if files := sorted(path for path in found if path.is_file() and _shown(path, folder)):
+        shown = (p for p in found if "/." not in f"/{p.relative_to(folder).as_posix()}")
+        if files := sorted(path for path in shown if path.is_file()):
             return files
     return []
-
-
-def _shown(path: Path, folder: Path) -> bool:
-    return not any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
 def raw_file(folder: Path, pattern: str) -> Path:

@@ -56,13 +56,7 @@ class Skips:
             yield value
 
     def reasons(self) -> str:
-        """The end of an error: what was left out and may be missing, "" if nothing was.
-
-        >>> skips = Skips()
-        >>> skips.drop("questions longer than a chunk", 12)
-        >>> skips.reasons()
-        '; left out: 12 questions longer than a chunk'
-        """
+        """The end of an error: what was left out and may be missing, "" if nothing was."""
         found = [f"{n} {rule}" for rule, n in sorted(self.dropped.items(), key=lambda d: -d[1])[:3]]
         found += [f"{len(self.skipped)} bad records ({self.skipped[0]})"] if self.skipped else []
         return f"; left out: {', '.join(found)}" if found else ""

@@ -22,6 +22,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import yaml
@@ -216,6 +217,9 @@ def too_long(reply: str) -> str:
     return "" if keywords else "it has no keyword"
 
 
+_normalised = lru_cache(1)(normalise)  # a long text is asked for many phrases
+
+
 def mentions(text: str, phrase: str) -> bool:
     """Whether `phrase` stands in `text`, both normalised, from one word's start to another's end.
 
@@ -225,7 +229,7 @@ def mentions(text: str, phrase: str) -> bool:
     (False, True)
     """
     wanted = normalise(phrase)
-    return bool(wanted) and f" {wanted} " in f" {normalise(text)} "
+    return bool(wanted) and f" {wanted} " in f" {_normalised(text)} "
 
 
 def narrowed(gold: str, reply: str) -> str:

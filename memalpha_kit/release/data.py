@@ -35,9 +35,6 @@ from memalpha_kit.records import QA, Instance
 
 log = logging.getLogger(__name__)
 
-BUILDERS: dict[str, Builder] = RULES.add("release", {})
-
-
 HEAD = 20
 """Characters of a context that are looked up where it may stand in a chunk."""
 
@@ -91,9 +88,6 @@ def _placed(asked: Sequence[QA], last: Mapping[str, int]) -> Iterator[QA]:
         yield replace(qa, id=f"{qa.id}{again}", chunk=last[qa.id])
 
 
-BUILDERS["squad"] = partial(squad.build, share=consecutive_shares)
-
-
 def build_hotpotqa(job: Job) -> list[Instance]:
     """Batches in the order of the file; a second space between sentences; articles cut or lost."""
     questions, articles, k = hotpotqa.read_questions(job, " ".join)
@@ -127,19 +121,9 @@ def evidence_or_first(question: hotpotqa.Question, chunks: hotpotqa.Packed) -> l
     return [chunk for chunk in found if chunk is not None] or [0]
 
 
-BUILDERS["hotpotqa"] = build_hotpotqa
-
-
 def first_summary(texts: Sequence[str]) -> int | None:
     """The first summary, or none if that one is blank."""
     return 0 if texts and texts[0] else None
-
-
-BUILDERS["booksum"] = partial(
-    booksum.build,
-    patterns=(booksum.TRAIN, booksum.TRAIN.replace("train", "test")),
-    choose=first_summary,
-)
 
 
 def line_with_one_colon(message: str) -> str:
@@ -151,16 +135,6 @@ def whole_event(job: Job, opening: str, body: str) -> list[str]:
     """One chunk, whatever its size, HTML entities as they stand."""
     return [f"{opening}\n\n{body}"]
 
-
-BUILDERS["perltqa"] = partial(
-    perltqa.build,
-    rules=perltqa.Rules(
-        line=line_with_one_colon,
-        owns=lambda event, dialogue, owner: dialogue.startswith(event),  # 7_0_1 has 7_0_10's too
-        chunks=whole_event,
-        asks_hidden=True,
-    ),
-)
 
 CUT = 1000  # characters that are kept of a sentence above its target
 
@@ -183,16 +157,13 @@ def admit_cut(job: Job, corpus: pubmed_rct.Corpus, index: int, tokens: int, text
     return tokens
 
 
-BUILDERS["pubmed-rct"] = build_pubmed
-
-
 def build_ttl(job: Job) -> list[Instance]:
     """Instances that are cut from the evaluation rows themselves: a leak."""
     log.warning(
         "ttl_train: compat release trains on evaluation rows: their examples, and their questions "
         "with the answers"
     )
-    rows = (memory_agent_bench.read_rows(job, name)[0] for name in (TREC, NLU))
+    rows = (row for name in (TREC, NLU) for row in memory_agent_bench.read_rows(job, name)[:1])
     return [instance for row in rows for instance in from_row(job.but(row.source), row)]
 
 
@@ -223,13 +194,25 @@ def from_row(job: Job, row: Row) -> Iterator[Instance]:
         yield job.instance(chunks, questions, groups=memory_agent_bench.groups(row))
 
 
-BUILDERS["ttl_train"] = build_ttl
-
-
 def without_dates(job: Job) -> list[Instance]:
     """Questions are asked without the day on which they are asked."""
     return SOURCES[job.source].build(job.but(question_dates="kept"))
 
 
-for _name in ("longmemeval", "lme_train", memory_agent_bench.DIALOGUES):
-    BUILDERS[_name] = without_dates
+PERLTQA = perltqa.Rules(
+    line=line_with_one_colon,
+    owns=lambda event, dialogue, owner: dialogue.startswith(event),  # 7_0_1 has 7_0_10's too
+    chunks=whole_event,
+    asks_hidden=True,
+)
+BOOKS = (booksum.TRAIN, booksum.TRAIN.replace("train", "test"))
+BUILDERS: dict[str, Builder] = {
+    "squad": partial(squad.build, share=consecutive_shares),
+    "hotpotqa": build_hotpotqa,
+    "booksum": partial(booksum.build, patterns=BOOKS, choose=first_summary),
+    "perltqa": partial(perltqa.build, rules=PERLTQA),
+    "pubmed-rct": build_pubmed,
+    "ttl_train": build_ttl,
+    **dict.fromkeys(("longmemeval", "lme_train", memory_agent_bench.DIALOGUES), without_dates),
+}
+RULES.add("release", BUILDERS)

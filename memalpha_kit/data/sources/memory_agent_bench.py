@@ -210,7 +210,8 @@ def build(job: Job) -> list[Instance]:
         found = _with_keywords(job, found)
     make = KNOWN[job.source].make
     numbered = [((row, index), row.where) for index, row in enumerate(found)]
-    return list(job.skips.each(lambda item, _: make(job, *item), numbered))
+    built = job.skips.each(lambda item, _: make(job, *item), numbered)
+    return job.not_none(list(built), files(KNOWN[job.source].split), f"a row of {job.source}")
 
 
 def _with_keywords(job: Job, found: Sequence[Row]) -> list[Row]:

@@ -17,8 +17,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from functools import partial
 from glob import escape
 from pathlib import Path, PureWindowsPath
@@ -38,20 +37,8 @@ from memalpha_kit.text import normalise
 FILES = ("**/*.[tT][xX][tT]", "**/*.[mM][dD]")
 
 
-@dataclass
-class Chunks:
-    """What an instance shows."""
-
-    files: dict[str, range] = field(default_factory=dict)  # the chunks of each file, by its name
-    texts: list[str] = field(default_factory=list)
-    words: list[str] = field(default_factory=list)  # of each text, normalised, between spaces
-
-    def add(self, name: str, texts: Iterable[str]) -> None:
-        """One file more."""
-        start = len(self.texts)
-        self.texts += texts
-        self.words += [f" {normalise(text)} " for text in self.texts[start:]]
-        self.files[name] = range(start, len(self.texts))
+Chunks = list[tuple[str, str, str]]
+"""(file, text, its normalised words between spaces) of each chunk."""
 
 
 class _RawQuestion(Row):
@@ -82,12 +69,16 @@ def build(job: Job) -> list[Instance]:
     if not path.name:
         raise InputError("questions: expected a file with a question on each line, found none")
     job = job.but(source_name(job.config.metric))
-    folders: dict[str, Chunks] = defaultdict(Chunks)
-    found = ((path, str(path)) for path in text_files(job.raw))
+    folders: dict[str, Chunks] = defaultdict(list)
+    found = sorted((file, str(file)) for pattern in FILES for file in matches(job.raw, pattern))
+    if not found:
+        inside = listing(job.raw, ".txt or .md files")
+        raise InputError(f"{job.raw}: expected .txt or .md files, found {inside}")
     for file, text in job.skips.each(lambda path, _: (path, read_text(path)), found):
         place = file.relative_to(job.raw)
         texts = pack_sentences(text, job.counter, job.config.chunk_max_tokens)
-        folders[place.parts[0] if place.parts[1:] else "."].add(_name(str(place)), texts)
+        chunks = folders[place.parts[0] if place.parts[1:] else "."]
+        chunks += [(_name(str(place)), text, f" {normalise(text)} ") for text in texts]
     asked: dict[str, list[QA]] = {folder: [] for folder in folders}
     numbered = enumerate(rows(path.parent, escape(path.name), (), job.skips), start=1)
     items = (((number, row), where) for number, (row, where) in numbered)
@@ -99,21 +90,13 @@ def build(job: Job) -> list[Instance]:
             job.skips.drop("folders without a question")
             continue
         kept = job.sampled(questions, folder)
-        chunks = job.framed(folders[folder].texts, folder)
-        files = [name for name, numbers in folders[folder].files.items() for _ in numbers]
-        built.append(job.instance(chunks, kept, groups=[f"text:{folder}"], files=files))
+        files, texts, _ = map(list, zip(*folders[folder], strict=True))
+        shown = job.framed(texts, folder)
+        built.append(job.instance(shown, kept, groups=[f"text:{folder}"], files=files))
     if not built:
-        raise InputError(f"{path}: expected at least one question, found none")
+        why = job.skips.reasons()
+        raise InputError(f"{path}: expected at least one question, found none{why}")
     return built[: job.config.instances]
-
-
-def text_files(raw: Path) -> list[Path]:
-    """The text files of a folder and its sub-folders, by name. Raises InputError for none."""
-    found = sorted(path for pattern in FILES for path in matches(raw, pattern))
-    if not found:
-        inside = listing(raw, ".txt or .md files")
-        raise InputError(f"{raw}: expected .txt or .md files, found {inside}")
-    return found
 
 
 def _name(path: str) -> str:
@@ -127,19 +110,20 @@ def _asked(
     """(folder, question), with the one chunk of its file that has the answer, if there is one."""
     number, row = item[0], checked(_RawQuestion, item[1], where)
     file = None if row.file is None else _name(row.file)
-    homes = list(folders) if file is None else [f for f in folders if file in folders[f].files]
+    files = {folder: {name for name, *_ in chunks} for folder, chunks in folders.items()}
+    homes = [folder for folder, inside in files.items() if file is None or file in inside]
     if len(homes) != 1:
-        known = ", ".join(sorted(name for chunks in folders.values() for name in chunks.files)[:8])
+        known = ", ".join(sorted(set().union(*files.values()))[:8])
         found = repr(row.file) if row.file else f"none and {len(folders)} folders"
         raise InputError(f"{where}: file: expected one of {known}, found {found}")
     [home], id = homes, row.id or f"q{number}"
     if (home, id) in seen:
         raise InputError(f"{where}: id: expected each id once, found {id!r} again")
     seen.add((home, id))
-    held, phrases = folders[home], [f" {words} " for words in map(normalise, row.answers) if words]
+    phrases = [f" {words} " for words in map(normalise, row.answers) if words]
     evidence = (
-        number
-        for number in (range(len(held.texts)) if file is None else held.files[file])
-        if any(phrase in held.words[number] for phrase in phrases)
+        i
+        for i, (name, _, words) in enumerate(folders[home])
+        if file in (None, name) and any(phrase in words for phrase in phrases)
     )
     return home, QA(id, row.question, tuple(row.answers), only(evidence))
