@@ -315,7 +315,9 @@ def test_a_metric_of_the_user_s_own_module_is_registered_by_name(monkeypatch):
     assert score("test_starts", "<think>x</think>Paris is it", ["Paris"]) == 1.0
 
 
-@pytest.mark.parametrize("text", [r"\boxed{", "<answer>", "</think>", "answer: ", "-5 ", "<think>"])
+@pytest.mark.parametrize(
+    "text", [r"\boxed{", "<answer>", "</think>", "answer: ", "-5 ", "<think>", "5"]
+)
 def test_no_metric_hangs_or_fails_on_a_repeated_mark(text):
     for name in set(METRICS.names()) - {"rouge_l", "rouge_l@release"}:  # quadratic in words
         assert 0.0 <= score(name, text * 20_000, ["7"]) <= 1.0

@@ -90,7 +90,9 @@ def test_keep_lines_keeps_the_frame_too():
         ("one\n\ntwo\n", ["one", "two"]),
         ("", []),
         ("In 1889. 20 people came.", ["In 1889.", "20 people came."]),
+        ("a" + " " * 200_000 + "b\n", ["a" + " " * 200_000 + "b"]),  # in time that grows linearly
     ],
+    ids=lambda value: str(value)[:20],
 )
 def test_sentences(text, expected):
     assert sentences(text) == expected

@@ -117,7 +117,7 @@ _SYMBOLS = re.compile(
     r"|(?P<between>(?<=\d)[-/:](?=\d))"  # 1990-1995, 1/2
     rf"|[{_PUNCTUATION}]"
 )
-_DATE = re.compile(r"\d+(?:[-/.:]\d+){2,}")
+_DATE = re.compile(r"(?<!\d)\d++(?:[-/.:]\d++){2,}")
 _ARTICLES = ("a", "an", "the")
 
 

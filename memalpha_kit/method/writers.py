@@ -125,7 +125,7 @@ _FRAME = re.compile(
 )
 _DIALOGUE = re.compile(r"^\[Dialogue [^\]\n]*?(?:timestamp|on) ([^\]\n]+)\]$", re.MULTILINE)
 _TURN = re.compile(r"^<(User|Assistant)>", re.MULTILINE)
-_SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]*[A-Z0-9])|\s*\n\s*")
+_SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]*[A-Z0-9])|(?<!\s)\s*\n\s*")
 
 
 def content(chunk: str) -> str:
