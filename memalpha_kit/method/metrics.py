@@ -144,7 +144,7 @@ def _bare(symbol: re.Match[str]) -> str:
 _WORD = re.compile(rf"[{NO_SPACES}]|[^\s{NO_SPACES}]+")
 
 
-def _words(text: str) -> list[str]:
+def words_of(text: str) -> list[str]:
     """The words; of a script without spaces the characters."""
     return _WORD.findall(text)
 
@@ -291,7 +291,7 @@ def locomo(prediction: str, answers: Answers) -> float:
 def _word_f1(text: str, gold: str) -> float:
     if text != gold and {text, gold} & {"yes", "no", "noanswer"}:
         return 0.0
-    said, wanted = Counter(_words(text)), Counter(_words(gold))
+    said, wanted = Counter(words_of(text)), Counter(words_of(gold))
     return 2 * (said & wanted).total() / (said.total() + wanted.total())
 
 
@@ -314,7 +314,7 @@ def _rouge_scorer() -> Any:
     class AnyScript(DefaultTokenizer):  # type: ignore[misc]  # rouge_score has no types
         def tokenize(self, text: str) -> list[str]:
             bare = (c if unicodedata.category(c)[0] in "LMN" else " " for c in unified(text))
-            words, stems = _words("".join(bare).lower()), super().tokenize
+            words, stems = words_of("".join(bare).lower()), super().tokenize
             return [t for w in words for t in (stems(w) if w.isascii() else [w])]
 
     return RougeScorer(["rougeL"], tokenizer=AnyScript(use_stemmer=True))

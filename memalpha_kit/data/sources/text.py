@@ -30,15 +30,15 @@ from memalpha_kit.data.raw import Row, Text, checked, listing, matches, read_tex
 from memalpha_kit.data.sources.building import Job, only
 from memalpha_kit.data.sources.longmemeval import AnswerText
 from memalpha_kit.errors import InputError, closest
+from memalpha_kit.method.metrics import comparable, words_of
 from memalpha_kit.records import QA, Instance
 from memalpha_kit.tasks import TASKS
-from memalpha_kit.text import normalise
 
 FILES = ("**/*.[tT][xX][tT]", "**/*.[mM][dD]")
 
 
 Chunks = list[tuple[str, str, str]]
-"""(file, text, its normalised words between spaces) of each chunk."""
+"""(file, text, its words as scores compare them, between spaces) of each chunk."""
 
 
 class _RawQuestion(Row):
@@ -78,7 +78,7 @@ def build(job: Job) -> list[Instance]:
         place = file.relative_to(job.raw)
         texts = pack_sentences(text, job.counter, job.config.chunk_max_tokens)
         chunks = folders[place.parts[0] if place.parts[1:] else "."]
-        chunks += [(_name(str(place)), text, f" {normalise(text)} ") for text in texts]
+        chunks += [(_name(str(place)), text, _spaced(text)) for text in texts]
     asked: dict[str, list[QA]] = {folder: [] for folder in folders}
     numbered = enumerate(rows(path.parent, escape(path.name), (), job.skips), start=1)
     items = (((number, row), where) for number, (row, where) in numbered)
@@ -104,6 +104,10 @@ def _name(path: str) -> str:
     return unicodedata.normalize("NFC", PureWindowsPath(path).as_posix())
 
 
+def _spaced(text: str) -> str:
+    return f" {' '.join(words_of(comparable(text)))} "
+
+
 def _asked(
     folders: Mapping[str, Chunks], seen: set[tuple[str, str]], item: tuple[int, Any], where: str
 ) -> tuple[str, QA]:
@@ -120,7 +124,7 @@ def _asked(
     if (home, id) in seen:
         raise InputError(f"{where}: id: expected each id once, found {id!r} again")
     seen.add((home, id))
-    phrases = [f" {words} " for words in map(normalise, row.answers) if words]
+    phrases = list(map(_spaced, row.answers))
     evidence = (
         i
         for i, (name, _, words) in enumerate(folders[home])
