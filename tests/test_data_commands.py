@@ -116,13 +116,16 @@ def test_an_empty_part_is_said_with_how_many_sets_belong_together(tmp_path, caps
     assert min(there) > 1 and message in capsys.readouterr().out
 
 
-def test_the_card_counts_questions_that_were_sampled_away(tmp_path):
+def test_the_card_counts_questions_that_were_sampled_away(tmp_path, capsys):
     sums = set()
     for limit in (5, 50):
         card = read_card(build(tmp_path, "hotpotqa", "--max-questions", limit))
         assert card["questions"] == limit * card["instances"]
         sums.add(card["questions"] + card["dropped"]["questions above the limit, sampled away"])
     assert sums == {400}  # as many as the raw file has
+    assert (
+        "left out by rule: 250 questions above the limit, sampled away" in capsys.readouterr().out
+    )
 
 
 def test_the_same_command_gives_the_same_bytes_with_any_number_of_workers(tmp_path):

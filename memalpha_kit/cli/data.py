@@ -44,6 +44,8 @@ def build(
     if 0 < card["split"]["train_ratio"] < 1 and several and not (data.train and data.test):
         found = f"{card['instances']} instances in {card['split']['components']} sets that belong"
         print(f"one part is empty: {found} together (groups in their metadata)")
+    if left := [f"{n} {rule}" for rule, n in card["dropped"].items()]:
+        print(f"left out by rule: {', '.join(left)}")
     if card["skipped"]:
         print(f"{len(card['skipped'])} raw records left out, listed in {out / dataset.CARD}")
 

@@ -121,21 +121,6 @@ def evidence_or_first(question: hotpotqa.Question, chunks: hotpotqa.Packed) -> l
     return [chunk for chunk in found if chunk is not None] or [0]
 
 
-def first_summary(texts: Sequence[str]) -> int | None:
-    """The first summary, or none if that one is blank."""
-    return 0 if texts and texts[0] else None
-
-
-def line_with_one_colon(message: str) -> str:
-    """A message with a second ": " is lost, and so is one without any."""
-    return perltqa.line_of(message) if message.count(": ") == 1 else ""
-
-
-def whole_event(job: Job, opening: str, body: str) -> list[str]:
-    """One chunk, whatever its size, HTML entities as they stand."""
-    return [f"{opening}\n\n{body}"]
-
-
 CUT = 1000  # characters that are kept of a sentence above its target
 
 
@@ -200,16 +185,22 @@ def without_dates(job: Job) -> list[Instance]:
 
 
 PERLTQA = perltqa.Rules(
-    line=line_with_one_colon,
-    owns=lambda event, dialogue, owner: dialogue.startswith(event),  # 7_0_1 has 7_0_10's too
-    chunks=whole_event,
+    # A message with a second ": " is lost, and so is one without any; 7_0_1 has 7_0_10's talks too;
+    # a chunk has any size, and HTML entities as they stand.
+    line=lambda message: perltqa.line_of(message) if message.count(": ") == 1 else "",
+    owns=lambda event, dialogue, owner: dialogue.startswith(event),
+    chunks=lambda job, opening, body: [f"{opening}\n\n{body}"],
     asks_hidden=True,
 )
-BOOKS = (booksum.TRAIN, booksum.TRAIN.replace("train", "test"))
+BOOKS = partial(
+    booksum.build,
+    patterns=(booksum.TRAIN, booksum.TRAIN.replace("train", "test")),
+    choose=lambda texts: 0 if texts and texts[0] else None,  # the first summary, blank or not
+)
 BUILDERS: dict[str, Builder] = {
     "squad": partial(squad.build, share=consecutive_shares),
     "hotpotqa": build_hotpotqa,
-    "booksum": partial(booksum.build, patterns=BOOKS, choose=first_summary),
+    "booksum": BOOKS,
     "perltqa": partial(perltqa.build, rules=PERLTQA),
     "pubmed-rct": build_pubmed,
     "ttl_train": build_ttl,

@@ -37,11 +37,7 @@ DATED = re.compile(r"\d{4}[/-]\d\d[/-]\d\d\b")
 """Dates that are in time order when they are in the order of their letters."""
 
 
-def _number_as_text(value: Any) -> Any:
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-AnswerText = Annotated[Text, BeforeValidator(_number_as_text)]
+AnswerText = Annotated[Text, BeforeValidator(lambda v: str(v) if type(v) is int else v)]
 """An accepted answer; the raw files also have whole numbers."""
 
 
