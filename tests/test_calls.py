@@ -44,6 +44,9 @@ def revises(memory_id):
     return ("memory_update", arguments)
 
 
+THREE = [("x", {"a": value}) for value in (1, 2, "b")]
+
+
 def wired(text):
     return text.replace("F: ", "✿FUNCTION✿: ").replace("A: ", "✿ARGS✿: ").replace("⏎", "\n")
 
@@ -93,10 +96,11 @@ CASES = [
     (23, f"F: memory_delete  ⏎ ⏎A:   {CORE}  ⏎⏎", "stop", [CLEAR], [CLEAR]),
     (24, f"✿RESULT✿⏎{add('a')}", "stop", [adds("a")], []),
     (25, f"✿RETURN✿: ⏎{add('a')}", "stop", [adds("a")], []),
-    (26, f"F: memory_delete⏎A: {CORE}{CORE}", "stop", ["bad_json"], TWO),
+    (26, f"F: memory_delete⏎A: {CORE}{CORE}", "stop", [CLEAR], TWO),
     (27, "✿FUNCTION✿", "stop", [], ["malformed"]),  # a whole marker at the end is an attempt
     (28, "F: x⏎✿ARGS✿", "stop", [], ["bad_json"]),
     (29, f"F: memory_delete⏎A: {CORE[:-1]}⏎✿RESULT✿: ok", "length", [CLEAR], [CLEAR]),
+    (30, 'F: x⏎A: {"a": 1} or {"a": 2}, {"a": "b"}', "stop", ["bad_json"], THREE),
 ]
 
 

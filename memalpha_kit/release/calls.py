@@ -3,17 +3,19 @@
 Registered as "release" for the text format; the other formats are our own and are read by our
 rules. Calls are lost and completed on the way: nothing counts after `✿RESULT✿:`; arguments end at
 the next `✿`, and a call whose arguments hold one is gone; of two calls on one line only the last
-arguments count, under a name that holds the first call; several objects or an array are a failed
-call; a thinking block is scanned like everything else.
+arguments count, under a name that holds the first call; of several objects of one shape the last
+counts, and others or an array are a failed call; a thinking block is scanned like everything else.
 """
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 
 from memalpha_kit.method.calls import REPLY_RULES, Reading, read_reply
 from memalpha_kit.records import ToolCall
-from memalpha_kit.text import complete_object, complete_objects, past_space, repaired_object
+from memalpha_kit.text import complete_objects, past_space, repaired_value
 
 NAME, ARGUMENTS, RESULT, RETURN = "✿FUNCTION✿", "✿ARGS✿:", "✿RESULT✿", "✿RETURN✿"
 
@@ -67,16 +69,16 @@ def _argument_markers(text: str, begin: int, line: int) -> Iterator[int]:
 
 
 def _call(name: str, source: str, raw: str, repair: bool) -> ToolCall:
-    """The call after the repair of its arguments: `json_repair` makes an array of several objects
-    in a row, which no tool takes."""
+    """The call after the repair of its arguments: of objects in a row that have the same keys and
+    types `json_repair` keeps the last, and of others makes an array, which no tool takes."""
     for first, end in (("{", "}"), ("```", "\n```")):
         if source.startswith(first) and source.rfind(end) > 0:
             source = source[: source.rfind(end) + len(end)]
-    items, _ = complete_objects(source)
-    value = complete_object(source) if not source.startswith("[") and len(items) == 1 else None
-    if value is None and not items and repair:
-        value = repaired_object(source)
-    if value is None:
+    items, rest = complete_objects(source, anywhere=True)
+    whole = not re.search(r"[{\[]", rest) and not re.match(r"(```\w*)?\s*\[", source)
+    source = "\n".join(map(json.dumps, items)) if items and whole else source
+    value = items[0] if len(items) == 1 and whole else repaired_value(source) if repair else None
+    if not isinstance(value, dict):
         return ToolCall(name, raw=raw, status="malformed", detail="bad_json")
     return ToolCall(name, value, raw)
 
