@@ -11,7 +11,7 @@ from memalpha_kit.chats import ChatReply, ChatRequest, message, reply_message, r
 from memalpha_kit.errors import InputError, ModelGone
 from memalpha_kit.method.encoding import encode_chat
 from memalpha_kit.models.local import Sampling
-from memalpha_kit.models.local_chat import LocalChat, vllm_chat
+from memalpha_kit.models.local_chat import LocalChat, VllmLM
 from memalpha_kit.records import Completion, ToolUse
 
 CALL = ToolUse("call_0", "search_memory", '{"query": "bees"}')
@@ -164,7 +164,7 @@ def test_vllm_gets_token_ids_and_seeds_and_its_reply_is_read(lm, monkeypatch):
     fake = SimpleNamespace(SamplingParams=lambda **settings: settings)
     monkeypatch.setitem(__import__("sys").modules, "vllm", fake)
     llm = FakeLLM()
-    (reply,) = vllm_chat(llm, "qwen").chat([ask("Who?", seed=7)])
+    (reply,) = LocalChat(VllmLM(llm, "qwen")).chat([ask("Who?", seed=7)])
     ids = encode_chat(lm.tokenizer, ask("Who?").plain())
     assert llm.asked == (
         [{"prompt_token_ids": ids}],

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from memalpha_kit.evaluation.runs import Run
     from memalpha_kit.records import Instance
 
-Episodes = Annotated[Path, Option(metavar="FILE.jsonl", help="episodes of `memalpha write`")]
 Reader = Annotated[str | None, Option(metavar="NAME", help="who answers from a memory: {readers}")]
 MethodSettings = Annotated[
     list[str],
@@ -42,15 +41,13 @@ MethodSettings = Annotated[
 Moved = Annotated[
     bool, Option("--moved", help="other addresses, but the models the run was begun with")
 ]
-
-
 EVERY_RUBRIC = ["published", "by_type"]
 
 
 @with_fields
 def ask(
     data: DataPath,
-    episodes: Episodes,
+    episodes: Annotated[Path, Option(metavar="FILE.jsonl", help="episodes of `memalpha write`")],
     out: Annotated[Path, Option(metavar="FOLDER", help="the run")],
     answer: Priced,
     judge: Annotated[Priced, "judge_"],

@@ -26,7 +26,7 @@ from memalpha_kit.cli.options import (
 from memalpha_kit.errors import InputError
 from memalpha_kit.settings import load_profile
 
-ReaderName = Annotated[str, Option(metavar="NAME", help="who answers from a memory: {readers}")]
+LENGTHS = [1, 2, 4, 8, 13]
 
 
 @with_fields
@@ -36,7 +36,9 @@ def credit(
     answer: Served,
     local: Local,
     asking: Asking,
-    reader: ReaderName = "best_entry",
+    reader: Annotated[
+        str, Option(metavar="NAME", help="who answers from a memory: {readers}")
+    ] = "best_entry",
     metric: Annotated[str | None, Option(metavar="NAME", help="[default: the source's]")] = None,
     readings: Annotated[
         int, Option(metavar="N", help="answers per memory; beyond them questions are sampled")
@@ -85,9 +87,6 @@ def credit(
             table = pd.concat(parts, ignore_index=True)
             files.save_table(out / f"{name}.csv", table.assign(**{ids: table[ids].map(" ".join)}))
         print(out)
-
-
-LENGTHS = [1, 2, 4, 8, 13]
 
 
 @with_fields

@@ -56,9 +56,6 @@ Scoring = Annotated[str, Option("--profile", metavar="NAME", help="scoring rules
 Rubric = Annotated[Literal["published", "by_type"], Option(help="of the judge")]
 
 
-# ---- help -------------------------------------------------------------------------------------
-
-
 def _names(table: str) -> str:
     """The names that a word in braces stands for in a help text."""
     from memalpha_kit import tasks
@@ -103,9 +100,6 @@ class Documented(TyperCommand):
 class _Names(dict):
     def __missing__(self, table: str) -> str:
         return _names(table)
-
-
-# ---- options from fields ----------------------------------------------------------------------
 
 
 def with_fields(function: Callable[..., int | None]) -> Callable[..., int | None]:
@@ -158,9 +152,6 @@ def _option(field: dataclasses.Field, owner: Any, prefix: str) -> inspect.Parame
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
     )
-
-
-# ---- local models, and models at servers ------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -28,13 +28,6 @@ if TYPE_CHECKING:
     from memalpha_kit.method.writers import Writer
     from memalpha_kit.records import Episode
 
-MaybeData = Annotated[
-    Path | None, Option("--data", metavar="PATH", help="a data set, or a parquet file")
-]
-MaybeEpisodes = Annotated[
-    Path | None, Option("--out", metavar="FILE.jsonl", help="the episodes of --data")
-]
-
 
 @with_fields
 def write(
@@ -42,8 +35,8 @@ def write(
     text: Annotated[
         str | None, Argument(metavar="TEXT", help="or a file, or - for stdin, instead of --data")
     ] = None,
-    data: MaybeData = None,
-    out: MaybeEpisodes = None,
+    data: Annotated[Path | None, Option(metavar="PATH", help="a data set or parquet file")] = None,
+    out: Annotated[Path | None, Option(metavar="FILE.jsonl", help="the episodes of --data")] = None,
     writer: Annotated[str | None, Option(metavar="NAME", help="a rule: {writers}")] = None,
     instances: Annotated[int | None, Option(metavar="N", help="only the first N")] = None,
     rollouts: Annotated[int, Option(metavar="N", help="episodes per instance")] = 1,

@@ -112,8 +112,6 @@ def load_cases(path: Path = CASES) -> list[Case]:
     return list(cases.values())
 
 
-# ---- judges of cases -----------------------------------------------------------------------------
-
 Judgement = Callable[[Sequence[Case], int], list[Verdict]]
 """Rates cases: (cases, seed of the repeat) -> one verdict per case, in order."""
 
@@ -179,9 +177,6 @@ _TIME = re.compile(
     r"august|september|october|november|december|yesterday|today|morning|evening)\b",
     re.IGNORECASE,
 )
-
-
-# ---- agreement -----------------------------------------------------------------------------------
 
 
 def repeated(

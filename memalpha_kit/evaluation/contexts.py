@@ -27,8 +27,6 @@ from memalpha_kit.registry import Registry
 from memalpha_kit.sections import Count, NonNegative, Share, about, section
 from memalpha_kit.tokens import Counter, counter
 
-# ---- what does not fit a window -----------------------------------------------------------------
-
 Texts = tuple[str, str]
 """System text ("" for none) and user text."""
 HEADER_TOKENS, FOOTER_TOKENS = 3, 2
@@ -89,9 +87,6 @@ def cut_context(
         if over <= 0 or n_tokens <= 0:
             return texts, n_tokens < context.n_tokens
         n_tokens -= over
-
-
-# ---- the methods ---------------------------------------------------------------------------------
 
 
 @section

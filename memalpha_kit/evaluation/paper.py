@@ -179,9 +179,6 @@ def verdict(
     return "reproduced", "printed score inside our interval"
 
 
-# ---- tables -------------------------------------------------------------------------------------
-
-
 def paper_results(table: str | int | None = None) -> pd.DataFrame:
     """The rows of tables 1 to 4 and 9 as printed, or of one of them ("table1" or 1)."""
     blank = {"beta": "", "gamma": ""}

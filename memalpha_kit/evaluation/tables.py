@@ -56,9 +56,6 @@ MEANS = ("if_all_0", "if_all_1", "memory_tokens", "chunk_tokens", "compression")
 Row = dict[str, Any]
 
 
-# ---- one table of all runs ----------------------------------------------------------------------
-
-
 def table_sources(
     answers: pd.DataFrame, built: pd.DataFrame, bootstrap: Bootstrap = BOOTSTRAP
 ) -> pd.DataFrame:
@@ -182,8 +179,6 @@ def _spent(part: pd.DataFrame, made: pd.DataFrame, name: str) -> int | float | N
     return _total(pd.concat([answered, made[name]]).astype(float))
 
 
-# ---- methods against each other -----------------------------------------------------------------
-
 PAIR = [
     *("method", "against", "source", "questions", "units", "score", "score_against"),
     *("difference", "low", "high", "p", "detectable"),
@@ -252,8 +247,6 @@ def holm(values: Iterable[float | None]) -> list[float | None]:
     return [None if value != value else value for value in corrected.reindex(p.index)]
 
 
-# ---- reports -----------------------------------------------------------------------------------
-
 Labelled = Mapping[str, Sequence[Run]]
 """Runs by the name of their method in tables; a method may have one run per source."""
 
@@ -307,16 +300,15 @@ def labelled(found: Sequence[Run]) -> dict[str, list[Run]]:
     Runs of one method about different sources are one row each of that method; where they have a
     source in common or other settings, folders are told apart by their names.
     """
-    named, asked, kinds = [], [], set()
+    named, asked, kinds = [], [], dict[str, set[str]]()
     for run in found:
         method, writer = run.settings["method"], run.info.get("writer")
         own = writer and "reader" in method
         named.append(f"{writer} + {method['reader']}" if own else method["method"])
         asked += [(named[-1], source) for source in {item.source for item in run.questions}]
-        kinds.add((named[-1], str({**method, **dict.fromkeys(_OF_DATA)})))
+        kinds.setdefault(named[-1], set()).add(str({**method, **dict.fromkeys(_OF_DATA)}))
     twice = {name for name, source in asked if asked.count((name, source)) > 1}
-    several = [name for name, _ in kinds]
-    twice |= {name for name in several if several.count(name) > 1}
+    twice |= {name for name, others in kinds.items() if len(others) > 1}
     labels: dict[str, list[Run]] = {}
     for name, run in zip(named, found, strict=True):
         labels.setdefault(run.folder.name if name in twice else name, []).append(run)

@@ -87,16 +87,22 @@ def _key(parts: Sequence[Any]) -> str:
 
 
 @dataclass(frozen=True)
-class KeptChat:
-    """A chat model whose good replies are kept."""
+class _Around:
+    """What stands around a chat model."""
 
     model: ChatModel
-    journal: Journal
 
     @property
     def name(self) -> str:
         """The model's."""
         return self.model.name
+
+
+@dataclass(frozen=True)
+class KeptChat(_Around):
+    """A chat model whose good replies are kept."""
+
+    journal: Journal
 
     def chat(self, requests: Sequence[ChatRequest], done: Done | None = None) -> list[ChatReply]:
         """As the model, which is asked only for what is not kept yet.
@@ -150,22 +156,16 @@ def spent(calls: Sequence[Counts]) -> dict[str, int | None]:
     return {"requests": len(calls), "prompt_tokens": prompt, "completion_tokens": completion}
 
 
-@dataclass
-class Metered:
+@dataclass(frozen=True)
+class Metered(_Around):
     """A chat model whose replies are counted: their tokens, and on a bar if there is one.
 
     Replies from a cache count too: they were paid for once. The bar grows where more is asked.
     """
 
-    model: ChatModel
     shown: bar | None = None
     spent: list[Counts] = field(default_factory=list)
     lost: list[Counts] = field(default_factory=list)  # of failed ones, which are asked for again
-
-    @property
-    def name(self) -> str:
-        """The model's."""
-        return self.model.name
 
     def chat(self, requests: Sequence[ChatRequest], done: Done | None = None) -> list[ChatReply]:
         """As the model."""

@@ -205,7 +205,7 @@ class Client:
         }
         missing = [text for text, vector in vectors.items() if vector is None]
         self.usage.cached += len(vectors) - len(missing)
-        streak, reasons = _Streak(self.endpoint), []
+        streak, reasons = _Streak(self.endpoint), list[str]()
 
         async def fill(part: list[str]) -> None:
             body = {"model": self.name, "input": part}

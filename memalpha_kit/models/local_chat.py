@@ -1,4 +1,4 @@
-"""Chat models in this process: `LocalChat` on a model of transformers, `vllm_chat` on vLLM.
+"""Chat models in this process: `LocalChat` on a model of transformers or on vLLM.
 
 `LocalChat` also answers with the policy's adapter switched off, which makes its base model the
 reader or the judge on the same card. Requests and replies are the chat records of `records`; a call
@@ -92,21 +92,13 @@ class LocalChat:
         return [_reply(completion, elapsed_s) for completion in completions]
 
 
-def vllm_chat(llm: Any, name: str = "vllm", batch_size: int = 256) -> LocalChat:
-    """A chat model on `llm`, a `vllm.LLM` made by the caller, in this process.
-
-    `batch_size` requests are handed over at a time; vLLM schedules them by itself.
-    """
-    return LocalChat(VllmLM(llm, name, batch_size))
-
-
 @dataclass(frozen=True)
 class VllmLM:
-    """What `LocalChat` needs of a model, on vLLM: prompts go in as ids here too."""
+    """What `LocalChat` needs of a model, on a `vllm.LLM` of this process: prompts go in as ids."""
 
     llm: Any
     name: str
-    batch_size: int = 256
+    batch_size: int = 256  # requests handed over at a time; vLLM schedules them by itself
 
     @property
     def tokenizer(self) -> Any:

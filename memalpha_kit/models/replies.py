@@ -178,14 +178,10 @@ def parsed(body: bytes) -> Any:
         return None
 
 
-_PLACES: tuple[Any, ...] = (0, "error", "message", "detail", 0)
-"""Where an error's message may be, from outside to inside."""
-
-
 def said_error(said: Any, key: str) -> str:
     """`: ` and the message of a server's error, whatever shape it has, as one line; "" for none."""
-    for name in _PLACES:
-        if isinstance(said, dict | list):
+    for name in (0, "error", "message", "detail", 0):  # from outside to inside
+        if type(said) in (dict, list):
             with suppress(LookupError, TypeError):
                 said = said[name]
     said = said if isinstance(said, str) else json.dumps(said) if said else ""
@@ -206,10 +202,6 @@ def without_key(key: str, reply: ChatReply) -> ChatReply:
 
     Only long parts are hidden: a short one, or a made-up key such as EMPTY, may be an honest word.
     """
-    starts = range(len(key) - LONG_FRAGMENT + 1)
-    texts = (reply.text or "", *(use.name + use.arguments for use in reply.tools))
-    if not any(key[at : at + LONG_FRAGMENT] in text for at in starts for text in texts):
-        return reply
 
     def hide(text: str) -> str:
         return _hidden(key, text, LONG_FRAGMENT)
@@ -219,6 +211,8 @@ def without_key(key: str, reply: ChatReply) -> ChatReply:
 
 
 def _hidden(key: str, text: str, shortest: int) -> str:
+    if not any(key[at : at + shortest] in text for at in range(len(key) - shortest + 1)):
+        return text
     hidden, place = [], 0
     while place < len(text):
         end = place + shortest

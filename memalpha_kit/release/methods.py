@@ -36,8 +36,6 @@ from memalpha_kit.evaluation.walks import Mem1, MemAgent, read_rollouts
 from memalpha_kit.text import repaired_object
 from memalpha_kit.tokens import Counter
 
-# ---- prompts that are too long ------------------------------------------------------------------
-
 
 @CUTS.register("prompt")
 def cut_prompt(
@@ -87,9 +85,6 @@ def cut_user(
     return (system, tail.last(room)), True
 
 
-# ---- methods that work otherwise ----------------------------------------------------------------
-
-
 class ReleaseBm25(Bm25Chunks):
     """Ranks with rank_bm25's idf, which can be negative, however few chunks there are."""
 
@@ -133,8 +128,6 @@ def _repaired(line: str, where: str) -> Any:
         raise InputError(f"{where}: expected an index and a memory, found {line[:60]!r}")
     return value
 
-
-# ---- the published runs -------------------------------------------------------------------------
 
 _ASKED = {"temperature": 0.1, "wording": "memory"}
 _QWEN = _ASKED | {"thinking": True, "cut": "prompt"}  # window 30,000

@@ -26,8 +26,6 @@ from memalpha_kit.text import normalise
 
 TRAINED = "label@release-training"
 
-# ---- what of a reply is compared -------------------------------------------------------------
-
 
 def answer_text(raw: str) -> str:
     """What stands between the first `</think>` and the next; the word `Empty` if one is open."""
@@ -55,9 +53,6 @@ def boxed(text: str) -> str:
     _, mark, rest = text.partition("\\boxed{")
     inner, brace, _ = rest.partition("}")
     return (inner if mark and brace else text).strip()
-
-
-# ---- metrics ---------------------------------------------------------------------------------
 
 
 def contains(prediction: str, answers: Answers) -> float:
@@ -164,8 +159,6 @@ for _name, _metric in {
     "em@release-mem1": Metric(em_mem1),
 }.items():
     METRICS.add(_name, _metric)
-
-# ---- profiles --------------------------------------------------------------------------------
 
 
 def _by_gold(metric: str, item: Item) -> str:

@@ -61,9 +61,6 @@ class _In(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
-# ---- requests -----------------------------------------------------------------------------------
-
-
 def _text(row: dict[str, Any]) -> str:
     """The text of an entry; any other value is written out as JSON."""
     (value,) = row.values()
@@ -215,9 +212,6 @@ def _mistyped(error: ValidationError) -> Refused:
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     where = ".".join(map(str, items[0]["loc"][1:])) or "body"
     return Refused(422, f"{where}: {items[0]['msg']}{more}", items)
-
-
-# ---- answers ------------------------------------------------------------------------------------
 
 
 class AnswerError(BaseModel):

@@ -43,7 +43,7 @@ from memalpha_kit.models.chat import Client
 from memalpha_kit.models.folders import check_pad, found_folder, load_tokenizer, quiet
 from memalpha_kit.models.get import hub_folder
 from memalpha_kit.models.local import Sampling
-from memalpha_kit.models.local_chat import LocalChat, vllm_chat
+from memalpha_kit.models.local_chat import LocalChat, VllmLM
 from memalpha_kit.models.servers import endpoint_from_env
 from memalpha_kit.records import Instance, Memory, ToolCall
 from memalpha_kit.settings import ModelConfig, Profile
@@ -383,7 +383,7 @@ class AskedModel:
         """
         engine = getattr(lm.model, "vllm_engine", None)
         if self.model is None and config.backend == "unsloth" and engine is not None:
-            self.model = vllm_chat(engine, f"base of {lm.name}")
+            self.model = LocalChat(VllmLM(engine, f"base of {lm.name}"))
         self.model = self.model or LocalChat(replace(lm, batch_size=READ_ROWS), adapter_off=True)
 
     def chat(self, requests: Sequence[ChatRequest], done: Done | None = None) -> list[ChatReply]:
