@@ -18,8 +18,10 @@ imported when a name is asked for that nobody has registered; without that folde
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any, Generic, TypeVar
 
 from memalpha_kit.errors import InputError, closest
 
@@ -54,15 +56,14 @@ class Registry(Generic[T]):
             return self._things[name]
         if name not in self:
             found = f"found {name!r}{closest(str(name), self._things)}"
-            raise InputError(f"{self.what}: expected a known name, {found}")
+            yours = "" if "?" in found else " (a module of yours adds to them: --extend MODULE)"
+            raise InputError(f"{self.what}: expected a known name, {found}{yours}")
         return self._things[name]
 
     def __contains__(self, name: object) -> bool:
         """Whether the name is registered, by the published code's variants too."""
         if name not in self._things:
-            import_extensions(self._modules)
-        if name not in self._things:
-            _import_release()
+            self._complete()
         return name in self._things
 
     def __iter__(self) -> Iterator[str]:
@@ -70,26 +71,32 @@ class Registry(Generic[T]):
 
     def names(self) -> tuple[str, ...]:
         """All names, in the order of registration."""
-        import_extensions(self._modules)
-        _import_release()
+        self._complete()
         return tuple(self._things)
 
+    def _complete(self) -> None:
+        """Imports the modules, and the published code's variants if their folder is there."""
+        for module in (*self._modules, RELEASE):
+            try:
+                importlib.import_module(module)
+            except ModuleNotFoundError as error:
+                if error.name != RELEASE:
+                    raise
 
-def _import_release() -> None:
-    """Imports the published code's variants if the folder is there; they register themselves."""
-    try:
-        importlib.import_module(RELEASE)
-    except ModuleNotFoundError as error:
-        if error.name != RELEASE:
-            raise
+
+_EXTENSIONS: dict[str, None] = {}
+"""The user's modules that this process has imported, in their order."""
 
 
-def import_extensions(modules: tuple[str, ...] | list[str]) -> None:
+def import_extensions(modules: Iterable[str]) -> None:
     """Imports a user's modules, which register their variants.
 
     Raises InputError for a module that is not there; other errors keep their traceback.
     """
     for name in modules:
+        if name.endswith(".py") or not all(map(str.isidentifier, name.split("."))):
+            expected = "expected a module as after `import`, without its folder and without .py"
+            raise InputError(f"extension {name!r}: {expected}")
         try:
             importlib.import_module(name)
         except ModuleNotFoundError as error:
@@ -98,3 +105,10 @@ def import_extensions(modules: tuple[str, ...] | list[str]) -> None:
             found = "found none (is its folder in PYTHONPATH?)"
             expected = "expected a Python module that can be imported"
             raise InputError(f"extension {name!r}: {expected}, {found}") from error
+        _EXTENSIONS[name] = None
+
+
+def fresh_processes(workers: int) -> ProcessPoolExecutor:
+    """Processes that begin anew, but with the user's modules imported as they are here."""
+    how: dict[str, Any] = {"initializer": import_extensions, "initargs": (list(_EXTENSIONS),)}
+    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), **how)

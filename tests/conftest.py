@@ -26,6 +26,12 @@ def no_progress(monkeypatch) -> None:
     monkeypatch.setattr("memalpha_kit.progress.QUIET_S", math.inf)
 
 
+@pytest.fixture(autouse=True)
+def no_extensions(monkeypatch) -> None:
+    """No process that a test starts imports what another test imported."""
+    monkeypatch.setattr("memalpha_kit.registry._EXTENSIONS", {})
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The repository."""

@@ -64,7 +64,20 @@ def test_a_user_s_module_is_imported_before_the_command_runs(tmp_path, monkeypat
     assert cli.main(["write", "--help", "--extend", "my_writers"]) == 0
     assert "mine" in capsys.readouterr().out
     assert cli.main(["--extend", "no_such_module", "write", "--help"]) == 2
-    assert "extension 'no_such_module'" in capsys.readouterr().err
+    assert cli.main(["write", "--help", "--extend=no_such_module"]) == 2
+    assert capsys.readouterr().err.count("extension 'no_such_module'") == 2
+
+
+def test_a_user_s_module_reaches_the_kernels_of_the_notebooks(tmp_path, monkeypatch):
+    for name in ("my_first", "my_second"):
+        (tmp_path / f"{name}.py").write_text("")
+    (tmp_path / "mine.yaml").write_text("extends: ci\nextensions: [my_first]\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    seen = []
+    monkeypatch.setattr("memalpha_kit.notebooks.run", lambda *args: seen.append(args[2]))
+    argv = ["run", "--profile", str(tmp_path / "mine.yaml"), "--set", "seed=1"]
+    assert cli.main([*argv, "--extend", "my_second"]) == cli.main(argv) == 0
+    assert seen == [["seed=1", "extensions=[my_first, my_second]"], ["seed=1"]]
 
 
 @pytest.mark.parametrize(

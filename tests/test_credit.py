@@ -227,11 +227,11 @@ def test_credits_of_calls_add_up_to_those_of_entries_and_steps_to_those_of_calls
     assert any(value > 0 for parts in played.rewards.values() for value in parts.others["credit"])
 
 
-def test_credit_is_off_by_default_and_needs_the_reader():
+def test_credit_is_off_by_default_and_not_known_without_the_reader():
     assert RewardConfig().others == {}
     asked, instance = random_case(1)
-    with pytest.raises(InputError, match="reader of the episode"):
-        rewards(asked, instance, counter("words"), config=RewardConfig(others={"credit": 1.0}))
+    parts = rewards(asked, instance, counter("words"), config=RewardConfig(others={"credit": 1.0}))
+    assert set(parts.others["credit"]) == {None}
 
 
 # --- Commands and figures -------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from memalpha_kit.errors import InputError
-from memalpha_kit.registry import Registry, import_extensions
+from memalpha_kit.registry import Registry, fresh_processes, import_extensions
 
 
 @pytest.fixture
@@ -36,6 +36,14 @@ def test_a_user_s_module_registers_by_being_imported(rules, tmp_path, monkeypatc
     assert sys.my_rules_ran
     with pytest.raises(InputError, match="extension 'no_such_rules'"):
         import_extensions(["no_such_rules"])
+    with fresh_processes(1) as pool:  # as `--workers` starts them
+        assert pool.submit(eval, "'my_rules' in __import__('sys').modules").result()
+
+
+@pytest.mark.parametrize("name", ["", ".rules", "rules.py", "folder/rules"])
+def test_what_names_no_module_is_one_line(name):
+    with pytest.raises(InputError, match="expected a module as after `import`"):
+        import_extensions([name])
 
 
 def test_an_error_inside_a_user_s_module_keeps_its_traceback(tmp_path, monkeypatch):

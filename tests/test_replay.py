@@ -14,7 +14,7 @@ from memalpha_kit.data.instances import save_instances
 from memalpha_kit.errors import InputError
 from memalpha_kit.explorer.replay import differences, replay, replayed, reward_differences
 from memalpha_kit.files import json_line, save_json
-from memalpha_kit.method.rewards import rewards
+from memalpha_kit.method.rewards import TERMS, rewards
 from memalpha_kit.method.saved import episode_fields, load_rewards, save_episodes, save_rewards
 from memalpha_kit.records import Rewards
 from memalpha_kit.settings import RewardConfig
@@ -77,6 +77,17 @@ def test_scores_and_saved_rewards_that_come_out_otherwise_are_reported():
     wrong = tuple(replace(answer, score=0.5) for answer in episode.answers)
     said = reward_differences(replace(episode, answers=wrong), instance, None)
     assert len(said) == 3 and "score: recorded 0.5, found" in said[0]
+
+
+def test_terms_by_name_are_compared_where_they_are_known_here(monkeypatch):
+    episode, instance = random_case(3)
+    steps = len(episode.steps)
+    monkeypatch.setitem(TERMS._things, "brief", lambda scene: 1.0)
+    weights = RewardConfig(others={"brief": 0.5, "credit": 1.0})  # credit would ask a reader
+    saved = replace(rewarded(episode, instance), others={"brief": (0.0,) * steps})
+    saved = replace(saved, others=saved.others | {"credit": (0.25,) * steps})
+    (said,) = reward_differences(episode, instance, saved, weights)
+    assert f"brief: recorded {(0.0,) * steps}, found {(1.0,) * steps}" in said
 
 
 def test_rewards_come_back_as_they_were_saved(tmp_path):

@@ -29,7 +29,7 @@ from memalpha_kit.cli import (
     training,
     writing,
 )
-from memalpha_kit.cli.options import Documented
+from memalpha_kit.cli.options import NONE, Documented
 from memalpha_kit.errors import DiskError, InputError, closest
 from memalpha_kit.registry import import_extensions
 
@@ -71,9 +71,9 @@ def _memalpha(
         ),
     ] = False,
     extend: Annotated[
-        tuple[str, ...] | None,
+        list[str],
         typer.Option(metavar="MODULE", help="import your module first, which adds variants"),
-    ] = None,
+    ] = NONE,
 ) -> None:
     """Learn to write memory: the Mem-alpha kit."""
 
@@ -102,16 +102,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _extended(argv: list[str]) -> list[str]:
-    """The arguments without `--extend MODULE`, after the modules were imported."""
+    """The arguments with each `--extend=MODULE` in front, after the modules were imported."""
     rest, modules = [], []
     words = iter(argv)
     for word in words:
-        if word == "--extend":
-            modules.append(next(words, ""))
+        option, equals, module = word.partition("=")
+        if option == "--extend":
+            modules.append(module if equals else next(words, ""))
         else:
             rest.append(word)
     import_extensions(modules)
-    return rest
+    return [*(f"--extend={module}" for module in modules), *rest]
 
 
 def _spread(command: Any, argv: list[str]) -> list[str]:

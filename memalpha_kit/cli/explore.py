@@ -52,6 +52,7 @@ def explore(
     from memalpha_kit.files import write_bytes
 
     at_least(1, instances=instances)
+    settings = _settings(profile, overrides)  # first: its modules may add what episodes name
     found, known = load_recordings(episodes), _instances(data)
     if instances:  # all rollouts of the first ones
         names = [list(dict.fromkeys(e.instance for e in one.episodes))[:instances] for one in found]
@@ -64,7 +65,6 @@ def explore(
         if decode is None:
             raise InputError(f"--model {model}: expected a folder with tokenizer.json")
         found = [replace(recording, decode=decode) for recording in found]
-    settings = _settings(profile, overrides)
     chosen = (settings.reward, settings.advantage) if settings else (None, None)
     shown = view(found, known, None, *chosen)
     page = html_page(shown).encode()

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Argument, Option
+from typer import Argument, Context, Option
 
 from memalpha_kit import notebooks
 from memalpha_kit.cli.options import NONE, Overrides, ProfileName, Seed, at_least
@@ -28,6 +28,7 @@ Workers = Annotated[int, Option(metavar="N", help="processes side by side")]
 
 
 def run(
+    context: Context,
     profile: ProfileName = "laptop",
     overrides: Overrides = NONE,
     only: Annotated[
@@ -39,8 +40,12 @@ def run(
     ] = None,
 ) -> int:
     """Run the notebooks in order; executed copies and HTML go to reports/."""
+    overrides = list(overrides)
+    if context.parent and (more := context.parent.params["extend"]):  # for the kernels
+        own = load_profile(profile, overrides).extensions
+        overrides.append(f"extensions=[{', '.join(dict.fromkeys((*own, *more)))}]")
     try:
-        notebooks.run(profile, list(only), list(overrides), root)
+        notebooks.run(profile, list(only), overrides, root)
     except notebooks.NotebookError as error:
         print(f"memalpha: error: {error}", file=sys.stderr)
         return 1

@@ -124,8 +124,8 @@ def reward_differences(
 ) -> list[str]:
     """Scores of the answers, and saved rewards, that come out otherwise today, a line each.
 
-    Scores are made by the metric of the source that needs no judge. r4 is compared where a rule
-    judges: nobody asks a model again, nor a reader for terms of a user's module.
+    Scores are made by the metric of the source that needs no judge. Nobody asks a model again: r4
+    is compared where a rule judges, and a term of `reward.others` where it is known here.
     """
     again = replace(episode, answers=tuple(_scored(episode, instance)))
     found = [
@@ -133,14 +133,21 @@ def reward_differences(
         for old, new in zip(episode.answers, again.answers, strict=True)
         if old.score != new.score
     ]
-    judge, config = RULES.get(episode.source), replace(config, others={})
+    judge = RULES.get(episode.source)
     if saved:
         made = rewards(again, instance, counter(episode.memory_config.counter), judge, config)
-        names = ("accuracy", "compression", "format", *(["content"] if judge else []))
+        then, now = (vars(parts) | dict(parts.others) for parts in (saved, made))
+        known = [name for name in saved.others if set(now.get(name, (None,))) != {None}]
         found += [
-            f"{episode.id}: {name}: recorded {getattr(saved, name)}, found {getattr(made, name)}"
-            for name in names
-            if getattr(saved, name) != getattr(made, name)
+            f"{episode.id}: {name}: recorded {then[name]}, found {now[name]}"
+            for name in (
+                "accuracy",
+                "compression",
+                "format",
+                *(["content"] if judge else ()),
+                *known,
+            )
+            if then[name] != now[name]
         ]
     return found
 

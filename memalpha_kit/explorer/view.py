@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from typing import Any
@@ -23,7 +22,6 @@ from memalpha_kit.method.memory import empty
 from memalpha_kit.method.protocol import fit_prompt, render_chat, render_compact
 from memalpha_kit.method.rewards import (
     Judge,
-    NoReader,
     Scene,
     reward_accuracy,
     reward_compression,
@@ -141,8 +139,7 @@ def _rewards(scene: Scene) -> Rewards:
     """The terms that can be known: r3 and r4 need the chunks, r4 a judge, others the answers."""
     chunks = scene.instance.chunks
     if chunks and scene.episode.answers:
-        with suppress(NoReader):  # raised by a term that asks again
-            return rewards(*vars(scene).values())
+        return rewards(*vars(scene).values())
     lost: tuple[None, ...] = (None,) * len(scene.episode.steps)
     return Rewards(
         accuracy=reward_accuracy(scene),

@@ -246,23 +246,26 @@ def plot_behaviour(table: pd.DataFrame, length: int = 1) -> Figure:
     return style.finished(figure, caption + _interval(2 if drawn else 1))
 
 
+def reward_parts(metrics: pd.DataFrame) -> dict[str, str]:
+    """Columns of the reward parts, with their labels: the paper's four and those `term_...`."""
+    terms = [name for name in map(str, metrics) if name.startswith("term_")]
+    return PARTS | {name: name.removeprefix("term_") for name in terms}
+
+
 def plot_rewards(metrics: pd.DataFrame) -> Figure:
     """The reward parts against GRPO step; with several seeds, mean and 95 % band.
 
-    The paper's four and the columns `term_...`. A part that was not measured (no judge, say) is
-    named in the caption.
+    A part that was not measured (no judge, say) is named in the caption.
     """
-    terms = [name for name in map(str, metrics) if name.startswith("term_")]
-    parts = PARTS | {name: name.removeprefix("term_") for name in terms}
+    parts = reward_parts(metrics)
     shown = {part: label for part, label in parts.items() if metrics[part].notna().any()}
     if not shown:
         return style.nothing("no reward was measured")
-    n_rows = -(-len(shown) // 2)
-    figure, axes = style.panels(style.DOUBLE, 34 * n_rows, 2, n_rows, sharex=True, squeeze=False)
+    figure, axes = style.grid(list(shown), 2, style.DOUBLE, 34, sharex=True)
     columns = [c for c in ("seed", "step", *shown) if c in metrics]
     n = metrics["seed"].nunique() if "seed" in metrics else 1
     marker = "o" if metrics["step"].nunique() < 5 else None
-    for axis, (part, label) in zip(axes.flat, shown.items(), strict=False):
+    for axis, (part, label) in zip(axes, shown.items(), strict=True):
         data = metrics[columns].dropna(subset=[part])
         band = ("ci", 95) if n > 1 else None
         look = {"errorbar": band, "seed": 0, "color": style.AFTER, "marker": marker}
@@ -270,9 +273,7 @@ def plot_rewards(metrics: pd.DataFrame) -> Figure:
         axis.set(title=label, xlabel="", ylabel="mean over a batch")
         axis.set_ylim(min(0, axis.get_ylim()[0]))
         axis.xaxis.get_major_locator().set_params(integer=True)
-    for axis in axes.flat[len(shown) :]:
-        axis.remove()
-    for axis in axes.flat[max(0, len(shown) - 2) : len(shown)]:
+    for axis in axes[-2:]:
         axis.set_xlabel("GRPO step")
         axis.tick_params(labelbottom=True)
     absent = [label for part, label in parts.items() if part not in shown]

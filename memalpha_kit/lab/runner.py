@@ -27,9 +27,8 @@ import itertools
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +48,7 @@ from memalpha_kit.figures.curves import (
 )
 from memalpha_kit.figures.style import save_figure
 from memalpha_kit.lab import miniature
+from memalpha_kit.registry import fresh_processes
 from memalpha_kit.sections import read_yaml
 from memalpha_kit.settings import Profile, load_profile, profile_dict
 from memalpha_kit.stats import nested_interval
@@ -150,7 +150,7 @@ def run_stages(stages: Sequence[Stage], workers: int = 1) -> None:
         for stage in unique:
             print(label(stage, stage.run()))
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with fresh_processes(workers) as pool:
         futures = {pool.submit(stage.run): stage for stage in unique}
         try:
             for future in as_completed(futures):

@@ -32,7 +32,7 @@ from memalpha_kit.errors import InputError
 from memalpha_kit.method.blame import touches
 from memalpha_kit.method.episode import scored_answer
 from memalpha_kit.method.readers import Reader
-from memalpha_kit.method.rewards import TERMS, NoReader, Scene
+from memalpha_kit.method.rewards import TERMS, Scene
 from memalpha_kit.records import QA, Answer, Episode, Memory, Question
 from memalpha_kit.tasks import metric_of
 from memalpha_kit.tokens import counter
@@ -241,12 +241,12 @@ def call_credits(episode: Episode, entries: pd.DataFrame) -> pd.DataFrame:
 def reward_credit(scene: Scene) -> tuple[float | None, ...]:
     """The credit of the entries whose final text a step wrote.
 
-    What an answer needs of two steps counts for both, so their sum may be above r1. Needs the
-    reader that answered; a model as a reader is asked about every entry again.
+    What an answer needs of two steps counts for both, so their sum may be above r1. None without
+    the reader that answered; a model as a reader is asked about every entry again.
     """
     episode = scene.episode
     if scene.reader is None:
-        raise NoReader("reward term 'credit': expected the reader of the episode, found none")
+        return (None,) * len(episode.steps)
     questions, source = scene.instance.questions, scene.instance.source
     found = measure(episode.memory, questions, scene.reader, scene.metric, source)
     sums: list[float | None] = [0.0] * len(episode.steps)

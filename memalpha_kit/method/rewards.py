@@ -98,10 +98,6 @@ class Scene:
     metric: str | None = None
 
 
-class NoReader(InputError):
-    """A term asks again, and nobody is there to ask."""
-
-
 Term = Callable[[Scene], "float | None | Sequence[float | None]"]
 """One number for the whole episode, or one per step; None is a measurement that failed."""
 TERMS: Registry[Term] = Registry("reward term", "memalpha_kit.method.credit")

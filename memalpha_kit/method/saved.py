@@ -124,7 +124,8 @@ def _read_steps(raw: Any, config: MemoryConfig, where: str, check: bool) -> tupl
             if check and again != call:
                 raise InputError(
                     f"{where}: step {number}: expected {call.name} to be {call.status} again, "
-                    f"found {again.status} on replay (edited file, or another version of the kit?)"
+                    f"found {again.status} on replay (edited file, another version of the kit, or "
+                    "a tool of yours without --extend?)"
                 )
         said = tuples(step["completion"], "prompt_ids", "completion_ids", "mask", "logprobs")
         said["tools"] = tuple(typed(ToolUse(**use)) for use in said.get("tools", ()))

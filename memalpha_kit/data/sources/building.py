@@ -14,11 +14,10 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,6 +28,7 @@ from memalpha_kit.data.sources import frames
 from memalpha_kit.data.stages import Stage
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, Instance, make_instance
+from memalpha_kit.registry import fresh_processes
 from memalpha_kit.settings import BuildConfig
 from memalpha_kit.tokens import Counter, counter
 
@@ -128,7 +128,7 @@ def spread(
         for held in batches:
             yield from work(held)
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with fresh_processes(workers) as pool:
         for held in batches:
             waiting.append(pool.submit(work, held))
             if len(waiting) > 2 * workers:
