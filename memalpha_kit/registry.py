@@ -27,6 +27,7 @@ from memalpha_kit.errors import InputError, closest
 
 T = TypeVar("T")
 RELEASE = "memalpha_kit.release"
+YOURS = " (a module of your own adds names: --extend MODULE)"
 
 
 class Registry(Generic[T]):
@@ -56,8 +57,7 @@ class Registry(Generic[T]):
             return self._things[name]
         if name not in self:
             found = f"found {name!r}{closest(str(name), self._things)}"
-            yours = "" if "?" in found else " (a module of yours adds to them: --extend MODULE)"
-            raise InputError(f"{self.what}: expected a known name, {found}{yours}")
+            raise InputError(f"{self.what}: expected a known name, {found}{YOURS}")
         return self._things[name]
 
     def __contains__(self, name: object) -> bool:

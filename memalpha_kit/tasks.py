@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from memalpha_kit.errors import InputError, closest
-from memalpha_kit.registry import Registry
+from memalpha_kit.registry import YOURS, Registry
 
 CLASSIFY = (
     "The core memory holds rules for sorting sentences into numbered classes. Work out what each "
@@ -121,7 +121,8 @@ def task(source: str) -> Task:
     if (name := family(source)) in FAMILIES:
         return FAMILIES[name]
     known = (*TASKS, *FAMILIES)
-    raise InputError(f"source: expected a known name, found {source!r}{closest(source, known)}")
+    found = f"found {source!r}{closest(source, known)}"
+    raise InputError(f"source: expected a known name, {found}{YOURS}")
 
 
 def family(source: str) -> str:

@@ -17,7 +17,7 @@ from memalpha_kit.evaluation.writing import SILENT_CHUNKS
 from memalpha_kit.method import memory as memories
 from memalpha_kit.method.calls import render_calls
 from memalpha_kit.method.episode import ask, write
-from memalpha_kit.method.readers import BestEntry
+from memalpha_kit.method.readers import READERS, BestEntry
 from memalpha_kit.method.writers import ScriptedReplies, writer
 from memalpha_kit.models.chat import Client
 from memalpha_kit.models.local_chat import LocalChat
@@ -56,6 +56,18 @@ def test_a_scripted_writer_and_a_model_free_reader_give_what_write_and_ask_give(
             found = answered[instance.id, answer.qa]
             assert (found.prediction, found.retrieved) == (answer.prediction, answer.retrieved)
             assert found.memory_tokens == one.memory_tokens
+
+
+def test_a_reader_that_says_nothing_before_its_end_is_heard(monkeypatch):
+    class Plain(BestEntry):
+        def read(self, questions, done=None):
+            return super().read(questions)
+
+    monkeypatch.setitem(READERS._things, "plain", Plain)
+    (_, slow), (_, fast) = (
+        run(built(writer="keep_sentences", reader=name)) for name in ("plain", "best_entry")
+    )
+    assert [a.prediction for a in slow.values()] == [a.prediction for a in fast.values()]
 
 
 def test_memory_options_reach_the_writer():

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import math
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -120,8 +123,8 @@ def test_a_tool_is_offered_rendered_and_read_where_it_is_switched_on():
 def test_what_nobody_registered_and_a_tool_that_does_nothing_are_refused():
     with pytest.raises(InputError, match="memory component: .*'plans'"):
         empty(WITH_PLANS)
-    with pytest.raises(InputError, match="tool: .*'memory_append'"):
-        tool_schemas(WITH_APPEND)
+    with pytest.raises(InputError, match="tool: .*'memory_append'.*--extend MODULE"):
+        empty(WITH_APPEND)
     with pytest.raises(TypeError, match="run"):
         Tool("It says nothing of what it does.")
     with pytest.raises(InputError, match="expected a new name"):
@@ -168,15 +171,30 @@ def test_a_term_is_in_the_reward_the_metrics_and_the_curves():
 
 @pytest.mark.parametrize(
     ("term", "message"),
-    [(None, "reward term: .*'brevity'"), (lambda scene: [1.0] * 9, "expected 1 values, found 9")],
+    [
+        (None, "reward term: .*'brevity'"),
+        (lambda scene: [1.0] * 9, r"or one for each of 1 steps, found \[1.0, 1.0, "),
+        (lambda scene: math.nan, "expected a finite number, or .* found nan"),
+        (lambda scene: "much", "found 'much'"),
+        (lambda scene: {"much": 1.0}, "found {'much': 1.0}"),
+    ],
 )
-def test_a_term_that_is_unknown_or_has_another_number_of_values_is_refused(term, message):
+def test_a_term_that_is_unknown_or_gives_no_number_a_step_is_refused(term, message):
     if term:
         rewards.TERMS.add("brevity", term)
     reward = RewardConfig(others={"brevity": 1.0})
-    world = Environment(MemoryConfig(), ProtocolConfig(), BestEntry(), reward=reward)
     with pytest.raises(InputError, match=message):
+        world = Environment(MemoryConfig(), ProtocolConfig(), BestEntry(), reward=reward)
         play([INSTANCE], writer("silent"), world)
+
+
+@pytest.mark.parametrize("value", [np.float32(0.5), np.array([0.5], "float32"), [0.5], 0.5])
+def test_a_term_may_give_numbers_of_numpy(value):
+    rewards.TERMS.add("brevity", lambda scene: value)
+    reward = RewardConfig(others={"brevity": 1.0})
+    world = Environment(MemoryConfig(), ProtocolConfig(), BestEntry(), reward=reward)
+    [parts] = play([INSTANCE], writer("silent"), world).rewards.values()
+    assert json.dumps(parts.others["brevity"]) == "[0.5]"
 
 
 class Echo:

@@ -124,18 +124,22 @@ class FromMemory(Method):
             check(request("", "", tools=search_tool(["semantic"])))
 
     def answer_group(self, group: Sequence[Put], done: Callable[[Answer], None]) -> None:
-        """All at once; the reader says each as soon as it is known."""
+        """All at once; a reader that says none as soon as it is known gives them at the end."""
+        told = set()
         pairs = [(put.question, put.held.episode) for put in group]
         questions = [replace(q, memory=made.memory if made else None) for q, made in pairs]
 
         def take(place: int, answer: Answer) -> None:
+            told.add(place)
             missing = answer.prediction is None and not answer.error
             error = "the reader has no answer" if missing else answer.error
             said, held = None if error else answer.prediction, group[place].held
             known: Any = {"instance": held.instance, "memory_tokens": held.memory_tokens}
             done(replace(answer, prediction=said, error=error, **known))
 
-        self.reader.read(questions, take)
+        for place, answer in enumerate(self.reader.read(questions, take)):
+            if place not in told:
+                take(place, answer)
 
     def remembered(self, instance: Instance, episode: Episode, **values: Any) -> Prepared:
         """The record of an instance whose memory was written."""

@@ -83,6 +83,9 @@ class Stage:
     runs: Path
     name: str = "grpo"  # or warm_start
 
+    def __post_init__(self) -> None:
+        miniature.environment(self.profile)  # what it must refuse is refused before any training
+
     @property
     def warm(self) -> Stage:
         """The warm start that this stage begins with."""

@@ -35,7 +35,7 @@ from memalpha_kit.errors import InputError
 from memalpha_kit.method import memory as memories
 from memalpha_kit.method import metrics
 from memalpha_kit.method.calls import read_calls
-from memalpha_kit.method.rewards import Judge, rewards
+from memalpha_kit.method.rewards import TERMS, Judge, rewards
 from memalpha_kit.records import (
     Answer,
     Completion,
@@ -74,6 +74,11 @@ class Environment:
     advantage: AdvantageConfig = AdvantageConfig()
     metric: str | None = None
     meet: Callable[[Any], object] = lambda lm: None
+
+    def __post_init__(self) -> None:
+        """Raises InputError for a reward term that nobody has registered."""
+        for name in self.reward.others:
+            TERMS[name]
 
 
 @dataclass(frozen=True)

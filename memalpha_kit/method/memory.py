@@ -73,7 +73,12 @@ def components(config: MemoryConfig) -> tuple[str, ...]:
 
 
 def empty(config: MemoryConfig) -> Memory:
-    """A memory with nothing in it; components that are switched off are None."""
+    """A memory with nothing in it; components that are switched off are None.
+
+    Raises InputError for a tool and for a component that nobody has registered.
+    """
+    for name in config.tools:
+        TOOLS[name]
     on = {name: "" if MEMORY_COMPONENTS[name].paragraph else Store() for name in components(config)}
     paper: Any = {name: on.pop(name, None) for name in PAPER_PARTS}
     return Memory(**paper, others=Map(on))

@@ -17,9 +17,10 @@ with `TERMS.add`; its weight stands in `reward.others`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from memalpha_kit.entries import essence
 from memalpha_kit.episode_settings import RewardConfig
@@ -189,11 +190,15 @@ def rewards(
 def _per_step(name: str, scene: Scene) -> tuple[float | None, ...]:
     """The values of a registered term; a number for the whole episode counts for every step."""
     values, n = TERMS[name](scene), len(scene.episode.steps)
-    if values is None or isinstance(values, int | float):
-        return (values,) * n
-    if len(values) != n:
-        raise InputError(f"reward term {name!r}: expected {n} values, found {len(values)}")
-    return tuple(values)
+    listed: Any = values if hasattr(values, "__len__") else (values,) * n
+    try:  # numbers of numpy too
+        numbers = tuple(value if value is None else float(value) for value in listed)
+    except (TypeError, ValueError):
+        numbers = ()
+    if len(numbers) != n or not all(v is None or math.isfinite(v) for v in numbers):
+        expected = f"expected a finite number, or one for each of {n} steps"
+        raise InputError(f"reward term {name!r}: {expected}, found {values!r:.80}")
+    return numbers
 
 
 def reward_terms(rewards: Rewards) -> dict[str, tuple[float | None, ...]]:
