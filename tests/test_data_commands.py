@@ -19,7 +19,7 @@ from memalpha_kit.data.build import RECIPES, build_source
 from memalpha_kit.data.dataset import Dataset
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, make_instance
-from memalpha_kit.release.splits import split_release
+from memalpha_kit.release.data import split_release
 from memalpha_kit.settings import BuildConfig
 from memalpha_kit.tasks import TASKS
 from tools.sample_data import make_raw
@@ -272,6 +272,8 @@ def test_evaluation_sets_are_merged_as_one(tmp_path, capsys):
     assert run("merge", *words, "--out", tmp_path / "memoryagentbench") == 0
     assert "longmemeval_s*: 1 (the paper: 5)" in capsys.readouterr().out
     assert pq.read_table(tmp_path / "memoryagentbench" / "train.parquet").num_columns == 8
+    assert run("merge", part(tmp_path, "trec_coarse", 0, 3), "--out", tmp_path / "ours") == 0
+    assert "trec_coarse: 3" in capsys.readouterr().out
 
 
 def test_a_published_file_is_split_without_leaks(tmp_path, capsys):

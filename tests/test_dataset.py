@@ -23,7 +23,7 @@ from memalpha_kit.data.instances import save_instances
 from memalpha_kit.errors import DiskError, InputError
 from memalpha_kit.files import held, sha256
 from memalpha_kit.records import QA, make_instance
-from memalpha_kit.release.splits import split_release
+from memalpha_kit.release.data import split_release
 
 
 def instance(name, source="squad", groups=(), question=None):

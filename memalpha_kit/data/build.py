@@ -220,8 +220,9 @@ def merge_card(
     kept = {i.id for i in (*merged.train, *merged.test)}
 
     def n_kept(part: Dataset) -> int:
-        role = part.card.get("role", "train" if part.train else "eval")
-        return sum(i.id in kept for i in (part.test if role == "eval" else part.train))
+        by_role = {"train": part.train, "eval": part.test}
+        counted = by_role.get(part.card.get("role", ""), part.train or part.test)
+        return sum(i.id in kept for i in counted)
 
     return {
         **{"name": merged.name, "made_by": "merge"},

@@ -6,7 +6,7 @@ The one law: nothing that belongs together is on both sides of a split. What bel
 named by the builders (`groups` in the metadata of an instance: an article, a book, a person); two
 instances that share a name, or are linked by others that do, go to the same side. The published
 `process_data.py` splits single instances instead, so that articles, books and questions are on both
-sides; `release/splits.py` does the same, draw for draw.
+sides; `release/data.py` does the same, draw for draw.
 
 A folder is written whole or not at all: beside its final name, and renamed at the end. If the
 process is killed between two renames, the next command that meets the folder finishes it.

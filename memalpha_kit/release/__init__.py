@@ -14,6 +14,5 @@ from memalpha_kit.release import (  # noqa: F401
     methods,
     scoring,
     server,
-    splits,
     tasks,
 )
