@@ -95,7 +95,7 @@ def tool_message(use: ToolUse, content: str) -> Message:
     return message("tool", content, tool_call_id=use.id)
 
 
-Done = Callable[[int, ChatReply], None]
+Done = Callable[[int, ChatReply], object]
 """Called in the caller's thread with a request's place and its reply, as soon as it is known."""
 
 

@@ -284,12 +284,16 @@ def test_queries_of_a_round_are_embedded_in_one_call():
     assert answer.retrieved == ("1", "3", "2")
 
 
-def test_searching_works_over_http():
+@pytest.mark.parametrize("parser", [True, False])
+def test_searching_works_over_http_with_and_without_a_tool_parser_at_the_server(parser):
     def searches_first(body: dict) -> str | dict:
         results = [m["content"] for m in body["messages"] if m["role"] == "tool"]
         if results:
             return results[0].splitlines()[0]
         function = {"name": "search_memory", "arguments": search("cat").arguments}
+        if not parser:  # it leaves the call in the text, which is no answer
+            called = f'{{"name": "search_memory", "arguments": {function["arguments"]}}}'
+            return f"<tool_call>\n{called}\n</tool_call>"
         return {"tool_calls": [{"id": "c1", "type": "function", "function": function}]}
 
     with StubServer(searches_first) as stub:

@@ -78,6 +78,19 @@ def parse_reply(
     return REPLY_RULES[behaviour](without_surrogates(text), wire, reading)
 
 
+def calls_apart(text: str, finish: str) -> tuple[str, tuple[ToolUse, ...]]:
+    """A reply's text without its calls, and these as a server with a tool parser gives them.
+
+    Calls inside the reasoning are thoughts, and attempts that are broken beyond repair stay text.
+    """
+    calls = [call for call in parse_reply(text, finish, "qwen") if call.status == "parsed"]
+    for call in reversed(calls):  # from the end, for a thought may hold the same words
+        text = "".join(text.rpartition(call.raw)[::2])
+    pairs = ((call.name, json.dumps(call.arguments)) for call in calls)
+    uses = tuple(ToolUse(f"call_{place}", *pair) for place, pair in enumerate(pairs))
+    return text.strip() if uses else text, uses
+
+
 def parse_tools(uses: Sequence[ToolUse], finish: str, wire: str = "qwen") -> tuple[ToolCall, ...]:
     """The calls that an endpoint returned as structures, read like those of a text."""
     attempts = []

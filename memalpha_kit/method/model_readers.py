@@ -20,7 +20,7 @@ from typing import Any
 from memalpha_kit import chats
 from memalpha_kit.chats import ChatModel, ChatReply, ChatRequest, Message
 from memalpha_kit.errors import InputError
-from memalpha_kit.method.calls import parse_tools
+from memalpha_kit.method.calls import calls_apart, parse_tools
 from memalpha_kit.method.memory import SEARCH
 from memalpha_kit.method.prompts import TEXTS, VERSION, asked, numbered, search_tool, system_prompt
 from memalpha_kit.method.readers import READERS, Done, memory_of, sentence
@@ -101,14 +101,15 @@ class ModelReader:
         options = {name: getattr(self, name) for name in usual} | {"version": VERSION} | options
         requests = [ChatRequest(tuple(t.messages), tools=t.offered, **options) for t in talks]
 
-        def take(i: int, reply: ChatReply) -> None:
+        def take(i: int, reply: ChatReply) -> ChatReply:
+            if talks[i].tools and reply.text and not reply.tools:  # the server has no tool parser
+                text, uses = calls_apart(reply.text, reply.finish)
+                reply = replace(reply, text=text, tools=uses)
             if not (talks[i].answer or (reply.tools and talks[i].offered)):
                 talks[i].end(reply)
+            return reply
 
-        replies = self.model.chat(requests, take)
-        for i, reply in enumerate(replies):
-            take(i, reply)
-        return replies
+        return [take(i, reply) for i, reply in enumerate(self.model.chat(requests, take))]
 
     def _views(self, questions: Sequence[Question]) -> list[View]:
         """Each question's memory as it can be shown; embeddings are asked for in one call."""

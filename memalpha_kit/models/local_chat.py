@@ -16,10 +16,10 @@ from typing import Any
 
 from memalpha_kit.chats import ChatReply, ChatRequest, Done
 from memalpha_kit.errors import InputError, ModelGone
-from memalpha_kit.method.calls import parse_reply
+from memalpha_kit.method.calls import calls_apart
 from memalpha_kit.method.encoding import encode_chat
 from memalpha_kit.models.local import Sampling
-from memalpha_kit.records import Completion, ToolUse
+from memalpha_kit.records import Completion
 
 
 @dataclass(frozen=True)
@@ -137,21 +137,11 @@ class VllmLM:
 
 
 def _reply(completion: Completion, elapsed_s: float) -> ChatReply:
-    """The reply without its tool calls, which are numbered call_0, call_1, ... beside it.
-
-    Calls inside the reasoning are thoughts, and attempts that are broken beyond repair stay text.
-    """
-    text = completion.text
-    calls = [c for c in parse_reply(text, completion.finish, "qwen") if c.status == "parsed"]
-    for call in reversed(calls):  # from the end, for a thought may hold the same words
-        text = "".join(text.rpartition(call.raw)[::2])
-    tools = tuple(
-        ToolUse(f"call_{place}", call.name, json.dumps(call.arguments))
-        for place, call in enumerate(calls)
-    )
+    """The reply without its tool calls, which stand beside it."""
+    text, tools = calls_apart(completion.text, completion.finish)
     finish = "tool_calls" if tools and completion.finish == "stop" else completion.finish
     counts = len(completion.prompt_ids), len(completion.completion_ids)
-    return ChatReply(text.strip() if tools else text, finish, tools, *counts, latency_s=elapsed_s)
+    return ChatReply(text, finish, tools, *counts, latency_s=elapsed_s)
 
 
 def _as_text(fields: dict[str, Any]) -> dict[str, str]:
