@@ -79,6 +79,18 @@ def test_questions_that_a_method_cannot_be_asked_are_told_of(tmp_path):
     )
 
 
+def test_a_judge_s_verdicts_are_not_compared_with_another_metric(tmp_path):
+    asked = instance("longmemeval", "Nora keeps bees. Tom paints.", "bees")
+    judged, other = run(tmp_path, "a", asked), run(tmp_path, "b", asked)
+    for how, alike in ((None, False), (FakeChat(lambda asked: "yes"), True)):
+        scores.score(judged, "fixed", judge=FakeChat(lambda asked: "yes"))
+        scores.score(other, "fixed", judge=how)
+        found = tables.labelled([judged, other])
+        made = tables.report(found, "fixed", QUICK)
+        assert len(made["table_pairs"]) == alike
+        assert ("were not scored alike" in tables.page(found, "fixed", made)) != alike
+
+
 def test_pairs_are_of_methods_and_never_of_floors(tmp_path):
     found = tables.labelled(
         [run(tmp_path, "a", LABELS), run(tmp_path, "d", LABELS, method="nothing")]

@@ -94,6 +94,11 @@ def scores_of(run: Run, profile: str = "fixed") -> list[Row]:
     return score_run(run, profile)
 
 
+def judge_of(run: Run, profile: str) -> str | None:
+    """Who judged the saved scores of a run, None if nobody did."""
+    return _saved(run, profile)[0].get("judge")
+
+
 def _saved(run: Run, profile: str) -> list[Row]:
     file = _file(run, profile)
     return (files.read_jsonl(file) if file.exists() else []) or [{}]

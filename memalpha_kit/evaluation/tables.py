@@ -205,10 +205,11 @@ def table_pairs(answers: pd.DataFrame, bootstrap: Bootstrap = BOOTSTRAP) -> pd.D
 
 
 def _pairs(answers: pd.DataFrame, method: str, against: str, bootstrap: Bootstrap) -> pd.DataFrame:
-    """One method against another, on the questions that both have a score for."""
+    """One method against another, on the questions that both have a score of one metric for."""
     left, right = (answers[answers["method"] == name] for name in (method, against))
     both = left.merge(right, on=["source", "instance", "qa"], suffixes=("", "_against"))
     both = both.dropna(subset=["score", "score_against"])
+    both = both[both["metric"] == both["metric_against"]]  # a judge's verdict is no substring
     parts = list(both.groupby("source", sort=False))
     parts += [(AVERAGE, both)] if len(parts) > 1 else []
     named = {"method": method, "against": against}
@@ -353,6 +354,14 @@ def page(found: Labelled, profile: str, made: Mapping[str, pd.DataFrame]) -> str
         lines.append(
             "**The runs were not asked the same questions** (other data or another draw): their "
             "scores are not comparable; paired differences are over what both answered.\n"
+        )
+    judges = {scores.judge_of(run, profile) for runs in found.values() for run in runs} - {None}
+    ours = made["table_sources"].query("method in @found and source != @AVERAGE")
+    if len(judges) > 1 or ours.groupby("source")["metric"].nunique().gt(1).any():
+        lines.append(
+            "**The runs were not scored alike** (a judge for some only, or several judges): their "
+            "scores are not comparable, and no paired difference is of two metrics; `memalpha "
+            "score` them with one judge.\n"
         )
     for name, run in ((name, run) for name, runs in found.items() for run in runs):
         state = "complete" if run.complete else f"INCOMPLETE: {len(run.open)} without an answer"
