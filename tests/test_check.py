@@ -124,6 +124,9 @@ def test_a_set_given_twice_is_counted_once_and_merged_ones_have_their_origins(tm
     once, twice = (check.tables([tmp_path] * n, "words") for n in (1, 2))
     assert twice["statistics"].equals(once["statistics"]) and not once["statistics"].empty
     assert once["provenance"]["source"].tolist() == ["a", "b", "c"]
+    one_file = check.tables([tmp_path / "train.parquet"], "words")["provenance"]
+    assert one_file["source"].tolist() == ["a", "b", "c"]
+    assert set(one_file["files"]) == {"as in the card"}
 
 
 def test_the_report_reads_well(tmp_path):

@@ -152,7 +152,8 @@ def _state(path: Path, data: Dataset) -> tuple[str, dict[str, str], Sequence[Map
     hashes = {file.name: sha256(file) for file in files}
     cards = _built(data.card)
     if recorded := data.card.get("data_sha256"):
-        return "as in the card" if recorded == hashes else "changed since", hashes, cards
+        expected = {path.name: recorded.get(path.name)} if path.is_file() else recorded
+        return "as in the card" if expected == hashes else "changed since", hashes, cards
     manifest = read_manifest(folder)
     if data.card or not manifest["files"]:
         return "no card", hashes, cards

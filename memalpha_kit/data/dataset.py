@@ -219,15 +219,16 @@ def read(path: Path) -> Dataset:
     """The data set in a folder, ours or published, or the part of one in a parquet file.
 
     A part may be one file, several (`train-00000-of-00002.parquet`) or a sub-folder; the published
-    names `validation` and `test` mean the same. The name is that of the source the folder was built
-    from, else the folder's. A file is a training part if its name begins with "train". Raises
-    InputError if there is no part at all, or an instance occurs twice in one.
+    names `validation` and `test` mean the same. The name is that in the card of the folder, else
+    the folder's. A file is a training part if its name begins with "train". Raises InputError if
+    there is no part at all, or an instance occurs twice in one.
     """
     path = Path(path)
     if path.is_file():
-        name = path.resolve().parent.name
+        card = read_card(path.parent)
+        name = card.get("name", path.resolve().parent.name)
         found, training = tuple(load_instances(path, name)), path.stem.startswith("train")
-        return Dataset(name, found if training else (), () if training else found)
+        return Dataset(name, found if training else (), () if training else found, card)
     files = {part: part_files(path, part) for part in ("train", "test")}
     if not any(files.values()):
         raise InputError(
