@@ -283,8 +283,7 @@ def groups(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
-WEIGHTS = (".json", ".safetensors", ".bin", ".txt", ".model", ".jinja")
-"""Files that decide what a model's folder says."""
+WEIGHTS = (".json", ".safetensors", ".bin", ".txt", ".model", ".jinja")  # what decides replies
 
 
 @cache

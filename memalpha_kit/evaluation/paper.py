@@ -126,12 +126,9 @@ def doubts(answers: pd.DataFrame, claim: Claim, table: int) -> dict[str, str]:
     return found
 
 
-MIN_UNITS = 5
-"""Fewer instances (or questions) say too little about spread for a verdict."""
-MAX_HALF = 0.1
-"""An interval wider than this on either side cannot support "reproduced"."""
-ROUNDING = 0.0005
-"""Printed scores have three decimals."""
+MIN_UNITS = 5  # fewer instances (or questions) say too little about spread for a verdict
+MAX_HALF = 0.1  # an interval wider than this on either side cannot support "reproduced"
+ROUNDING = 0.0005  # printed scores have three decimals
 
 
 def verdict(

@@ -127,7 +127,7 @@ def score(
     def rule(items: Sequence[Item]) -> list[Any]:
         verdicts: dict[int, Any] = {}
         for source in dict.fromkeys(item.source for item in items):
-            if source in _OTHER_JUDGE:
+            if source == "infbench_sum_eng_shots2":
                 raise InputError(f"source {source}: its judge gives F1, which the kit has not")
             meter = Metered(judge)
             places = [place for place, item in enumerate(items) if item.source == source]
@@ -156,9 +156,6 @@ def _judged(item: Item) -> JudgeItem:
     gold = item.gold if isinstance(item.gold, str) else tuple(item.gold)
     never = item.qa.endswith("_abs")
     return JudgeItem(item.question, gold, item.prediction or "", item.kind, never)
-
-
-_OTHER_JUDGE = ("infbench_sum_eng_shots2",)
 
 
 def episodes(run: Run, profile: str = "fixed") -> list[Episode]:

@@ -35,8 +35,7 @@ from memalpha_kit.evaluation import scores
 from memalpha_kit.evaluation.runs import Run
 from memalpha_kit.stats import detectable, mean_interval, sign_flip, stratified_interval
 
-AVERAGE = "Avg."
-"""What stands for a source in the rows of averages, as in the paper's tables."""
+AVERAGE = "Avg."  # the source in rows of averages, as in the paper's tables
 
 
 @dataclass(frozen=True)
@@ -307,7 +306,8 @@ def labelled(found: Sequence[Run]) -> dict[str, list[Run]]:
         own = writer and "reader" in method
         named.append(f"{writer} + {method['reader']}" if own else method["method"])
         asked += [(named[-1], source) for source in {item.source for item in run.questions}]
-        kinds.setdefault(named[-1], set()).add(str({**method, **dict.fromkeys(_OF_DATA)}))
+        own_files = dict.fromkeys(("episodes", "like", "rollouts"))  # of the data, not the method
+        kinds.setdefault(named[-1], set()).add(str({**method, **own_files}))
     twice = {name for name, source in asked if asked.count((name, source)) > 1}
     twice |= {name for name, others in kinds.items() if len(others) > 1}
     labels: dict[str, list[Run]] = {}
@@ -316,10 +316,6 @@ def labelled(found: Sequence[Run]) -> dict[str, list[Run]]:
     if len({run.folder.resolve() for run in found}) < len(found):
         raise InputError(f"report: expected each run once, found {', '.join(labels)}")
     return labels
-
-
-_OF_DATA = ("episodes", "like", "rollouts")
-"""Settings that name files made from a data set: others do not make another method."""
 
 
 def report(found: Labelled, profile: str, bootstrap: Bootstrap) -> dict[str, pd.DataFrame]:

@@ -40,8 +40,7 @@ from memalpha_kit.text import normalise
 WRITTEN, KEPT = "never_written", "overwritten_or_deleted"
 RETRIEVED, USED = "not_retrieved", "not_used"
 STAGES = ("correct", WRITTEN, KEPT, RETRIEVED, USED, "unknown")
-CORE = "core"
-"""The id of the core memory among those of the entries."""
+CORE = "core"  # the id of the core memory among those of the entries
 
 
 @dataclass(frozen=True)
@@ -123,8 +122,7 @@ def stage(
     return Finding(reached, label, written, lost)
 
 
-RIGHT = 1.0 - 1e-6
-"""Scores below this are wrong, so a half right answer has a stage too."""
+RIGHT = 1.0 - 1e-6  # scores below this are wrong, so a half right answer has a stage too
 
 _NAMES = "zero one two three four five six seven eight nine ten eleven twelve"
 _NUMBERS = {name: str(number) for number, name in enumerate(_NAMES.split())}

@@ -19,23 +19,19 @@ from memalpha_kit.text import without_surrogates
 
 BUSY = (408, 409, 425, 429)  # worth another try, as is every 5xx
 REFUSED = (401, 402, 403, 404, 405)  # no other request would do better
-SHORTEST_FRAGMENT = 4
-"""So many characters of a key in a row are masked wherever a server's error repeats them."""
-LONG_FRAGMENT = 16
-"""So many are masked in its answers too."""
+SHORTEST_FRAGMENT = 4  # characters of a key in a row that are masked in a server's errors
+LONG_FRAGMENT = 16  # and in its answers
 
 ONLY_REASONING = (
     "the server put the whole reply into its reasoning field and no answer beside it; ask without "
     "thinking, or start the server without a reasoning parser"
 )
-REASONING = ("reasoning_content", "reasoning", "reasoning_details", "thinking")
-"""Where servers put the reasoning of a reply beside its content."""
+REASONING = ("reasoning_content", "reasoning", "reasoning_details", "thinking")  # beside content
 UNSEEN = (
     "the server counted {} tokens and showed none of them, as for reasoning that it hides; ask "
     "without thinking, or let the server show it"
 )
-MOST_UNSEEN = 8
-"""Tokens of a reply that says nothing: the end of the turn, tags of an empty thought."""
+MOST_UNSEEN = 8  # tokens of a reply that says nothing: the turn's end, tags of an empty thought
 
 
 @dataclass(eq=False)
