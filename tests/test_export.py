@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import tiny_policy as tiny
@@ -228,6 +229,25 @@ def test_what_two_different_rewards_taught_an_adapter_is_in_the_exported_weights
     changed = {name for name, value in made.named_parameters()
                if not value.equal(dict(before.named_parameters())[name])}  # fmt: skip
     assert {name.split(".")[-2] for name in changed} == {"q_proj", "o_proj"}
+
+
+def test_an_export_takes_the_place_of_nothing_but_an_earlier_export(base, tmp_path):
+    run, notes = tmp_path / "run", tmp_path / "models"
+    shutil.copytree(base, run / "policy")
+    notes.mkdir()
+    (notes / "notes.txt").write_text("mine")
+    for out, found in {
+        run: "the checkpoint or its base",
+        run / "policy": "the checkpoint or its base",
+        notes: "other files",
+        notes / "notes.txt": "other files",
+    }.items():
+        with pytest.raises(InputError, match=f"expected a new folder or .*, found {found}"):
+            export(run, out)
+    assert (run / "policy" / "config.json").is_file()
+    assert [path.name for path in notes.iterdir()] == ["notes.txt"]
+    for _ in range(2):
+        assert export(run, tmp_path / "exported").difference == 0
 
 
 def test_a_folder_that_is_nothing_of_this_is_refused(tmp_path):

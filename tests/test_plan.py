@@ -72,11 +72,27 @@ def test_profile_small_is_planned_for_one_core_with_its_own_short_chunks(capsys)
         ),  # what is given holds, also where it is a default
         ("paper", "x 48 cards (h100)"),
         ("paper --cards 1", "x 17 cards (h100)"),
+        ("gpu --set model.reader=endpoint", "x 1 cards (h100)"),  # with its engine on the card
     ],
 )
 def test_what_is_given_comes_before_what_a_profile_assumes(options, line, capsys):
     cli.main(["plan", "--profile", *options.split()])
     assert line in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("gpu --cards 4", "model.backend unsloth trains on one card, found 4 cards"),
+        ("paper --cards 24", "grpo.instances 32 is no multiple of 24 cards"),
+        ("paper --cards 0", "cards: expected at least 1, found 0"),
+        ("gpu --chunks 0", "chunks: expected more than 0, found 0"),
+        ("gpu --training-share 30", "training_share: expected at most 1, found 30"),
+    ],
+)
+def test_what_cannot_be_trained_or_assumed_is_refused(options, message, capsys):
+    assert cli.main(["plan", "--profile", *options.split()]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_a_probe_s_seconds_are_the_plan_s_seconds(monkeypatch):

@@ -126,7 +126,7 @@ def plan(
         speed = miniature.probe(load_profile("laptop")) if probe else None
         made = miniature.miniature_plan(loaded, speed)
     else:
-        known = PUBLISHED if loaded.model.reader == "endpoint" else {}
+        known = PUBLISHED if loaded.model.vllm == "server" else {}
         known = SHORT if loaded.protocol.prompt == "short" else known
         sources = {name: context.get_parameter_source(name) for name in known}
         unsaid = [n for n, source in sources.items() if source and source.name == "DEFAULT"]

@@ -29,7 +29,7 @@ import torch
 from memalpha_kit.errors import InputError
 from memalpha_kit.files import load_json
 from memalpha_kit.method.encoding import encode_chat
-from memalpha_kit.models.folders import LOCAL, ends, quiet
+from memalpha_kit.models.folders import LOCAL, ends, found_folder, quiet
 from memalpha_kit.models.local import CausalLM, load_lm
 from memalpha_kit.models.tiny import save_policy, writing
 
@@ -66,23 +66,38 @@ def export(checkpoint: Path, out: Path, base: Path | None = None, dtype: str = "
 
     `base` is the adapter's base model, or the folder with configuration and tokenizer of a sharded
     checkpoint that lacks its own; by default the one that the checkpoint names. Raises InputError
-    for a folder that is none of the three kinds or is not whole, and if the comparison fails.
+    for a folder that is none of the three kinds or is not whole, for an `out` whose files would be
+    lost, and if the comparison fails.
     """
     if dtype not in DTYPES:
         raise InputError(f"dtype: expected one of {', '.join(DTYPES)}, found {dtype!r}")
     folder, out = _policy_folder(Path(checkpoint)), Path(out)
+    adapter = folder / "adapter_config.json"
+    if adapter.is_file():
+        base = base or found_folder(load_json(adapter)["base_model_name_or_path"])
+    _check_target(out, folder, base)
     with quiet():
         if (folder / "actor").is_dir():
             lm, kind = _shards(folder / "actor", base)
             dtype = "bfloat16" if dtype == "keep" else dtype  # as its own export; shards are fp32
-        elif (folder / "adapter_config.json").is_file():
-            base = base or Path(
-                load_json(folder / "adapter_config.json")["base_model_name_or_path"]
-            )
+        elif base and adapter.is_file():
             lm, kind = load_lm(base), "adapter, merged"
         else:
             lm, kind = load_lm(folder), "Hugging Face folder"
         return _checked(lm, kind, folder, out, dtype)
+
+
+def _check_target(out: Path, *read: Path | None) -> None:
+    """Raises InputError for a folder that holds what is exported, or anything but a model.
+
+    For it is replaced as a whole.
+    """
+    places = [path.resolve() for path in read if path]
+    holds = any(out.resolve() in (path, *path.parents) for path in places)
+    filled = out.exists() and (not out.is_dir() or any(out.iterdir()))
+    if holds or (filled and not (out / "config.json").is_file()):
+        found = "the checkpoint or its base" if holds else "other files"
+        raise InputError(f"{out}: expected a new folder or an earlier export, found {found}")
 
 
 def _policy_folder(folder: Path) -> Path:

@@ -17,10 +17,12 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
 
 from memalpha_kit.errors import InputError, closest
-from memalpha_kit.sections import about
+from memalpha_kit.sections import Count, Natural, NonNegative, Positive, about, section
 from memalpha_kit.settings import Profile
 from memalpha_kit.training.shapes import (
     CARDS,
@@ -39,34 +41,35 @@ if TYPE_CHECKING:
 
 STATISTICS = Path(__file__).parents[1] / "paper_tables" / "statistics.csv"
 Numbers = dict[str, float]
+Portion = Annotated[float, Field(gt=0, le=1)]
 LOGIT_TOKENS = 2048  # positions whose logits are held at once
 
 
-@dataclass(frozen=True)
+@section
 class Assumptions:
     """What a plan of a real model takes for granted; every field is printed with the plan."""
 
     card: str = about("h100", "name of the card")
-    cards: int = about(1, "that train; with vllm `colocate` they also generate")
-    vllm_cards: int = about(0, "that only generate (vllm `server`)")
-    reader_cards: int = about(0, "that serve the 32B reader (`endpoint`); 0: somebody else's")
-    usd_per_card_hour: float | None = about(None, "price of a card")
-    usd_per_million_in: float | None = about(None, "reader `endpoint`: price of prompt tokens")
-    usd_per_million_out: float | None = about(None, "reader `endpoint`: price of reply tokens")
-    chunks: float | None = about(None, "of an instance; None: table 7's mean")
-    questions: float | None = about(None, "of an instance; None: table 7's mean")
-    chunk_tokens: int | None = about(None, "of a chunk; None: table 7's mean")
-    reply_tokens: int = about(350, "of the policy per chunk")
-    instruction_tokens: int = about(900, "of the prompt around chunk and memory, tools included")
-    shown_tokens: int = about(700, "of memory in the policy's prompt: core and the newest entries")
-    read_tokens: int = about(2200, "of a reader's prompt: up to 40 entries, core, question")
-    answer_tokens: int = about(60, "of the reader")
-    calls: float = about(3.0, "of the policy per chunk, each judged once")
-    judge_tokens: int = about(350, "of a judge's prompt")
-    verdict_tokens: int = about(60, "of the judge")
-    training_share: float = about(0.30, "of the card's peak that training reaches (MFU)")
-    prefill_share: float = about(0.40, "of the peak, while prompts are read")
-    bandwidth_share: float = about(0.50, "of the memory bandwidth, while tokens are generated")
+    cards: Count = about(1, "that train; with vllm `colocate` they also generate")
+    vllm_cards: Natural = about(0, "that only generate (vllm `server`)")
+    reader_cards: Natural = about(0, "that serve the 32B reader (`endpoint`); 0: somebody else's")
+    usd_per_card_hour: NonNegative | None = about(None, "price of a card")
+    usd_per_million_in: NonNegative | None = about(None, "`endpoint`: price of prompt tokens")
+    usd_per_million_out: NonNegative | None = about(None, "`endpoint`: price of reply tokens")
+    chunks: Positive | None = about(None, "of an instance; None: table 7's mean")
+    questions: Positive | None = about(None, "of an instance; None: table 7's mean")
+    chunk_tokens: Count | None = about(None, "of a chunk; None: table 7's mean")
+    reply_tokens: Count = about(350, "of the policy per chunk")
+    instruction_tokens: Natural = about(900, "of the prompt around chunk and memory, with tools")
+    shown_tokens: Natural = about(700, "of memory in the policy's prompt: core, newest entries")
+    read_tokens: Natural = about(2200, "of a reader's prompt: up to 40 entries, core, question")
+    answer_tokens: Natural = about(60, "of the reader")
+    calls: NonNegative = about(3.0, "of the policy per chunk, each judged once")
+    judge_tokens: Natural = about(350, "of a judge's prompt")
+    verdict_tokens: Natural = about(60, "of the judge")
+    training_share: Portion = about(0.30, "of the card's peak that training reaches (MFU)")
+    prefill_share: Portion = about(0.40, "of the peak, while prompts are read")
+    bandwidth_share: Portion = about(0.50, "of the memory bandwidth, while tokens are generated")
 
 
 def planned_data(given: Assumptions) -> SimpleNamespace:
@@ -187,10 +190,15 @@ class _Estimate:
         given, words = self.given, vars(self).copy()
         words["cards"] = given.cards + given.vllm_cards + given.reader_cards
         work, (memory, problems) = self.work(words), self.memory(words)
+        model, grpo, cards = self.profile.model, self.profile.grpo, given.cards
+        if model.backend == "unsloth" and cards > 1:
+            problems.append(f"model.backend unsloth trains on one card, found {cards} cards")
+        elif grpo.instances % cards:
+            problems.append(f"grpo.instances {grpo.instances} is no multiple of {cards} cards")
         hours = self.hours(work)
         hours["GPU hours"] = hours["total"] * words["cards"]
         numbers = {"work": work, "memory": memory, "time": hours}
-        rank, kept = self.profile.model.lora_rank, 12 * self.profile.grpo.keep_checkpoints
+        rank, kept = model.lora_rank, 12 * grpo.keep_checkpoints
         trained = self.shape.adapter(rank) or self.shape.parameters
         numbers["disk"] = {"checkpoints": kept * trained / GB + 2 * 2 * trained / GB}
         numbers["cost"] = self.money(work, hours["GPU hours"], words)
