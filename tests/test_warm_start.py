@@ -107,12 +107,13 @@ def test_a_loss_that_is_not_finite_ends_it_before_a_weight_moves(monkeypatch):
     assert tiny.equal(lm.model, untouched.model)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_training_learns_its_rows_and_a_seed_repeats_it(optimizer):
-    config = replace(CONFIG, optimizer=optimizer)
+@pytest.mark.parametrize("changes", [{}, {"optimizer": "muon"}, {"clip": 0.0}])
+def test_training_learns_its_rows_and_a_seed_repeats_it_also_of_a_model_with_dropout(changes):
+    config = replace(CONFIG, **changes)
     runs = []
     for seed in (0, 0, 1):
         model = tiny.lm().model
+        model.model.layers[0].self_attn.attention_dropout = 0.5
         metrics = warm_start(model, [Phase("learn", 40, rows())], config, PAD, seed)
         runs.append((model, metrics))
     assert runs[0][1]["loss"].iloc[-1] < 0.3 * runs[0][1]["loss"].iloc[0]

@@ -14,6 +14,7 @@ call tools and to match an id, a pretrained one the format of calls (`training/r
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -195,7 +196,7 @@ def warm_start(
     total = sum(phase.steps for phase in phases)
     run = _Progress(model, config, total)
     done = run.load(state) if state and config.save_every else 0
-    model.train()
+    model.eval()  # without dropout, whose draws no seed of ours decides
     with bar(total, "warm start") as shown:
         shown.advance(done)
         for phase in phases:
@@ -207,7 +208,6 @@ def warm_start(
                 shown.advance(note=f"{phase.name}, loss {run.smoothed:.3f}")
                 if state and config.save_every and run.passed % config.save_every == 0:
                     run.save(state)
-    model.eval()
     columns = ["phase", "step", "loss", "smoothed", "rate", "tokens"]
     return pd.DataFrame(run.records, columns=columns)
 
@@ -237,7 +237,7 @@ class _Progress:
                 f"{loss.item()} (try a lower warm_start.learning_rate)"
             )
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip or math.inf)
         self.optimizer.step()
         self.schedule.step()
         self.passed += 1
