@@ -164,13 +164,10 @@ def _save(out: Path, data: Dataset) -> None:
 
 def _limits(texts: Sequence[str]) -> tuple[int | None, dict[str, int]]:
     """The limit of every part and those by name. Raises InputError for what is no number."""
-    limit, limits = None, {}
+    limits = {}
     for text in texts:
-        name, equals, number = text.rpartition("=")
-        if not number.isdecimal():
+        name, _, number = text.rpartition("=")
+        if not number.isdecimal() or text[0] == "=":
             raise InputError(f"--limit: expected N or NAME=N, found {text!r}")
-        if equals:
-            limits[name] = int(number)
-        else:
-            limit = int(number)
-    return limit, limits
+        limits[name] = int(number)
+    return limits.pop("", None), limits

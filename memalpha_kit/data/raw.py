@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from memalpha_kit.data.packed import opened
 from memalpha_kit.data.skips import Skips
 from memalpha_kit.errors import InputError
+from memalpha_kit.files import parse_json
 
 Item = tuple[Any, str]
 """A raw row and where it stands."""
@@ -156,14 +157,8 @@ def lines(path: Path, skips: Skips) -> Iterator[tuple[str, str]]:
 
 
 def _json_lines(path: Path, skips: Skips) -> Iterator[Item]:
-    for line, where in lines(path, skips):
-        if line.strip():
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                skips.add(where, f"expected JSON, found: {_problem(error)}")
-                continue
-            yield row, where
+    filled = (item for item in lines(path, skips) if item[0].strip())
+    yield from skips.each(lambda line, where: (parse_json(line, where), where), filled)
 
 
 def _json_items(path: Path, skips: Skips, single: bool) -> Iterator[Item]:
