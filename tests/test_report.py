@@ -3,6 +3,7 @@
 import pytest
 from fake_chat import FakeChat
 
+from memalpha_kit.chats import ChatReply
 from memalpha_kit.errors import InputError
 from memalpha_kit.evaluation import runs, scores, scoring, tables
 from memalpha_kit.evaluation.methods import Backends, MethodSpec
@@ -77,6 +78,15 @@ def test_questions_that_a_method_cannot_be_asked_are_told_of(tmp_path):
     assert "complete, 3 skipped" in tables.page(
         found, "fixed", tables.report(found, "fixed", QUICK)
     )
+
+
+def test_replies_that_ended_before_they_answered_are_told_of(tmp_path):
+    for name, text, told in (("a", "<think>hm", 1), ("b", "", 1), ("c", "bees", 0)):
+        model = FakeChat(lambda asked, text=text: ChatReply(text, "length"))
+        made = run(tmp_path, name, BEES, method="closed-book", model=model)
+        scores.score(made, "fixed")
+        warnings = tables.summary(made, "fixed")[1]
+        assert len(warnings) == told and all("2 of 2 replies were cut off" in w for w in warnings)
 
 
 def test_a_judge_s_verdicts_are_not_compared_with_another_metric(tmp_path):

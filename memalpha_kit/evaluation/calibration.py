@@ -58,12 +58,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CASES = Path(__file__).with_name("judge_cases.jsonl")
-KINDS = {
+KINDS = {  # what there is to rate, by judge
     "content": PAPER_PARTS,
     "longmemeval": (*QUESTION_TYPES, "abstention"),
     "correct_wrong": ("correct_wrong",),
 }
-"""What there is to rate, by judge."""
 
 
 @section

@@ -27,12 +27,10 @@ from memalpha_kit.registry import Registry
 from memalpha_kit.sections import Count, NonNegative, Share, about, section
 from memalpha_kit.tokens import Counter, counter
 
-Texts = tuple[str, str]
-"""System text ("" for none) and user text."""
+Texts = tuple[str, str]  # system text ("" for none) and user text
 HEADER_TOKENS, FOOTER_TOKENS = 3, 2
 """Of each message in Qwen's chat template: `<|im_start|>`, role, line break; `<|im_end|>`, ..."""
-GENERATION_TOKENS = 7
-"""The header that asks for a reply, with the empty thinking block."""
+GENERATION_TOKENS = 7  # the header that asks for a reply, with the empty thinking block
 
 
 class DoesNotFit(InputError):

@@ -249,18 +249,16 @@ def holm(values: Iterable[float | None]) -> list[float | None]:
 
 Labelled = Mapping[str, Sequence[Run]]
 """Runs by the name of their method in tables; a method may have one run per source."""
-
-SHOWN = [
+SHOWN = [  # of the columns of `table_sources`; the CSV files have all
     *("source", "metric", "instances", "questions", "error_rate", "score", "low", "high"),
     *("if_all_0", "if_all_1", "memory_tokens", "chunk_tokens", "compression"),
     *("calls_per_chunk", "call_success", "prompt_tokens", "completion_tokens", "cost_usd"),
 ]
-"""Columns of `table_sources` that are printed; the CSV files have all."""
 PAPER = [
     *("method", "paper_method", "dataset", "ours", "low", "high", "printed"),
     *("compared_with", "memory_ktok", "memory_ktok_printed", "verdict", "why"),
 ]
-SECTIONS = {
+SECTIONS = {  # title and printed columns of each table
     "table_sources": ("Scores by source", ["method", *SHOWN]),
     "table_pairs": (
         "Paired differences to the first run",
@@ -268,21 +266,24 @@ SECTIONS = {
     ),
     "table_paper": ("Beside the paper", PAPER),
 }
-"""Title and printed columns of each table."""
 
 
 def summary(run: Run, profile: str) -> tuple[str, list[str], bool]:
     """The table of a scored run, what is to be warned of, and whether nothing is missing."""
-    method = run.settings["method"]["method"]
-    table = markdown(table_sources(*scores.frames({method: run}, profile))[SHOWN])
+    table = markdown(table_sources(*scores.frames({"it": run}, profile))[SHOWN])
     written = [made.episode for made in run.prepared.values() if made.requests and made.episode]
     warnings = [warning] if (warning := scores.silent(written)) else []
     if skipped := run.skipped:
         n = f"{len(skipped)} of {len(run.questions)} questions"
         warnings.append(f"{n} were skipped and are in no mean: {skipped[0]}")
+    rows = scores.scores_of(run, profile)
+    if cut := sum(row["status"] == "no_answer" and row["finish"] == "length" for row in rows):
+        warnings.append(
+            f"{cut} of {len(rows)} replies were cut off before they answered, which counts 0: set "
+            "more max_tokens, or let the model reason less"
+        )
     if not run.complete:
         return table, [*warnings, f"incomplete: {run.why_open()}"], False
-    rows = scores.scores_of(run, profile)
     failed = [row for row in rows if row["status"] == "judge_error"]
     if failed:
         unread = sum(bool(row["judge_reply"]) for row in failed)
