@@ -293,6 +293,7 @@ STRICT = {
     "temperature": "Unsupported value: 'temperature' does not support 0 with this model.",
     "chat_template_kwargs": "Unrecognized request argument supplied: chat_template_kwargs",
 }
+MANDATORY = {"error": {"message": "Reasoning is mandatory for this endpoint, cannot be disabled."}}
 
 
 def test_fields_that_a_server_refuses_are_renamed_or_left_out_and_that_is_said(
@@ -308,6 +309,7 @@ def test_fields_that_a_server_refuses_are_renamed_or_left_out_and_that_is_said(
     assert connect().chat([ask("a", max_tokens=7)])[0].cached and client.usage.failed == 0
     stub.refuses = lambda body: "no tools: not supported, whatever the seed" * ("tools" in body)
     [reply] = connect().chat([ask("c", tools="[]")])
+    assert refusal(httpx2.Response(400, json=MANDATORY), KEY, "STUB_KEY").field == "reasoning"
     assert "no tools" in reply.error  # what a request is about is never left out
 
 
@@ -610,6 +612,8 @@ def test_a_body_that_is_no_completion_is_worth_another_try(answer):
 def test_what_a_server_says_is_kept_as_it_is_but_can_be_written():
     reply = read_reply(completion(" <think>hm</think>\n\ud800 A \n", usage={"prompt_tokens": True}))
     assert reply == ChatReply(" <think>hm</think>\n? A \n")
+    parts = [{"type": "thinking", "thinking": []}, {"type": "text", "text": "A"}]
+    assert read_reply(completion(parts)) == ChatReply("A")
     call = {"function": {"name": "x", "arguments": {"query": "bees"}}}
     reply = read_reply(completion(None, extra={"tool_calls": [call]}))
     assert reply.tools == (ToolUse("call_0", "x", '{"query": "bees"}'),)

@@ -58,7 +58,8 @@ class Failed(Exception):
         """The field of the request that this server does not take; "" if it was not that."""
         if self.status not in (400, 422) or not _NOT_TAKEN.search(str(self)):
             return ""
-        return next((name for name in OTHERWISE if re.search(rf"\b{name}\b", str(self))), "")
+        said = str(self).lower()
+        return next((name for name in OTHERWISE if re.search(rf"\b{name}\b", said)), "")
 
 
 OTHERWISE = {"max_tokens": "max_completion_tokens"} | dict.fromkeys(
@@ -89,6 +90,8 @@ def read_reply(completion: Any, latency_s: float | None = None) -> ChatReply:
         choice = completion["choices"][0]
         said, reason = choice["message"], choice.get("finish_reason")
         text = said.get("content")
+        if isinstance(text, list):  # parts: reasoning and text, as some gateways send them
+            text = "".join(part["text"] for part in text if part["type"] == "text")
         uses = tuple(_tool_use(n, call) for n, call in enumerate(said.get("tool_calls") or ()))
     except (LookupError, TypeError, AttributeError) as error:
         raise Failed(f"not a chat completion ({type(error).__name__})") from None
