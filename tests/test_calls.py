@@ -171,7 +171,7 @@ def native(body, close="</tool_call>"):
 
 
 DELETE = f'{{"name": "memory_delete", "arguments": {CORE}}}'
-MARKS = "✿FUNCTION✿: memory_delete\n✿ARGS✿: "
+MARKS, KEY = "✿FUNCTION✿: memory_delete\n✿ARGS✿: ", "memory_type"
 SEVERAL = {
     "a line break between": ("qwen", native(f"{DELETE}\n{DELETE}"), TWO),
     "a comma between": ("qwen", native(f"{DELETE}, {DELETE}"), TWO),
@@ -205,6 +205,10 @@ SEVERAL = {
     "a word after the marker": ("text", f"{MARKS}{CORE} and {CORE}", TWO),
     "a brace too many after the marker": ("text", f"{MARKS}{CORE}}}{CORE}", TWO),
     "the first after the marker broken": ("text", f"{MARKS}{CORE[:-1]},\n{CORE}", TWO),
+    "both broken and nothing between": ("qwen", native(DELETE.replace('"', "'") * 2), TWO),
+    "the first broken and nothing between": ("text", f"{MARKS}{CORE[:-1]},}}{CORE}", TWO),
+    "a mark before": ("text", f"{MARKS}' {CORE}", [CLEAR]),
+    "keys without quotes": ("text", f"{MARKS}{CORE}\n{CORE}".replace('"memory_type"', KEY), TWO),
     "two markers of arguments": (
         "text",
         f"{MARKS}{CORE}\n✿ARGS✿: {CORE}",

@@ -189,13 +189,13 @@ def _objects(source: Any, fatal: bool, repair: bool) -> list[Any]:
             return _objects(json.loads(source), fatal, repair)
         except (ValueError, RecursionError):
             pass  # no whole string: broken like everything else
-    found: list[Any] = []
+    source, found = source.lstrip("\"'}],:;. \n"), list[Any]()  # no part of a call
     for _ in range(MAX_BROKEN if repair else 1):
         items, rest = complete_objects(source, AS_TEXT, anywhere=True)
         found += items
         if items and not _OBJECT.match(rest):
             return found
-        another = _RESTART.search(rest) if repair else None
+        another = _RESTART.search(rest, rest.find("{") + 1) if repair else None
         if not another:
             break
         found += _repaired(rest[: another.start()])
@@ -210,7 +210,9 @@ def _repaired(source: str) -> list[Any]:
 
 
 _OBJECT = re.compile(r"[\s,]*\{")
-_RESTART = re.compile(r"(?<=[}\]\"'])[^{}\[\]\"':]{1,40}(?=\{\s*[\"'])")
+_RESTART = re.compile(
+    r"((?<=[}\]\"'])[^{}\[\]\"':]{1,40}|(?<=[}\]]))(?=\{\s*([\"']|(name|arguments|memory_type)\s*:))"
+)
 """Between a broken object and the next one: no colon, which stands before an object inside."""
 
 
