@@ -307,9 +307,11 @@ def test_fields_that_a_server_refuses_are_renamed_or_left_out_and_that_is_said(
     told = [record.message for record in caplog.records]
     assert [name in line for name, line in zip(list(STRICT)[1:], told, strict=True)] == [True] * 2
     assert connect().chat([ask("a", max_tokens=7)])[0].cached and client.usage.failed == 0
+    stub.script = [400]
+    assert "stub says 400" in client.chat([ask("another refusal")])[0].error
     stub.refuses = lambda body: "no tools: not supported, whatever the seed" * ("tools" in body)
     [reply] = connect().chat([ask("c", tools="[]")])
-    assert refusal(httpx2.Response(400, json=MANDATORY), KEY, "STUB_KEY").field == "reasoning"
+    assert refusal(httpx2.Response(400, json=MANDATORY), KEY, "STUB_KEY").not_taken == "reasoning"
     assert "no tools" in reply.error  # what a request is about is never left out
 
 

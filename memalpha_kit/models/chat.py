@@ -266,17 +266,18 @@ class Client:
     async def _post(self, path: str, body: dict) -> bytes:
         """As `_send`; a field that the server refuses is left out or renamed from then on."""
         while True:
-            names = {name: self._otherwise.get(name, name) for name in body}
+            sent = {self._otherwise.get(name, name): value for name, value in body.items()}
+            sent.pop("", None)
             try:
-                return await self._send(path, {names[n]: v for n, v in body.items() if names[n]})
+                return await self._send(path, sent)
             except replies.Failed as error:
-                field = error.field
-                if field not in names.values():
+                name = error.not_taken
+                if name not in sent:
                     raise
-                other = replies.OTHERWISE[field]
-                if not other and field not in self._otherwise:
-                    log.warning("%s: the server refuses %s: asked without it", self.name, field)
-                self._otherwise[field] = other
+                other = replies.OTHERWISE[name]
+                if not other and name not in self._otherwise:
+                    log.warning("%s: the server refuses %s: asked without it", self.name, name)
+                self._otherwise[name] = other
 
     async def _send(self, path: str, body: dict | None, **options: Any) -> bytes:
         """The body of a good answer. Raises Failed, without the key in its text."""

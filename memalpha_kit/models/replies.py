@@ -54,11 +54,10 @@ class Failed(Exception):
         return self.status in (400, 413, 422) and bool(_TOO_LONG.search(str(self)))
 
     @property
-    def field(self) -> str:
+    def not_taken(self) -> str:
         """The field of the request that this server does not take; "" if it was not that."""
-        if self.status not in (400, 422) or not _NOT_TAKEN.search(str(self)):
-            return ""
-        said = str(self).lower()
+        said = str(self).lower() if self.status in (400, 422) else ""
+        said *= bool(_NOT_TAKEN.search(said))
         return next((name for name in OTHERWISE if re.search(rf"\b{name}\b", said)), "")
 
 
