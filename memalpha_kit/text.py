@@ -36,8 +36,7 @@ MARKS = "".join(
     for char in map(chr, range(0x300, 0xAC00))
     if unicodedata.category(char) in ("Mn", "Mc") and not re.match(f"[{NO_SPACES}]", char)
 )
-r"""Signs that belong to the letter before them, which `\w` leaves out: accents on their own, vowels
-of Hebrew, Arabic, Devanagari, Gurmukhi, Sinhala and their relatives."""
+r"""Signs that belong to the letter before them, which `\w` leaves out: accents, signs of vowels."""
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")

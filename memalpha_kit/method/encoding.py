@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -86,10 +86,7 @@ def encode_chat(
     added, controls = tokenizer.added_tokens_encoder, _without_added_tokens(tokenizer)[1]
     names = "|".join(map(re.escape, sorted(added, key=len, reverse=True))) or "(?!)"
     pieces = re.split(f"({names})", rendered)  # every other one is an added token
-
-    def filled(text: str) -> str:
-        return re.sub("\ue000\\d+\ue001", lambda mark: contents.get(mark[0], mark[0]), text)
-
+    filled = partial(re.sub, "\ue000\\d+\ue001", lambda mark: contents.get(mark[0], mark[0]))
     written = [added[name] for name in pieces[1::2]]
     if not any(re.search(names, content) for content in contents.values()):
         ids = tokenizer.encode(filled(rendered), add_special_tokens=False, verbose=False)
