@@ -13,8 +13,8 @@ from memalpha_kit.settings import load_profile
 from memalpha_kit.training.plan import Assumptions
 
 PUBLISHED: dict[str, Any] = {"cards": 32, "vllm_cards": 8, "reader_cards": 8}
-"""For profiles that generate on a server and read at an endpoint: the published 32 cards, and ours
-beside them for generation and reading."""
+"""For profiles that generate on a server: the published 32 cards, and ours beside them for
+generation and reading."""
 
 SHORT: dict[str, Any] = {"card": "cpu", "chunks": 1.0, "questions": 3.6, "chunk_tokens": 112}
 SHORT |= {"instruction_tokens": 44, "shown_tokens": 0, "reply_tokens": 65}

@@ -90,17 +90,13 @@ def collect(
             part = everyone[step * size : (step + 1) * size]
             seed = random.Random(f"{profile.seed}/grouping/{step}").getrandbits(31)
             played = play(part, writer, env, profile.grpo.rollouts, seed)
-            parts = played.rewards
-            batches.append(
-                Batch(
-                    tuple(e.instance for e in played.episodes),
-                    tuple(step_rewards(parts[e.id], env.reward) for e in played.episodes),
-                    tuple(training_rows(played.episodes, parts, env.reward, RELEASED)),
-                )
-            )
+            episodes, parts = played.episodes, played.rewards
+            names = tuple(episode.instance for episode in episodes)
+            rewards = tuple(step_rewards(parts[e.id], env.reward) for e in episodes)
+            rows = tuple(training_rows(episodes, parts, env.reward, RELEASED))
+            batches.append(Batch(names, rewards, rows))
             if folder:
-                folder.mkdir(parents=True, exist_ok=True)
-                save_episodes(folder / f"batch_{step:03d}.jsonl", played.episodes)
+                save_episodes(folder / f"batch_{step:03d}.jsonl", episodes)
             shown.advance()
     return batches
 
@@ -168,7 +164,6 @@ def step_gradients(
     """
     import torch
 
-    model.train()  # no dropout in it, but gradients are kept
     size = sum(p.numel() for p in model.parameters() if p.requires_grad)
     result = np.zeros((len(batches), len(SETTINGS), size), dtype=np.float32)
     with bar(sum(len(batch.rows) for batch in batches), "gradients") as shown:
@@ -181,7 +176,6 @@ def step_gradients(
                     total += column * row_gradient(model, row, config)
             result[place] = total.numpy()
             shown.advance(len(batch.rows))
-    model.eval()
     return result
 
 
@@ -279,14 +273,11 @@ def run_grouping(
     on; or once, for `policy`, a folder. Both tables have a column `stage`. What was trained in
     `runs` under the same settings is used again; episodes are kept there.
     """
-    import torch
-
     from memalpha_kit.models.tiny import load_policy
 
     if n < 2:
         raise InputError(f"batches: expected at least 2, found {n}")
     started = time.time()
-    torch.set_num_threads(profile.threads)
     profile = replace(profile, grpo=replace(profile.grpo, steps=steps))
     last = Stage(profile, runs)
     stages = {policy.name: policy} if policy else {"warm start": last.warm.train()}

@@ -104,13 +104,8 @@ def _words() -> list[str]:
     ]
     values = [f"{value:02d}" for value in range(100)] + [f"L{label}" for label in range(10)]
     spaced = [*dict.fromkeys(words), *world.LAST]
-    return [
-        *world.FIRST,
-        *spaced,
-        *(f"{word} " for word in spaced),
-        *glued,
-        *(f"{v} " for v in values),
-    ]
+    apart = [f"{word} " for word in spaced]
+    return [*world.FIRST, *spaced, *apart, *glued, *(f"{v} " for v in values)]
 
 
 # --- Copying --------------------------------------------------------------------------------------

@@ -150,15 +150,8 @@ def policy_writer(profile: Profile, policy: Path, temperature: float | None = No
 
 def environment(profile: Profile) -> Environment:
     """What episodes of the miniature are played in and scored by."""
-    return Environment(
-        profile.memory,
-        profile.protocol,
-        reader(READER),
-        world.judge,
-        profile.reward,
-        profile.advantage,
-        METRIC,
-    )
+    parts = profile.memory, profile.protocol, reader(READER), world.judge
+    return Environment(*parts, profile.reward, profile.advantage, METRIC)
 
 
 def _set_threads(profile: Profile) -> None:

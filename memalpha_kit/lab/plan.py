@@ -25,6 +25,7 @@ from memalpha_kit.training.plan import GB, Line, Plan, Shape, known_shape, plan
 REFERENCE = Path(__file__).parent / "plan_reference.json"
 KERNEL_S = 3.5  # about: to start and stop a notebook's kernel and write its report
 PROBE_STEPS = 30
+PHASES = {"warm start": "warm_start", "GRPO": "grpo", "evaluation": "evaluation"}
 
 
 def planned(profile: Profile) -> Plan | None:
@@ -44,10 +45,7 @@ def miniature_plan(profile: Profile, speed: float | None = None) -> Plan:
     size = miniature_parameters(profile.policy) / reference["parameters"]
     seconds = {
         name: reference[key]["seconds"] * rows[key] / reference[key]["rows"] * size * pace
-        for name, key in (
-            *(("warm start", "warm_start"), ("GRPO", "grpo")),
-            ("evaluation", "evaluation"),
-        )
+        for name, key in PHASES.items()
     }
     other = reference["other_s"] * pace
     how = "the recorded run, scaled by rows and parameters"
@@ -118,11 +116,8 @@ def record_reference(profile: Profile, root: Path) -> Path:
         raise InputError(f"{root / 'reports'}: expected a whole run: memalpha run first")
     steps = pd.read_csv(root / "runs" / profile.name / "grpo" / "metrics.csv")
     third = cards["03"]
-    seconds = {
-        "warm_start": third["warm_start_s"],
-        "grpo": third["grpo_s"],
-        "evaluation": cards["05"]["duration_s"],
-    }
+    seconds = {"warm_start": third["warm_start_s"], "grpo": third["grpo_s"]}
+    seconds["evaluation"] = cards["05"]["duration_s"]
     whole = sum(card["duration_s"] + KERNEL_S for card in cards.values())
     files = [path for name in ("runs", "reports", "data") for path in (root / name).rglob("*")]
     probed = round(probe(profile), 2)

@@ -105,6 +105,7 @@ def hub_folder(name: str, revision: str = "", target: Path | None = None) -> Pat
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    problems = (HTTPError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError)
     wanted = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
     options: dict[str, Any] = {"revision": revision or None, "local_dir": target}
     try:
@@ -113,13 +114,7 @@ def hub_folder(name: str, revision: str = "", target: Path | None = None) -> Pat
         except (HTTPError, OSError):  # not reached: said at once, not after many retries
             options["local_files_only"] = True
         return Path(snapshot_download(name, allow_patterns=wanted, **options))
-    except (
-        HTTPError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        OSError,
-    ) as error:
+    except problems as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
             f"model {name}: expected a folder, or a model that the hub gives, found: {reason}"

@@ -8,10 +8,8 @@ who shares its batch (up to the rounding of a padded forward pass).
     ids = encode_chat(lm.tokenizer, [{"role": "user", "content": chunk}])
     lm.generate([ids], Sampling(temperature=0.0, max_new_tokens=64))[0].text
 
-Small models on a CPU are decoded by `models/decode.py`, which was the fastest of what there is
-without vLLM (SmolLM2-135M in bfloat16, 24 rows, tokens per processor second of one core,
-`python benchmarks/generation_speed.py models/smollm2-135m`): 218, beside 135 of transformers' own
-loop, 141 with a static cache and 43 with continuous batching.
+Small models on a CPU are decoded by `models/decode.py`, the fastest of what there is without vLLM
+(`reports/LOG.md`, `python benchmarks/generation_speed.py models/smollm2-135m`).
 """
 
 from __future__ import annotations
@@ -243,7 +241,10 @@ def load_parts(
     folder: Path, kind: str, device: str = "cpu", dtype: str = "auto", **options: Any
 ) -> tuple[Any, Any]:
     """Model and tokenizer of a folder; `kind` is a class of transformers. Raises as `load_lm`."""
-    placed, number_format = _device(device), _dtype(dtype)
+    placed = _device(device)
+    if dtype not in DTYPES:
+        expected = f"expected one of {', '.join(DTYPES)}{closest(dtype, DTYPES)}"
+        raise InputError(f"dtype {dtype!r}: {expected}")
     tokenizer = load_tokenizer(folder)
     import transformers
 
@@ -253,7 +254,7 @@ def load_parts(
     with readable(folder):
         model, told = getattr(transformers, kind).from_pretrained(
             folder,
-            **{"dtype": number_format} | options | LOCAL,
+            **{"dtype": dtype} | options | LOCAL,
             use_safetensors=True,
             output_loading_info=True,
         )
@@ -276,16 +277,6 @@ def _check_weights(folder: Path, model: PreTrainedModel, told: dict[str, Any]) -
     for name, weight in model.named_parameters():
         if weight.is_floating_point() and not torch.isfinite(weight).all():
             raise InputError(f"model {folder}: {name}: expected numbers, found NaN or infinity")
-
-
-def _dtype(name: str) -> Any:
-    import torch
-
-    if name not in DTYPES:
-        raise InputError(
-            f"dtype {name!r}: expected one of {', '.join(DTYPES)}{closest(name, DTYPES)}"
-        )
-    return name if name == "auto" else getattr(torch, name)
 
 
 def _device(name: str) -> torch.device:

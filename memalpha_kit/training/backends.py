@@ -209,10 +209,8 @@ def _lora(model: ModelConfig) -> dict[str, Any]:
 
 def unsloth_arguments(model: ModelConfig, folder: Path) -> dict[str, Any]:
     """Arguments of `FastLanguageModel.from_pretrained`."""
-    engine = {
-        "gpu_memory_utilization": model.gpu_memory_utilization,
-        "max_lora_rank": model.lora_rank,
-    }
+    memory, rank = model.gpu_memory_utilization, model.lora_rank
+    engine = {"gpu_memory_utilization": memory, "max_lora_rank": rank}
     return {
         "model_name": str(folder),
         "max_seq_length": model.max_seq_length,

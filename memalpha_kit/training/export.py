@@ -88,10 +88,7 @@ def export(checkpoint: Path, out: Path, base: Path | None = None, dtype: str = "
 
 
 def _check_target(out: Path, *read: Path | None) -> None:
-    """Raises InputError for a folder that holds what is exported, or anything but a model.
-
-    For it is replaced as a whole.
-    """
+    """Raises InputError if files would be lost with `out`: what is exported, or no model."""
     places = [path.resolve() for path in read if path]
     holds = any(out.resolve() in (path, *path.parents) for path in places)
     filled = out.exists() and (not out.is_dir() or any(out.iterdir()))

@@ -54,13 +54,8 @@ FREE = (
     *("grpo.save_every", "grpo.keep_checkpoints", "grpo.dump_every", "grpo.dump_episodes"),
     *("grpo.validate_every", "grpo.validate_instances", "grpo.skip_limit", "grpo.overlap"),
     *("grpo.missing_limit", "grpo.outage_retries", "grpo.outage_pause_s", "grpo.report_to"),
-    *(
-        "model.name",
-        "model.adapter",
-        "model.vllm_server_url",
-        "model.gpu_memory_utilization",
-        "model.reader_url",
-    ),
+    *("model.name", "model.adapter", "model.vllm_server_url", "model.reader_url"),
+    "model.gpu_memory_utilization",
 )
 """Settings that a resumed run may change: no weight depends on them, or the base has a hash."""
 

@@ -73,7 +73,5 @@ def _seconds(profile: Profile, prompt: int, reply: int) -> tuple[float, float]:
     sampling = Sampling(1.0, reply, seed=profile.seed)
     written = fast(lm).generate(asked * profile.grpo.rollouts, sampling)
     writing = time.perf_counter() - started
-    early = (
-        len(written) * reply / sum(len(one.completion_ids) for one in written)
-    )  # replies that ended early
-    return sum(times[1:]) / STEPS, writing * early
+    n_tokens = sum(len(one.completion_ids) for one in written)  # some replies ended early
+    return sum(times[1:]) / STEPS, writing * len(written) * reply / n_tokens

@@ -115,7 +115,7 @@ def train(
     processes.start(on_cpu=kind == "cpu")
     from accelerate import PartialState
 
-    from memalpha_kit.training.grpo import check, train_grpo
+    from memalpha_kit.training.grpo import train_grpo
     from memalpha_kit.training.rollouts import Run
 
     if cards and processes.is_main():
@@ -143,7 +143,6 @@ def train(
             files = [file for path in data for file in trained_on(path)]
             run_card(out, profile, started, files, facts | found)
 
-    check(run, processes.count())
     train_grpo(run, resume)
     folder, difference, step = exported(out, base, model)
     card(finished=True, export=str(folder), difference=difference, best=step)
@@ -354,15 +353,8 @@ def environment(profile: Profile, base: Path, asked: AskedModel) -> Environment:
         answers = ModelReader(asked, retrieval, reply)
         if profile.reward.content:
             judge = CallJudge(ContentJudge(asked, max_tokens=reply // 4))
-    return Environment(
-        profile.memory,
-        profile.protocol,
-        answers,
-        judge,
-        profile.reward,
-        profile.advantage,
-        meet=lambda lm: asked.meet(lm, model),
-    )
+    parts = profile.memory, profile.protocol, answers, judge, profile.reward, profile.advantage
+    return Environment(*parts, meet=lambda lm: asked.meet(lm, model))
 
 
 @dataclass

@@ -208,8 +208,9 @@ def warm_start(
                 shown.advance(note=f"{phase.name}, loss {run.smoothed:.3f}")
                 if state and config.save_every and run.passed % config.save_every == 0:
                     run.save(state)
-    columns = ["phase", "step", "loss", "smoothed", "rate", "tokens"]
-    return pd.DataFrame(run.records, columns=columns)
+    return pd.DataFrame(
+        run.records, columns=["phase", "step", "loss", "smoothed", "rate", "tokens"]
+    )
 
 
 class _Progress:
@@ -218,12 +219,9 @@ class _Progress:
     def __init__(self, model: PreTrainedModel, config: WarmStartConfig, total: int) -> None:
         self.model, self.config = model, config
         self.optimizer = build_optimizer(model, config)
-
-        def share(step: int) -> float:
-            return rate(step, total, config.warm_up_steps, config.decay_share, FLOOR)
-
-        self.share = share
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, share)
+        warm_up, decay = config.warm_up_steps, config.decay_share
+        self.share = lambda step: rate(step, total, warm_up, decay, FLOOR)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self.share)
         self.records: list[tuple[str, int, float, float, float, int]] = []
         self.passed, self.tokens, self.smoothed = 0, 0, 0.0
 
