@@ -31,6 +31,12 @@ DIALOGUES = (
     "[Dialogue at timestamp 2023/05/21 (Sun) 09:00]\n<User>Biscuit ate my shoe. Twice."
 )
 
+TALK = "[Dialogue at timestamp 1:56 pm on 8 May, 2023]\n<Ila>I sold it. Today.\n<Ann Lee>Good."
+BOOK = (
+    "[Event happened on 2024-01-01 The user is reading a book]\n"
+    "<User> Nell finds a key. It opens a door.\n\n<System> Please remember what was read."
+)
+
 
 def kept(name: str, chunk: str, wire: str = "qwen") -> list[tuple[str, str]]:
     """(store, text) of the inserts in the writer's reply, read back by the parser."""
@@ -68,6 +74,13 @@ TURNS = (
         ("keep_examples", DOCUMENT, "semantic", ""),
         ("keep_turns", DIALOGUES, "episodic", TURNS),
         ("keep_turns", "no dialogue here", "episodic", ""),
+        (
+            *("keep_turns", TALK, "episodic"),
+            "At 1:56 pm on 8 May, 2023, Ila said: I sold it. Today.|"
+            "At 1:56 pm on 8 May, 2023, Ann Lee said: Good.",
+        ),
+        ("keep_sentences", TALK, "semantic", "I sold it.|Today.|Good."),
+        ("keep_sentences", BOOK, "semantic", "Nell finds a key.|It opens a door."),
         ("silent", DOCUMENT, "", ""),
     ],
 )

@@ -90,8 +90,9 @@ def keep_turns(request: WriteRequest) -> list[ToolCall]:
 
     Turns are kept whole: a long turn is a long entry.
     """
+    roles = {"User": "the user", "Assistant": "the assistant"}
     return [
-        _insert("episodic", f"At {date}, the {speaker.lower()} said: {text}")
+        _insert("episodic", f"At {date}, {roles.get(speaker, speaker)} said: {text}")
         for date, speaker, text in turns(request.chunk)
     ]
 
@@ -123,14 +124,16 @@ SAMPLE = re.compile(r"^(?:Sentence|Sample): .+\nLabels?: .+$", re.MULTILINE)
 _FRAME = re.compile(
     r"\[Dialogue between [^\]\n]*\]\n<User>[^\n]*\n(?P<content>.*)\n<Assistant>[^\n]*", re.DOTALL
 )
+_BOOK = re.compile(r"\[Event [^\]\n]*\]\n<User>(?P<content>.*)\n<System>[^\n]*", re.DOTALL)
 _DIALOGUE = re.compile(r"^\[Dialogue [^\]\n]*?(?:timestamp|on) ([^\]\n]+)\]$", re.MULTILINE)
 _TURN = re.compile(r"^<(User|Assistant)>", re.MULTILINE)
+_NAMED = re.compile(r"^<(\w[^<>\n]*)>", re.MULTILINE)  # of people, where nobody has a role
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]*[A-Z0-9])|(?<!\s)\s*\n\s*")
 
 
 def content(chunk: str) -> str:
-    """What a chunk is about: the framed document, or the turns without header and role tags."""
-    if framed := _FRAME.fullmatch(chunk.strip()):
+    """What a chunk is about: the framed text, or the turns without header and speakers' tags."""
+    if framed := _FRAME.fullmatch(chunk.strip()) or _BOOK.fullmatch(chunk.strip()):
         return framed["content"].strip()
     return "\n".join(text for _, _, text in turns(chunk)) or chunk
 
@@ -139,7 +142,7 @@ def turns(chunk: str) -> Iterator[tuple[str, str, str]]:
     """(date, speaker, text) of every turn in the chunk's dated dialogues, in order."""
     _, *parts = _DIALOGUE.split(chunk)  # date, dialogue, date, dialogue, ...
     for date, dialogue in zip(parts[::2], parts[1::2], strict=True):
-        _, *said = _TURN.split(dialogue)
+        _, *said = (_TURN if _TURN.search(dialogue) else _NAMED).split(dialogue)
         for speaker, text in zip(said[::2], said[1::2], strict=True):
             if text.strip():
                 yield date, speaker, text.strip()
