@@ -263,7 +263,8 @@ def _run_one(path: Path, folder: Path, parameters: dict[str, Any]) -> Path:
         if running.exists():
             os.replace(running, failed)
         if isinstance(error, OSError):
-            raise DiskError(f"{folder}: expected to write, found: {error.strerror}") from error
+            place = error.filename or folder  # a kernel writes elsewhere too
+            raise DiskError(f"{place}: expected to write, found: {error.strerror}") from error
         raise
     return html
 

@@ -42,9 +42,14 @@ class Registry(Generic[T]):
         self._things: dict[str, T] = {}
 
     def add(self, name: str, thing: T) -> T:
-        """Adds `thing` and gives it back. Raises InputError if the name stands for another one."""
-        if self._things.setdefault(name, thing) is not thing:
+        """Adds `thing` and gives it back. Raises InputError if the name stands for another one.
+
+        A function or class that is defined again, in a notebook's cell say, takes its own place.
+        """
+        old = self._things.get(name, thing)
+        if old is not thing and _home(old) != _home(thing):
             raise InputError(f"{self.what} {name!r}: expected a new name, found it registered")
+        self._things[name] = thing
         return thing
 
     def register(self, name: str) -> Callable[[T], T]:
@@ -82,6 +87,11 @@ class Registry(Generic[T]):
             except ModuleNotFoundError as error:
                 if error.name != RELEASE:
                     raise
+
+
+def _home(thing: Any) -> tuple[Any, Any]:
+    """Where a function or class is defined; nothing else has a home."""
+    return getattr(thing, "__module__", None), getattr(thing, "__qualname__", id(thing))
 
 
 _EXTENSIONS: dict[str, None] = {}

@@ -28,6 +28,16 @@ def test_names_are_found_in_the_order_of_registration_and_stand_for_one_thing(ru
         rules.add("first", max)
 
 
+def test_what_is_defined_again_in_a_notebook_takes_its_own_place(rules):
+    for number in (1, 2):
+
+        @rules.register("mine")
+        def mine(number=number):
+            return number
+
+    assert rules["mine"]() == 2 and rules.names() == ("first", "last", "mine")
+
+
 def test_a_user_s_module_registers_by_being_imported(rules, tmp_path, monkeypatch):
     (tmp_path / "my_rules.py").write_text("import sys\nsys.my_rules_ran = True\n")
     monkeypatch.syspath_prepend(tmp_path)

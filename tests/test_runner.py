@@ -157,6 +157,7 @@ def test_seeds_that_train_side_by_side_end_the_same(tmp_path, recorded):
     [
         ((0, 0), (), "seeds: expected different numbers, found [0, 0]"),
         ((0,), ("--set", "grpo.step=1"), "unknown key 'grpo.step'; did you mean 'grpo.steps'?"),
+        ((0,), ("--set", "seed=1"), "--set seed: has no effect here; expected --seeds N..."),
         (("one",), (), "'--seeds': Input should be a valid integer"),
         ((), (), "Option '--seeds' requires an argument"),
     ],
@@ -233,6 +234,7 @@ def test_a_grid_is_every_combination_and_values_keep_their_types(file):
         ("gird: {}", "unknown key 'gird'; did you mean 'grid'"),
         ("points: {a: {}}\nbase: {reward.content: 3}", "base: expected one of the points"),
         ("points: []", "points: expected settings"),
+        ("grid: {seed: [1, 2]}", "point seed=1: seed: expected in `seeds`"),
     ],
 )
 def test_a_wrong_file_is_refused_in_one_line(file, more, message):

@@ -70,6 +70,8 @@ def seeds(
     from memalpha_kit.lab.runner import record_seeds
 
     loaded = load_profile(profile, overrides)
+    if any(text.partition("=")[0].strip() == "seed" for text in overrides):
+        raise InputError("--set seed: has no effect here; expected --seeds N...")
     runs = runs or notebooks.repository() / "runs" / loaded.name
     out = out or notebooks.repository() / "reports" / "recorded" / "miniature"
     print(*record_seeds(loaded, list(seeds), runs, out, workers), sep="\n")

@@ -1,7 +1,8 @@
 """How far a memory carries: the same questions while the input grows around what answers them.
 
     haystacks = nested(instances, (1, 4, 13), seed=0)
-    rows = measure(haystacks, writer("keep_sentences"), reader("best_entry"), environment)
+    rules = MemoryConfig(), ProtocolConfig()
+    rows = measure(haystacks, writer("keep_sentences"), reader("best_entry"), rules)
     table_haystacks(rows)         a row per length and measure, with its interval
 
 Instances are written one after the other, as their seconds are measured; scores are by the metric

@@ -228,6 +228,8 @@ class Sweep:
 
     def profile_of(self, point: str, seed: int) -> Profile:
         """All settings of one run. Raises InputError for an unknown key or a wrong value."""
+        if "seed" in {**self.settings, **self.points[point]}:
+            raise InputError("seed: expected in `seeds`, found among the settings")
         changes = {
             key: yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
             for key, value in {**self.settings, **self.points[point]}.items()
