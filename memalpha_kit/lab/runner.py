@@ -337,7 +337,7 @@ def run_sweep(sweep: Sweep, runs: Path, out: Path, workers: int = 1) -> list[Pat
     curves = []
     for (point, seed), stage in stages.items():
         steps = stage.table("metrics")
-        kept = [column for column in CURVES if column in steps]
+        kept = [name for name in steps if name in CURVES or str(name).startswith("term_")]
         curves.append(steps[kept].round(4).assign(point=point, seed=seed))
     measured = pd.concat(results, ignore_index=True)
     tables = {
