@@ -226,9 +226,6 @@ def _questions(questions: Iterable[QA], answers: Sequence[Answer]) -> list[Json]
     return rows
 
 
-# ---- prompts ------------------------------------------------------------------------------------
-
-
 def _prompt(
     recording: Recording, episode: Episode, step: Step, before: Memory, chunk: str | None
 ) -> tuple[list[tuple[str, str]], str]:

@@ -25,9 +25,6 @@ HAYSTACKS = {
 """The panels of `plot_haystacks`."""
 
 
-# --- Credit of entries ----------------------------------------------------------------------------
-
-
 def plot_credit(table: pd.DataFrame, title: str = "") -> Figure:
     """The memory as a heat map, a tile per entry in its order, and the entries nobody needs.
 
@@ -74,9 +71,6 @@ def _draw_tiles(
     axis.figure.colorbar(image, ax=axis, pad=0.02, aspect=30, label="fall of the score")
 
 
-# --- Longer inputs --------------------------------------------------------------------------------
-
-
 def plot_haystacks(table: pd.DataFrame) -> Figure:
     """Score, memory, prompts and seconds against the length of the input, with 95 % intervals.
 
@@ -119,9 +113,6 @@ def _draw_lengths(axis: plt.Axes, table: pd.DataFrame, lengths: list[int]) -> No
     axis.minorticks_off()
     if any(writer for writer, *_ in ends):
         style.label_ends(axis, ends)
-
-
-# --- Accuracy against tokens ----------------------------------------------------------------------
 
 
 def on_front(sizes: pd.Series, scores: pd.Series) -> pd.Series:

@@ -56,9 +56,6 @@ ZERO = 1e-9
 """Advantages closer to 0 than this are 0."""
 
 
-# --- Rollouts -------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Batch:
     """The rollouts of one GRPO step: rewards per episode and step, and the rows in that order."""
@@ -99,9 +96,6 @@ def collect(
                 save_episodes(folder / f"batch_{step:03d}.jsonl", episodes)
             shown.advance()
     return batches
-
-
-# --- Advantages -----------------------------------------------------------------------------------
 
 
 def statistics(batch: Batch, setting: AdvantageConfig) -> dict[str, float]:
@@ -149,9 +143,6 @@ def table_advantages(batches: Sequence[Batch]) -> pd.DataFrame:
             for name, column in found.items()
         ]
     return pd.DataFrame(records)
-
-
-# --- Gradients ------------------------------------------------------------------------------------
 
 
 def step_gradients(
@@ -258,9 +249,6 @@ def _names(setting: AdvantageConfig, prefix: str = "") -> dict[str, str]:
 def _interval(values: Any) -> dict[str, Any]:
     found = mean_interval([float(value) for value in values], seed=0)
     return columns(found) | {"batches": found.n}
-
-
-# --- The study ------------------------------------------------------------------------------------
 
 
 def run_grouping(

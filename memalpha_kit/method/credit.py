@@ -55,9 +55,6 @@ class Credit:
     needed_by: tuple[str, ...]  # ids of questions whose score falls without the entry
 
 
-# ---- entries ----------------------------------------------------------------------------------
-
-
 def parts(memory: Memory) -> list[tuple[str, str, str]]:
     """Everything that can be left out, as (type, id, text); a paragraph's id is its name."""
     named = {"core": memory.core, **memory.others}
@@ -169,9 +166,6 @@ class _Asking:
         return [self.score(i, answer) for i, answer in zip(asked, answers, strict=True)]
 
 
-# ---- intervals --------------------------------------------------------------------------------
-
-
 def _estimate(
     surely: Sequence[float], drawn: Sequence[float], n_others: int
 ) -> tuple[float | None, float | None, float | None]:
@@ -209,9 +203,6 @@ def most_changed(seen: int, drawn: int, total: int, tail: float) -> int:
 
     possible = range(seen, total - (drawn - seen) + 1)
     return possible[bisect_left(possible, True, key=too_many) - 1]
-
-
-# ---- calls and steps --------------------------------------------------------------------------
 
 
 def authors(episode: Episode) -> dict[str, tuple[int, int]]:
