@@ -127,15 +127,7 @@ def evaluate(
     servers = {"answer": answer, "write": write, "judge": judge}
     return _evaluate(
         *(method, settings, data, asked, out, name, servers, asking),
-        *(
-            local,
-            embed,
-            embed_model,
-            profile,
-            rubric,
-            moved,
-            tuple(instance.id for instance in every),
-        ),
+        *(local, embed, embed_model, profile, rubric, moved, tuple(one.id for one in every)),
     )
 
 
