@@ -149,6 +149,10 @@ UP = "model.layers.0.mlp.up_proj"
 FAULTS = {
     "empty": (lambda folder: [p.unlink() for p in folder.iterdir()], "no config.json"),
     "no config": (removed("config.json"), "no config.json"),
+    "an adapter": (
+        lambda folder: (folder / "config.json").rename(folder / "adapter_config.json"),
+        "what `memalpha export` makes a model of",
+    ),
     "broken config": (lambda folder: (folder / "config.json").write_text("{not json"), "found"),
     "no weights": (removed("model.safetensors"), "no weights"),
     "pickle": (

@@ -168,6 +168,10 @@ WRONG = {
     "no address": ({"model.reader": "endpoint"}, "settings: model.reader_url, model.reader_model"),
     "no judge": ({"model.reader": "rule"}, "reward.content: expected 0 with model.reader rule"),
     "no adapter": ({"model.lora_rank": 0}, "model.reader: base: expected a lora_rank above 0"),
+    "small window": (
+        RULE | {"protocol.max_prompt_tokens": 6144, "model.max_seq_length": 8192},
+        "expected a window of 6150 (protocol.max_prompt_tokens + ",
+    ),
     "nothing held out": (RULE, "grpo.validate_every: expected 0 without held-o"),
     "one use": ({"grpo.overlap": "true"}, "grpo.overlap: expected false with model.reader base"),
     "no card": ({"model.backend": "unsloth"}, "expected a CUDA card for model.backend=unsloth"),
@@ -380,7 +384,7 @@ def test_a_stronger_models_episodes_teach_too_and_what_does_not_fit_is_said(
     assert "its instance is not in the training data" in capsys.readouterr().err
     adapter = {"model.adapter": tmp_path / "warm" / "policy", "model.lora_rank": 2}
     assert train(base, data, tmp_path / "run", **RULE, **adapter) == 2
-    assert "expected an adapter of this model and rank" in capsys.readouterr().err
+    assert "model.lora_rank: expected 4, as in" in capsys.readouterr().err
     assert train(base, data, tmp_path / "run", **RULE, **{"model.adapter": tmp_path}) == 2
     assert "adapter: expected a folder with adapter_config.json" in capsys.readouterr().err
 

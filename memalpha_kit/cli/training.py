@@ -16,6 +16,8 @@ PUBLISHED: dict[str, Any] = {"cards": 32, "vllm_cards": 8, "reader_cards": 8}
 """For profiles that generate on a server: the published 32 cards, and ours beside them for
 generation and reading."""
 
+GO_ON = "go on from the last checkpoint; without it an earlier run in the folder is replaced"
+
 SHORT: dict[str, Any] = {"card": "cpu", "chunks": 1.0, "questions": 3.6, "chunk_tokens": 112}
 SHORT |= {"instruction_tokens": 44, "shown_tokens": 0, "reply_tokens": 65}
 """For profiles with short prompts: about what profile small reads and writes, on one CPU core."""
@@ -37,7 +39,7 @@ def warm_start(
             metavar="FILE.jsonl...", help="a teacher's, of `memalpha write` [default: a rule's]"
         ),
     ] = NONE,
-    resume: Annotated[bool, Option("--resume", help="go on from the last checkpoint")] = False,
+    resume: Annotated[bool, Option("--resume", help=GO_ON)] = False,
 ) -> None:
     """Supervised training of a real model on a teacher's calls, before GRPO.
 
@@ -63,7 +65,7 @@ def train(
         list[Path],
         Option(metavar="DIR...", help="whose test parts choose the best policy [default: --data]"),
     ] = NONE,
-    resume: Annotated[bool, Option("--resume", help="go on from the last checkpoint")] = False,
+    resume: Annotated[bool, Option("--resume", help=GO_ON)] = False,
 ) -> None:
     """GRPO on a real model, from built data to an exported folder that was loaded and compared.
 

@@ -70,7 +70,8 @@ def check_folder(folder: Path) -> None:
     if not folder.is_dir():
         found = "a file" if folder.exists() else "nothing"
     elif not (folder / "config.json").is_file():
-        found = "no config.json"
+        trained = (folder / "adapter_config.json").is_file() or (folder / "policy").is_dir()
+        found = "what `memalpha export` makes a model of" if trained else "no config.json"
     elif not any_of("*.safetensors"):
         pickles = any_of(*PICKLES)
         found = f"a pickle, {pickles[0]}, which can run code" if pickles else "no weights"

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +47,7 @@ class Journal(TrainerCallback):
             if done and (folder / name).is_file():
                 table = pd.read_csv(folder / name, dtype=str, keep_default_na=False)  # no rounding
                 self.tables[name] = table[table["step"].astype(int) <= done].to_dict("records")
-        self.bar: Any = bar(n_replies, "GRPO") if processes.is_main() else nullcontext()
+        self.bar = bar(n_replies, "GRPO", disable=not processes.is_main())
         self.look: Callable[[int], Mapping[str, Any] | None] = lambda step: None
         self.started, self.note = time.perf_counter(), ""
         self.flat = self.all_flat = 0  # steps in a row, and in all, that taught nothing
@@ -56,8 +55,7 @@ class Journal(TrainerCallback):
 
     def advance(self, n: int) -> None:
         """Counts n more replies of the step that is at work."""
-        if processes.is_main():
-            self.bar.advance(n, f"step {self.done + 1} of {self.steps}{self.note}")
+        self.bar.advance(n, f"step {self.done + 1} of {self.steps}{self.note}")
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """The first step begins now."""

@@ -65,13 +65,21 @@ def base_folder(model: ModelConfig) -> Path:
 
 
 def check_tokenizer(profile: Profile, folder: Path) -> None:
-    """Raises InputError for a tokenizer that cannot train; no weight is read.
+    """Raises InputError for a model that cannot train; no weight is read.
 
-    It has no token to fill up rows, its chat template leaves out the tools, or no prompt fits.
+    It has no token to fill up rows, its chat template leaves out the tools, no prompt fits, or its
+    window is too small.
     """
     if note := check_pad(folder):
         print(note)
     check_prompts(load_tokenizer(folder), profile.memory, profile.protocol)
+    longest = profile.protocol.max_prompt_tokens + profile.protocol.max_reply_tokens
+    window = load_json(folder / "config.json").get("max_position_embeddings") or longest
+    if window < longest:
+        limits = "protocol.max_prompt_tokens + protocol.max_reply_tokens"
+        raise InputError(
+            f"model {folder}: expected a window of {longest} ({limits}), found {window}"
+        )
 
 
 def seen_early(model: ModelConfig) -> bool:
@@ -251,8 +259,7 @@ def exported(out: Path, base: Path, model: ModelConfig) -> tuple[Path, float, in
 def checked(profile: Profile) -> tuple[Profile, Client | None]:
     """The profile with the served reader's address filled in, and a client of that reader.
 
-    Raises InputError for a missing name, address or card, settings that do not go together, a
-    server that does not answer, and a model folder with a tokenizer that cannot train.
+    Raises InputError for what cannot work.
     """
     from memalpha_kit.training.backends import check_model
 
