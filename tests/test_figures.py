@@ -389,6 +389,8 @@ def test_a_run_stands_beside_what_the_recorded_seeds_span():
     own = own[own.length == 1].assign(corrections=0)
     table = curves.table_beside(recorded, own, resamples=100)
     assert set(table.length) == {1}  # what this run has not measured is not compared
+    none = curves.table_beside(recorded, own.assign(length=99), resamples=100)
+    assert list(none) == list(table) and not len(none)
     rows = table.set_index("measure")
     after = rows.loc["QA after GRPO"]
     assert (after.smallest, after.largest) == (0.7, pytest.approx(0.9))

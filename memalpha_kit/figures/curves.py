@@ -147,7 +147,8 @@ def table_beside(recorded: pd.DataFrame, own: pd.DataFrame, resamples: int = 200
         row |= {"low": interval.low, "high": interval.high, "seeds": per_seed.count()}
         row |= {"smallest": low, "largest": high, "this_run": value}
         rows.append(row | {"inside": "not measured" if pd.isna(value) else inside})
-    return pd.DataFrame(rows)
+    names = "length measure recorded low high seeds smallest largest this_run inside"
+    return pd.DataFrame(rows, columns=names.split())  # also where no length is in both
 
 
 def _measures(results: pd.DataFrame) -> pd.DataFrame:
