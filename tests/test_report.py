@@ -47,6 +47,7 @@ def test_floors_stand_beside_the_methods_and_look_at_the_gold(tmp_path):
     assert scored["majority_label", "trec_coarse"] == pytest.approx(2 / 3)
     assert ("majority_label", "squad") not in scored  # no classes there
     assert "keep_sentences + best_entry" in table.method.tolist()
+    assert table.prompt_tokens.eq(0).all() and table.cost_usd.eq(0).all()  # nobody was asked
 
 
 def test_the_majority_label_breaks_ties_by_the_smaller_one():

@@ -59,12 +59,14 @@ def _score_row(run: Run, question: Item, scored: Scored, profile: str) -> Row:
     failure = run.failed.get(question.key)
     own = answer.memory_tokens if answer else None
     of_answer = "finish", "prompt_tokens", "completion_tokens", "latency_s", "truncated", "requests"
+    asked_nobody = answer and not answer.requests and answer.prompt_tokens is None
     return {
         "run_key": run.key,
         **asdict(question),
         "prediction": answer.prediction if answer else None,
         "status": "skipped" if answer and answer.skipped else scored.status,
         **{name: getattr(answer, name, None) for name in of_answer},
+        **({"prompt_tokens": 0, "completion_tokens": 0} if asked_nobody else {}),
         "made_by": run.made_by.get(question.key, ""),
         "memory_tokens": made.memory_tokens if made and own is None else own,
         "input_tokens": made.input_tokens if made else None,
