@@ -312,6 +312,10 @@ def test_an_unknown_metric_and_a_list_that_the_release_cannot_take_are_errors(us
 def test_a_metric_of_the_user_s_own_module_is_registered_by_name(monkeypatch):
     monkeypatch.setattr(METRICS, "_things", dict(METRICS._things))
     METRICS.add("test_starts", Metric(lambda text, answers: float(text.startswith(answers))))
+    for value in (2.0, -0.5, float("nan")):
+        METRICS.add(f"test_{value}", Metric(lambda text, answers, value=value: value))
+        with pytest.raises(InputError, match=rf"test_{value}: expected a score in \[0, 1\], found"):
+            score(f"test_{value}", "a", ["a"])
     assert score("test_starts", "<think>x</think>Paris is it", ["Paris"]) == 1.0
 
 

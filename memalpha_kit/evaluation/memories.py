@@ -135,6 +135,7 @@ class FromMemory(Method):
             error = "the reader has no answer" if missing else answer.error
             said, held = None if error else answer.prediction, group[place].held
             known: Any = {"instance": held.instance, "memory_tokens": held.memory_tokens}
+            known["qa"] = group[place].question.id  # answers stand in the order of the questions
             done(replace(answer, prediction=said, error=error, **known))
 
         for place, answer in enumerate(self.reader.read(questions, take)):

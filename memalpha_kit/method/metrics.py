@@ -69,7 +69,10 @@ def compare(name: str, text: str, answers: Sequence[str]) -> float:
     metric = METRICS[name]
     if not answers:
         raise InputError(f"metric {name}: expected at least one gold answer, found none")
-    return float(metric.compare(text, tuple(answers)))
+    value = float(metric.compare(text, tuple(answers)))
+    if not 0 <= round(value, 9) <= 1 and "@" not in name:  # some of the release count above 1
+        raise InputError(f"metric {name}: expected a score in [0, 1], found {value}")
+    return value
 
 
 # ---- what is the same text -------------------------------------------------------------------
