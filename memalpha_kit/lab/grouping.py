@@ -138,10 +138,8 @@ def table_advantages(batches: Sequence[Batch]) -> pd.DataFrame:
     records = []
     for setting in SETTINGS:
         found = pd.DataFrame([statistics(batch, setting) for batch in batches])
-        records += [
-            {**_names(setting), "measure": name, **_interval(column)}
-            for name, column in found.items()
-        ]
+        named = _names(setting)
+        records += [named | {"measure": n, **_interval(c)} for n, c in found.items()]
     return pd.DataFrame(records)
 
 

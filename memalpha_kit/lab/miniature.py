@@ -249,10 +249,8 @@ def before_and_after(
 
 def table_references(profile: Profile, instances: Mapping[str, Sequence[Instance]]) -> pd.DataFrame:
     """Mean QA of the writers by rule: columns writer, length, qa."""
-    rules = [
-        evaluate(profile, writer, instances).assign(writer=writer.name)
-        for writer in references(profile)
-    ]
+    writers = references(profile)
+    rules = [evaluate(profile, one, instances).assign(writer=one.name) for one in writers]
     means = pd.concat(rules).groupby(["writer", "length"], sort=False)["qa"].mean()
     return means.reset_index().round(4)
 

@@ -35,10 +35,8 @@ def probed(profile: Profile, given: Assumptions) -> Plan:
         raise InputError(
             f"--probe: expected --card {CPU}, found {given.card} (no card is measured)"
         )
-    prompt, reply = (
-        round(made.value(f"{part} tokens") / made.value("generations"))
-        for part in ("prompt", "reply")
-    )
+    n = made.value("generations")
+    prompt, reply = (round(made.value(f"{part} tokens") / n) for part in ("prompt", "reply"))
     learning, writing = _seconds(profile, prompt, reply)
     tokens = profile.warm_start.batch * (prompt + reply)
     expected = 3600 * made.value("warm start") * tokens / made.value("warm-start tokens")

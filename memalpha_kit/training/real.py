@@ -76,10 +76,8 @@ def check_tokenizer(profile: Profile, folder: Path) -> None:
     longest = profile.protocol.max_prompt_tokens + profile.protocol.max_reply_tokens
     window = load_json(folder / "config.json").get("max_position_embeddings") or longest
     if window < longest:
-        limits = "protocol.max_prompt_tokens + protocol.max_reply_tokens"
-        raise InputError(
-            f"model {folder}: expected a window of {longest} ({limits}), found {window}"
-        )
+        sums = f"{longest} (protocol.max_prompt_tokens + protocol.max_reply_tokens)"
+        raise InputError(f"model {folder}: expected a window of {sums}, found {window}")
 
 
 def seen_early(model: ModelConfig) -> bool:

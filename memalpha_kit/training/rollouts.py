@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -83,10 +84,7 @@ class Run:
         env = self.environment
         sampling = Sampling(temperature, env.protocol.max_reply_tokens)
         writer = ModelWriter(lm, env.memory, env.protocol, sampling)
-
-        def retry(attempt: Callable[[], Played]) -> Played:
-            return patiently(attempt, Played.missing, self.config)
-
+        retry = partial(patiently, missing=Played.missing, config=self.config)
         return play(instances, writer, env, retry=retry, **how)
 
 

@@ -196,7 +196,7 @@ def warm_start(
     total = sum(phase.steps for phase in phases)
     run = _Progress(model, config, total)
     done = run.load(state) if state and config.save_every else 0
-    model.eval()  # without dropout, whose draws no seed of ours decides
+    model.train()
     with bar(total, "warm start") as shown:
         shown.advance(done)
         for phase in phases:
@@ -204,13 +204,15 @@ def warm_start(
                 if run.passed < done:  # batches follow from the seed: those of before are drawn
                     run.passed += 1
                     continue
-                run.take(phase.name, batch, pad_id, number == 1, number == phase.steps)
+                with torch.random.fork_rng():
+                    torch.manual_seed(seed + run.passed)  # of dropout, where a base has some
+                    run.take(phase.name, batch, pad_id, number == 1, number == phase.steps)
                 shown.advance(note=f"{phase.name}, loss {run.smoothed:.3f}")
                 if state and config.save_every and run.passed % config.save_every == 0:
                     run.save(state)
-    return pd.DataFrame(
-        run.records, columns=["phase", "step", "loss", "smoothed", "rate", "tokens"]
-    )
+    model.eval()
+    columns = ["phase", "step", "loss", "smoothed", "rate", "tokens"]
+    return pd.DataFrame(run.records, columns=columns)
 
 
 class _Progress:
