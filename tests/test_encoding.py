@@ -129,7 +129,7 @@ def test_trl_s_qwen3_template_is_understood():
     ("template", "said"),
     [
         (None, "chat template: expected one, found none"),
-        ("{{ raise_exception('no') }}", "chat template: no"),
+        ("{{ raise_exception('no') }}", "one for system and user messages, found: no"),
         (TEMPLATE.replace("(tool | tojson)", "'a tool'"), "leaves them out.*protocol.wire=text"),
     ],
     ids=["none", "refuses", "ignores tools"],

@@ -119,7 +119,8 @@ def _render_chat(
             enable_thinking=thinking,
         )
     except TemplateError as error:
-        raise InputError(f"{where}: {error}") from error
+        roles = " and ".join(message["role"] for message in messages)
+        raise InputError(f"{where}: expected one for {roles} messages, found: {error}") from error
     if any(tool["function"]["name"] not in rendered for tool in offered):
         raise InputError(
             f"{where}: expected the tools in the prompt, found that it leaves them out; a writer "

@@ -32,9 +32,7 @@ def probed(profile: Profile, given: Assumptions) -> Plan:
     if not made.value("warm-start tokens"):
         raise InputError(f"--probe: expected the miniature or profile small, found {profile.name}")
     if given.card != CPU:
-        raise InputError(
-            f"--probe: expected --card {CPU}, found {given.card} (no card is measured)"
-        )
+        raise InputError(f"--probe: expected --card {CPU}, found {given.card} (measures no card)")
     n = made.value("generations")
     prompt, reply = (round(made.value(f"{part} tokens") / n) for part in ("prompt", "reply"))
     learning, writing = _seconds(profile, prompt, reply)
