@@ -209,6 +209,10 @@ def test_unsloth_is_called_with_everything_stated(policy, monkeypatch):
     }
     assert second["target_modules"] == list(TARGETS)
     assert (second["r"], second["random_state"]) == (4, 7)
+    whole = replace(UNSLOTH, lora_rank=0, vllm="none")
+    for kind, mixed in {"auto": True, "float32": True, "bfloat16": False}.items():
+        given = backends.unsloth_arguments(replace(whole, dtype=kind), policy)
+        assert given["float32_mixed_precision"] == mixed
 
 
 def test_a_trainer_that_unsloth_did_not_rewrite_or_an_engine_of_its_own_is_refused():

@@ -293,7 +293,6 @@ STRICT = {
     "temperature": "Unsupported value: 'temperature' does not support 0 with this model.",
     "chat_template_kwargs": "Unrecognized request argument supplied: chat_template_kwargs",
 }
-MANDATORY = {"error": {"message": "Reasoning is mandatory for this endpoint, cannot be disabled."}}
 
 
 def test_fields_that_a_server_refuses_are_renamed_or_left_out_and_that_is_said(
@@ -311,8 +310,28 @@ def test_fields_that_a_server_refuses_are_renamed_or_left_out_and_that_is_said(
     assert "stub says 400" in client.chat([ask("another refusal")])[0].error
     stub.refuses = lambda body: "no tools: not supported, whatever the seed" * ("tools" in body)
     [reply] = connect().chat([ask("c", tools="[]")])
-    assert refusal(httpx2.Response(400, json=MANDATORY), KEY, "STUB_KEY").not_taken == "reasoning"
     assert "no tools" in reply.error  # what a request is about is never left out
+
+
+LONG = {"loc": ["content"], "msg": "too many characters", "input": "seed of unknown temperature"}
+
+
+@pytest.mark.parametrize(
+    ("said", "field"),
+    [
+        ({"error": "Reasoning is mandatory for this endpoint, cannot be disabled."}, "reasoning"),
+        ({"error": "'seed' is not supported. Supported: max_tokens, temperature"}, "seed"),
+        ({"error": "a model of another type does not support 'temperature'"}, "temperature"),
+        ({"error": "max_tokens 9: not supported above the context length"}, ""),
+        ({"detail": [UNKNOWN | {"input": 1}]}, "seed"),
+        ({"detail": [LONG]}, ""),
+        ({"object": "error", "message": str([LONG])}, ""),  # vLLM writes a list like this
+    ],
+)
+def test_a_refused_field_is_the_first_that_was_sent_and_no_word_of_a_repeated_prompt(said, field):
+    error = refusal(httpx2.Response(400, json=said), KEY, "STUB_KEY")
+    assert error.not_taken(["max_tokens", "reasoning", "temperature", "seed"]) == field
+    assert error.not_taken(["model", "messages"]) == "" and "of unknown" not in str(error)
 
 
 @pytest.mark.parametrize(

@@ -252,6 +252,8 @@ def test_a_part_that_is_all_test_counts_as_none_in_training(parts, tmp_path, cap
     part(parts, "squad", 0, 1)
     assert run("merge", "--data", parts, "--out", tmp_path / "m") == 0
     assert "squad: 0 (the paper: 100)" in capsys.readouterr().out
+    assert run("merge", parts / "squad" / "test.parquet", "--out", tmp_path / "n") == 0
+    assert "squad: 1\n" in capsys.readouterr().out  # where it is all that there is
 
 
 def test_limits_are_read_from_the_command_line(parts, tmp_path, capsys):

@@ -346,15 +346,15 @@ def test_own_text_files_are_named_as_on_any_system_and_bad_ones_are_left_out(not
         {"question": "Wo?", "answer": "Lissabon", "file": "a/x/top.txt"},
         {"question": "首都?", "answer": "東京", "file": "a/x/top.txt"},
     ]
-    write(notes, **{"q[1].jsonl": "".join(json.dumps(row) + "\n" for row in asked)})
-    config = BuildConfig(questions=str(notes / "q[1].jsonl"), on_error="skip")
+    write(notes, **{".q[1].jsonl": "".join(json.dumps(row) + "\n" for row in asked)})
+    config = BuildConfig(questions=str(notes / ".q[1].jsonl"), on_error="skip")
     card, skips = build_source("text", notes / "odd", config).card, Skips("skip")
     [instance] = build("text", notes / "odd", config, 0, skips)
     assert [(qa.id, qa.chunk) for qa in instance.questions] == [("q", 0), ("q3", 1), ("q4", 1)]
     assert instance.questions[0].answers == ("1911",)
     assert instance.metadata["files"] == ["a/Zürich.MD", "a/x/top.txt"]
     assert len(skips.skipped) == 4 and "id: expected each id once" in skips.skipped[-1]
-    files = ["a/Zürich.MD", "a/x/top.txt", "b.md", "latin.txt", "q[1].jsonl", "x/latin.txt"]
+    files = [".q[1].jsonl", "a/Zürich.MD", "a/x/top.txt", "b.md", "latin.txt", "x/latin.txt"]
     assert sorted(card["raw_sha256"]) == files
 
 

@@ -60,6 +60,7 @@ def test_its_weights_are_those_of_its_adapter_and_a_missing_base_is_said(small, 
     lm = trained.load_trained(trained.adapter_file(Path("small")), profile)
     ids = torch.arange(8)[None]
     assert torch.allclose(lm.model(ids).logits, tiny_qwen3(lm.tokenizer)(ids).logits, atol=1e-5)
+    assert Path(lm.name).name == "small"  # a run of its base's is not gone on with
     missing = tmp_path / "smollm2-135m"
     assert cli.main(["write", "--model", "small", "--set", f"model.name={missing}", TEXT]) == 2
     assert "memalpha models get smollm2-135m" in capsys.readouterr().err

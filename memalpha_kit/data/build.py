@@ -221,7 +221,10 @@ def merge_card(
 
     def n_kept(part: Dataset) -> int:
         by_role = {"train": part.train, "eval": part.test}
-        counted = by_role.get(part.card.get("role", ""), part.train or part.test)
+        there = part.train or part.test
+        counted = by_role.get(part.card.get("role", ""), there)
+        if part.name not in expected:  # a file of the other part, say
+            counted = counted or there
         return sum(i.id in kept for i in counted)
 
     return {

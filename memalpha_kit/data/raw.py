@@ -44,8 +44,9 @@ def matches(folder: Path, pattern: str) -> list[Path]:
     for choice in pattern.split("|"):
         endings = ("",) if choice.endswith((".parquet", ".7z", *PACKED)) else ("", *PACKED)
         found = {path for end in endings for path in Path(folder).glob(choice + end)}
-        shown = (p for p in found if "/." not in f"/{p.relative_to(folder).as_posix()}")
-        if files := sorted(path for path in shown if path.is_file()):
+        named = choice.startswith(".")  # one that is asked for by its name
+        names = {path: f"/{path.relative_to(folder).as_posix()}" for path in found}
+        if files := sorted(p for p in found if (named or "/." not in names[p]) and p.is_file()):
             return files
     return []
 

@@ -271,8 +271,7 @@ class Client:
             try:
                 return await self._send(path, sent)
             except replies.Failed as error:
-                name = error.not_taken
-                if name not in sent:
+                if not (name := error.not_taken(sent)):
                     raise
                 other = replies.OTHERWISE[name]
                 if not other and name not in self._otherwise:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -53,12 +53,14 @@ class Failed(Exception):
         """Whether the prompt does not fit the model: asking again will not help."""
         return self.status in (400, 413, 422) and bool(_TOO_LONG.search(str(self)))
 
-    @property
-    def not_taken(self) -> str:
-        """The field of the request that this server does not take; "" if it was not that."""
-        said = str(self).lower() if self.status in (400, 422) else ""
-        said *= bool(_NOT_TAKEN.search(said))
-        return next((name for name in OTHERWISE if re.search(rf"\b{name}\b", said)), "")
+    def not_taken(self, sent: Iterable[str]) -> str:
+        """The field of those sent that this server does not take; "" if it was not that."""
+        said = str(self).lower()
+        if self.status not in (400, 422) or self.too_long or not _NOT_TAKEN.search(said):
+            return ""
+        known = "|".join(name for name in OTHERWISE if name in sent)
+        found = re.search(rf"\b({known})\b", said)  # the first: others are named as what is taken
+        return found[1] if found else ""
 
 
 OTHERWISE = {"max_tokens": "max_completion_tokens"} | dict.fromkeys(
@@ -70,6 +72,7 @@ _NOT_TAKEN = re.compile(
     "|cannot be disabled",
     re.IGNORECASE,
 )
+_ECHO = re.compile(r"""(?<=['"\])}]), ['"]input['"]: """)  # a request, as pydantic repeats it
 _TOO_LONG = re.compile(
     r"context.{0,3}(length|window|size|limit)|prompt is too long|maximum.{0,20}(tokens|length)"
     r"|reduce the length|tokens must be at least 1, got -|tokens.{0,30}must be <=",
@@ -183,6 +186,7 @@ def said_error(said: Any, key: str) -> str:
             with suppress(LookupError, TypeError):
                 said = said[name]
     said = said if isinstance(said, str) else json.dumps(said) if said else ""
+    said = _ECHO.split(said, maxsplit=1)[0]
     return without_surrogates(f": {masked(key, ' '.join(said.split()))}" if said else "")
 
 

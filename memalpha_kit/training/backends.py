@@ -217,7 +217,7 @@ def unsloth_arguments(model: ModelConfig, folder: Path) -> dict[str, Any]:
         "dtype": None if model.dtype == "auto" else getattr(torch, model.dtype),
         "load_in_4bit": model.load_in_4bit,
         "full_finetuning": not model.lora_rank,
-        "float32_mixed_precision": None if model.lora_rank else True,
+        "float32_mixed_precision": None if model.lora_rank else model.dtype != "bfloat16",
         "fast_inference": model.vllm == "colocate",
         **(engine if model.vllm == "colocate" else {}),
     }

@@ -55,7 +55,8 @@ def load_trained(
         zipfile.ZipFile(adapter).extractall(folder)
         kind: Any = profile.model.dtype if dtype == "auto" else dtype
         model = replace(profile.model, adapter=folder, dtype=kind)
-        return fast(load_model(model, base, profile.seed, device))
+        lm = load_model(model, base, profile.seed, device)
+        return fast(replace(lm, name=str(adapter.parent)))  # its base is another writer
 
 
 def as_instance(text: str, profile: Profile) -> Instance:

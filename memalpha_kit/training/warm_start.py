@@ -197,6 +197,7 @@ def warm_start(
     run = _Progress(model, config, total)
     done = run.load(state) if state and config.save_every else 0
     model.train()
+    cards = [model.device] if model.device.type == "cuda" else []  # the others are left alone
     with bar(total, "warm start") as shown:
         shown.advance(done)
         for phase in phases:
@@ -204,7 +205,7 @@ def warm_start(
                 if run.passed < done:  # batches follow from the seed: those of before are drawn
                     run.passed += 1
                     continue
-                with torch.random.fork_rng():
+                with torch.random.fork_rng(cards):
                     torch.manual_seed(seed + run.passed)  # of dropout, where a base has some
                     run.take(phase.name, batch, pad_id, number == 1, number == phase.steps)
                 shown.advance(note=f"{phase.name}, loss {run.smoothed:.3f}")
