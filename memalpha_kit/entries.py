@@ -67,10 +67,11 @@ class Change:
     """How one store became the next: the text at `place` before and after; None is no entry.
 
     `parent` is the change before it; `root` stands for the store that the first change began with,
-    and is its own parent.
+    and is its own parent. It has the list of entries that was made last, and after which change:
+    if every store of an episode kept its own, they would grow with the square of the chunks.
     """
 
-    __slots__ = ("after", "before", "depth", "parent", "place", "root")
+    __slots__ = ("after", "before", "depth", "listed", "parent", "place", "root")
 
     def __init__(
         self,
@@ -83,12 +84,13 @@ class Change:
         self.place, self.before, self.after = place, before, after
         self.depth: int = parent.depth + 1 if parent else 0
         self.root: Change = parent.root if parent else self
+        self.listed: tuple[Change, tuple[Entry, ...]] | None = None
 
 
 class Store(Sequence[Entry]):
     """Entries in the order of their making; each has a place, a number that only grows."""
 
-    __slots__ = ("_alike", "_entries", "_hash", "_listed", "_next", "_places", "change")
+    __slots__ = ("_alike", "_entries", "_hash", "_next", "_places", "change")
 
     def __init__(self, entries: Iterable[Entry] = ()) -> None:
         listed = tuple(entries)
@@ -100,7 +102,7 @@ class Store(Sequence[Entry]):
         for place, entry in enumerate(listed):
             key = essence(entry.text)
             alike[key] = (*alike.get(key, ()), place)
-        self._set(Map(enumerate(listed)), Map(places), Map(alike), len(listed), Change(), listed)
+        self._set(Map(enumerate(listed)), Map(places), Map(alike), len(listed), Change())
 
     def _set(
         self,
@@ -109,10 +111,9 @@ class Store(Sequence[Entry]):
         alike: Map[str, tuple[int, ...]],
         next_place: int,
         change: Change,
-        listed: tuple[Entry, ...] | None = None,
     ) -> Store:
         self._entries, self._places, self._alike = entries, places, alike
-        self._next, self.change, self._listed = next_place, change, listed
+        self._next, self.change = next_place, change
         self._hash: int | None = None
         return self
 
@@ -182,9 +183,10 @@ class Store(Sequence[Entry]):
         return Store.__new__(Store)._set(entries, places, alike, max(self._next, place + 1), change)
 
     def _tuple(self) -> tuple[Entry, ...]:
-        if self._listed is None:
-            self._listed = tuple(entry for _, entry in self.places())
-        return self._listed
+        root, known = self.change.root, self.change.root.listed
+        if known is None or known[0] is not self.change:
+            root.listed = known = self.change, tuple(entry for _, entry in self.places())
+        return known[1]
 
     def __len__(self) -> int:
         return len(self._entries)

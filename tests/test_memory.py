@@ -446,6 +446,14 @@ def test_a_store_is_the_tuple_of_its_entries(edits):
         Store([Entry("1", "a"), Entry("2", "b"), Entry("1", "c")])
 
 
+def test_of_all_stores_of_an_episode_only_the_list_that_was_made_last_is_kept():
+    one = Store([Entry("1", "a")])
+    two = one.adding(Entry("2", "b"))
+    for store in (two, one, two):
+        listed = tuple(store)
+        assert (store.change, listed) == one.change.root.listed
+
+
 SPACELESS = {
     "蜂を": "彼女は蜂を飼う",
     "ボート": "トムはボートを塗る",

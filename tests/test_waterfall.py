@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from memalpha_kit.entries import Store
 from memalpha_kit.errors import InputError
 from memalpha_kit.evaluation.waterfall import ROWS, STAGES, table_waterfall, waterfall
 from memalpha_kit.figures.charts import WATERFALL, plot_waterfall
@@ -149,6 +150,14 @@ def test_all_parts_of_an_answer_are_needed_and_the_furthest_accepted_answer_coun
         0,
         None,
     )
+
+
+def test_stages_need_what_changed_and_no_list_of_a_whole_memory(monkeypatch):
+    written = episode(insert("Nora was born in Oslo."), insert("It rained."), delete("1"))
+    listed, places = [], Store.places
+    monkeypatch.setattr(Store, "places", lambda store: listed.append(len(store)) or places(store))
+    assert found(written, answer()) == ("overwritten_or_deleted", 0, 2)
+    assert max(listed) <= 1  # the memory after the first chunk
 
 
 def test_a_question_of_another_instance_is_refused():

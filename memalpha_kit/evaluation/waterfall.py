@@ -25,14 +25,18 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 
 import pandas as pd
 
 from memalpha_kit.errors import InputError
+from memalpha_kit.method.blame import changes
+from memalpha_kit.method.memory import empty
 from memalpha_kit.records import QA, Answer, Episode, Instance
 from memalpha_kit.tasks import metric_of
 from memalpha_kit.text import normalise
@@ -70,25 +74,31 @@ class Version:
 class History:
     """What an episode's memory held after each step; made once and asked for every question.
 
-    `states` are the texts after each step by entry id (the core memory's under `CORE`), `chunks`
-    the chunks read before each, `versions` the texts of each id in turn.
+    `chunks` are those read before each step, `versions` the texts of each id in turn (the core
+    memory's under `CORE`). What stays as it was is not looked at, so long episodes take no longer
+    a step than short ones.
     """
 
     def __init__(self, episode: Episode) -> None:
         self.chunks = [step.chunk for step in episode.steps]
-        self.states: list[dict[str, str]] = []
         self.versions: dict[str, list[Version]] = {}
+        self._texts: dict[str, list[tuple[int, str | None]]] = {}  # of an id, each from a step on
+        before = empty(episode.memory_config)
         for number, step in enumerate(episode.steps):
-            texts = {entry.id: entry.text for _, entry in step.memory.entries()}
-            self.states.append({CORE: step.memory.core or "", **texts})
-            for name, text in self.states[-1].items():
+            for part, name, _, text in changes(before, step.memory):
+                if part == name != CORE:  # a paragraph of a user's
+                    continue
+                self._texts.setdefault(name, []).append((number, text))
                 past = self.versions.setdefault(name, [])
-                if not past or past[-1].text != text:
+                if text is not None and (not past or past[-1].text != text):
                     past.append(Version(name, text, frozenset(_plain(text)), number))
+            before = step.memory
 
     def holds(self, step: int, version: Version) -> bool:
         """Whether this very text is in memory after a step."""
-        return self.states[step].get(version.name) == version.text
+        past = self._texts[version.name]
+        place = bisect_right(past, step, key=itemgetter(0))
+        return place > 0 and past[place - 1][1] == version.text
 
 
 def stage(
@@ -202,10 +212,10 @@ def _trace(
     def held(step: int) -> bool:
         return all(any(history.holds(step, version) for version in part) for part in parts)
 
-    last = len(history.states) - 1
+    last = len(history.chunks) - 1
     while last >= written and not held(last):
         last -= 1
-    if last < len(history.states) - 1:
+    if last < len(history.chunks) - 1:
         return KEPT, written, last + 1
     given = all(any(v.name in shown and history.holds(last, v) for v in part) for part in parts)
     return (USED if given else RETRIEVED), written, None

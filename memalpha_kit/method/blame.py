@@ -57,12 +57,12 @@ def touches(episode: Episode) -> tuple[Touch, ...]:
     for place, step in enumerate(episode.steps):
         for number, call in enumerate(step.calls):
             after, _ = apply(state, call, config)
-            found += [Touch(place, number, *change) for change in _changes(state, after)]
+            found += [Touch(place, number, *change) for change in changes(state, after)]
             state = after
     return tuple(found)
 
 
-def _changes(before: Memory, after: Memory) -> Iterator[tuple[str, str, str | None, str | None]]:
+def changes(before: Memory, after: Memory) -> Iterator[tuple[str, str, str | None, str | None]]:
     """(component, entry, text before, text after) of everything that is not as it was."""
     for name in (*PAPER_PARTS, *after.others):
         old, new = before.part(name), after.part(name)

@@ -121,7 +121,7 @@ def measure(
     rng, found = random.Random(seed), {}
     for _, part, _ in listed:
         used = [i for i in whole if exact or part in before[i].retrieved]
-        others = [i for i in whole if i not in set(used)]
+        others = [] if exact else [i for i in whole if part not in before[i].retrieved]
         drawn = rng.sample(others, min(n_drawn, len(others)))
         asked = used + drawn
         after = zip(asked, asking.without(part, asked), strict=True)
@@ -219,10 +219,13 @@ def call_credits(episode: Episode, entries: pd.DataFrame) -> pd.DataFrame:
     """
     wrote = authors(episode)
     known = dict(zip(entries["id"], entries["credit"], strict=True))
+    written: dict[tuple[int, int], list[str]] = {}
+    for part in known:
+        written.setdefault(wrote[part], []).append(part)
     rows = []
     for step, turn in enumerate(episode.steps):
         for place, call in enumerate(turn.calls):
-            mine = tuple(part for part in known if wrote[part] == (step, place))
+            mine = tuple(written.get((step, place), ()))
             row = {"step": step, "call": place, "name": call.name, "status": call.status}
             rows.append(row | {"entries": mine, "credit": sum(known[part] for part in mine)})
     return pd.DataFrame(rows, columns=["step", "call", "name", "status", "entries", "credit"])
