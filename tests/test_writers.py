@@ -79,7 +79,7 @@ TURNS = (
             "At 1:56 pm on 8 May, 2023, Ila said: I sold it. Today.|"
             "At 1:56 pm on 8 May, 2023, Ann Lee said: Good.",
         ),
-        ("keep_sentences", TALK, "semantic", "I sold it.|Today.|Good."),
+        ("keep_sentences", TALK, "semantic", "Ila: I sold it.|Today.|Ann Lee: Good."),
         ("keep_sentences", BOOK, "semantic", "Nell finds a key.|It opens a door."),
         ("silent", DOCUMENT, "", ""),
     ],

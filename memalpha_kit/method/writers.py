@@ -90,9 +90,8 @@ def keep_turns(request: WriteRequest) -> list[ToolCall]:
 
     Turns are kept whole: a long turn is a long entry.
     """
-    roles = {"User": "the user", "Assistant": "the assistant"}
     return [
-        _insert("episodic", f"At {date}, {roles.get(speaker, speaker)} said: {text}")
+        _insert("episodic", f"At {date}, {ROLES.get(speaker, speaker)} said: {text}")
         for date, speaker, text in turns(request.chunk)
     ]
 
@@ -126,16 +125,18 @@ _FRAME = re.compile(
 )
 _BOOK = re.compile(r"\[Event [^\]\n]*\]\n<User>(?P<content>.*)\n<System>[^\n]*", re.DOTALL)
 _DIALOGUE = re.compile(r"^\[Dialogue [^\]\n]*?(?:timestamp|on) ([^\]\n]+)\]$", re.MULTILINE)
+ROLES = {"User": "the user", "Assistant": "the assistant"}
 _TURN = re.compile(r"^<(User|Assistant)>", re.MULTILINE)
 _NAMED = re.compile(r"^<(\w[^<>\n]*)>", re.MULTILINE)  # of people, where nobody has a role
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]*[A-Z0-9])|(?<!\s)\s*\n\s*")
 
 
 def content(chunk: str) -> str:
-    """What a chunk is about: the framed text, or the turns without header and speakers' tags."""
+    """What a chunk is about: the framed text, or the turns without header and roles."""
     if framed := _FRAME.fullmatch(chunk.strip()) or _BOOK.fullmatch(chunk.strip()):
         return framed["content"].strip()
-    return "\n".join(text for _, _, text in turns(chunk)) or chunk
+    said = (text if who in ROLES else f"{who}: {text}" for _, who, text in turns(chunk))
+    return "\n".join(said) or chunk
 
 
 def turns(chunk: str) -> Iterator[tuple[str, str, str]]:
