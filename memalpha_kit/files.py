@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from memalpha_kit.errors import DiskError, InputError
 from memalpha_kit.settings import Profile, profile_dict
+from memalpha_kit.text import not_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,15 +74,11 @@ def parse_json(text: bytes | str, where: str, expected: str = "JSON", strict: bo
     if `strict`, also NaN and Infinity, which are Python's and not JSON's.
     """
     try:
-        return json.loads(text, parse_constant=_not_json if strict else None)
+        return json.loads(text, parse_constant=not_json if strict else None)
     except ValueError as error:
         raise InputError(f"{where}: expected {expected}, found: {error}") from error
     except RecursionError as error:
         raise InputError(f"{where}: expected {expected}, found: nested too deeply") from error
-
-
-def _not_json(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
 
 
 def refuse_pipe(path: Path) -> None:

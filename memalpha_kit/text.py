@@ -222,12 +222,13 @@ def _number(source: str) -> int | float:
     return int(source) if source.lstrip("-").isdigit() else value
 
 
-def _refuse(constant: str) -> NoReturn:
+def not_json(constant: str) -> NoReturn:
+    """Raises ValueError for NaN and Infinity, which are Python's."""
     raise ValueError(f"{constant} is not JSON")
 
 
 _JSON = json.JSONDecoder(
-    strict=False, parse_int=_number, parse_float=_number, parse_constant=_refuse
+    strict=False, parse_int=_number, parse_float=_number, parse_constant=not_json
 )
 
 

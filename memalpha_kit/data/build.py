@@ -220,11 +220,9 @@ def merge_card(
     kept = {i.id for i in (*merged.train, *merged.test)}
 
     def n_kept(part: Dataset) -> int:
-        by_role = {"train": part.train, "eval": part.test}
-        there = part.train or part.test
-        counted = by_role.get(part.card.get("role", ""), there)
+        counted = part.test if part.card.get("role") == "eval" else part.train
         if part.name not in expected:  # a file of the other part, say
-            counted = counted or there
+            counted = counted or part.train or part.test
         return sum(i.id in kept for i in counted)
 
     return {

@@ -55,12 +55,10 @@ class Failed(Exception):
 
     def not_taken(self, sent: Iterable[str]) -> str:
         """The field of those sent that this server does not take; "" if it was not that."""
-        said = str(self).lower()
-        if self.status not in (400, 422) or self.too_long or not _NOT_TAKEN.search(said):
-            return ""
-        known = "|".join(name for name in OTHERWISE if name in sent)
-        found = re.search(rf"\b({known})\b", said)  # the first: others are named as what is taken
-        return found[1] if found else ""
+        said, known = str(self), "|".join(name for name in OTHERWISE if name in sent)
+        refused = self.status in (400, 422) and not self.too_long and _NOT_TAKEN.search(said)
+        found = re.search(rf"(?i)\b({known})\b", said)  # the first, for later ones may be taken
+        return found[1].lower() if refused and found else ""
 
 
 OTHERWISE = {"max_tokens": "max_completion_tokens"} | dict.fromkeys(

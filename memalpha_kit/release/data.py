@@ -197,7 +197,7 @@ PERLTQA = perltqa.Rules(
 BOOKS = partial(
     booksum.build,
     patterns=(booksum.TRAIN, booksum.TRAIN.replace("train", "test")),
-    choose=lambda texts: 0 if texts and texts[0] else None,  # the first summary, blank or not
+    choose=lambda texts: 0 if texts and texts[0] else None,  # none if the first one is blank
 )
 BUILDERS: dict[str, Builder] = {
     "squad": partial(squad.build, share=consecutive_shares),

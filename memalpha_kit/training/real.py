@@ -257,7 +257,8 @@ def exported(out: Path, base: Path, model: ModelConfig) -> tuple[Path, float, in
 def checked(profile: Profile) -> tuple[Profile, Client | None]:
     """The profile with the served reader's address filled in, and a client of that reader.
 
-    Raises InputError for what cannot work.
+    Raises InputError for settings that contradict each other, a name, card or address that is
+    missing, a server that does not answer, and a model that cannot train.
     """
     from memalpha_kit.training.backends import check_model
 
