@@ -225,6 +225,13 @@ def test_several_calls_in_one_place_are_each_a_call_or_a_counted_attempt(name):
     assert outcomes(parse_reply(reply, "stop", wire)) == expected
 
 
+def test_braces_at_the_end_of_a_text_of_a_broken_call_begin_no_other_one():
+    [call] = parse_reply(
+        f"{MARKS}{{'memory_type': 'x', \"content\": \"a {{b}}{{\"}}", "stop", "text"
+    )
+    assert call.arguments["content"] == "a {b}{"
+
+
 def test_only_the_cut_part_of_several_calls_is_truncated():
     expected = [CLEAR, "truncated"]
     reply = native(f"{DELETE}\n{DELETE[:-9]}", "")

@@ -211,7 +211,8 @@ def _repaired(source: str) -> list[Any]:
 
 _OBJECT = re.compile(r"[\s,]*\{")
 _RESTART = re.compile(
-    r"((?<=[}\]\"'])[^{}\[\]\"':]{1,40}|(?<=[}\]]))(?=\{\s*([\"']|(name|arguments|memory_type)\s*:))"
+    r"(?<=[}\]\"'])[^{}\[\]\"':]{1,40}(?=\{\s*([\"']|(name|arguments|memory_type)\s*:))"
+    r"|(?<=[}\]])(?=\{\s*([\"']\w+[\"']|name|arguments|memory_type)\s*:)"  # no "}{" in a text
 )
 """Between a broken object and the next one: no colon, which stands before an object inside."""
 
