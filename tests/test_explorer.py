@@ -17,6 +17,7 @@ from memalpha_kit.data.dataset import load_data
 from memalpha_kit.data.instances import save_instances
 from memalpha_kit.errors import InputError
 from memalpha_kit.explorer import Recording, html_page, show, view
+from memalpha_kit.explorer import recordings as recordings_module
 from memalpha_kit.explorer.recordings import load_recordings
 from memalpha_kit.files import save_json
 from memalpha_kit.method.episode import ask, write
@@ -244,6 +245,15 @@ def test_a_training_brings_the_weights_that_it_was_run_with(tmp_path):
     recordings = load_recordings([tmp_path / "run"])
     assert recordings[0].name == "run step_00001"
     assert view(recordings, [instance])["reward"]["compression"] == 0.5
+
+
+def test_the_tokenizer_of_a_training_is_read_once_for_all_of_its_steps(tmp_path, monkeypatch):
+    read, (episode, _) = [], random_case(3)
+    for step in (1, 2, 3):
+        save_episodes(tmp_path / "run" / "episodes" / f"step_0000{step}.jsonl", [episode])
+    monkeypatch.setattr(recordings_module, "decoder", lambda folder: read.append(folder) or str)
+    assert [one.decode for one in load_recordings([tmp_path / "run"])] == [str, str, str]
+    assert read == [tmp_path / "run" / "policy"]
 
 
 def test_the_pictures_in_the_readme_are_there_and_small():

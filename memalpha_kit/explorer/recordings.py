@@ -6,6 +6,7 @@ the scores and questions of an evaluation, the tokenizer of a policy.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, TypeVar
 from memalpha_kit.errors import InputError
 from memalpha_kit.evaluation.runs import ANSWERS, SETTINGS, load_run
 from memalpha_kit.evaluation.scores import scores_of
+from memalpha_kit.evaluation.scoring import Item
 from memalpha_kit.explorer.view import Decode, Recording
 from memalpha_kit.files import load_json, read_jsonl
 from memalpha_kit.method.saved import load_episodes, load_rewards
@@ -32,10 +34,9 @@ def load_recordings(paths: Iterable[Path]) -> list[Recording]:
     """
     recordings = [recording for path in paths for recording in _load(Path(path))]
     names = [recording.name for recording in recordings]
+    times = Counter(names)
     return [
-        replace(recording, name=f"{recording.name} ({place})")
-        if names.count(name) > 1
-        else recording
+        replace(recording, name=f"{name} ({place})") if times[name] > 1 else recording
         for place, (name, recording) in enumerate(zip(names, recordings, strict=True))
     ]
 
@@ -62,7 +63,7 @@ def episode_lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def beside(file: Path) -> Recording:
-    """What lies beside a file of episodes, without the episodes.
+    """What lies beside a file of episodes, without the episodes and the tokenizer.
 
     `memalpha write` leaves a card, a training and an evaluation their settings.
     """
@@ -80,18 +81,19 @@ def beside(file: Path) -> Recording:
         (),
         rewards=load_rewards(rewards) if rewards and rewards.is_file() else {},
         protocol=_section(ProtocolConfig, said, "protocol", card),
-        decode=decoder(training / "policy") if training else None,
         reward=_section(RewardConfig, said, "reward", card),
         advantage=_section(AdvantageConfig, said, "advantage", card),
     )
 
 
 def _load(path: Path) -> Iterator[Recording]:
-    for file in episode_files(path):
-        if file.name == ANSWERS:
-            yield _evaluation(file.parent)
-        else:
-            yield replace(beside(file), episodes=load_episodes(file))
+    first, *others = episode_files(path)
+    if first.name == ANSWERS:
+        yield _evaluation(first.parent)
+        return
+    decode = decoder(first.parent.parent / "policy") if first.parent.name == "episodes" else None
+    for file in (first, *others):
+        yield replace(beside(file), episodes=load_episodes(file), decode=decode)
 
 
 def _section(kind: type[Section], card: Any, name: str, where: object) -> Section | None:
@@ -116,10 +118,13 @@ def _evaluation(folder: Path) -> Recording:
     """The memories of an evaluation, with its answers, their scores and the accepted answers."""
     run = load_run(folder)
     scores = {(row["instance"], row["qa"]): row["score"] for row in scores_of(run)}
+    asked: dict[str, list[Item]] = {}
+    for item in run.questions:
+        asked.setdefault(item.instance, []).append(item)
     episodes, questions = [], {}
     for name, prepared in run.prepared.items():
         if prepared.episode:
-            mine = [item for item in run.questions if item.instance == name]
+            mine = asked[name]
             found = [run.answers.get(item.key, run.failed.get(item.key)) for item in mine]
             answers = tuple(replace(a, score=scores[a.instance, a.qa]) for a in found if a)
             episodes.append(replace(prepared.episode, answers=answers))
