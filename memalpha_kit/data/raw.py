@@ -114,7 +114,8 @@ def rows(
                 found = (row for batch in batches for row in batch.to_pylist())
                 yield from ((row, f"{path}: row {number}") for number, row in enumerate(found))
         elif ".jsonl" in path.suffixes[-2:]:
-            yield from _json_lines(path, skips)
+            filled = (item for item in lines(path, skips) if item[0].strip())
+            yield from skips.each(lambda line, where: (parse_json(line, where), where), filled)
         else:
             yield from _json_items(path, skips, single)
 
@@ -155,11 +156,6 @@ def lines(path: Path, skips: Skips) -> Iterator[tuple[str, str]]:
             except UnicodeDecodeError as error:
                 found = f"expected UTF-8 text, found byte {raw[error.start]:#04x}"
                 skips.add(f"{path}:{number}", found)
-
-
-def _json_lines(path: Path, skips: Skips) -> Iterator[Item]:
-    filled = (item for item in lines(path, skips) if item[0].strip())
-    yield from skips.each(lambda line, where: (parse_json(line, where), where), filled)
 
 
 def _json_items(path: Path, skips: Skips, single: bool) -> Iterator[Item]:

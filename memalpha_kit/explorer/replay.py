@@ -138,15 +138,10 @@ def reward_differences(
         made = rewards(again, instance, counter(episode.memory_config.counter), judge, config)
         then, now = (vars(parts) | dict(parts.others) for parts in (saved, made))
         known = [name for name in saved.others if set(now.get(name, (None,))) != {None}]
+        names = ["accuracy", "compression", "format", *(["content"] if judge else ()), *known]
         found += [
             f"{episode.id}: {name}: recorded {then[name]}, found {now[name]}"
-            for name in (
-                "accuracy",
-                "compression",
-                "format",
-                *(["content"] if judge else ()),
-                *known,
-            )
+            for name in names
             if then[name] != now[name]
         ]
     return found

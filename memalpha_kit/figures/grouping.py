@@ -30,7 +30,10 @@ def plot_grouping(advantages: pd.DataFrame, cosine: pd.DataFrame) -> Figure:
     below = figure.add_subplot(whole)
     _draw_advantages(axes[0, 0], advantages[advantages.stage == first])
     _draw_direction(axes[0, 1], seen[seen.kind == "unbiased direction"], order)
-    _draw_same(below, seen[(seen.stage == first) & (seen.kind == "same rollouts")], order)
+    same = seen[(seen.stage == first) & (seen.kind == "same rollouts")]
+    pairs = pd.DataFrame({"a": _setting(same), "b": _setting(same, "other_"), "c": same["mean"]})
+    matrix = pairs.pivot(index="a", columns="b", values="c").reindex(index=list(order[1:]))
+    style.heat(below, matrix[list(order[:-1])])
     axes[0, 0].set_title(f"Advantages, {first}")
     axes[0, 1].set_title("Cosine with the unbiased gradient")
     below.set_title(f"Cosine of two settings' gradients, same rollouts, {first}")
@@ -59,12 +62,6 @@ def _draw_advantages(axis: Axes, table: pd.DataFrame) -> None:
     wide = wide.loc[list(dict.fromkeys(rows.grouping)), list(labels)].rename(columns=labels)
     names = {name: style.in_words(f"grouping={name}") for name in wide.index}
     style.heat(axis, wide.rename(index={n: fill(said, 14) for n, said in names.items()}), wrap=11)
-
-
-def _draw_same(axis: Axes, table: pd.DataFrame, order: Sequence[str]) -> None:
-    pairs = pd.DataFrame({"a": _setting(table), "b": _setting(table, "other_"), "c": table["mean"]})
-    matrix = pairs.pivot(index="a", columns="b", values="c").reindex(index=list(order[1:]))
-    style.heat(axis, matrix[list(order[:-1])])
 
 
 def _draw_direction(axis: Axes, table: pd.DataFrame, order: Sequence[str]) -> None:

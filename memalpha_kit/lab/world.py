@@ -363,18 +363,14 @@ def transcripts(
     """
     while True:
         (instance,) = build_world(config, people, 1, rng.randint(2, LONGEST_LIFE), rng.random())
-        memory = _old_memory(memory_config, people, rng)
+        start = rng.choice((1, rng.randint(1, LATEST_START)))
+        memory = replace(empty(memory_config), next_id=start)
+        for _ in range(rng.choice((0, 0, rng.randint(1, DISTRACTORS)))):
+            memory, _ = apply(memory, insert_call(_anything(people, rng)), memory_config)
         for chunk in instance.chunks:
             yield memory, chunk, teach(chunk, memory, memory_config, habits, rng)
             for call in teach(chunk, memory, memory_config, living, rng):
                 memory, _ = apply(memory, call, memory_config)
-
-
-def _old_memory(config: MemoryConfig, people: Sequence[str], rng: random.Random) -> Memory:
-    memory = replace(empty(config), next_id=rng.choice((1, rng.randint(1, LATEST_START))))
-    for _ in range(rng.choice((0, 0, rng.randint(1, DISTRACTORS)))):
-        memory, _ = apply(memory, insert_call(_anything(people, rng)), config)
-    return memory
 
 
 def _anything(people: Sequence[str], rng: random.Random) -> Sentence:
