@@ -236,8 +236,7 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 def _record(
     kind: str, setting: AdvantageConfig, other: AdvantageConfig, values: np.ndarray
 ) -> dict[str, Any]:
-    named = _names(setting) | _names(other, "other_")
-    return {"kind": kind, **named, **_interval(values)}
+    return {"kind": kind, **_names(setting), **_names(other, "other_"), **_interval(values)}
 
 
 def _names(setting: AdvantageConfig, prefix: str = "") -> dict[str, str]:

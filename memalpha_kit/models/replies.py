@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from memalpha_kit.chats import ChatReply
@@ -194,7 +195,7 @@ def masked(key: str, text: str) -> str:
     >>> masked("sk-1234567890", "wrong key sk-12345***")
     'wrong key ******'
     """
-    return _hidden(key, text, SHORTEST_FRAGMENT)[:200]
+    return _hidden(key, SHORTEST_FRAGMENT, text)[:200]
 
 
 def without_key(key: str, reply: ChatReply) -> ChatReply:
@@ -202,15 +203,12 @@ def without_key(key: str, reply: ChatReply) -> ChatReply:
 
     Only long parts are hidden: a short one, or a made-up key such as EMPTY, may be an honest word.
     """
-
-    def hide(text: str) -> str:
-        return _hidden(key, text, LONG_FRAGMENT)
-
+    hide = partial(_hidden, key, LONG_FRAGMENT)
     uses = (replace(u, name=hide(u.name), arguments=hide(u.arguments)) for u in reply.tools)
     return replace(reply, text=hide(reply.text or ""), tools=tuple(uses))
 
 
-def _hidden(key: str, text: str, shortest: int) -> str:
+def _hidden(key: str, shortest: int, text: str) -> str:
     if not any(key[at : at + shortest] in text for at in range(len(key) - shortest + 1)):
         return text
     hidden, place = [], 0

@@ -106,8 +106,7 @@ def build(job: Job) -> list[Instance]:
     complete = [question for question in questions if question.complete]
     left_out = len(questions) - len(complete)
     job.skips.drop("questions whose evidence is not in their context", left_out)
-    batches = by_component(complete, k)
-    return from_batches(job, batches, articles, pack_whole, evidence)
+    return from_batches(job, by_component(complete, k), articles, pack_whole, evidence)
 
 
 def evidence(question: Question, chunks: Packed) -> list[int | None]:

@@ -36,7 +36,6 @@ from memalpha_kit.tasks import TASKS
 
 FILES = ("**/*.[tT][xX][tT]", "**/*.[mM][dD]")
 
-
 Chunks = list[tuple[str, str, str]]
 """(file, text, its words as scores compare them, between spaces) of each chunk."""
 
