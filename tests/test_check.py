@@ -127,6 +127,8 @@ def test_a_set_given_twice_is_counted_once_and_merged_ones_have_their_origins(tm
     one_file = check.tables([tmp_path / "train.parquet"], "words")["provenance"]
     assert one_file["source"].tolist() == ["a", "b", "c"]
     assert set(one_file["files"]) == {"as in the card"}
+    beside = (tmp_path / "train.parquet").rename(tmp_path / "mine.parquet")
+    assert check.tables([beside], "words")["provenance"]["files"].tolist() == ["no card"]
 
 
 def test_the_report_reads_well(tmp_path):

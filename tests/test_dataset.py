@@ -359,6 +359,20 @@ def test_processes_that_save_into_one_folder_at_once_take_turns(tmp_path, root):
     assert dataset.read(tmp_path / "squad").parts == WHOLE.parts
 
 
+def test_a_folder_that_another_process_swaps_in_this_moment_is_free(tmp_path, monkeypatch):
+    dataset.save(tmp_path / "squad", WHOLE)
+    exists = type(tmp_path).exists
+
+    def then_moved(path, **options):
+        found = exists(path, **options)
+        if found and path == tmp_path / "squad":
+            path.rename(tmp_path / "moved")
+        return found
+
+    monkeypatch.setattr(type(tmp_path), "exists", then_moved)
+    dataset.check_free(tmp_path / "squad")
+
+
 def test_a_data_set_is_saved_below_a_folder_that_a_run_holds(tmp_path):
     """As notebook 04 does under `memalpha run --profile small`, which holds runs/small."""
     with held(tmp_path):

@@ -226,6 +226,7 @@ def read(path: Path) -> Dataset:
     path = Path(path)
     if path.is_file():
         card = read_card(path.parent)
+        card = card if path.name in card.get("data_sha256", ()) else {}  # another's
         name = card.get("name", path.resolve().parent.name)
         found, training = tuple(load_instances(path, name)), path.stem.startswith("train")
         return Dataset(name, found if training else (), () if training else found, card)
@@ -330,7 +331,7 @@ def save(folder: Path, data: Dataset) -> None:
     except OSError as error:
         raise DiskError(f"{folder}: expected to write a folder, found: {error.strerror}") from error
     finally:
-        if old.exists() and not folder.exists():
+        if new.exists() and old.exists() and not folder.exists():  # it failed on the way
             old.rename(folder)
         for left in (new, old):
             shutil.rmtree(left, ignore_errors=True)
@@ -383,10 +384,12 @@ def check_free(folder: Path) -> None:
     """Nothing; raises InputError if a data set would replace something else in that place."""
     folder = Path(folder)
     finish_swaps(folder.absolute().parent)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder}: expected a folder or nothing, found a file")
-    for path in sorted(folder.iterdir()) if folder.exists() else ():
-        if path.name not in FILES:
-            raise InputError(
-                f"{folder}: expected an empty folder or an earlier data set, found {path.name}"
-            )
+    try:
+        names = os.listdir(folder)  # asked once, for another process may swap it
+    except FileNotFoundError:
+        names = []
+    except NotADirectoryError:
+        raise InputError(f"{folder}: expected a folder or nothing, found a file") from None
+    if other := min({*names} - {*FILES}, default=""):
+        found = f"found {other}"
+        raise InputError(f"{folder}: expected an empty folder or an earlier data set, {found}")
