@@ -76,9 +76,8 @@ def explore(
     print(f"{len(shown['episodes'])} episodes, {n_chunks} chunks, {size}; open it in a browser")
     print(out)
     if any(step["chunk"] is None for episode in shown["episodes"] for step in episode["steps"]):
-        print(
-            "memalpha: some chunks are not known; --data PATH names the data set", file=sys.stderr
-        )
+        said = "memalpha: some chunks are not known; --data PATH names the data set"
+        print(said, file=sys.stderr)
 
 
 def _settings(profile: str | None, overrides: Sequence[str]) -> Profile | None:

@@ -105,9 +105,7 @@ def plan(
     overrides: Overrides = NONE,
     probe: Annotated[
         bool,
-        Option(
-            "--probe", help="measure this machine first: the miniature or small, up to a minute"
-        ),
+        Option("--probe", help="measure this machine first: miniature or small, up to a minute"),
     ] = False,
     out: Annotated[Path | None, Option(metavar="FILE", help="also save the plan as CSV")] = None,
     record_reference: Annotated[

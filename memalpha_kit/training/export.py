@@ -116,8 +116,7 @@ def save_trained(lm: CausalLM, folder: Path, weights: Mapping[str, Any] | None =
 
     An adapter has none: its base has them. `weights` are those of a sharded model.
     """
-    adapter = hasattr(lm.model, "peft_config")
-    said = None if adapter else generation_defaults(lm)
+    said = None if hasattr(lm.model, "peft_config") else generation_defaults(lm)
     return save_policy(lm.model, lm.tokenizer, folder, weights, said)
 
 
