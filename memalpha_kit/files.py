@@ -127,7 +127,10 @@ class Log:
             raise _unwritten(self.path, 0, error) from error
         try:
             _take(self._file.fileno(), self.path)
-            self._mend()
+            content = self.path.read_bytes()
+            if torn := len(content) - content.rfind(b"\n") - 1:
+                log.warning("%s: the last line was cut off and is dropped", self.path)
+                os.ftruncate(self._file.fileno(), len(content) - torn)
         except BaseException:
             self._file.close()
             raise
@@ -143,12 +146,6 @@ class Log:
         except OSError as error:
             os.ftruncate(self._file.fileno(), size)
             raise _unwritten(self.path, len(line), error) from error
-
-    def _mend(self) -> None:
-        content = self.path.read_bytes()
-        if torn := len(content) - content.rfind(b"\n") - 1:
-            log.warning("%s: the last line was cut off and is dropped", self.path)
-            os.ftruncate(self._file.fileno(), len(content) - torn)
 
     def __enter__(self) -> Log:
         return self

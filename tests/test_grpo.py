@@ -358,6 +358,24 @@ def test_steps_that_cannot_learn_are_told_and_some_in_a_row_are_a_warning(
     assert warning.startswith("GRPO: the last 1 of 1 steps taught nothing: all rewards")
 
 
+def test_a_step_formats_its_own_row_and_all_rows_only_where_it_brings_a_column(
+    tmp_path, monkeypatch
+):
+    sizes, to_csv = [], pd.DataFrame.to_csv
+    monkeypatch.setattr(
+        pd.DataFrame,
+        "to_csv",
+        lambda table, **how: sizes.append(len(table)) or to_csv(table, **how),
+    )
+    journal = Journal(tmp_path, replace(tiny.GRPO, steps=5), 5)
+    rows = [{"loss": 0.5}, {"loss": 1 / 3}, {"loss": 2.0, "kl": 1e-9}, {"kl": 0.25}]
+    for step, measures in enumerate(rows, 1):
+        journal.log(step, measures)
+    assert sizes[1::2] == [1, 1, 3, 1]  # every other one is of timings
+    expected = to_csv(pd.DataFrame(rows, index=pd.Index([1, 2, 3, 4], name="step")))
+    assert (tmp_path / "metrics.csv").read_text() == expected
+
+
 def test_progress_is_told_chunk_by_chunk_inside_a_step(tmp_path):
     told = []
     Rollouts(tiny.run(tmp_path), told.append)(0, [0, 1], tiny.lm())

@@ -75,8 +75,7 @@ class History:
     """What an episode's memory held after each step; made once and asked for every question.
 
     `chunks` are those read before each step, `versions` the texts of each id in turn (the core
-    memory's under `CORE`). What stays as it was is not looked at, so long episodes take no longer
-    a step than short ones.
+    memory's under `CORE`). What stays as it was is not looked at.
     """
 
     def __init__(self, episode: Episode) -> None:

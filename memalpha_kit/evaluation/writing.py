@@ -261,16 +261,14 @@ class ApiWriter:
         completions = [Completion("", finish="error") for _ in requests]
         for place, reply in zip(live, replies, strict=True):
             completions[place] = self._completion(requests[place], reply)
-        self._tell_silence([one for one in completions if one.finish != "error"])
-        return completions
-
-    def _tell_silence(self, completions: Sequence[Completion]) -> None:
-        before, n = self.seen["chunks"], self.seen["chunks"] + len(completions)
+        good = [one for one in completions if one.finish != "error"]
+        before, n = self.seen["chunks"], self.seen["chunks"] + len(good)
         self.seen["chunks"] = n
-        for completion in completions if before < SILENT_CHUNKS else ():
+        for completion in good if before < SILENT_CHUNKS else ():
             self.seen["calls"] += len(read_calls(completion, self.memory, self.protocol))
         if before < SILENT_CHUNKS <= n and not self.seen["calls"]:
             log.warning("%s: %s", self.name, silence(n, n, self.protocol.wire))
+        return completions
 
     def _request(self, asked: WriteRequest) -> ChatRequest:
         def render(shown: int) -> Chat:

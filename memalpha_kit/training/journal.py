@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 from transformers import TrainerCallback
 
-from memalpha_kit.files import save_table
+from memalpha_kit.files import write_bytes
 from memalpha_kit.progress import bar
 from memalpha_kit.settings import GrpoConfig
 from memalpha_kit.training import processes
@@ -43,6 +43,7 @@ class Journal(TrainerCallback):
         self.folder, self.steps, self.begun, self.done = folder, config.steps, done, done
         self.updates = updates_per_step(config)
         self.tables: dict[str, list[dict[Any, Any]]] = {name: [] for name in TABLES}
+        self._shown: dict[str, tuple[list[Any], str]] = {}  # their columns, and all as CSV
         for name in TABLES:
             if done and (folder / name).is_file():
                 table = pd.read_csv(folder / name, dtype=str, keep_default_na=False)  # no rounding
@@ -100,8 +101,14 @@ class Journal(TrainerCallback):
             log.warning("GRPO: the last %d of %d steps taught nothing: %s", self.flat, step, why)
 
     def _add(self, name: str, row: dict[str, Any]) -> None:
-        self.tables[name].append(row)
-        save_table(self.folder / name, pd.DataFrame(self.tables[name]))
+        """Adds a row, which alone is formatted unless it brings a column."""
+        rows, (columns, text) = self.tables[name], self._shown.get(name, ([], ""))
+        rows.append(row)
+        new = not row.keys() <= set(columns)
+        table = pd.DataFrame(rows) if new else pd.DataFrame([row], columns=columns)
+        text = ("" if new else text) + table.to_csv(index=False, header=new, lineterminator="\n")
+        self._shown[name] = list(table), text
+        write_bytes(self.folder / name, text.encode())
 
 
 def flat_because(values: Mapping[str, Any], judged: bool = True) -> str:

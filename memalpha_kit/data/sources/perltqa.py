@@ -232,7 +232,10 @@ def read_events(record: Any, where: str, rules: Rules) -> list[Event]:
     """The events of a character in the file's order: what happened, then what was said."""
     raw = checked(_RawMemories, record, where)
     talks = {n: list(_blocks(d, f"{where}: {n}", rules.line)) for n, d in raw.dialogues.items()}
-    owners = {name: _owner(name, d, raw.events) for name, d in raw.dialogues.items()}
+    owners = {}
+    for name, dialogue in raw.dialogues.items():  # what its field `events` names, or its own name
+        named = (one for one in REFERENCE.findall(str(dialogue.events or "")) if one in raw.events)
+        owners[name] = next(named, name.partition("#")[0])
     built = []
     for name, event in raw.events.items():
         own = tuple(d for d in raw.dialogues if rules.owns(name, d, owners[d]))
@@ -241,14 +244,6 @@ def read_events(record: Any, where: str, rules: Rules) -> list[Event]:
         parts += [TALKS, *said] if said else []
         built.append(Event(name, str(event.date or "some time ago"), "\n\n".join(parts), own))
     return built
-
-
-def _owner(name: str, dialogue: _RawDialogue, events: Mapping[str, Any]) -> str:
-    """The event of a dialogue: what its field `events` names, else its id before the `#`."""
-    for reference in REFERENCE.findall(str(dialogue.events)) if dialogue.events else ():
-        if reference in events:
-            return reference
-    return name.partition("#")[0]
 
 
 def _blocks(dialogue: _RawDialogue, where: str, line: Callable[[str], str]) -> Iterator[str]:
