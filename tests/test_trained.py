@@ -66,6 +66,36 @@ def test_its_weights_are_those_of_its_adapter_and_a_missing_base_is_said(small, 
     assert "memalpha models get smollm2-135m" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ("", "expected words"),
+        ("no_such.md", "no_such.md: expected a readable file"),
+        (".", ".: expected a readable file"),
+        ("Mira \udcff", "expected UTF-8, found other bytes"),
+        ("-", "expected UTF-8, found other bytes"),
+    ],
+)
+def test_what_is_no_text_and_no_file_with_one_is_a_line(monkeypatch, capsys, given, found):
+    monkeypatch.setattr("sys.stdin", io.StringIO("\udcff\udcfe of a pipe"))
+    assert cli.main(["write", "--writer", "keep_sentences", given]) == 2
+    assert found in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "found"),
+    [
+        (["--temperature", "-1"], "temperature: expected at least 0"),
+        (["--device", "meta"], "device 'meta': expected one of here"),
+        (["--set", "protocol.max_reply_tokens=16000"], "expected a window of 22144"),
+        (["--set", "protocol.max_prompt_tokens=9"], "or raise protocol.max_prompt_tokens"),
+    ],
+)
+def test_a_model_that_cannot_write_so_is_a_line_that_names_the_setting(small, capsys, more, found):
+    assert cli.main(["write", "--model", str(small), *more, TEXT]) == 2
+    assert found in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("more", [[], ["--data", "d"], ["--data", "d", "--out", "o", "a text"]])
 def test_a_text_or_data_with_a_file_to_write(more, capsys):
     assert cli.main(["write", "--writer", "silent", *more]) == 2

@@ -171,13 +171,14 @@ class Local:
             if getattr(self, name) != default and not any((self.model, *folders)):
                 raise InputError(f"--{name}: has no effect without a local model (--model FOLDER)")
 
-    def lm(self, check: Callable[[Any], object] = lambda tokenizer: None) -> CausalLM:
-        """The model, loaded after `check` has seen its tokenizer."""
-        from memalpha_kit.models.folders import load_tokenizer
+    def lm(self, *writing: Any) -> CausalLM:
+        """The model; `writing` are the memory and the protocol that it is to write under."""
+        from memalpha_kit.models.folders import check_writer
         from memalpha_kit.models.local import load_lm
 
         assert self.model  # who calls this has looked
-        check(load_tokenizer(self.model))
+        if writing:
+            check_writer(self.model, *writing)
         return load_lm(self.model, self.device, dtype=self.dtype)
 
     def chat(self) -> ChatModel:
@@ -268,7 +269,7 @@ def writer_of(
 ) -> Writer:
     """The writer that `--writer` or `--model` names. Raises InputError for both and for neither."""
     from memalpha_kit.method import writers
-    from memalpha_kit.method.model_writers import ModelWriter, check_prompts
+    from memalpha_kit.method.model_writers import ModelWriter
     from memalpha_kit.models.local import Sampling
     from memalpha_kit.training.trained import adapter_file, load_trained
 
@@ -280,12 +281,12 @@ def writer_of(
             raise InputError(f"--temperature: has no effect with the rule --writer {rule}")
         return writers.writer(rule, profile.protocol.wire)
     rules = (profile.memory, profile.protocol)
-    adapter = adapter_file(local.model)
-    if adapter:
+    sampling = Sampling(temperature=temperature, max_new_tokens=profile.protocol.max_reply_tokens)
+    if adapter := adapter_file(local.model):
         lm = load_trained(adapter, profile, local.device, local.dtype)
     else:
-        lm = local.lm(lambda tokenizer: check_prompts(tokenizer, *rules))
-    return ModelWriter(lm, *rules, Sampling(temperature, profile.protocol.max_reply_tokens))
+        lm = local.lm(*rules)
+    return ModelWriter(lm, *rules, sampling)
 
 
 def embedding(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from os.path import exists
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -86,16 +87,23 @@ def write(
 
 
 def _show_memory(text: str, by: Writer, profile: Profile, seed: int) -> None:
-    """Prints the memory that a writer makes of a text, of a file, or of standard input."""
+    """Prints the memory that a writer makes of a text, of a file, or of standard input.
+
+    One word that ends in .txt or .md is a file, there or not.
+    """
     from memalpha_kit.data.raw import read_text
     from memalpha_kit.method import episode
     from memalpha_kit.method.prompts import numbered
+    from memalpha_kit.text import without_surrogates
     from memalpha_kit.training.trained import as_instance
 
     if text == "-":
         text = sys.stdin.read()
-    elif "\n" not in text and len(text) < 256 and Path(text).is_file():
-        text = read_text(Path(text))
+    elif "\n" not in text and len(text) < 256:
+        named = Path(text).suffix in (".txt", ".md") and " " not in text
+        text = read_text(Path(text)) if named or exists(text) else text
+    if text != without_surrogates(text):
+        raise InputError("text: expected UTF-8, found other bytes")
     instance = as_instance(text, profile)
     with bar(len(instance.chunks), f"write {by.name}") as shown:
         how = profile.memory, profile.protocol, 1, seed

@@ -43,7 +43,7 @@ from memalpha_kit.method.calls import render_calls
 from memalpha_kit.method.episode import write
 from memalpha_kit.method.memory import INSERT
 from memalpha_kit.method.model_readers import ModelReader
-from memalpha_kit.method.model_writers import ModelWriter, check_prompts
+from memalpha_kit.method.model_writers import ModelWriter
 from memalpha_kit.method.prompts import VERSION, search_tool
 from memalpha_kit.method.readers import READERS, Reader, needs_model, reader
 from memalpha_kit.method.retrieval import Retrieval
@@ -230,10 +230,10 @@ class WrittenMemory(FromMemory):
             self._loaded = self._policy(self._folder)
 
     def _policy(self, folder: Path) -> CausalLM:
-        from memalpha_kit.models.folders import load_tokenizer
+        from memalpha_kit.models.folders import check_writer
         from memalpha_kit.models.local import load_lm
 
-        check_prompts(load_tokenizer(folder), self.options.memory, self.options.protocol)
+        check_writer(folder, self.options.memory, self.options.protocol)
         return load_lm(folder, self.backends.device, dtype=self.backends.dtype)
 
     def _writer(self) -> writers.Writer:

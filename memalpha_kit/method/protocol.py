@@ -200,7 +200,7 @@ def fit_prompt(
         if shown <= 0:
             raise InputError(
                 f"prompt: expected at most {limit} tokens, found {n_tokens} with no entry shown; "
-                "build the data with smaller chunks"
+                "build the data with smaller chunks or raise protocol.max_prompt_tokens"
             )
         shown //= 2
     return prompt, shown

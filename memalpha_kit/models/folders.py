@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from memalpha_kit.errors import InputError
 from memalpha_kit.files import load_json
+from memalpha_kit.method.model_writers import check_prompts
 from memalpha_kit.models.get import MODELS
 from memalpha_kit.notebooks import repository
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from memalpha_kit.settings import MemoryConfig, ProtocolConfig
 
 EXPECTED = "expected a folder with config.json, weights (safetensors) and a tokenizer"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
@@ -103,6 +106,19 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
     with readable(folder):
         return AutoTokenizer.from_pretrained(folder, **LOCAL)
+
+
+def check_writer(folder: Path, memory: MemoryConfig, protocol: ProtocolConfig) -> None:
+    """Raises InputError for a model that cannot write so; no weight is read.
+
+    Its chat template leaves out the tools, no prompt fits, or its window is too small.
+    """
+    check_prompts(load_tokenizer(folder), memory, protocol)
+    longest = protocol.max_prompt_tokens + protocol.max_reply_tokens
+    window = load_json(folder / "config.json").get("max_position_embeddings") or longest
+    if window < longest:
+        sums = f"{longest} (protocol.max_prompt_tokens + protocol.max_reply_tokens)"
+        raise InputError(f"model {folder}: expected a window of {sums}, found {window}")
 
 
 # ---- end and pad tokens -------------------------------------------------------------------------

