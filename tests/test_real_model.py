@@ -32,7 +32,6 @@ from memalpha_kit.evaluation.calibration import CASES
 from memalpha_kit.method.encoding import encode_chat
 from memalpha_kit.method.saved import load_episodes
 from memalpha_kit.models.decode import fast
-from memalpha_kit.models.folders import stop_ids
 from memalpha_kit.models.local import Sampling, load_lm
 from memalpha_kit.models.local_chat import LocalChat
 from memalpha_kit.records import QA, make_instance
@@ -331,7 +330,7 @@ def test_a_step_moves_the_adapter_and_the_export_says_what_was_trained(
     again, base = load_lm(run / "export"), load_lm(real_model, dtype="float32")
     assert again.stop_ids == base.stop_ids and again.model.dtype == torch.float32
     said = json.loads((run / "export" / "generation_config.json").read_text())
-    assert stop_ids(said["eos_token_id"]) == base.stop_ids
+    assert said["eos_token_id"] in (base.stop_ids[0], list(base.stop_ids))
     one, other = (LocalChat(found).chat([QUESTION])[0] for found in (trained, again))
     assert (one.text, one.finish) == (other.text, other.finish) and one.finish == "stop"
     weights = dict(base.model.named_parameters())

@@ -282,10 +282,8 @@ def writer_of(
         return writers.writer(rule, profile.protocol.wire)
     rules = (profile.memory, profile.protocol)
     sampling = Sampling(temperature=temperature, max_new_tokens=profile.protocol.max_reply_tokens)
-    if adapter := adapter_file(local.model):
-        lm = load_trained(adapter, profile, local.device, local.dtype)
-    else:
-        lm = local.lm(*rules)
+    adapter, how = adapter_file(local.model), (local.device, local.dtype)
+    lm = load_trained(adapter, profile, *how) if adapter else local.lm(*rules)
     return ModelWriter(lm, *rules, sampling)
 
 

@@ -87,10 +87,7 @@ def write(
 
 
 def _show_memory(text: str, by: Writer, profile: Profile, seed: int) -> None:
-    """Prints the memory that a writer makes of a text, of a file, or of standard input.
-
-    One word that ends in .txt or .md is a file, there or not.
-    """
+    """Prints the memory that a writer makes of a text, of a file, or of standard input."""
     from memalpha_kit.data.raw import read_text
     from memalpha_kit.method import episode
     from memalpha_kit.method.prompts import numbered
@@ -100,7 +97,7 @@ def _show_memory(text: str, by: Writer, profile: Profile, seed: int) -> None:
     if text == "-":
         text = sys.stdin.read()
     elif "\n" not in text and len(text) < 256:
-        named = Path(text).suffix in (".txt", ".md") and " " not in text
+        named = Path(text).suffix in (".txt", ".md") and " " not in text  # there or not
         text = read_text(Path(text)) if named or exists(text) else text
     if text != without_surrogates(text):
         raise InputError("text: expected UTF-8, found other bytes")

@@ -109,10 +109,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def check_writer(folder: Path, memory: MemoryConfig, protocol: ProtocolConfig) -> None:
-    """Raises InputError for a model that cannot write so; no weight is read.
-
-    Its chat template leaves out the tools, no prompt fits, or its window is too small.
-    """
+    """Raises InputError if no prompt, or not all, fit a model or its template; reads no weight."""
     check_prompts(load_tokenizer(folder), memory, protocol)
     longest = protocol.max_prompt_tokens + protocol.max_reply_tokens
     window = load_json(folder / "config.json").get("max_position_embeddings") or longest
@@ -136,19 +133,12 @@ def ends(folder: Path, tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, .
     file = folder / GENERATION
     said = {k: v for k, v in load_json(file).items() if v is not None} if file.is_file() else {}
     named = said.get("eos_token_id", getattr(config, "eos_token_id", None))
-    stops = stop_ids(named, tokenizer.eos_token_id)
+    both = [[ids] if isinstance(ids, int) else ids for ids in (named, tokenizer.eos_token_id)]
+    stops = tuple(dict.fromkeys(number for ids in both for number in ids or ()))  # each once
     if not stops:
         raise InputError(f"model {folder}: expected an end-of-text token, found none")
     tokenizer.pad_token_id = pad_id(tokenizer, stops, config.vocab_size)
     return stops, said
-
-
-def stop_ids(*named: int | Sequence[int] | None) -> tuple[int, ...]:
-    """All end tokens, the generation config's and the tokenizer's, each once."""
-    found: dict[int, None] = {}
-    for value in named:
-        found |= dict.fromkeys([value] if isinstance(value, int) else value or [])
-    return tuple(found)
 
 
 def pad_id(tokenizer: PreTrainedTokenizerBase, stops: Sequence[int], vocabulary: int) -> int | None:

@@ -65,10 +65,7 @@ def base_folder(model: ModelConfig) -> Path:
 
 
 def check_tokenizer(profile: Profile, folder: Path) -> None:
-    """Raises InputError for a model that cannot train; no weight is read.
-
-    It has no token to fill up rows, or cannot write.
-    """
+    """Raises InputError for a model that cannot train; no weight is read."""
     if note := check_pad(folder):
         print(note)
     check_writer(folder, profile.memory, profile.protocol)
