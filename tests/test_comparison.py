@@ -243,6 +243,11 @@ def test_verdicts(ours, low, high, printed, n, expected):
     assert said == expected and why
 
 
+def test_a_verdict_says_how_far_our_interval_reaches_towards_the_printed_score():
+    why = "printed +0.080 away, our interval +0.050"
+    assert verdict(0.6, 0.55, 0.65, 0.68, 100) == ("not reproduced", why)
+
+
 def test_no_verdict_with_failures_or_another_model():
     assert verdict(0.6, 0.55, 0.65, 0.6, 100, missing=1)[1] == "1 questions have no score"
     assert verdict(0.6, 0.55, 0.65, 0.6, 100, doubt="another model")[0] == "cannot tell"

@@ -265,6 +265,12 @@ def test_what_is_no_data_set_is_named(tmp_path):
         dataset.read(tmp_path)
 
 
+def test_an_empty_test_part_names_the_training_part(tmp_path):
+    dataset.save(tmp_path / "a", Dataset("a", many("x", "y"), (), {}))
+    with pytest.raises(InputError, match="found none; .*train.parquet is the training part"):
+        dataset.load_data(tmp_path / "a")
+
+
 def test_an_instance_that_occurs_twice_in_a_part_is_refused_on_loading(tmp_path):
     for name in ("train-00000-of-00002.parquet", "train-00001-of-00002.parquet"):
         save_instances(tmp_path / name, WHOLE.train)

@@ -29,6 +29,17 @@ def words_of(instances):
     return {word.rstrip(".") for text in texts for word in text.split()}
 
 
+def test_a_profile_of_another_prompt_is_no_profile_of_the_miniature(tmp_path):
+    with pytest.raises(InputError, match="profile small: expected the miniature's"):
+        miniature.warm_start(load_profile("small"), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["01", "02", "03", "05", "06", "07"])
+def test_notebooks_of_the_miniature_have_its_settings_under_any_profile(root, name):
+    (path,) = (root / "notebooks").glob(f"{name}_*.ipynb")
+    assert "miniature.own_settings(here.profile)" in path.read_text("utf-8")
+
+
 # --- Data ----------------------------------------------------------------------------------------
 
 

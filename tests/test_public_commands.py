@@ -325,7 +325,7 @@ RULE = ("--method", "memory", "--writer", "keep_sentences", "--url", "http://x",
         (("--method", "bm25", "--source", "squat"), "not in the data"),
         (("--method", "bm25", "--judge-price-in", "1"), "expected --judge-model-name too"),
         (("--method", "bm25", "--model-name", "m"), "expected an address in QWEN_URL or --url"),
-        (("--method", "bm25"), "expected a model that answers, found none"),
+        (("--method", "bm25"), "found none; --url and --model-name name a served one"),
         ((*RULE, "--embed-model-name", "e"), "has no effect without --set retrieval=embedding"),
         ((*RULE, "--writer-model-name", "w"), "has no effect beside --writer keep_sentences"),
         ((*RULE, "--embed-price-in", "1"), "unknown argument '--embed-price-in'"),  # not counted

@@ -74,10 +74,9 @@ def merge(
     from memalpha_kit.data import dataset
     from memalpha_kit.data.build import merge_sets
 
-    every, by_name = _limits(limit)
+    limits = _limits(limit)
     dataset.check_free(out)
-    name = out.resolve().name
-    merged = merge_sets(name, list(parts), recipe, data, every, by_name, seed, compat)
+    merged = merge_sets(out.resolve().name, list(parts), recipe, data, *limits, seed, compat)
     _save(out, merged)
     for name, n in merged.card["instances_by_part"].items():
         expected = "" if n["expected"] is None else f" (the paper: {n['expected']})"

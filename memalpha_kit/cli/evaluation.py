@@ -216,8 +216,7 @@ def score(
     """
     from memalpha_kit.evaluation.runs import load_run
 
-    base = Served()
-    return max([_finish(load_run(one), profile, rubric, judge, base, asking) for one in runs])
+    return max([_finish(load_run(one), profile, rubric, judge, None, asking) for one in runs])
 
 
 def report(

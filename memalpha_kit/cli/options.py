@@ -111,8 +111,7 @@ def with_fields(function: Callable[..., int | None]) -> Callable[..., int | None
     given: list[inspect.Parameter] = []
     made: dict[str, tuple[Any, str]] = {}
     for parameter in inspect.signature(function, eval_str=True).parameters.values():
-        kind: Any
-        kind = parameter.annotation
+        kind: Any = parameter.annotation
         kind, *extra = get_args(kind) if get_origin(kind) is Annotated else (kind,)
         if not dataclasses.is_dataclass(kind):
             given.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
@@ -143,15 +142,13 @@ def _option(field: dataclasses.Field, owner: Any, prefix: str) -> inspect.Parame
     if get_origin(kind) is Literal:
         kind, words = str, f" ({', '.join(map(str, get_args(kind)))})"
     text = field.metadata.get("about", "").replace("{", "{{").replace("}", "}}") + words
-    text = f"{prefix[:-1]}: {text}" if prefix else text
+    if prefix:  # asked only if it is named, by its address or its model
+        text = f"{prefix[:-1]}: {text.replace('[default: ', '[default: the answering one, else ')}"
     name = prefix + field.name
     option = Option(f"--{name.replace('_', '-')}", help=text)
-    kind = kind | None if optional else kind
-    annotation: Any = Annotated[kind, option]
-    default = field.default
-    return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
-    )
+    annotation: Any = Annotated[kind | None if optional else kind, option]
+    only = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, only, default=field.default, annotation=annotation)
 
 
 @dataclass(frozen=True)
@@ -192,8 +189,8 @@ class Local:
 class Served:
     """A model at an OpenAI-compatible server."""
 
-    url: str | None = about(None, "an OpenAI-compatible server; QWEN_URL, or as --url")
-    model_name: str | None = about(None, "the model there; QWEN_MODEL_NAME, or as --model-name")
+    url: str | None = about(None, "an OpenAI-compatible server [default: QWEN_URL]")
+    model_name: str | None = about(None, "the model there [default: QWEN_MODEL_NAME]")
     key_env: str | None = about(None, "variable that holds the key; by address if not given")
 
 

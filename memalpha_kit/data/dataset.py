@@ -299,7 +299,8 @@ def load_data(path: Path) -> list[Instance]:
     """The instances of a parquet file, or of the test part of a data set: at least one."""
     file = one_file(path)
     if not (instances := load_instances(file)):
-        raise InputError(f"{file}: expected at least one instance, found none")
+        other = [f"; {part} is the training part" for part in part_files(file.parent, "train")]
+        raise InputError(f"{file}: expected at least one instance, found none{''.join(other)}")
     return instances
 
 

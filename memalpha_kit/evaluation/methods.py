@@ -127,7 +127,8 @@ class Method:
     def model(self) -> ChatModel:
         """The answering model. Raises InputError if there is none."""
         if self.backends.answer is None:
-            raise InputError(f"method {self.name}: expected a model that answers, found none")
+            found = "found none; --url and --model-name name a served one, --model a local one"
+            raise InputError(f"method {self.name}: expected a model that answers, {found}")
         return self.backends.answer
 
     @property

@@ -166,10 +166,10 @@ def verdict(
         return "cannot tell", f"{missing} questions have no score"
     if low is None or high is None or n < MIN_UNITS:
         return "cannot tell", f"{n} units: too few for an interval"
-    gap, reach = printed - ours, high - ours if printed > ours else ours - low
-    if abs(gap) > (2**0.5 * reach if high - low > 1e-9 else 3 / n) + ROUNDING:
-        return "not reproduced", f"printed {gap:+.3f} away, our interval {-reach:+.3f}"
-    if abs(gap) > reach + ROUNDING:
+    gap, end = printed - ours, (high if printed > ours else low) - ours
+    if abs(gap) > (2**0.5 * abs(end) if high - low > 1e-9 else 3 / n) + ROUNDING:
+        return "not reproduced", f"printed {gap:+.3f} away, our interval {end:+.3f}"
+    if abs(gap) > abs(end) + ROUNDING:
         return "cannot tell", "printed score just outside our interval"
     if max(high - ours, ours - low) > MAX_HALF:
         return "cannot tell", f"interval wider than {MAX_HALF} on a side"

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from memalpha_kit.data.instances import save_instances
+from memalpha_kit.errors import InputError
 from memalpha_kit.evaluation import runs, scores
 from memalpha_kit.evaluation.methods import Backends, MethodSpec, folder_hash
 from memalpha_kit.evaluation.runs import Run
@@ -159,6 +160,8 @@ def warm_start(profile: Profile, folder: Path) -> Path:
     from memalpha_kit.models.tiny import build_policy
     from memalpha_kit.training.warm_start import Phase, train_warm_start
 
+    if profile.protocol.prompt != "compact":
+        raise InputError(f"profile {profile.name}: expected the miniature's, e.g. laptop or ci")
     _set_threads(profile)
     settings, seed = profile.warm_start, profile.seed
     tokenizer = lessons.tokenizer()
@@ -241,8 +244,7 @@ def before_and_after(
     """`evaluate` for the policy of each stage (warm_start, grpo), with columns seed and stage."""
     frames = []
     for stage, folder in policies.items():
-        writer = policy_writer(profile, folder)
-        found = evaluate(profile, writer, instances, f"evaluating {stage}")
+        found = evaluate(profile, policy_writer(profile, folder), instances, f"evaluating {stage}")
         frames.append(found.assign(stage=stage, seed=profile.seed))
     return pd.concat(frames, ignore_index=True)
 
@@ -275,9 +277,8 @@ def answer_methods(
     Both policies, two writers by rule, as many tokens as the first of them keeps but drawn at
     random, and nothing. None needs a model to answer. What is in `out` already is not asked again.
     """
-    teachers = {writer.name: writer for writer in references(profile)}
     trained = {stage: policy_writer(profile, folder) for stage, folder in policies.items()}
-    backends = Backends(writers={**trained, **teachers})
+    backends = Backends(writers={**trained, **{one.name: one for one in references(profile)}})
     found: dict[str, Run] = {}
     for name in progress([*METHODS, RANDOM, NOTHING], label="methods"):
         if name in METHODS:
