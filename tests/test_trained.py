@@ -76,7 +76,9 @@ def test_its_weights_are_those_of_its_adapter_and_a_missing_base_is_said(small, 
         ("-", "expected UTF-8, found other bytes"),
     ],
 )
-def test_what_is_no_text_and_no_file_with_one_is_a_line(monkeypatch, capsys, given, found):
+def test_a_text_that_is_blank_missing_a_folder_or_not_utf_8_is_one_line(
+    monkeypatch, capsys, given, found
+):
     monkeypatch.setattr("sys.stdin", io.StringIO("\udcff\udcfe of a pipe"))
     assert cli.main(["write", "--writer", "keep_sentences", given]) == 2
     assert found in capsys.readouterr().err
@@ -91,7 +93,9 @@ def test_what_is_no_text_and_no_file_with_one_is_a_line(monkeypatch, capsys, giv
         (["--set", "protocol.max_prompt_tokens=9"], "or raise protocol.max_prompt_tokens"),
     ],
 )
-def test_a_model_that_cannot_write_so_is_a_line_that_names_the_setting(small, capsys, more, found):
+def test_a_model_that_cannot_write_so_is_one_line_that_names_the_setting(
+    small, capsys, more, found
+):
     assert cli.main(["write", "--model", str(small), *more, TEXT]) == 2
     assert found in capsys.readouterr().err
 
