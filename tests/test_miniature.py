@@ -34,6 +34,14 @@ def test_a_profile_of_another_prompt_is_no_profile_of_the_miniature(tmp_path):
         miniature.warm_start(load_profile("small"), tmp_path)
 
 
+def test_under_a_profile_of_a_real_model_the_miniature_says_whose_settings_it_has(caplog):
+    settings = miniature.own_settings(replace(load_profile("small"), seed=3))
+    assert settings == replace(load_profile("laptop"), name="small", seed=3)
+    assert "profile small is of a real model" in caplog.text
+    caplog.clear()
+    assert miniature.own_settings(CI) is CI and not caplog.text
+
+
 @pytest.mark.parametrize("name", ["01", "02", "03", "05", "06", "07"])
 def test_notebooks_of_the_miniature_have_its_settings_under_any_profile(root, name):
     (path,) = (root / "notebooks").glob(f"{name}_*.ipynb")

@@ -12,6 +12,7 @@ reader, which is the evaluation's reader too. Names of the evaluation never occu
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -41,6 +42,8 @@ from memalpha_kit.tokens import counter
 if TYPE_CHECKING:
     from memalpha_kit.chats import ChatModel
 
+log = logging.getLogger(__name__)
+
 METRIC = "substring"
 READER = "best_entry"
 TRANSCRIBER = world.Habits(chat=1.0)
@@ -54,10 +57,12 @@ TEACHER_LIFE = world.Habits(keep=0.75, chat=0.3, update=0.8, insert_hidden=0.7)
 def own_settings(profile: Profile) -> Profile:
     """The profile itself, or, if it names a model, `laptop` under its name and with its seed.
 
-    A profile of a real model says nothing about the miniature.
+    A profile of a real model says nothing about the miniature; that is told.
     """
     if not profile.model.name:
         return profile
+    told = "the miniature has the settings of laptop; --set changes only its seed"
+    log.warning("profile %s is of a real model, so %s", profile.name, told)
     return replace(load_profile("laptop"), name=profile.name, seed=profile.seed)
 
 
