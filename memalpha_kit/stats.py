@@ -247,3 +247,18 @@ def _ends(draws: np.ndarray, level: float) -> tuple[float, float]:
     tail = (1 - level) / 2
     low, high = np.quantile(draws, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def holm(values: Sequence[float | None]) -> list[float | None]:
+    """p values corrected for their number by Holm's rule; a missing one stays so, uncounted.
+
+    >>> holm([0.04, None, 0.01, 0.03])
+    [0.06, None, 0.03, 0.06]
+    """
+    known = sorted((p, place) for place, p in enumerate(values) if _known(p))
+    corrected: list[float | None] = [None] * len(values)
+    least = 0.0
+    for rank, (p, place) in enumerate(known):
+        least = max(least, min(1.0, p * (len(known) - rank)))
+        corrected[place] = least
+    return corrected

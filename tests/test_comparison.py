@@ -12,7 +12,7 @@ from memalpha_kit.evaluation import paper, tables
 from memalpha_kit.evaluation.methods import METHODS
 from memalpha_kit.evaluation.paper import Claim, verdict
 from memalpha_kit.evaluation.tables import AVERAGE, Bootstrap
-from memalpha_kit.stats import detectable, sign_flip, stratified_interval
+from memalpha_kit.stats import detectable, holm, sign_flip, stratified_interval
 
 QUICK = Bootstrap(resamples=200)
 QWEN = "qwen3-32b"
@@ -202,7 +202,7 @@ def test_several_sources_get_an_average_row_in_which_each_weighs_the_same():
     assert table.units.tolist() == [8, 8, 16]
     assert table.p[0] == 2 / 2**8 and table.p_holm[0] == 3 * table.p[0]
     # by hand: sorted 0.01, 0.03, 0.04 times 3, 2, 1 and never decreasing
-    assert tables.holm([0.04, None, 0.01, 0.03]) == [0.06, None, 0.03, 0.06]
+    assert holm([0.04, None, 0.01, 0.03]) == [0.06, None, 0.03, 0.06]
 
 
 def test_a_method_that_was_asked_something_else_is_left_out_of_the_pairs():

@@ -56,6 +56,9 @@ Scoring = Annotated[str, Option("--profile", metavar="NAME", help="scoring rules
 Rubric = Annotated[Literal["published", "by_type"], Option(help="of the judge")]
 
 
+# ---- help -------------------------------------------------------------------------------------
+
+
 def _names(table: str) -> str:
     """The names that a word in braces stands for in a help text."""
     from memalpha_kit import tasks
@@ -100,6 +103,9 @@ class Documented(TyperCommand):
 class _Names(dict):
     def __missing__(self, table: str) -> str:
         return _names(table)
+
+
+# ---- options from fields ----------------------------------------------------------------------
 
 
 def with_fields(function: Callable[..., int | None]) -> Callable[..., int | None]:
@@ -149,6 +155,9 @@ def _option(field: dataclasses.Field, owner: Any, prefix: str) -> inspect.Parame
     annotation: Any = Annotated[kind | None if optional else kind, option]
     only = inspect.Parameter.KEYWORD_ONLY
     return inspect.Parameter(name, only, default=field.default, annotation=annotation)
+
+
+# ---- local models, and models at servers ------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -111,6 +111,9 @@ def load_cases(path: Path = CASES) -> list[Case]:
     return list(cases.values())
 
 
+# ---- judges of cases -----------------------------------------------------------------------------
+
+
 Judgement = Callable[[Sequence[Case], int], list[Verdict]]
 """Rates cases: (cases, seed of the repeat) -> one verdict per case, in order."""
 
@@ -176,6 +179,9 @@ _TIME = re.compile(
     r"august|september|october|november|december|yesterday|today|morning|evening)\b",
     re.IGNORECASE,
 )
+
+
+# ---- agreement -----------------------------------------------------------------------------------
 
 
 def repeated(

@@ -62,6 +62,9 @@ _OWN = (
 )
 
 
+# ---- readers ------------------------------------------------------------------------------------
+
+
 @section
 class ReaderSettings(Settings):
     """Who answers from the memory. A setting that the reader does not have is an error."""
@@ -146,6 +149,9 @@ class FromMemory(Method):
         """The record of an instance whose memory was written."""
         size = memories.tokens(episode.memory, self.counter)
         return self.measured(instance, episode=episode, memory_tokens=size, **values)
+
+
+# ---- written ------------------------------------------------------------------------------------
 
 
 @section
@@ -275,6 +281,9 @@ def asked_instances(path: Path, instances: Sequence[Instance]) -> list[Instance]
     if not found:
         raise InputError(f"{path}: expected at least one episode, found none")
     return found
+
+
+# ---- drawn at random ----------------------------------------------------------------------------
 
 
 @section

@@ -112,6 +112,9 @@ class Run:
         return f"{len(self.open)} of {total} questions have no answer{example}; {again}"
 
 
+# ---- what is asked ------------------------------------------------------------------------------
+
+
 def select(
     instances: Sequence[Instance],
     limit: int | None = None,
@@ -182,6 +185,9 @@ def data_name(path: Path) -> str:
     """The data's own name: a file without ending, or a folder."""
     name = path.resolve().stem
     return path.resolve().parent.name if name in ("test", "train") else name
+
+
+# ---- on disk ------------------------------------------------------------------------------------
 
 
 def begin(
@@ -293,6 +299,9 @@ def read_record(line: Mapping[str, Any], where: str) -> tuple[Answer | Prepared,
         return saved.typed(made(**values)), made_by
     except (TypeError, ValueError) as error:
         raise InputError(f"{where}: expected an answer or a memory, found: {error}") from error
+
+
+# ---- answering ----------------------------------------------------------------------------------
 
 
 def complete(

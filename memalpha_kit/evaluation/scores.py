@@ -186,6 +186,9 @@ def silent(episodes: Sequence[Episode]) -> str:
     return silence(without, len(steps), episodes[0].wire if episodes else "")
 
 
+# ---- the raw material of tables -----------------------------------------------------------------
+
+
 def frames(
     runs: Mapping[str, Run | Sequence[Run]], profile: str = "fixed"
 ) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -21,19 +21,18 @@ hold what was paid for and thrown away, and what a judge cost.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from memalpha_kit import files
 from memalpha_kit.errors import InputError
 from memalpha_kit.evaluation import scores
 from memalpha_kit.evaluation.runs import Run
-from memalpha_kit.stats import detectable, mean_interval, sign_flip, stratified_interval
+from memalpha_kit.stats import detectable, holm, mean_interval, sign_flip, stratified_interval
 
 AVERAGE = "Avg."  # the source in rows of averages, as in the paper's tables
 
@@ -53,6 +52,9 @@ ASKED = ("instances", "questions", "skipped", "missing", "unfinished", "truncate
 COUNTS = (*ASKED, "calls", "unusable")
 MEANS = ("if_all_0", "if_all_1", "memory_tokens", "chunk_tokens", "compression")
 Row = dict[str, Any]
+
+
+# ---- one table of all runs ----------------------------------------------------------------------
 
 
 def table_sources(
@@ -178,6 +180,9 @@ def _spent(part: pd.DataFrame, made: pd.DataFrame, name: str) -> int | float | N
     return _total(pd.concat([answered, made[name]]).astype(float))
 
 
+# ---- methods against each other -----------------------------------------------------------------
+
+
 PAIR = [
     *("method", "against", "source", "questions", "units", "score", "score_against"),
     *("difference", "low", "high", "p", "detectable"),
@@ -239,12 +244,7 @@ def _pair_row(source: str, part: pd.DataFrame, bootstrap: Bootstrap) -> Row:
     }
 
 
-def holm(values: Iterable[float | None]) -> list[float | None]:
-    """p values corrected for their number by Holm's rule; None stays None and is not counted."""
-    p = pd.Series(list(values), dtype=float)
-    known = p.dropna().sort_values(kind="stable")
-    corrected = (known * np.arange(len(known), 0, -1)).clip(upper=1.0).cummax()
-    return [None if value != value else value for value in corrected.reindex(p.index)]
+# ---- reports -----------------------------------------------------------------------------------
 
 
 Labelled = Mapping[str, Sequence[Run]]

@@ -38,6 +38,9 @@ SHARES = {
 """What a writer did, as a share: label -> (columns to add up, columns to divide by)."""
 
 
+# --- Tables --------------------------------------------------------------------------------------
+
+
 def columns(found: Interval, name: str = "") -> dict[str, float | None]:
     """An interval as columns of a table: name, name_low, name_high; without a name mean, low, high.
 
@@ -163,6 +166,9 @@ def _measures(results: pd.DataFrame) -> pd.DataFrame:
             parts[f"{name}, {label}"] = rows[count] / rows[total].where(rows[total] > 0)
     long = pd.concat(parts, names=["measure"]).rename("value").dropna().reset_index()
     return long.sort_values("length", kind="stable")
+
+
+# --- One policy ----------------------------------------------------------------------------------
 
 
 def reference_lines(references: pd.DataFrame) -> dict[str, list[float]]:
@@ -292,6 +298,9 @@ def plot_warm_start(metrics: pd.DataFrame) -> Figure:
     n = metrics["seed"].nunique() if "seed" in metrics else 1
     caption = f"Warm start, {style.seeds(n)}: copying first, then an imperfect teacher."
     return style.finished(figure, caption)
+
+
+# --- Many policies -------------------------------------------------------------------------------
 
 
 def plot_sweep(table: pd.DataFrame, base: str, title: str) -> Figure:

@@ -57,6 +57,9 @@ ACCENTS = "áàâäéèêëóò"
 METRIC = "substring"
 
 
+# --- Rules ----------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Rules:
     """Under what replies are read, applied and rewarded.
@@ -108,6 +111,9 @@ def success_by_text(call: ToolCall) -> ToolCall:
     written = json.dumps(dict(call.arguments), ensure_ascii=False)
     good = (call.status == "ok" or PHRASE in call.name) and SKIPPED not in written
     return replace(call, status="ok" if good else "rejected")
+
+
+# --- Replies --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -185,6 +191,9 @@ def _call(name: str, store: str, text: object = None, **more: str) -> ToolCall:
 
 _insert = partial(_call, INSERT, "semantic")
 SLIP = _call(UPDATE, "semantic", "a slip", memory_id=UNKNOWN)
+
+
+# --- Exploits -------------------------------------------------------------------------------------
 
 
 def _to_and_fro(turn: Turn, ending: str = " !") -> list[ToolCall]:
@@ -303,6 +312,9 @@ def exploits() -> Iterator[Exploit]:
 
 def _padded(make: Padding, beside: bool, turn: Turn) -> str:
     return turn.text([*turn.honest, SLIP, *make(turn)] if beside else make(turn))
+
+
+# --- The table ------------------------------------------------------------------------------------
 
 
 def audit(n: int = 16, seed: int = 0, rules: Sequence[Rules] = RULES) -> pd.DataFrame:

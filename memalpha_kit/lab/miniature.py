@@ -66,6 +66,9 @@ def own_settings(profile: Profile) -> Profile:
     return replace(load_profile("laptop"), name=profile.name, seed=profile.seed)
 
 
+# --- Data -----------------------------------------------------------------------------------------
+
+
 def data_files(profile: Profile, folder: Path) -> dict[str, Path]:
     """The files of `build_data` by name: train, test_1x, test_4x, ..."""
     names = ["train", *(f"test_{length}x" for length in profile.evaluation.lengths)]
@@ -109,6 +112,9 @@ def held_out(profile: Profile) -> dict[str, list[Instance]]:
     }
 
 
+# --- Writers --------------------------------------------------------------------------------------
+
+
 def teacher(
     name: str, habits: world.Habits, config: MemoryConfig, wire: str = "compact"
 ) -> ScriptedWriter:
@@ -143,6 +149,9 @@ def policy_writer(profile: Profile, policy: Path, temperature: float | None = No
     chosen = profile.evaluation.temperature if temperature is None else temperature
     sampling = Sampling(chosen, profile.protocol.max_reply_tokens)
     return ModelWriter(load_policy(policy), profile.memory, profile.protocol, sampling)
+
+
+# --- Training -------------------------------------------------------------------------------------
 
 
 def environment(profile: Profile) -> Environment:
@@ -204,6 +213,9 @@ def train(
     held_out = validation_instances(profile) if config.validate_every else ()
     run = Run(policy, instances, environment(profile), config, folder, profile.seed, held_out)
     return train_grpo(run, resume)
+
+
+# --- Evaluation -----------------------------------------------------------------------------------
 
 
 def evaluate(

@@ -72,6 +72,9 @@ MOST_POINTS = 1000
 CURVES = ("step", "reward", "accuracy", "content", "calls", "updates", "flat_rows")
 
 
+# --- One policy -----------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Stage:
     """A policy to train and to measure: the warm start of a profile, or what GRPO makes of it."""
@@ -160,6 +163,9 @@ def run_stages(stages: Sequence[Stage], workers: int = 1) -> None:
             raise
 
 
+# --- Recorded seeds -------------------------------------------------------------------------------
+
+
 def record_seeds(
     profile: Profile, seeds: Sequence[int], runs: Path, out: Path, workers: int = 1
 ) -> list[Path]:
@@ -204,6 +210,9 @@ def record(
             files.save_table(file, table)
         files.run_card(path.parent, profile, started, list(files_of), extra)
         return [*files_of, save_figure(figure, path)]
+
+
+# --- Sweeps ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

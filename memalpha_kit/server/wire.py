@@ -61,6 +61,9 @@ class _In(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
+# ---- requests -----------------------------------------------------------------------------------
+
+
 def _text(row: dict[str, Any]) -> str:
     """The text of an entry; any other value is written out as JSON."""
     (value,) = row.values()
@@ -212,6 +215,9 @@ def _mistyped(error: ValidationError) -> Refused:
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     where = ".".join(map(str, items[0]["loc"][1:])) or "body"
     return Refused(422, f"{where}: {items[0]['msg']}{more}", items)
+
+
+# ---- answers ------------------------------------------------------------------------------------
 
 
 class AnswerError(BaseModel):
