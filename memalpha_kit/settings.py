@@ -275,6 +275,23 @@ class RealDataConfig:
 
 
 @section
+class ServerSettings:
+    """Limits and manners of `memalpha serve`; no part of a profile."""
+
+    compat: Literal["fixed", "release"] = about("fixed", "release: as the published server")
+    top_k: Count = about(20, "entries of each store")
+    budget_tokens: Count = about(30_000, "of a prompt")
+    counter: str = about("wordpunct", "counts the budget, e.g. hf:Qwen/Qwen3-32B")
+    max_request_mb: Positive = about(64.0, "of a request's body, 2**20 bytes")
+    body_time: Positive = about(20.0, "seconds for a body to arrive")
+    time_limit: Positive = about(1800.0, "seconds for an answer, from then on")
+    at_work: Count = about(8, "requests at a time; one more gets 503")
+    max_items: Count = about(10_000, "memories, questions or calls in a request")
+    max_entries: Count = about(100_000, "entries of all memories in one request")
+    judge_tokens: Count = about(512, "of one judgement at most")
+
+
+@section
 class Profile:
     """All settings of a run. `name` is the file's; `seed` starts every generator."""
 

@@ -20,17 +20,15 @@ from stub_server import StubServer
 
 from memalpha_kit import cli
 from memalpha_kit.chats import ChatReply
-from memalpha_kit.cli.options import Asking, Local
-from memalpha_kit.cli.server import models
 from memalpha_kit.errors import InputError
 from memalpha_kit.method.prompts import query_prompt
-from memalpha_kit.method.retrieval import Retrieval
 from memalpha_kit.models.chat import Client
 from memalpha_kit.models.local_chat import LocalChat
 from memalpha_kit.models.servers import Endpoint
 from memalpha_kit.server.app import create_app
-from memalpha_kit.server.limits import TOKEN_ENV, ServerSettings, address
+from memalpha_kit.server.limits import TOKEN_ENV, address
 from memalpha_kit.server.logs import JsonLines
+from memalpha_kit.settings import ServerSettings
 
 TOKEN = "correct-horse-battery"
 KEY = "sk-a-secret-key"
@@ -74,8 +72,8 @@ class Running:
 
 
 @contextlib.contextmanager
-def serving(stub, headers=None, endpoint=None, **settings):
-    app = create_app(ServerSettings(**settings), client_of(stub, **(endpoint or {})))
+def serving(stub, headers=None, endpoint=None, token="", **settings):
+    app = create_app(ServerSettings(**settings), client_of(stub, **(endpoint or {})), token)
     with Running(app, headers) as server:
         yield server
 
@@ -96,6 +94,7 @@ def server(stub):
 def fresh(stub):
     stub.forget()
     stub.answer, stub.latency_s, stub.script, stub.die_after = bees, 0.0, [], None
+    stub.key = ""
 
 
 def bees(body):
@@ -155,7 +154,7 @@ def test_with_sources_the_server_adds_the_request_and_retrieves_with_the_questio
     decoy = {"1": prefix}  # shares every word with the query prompt
     memory = {"semantic": [decoy, {"2": "Sentence: Frogs were dosed daily.\nLabel: 3"}]}
     question = "Sentence: Mice were dosed daily."
-    with serving(stub, retrieval=Retrieval(top_k=1)) as server:
+    with serving(stub, top_k=1) as server:
         old = {"memories": [memory], "questions": [[f"{prefix}\n\n{question}"]]}
         new = {"memories": [memory], "questions": [[question]], "sources": ["pubmed-rct"]}
         for body in (old, new):
@@ -241,7 +240,7 @@ def test_answers_from_before_the_model_died_are_kept(stub):
 
 
 def test_a_memory_that_does_not_fit_fails_its_own_questions_only(stub):
-    with serving(stub, retrieval=Retrieval(budget_tokens=400)) as server:
+    with serving(stub, budget_tokens=400) as server:
         body = {"memories": [MEMORY, {"core": "word " * 500}], "questions": [["bees?"]] * 2}
         found = server.post("/process", body).json()
         assert found["result"] == [["Nora"], [None]]
@@ -307,7 +306,7 @@ def test_both_spellings_of_a_call_are_read(server):
 
 @pytest.fixture(scope="module")
 def released(stub):
-    with serving(stub, retrieval=Retrieval(behaviour="release")) as running:
+    with serving(stub, compat="release") as running:
         yield running
 
 
@@ -358,7 +357,7 @@ def published_answers(server, asked):
 def test_a_published_client_survives_whatever_fails_under_release_and_not_a_null(stub, server):
     asked = {**ASKED, "questions": [["Who keeps bees?", "What bees?"]]}
     one = {"concurrency": 1}
-    with serving(stub, {}, one, retrieval=Retrieval(behaviour="release"), time_limit_s=0.5) as old:
+    with serving(stub, {}, one, compat="release", time_limit=0.5) as old:
         assert published_rewards(old, [STEP, [], STEP[2:]]) == pytest.approx([0.1 / 3, 0, 0])
         for script in ([500] * 9, [b"{}"] * 9, ["", "hang"], ["hang"]):
             stub.script = list(script)
@@ -375,14 +374,13 @@ def test_a_published_client_survives_whatever_fails_under_release_and_not_a_null
 
 
 def test_health_tells_of_the_process_and_ready_of_the_model(server, stub):
-    stub.script = [500]
     names = {"model": "qwen3-32b", "model_name": "qwen3-32b", "analysis_mode": "llm-based"}
     alive = {"status": "healthy", "processor_available": True, **names}
     assert server.get("/health").json() == alive
-    assert not stub.requests
-    assert "HTTP 500" in refused(server.get("/ready"), 503)["error"]
     assert server.get("/ready").json() == {"status": "ready", "model": "qwen3-32b"}
-    assert [sent["max_tokens"] for sent in stub.requests] == [1, 1]
+    assert not stub.requests  # neither costs a token
+    stub.key = "another"
+    assert "HTTP 401" in refused(server.get("/ready"), 503)["error"]
 
 
 def test_the_page_of_the_api_describes_every_endpoint(server):
@@ -539,7 +537,7 @@ def until(true, timeout_s=20.0):
 
 def test_503_with_retry_after_while_all_places_are_taken(stub):
     stub.latency_s = 1.0
-    with serving(stub, max_at_work=2) as server:
+    with serving(stub, at_work=2) as server:
         waiting = [BACKGROUND.submit(server.post, "/process", ASKED) for _ in range(2)]
         until(lambda: stub.in_flight == 2)
         response = server.post("/process", ASKED)
@@ -564,7 +562,7 @@ def test_a_server_that_is_stopped_at_work_says_so_as_it_refuses_anything(stub):
 
 def test_504_after_the_time_limit_and_the_work_is_stopped(stub):
     stub.script = ["hang"]
-    with serving(stub, time_limit_s=0.3, max_at_work=1) as server:
+    with serving(stub, time_limit=0.3, at_work=1) as server:
         assert "0.3 s" in refused(server.post("/process", ASKED), 504)["error"]
         until(lambda: stub.in_flight == 0)  # long before the stub or the client would give up
         until(lambda: server.post("/process", ASKED).status_code == 200)
@@ -574,7 +572,7 @@ def test_what_was_answered_when_the_time_is_up_is_sent_and_the_rest_is_null(stub
     stub.script = ["", "hang"]
     asked = {**ASKED, "memories": [MEMORY] * 2, "questions": [["Who keeps bees?"], ["What bees?"]]}
     late = "no answer within the time limit of 0.5 s"
-    with serving(stub, {}, {"concurrency": 1}, time_limit_s=0.5) as server:
+    with serving(stub, {}, {"concurrency": 1}, time_limit=0.5) as server:
         found = server.post("/process", asked).json()
         assert found["result"] == [["Nora"], [None]]
         assert (found["status"], found["processed_count"]) == ("partial", 1)
@@ -587,7 +585,7 @@ def test_what_was_answered_when_the_time_is_up_is_sent_and_the_rest_is_null(stub
 
 
 def test_408_for_a_body_that_does_not_come_and_the_place_is_free_again(stub):
-    with serving(stub, body_time_s=0.3, max_at_work=1) as server:
+    with serving(stub, body_time=0.3, at_work=1) as server:
         with socket.create_connection(server.socket.getsockname(), timeout=20) as slow:
             head = "POST /process HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json"
             slow.sendall(f"{head}\r\nContent-Length: 100\r\n\r\n{{".encode())
@@ -599,7 +597,7 @@ def test_408_for_a_body_that_does_not_come_and_the_place_is_free_again(stub):
 
 def test_a_client_that_leaves_frees_its_place(stub):
     stub.script = ["hang"]
-    with serving(stub, max_at_work=1) as server:
+    with serving(stub, at_work=1) as server:
         with pytest.raises(httpx.ReadTimeout):
             server.post("/process", ASKED, timeout=0.3)
         until(lambda: server.post("/process", ASKED).status_code == 200)
@@ -629,7 +627,7 @@ class Slow:
 
 def test_a_local_model_is_asked_by_one_request_at_a_time_and_nobody_asks_it_for_what_was_given_up():
     model = Slow()
-    with Running(create_app(ServerSettings(time_limit_s=0.4, max_at_work=2), model)) as server:
+    with Running(create_app(ServerSettings(time_limit=0.4, at_work=2), model)) as server:
         waiting = [BACKGROUND.submit(server.post, "/process", ASKED) for _ in range(2)]
         assert [one.result().status_code for one in waiting] == [504, 504]
         refused(server.post("/process", ASKED), 504)  # the model is still at the first batch
@@ -669,8 +667,7 @@ def test_other_machines_are_served_with_a_token_only():
     with pytest.raises(InputError, match="port"):
         address("127.0.0.1", 70_000, "")
     with pytest.raises(InputError, match="plain characters"):
-        ServerSettings(token="two words")
-    assert TOKEN not in repr(ServerSettings(token=TOKEN))
+        address("127.0.0.1", 5005, "two words")
 
 
 # --- The log -------------------------------------------------------------------------------------
@@ -728,20 +725,12 @@ def test_the_log_holds_no_content_no_key_and_no_token(stub, lines, monkeypatch):
         assert not any(word in line for line in lines), word
 
 
-def test_content_is_logged_only_if_wanted(stub, lines):
-    with serving(stub, log_content=True) as server:
-        server.post("/process", ASKED)
-    content = json.loads(lines[-1] if "content" in lines[-1] else lines[0])["content"]
-    assert content["asked"]["questions"] == [["Who keeps bees?"]]
-    assert content["answered"]["result"] == [["Nora"]]
-
-
 def test_an_error_of_ours_is_a_500_whose_log_tells_where_but_not_what(stub, lines, monkeypatch):
     def fails(*args):
         raise RuntimeError(f"bug near {SECRET}")
 
     monkeypatch.setattr("memalpha_kit.server.work.answer", fails)
-    with serving(stub, max_at_work=1) as server:
+    with serving(stub, at_work=1) as server:
         response = server.post("/process", ASKED)
         body = refused(response, 500)
         assert "swordfish" not in response.text
@@ -759,15 +748,13 @@ def test_a_message_of_another_package_is_not_logged():
     record = logging.LogRecord("somebody", logging.ERROR, "f.py", 7, "%s", ("Nora",), None)
     line = json.loads(JsonLines().format(record))
     assert line["event"] == "f.py:7" and "Nora" not in str(line)
-    assert json.loads(JsonLines(log_content=True).format(record))["event"] == "Nora"
 
 
 # --- The command ---------------------------------------------------------------------------------
 
 
 def test_memalpha_serve_answers_over_http_and_ends_when_told(stub):
-    """The public command line: address, model and port by their old names or the environment."""
-    options = ("--server_url", stub.url, "--model_name", "qwen3-32b", "--port", "0")
+    options = ("--url", stub.url, "--model-name", "qwen3-32b", "--port", "0")
     own = {k: v for k, v in os.environ.items() if k not in (TOKEN_ENV, "QWEN_URL")}
     process = subprocess.Popen(
         [sys.executable, "-m", "memalpha_kit", "serve", *options],
@@ -794,36 +781,17 @@ def test_memalpha_serve_answers_over_http_and_ends_when_told(stub):
     assert "Nora" not in log and KEY not in log and "Traceback" not in log
 
 
-def test_a_folder_is_a_local_model_and_anything_else_a_name_at_the_server(monkeypatch, tmp_path):
-    made = []
-    monkeypatch.setattr(
-        "memalpha_kit.models.local.load_lm",
-        lambda *args, **options: made.append((*args, options)) or args[0],
-    )
-    monkeypatch.setattr("memalpha_kit.models.folders.load_tokenizer", lambda folder: None)
-    url, asking = "http://127.0.0.1:9/v1", Asking(cache=tmp_path)
-    model, probe = models(Local(tmp_path, "cuda", "float16"), None, None, None, asking)
-    assert isinstance(model, LocalChat) and probe is model
-    assert made == [(tmp_path, "cuda", {"dtype": "float16"})]
-    for folder, name in ((tmp_path / "qwen3-32b", None), (None, "qwen3-32b")):
-        model, probe = models(Local(folder), url, name, None, asking)
-        assert model.name.endswith("qwen3-32b") and model.endpoint.cache == tmp_path
-        assert probe.endpoint.cache is None and probe.endpoint.retries == 0
-    with pytest.raises(InputError, match="beside a folder"):
-        models(Local(tmp_path), url, None, None, asking)
-
-
 @pytest.mark.parametrize(
     ("options", "told"),
     [
         (("--host", "0.0.0.0"), TOKEN_ENV),
         (("--port", "99999"), "port: expected 0 to 65535"),
         (("--max-request-mb", "0"), "max_request_mb: expected more than 0"),
-        (("--time-limit", "inf"), "time_limit_s: expected a number"),
-        (("--top-k", "0"), "retrieval.top_k: expected >= 1"),
-        (("--compat", "old"), "'--compat': 'old' is not one of"),
+        (("--time-limit", "inf"), "time_limit: expected a number"),
+        (("--top-k", "0"), "top_k: expected at least 1"),
+        (("--compat", "old"), "compat: found 'old'; known: fixed, release"),
         (("--counter", "wordpinct"), "did you mean 'wordpunct'?"),
-        (("--model", "/nowhere", "--model-name", "x"), "expected a folder beside --model-name"),
+        (("--model", "/nowhere", "--model-name", "x"), "found both"),
         (("--host", "no such host"), "host: expected an address"),
         (("--url", "ftp://x"), "url: expected http"),
         (("--port", "TAKEN"), "cannot listen there"),

@@ -10,9 +10,8 @@ from fake_chat import FakeChat
 from hypothesis import HealthCheck, settings
 from schemathesis.config import SchemathesisConfig
 
-from memalpha_kit.method.retrieval import Retrieval
 from memalpha_kit.server.app import create_app
-from memalpha_kit.server.limits import ServerSettings
+from memalpha_kit.settings import ServerSettings
 
 TOKEN = "correct-horse-battery"
 
@@ -32,13 +31,13 @@ def say(asked):
     return "Nora"
 
 
-def page(**options):
-    app = create_app(ServerSettings(**options), FakeChat(say))
+def page(token="", **options):
+    app = create_app(ServerSettings(**options), FakeChat(say), token)
     config = SchemathesisConfig.from_dict(CONFIG)
     return schemathesis.openapi.from_asgi("/openapi.json", app, config=config)
 
 
-fixed, released, locked = page(), page(retrieval=Retrieval(behaviour="release")), page(token=TOKEN)
+fixed, released, locked = page(), page(compat="release"), page(token=TOKEN)
 few = settings(suppress_health_check=list(HealthCheck), deadline=None)
 
 

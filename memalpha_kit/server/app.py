@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import uuid
 from functools import partial
 from typing import Any
 
@@ -14,13 +13,15 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 
-from memalpha_kit import __version__, chats
+from memalpha_kit import __version__
 from memalpha_kit.chats import ChatModel
 from memalpha_kit.method.content_judge import ContentJudge, judge_steps
+from memalpha_kit.method.retrieval import Retrieval
 from memalpha_kit.server import wire, work
-from memalpha_kit.server.limits import Gate, ServerSettings
+from memalpha_kit.server.limits import Gate
 from memalpha_kit.server.logs import RequestLog
 from memalpha_kit.server.wire import Refused
+from memalpha_kit.settings import ServerSettings
 from memalpha_kit.tokens import counter
 
 DESCRIPTION = """Answers questions from memories and judges memory writes with a frozen model.
@@ -42,26 +43,26 @@ REFUSALS = {
     503: "All places are taken (try again after Retry-After seconds), not ready, or stopped.",
     504: "The time limit is over and nothing was answered.",
 }
-ANSWERS = "Answers each question from what its memory has retrieved for it."
-SEARCHES = "Answers each question; the model may search its memory before."
-JUDGES = "Judges what inserts and updates write: is it worth its memory type?"
+RESULT = "`result[i][j]` answers question j from memory i; of a null `errors` has the reason."
+ANSWERS = f"Answers each question from what its memory has retrieved for it. {RESULT}"
+SEARCHES = f"Answers each question; the model may search its memory before. {RESULT}"
+JUDGES = """Judges what inserts and updates write: is it worth its memory type? `scores` has a mean
+for each group; null if nothing could be judged: leave such a group out, it is not 0."""
 ENDPOINTS = (
-    ("/batch_process", wire.Questions, wire.Answers, ANSWERS),
-    ("/process", wire.Questions, wire.Answers, f"{ANSWERS} The same as `/batch_process`."),
-    ("/agentic_process", wire.AgenticQuestions, wire.Answers, SEARCHES),
-    ("/analyze_function", wire.Calls, wire.Judgements, JUDGES),
+    ("/batch_process", wire.Questions, ANSWERS),
+    ("/process", wire.Questions, f"{ANSWERS} The same as `/batch_process`."),
+    ("/agentic_process", wire.AgenticQuestions, SEARCHES),
+    ("/analyze_function", wire.Calls, JUDGES),
 )
 
 
-def create_app(
-    settings: ServerSettings, model: ChatModel, probe: ChatModel | None = None
-) -> FastAPI:
-    """The application. `probe` is what `/ready` asks, by default `model`.
+def create_app(settings: ServerSettings, model: ChatModel, token: str = "") -> FastAPI:
+    """The application; `token` "" asks for none.
 
     Raises InputError for a counter that cannot be loaded.
     """
-    counter(settings.retrieval.counter)
-    gate = Gate(settings)
+    counter(settings.counter)
+    gate = Gate(settings, token)
     app = FastAPI(
         title="Mem-alpha memory server",
         version=__version__,
@@ -69,10 +70,10 @@ def create_app(
         redoc_url=None,
         dependencies=[Depends(gate.check_host)],
     )
-    shown = [Depends(HTTPBearer(auto_error=False))] if settings.token else []  # on the page
+    shown = [Depends(HTTPBearer(auto_error=False))] if token else []  # on the page
     locks = [*shown, Depends(gate.check_token)]
     _add_endpoints(app, settings, gate, locks, model)
-    _add_signs_of_life(app, gate, locks, model.name, probe or model)
+    _add_signs_of_life(app, locks, model)
     app.openapi = lambda: _page(app)  # type: ignore[method-assign]  # as FastAPI's manual does
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(Exception, _broken)
@@ -86,10 +87,10 @@ def _page(app: FastAPI) -> dict[str, Any]:
         about = {name: getattr(app, name) for name in ("title", "version", "description", "routes")}
         page = get_openapi(**about)
         _, shapes = models_json_schema(
-            [(shape, "validation") for _, shape, _, _ in ENDPOINTS],
+            [(shape, "validation") for _, shape, _ in ENDPOINTS],
             ref_template="#/components/schemas/{model}",
         )
-        page["components"]["schemas"] |= shapes["$defs"]
+        page.setdefault("components", {})["schemas"] = shapes["$defs"]
         app.openapi_schema = page
     return app.openapi_schema
 
@@ -104,7 +105,7 @@ def _response(content: bytes, status: int = 200) -> Response:
 
 
 RESPONSES: dict[int | str, dict[str, Any]] = {
-    status: {"model": wire.Refusal, "description": told} for status, told in REFUSALS.items()
+    status: {"description": told} for status, told in REFUSALS.items()
 }
 
 
@@ -112,7 +113,8 @@ def _add_endpoints(
     app: FastAPI, settings: ServerSettings, gate: Gate, locks: list[Any], model: ChatModel
 ) -> None:
     """Adds the endpoints that ask the model: each takes a body of its shape and gives another."""
-    behaviour = settings.retrieval.behaviour
+    top_k, budget, behaviour = settings.top_k, settings.budget_tokens, settings.compat
+    retrieval = Retrieval("bm25", top_k, budget, behaviour, settings.counter)
     manner = work.MANNERS[behaviour]
 
     def job(shape: type[Any], request: Request, body: bytes, upstream: work.Upstream) -> bytes:
@@ -124,13 +126,11 @@ def _add_endpoints(
             judge = ContentJudge(upstream, behaviour, max_tokens=settings.judge_tokens)
             answer = manner.judged(judge_steps(calls, judge))
         else:
-            answer = work.answer(asked, settings.retrieval, manner, upstream, request.url.path)
+            answer = work.answer(asked, retrieval, manner, upstream, request.url.path)
         facts["answered"] = answer.get("processed_count", answer.get("total_processed"))
-        if settings.log_content:
-            facts["content"] = {"asked": asked.model_dump(warnings=False), "answered": answer}
         return _json(answer)
 
-    def add(path: str, shape: type[BaseModel], gives: type[BaseModel], told: str) -> None:
+    def add(path: str, shape: type[BaseModel], told: str) -> None:
         async def endpoint(request: Request) -> Response:
             return _response(await gate.run(request, model, partial(job, shape, request)))
 
@@ -142,7 +142,6 @@ def _add_endpoints(
             methods=["POST"],
             name=path.strip("/"),
             description=told,
-            response_model=gives,
             responses=RESPONSES,
             dependencies=[*locks, Depends(gate.check_body)],
             openapi_extra={"requestBody": body},
@@ -152,22 +151,21 @@ def _add_endpoints(
         add(*endpoint)
 
 
-def _add_signs_of_life(
-    app: FastAPI, gate: Gate, locks: list[Any], name: str, probe: ChatModel
-) -> None:
-    @app.get("/health", response_model=wire.Health, responses={421: RESPONSES[421]})
+def _add_signs_of_life(app: FastAPI, locks: list[Any], model: ChatModel) -> None:
+    name = model.name
+
+    @app.get("/health", responses={421: RESPONSES[421]})
     async def health() -> Response:
         """Whether the process is alive. Needs no token and does not ask the model."""
-        return _response(_json(wire.Health(model=name, model_name=name).model_dump()))
+        names = {"model": name, "model_name": name, "analysis_mode": "llm-based"}
+        return _response(_json({"status": "healthy", "processor_available": True, **names}))
 
-    @app.get("/ready", response_model=wire.Ready, dependencies=locks, responses=RESPONSES)
-    async def ready(request: Request) -> Response:
-        """Whether the model answers: one call of one token."""
-        once = chats.request("", "Say yes.", max_tokens=1, version=f"ready {uuid.uuid4()}")
-        reply = (await gate.run(request, probe, lambda _, upstream: upstream.chat([once])))[0]
-        if reply.text is None:
-            raise Refused(503, f"the model does not answer: {reply.error}")
-        return _response(_json(wire.Ready(model=name).model_dump()))
+    @app.get("/ready", dependencies=locks, responses=RESPONSES)
+    def ready() -> Response:
+        """Whether the model's server would answer now: one free request."""
+        if why := getattr(model, "ready", str)():  # a model in this process always would
+            raise Refused(503, f"the model does not answer: {why}")
+        return _response(_json({"status": "ready", "model": name}))
 
 
 async def _refused(request: Request, error: Any) -> Response:

@@ -16,7 +16,6 @@ import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import field
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -25,10 +24,9 @@ from starlette.requests import ClientDisconnect
 
 from memalpha_kit.chats import ChatModel
 from memalpha_kit.errors import InputError
-from memalpha_kit.method.retrieval import Retrieval
-from memalpha_kit.sections import Count, Positive, section
 from memalpha_kit.server.wire import Refused
 from memalpha_kit.server.work import Upstream
+from memalpha_kit.settings import ServerSettings
 
 T = TypeVar("T")
 TOKEN_ENV = "MEMALPHA_SERVER_TOKEN"
@@ -37,42 +35,13 @@ LAST_WORDS_S = 5.0
 """For the answers that are there to be put together when the time is up."""
 
 
-@section
-class ServerSettings:
-    """Limits and manners of a server. Raises InputError for what cannot be.
-
-    `retrieval.behaviour` is also the name of the server's manner: "release" answers in the
-    published shapes. `token` "" asks for none, which `address` allows on loopback only.
-    """
-
-    retrieval: Retrieval = Retrieval()
-    token: str = field(default="", repr=False)
-    max_request_mb: Positive = 64.0  # of a body, 2**20 bytes
-    body_time_s: Positive = 20.0  # for a body to arrive
-    time_limit_s: Positive = 1800.0  # for the answer, from then on; what is missing then is null
-    max_at_work: Count = 8  # requests at the same time; one more is refused with 503
-    max_items: Count = 10_000  # memories, questions or judged calls in one request
-    max_entries: Count = 100_000  # of all memories in one request
-    judge_tokens: Count = 512  # of one judgement at most
-    log_content: bool = False  # requests, answers and error texts into the log
-
-    def __post_init__(self) -> None:
-        if self.retrieval.method != "bm25":
-            raise InputError(f"retrieval.method: expected bm25, found {self.retrieval.method}")
-        if not (self.token.isascii() and self.token.isprintable() and " " not in self.token):
-            raise InputError(f"{TOKEN_ENV}: expected plain characters without a space")
-
-    @property
-    def max_request_bytes(self) -> int:
-        """The largest body that is read."""
-        return int(self.max_request_mb * 2**20)
-
-
 def address(host: str, port: int, token: str) -> tuple[socket.AddressFamily, tuple]:
     """The socket family and address of a host's name. Raises InputError if it must not be used.
 
     Any address but loopback needs a token, whatever name it goes by.
     """
+    if not (token.isascii() and token.isprintable() and " " not in token):
+        raise InputError(f"{TOKEN_ENV}: expected plain characters without a space")
     if not 0 <= port <= 65535:
         raise InputError(f"port: expected 0 to 65535, found {port}")
     try:
@@ -107,11 +76,12 @@ def listen(family: socket.AddressFamily, place: tuple) -> socket.socket:
 class Gate:
     """The checks of one server, its places and the threads in which requests work, one each."""
 
-    def __init__(self, settings: ServerSettings) -> None:
-        self.settings = settings
-        self._places = threading.Semaphore(settings.max_at_work)
+    def __init__(self, settings: ServerSettings, token: str) -> None:
+        self.settings, self.token = settings, token
+        self.max_bytes = int(settings.max_request_mb * 2**20)
+        self._places = threading.Semaphore(settings.at_work)
         self._turn = ThreadPoolExecutor(1, thread_name_prefix="memalpha-model")
-        self._pool = ThreadPoolExecutor(settings.max_at_work, thread_name_prefix="memalpha-serve")
+        self._pool = ThreadPoolExecutor(settings.at_work, thread_name_prefix="memalpha-serve")
 
     async def check_host(self, request: Request) -> None:
         """Raises Refused (421) for a name that a web page may have made to mean this machine.
@@ -123,14 +93,14 @@ class Gate:
             name = urlsplit(f"//{host}").hostname or ""
         except ValueError:
             name = ""
-        if not (self.settings.token or is_loopback(name)):
+        if not (self.token or is_loopback(name)):
             raise Refused(421, "Host: expected localhost or a loopback address")
 
     async def check_token(self, request: Request) -> None:
         """Raises Refused (401)."""
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        same = hmac.compare_digest(given.strip().encode(), self.settings.token.encode())
-        if self.settings.token and not (scheme.lower() == "bearer" and same):
+        same = hmac.compare_digest(given.strip().encode(), self.token.encode())
+        if self.token and not (scheme.lower() == "bearer" and same):
             found = "another one" if given else "none"
             raise Refused(
                 401,
@@ -146,12 +116,12 @@ class Gate:
         if request.headers.get("content-encoding", "identity").lower() != "identity":
             raise Refused(415, "Content-Encoding: expected none")
         announced = request.headers.get("content-length", "0")
-        if announced.isdecimal() and int(announced[:20]) > self.settings.max_request_bytes:
+        if announced.isdecimal() and int(announced[:20]) > self.max_bytes:
             raise self._too_large()
 
     def _too_large(self) -> Refused:
-        limit = self.settings.max_request_bytes
-        return Refused(413, f"body: expected at most {limit} bytes, found more; ask in parts")
+        told = f"body: expected at most {self.max_bytes} bytes, found more; ask in parts"
+        return Refused(413, told)
 
     async def run(
         self, request: Request, model: ChatModel, job: Callable[[bytes, Upstream], T]
@@ -161,7 +131,7 @@ class Gate:
         if not self._places.acquire(blocking=False):
             raise Refused(
                 503,
-                f"busy: {self.settings.max_at_work} requests are at work; try again later",
+                f"busy: {self.settings.at_work} requests are at work; try again later",
                 headers={"Retry-After": str(RETRY_AFTER_S)},
             )
         upstream = Upstream(model, self._turn)
@@ -192,9 +162,9 @@ class Gate:
             await asyncio.wait((found, left), timeout=limit_s, return_when="FIRST_COMPLETED")
 
         late = ""
-        await wait(self.settings.time_limit_s)
+        await wait(self.settings.time_limit)
         if not found.done() and not left.done():
-            late = f"no answer within the time limit of {self.settings.time_limit_s:g} s"
+            late = f"no answer within the time limit of {self.settings.time_limit:g} s"
             upstream.stop(late)
             await wait(LAST_WORDS_S)
         if found.done() and (upstream.answered or not late):
@@ -205,12 +175,12 @@ class Gate:
 
     async def _read(self, request: Request) -> bytes:
         """The body. Raises Refused when it gets too large or does not come."""
-        parts, size, limit_s = [], 0, self.settings.body_time_s
+        parts, size, limit_s = [], 0, self.settings.body_time
         try:
             async with asyncio.timeout(limit_s):
                 async for part in request.stream():
                     size += len(part)
-                    if size > self.settings.max_request_bytes:
+                    if size > self.max_bytes:
                         raise self._too_large()
                     parts.append(part)
         except TimeoutError:

@@ -2,7 +2,6 @@
 
 A request's line has its id, path, status, seconds, bytes and counts. A message of another package
 may hold a prompt, so only its place is logged, and of an exception only its type and its frames.
-`log_content` lifts both.
 """
 
 from __future__ import annotations
@@ -23,13 +22,9 @@ OWN = ("memalpha_kit", "uvicorn.error")  # loggers whose messages hold no conten
 class JsonLines(logging.Formatter):
     """A record as one line of JSON, in ASCII."""
 
-    def __init__(self, log_content: bool = False) -> None:
-        super().__init__()
-        self.log_content = log_content
-
     def format(self, record: logging.LogRecord) -> str:
         """The line: time, level, logger, event, then what the record has."""
-        told = self.log_content or record.name.startswith(OWN)
+        told = record.name.startswith(OWN)
         line: dict[str, Any] = {
             "time": datetime.datetime.fromtimestamp(record.created, datetime.UTC).isoformat(),
             "level": record.levelname.lower(),
@@ -42,27 +37,24 @@ class JsonLines(logging.Formatter):
             frames = traceback.extract_tb(error.__traceback__)
             line["exception"] = type(error).__name__
             line["frames"] = [f"{frame.filename}:{frame.lineno}" for frame in frames[-5:]]
-            if self.log_content:
-                line["message"] = str(error)
         return json.dumps(line, default=str)
 
 
-def log_config(log_content: bool = False) -> dict[str, Any]:
-    """For `logging.config.dictConfig`: requests and warnings as JSON lines on standard error."""
-    return {
-        "version": 1,
-        "disable_existing_loggers": False,
-        "formatters": {"json": {"()": JsonLines, "log_content": log_content}},
-        "handlers": {"lines": {"class": "logging.StreamHandler", "formatter": "json"}},
-        "loggers": {"memalpha_kit.server": {"level": "INFO"}},
-        "root": {"handlers": ["lines"], "level": "WARNING"},
-    }
+LOG_CONFIG: dict[str, Any] = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"json": {"()": JsonLines}},
+    "handlers": {"lines": {"class": "logging.StreamHandler", "formatter": "json"}},
+    "loggers": {"memalpha_kit.server": {"level": "INFO"}},
+    "root": {"handlers": ["lines"], "level": "WARNING"},
+}
+"""For `logging.config.dictConfig`: requests and warnings as JSON lines on standard error."""
 
 
 class RequestLog:
     """Middleware that gives each request an id and logs it when it is over.
 
-    Handlers add what they know to `request.state.facts`: counts, and content if `log_content`.
+    Handlers add the counts that they know to `request.state.facts`.
     """
 
     def __init__(self, app: Any, paths: Collection[str]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
@@ -59,9 +59,6 @@ SourceName = Annotated[str, Field(json_schema_extra={"enum": list(NAMED)}), Afte
 
 class _In(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-
-
-# ---- requests -----------------------------------------------------------------------------------
 
 
 def _text(row: dict[str, Any]) -> str:
@@ -215,97 +212,3 @@ def _mistyped(error: ValidationError) -> Refused:
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     where = ".".join(map(str, items[0]["loc"][1:])) or "body"
     return Refused(422, f"{where}: {items[0]['msg']}{more}", items)
-
-
-# ---- answers ------------------------------------------------------------------------------------
-
-
-class AnswerError(BaseModel):
-    """Why `result[memory][question]` is null."""
-
-    memory: int
-    question: int
-    kind: Literal["no_reply", "unanswerable"] = Field(
-        description="no_reply: the model failed, try again; unanswerable: the prompt cannot fit"
-    )
-    message: str
-
-
-class Answers(BaseModel):
-    """`result[i][j]` answers question j from memory i; null is a failed answer, see `errors`."""
-
-    result: list[list[str | None]]
-    status: Literal["success", "partial"]
-    processed_count: int = Field(description="answers that are there")
-    errors: list[AnswerError] = Field([], description="not there under --compat release")
-    search_iterations: list[list[list[dict[str, Any]]]] = Field(
-        [], description="each question's search; of /agentic_process only"
-    )
-
-
-class Analysis(BaseModel):
-    """One call's judgement; all null if it is not to be judged or the judge failed (`error`)."""
-
-    is_valid: bool | None
-    score: float | None
-    issues: list[str]
-    explanation: str
-    error: str | None = None
-
-
-class JudgeError(BaseModel):
-    """A call whose judgement failed; it is left out of its group's score."""
-
-    group: int
-    item: int
-    kind: Literal["judge_error"]
-    message: str
-
-
-class Judgements(BaseModel):
-    """A judgement per call, in groups."""
-
-    scores: list[float | None] = Field(
-        description="mean over the judged calls of a group; null if none could be judged: leave "
-        "such a group out, it is not 0 (--compat release never says null)"
-    )
-    detailed_analyses: list[list[Analysis]]
-    total_processed: int
-    total_items: int
-    total_groups: int
-    llm_processed: int
-    status: Literal["success", "partial"]
-    errors: list[JudgeError] = Field([], description="not there under --compat release")
-
-
-class Health(BaseModel):
-    """The process is alive; nothing is said about the model."""
-
-    status: Literal["healthy"] = "healthy"
-    model: str
-    model_name: str
-    processor_available: bool = True
-    analysis_mode: Literal["llm-based"] = "llm-based"
-
-
-class Ready(BaseModel):
-    """The model answered a short request just now."""
-
-    status: Literal["ready"] = "ready"
-    model: str
-
-
-class Detail(BaseModel):
-    """One thing that is wrong, and where."""
-
-    loc: list[str | int]
-    msg: str
-    type: str
-
-
-class Refusal(BaseModel):
-    """Why there is no answer."""
-
-    error: str
-    detail: list[Detail]
-    request_id: str
