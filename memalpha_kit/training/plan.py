@@ -8,7 +8,7 @@ the card's memory, prefill and training by its arithmetic, each at an assumed sh
 data's sizes are the paper's (table 7, the balanced set: means over 562 instances). The published
 run took 32 H100 for three days (paper, section 4); a plan shows what we expect of the same
 settings, which is an estimate of ours and not a reproduction. Models, cards and the words beside
-every number are in `plan.yaml`; the miniature's plan is in `lab/plan.py`.
+every number are in `plan.yaml`.
 """
 
 from __future__ import annotations
@@ -153,6 +153,9 @@ def plan(
     `measured` stands for the card's row in the table (`training/probe.py`).
     """
     name, card = profile.model.name, assumptions.card
+    if not name:
+        expected = "expected one of a real model, e.g. gpu; the miniature takes minutes"
+        raise InputError(f"profile {profile.name}: {expected}")
     shape, missing = known_shape(name), "is not in the tables of the plan"
     if shape is None:
         raise InputError(f"model.name {name!r} {missing}{closest(name, SHAPES)}")
