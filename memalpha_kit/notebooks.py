@@ -246,6 +246,8 @@ def _selected(paths: list[Path], only: Sequence[str], folder: Path) -> list[Path
 
 def _run_one(path: Path, folder: Path, parameters: dict[str, Any]) -> Path:
     """The HTML report of one notebook; its executed copy lies beside it."""
+    from nbconvert import HTMLExporter
+
     folder.mkdir(parents=True, exist_ok=True)
     done, html, running, failed = (
         folder / f"{path.stem}{ending}"
@@ -255,8 +257,9 @@ def _run_one(path: Path, folder: Path, parameters: dict[str, Any]) -> Path:
         stale.unlink(missing_ok=True)
     try:
         notebook = _execute(path, running, parameters, failed)
-        clone = os.path.relpath(path.parent.parent, folder)
-        _save_html(for_reading(notebook, clone), path.stem, html)
+        readable = for_reading(notebook, os.path.relpath(path.parent.parent, folder))
+        page, _ = HTMLExporter().from_notebook_node(readable, {"metadata": {"name": path.stem}})
+        files.write_bytes(html, page.encode())
         os.replace(running, done)
     except BaseException as error:
         html.unlink(missing_ok=True)
@@ -285,7 +288,7 @@ def _execute(path: Path, running: Path, parameters: dict[str, Any], failed: Path
             kernel_name="python3",
             language="python",
             kernel_manager_class=_own_kernel(),
-            stdout_file=_Echo(path.stem),
+            stdout_file=sys.stdout,
             progress_bar=False,
             cwd=path.parent,
         )
@@ -322,18 +325,6 @@ def for_reading(notebook: Any, clone: str) -> Any:
     return copy
 
 
-def _save_html(notebook: Any, title: str, html: Path) -> None:
-    from nbconvert import HTMLExporter
-
-    text, _ = HTMLExporter().from_notebook_node(notebook, {"metadata": {"name": title}})
-    unfinished = html.with_suffix(".running.html")
-    try:
-        unfinished.write_text(text, encoding="utf-8")
-        os.replace(unfinished, html)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
 def _own_kernel() -> type:
     """A kernel manager that starts this very interpreter with this very package.
 
@@ -357,18 +348,3 @@ def _own_kernel() -> type:
             return KernelSpec(**get_kernel_dict(quiet), env={"PYTHONPATH": search})
 
     return OwnKernel
-
-
-class _Echo:
-    """A text file that repeats what a notebook prints, each line indented."""
-
-    def __init__(self, label: str) -> None:
-        self.label, self.at_start = label, True
-
-    def write(self, text: str) -> None:
-        for line in text.splitlines(keepends=True):
-            sys.stdout.write(f"    {line}" if self.at_start else line)
-            self.at_start = line.endswith("\n")
-
-    def flush(self) -> None:
-        sys.stdout.flush()

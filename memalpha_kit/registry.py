@@ -27,7 +27,7 @@ from memalpha_kit.errors import InputError, closest
 
 T = TypeVar("T")
 RELEASE = "memalpha_kit.release"
-YOURS = " (a module of your own adds names: --extend MODULE)"
+YOURS = " (a module of your own adds names: memalpha --extend MODULE ...)"
 
 
 class Registry(Generic[T]):

@@ -61,11 +61,10 @@ def test_a_user_s_module_is_imported_before_the_command_runs(tmp_path, monkeypat
         'from memalpha_kit.method.writers import WRITERS\nWRITERS.add("mine", lambda request: [])\n'
     )
     monkeypatch.syspath_prepend(tmp_path)
-    assert cli.main(["write", "--help", "--extend", "my_writers"]) == 0
+    assert cli.main(["--extend", "my_writers", "write", "--help"]) == 0
     assert "mine" in capsys.readouterr().out
     assert cli.main(["--extend", "no_such_module", "write", "--help"]) == 2
-    assert cli.main(["write", "--help", "--extend=no_such_module"]) == 2
-    assert capsys.readouterr().err.count("extension 'no_such_module'") == 2
+    assert "extension 'no_such_module'" in capsys.readouterr().err
 
 
 def test_a_user_s_module_reaches_the_kernels_of_the_notebooks(tmp_path, monkeypatch):
@@ -76,7 +75,7 @@ def test_a_user_s_module_reaches_the_kernels_of_the_notebooks(tmp_path, monkeypa
     seen = []
     monkeypatch.setattr("memalpha_kit.notebooks.run", lambda *args: seen.append(args[2]))
     argv = ["run", "--profile", str(tmp_path / "mine.yaml"), "--set", "seed=1"]
-    assert cli.main([*argv, "--extend", "my_second"]) == cli.main(argv) == 0
+    assert cli.main(["--extend", "my_second", *argv]) == cli.main(argv) == 0
     assert seen == [["seed=1", "extensions=[my_first, my_second]"], ["seed=1"]]
 
 

@@ -18,19 +18,18 @@ from typer.main import get_command
 
 from memalpha_kit import __version__
 from memalpha_kit.cli import (
-    bench,
     data,
     evaluation,
     explore,
     lab,
     memories,
-    models,
     server,
     training,
     writing,
 )
 from memalpha_kit.cli.options import NONE, Documented
 from memalpha_kit.errors import DiskError, InputError, closest
+from memalpha_kit.notebooks import NotebookError
 from memalpha_kit.registry import import_extensions
 
 PLAIN: dict[str, Any] = {"add_completion": False, "rich_markup_mode": None}
@@ -42,7 +41,7 @@ for _function in (
     *(training.warm_start, training.train, training.plan, training.export),
     *(writing.write, evaluation.ask, evaluation.evaluate, evaluation.score),
     *(evaluation.report, evaluation.calibrate, explore.explore, explore.replay, server.serve),
-    *(memories.credit, memories.lengths, bench.bench),
+    *(memories.credit, memories.lengths, lab.bench),
 ):
     app.command(cls=Documented)(_function)
 _data = typer.Typer(help="Raw files to data sets, and what a reviewer wants to know.", **PLAIN)
@@ -51,7 +50,7 @@ for _function in (*(data.build, data.merge, data.split, data.check), data.downlo
     _data.command(cls=Documented, epilog=epilog)(_function)
 app.add_typer(_data, name="data")
 _models = typer.Typer(help="Pretrained models by name.", **PLAIN)
-_models.command(cls=Documented)(models.get)
+_models.command(cls=Documented)(writing.get)
 _models.callback()(lambda: None)  # a group, though it has one command
 app.add_typer(_models, name="models")
 
@@ -76,13 +75,13 @@ def _memalpha(
     ] = NONE,
 ) -> None:
     """Learn to write memory: the Mem-alpha kit."""
+    import_extensions(extend)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code of the command in `argv` (by default the process's arguments)."""
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        argv = _extended(argv)
         command = get_command(app)
         with command.make_context("memalpha", _spread(command, argv)) as context:
             return command.invoke(context) or 0
@@ -90,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return stop.exit_code
     except typer.TyperException as error:
         return _failed(2, _sentence(error))
-    except DiskError as error:
+    except (DiskError, NotebookError) as error:
         return _failed(1, str(error))
     except InputError as error:
         return _failed(2, str(error))
@@ -99,20 +98,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _failed(1, f"{place}{error.strerror or error}")
     except KeyboardInterrupt:
         return _failed(130, "interrupted")
-
-
-def _extended(argv: list[str]) -> list[str]:
-    """The arguments with each `--extend=MODULE` in front, after the modules were imported."""
-    rest, modules = [], []
-    words = iter(argv)
-    for word in words:
-        option, equals, module = word.partition("=")
-        if option == "--extend":
-            modules.append(module if equals else next(words, ""))
-        else:
-            rest.append(word)
-    import_extensions(modules)
-    return [*(f"--extend={module}" for module in modules), *rest]
 
 
 def _spread(command: Any, argv: list[str]) -> list[str]:

@@ -1,9 +1,12 @@
-"""Commands of the miniature laboratory: notebooks, seeds, sweeps, grouping, audit."""
+"""Commands of the miniature laboratory: notebooks, seeds, sweeps, grouping, audit; and bench."""
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +14,7 @@ from typer import Argument, Context, Option
 
 from memalpha_kit import notebooks
 from memalpha_kit.cli.options import NONE, Overrides, ProfileName, Seed, at_least
-from memalpha_kit.errors import InputError
+from memalpha_kit.errors import InputError, closest
 from memalpha_kit.settings import load_profile
 
 if TYPE_CHECKING:
@@ -38,18 +41,13 @@ def run(
         Path | None,
         Option(metavar="FOLDER", help="where data/, runs/ and reports/ are [default: repository]"),
     ] = None,
-) -> int:
+) -> None:
     """Run the notebooks in order; executed copies and HTML go to reports/."""
     overrides = list(overrides)
     if context.parent and (more := context.parent.params["extend"]):  # for the kernels
         own = load_profile(profile, overrides).extensions
         overrides.append(f"extensions=[{', '.join(dict.fromkeys((*own, *more)))}]")
-    try:
-        notebooks.run(profile, list(only), overrides, root)
-    except notebooks.NotebookError as error:
-        print(f"memalpha: error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    notebooks.run(profile, list(only), overrides, root)
 
 
 SEEDS = [0, 1, 2, 3, 4]
@@ -147,3 +145,43 @@ def _audit_text(table: pd.DataFrame) -> str:
     order = shown[["exploit", "mode"]].drop_duplicates()
     rules = list(dict.fromkeys(table["rules"]))
     return wide.loc[list(map(tuple, order.to_numpy()))][rules].to_string()
+
+
+def bench(
+    quick: Annotated[
+        bool, Option("--quick", help="small sizes and few rounds: a look, in half a minute")
+    ] = False,
+    out: Annotated[
+        Path, Option(metavar="FOLDER", help="report.md and report.csv are written there")
+    ] = Path("reports/bench"),
+    only: Annotated[
+        list[str], Option(metavar="NAME...", help="only these files, e.g. memory for bench_memory")
+    ] = NONE,
+) -> int:
+    """Measure speed beside the plain way of doing the same, and write a report.
+
+    Needs a clone of the kit with its development packages. Ours and the plain way run by turns and
+    must give equal results. The whole takes half an hour and 2 GB of disk. The exit code is 1 if
+    results differ, never because something was slow.
+    """
+    folder = notebooks.repository() / "benchmarks"
+    known = {path.stem.removeprefix("bench_"): path for path in sorted(folder.glob("bench_*.py"))}
+    for name in only:
+        if name not in known:
+            raise InputError(f"--only: expected one of {', '.join(known)}, found {name!r}"
+                             f"{closest(name, known)}")  # fmt: skip
+    if not find_spec("pytest_benchmark"):
+        raise InputError('memalpha bench: needs pytest-benchmark: pip install -e ".[dev]"')
+    out = out.absolute()
+    out.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "pytest", "-c", str(folder / "pytest.ini")]
+    command += [str(known[name]) for name in only or known]
+    command += ["--out", str(out), "--benchmark-json", str(out / "pytest.json")]
+    command += ["--quick"] if quick else []
+    one_thread = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    own = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}  # not a test's run
+    done = subprocess.run(command, cwd=folder, env={**own, **one_thread})
+    (out / "pytest.json").unlink(missing_ok=True)
+    if done.returncode == 0:
+        print(out / "report.md")
+    return int(done.returncode != 0)

