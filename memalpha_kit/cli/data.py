@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from memalpha_kit.cli.options import NONE, Compat, Folder, Seed, at_least, with_fields
+from memalpha_kit.cli.options import NONE, Compat, Folder, Seed, with_fields
 from memalpha_kit.errors import InputError
 from memalpha_kit.settings import BuildConfig
 
@@ -104,15 +104,13 @@ def check(
         "reports/data_check"
     ),
     counter: Annotated[str, Option(help="token counter of the columns")] = "wordpunct",
-    workers: Annotated[int, Option(metavar="N", help="processes")] = 1,
     strict: Annotated[bool, Option("--strict", help="exit code 1 if there is a leak")] = False,
 ) -> int:
     """Statistics, provenance, ours beside the paper's, and leaks."""
     from memalpha_kit import files
     from memalpha_kit.data.check import as_text, tables
 
-    at_least(1, workers=workers)
-    report = tables(data, counter, workers)
+    report = tables(data, counter)
     for name, table in report.items():
         files.save_table(out / f"{name}.csv", table)
     print(as_text(report))

@@ -22,10 +22,9 @@ from typing import Any
 from memalpha_kit.data import stages
 from memalpha_kit.data.chunks import pack_sentences
 from memalpha_kit.data.raw import Row, Text, checked
-from memalpha_kit.data.sources.building import Job, spread
+from memalpha_kit.data.sources.building import Job
 from memalpha_kit.data.sources.frames import book_frames
 from memalpha_kit.records import QA, Instance
-from memalpha_kit.tokens import counter
 
 TRAIN = (
     "booksum*train*.jsonl|booksum*train*.json|booksum*train*.parquet|train-*.parquet|train.jsonl|"
@@ -35,7 +34,7 @@ FILES = (TRAIN,)
 COLUMNS = ("text", "summary", "book_title", "chapter_id")
 QUESTION = "Summarize the content of the book that I read from {first} to {last}"
 END_OF_TEXT = "<|endoftext|>"  # a text's border in raw contexts; a line's border for us
-BATCH = 8  # chapters that are packed, and asked about, together
+BATCH = 8  # chapters that are asked about together
 
 
 class _RawSummary(Row):
@@ -122,19 +121,14 @@ def _long_enough(job: Job, chapters: Iterable[Chapter]) -> Iterator[tuple[Chapte
         drop("chapters without a summary", not chapter.summary)
         return bool(chapter.summary)
 
-    pack = partial(_packed, config.counter, config.chunk_max_tokens)
-    usable = filter(has_summary, chapters)
-    for chapter, chunks in spread(pack, usable, config.workers, BATCH):
+    for chapter in filter(has_summary, chapters):
+        chunks = pack_sentences(chapter.text, job.counter, config.chunk_max_tokens)
         if len(chunks) < config.chapter_min_chunks:
             drop("chapters with too few chunks")
         elif len(chunks) > config.chapter_max_chunks:
             drop("chapters with too many chunks")
         else:
             yield chapter, chunks
-
-
-def _packed(name: str, limit: int, chapters: list[Chapter]) -> list[tuple[Chapter, list[str]]]:
-    return [(c, pack_sentences(c.text, counter(name), limit)) for c in chapters]
 
 
 def _with_answer(

@@ -24,7 +24,7 @@ from pydantic import AliasChoices, BeforeValidator, Field
 from memalpha_kit.data.chunks import pack_sizes, split_long
 from memalpha_kit.data.dataset import linked
 from memalpha_kit.data.raw import Row, Text, checked, short
-from memalpha_kit.data.sources.building import Draft, Job, finish, only, sizes
+from memalpha_kit.data.sources.building import Draft, Job, finish, only
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, Instance
 
@@ -232,7 +232,7 @@ def read_questions(
             yield from (titled(t, text) for t, text in shown.items() if t not in seen)
             seen.update(shown)
 
-    total = sum(sizes(new_articles(), job.config))
+    total = sum(map(job.counter.count, new_articles()))
     return questions, articles, max(1, job.config.article_tokens * len(seen) // max(total, 1))
 
 
