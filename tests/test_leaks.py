@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from memalpha_kit.data import leaks
@@ -112,14 +111,6 @@ def test_other_label_numbers_are_seen_in_shared_samples():
     assert (row["shared_samples"], row["same_number"]) == (9, 0)
 
 
-def test_label_tables_of_cards_are_compared_by_name():
-    one, two = (labelled(s, PAIRS[i : i + 5], PAIRS[50:]) for i, s in ((0, "x"), (9, "y")))
-    cards = {"labels": {"x": ["a", "b", "c"]}}, {"labels": {"y": ["b", "c", "d", "e"]}}
-    table = leaks.leaks([Dataset("x", (one,), (), cards[0]), Dataset("y", (), (two,), cards[1])])
-    assert table.loc[0, ["labels", "shared_labels"]].tolist() == [4, 2]
-    assert pd.isna(compare(one, two)["labels"])
-
-
 def test_shared_passages_are_found_under_other_frames_and_spelling():
     first = document(200, 1)
     body = leaks.content(first.chunks[0])
@@ -167,12 +158,11 @@ def test_all_pairs_of_sources_are_compared_also_within_a_data_set():
 
 
 def test_grams_are_distinct_and_short_texts_count_as_a_whole():
-    words = leaks.Words()
-    assert len(words.grams(["a", "b", "c"])) == 0
-    assert len(words.grams(["one", "two", "three", "four"])) == 1
-    twice = words.grams(f"{text(13, 1)} {text(13, 1)}".split())
+    assert len(leaks.grams_of(["a", "b", "c"])) == 0
+    assert len(leaks.grams_of(["one", "two", "three", "four"])) == 1
+    twice = leaks.grams_of(f"{text(13, 1)} {text(13, 1)}".split())
     assert len(twice) == 14 and twice[0] == twice[-1] and len(np.unique(twice)) == 13
-    assert len(words.grams(text(100_000, 3).split())) == 100_000 - 12
+    assert len(leaks.grams_of(text(100_000, 3).split())) == 100_000 - 12
 
 
 def test_the_leak_report_does_not_depend_on_the_hash_seed(root):

@@ -17,7 +17,6 @@ over their borders would find nothing.
 | `repeated` | those of them with a common answer, or whose sentence is to be labelled |
 | `shown` | test questions whose sentence is a labelled sample of training |
 | `grams`, `shared_grams`, `gram_share` | distinct 13-grams of the test set, those in training |
-| `labels`, `shared_labels` | names in the test set's label table, those in training's, if known |
 | `shared_samples`, `same_number` | samples in both, those of them with the same label number |
 | `leak` | kinds of overlap that reach `LIMIT`; groups always do |
 """
@@ -71,59 +70,38 @@ class Side:
     labelled: set[str]  # keys of the questions that are sentences to be labelled
     shown: Mapping[str, set[str]]  # key of a sample's sentence -> its label numbers
     grams: np.ndarray  # hashes, sorted, each once
-    labels: set[str] | None  # names of the label table, where a card has one
 
 
-class Words:
-    """Numbers words in order of first appearance and hashes rows of them, the same everywhere."""
+def _hashes(texts: Sequence[str]) -> np.ndarray:
+    """A 64-bit hash of each text, the same everywhere."""
+    import pandas as pd
 
-    def __init__(self) -> None:
-        self.numbers: dict[str, int] = {}
-
-    def grams(self, found: Sequence[str]) -> np.ndarray:
-        """A 64-bit hash of every `GRAM` consecutive words, or of all if there are fewer."""
-        ids = np.array([self.numbers.setdefault(w, len(self.numbers)) for w in found], np.uint64)
-        width = min(GRAM, len(ids))
-        if width < SHORTEST:
-            return np.empty(0, dtype=np.uint64)
-        mixed, total = _mixed(ids), np.zeros(len(ids) - width + 1, dtype=np.uint64)
-        for offset in range(width):
-            total = total * np.uint64(0x9E3779B97F4A7C15)
-            total += mixed[offset : offset + len(total)]
-        return _mixed(total)
-
-    def sentences(self, found: Iterable[str]) -> np.ndarray:
-        """One hash for every labelled sentence, however it is spelled and however long it is."""
-        keys = {"".join(w) for sentence in found if len(w := words(sentence)) >= SHORTEST}
-        ids = [self.numbers.setdefault(k, len(self.numbers)) for k in sorted(keys)]
-        return _mixed(_mixed(np.array(ids, np.uint64)))  # twice: a row of words is mixed once more
+    return pd.util.hash_array(np.array(texts, dtype=object))
 
 
-def _mixed(values: np.ndarray) -> np.ndarray:
-    """The values scrambled one to one (the finaliser of splitmix64, after Steele et al., 2014)."""
-    values = values + np.uint64(0x9E3779B97F4A7C15)
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+def grams_of(found: Sequence[str]) -> np.ndarray:
+    """A 64-bit hash of every `GRAM` consecutive words, or of all if there are fewer."""
+    width = min(GRAM, len(found))
+    if width < SHORTEST:
+        return np.empty(0, dtype=np.uint64)
+    hashes, total = _hashes(found), np.zeros(len(found) - width + 1, dtype=np.uint64)
+    for offset in range(width):
+        total = total * np.uint64(0x9E3779B97F4A7C15) + hashes[offset : offset + len(total)]
+    return total
 
 
-def sides(dataset: Dataset, part: str, numbered: Words) -> list[Side]:
+def sides(dataset: Dataset, part: str) -> list[Side]:
     """What there is to compare in a part ("train" or "test"), by source in sorted order."""
     by_source: dict[str, list[Instance]] = defaultdict(list)
     for instance in dataset.parts[part]:
         by_source[instance.source].append(instance)
-    tables = dataset.card.get("labels", {})
-    found = []
-    for source, instances in sorted(by_source.items()):
-        name = source if dataset.name == source else f"{dataset.name}/{source}"
-        labels = set(tables[source]) if tables.get(source) else None
-        found.append(_side(name, instances, labels, numbered))
-    return found
+    return [
+        _side(source if dataset.name == source else f"{dataset.name}/{source}", instances)
+        for source, instances in sorted(by_source.items())
+    ]
 
 
-def _side(
-    name: str, instances: Sequence[Instance], labels: set[str] | None, numbered: Words
-) -> Side:
+def _side(name: str, instances: Sequence[Instance]) -> Side:
     asked: dict[str, set[str]] = defaultdict(set)
     labelled: set[str] = set()
     for qa in (qa for instance in instances for qa in instance.questions):
@@ -139,13 +117,14 @@ def _side(
         for text, number in samples:
             sentences[text].add(number)
         if not samples:
-            grams.append(np.unique(numbered.grams(normalise(held).split())))
+            grams.append(np.unique(grams_of(normalise(held).split())))
     shown: dict[str, set[str]] = defaultdict(set)
     for text, numbers in sentences.items():
         shown[key(text)] |= numbers
-    grams.append(numbered.sentences(sentences))
+    keys = {"".join(w) for text in sentences if len(w := words(text)) >= SHORTEST}
+    grams.append(_hashes(sorted(keys)))
     names = {g for i in instances for g in (*i.listed("groups"), i.id)}
-    return Side(name, names, asked, labelled, shown, np.unique(np.concatenate(grams)), labels)
+    return Side(name, names, asked, labelled, shown, np.unique(np.concatenate(grams)))
 
 
 def compare(train: Side, test: Side) -> dict[str, Any]:
@@ -165,16 +144,11 @@ def compare(train: Side, test: Side) -> dict[str, Any]:
         "labelled questions": len(shown) >= few > 0,
         "contexts": share >= LIMIT,
     }
-    shared_labels = None
-    if train.labels is not None and test.labels is not None:
-        shared_labels = len(train.labels & test.labels)
     return {
         **{"train": train.name, "test": test.name, "groups": groups},
         **{"questions": len(test.asked), "same_question": len(same), "repeated": len(repeated)},
         **{"shown": len(shown), "grams": len(test.grams), "shared_grams": shared},
         "gram_share": share,
-        "labels": None if test.labels is None else len(test.labels),
-        "shared_labels": shared_labels,
         "shared_samples": len(both),
         "same_number": sum(bool(train.shown[s] & test.shown[s]) for s in both),
         "leak": ", ".join(kind for kind, found in kinds.items() if found),
@@ -185,12 +159,11 @@ def leaks(datasets: Iterable[Dataset]) -> pd.DataFrame:
     """One row for every training source beside every test source, leaks first, then by share."""
     import pandas as pd
 
-    numbered, train, test = Words(), [], []
+    train, test = [], []
     for dataset in datasets:
-        train += sides(dataset, "train", numbered)
-        test += sides(dataset, "test", numbered)
+        train += sides(dataset, "train")
+        test += sides(dataset, "test")
     rows = [compare(left, right) for left in train for right in test]
     rows.sort(key=lambda row: (not row["leak"], -row["gram_share"]))
-    empty = Side("", set(), {}, set(), {}, np.empty(0, dtype=np.uint64), None)
-    table = pd.DataFrame(rows, columns=list(compare(empty, empty)))
-    return table.astype({"labels": "Int64", "shared_labels": "Int64"})
+    empty = Side("", set(), {}, set(), {}, np.empty(0, dtype=np.uint64))
+    return pd.DataFrame(rows, columns=list(compare(empty, empty)))
