@@ -607,7 +607,7 @@ def test_other_flags_are_settings_of_the_endpoint(tmp_path):
         ({}, {}, "QWEN_URL or --url"),
         (OPENAI | ROUTER, {"model": "m"}, "QWEN_URL or --url"),
         ({"QWEN_URL": "http://q"}, {}, "http://q/v1: expected a model in QWEN_MODEL_NAME"),
-        ({}, {"modle": "m"}, "'modle' is unknown; did you mean 'model'"),
+        (QWEN, {"modle": "m"}, "unknown key 'modle'; did you mean 'model'"),
     ],
 )
 def test_what_is_missing_is_named(env, flags, said):

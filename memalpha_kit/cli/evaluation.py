@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,10 +14,8 @@ from memalpha_kit.cli.options import (
     NONE,
     Asking,
     DataPath,
-    EmbedModel,
     Local,
     Priced,
-    Rubric,
     Scoring,
     Seed,
     Served,
@@ -27,21 +26,42 @@ from memalpha_kit.cli.options import (
 )
 from memalpha_kit.errors import InputError
 from memalpha_kit.progress import bar
-from memalpha_kit.sections import read_yaml
+from memalpha_kit.sections import about, read_yaml
 
 if TYPE_CHECKING:
     from memalpha_kit.evaluation.runs import Run
     from memalpha_kit.records import Instance
 
-Reader = Annotated[str | None, Option(metavar="NAME", help="who answers from a memory: {readers}")]
 MethodSettings = Annotated[
     list[str],
     Option("--set", metavar="KEY=VALUE", help="a setting of the method, e.g. top_k=2; repeatable"),
 ]
-Moved = Annotated[
-    bool, Option("--moved", help="other addresses, but the models the run was begun with")
-]
 EVERY_RUBRIC = ["published", "by_type"]
+
+
+@dataclass(frozen=True)
+class How:
+    """How a run is answered and scored, beside its method."""
+
+    reader: str | None = about(None, "who answers from a memory: {readers}")
+    embed_model: Path | None = about(None, "folder of a model that embeds, not --embed-url")
+    profile: str = about("fixed", "scoring rules: {scoring}")
+    rubric: Literal["published", "by_type"] = about("published", "of the judge")
+    moved: bool = about(False, "other addresses, but the models the run was begun with")
+
+
+@dataclass(frozen=True)
+class Calibrating:
+    """How a judge is measured."""
+
+    judge: Literal["model", "rules"] = about("model", "who judges")
+    replies: Path | None = about(None, "JSONL file for every verdict")
+    cases: Path | None = about(None, "JSONL file of labelled cases [default: the kit's]")
+    repeats: int = about(3, "times that each case is judged")
+    behaviour: str = about("fixed", "fixed, or release: as published")
+    temperature: float | None = about(None, "[default: each judge's own]")
+    max_tokens: int | None = about(None, "[default: each judge's own]")
+    thinking: bool = about(False, "let the model reason first")
 
 
 @with_fields
@@ -54,13 +74,8 @@ def ask(
     embed: Annotated[Served, "embed_"],
     local: Local,
     asking: Asking,
-    reader: Reader = None,
-    k: Annotated[int | None, Option(metavar="N", help="entries that the reader looks at")] = None,
+    how: How,
     options: MethodSettings = NONE,
-    embed_model: EmbedModel = None,
-    profile: Scoring = "fixed",
-    rubric: Rubric = "published",
-    moved: Moved = False,
 ) -> int:
     """A reader answers the questions about episodes that were written before.
 
@@ -71,14 +86,14 @@ def ask(
     from memalpha_kit.evaluation.memories import asked_instances, load_written
     from memalpha_kit.method.saved import check_written
 
-    method = _settings(options, episodes=str(episodes), k=k, reader=reader)
+    method = _settings(options, episodes=str(episodes), reader=how.reader)
     check_written(episodes)
     asked = asked_instances(episodes, load_data(data))
     wrote = next(iter(load_written(episodes).values())).writer
     servers = {"answer": answer, "write": Priced(), "judge": judge}
     return _evaluate(
-        *("memory", method, data, asked, out.parent, out.name, servers, asking),
-        *(local, embed, embed_model, profile, rubric, moved, (), wrote),
+        *("memory", method, data, asked, out.parent, out.name, servers, embed),
+        *(asking, local, how, (), wrote),
     )
 
 
@@ -92,6 +107,7 @@ def evaluate(
     embed: Annotated[Served, "embed_"],
     local: Local,
     asking: Asking,
+    how: How,
     source: Annotated[
         list[str], Option(metavar="NAME", help="only instances of this source; may be repeated")
     ] = NONE,
@@ -101,15 +117,10 @@ def evaluate(
     writer: Annotated[
         str | None, Option(metavar="NAME", help="--set writer=NAME: a rule, api, or a folder")
     ] = None,
-    reader: Reader = None,
-    embed_model: EmbedModel = None,
-    profile: Scoring = "fixed",
-    rubric: Rubric = "published",
     out: Annotated[Path, Option(metavar="FOLDER", help="where runs lie")] = Path("runs/evaluate"),
     name: Annotated[
         str | None, Option(help="of the run [default: method, data, hash of the settings]")
     ] = None,
-    moved: Moved = False,
 ) -> int:
     """A method answers a data set's questions: answers, scores and a table.
 
@@ -121,13 +132,13 @@ def evaluate(
     from memalpha_kit.data.dataset import load_data
     from memalpha_kit.evaluation import runs
 
-    settings = _settings(options, writer=writer, reader=reader)
+    settings = _settings(options, writer=writer, reader=how.reader)
     every = load_data(data)
     asked = runs.select(every, limit, seed, list(source))
     servers = {"answer": answer, "write": write, "judge": judge}
     return _evaluate(
-        *(method, settings, data, asked, out, name, servers, asking),
-        *(local, embed, embed_model, profile, rubric, moved, tuple(one.id for one in every)),
+        *(method, settings, data, asked, out, name, servers, embed),
+        *(asking, local, how, tuple(one.id for one in every)),
     )
 
 
@@ -139,13 +150,10 @@ def _evaluate(
     out: Path,
     name: str | None,
     servers: dict[str, Priced],
+    embed: Served,
     asking: Asking,
     local: Local,
-    embed: Served,
-    embed_model: Path | None,
-    profile: str,
-    rubric: Literal["published", "by_type"],
-    moved: bool,
+    how: How,
     rows: tuple[str, ...] = (),
     wrote: str = "",
 ) -> int:
@@ -154,16 +162,16 @@ def _evaluate(
     from memalpha_kit.evaluation.methods import METHODS, Backends, MethodSpec, provenance
     from memalpha_kit.tasks import SCORING
 
-    SCORING[profile]  # what is wrong with the scoring is said before any work
+    SCORING[how.profile]  # what is wrong with the scoring is said before any work
     said = {**METHODS[method].defaults, **options}
     writer = Path(str(said.get("writer")))
-    local.check(embed_model, writer if (writer / "config.json").is_file() else None)
+    local.check(how.embed_model, writer if (writer / "config.json").is_file() else None)
     base = servers["answer"]
     client_of(servers["judge"], asking, "judge", base)
     backends = Backends(
         answer=answering(base, asking, local),
         write=client_of(servers["write"], asking, "writer", base),
-        embed=embedding(embed, asking, base, embed_model, local),
+        embed=embedding(embed, asking, base, how.embed_model, local),
         device=local.device,
         dtype=local.dtype,
         rows=rows,
@@ -175,9 +183,9 @@ def _evaluate(
     spec, prices = MethodSpec(method, options), {k: v.prices for k, v in servers.items()}
     info = provenance(spec, backends, data, prices, wrote)
     stem = runs.data_name(data)
-    run, made = runs.begin(spec, backends, instances, out, stem, name, info, moved)
+    run, made = runs.begin(spec, backends, instances, out, stem, name, info, how.moved)
     run = runs.answer(run, made, instances)
-    return _finish(run, profile, rubric, servers["judge"], base, asking)
+    return _finish(run, how.profile, how.rubric, servers["judge"], base, asking)
 
 
 def _finish(
@@ -207,7 +215,7 @@ def score(
     judge: Annotated[Priced, "judge_"],
     asking: Asking,
     profile: Scoring = "fixed",
-    rubric: Rubric = "published",
+    rubric: Annotated[Literal["published", "by_type"], Option(help="of the judge")] = "published",
 ) -> int:
     """Score finished runs again. No answering model is called.
 
@@ -260,24 +268,11 @@ def calibrate(
     served: Served,
     local: Local,
     asking: Asking,
-    judge: Annotated[Literal["model", "rules"], Option(help="who judges")] = "model",
-    replies: Annotated[
-        Path | None, Option(metavar="FILE.jsonl", help="every verdict, if given")
-    ] = None,
-    cases: Annotated[
-        Path | None, Option(metavar="FILE.jsonl", help="labelled cases [default: the kit's]")
-    ] = None,
-    repeats: Annotated[int, Option(metavar="N", help="times that each case is judged")] = 3,
+    how: Calibrating,
     seed: Seed = 0,
     rubric: Annotated[
         list[str], Option(metavar="NAME...", help="of LongMemEval's cases: published, by_type")
     ] = EVERY_RUBRIC,
-    behaviour: Annotated[str, Option(help="fixed, or release: as published")] = "fixed",
-    temperature: Annotated[float | None, Option(help="[default: each judge's own]")] = None,
-    max_tokens: Annotated[
-        int | None, Option(metavar="N", help="[default: each judge's own]")
-    ] = None,
-    thinking: Annotated[bool, Option("--thinking", help="let the model reason first")] = False,
 ) -> int:
     """A judge over labelled cases, to a table of agreement and variance.
 
@@ -287,27 +282,28 @@ def calibrate(
     from memalpha_kit.evaluation.writing import Metered
 
     local.check()
-    held = calibration.load_cases(cases or calibration.CASES)
+    held = calibration.load_cases(how.cases or calibration.CASES)
     judges: dict[str, calibration.Judgement] = {"": calibration.rule_judge}
     name = "rules"
     shown = bar(0, "judge")
-    if judge == "model":
+    if how.judge == "model":
         asked = answering(served, asking, local)
         if asked is None:
             raise InputError(
                 "the judge: expected --url and --model-name, QWEN_URL, --model or --judge rules, "
                 "found none of them"
             )
-        manner = {"behaviour": behaviour, "temperature": temperature, "thinking": thinking}
+        manner = {"behaviour": how.behaviour, "temperature": how.temperature}
+        manner |= {"thinking": how.thinking, "max_tokens": how.max_tokens}
         name, metered = asked.name, Metered(asked, shown)
-        judges = calibration.model_judges(metered, rubric, **manner, max_tokens=max_tokens)
+        judges = calibration.model_judges(metered, rubric, **manner)
         again = sum(case.judge == "longmemeval" for case in held) * (len(judges) - 1)
-        shown.total = repeats * (len(held) + again)
+        shown.total = how.repeats * (len(held) + again)
     with shown:
-        table, said = calibration.measured(judges, name, held, repeats, seed)
+        table, said = calibration.measured(judges, name, held, how.repeats, seed)
     files.save_table(out, table)
-    if replies:
-        files.write_bytes(replies, b"".join(map(files.json_line, said.to_dict("records"))))
+    if how.replies:
+        files.write_bytes(how.replies, b"".join(map(files.json_line, said.to_dict("records"))))
     print(calibration.as_text(table))
     print(out)
     if table["missing"].sum() == (table["n"] * table["repeats"]).sum():

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from memalpha_kit.cli.options import NONE, DataPath, Overrides, at_least
-from memalpha_kit.errors import InputError
 from memalpha_kit.settings import Profile, load_profile
 
 if TYPE_CHECKING:
@@ -36,9 +35,6 @@ def explore(
         Path | None, Option(metavar="FILE.html", help="the page [default: beside the first]")
     ] = None,
     instances: Annotated[int | None, Option(metavar="N", help="only the first N")] = None,
-    model: Annotated[
-        Path | None, Option(metavar="FOLDER", help="whose tokenizer made the prompts")
-    ] = None,
     profile: Rewarding = None,
     overrides: Overrides = NONE,
 ) -> None:
@@ -48,7 +44,7 @@ def explore(
     those of --profile, else those that a training was run with, else the paper's.
     """
     from memalpha_kit.explorer import html_page, view
-    from memalpha_kit.explorer.recordings import decoder, load_recordings
+    from memalpha_kit.explorer.recordings import load_recordings
     from memalpha_kit.files import write_bytes
 
     at_least(1, instances=instances)
@@ -60,11 +56,6 @@ def explore(
             replace(one, episodes=[e for e in one.episodes if e.instance in first])
             for one, first in zip(found, names, strict=True)
         ]
-    if model:
-        decode = decoder(model)
-        if decode is None:
-            raise InputError(f"--model {model}: expected a folder with tokenizer.json")
-        found = [replace(recording, decode=decode) for recording in found]
     chosen = (settings.reward, settings.advantage) if settings else (None, None)
     shown = view(found, known, None, *chosen)
     page = html_page(shown).encode()

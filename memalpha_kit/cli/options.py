@@ -49,11 +49,7 @@ Compat = Annotated[
     Literal["fixed", "release"], Option(help="release: as the published code, where it can be")
 ]
 DataPath = Annotated[Path, Option(metavar="PATH", help="a data set, or a parquet file")]
-EmbedModel = Annotated[
-    Path | None, Option(metavar="FOLDER", help="a local model that embeds, not --embed-url")
-]
 Scoring = Annotated[str, Option("--profile", metavar="NAME", help="scoring rules: {scoring}")]
-Rubric = Annotated[Literal["published", "by_type"], Option(help="of the judge")]
 
 
 # ---- help -------------------------------------------------------------------------------------
@@ -147,7 +143,7 @@ def _option(field: dataclasses.Field, owner: Any, prefix: str) -> inspect.Parame
         kind = next(part for part in get_args(kind) if part is not type(None))
     if get_origin(kind) is Literal:
         kind, words = str, f" ({', '.join(map(str, get_args(kind)))})"
-    text = field.metadata.get("about", "").replace("{", "{{").replace("}", "}}") + words
+    text = field.metadata.get("about", "") + words
     if prefix:  # asked only if it is named, by its address or its model
         text = f"{prefix[:-1]}: {text.replace('[default: ', '[default: the answering one, else ')}"
     name = prefix + field.name
