@@ -15,7 +15,6 @@ import sys
 from functools import partial
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from small_disk import no_file_above
 from test_runner import contents, seeds
@@ -23,11 +22,8 @@ from test_runner import contents, seeds
 from memalpha_kit import cli
 from memalpha_kit import files as store
 from memalpha_kit.data.instances import save_instances
-from memalpha_kit.method.episode import write
-from memalpha_kit.method.saved import load_episodes, save_episodes
-from memalpha_kit.method.writers import ScriptedReplies
+from memalpha_kit.method.saved import load_episodes
 from memalpha_kit.records import QA, make_instance
-from memalpha_kit.settings import MemoryConfig, ProtocolConfig
 
 INSTANCES = [
     make_instance(
@@ -73,30 +69,6 @@ def write_words(data="data.parquet", out="e.jsonl"):
     return ("write", "--data", data, "--writer", "keep_sentences", "--out", out, "--batch", 1)
 
 
-# --- Models --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("files", "found"),
-    [
-        (None, "found nothing"),
-        ({}, "found no config.json"),
-        ({"config.json": "{"}, "found no weights"),
-        ({"config.json": '{"model_type": "qwen3"}'}, "found no weights"),
-    ],
-)
-def test_a_model_folder_that_is_not_one_is_refused(here, capsys, files, found):
-    folder = here / "models" / "Qwen"
-    if files is not None:
-        folder.mkdir(parents=True)
-        for name, text in files.items():
-            (folder / name).write_text(text)
-    argv = ("write", "--data", "data.parquet", "--model", "models/Qwen", "--out", "e.jsonl")
-    shown = refused(capsys, 2, *argv)
-    assert "model models/Qwen: expected a folder with config.json" in shown and found in shown
-    assert not Path("e.jsonl").exists() and not Path("e.json").exists()
-
-
 def test_the_installed_command_answers_as_main_does(here):
     done = process("write", "--data", "data.parquet", "--model", "nowhere", "--out", "e.jsonl")
     assert done.returncode == 2 and done.stdout == ""
@@ -104,122 +76,6 @@ def test_the_installed_command_answers_as_main_does(here):
         "memalpha: error: model nowhere: expected a folder with config.json, weights "
         "(safetensors) and a tokenizer, found nothing\n"
     )
-
-
-# --- Data ----------------------------------------------------------------------------------------
-
-
-def changed(value):
-    """The file with another cell in its second row, or without its column of chunks."""
-    table = pd.read_parquet("data.parquet").astype({"chunks": object})
-    table.loc[1, "chunks"] = value
-    return (table if value != "drop" else table.drop(columns="chunks")).to_parquet()
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (lambda: changed("drop"), ": expected a column 'chunks', found"),
-        (lambda: changed(None), ": row 1: chunks: expected a list that is not"),
-        (lambda: changed("[1]"), ": row 1: chunks[0]: expected text, found 1"),
-        (lambda: b"", ": expected parquet, found: "),
-        (lambda: b"PAR1 and nothing else", ": expected parquet, found: "),
-        (lambda: Path("data.parquet").read_bytes()[:-100], ": expected parquet"),
-        (lambda: b"version https://git-lfs.github.com/spec/v1\n", "found a Git-LFS pointer"),
-    ],
-)
-def test_data_that_is_not_as_it_must_be_is_refused_by_file_row_and_field(
-    here, capsys, content, message
-):
-    Path("bad.parquet").write_bytes(content())
-    shown = refused(capsys, 2, *write_words("bad.parquet"))
-    assert message in shown and "bad.parquet" in shown
-    assert sorted(os.listdir()) == ["bad.parquet", "data.parquet"]
-
-
-# --- Profiles, settings and notebooks ------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["seeds", "run", "write"])
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("extends: ci\ngrpo:\n  step: 3\n", "unknown key 'grpo.step'; did you mean 'grpo.steps'?"),
-        ("extends: ci\ngrpo:\n  steps: many\n", "grpo.steps: expected a whole number, found"),
-        ("extends: cii\n", "unknown profile 'cii'; did you mean 'ci'?"),
-        ("extends: ci\n  grpo: {", "mine.yaml: expected YAML"),
-    ],
-)
-def test_a_profile_with_a_typo_is_refused_by_file_and_key(here, capsys, name, text, message):
-    """By three commands; `test_config.py` has all mistakes."""
-    Path("mine.yaml").write_text(text)
-    argv = {"seeds": ("seeds",), "run": ("run", "--root", "."), "write": write_words()}[name]
-    shown = refused(capsys, 2, *argv, "--profile", "mine.yaml")
-    assert message in shown and ("mine.yaml" in shown or "cii" in shown)
-    assert sorted(os.listdir()) == ["data.parquet", "mine.yaml"]
-
-
-@pytest.mark.parametrize(
-    ("argv", "message"),
-    [
-        (("--only", "09"), "unknown notebook '09'"),
-        (("--only", "03_grop"), "unknown notebook '03_grop'; did you mean '03_grpo_training'?"),
-        (("--only", "figures"), "did you mean '06_figures'?"),
-        (("--set", "grpo.step=3"), "override: unknown key 'grpo.step'; did you mean 'grpo.steps'?"),
-        (("--set", "grpo.steps"), "override 'grpo.steps': expected section.key=value"),
-        (("--set", "grpo.steps=-1"), "grpo.steps: expected at least 0, found -1"),
-        (("--set", "grpo=3"), "grpo: expected a section with settings, found 3"),
-        (("--profile", "mine.yaml"), "mine.yaml: expected a profile (a YAML file), found no such"),
-        (("--profiel", "ci"), "unknown argument '--profiel'; did you mean '--profile'?"),
-    ],
-)
-def test_a_wrong_request_for_notebooks_is_refused_before_anything_runs(here, capsys, argv, message):
-    shown = refused(capsys, 2, "run", "--root", ".", *argv)
-    assert message in shown
-    assert os.listdir() == ["data.parquet"]
-
-
-def test_a_notebook_without_the_one_before_it_names_what_makes_the_file(here, capsys):
-    shown = refused(capsys, 1, "run", "--profile", "ci", "--root", here, "--only", "05")
-    assert "05_evaluation.ipynb: cell [" in shown and "run.json: not there yet" in shown
-    assert "notebook 03_grpo_training makes it, and all" in shown
-    assert "memalpha run --profile ci" in shown
-    report = here / "reports" / "05_evaluation" / "ci"
-    assert [path.name for path in report.iterdir()] == ["05_evaluation.failed.ipynb"]
-
-
-# --- Replies -------------------------------------------------------------------------------------
-
-GOOD = (
-    '<tool_call>{"name": "new_memory_insert", "arguments": '
-    '{"memory_type": "semantic_memory", "content": "Nora keeps bees."}}</tool_call>'
-)
-
-
-@pytest.mark.parametrize(
-    "reply",
-    [
-        "[" * 100_000,
-        "[{" * 50_000,
-        "[" * 50_000 + "]" * 50_000,
-        "<tool_call>" + "[" * 100_000,
-        "<tool_call>" + '{"arguments": ' * 8_000,
-        "<tool_call>" * 9_000,
-    ],
-    ids=["open", "mixed", "closed", "in a call", "nested", "tags"],
-)
-@pytest.mark.parametrize("wire", ["qwen", "text", "compact"])
-def test_a_reply_of_brackets_is_a_step_like_any_other(tmp_path, reply, wire):
-    protocol = ProtocolConfig(wire=wire)
-    good = GOOD if wire != "text" else ""
-    (episode,) = write([INSTANCES[0]], ScriptedReplies([reply, good]), MemoryConfig(), protocol)
-    first, second = episode.steps
-    assert {call.status for call in first.calls} <= {"malformed"}
-    assert first.memory.entries() == ()
-    assert [call.status for call in second.calls] == (["ok"] if good else [])
-    path = tmp_path / "episodes.jsonl"
-    save_episodes(path, [episode])
-    assert load_episodes(path) == [episode]
 
 
 # --- A full disk ---------------------------------------------------------------------------------
@@ -264,13 +120,6 @@ def test_a_disk_that_fills_up_during_write_leaves_only_what_a_later_run_may_trus
         assert "did not finish; run it again" in said
     assert command(*write_words()) == 0
     assert settled() == settled("whole")
-
-
-def test_a_write_with_enough_room_flushes_five_times(here, monkeypatch):
-    disk = FullDisk(5)
-    monkeypatch.setattr(store.os, "fsync", disk)
-    assert command(*write_words()) == 0
-    assert disk.room == 0
 
 
 def test_a_line_that_the_kernel_cuts_half_way_is_taken_back(here):

@@ -162,14 +162,6 @@ def test_an_option_of_local_models_without_one_is_refused(tmp_path, capsys, comm
     assert f"{option}: has no effect" in capsys.readouterr().err
 
 
-def test_options_reach_the_pipeline(monkeypatch):
-    seen = []
-    monkeypatch.setattr("memalpha_kit.notebooks.run", lambda *args: seen.append(args))
-    argv = ["run", "--profile", "ci", "--only", "01", "--only", "03", "--set", "seed=1"]
-    assert cli.main(argv) == 0
-    assert seen == [("ci", ["01", "03"], ["seed=1"], None)]
-
-
 def test_asking_for_help_imports_nothing_heavy():
     code = (
         "import sys; from memalpha_kit import cli\n"

@@ -12,7 +12,6 @@ from unittest.mock import Mock
 
 import nbformat
 import pandas as pd
-import papermill
 import pytest
 
 from memalpha_kit import notebooks
@@ -319,15 +318,3 @@ def test_plain_papermill_writes_into_the_clone_wherever_it_is_called(root, tmp_p
     assert done.returncode == 0, done.stderr[-500:]
     assert (clone / "reports" / "01_first" / "ci" / "x.txt").is_file()
     assert files(tmp_path) == ["clone", "out.ipynb"]
-
-
-def test_a_batch_over_three_seeds_by_papermill_alone_keeps_three_results(toy, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", os.path.dirname(os.path.dirname(notebooks.__file__)))
-    for seed in range(3):
-        parameters = {"profile": "ci", "overrides": [f"seed={seed}"], "root": str(toy)}
-        for name in ("01_first", "02_second"):
-            paths = (toy / "notebooks" / f"{name}.ipynb", toy / f"{name}_{seed}.ipynb")
-            kernel = {"kernel_name": "python3", "language": "python", "progress_bar": False}
-            papermill.execute_notebook(*map(str, paths), parameters, **kernel)
-    for name in ("01_first", "02_second"):
-        assert files(toy / "reports" / name) == ["ci", "ci-seed=1", "ci-seed=2"]
