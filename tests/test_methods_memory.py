@@ -346,16 +346,10 @@ def test_random_memories_hold_at_most_what_was_asked_for_in_the_order_of_the_tex
     assert prepared[LABELLED.id].episode.memory.semantic[0].text.startswith("Sentence: ")
 
 
-def test_lead_sentences_are_the_first_ones_that_fit_and_all_tokens_give_all():
-    def drawn(share, **options):
-        prepared, _ = run(random_memory(share=share, **options), ())
-        return [entry.text for entry in prepared[INSTANCE.id].episode.memory.semantic]
-
-    every = drawn(1.0)
-    assert len(every) == 4 and drawn(0.0) == []
-    for share in (0.4, 0.7):
-        first = drawn(share, order="lead")
-        assert 0 < len(first) < 4 and first == every[: len(first)]
+def test_a_share_of_all_tokens_gives_all_and_of_none_nothing():
+    for share, n in ((1.0, 4), (0.0, 0)):
+        prepared, _ = run(random_memory(share=share), ())
+        assert len(prepared[INSTANCE.id].episode.memory.semantic) == n
 
 
 def test_a_draw_depends_on_its_seed_and_its_instance_alone():

@@ -40,11 +40,7 @@ def credit(
         str, Option(metavar="NAME", help="who answers from a memory: {readers}")
     ] = "best_entry",
     metric: Annotated[str | None, Option(metavar="NAME", help="[default: the source's]")] = None,
-    readings: Annotated[
-        int, Option(metavar="N", help="answers per memory; beyond them questions are sampled")
-    ] = 100_000,
     limit: Annotated[int | None, Option(metavar="N", help="only the first N episodes")] = None,
-    seed: Seed = 0,
     out: Annotated[
         Path | None, Option(metavar="FOLDER", help="entries.csv, calls.csv, a figure per episode")
     ] = None,
@@ -64,7 +60,7 @@ def credit(
     from memalpha_kit.method.readers import reader as named
     from memalpha_kit.method.saved import load_episodes
 
-    at_least(1, readings=readings, limit=limit)
+    at_least(1, limit=limit)
     local.check()
     asked = {instance.id: instance.questions for instance in load_data(data)}
     model = answering(answer, asking, local) if needs_model(reader) else None
@@ -73,7 +69,7 @@ def credit(
         if episode.instance not in asked:
             raise InputError(f"episode {episode.id}: its instance is not in the data")
         questions = asked[episode.instance]
-        table = credits.credits(episode, questions, by, metric, readings=readings, seed=seed)
+        table = credits.credits(episode, questions, by, metric)
         entries.append(table.assign(episode=episode.id))
         calls.append(credits.call_credits(episode, table).assign(episode=episode.id))
         idle = table["needed_by"].map(len).eq(0) & table["credit"].eq(0)

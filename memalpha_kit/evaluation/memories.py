@@ -293,7 +293,6 @@ class RandomSettings(ReaderSettings):
     share: Share = about(0.5, "of the tokens of the chunks")
     like: str = about("", "answers.jsonl of a run, for memories of the same sizes")
     draw_seed: Natural = about(0, "of the draw")
-    order: Literal["random", "lead"] = about("random", "lead: the first ones that fit, not drawn")
 
 
 @METHODS.register("random-memory")
@@ -325,8 +324,7 @@ class RandomMemory(FromMemory):
         """Draws each memory. Raises InputError if the other run has not an instance."""
         for instance in instances:
             budget = self._budget(instance)
-            seed = None if self.options.order == "lead" else self.options.draw_seed
-            texts = draw(instance, budget, self.counter.count, seed)
+            texts = draw(instance, budget, self.counter.count, self.options.draw_seed)
             drawn = writers.ScriptedReplies(list(map(_inserted, texts)), "random")
             [episode] = write([instance], drawn, MemoryConfig(), ProtocolConfig())
             done(self.remembered(instance, episode))
@@ -340,16 +338,12 @@ class RandomMemory(FromMemory):
 
 
 def draw(
-    instance: Instance, budget: int, count: Callable[[str], int], seed: int | None = 0
+    instance: Instance, budget: int, count: Callable[[str], int], seed: int
 ) -> list[list[str]]:
-    """By chunk, the units that were kept: all in a random order, each that still fits.
-
-    Without a seed they are tried in their own order.
-    """
+    """By chunk, the units that were kept: all in a random order, each that still fits."""
     by_chunk = [list(dict.fromkeys(_units(chunk))) for chunk in instance.chunks]
     order = list(dict.fromkeys(itertools.chain(*by_chunk)))  # each text once
-    if seed is not None:
-        random.Random(f"{seed}/{instance.id}").shuffle(order)
+    random.Random(f"{seed}/{instance.id}").shuffle(order)
     kept = set()
     for unit in order:
         if (size := count(unit)) <= budget:

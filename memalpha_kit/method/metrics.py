@@ -2,9 +2,8 @@ r"""Answer scores by name: how well a prediction fits the accepted answers.
 
 The one law: a score is a float in [0, 1], the same for every method of a table. What could not be
 measured is None, and a question without a usable gold answer is an `InputError`, never a 0 or a 1.
-A name with `@` is a variant: `@words` adds word boundaries; the scorers of the published code
-(`@release` and more) register themselves from `memalpha_kit.release`. Which source is scored by
-which name, under which rules, says `evaluation/scoring.py`.
+A name with `@` is a scorer of the published code, registered by `memalpha_kit.release`. Which
+source is scored by which name, under which rules, says `evaluation/scoring.py`.
 
 A metric of your own compares a reply, its reasoning cut off, with the accepted answers:
 
@@ -26,7 +25,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 from memalpha_kit.entries import essence
@@ -221,9 +220,9 @@ def within(needle: str, text: str, words: bool = False) -> bool:
     return re.search(before + minus + re.escape(needle) + after, text) is not None
 
 
-def contains(prediction: str, answers: Answers, words: bool = False) -> float:
+def contains(prediction: str, answers: Answers) -> float:
     """1 if any answer is a substring of the prediction, case ignored."""
-    return max(float(within(a, prediction, words)) for a in usable(answers, "contains"))
+    return max(float(within(a, prediction)) for a in usable(answers, "contains"))
 
 
 def label(prediction: str, answers: Answers) -> float:
@@ -239,33 +238,33 @@ def unquoted(text: str) -> str:
     return text.strip().strip("\"'").strip()
 
 
-def keywords(prediction: str, answers: Answers, words: bool = False) -> float:
+def keywords(prediction: str, answers: Answers) -> float:
     """Share of the keywords that occur in the prediction, case ignored.
 
     One answer is a comma-separated list; several answers are the keywords themselves.
     """
     parts = unified(answers[0]).split(",") if len(answers) == 1 else answers
     wanted = usable(parts, "keywords")
-    return sum(within(keyword, prediction, words) for keyword in wanted) / len(wanted)
+    return sum(within(keyword, prediction) for keyword in wanted) / len(wanted)
 
 
-def perltqa(prediction: str, answers: Answers, words: bool = False) -> float:
+def perltqa(prediction: str, answers: Answers) -> float:
     """Best share, over the answers, of `;`-separated parts that occur in the prediction."""
     lists = [usable(unified(one).split(";"), "perltqa") for one in usable(answers, "perltqa")]
-    return max(sum(within(p, prediction, words) for p in parts) / len(parts) for parts in lists)
+    return max(sum(within(p, prediction) for p in parts) / len(parts) for parts in lists)
 
 
-def substring(prediction: str, answers: Answers, words: bool = False) -> float:
+def substring(prediction: str, answers: Answers) -> float:
     """1 if any comparable answer is inside the comparable reply, whole or its `Answer:` line."""
     texts = set(map(comparable, {prediction, parsed_line(prediction)}))  # often the same
     golds = usable(answers, "substring")
-    return float(any(_found(gold, prediction, texts, words) for gold in golds))
+    return float(any(_found(gold, prediction, texts) for gold in golds))
 
 
-def _found(gold: str, prediction: str, texts: set[str], words: bool) -> bool:
+def _found(gold: str, prediction: str, texts: set[str]) -> bool:
     plain = comparable(gold)
     if plain not in _ARTICLES:
-        return any(within(plain, text, words) for text in texts)
+        return any(within(plain, text) for text in texts)
     letter = re.compile(rf"(?<!\w){re.escape(gold)}(?!\w)(?!\s+\w)")  # "blood group A", not "A cat"
     return plain in texts or letter.search(unified(prediction)) is not None
 
@@ -344,8 +343,8 @@ def last_answer(text: str) -> str | None:
     return inner if opened else None
 
 
-for _compare in (label, exact, token_f1, rouge_l, objectives, locomo):
+for _compare in (
+    *(label, exact, token_f1, rouge_l, objectives, locomo),
+    *(contains, keywords, perltqa, substring),
+):
     METRICS.add(_compare.__name__, Metric(_compare))
-for _by_part in (contains, keywords, perltqa, substring):
-    METRICS.add(_by_part.__name__, Metric(_by_part))
-    METRICS.add(f"{_by_part.__name__}@words", Metric(partial(_by_part, words=True)))
