@@ -358,6 +358,7 @@ def test_a_draw_depends_on_its_seed_and_its_instance_alone():
     once, other = (draw(instance, 60, WORDPUNCT.count, seed) for seed in (1, 2))
     assert once == draw(instance, 60, WORDPUNCT.count, 1) != other
     assert sum(map(len, once)) == 12  # five tokens each
+    assert draw(instance, 60, WORDPUNCT.count, None)[:12] == [[chunk] for chunk in chunks[:12]]
 
 
 def test_a_random_memory_is_as_large_as_another_runs(tmp_path):

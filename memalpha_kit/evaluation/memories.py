@@ -338,12 +338,16 @@ class RandomMemory(FromMemory):
 
 
 def draw(
-    instance: Instance, budget: int, count: Callable[[str], int], seed: int
+    instance: Instance, budget: int, count: Callable[[str], int], seed: int | None
 ) -> list[list[str]]:
-    """By chunk, the units that were kept: all in a random order, each that still fits."""
+    """By chunk, the units that were kept: all in a random order, each that still fits.
+
+    Without a seed they are tried in their own order.
+    """
     by_chunk = [list(dict.fromkeys(_units(chunk))) for chunk in instance.chunks]
     order = list(dict.fromkeys(itertools.chain(*by_chunk)))  # each text once
-    random.Random(f"{seed}/{instance.id}").shuffle(order)
+    if seed is not None:
+        random.Random(f"{seed}/{instance.id}").shuffle(order)
     kept = set()
     for unit in order:
         if (size := count(unit)) <= budget:
