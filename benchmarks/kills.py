@@ -135,7 +135,6 @@ def cases(work: Path) -> Iterator[dict[str, Case]]:
                     *HUB_SET,
                     "--revision",
                     "0a" * 20,
-                    "--any-rows",
                     "--out",
                     out,
                 ],

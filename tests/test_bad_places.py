@@ -22,8 +22,7 @@ COMMANDS = {
     "build": ("data build --source squad --raw {raw} --out {out}/set", 2_000),
     "merge": ("data merge {data} --out {out}/set", 2_000),
     "download": (
-        f"data download YuWangX/Memalpha-Memoryagentbench --revision {'0a' * 20} --any-rows"
-        " --out {out}/set",
+        f"data download YuWangX/Memalpha-Memoryagentbench --revision {'0a' * 20} --out {{out}}/set",
         100,
     ),
     "write": (f"write {BY_RULE} --out {{out}}/e.jsonl", 3_000),

@@ -243,7 +243,9 @@ def test_missing_parts_are_errors(parts, tmp_path, capsys):
     part(parts, "perltqa", 27)
     refused("expected one data set of squad, found", "--data", parts)
     named = [parts / name for name in (*RECIPES["balanced"].instances, "squad2")]
-    refused("expected one data set of squad, found several", *named, "--recipe", "balanced")
+    refused("expected one data set of squad, found", *named, "--recipe", "balanced")
+    other = part(tmp_path, "trec_coarse", 1)
+    refused("only, found trec_coarse too", *named[:-1], other, "--recipe", "balanced")
 
 
 def test_a_part_that_is_all_test_counts_as_none_in_training(parts, tmp_path, capsys):
@@ -254,16 +256,17 @@ def test_a_part_that_is_all_test_counts_as_none_in_training(parts, tmp_path, cap
     assert "squad: 1\n" in capsys.readouterr().out  # where it is all that there is
 
 
-def test_limits_are_read_from_the_command_line(parts, tmp_path, capsys):
-    words = (parts / "squad", parts / "hotpotqa", "--out", tmp_path / "m", "--limit")
-    assert run("merge", *words, 20, "--limit", "squad=7") == 0
-    assert "27 training and 2 test instances" in capsys.readouterr().out
-    assert read_card(tmp_path / "m")["settings"]["limits"] == {"squad": 7}
-    for wrong, message in (("x", "expected N or NAME=N"), ("squat=3", "did you mean 'squad'")):
-        assert run("merge", *words, wrong) == 2
+def test_a_limit_holds_for_each_part_and_wrong_options_are_refused(parts, tmp_path, capsys):
+    words = (parts / "squad", parts / "hotpotqa", "--out", tmp_path / "m")
+    assert run("merge", *words, "--limit", 20) == 0
+    assert "40 training and 2 test instances" in capsys.readouterr().out
+    for option, message in (
+        (("--limit", 0), "limit: expected at least 1, found 0"),
+        (("--recipe", "balancd"), "did you mean 'balanced'"),
+        (("--recipe", "memoryagentbench"), "found none of ruler_qa1_197K"),
+    ):
+        assert run("merge", *words, *option) == 2
         assert message in capsys.readouterr().err
-    assert run("merge", parts / "squad", "--recipe", "balancd", "--out", tmp_path / "m") == 2
-    assert "did you mean 'balanced'" in capsys.readouterr().err
 
 
 def test_evaluation_sets_are_merged_as_one(tmp_path, capsys):

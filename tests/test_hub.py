@@ -138,9 +138,6 @@ def lacking(column):
     return FLAT | {"test.parquet": parquet(rows)}
 
 
-FEW = FLAT | {"test.parquet": parquet([public(0)])}
-
-
 @pytest.mark.parametrize(
     ("files", "message"),
     [
@@ -148,7 +145,6 @@ FEW = FLAT | {"test.parquet": parquet([public(0)])}
         (FLAT | {"test.parquet": TEST[:500]}, "test.parquet: expected parquet, found"),
         (lacking("chunks"), "test.parquet: expected a column 'chunks', found instance_id"),
         (lacking("metadata"), "test.parquet: expected a column 'metadata'"),
-        (FEW, "test: expected 112 rows as published, found 1"),
         ({"README.md": b"card"}, r"expected \*.parquet, found README.md"),
         ({}, "found nothing"),
         ({"test.parquet": TEST, "data/test.parquet": TEST}, "one file of each name, found data/"),
@@ -161,12 +157,6 @@ def test_what_fails_a_check_leaves_nothing_behind(tmp_path, serve, files, messag
         get(out)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
     assert not out.exists() or {p.name for p in out.iterdir()} <= {hub.PARTIAL}
-
-
-def test_other_numbers_of_rows_are_accepted_on_request(tmp_path, serve):
-    serve(FEW)
-    get(tmp_path, any_rows=True)
-    assert (tmp_path / "test.parquet").exists()
 
 
 HALVES = [parquet([public(i) for i in part]) for part in (range(50), range(50, 112))]
@@ -194,9 +184,7 @@ def test_raw_files_lie_side_by_side_as_builders_want_them(tmp_path, serve):
     row = bench_row("factconsolidation_sh_6k", "Text.")
     name = "Conflict_Resolution-00000-of-00001.parquet"
     serve({f"data/{name}": parquet([row]), "data/other.parquet": b"", "entity2id.json": b""})
-    with pytest.raises(InputError, match="Conflict_Resolution: expected 2 or 8 rows"):
-        get(tmp_path, name=RAW)
-    get(tmp_path, name=RAW, any_rows=True)
+    get(tmp_path, name=RAW)
     assert (tmp_path / name).exists() and not (tmp_path / "other.parquet").exists()
     assert len(build("factconsolidation_sh_6k", tmp_path, BuildConfig(), seed=0)) == 1
 
@@ -221,7 +209,7 @@ def test_a_dry_run_writes_nothing_asks_nobody_and_needs_no_hub(tmp_path):
     assert done.returncode == 0 and not list(tmp_path.iterdir())
     assert len(done.stdout.splitlines()) == len(hub.hub_sets())
     assert "none given: a commit's 40 hex digits are needed" in done.stdout
-    assert "train 0, test 112" in done.stdout and "chunks, questions_and_answers" in done.stdout
+    assert "chunks, questions_and_answers" in done.stdout
     with pytest.raises(InputError, match="did you mean 'YuWangX/Memalpha'"):
         get(tmp_path, name="YuWangX/Memalfa")
 

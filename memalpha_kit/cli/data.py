@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -61,9 +60,9 @@ def merge(
         "data"
     ),
     limit: Annotated[
-        list[str],
-        Option(metavar="N|NAME=N", help="largest training part, of all or one; may be repeated"),
-    ] = NONE,
+        int | None,
+        Option(metavar="N", help="instances of the largest training part [default: all]"),
+    ] = None,
     seed: Seed = 42,
     compat: Compat = "fixed",
 ) -> None:
@@ -74,9 +73,8 @@ def merge(
     from memalpha_kit.data import dataset
     from memalpha_kit.data.build import merge_sets
 
-    limits = _limits(limit)
     dataset.check_free(out)
-    merged = merge_sets(out.resolve().name, list(parts), recipe, data, *limits, seed, compat)
+    merged = merge_sets(out.resolve().name, list(parts), recipe, data, limit, seed, compat)
     _save(out, merged)
     for name, n in merged.card["instances_by_part"].items():
         expected = "" if n["expected"] is None else f" (the paper: {n['expected']})"
@@ -128,7 +126,6 @@ def download(
     out: Annotated[
         Path | None, Option(metavar="FOLDER", help="[default: data/NAME, raw files data/raw/NAME]")
     ] = None,
-    any_rows: Annotated[bool, Option("--any-rows", help="accept other numbers of rows")] = False,
     dry_run: Annotated[bool, Option("--dry-run", help="only say what would be done")] = False,
 ) -> None:
     """Raw files or published data sets from the Hugging Face hub, checked."""
@@ -137,7 +134,7 @@ def download(
     if name is None and not dry_run:
         raise InputError(f"download: expected a data set: {', '.join(hub.hub_sets())}")
     for one in [name] if name else hub.hub_sets():
-        print("\n".join(hub.describe(hub.download(one, revision, out, dry_run, any_rows))))
+        print("\n".join(hub.describe(hub.download(one, revision, out, dry_run))))
 
 
 def example(source: SourceName, out: Folder) -> None:
@@ -157,14 +154,3 @@ def _save(out: Path, data: Dataset) -> None:
         f"{data.card['chunks']} chunks, {data.card['questions']} questions, "
         f"{data.card['characters']} characters"
     )
-
-
-def _limits(texts: Sequence[str]) -> tuple[int | None, dict[str, int]]:
-    """The limit of every part and those by name. Raises InputError for what is no number."""
-    limits = {}
-    for text in texts:
-        name, _, number = text.rpartition("=")
-        if not number.isdecimal() or text[0] == "=":
-            raise InputError(f"--limit: expected N or NAME=N, found {text!r}")
-        limits[name] = int(number)
-    return limits.pop("", None), limits

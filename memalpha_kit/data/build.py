@@ -7,8 +7,7 @@ dataset.save(Path("data/squad"), data)
 from __future__ import annotations
 
 import platform
-from collections import defaultdict
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from glob import escape
 from pathlib import Path
@@ -95,7 +94,6 @@ def merge_sets(
     recipe: str | None = None,
     root: Path = Path("data"),
     limit: int | None = None,
-    limits: Mapping[str, int] | None = None,
     seed: int = MERGE_SEED,
     compat: str = "fixed",
 ) -> Dataset:
@@ -112,50 +110,40 @@ def merge_sets(
         raise InputError(f"recipe: expected a known name, {found}")
     chosen = RECIPES[recipe] if recipe else None
     if chosen and not folders:
-        folders = _built(chosen, Path(root))
+        dataset.finish_swaps(root)
+        cards = ((path.parent, dataset.read_card(path.parent)) for path in root.glob("*/card.json"))
+        folders = sorted(path for path, card in cards if card.get("name") in chosen.instances)
     parts = [dataset.read(path) for path in folders]
     if chosen:
-        parts = _in_order(parts, chosen)
+        parts = _in_order(parts, folders, chosen, root)
         limit = chosen.limit if limit is None else limit
         compat = chosen.compat if compat == "fixed" else compat
-    merged = dataset.merge(parts, name, limit, limits, seed, compat)
-    settings = {"recipe": recipe, "limit": limit, "limits": dict(limits or {})}
-    settings |= {"seed": seed, "compat": compat}
+    merged = dataset.merge(parts, name, limit, seed, compat)
+    settings = {"recipe": recipe, "limit": limit, "seed": seed, "compat": compat}
     expected = chosen.instances if chosen else {}
     return replace(merged, card=merge_card(merged, parts, settings, expected))
 
 
-def _built(recipe: Recipe, root: Path) -> list[Path]:
-    """The folders in `root` that were built from the recipe's sources, one each."""
-    dataset.finish_swaps(root)
-    built: dict[str, list[Path]] = defaultdict(list)
-    for path in sorted(root.glob(f"*/{dataset.CARD}")):
-        built[dataset.read_card(path.parent).get("name", "")].append(path.parent)
-    _check_complete(recipe, built, str(root))
-    for name in recipe.instances:
-        if len(built[name]) > 1:
-            folders = ", ".join(map(str, built[name]))
-            raise InputError(f"{root}: expected one data set of {name}, found {folders}")
-    return [built[name][0] for name in recipe.instances]
-
-
-def _in_order(parts: Sequence[Dataset], recipe: Recipe) -> list[Dataset]:
-    by_name = {part.name: part for part in parts}
-    _check_complete(recipe, by_name, "recipe")
-    if twice := [name for name in by_name if sum(part.name == name for part in parts) > 1]:
-        raise InputError(f"recipe: expected one data set of {twice[0]}, found several")
-    if extra := sorted(by_name.keys() - recipe.instances.keys()):
-        wanted = ", ".join(recipe.instances)
-        raise InputError(f"recipe: expected {wanted} only, found {extra[0]} too")
-    return [by_name[name] for name in recipe.instances]
-
-
-def _check_complete(recipe: Recipe, names: Container[str], where: str) -> None:
-    if missing := [name for name in recipe.instances if name not in names]:
+def _in_order(
+    parts: Sequence[Dataset], folders: Sequence[Path], recipe: Recipe, root: Path
+) -> list[Dataset]:
+    """The parts of the recipe, one each and no other."""
+    places: dict[str, list[str]] = {name: [] for name in recipe.instances}
+    for part, folder in zip(parts, folders, strict=True):
+        places.setdefault(part.name, []).append(str(folder))
+    wanted = ", ".join(recipe.instances)
+    if missing := [name for name, found in places.items() if not found]:
         raise InputError(
-            f"{where}: expected data sets of {', '.join(recipe.instances)}, found none of "
-            f"{', '.join(missing)}; `memalpha data build` makes them"
+            f"{root}: expected data sets of {wanted}, found none of {', '.join(missing)}; "
+            "`memalpha data build` makes them"
         )
+    if extra := sorted(places.keys() - recipe.instances.keys()):
+        raise InputError(f"recipe: expected {wanted} only, found {extra[0]} too")
+    for name, found in places.items():
+        if len(found) > 1:
+            raise InputError(f"{root}: expected one data set of {name}, found {', '.join(found)}")
+    by_name = {part.name: part for part in parts}
+    return [by_name[name] for name in recipe.instances]
 
 
 def split_set(

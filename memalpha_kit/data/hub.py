@@ -3,13 +3,12 @@
     download("YuWangX/Memalpha", "0123456789abcdef0123456789abcdef01234567", Path("data/memalpha"))
 
 `huggingface_hub` fetches, resumes, verifies and shows progress. Ours: which files; that the
-revision is a commit, as names of branches move; that files are data with the expected columns and
-rows before they stand under their final name; and `hub.json`, which records data set, revision and
+revision is a commit, as names of branches move; that files are data with the expected columns
+before they stand under their final name; and `hub.json`, which records data set, revision and
 the SHA-256 of every file. A later call verifies the files and asks nobody: one that was changed is
 an error, one that is gone is fetched again and must be the same.
 
-The kit was made without a network: no revision was tried out, none is proposed, and the numbers of
-rows are those of papers and data set cards.
+The kit was made without a network: no revision was tried out, and none is proposed.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -45,7 +44,6 @@ class HubSet:
     about: str = "raw files"
     paths: tuple[str, ...] = ("*.parquet",)  # name patterns of the files that are fetched
     columns: Sequence[str] = ()  # that every parquet file with rows must have
-    rows: Mapping[str, Sequence[int]] = field(default_factory=dict)  # published, by split
     raw: bool = False  # raw files lie side by side, as builders expect them
 
     @property
@@ -58,15 +56,13 @@ def hub_sets() -> dict[str, HubSet]:
     """Everything that can be downloaded, by repository: processed sets, then raw ones."""
     known = yaml.safe_load(Path(__file__).with_name("hub.yaml").read_text())
     sets = {
-        repo: HubSet(
-            repo, f"Mem-alpha's processed {facts['about']} set", columns=COLUMNS, rows=facts["rows"]
-        )
-        for repo, facts in known["processed"].items()
+        repo: HubSet(repo, f"Mem-alpha's processed {about} set", columns=COLUMNS)
+        for repo, about in known["processed"].items()
     }
     for repo, *paths in (SOURCES[name].hub for name in SOURCES if SOURCES[name].hub):
         others = sets[repo].paths if repo in sets else ()
         both = tuple(dict.fromkeys((*others, *paths)))
-        sets[repo] = HubSet(repo, paths=both, raw=True, **known["raw"].get(repo, {}))
+        sets[repo] = HubSet(repo, paths=both, columns=known["raw_columns"].get(repo, ()), raw=True)
     return sets
 
 
@@ -75,14 +71,12 @@ def download(
     revision: str | None,
     out: Path | None = None,
     dry_run: bool = False,
-    any_rows: bool = False,
 ) -> dict[str, Any]:
     """The manifest of the data set in folder `out`, after fetching what is not there yet.
 
-    With `dry_run` it is the plan: nothing is fetched or written and nobody is asked. `any_rows`
-    accepts other numbers of rows than published. Raises InputError for an unknown data set, a
-    revision that is not a commit, a folder with another one, and files that fail a check; then no
-    file has changed.
+    With `dry_run` it is the plan: nothing is fetched or written and nobody is asked. Raises
+    InputError for an unknown data set, a revision that is not a commit, a folder with another one,
+    and files that fail a check; then no file has changed.
     """
     sets = hub_sets()
     if dataset not in sets:
@@ -92,13 +86,11 @@ def download(
     out = Path(out or named.folder)
     manifest: dict[str, Any] = {"dataset": dataset, "about": named.about}
     if dry_run:
-        rows = (f"{split} {' or '.join(map(str, n))}" for split, n in named.rows.items())
         return manifest | {
             "to": str(out),
             "revision": revision or "none given: a commit's 40 hex digits are needed",
             "would fetch": ", ".join(named.paths),
             "would check columns": ", ".join(named.columns) or "not known",
-            "would check rows": ", ".join(rows) or "not known",
         }
     if revision is None or not re.fullmatch(r"[0-9a-f]{40}", revision):  # branches and tags move
         found = "none" if revision is None else repr(revision)
@@ -109,12 +101,10 @@ def download(
         )
     manifest["revision"] = revision
     with held(out):
-        return _downloaded(named, manifest, out, any_rows)
+        return _downloaded(named, manifest, out)
 
 
-def _downloaded(
-    named: HubSet, manifest: dict[str, Any], out: Path, any_rows: bool
-) -> dict[str, Any]:
+def _downloaded(named: HubSet, manifest: dict[str, Any], out: Path) -> dict[str, Any]:
     """The whole manifest; files that are there are verified, the others fetched."""
     recorded = read_manifest(out)["files"]
     if recorded:
@@ -125,7 +115,7 @@ def _downloaded(
         _check_same(out / name, recorded[name]["sha256"], sha256(out / name))
     if len(whole) == len(recorded) > 0:
         return manifest | {"files": recorded}
-    manifest["files"] = _fetch(named, manifest["revision"], out, any_rows, recorded)
+    manifest["files"] = _fetch(named, manifest["revision"], out, recorded)
     save_json(out / MANIFEST, manifest)
     return manifest
 
@@ -160,9 +150,7 @@ def revision(folder: Path, hashes: Mapping[str, str]) -> str:
     return manifest.get("revision", "unknown") if same else "unknown"
 
 
-def _fetch(
-    named: HubSet, revision: str, out: Path, any_rows: bool, recorded: Mapping[str, Any]
-) -> dict[str, Any]:
+def _fetch(named: HubSet, revision: str, out: Path, recorded: Mapping[str, Any]) -> dict[str, Any]:
     """Facts about the files by name, which then lie in `out`; all of them, or none."""
     partial = out / PARTIAL
     fetched = _arrived(named, revision, partial)
@@ -170,8 +158,6 @@ def _fetch(
         files = {name: _checked(named, path) for name, path in sorted(fetched.items())}
         for name, facts in recorded.items():
             _check_same(out / name, facts["sha256"], files.get(name, {}).get("sha256", "none"))
-        if not any_rows:
-            _check_rows(named, files)
         for name, path in fetched.items():
             (out / name).parent.mkdir(parents=True, exist_ok=True)
             os.replace(path, out / name)
@@ -234,16 +220,3 @@ def _checked(named: HubSet, path: Path) -> dict[str, Any]:
         with parquet(path, named.columns) as file:
             facts["rows"] = file.metadata.num_rows
     return facts
-
-
-def _check_rows(named: HubSet, files: Mapping[str, Mapping[str, Any]]) -> None:
-    """The split of a file is its folder (`train/0.parquet`) or name (`train-00000-of-00001`)."""
-    for split, accepted in named.rows.items():
-        kind = re.compile(rf"{split}(/|-\d+-of-\d+|\.parquet$)")
-        counts = [facts["rows"] or 0 for name, facts in files.items() if kind.match(name)]
-        if counts and sum(counts) not in accepted:
-            wanted = " or ".join(map(str, accepted))
-            raise InputError(
-                f"{named.repo}: {split}: expected {wanted} rows as published, found {sum(counts)} "
-                "(another revision? any_rows accepts it)"
-            )
