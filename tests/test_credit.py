@@ -229,13 +229,6 @@ def test_the_commands_write_tables_and_figures(tmp_path, capsys):
     out = tmp_path / "lengths"
     assert main(["lengths", *by, "--out", str(out), "--lengths", "1", "2", "--limit", "2"]) == 0
     assert set(pd.read_csv(out / "table.csv").length) == {1, 2} and (out / "lengths.png").exists()
-    runs = str(tmp_path / "runs")
-    assert (
-        main(["evaluate", "--method", "memory", *by, "--reader", "best_entry", "--out", runs]) == 0
-    )
-    (run,) = (tmp_path / "runs").iterdir()
-    front = tmp_path / "front.png"
-    assert main(["report", str(run), "--pareto", str(front)]) == 0 and front.exists()
 
 
 def test_measures_of_a_sweep_are_shares_and_differences_paired_by_seed_and_instance():

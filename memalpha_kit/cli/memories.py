@@ -39,7 +39,6 @@ def credit(
     reader: Annotated[
         str, Option(metavar="NAME", help="who answers from a memory: {readers}")
     ] = "best_entry",
-    metric: Annotated[str | None, Option(metavar="NAME", help="[default: the source's]")] = None,
     limit: Annotated[int | None, Option(metavar="N", help="only the first N episodes")] = None,
     out: Annotated[
         Path | None, Option(metavar="FOLDER", help="entries.csv, calls.csv, a figure per episode")
@@ -69,7 +68,7 @@ def credit(
         if episode.instance not in asked:
             raise InputError(f"episode {episode.id}: its instance is not in the data")
         questions = asked[episode.instance]
-        table = credits.credits(episode, questions, by, metric)
+        table = credits.credits(episode, questions, by)
         entries.append(table.assign(episode=episode.id))
         calls.append(credits.call_credits(episode, table).assign(episode=episode.id))
         idle = table["needed_by"].map(len).eq(0) & table["credit"].eq(0)

@@ -144,18 +144,6 @@ def plot_pareto(table: pd.DataFrame, name: str = "method", caption: str = "") ->
 FRONT = "Line: what no other point beats. Grey: another one is as small and as good, or better."
 
 
-def plot_fronts(table: pd.DataFrame) -> Figure:
-    """The same for methods, a panel per source, from `evaluation.tables.table_sources`."""
-    sources = list(dict.fromkeys(table["source"]))
-    if len(sources) == 2:  # one source, whose average is itself
-        sources = sources[:1]
-    figure, axes = style.grid(sources, 2, style.DOUBLE if len(sources) > 1 else 120, 70)
-    for axis, source in zip(axes, sources, strict=True):
-        _draw_front(axis, table[table["source"] == source], "method")
-        axis.set(xlabel="tokens in memory", title=source)
-    return style.finished(figure, f"Bars: 95 % intervals, clustered by instance. {FRONT}")
-
-
 def _draw_front(axis: plt.Axes, table: pd.DataFrame, name: str) -> None:
     size = "memory_tokens"
     numbers = dict.fromkeys((size, "score", "low", "high"), float)

@@ -14,7 +14,6 @@ busy or broken answers, as long as the server asks to wait. Around it stand our 
 
     client = Client(endpoint_from_env(cache=Path("data/cache")))   # QWEN_URL, QWEN_MODEL_NAME
     client.chat([request("", "Who keeps bees?")])[0].text
-    client.usage
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -37,7 +36,7 @@ from memalpha_kit import files
 from memalpha_kit.chats import ChatReply, ChatRequest, Done
 from memalpha_kit.errors import InputError, ModelGone
 from memalpha_kit.models import replies
-from memalpha_kit.models.servers import LOOPBACK, Endpoint, Usage
+from memalpha_kit.models.servers import LOOPBACK, Endpoint
 from memalpha_kit.records import ToolUse
 
 log = logging.getLogger(__name__)
@@ -70,7 +69,6 @@ class Client:
     """
 
     endpoint: Endpoint
-    usage: Usage = field(default_factory=Usage, init=False)
 
     def __post_init__(self) -> None:
         self._slots = asyncio.Semaphore(self.endpoint.concurrency)
@@ -165,36 +163,34 @@ class Client:
         places: dict[str, list[int]] = {}
         for place, asked in enumerate(requests):
             places.setdefault(self._key(self.body(asked), asked.version), []).append(place)
-        failed_before, streak = self.usage.failed, _Streak(self.endpoint)
+        streak, missing = _Streak(self.endpoint), list[str]()
 
         async def answer(key: str, at: list[int]) -> None:
             reply = await self._reply(key, requests[at[0]], streak, accept)
+            missing.extend([key] if reply.text is None or (accept and not accept(reply)) else ())
             for place in at:
                 put((place, reply))
 
         await _together(answer(key, at) for key, at in places.items())
-        if missing := self.usage.failed - failed_before:
-            log.warning("%s: %d of %d replies missing", self.name, missing, len(places))
+        if missing:
+            log.warning("%s: %d of %d replies missing", self.name, len(missing), len(places))
 
     async def _reply(
         self, key: str, asked: ChatRequest, streak: _Streak, accept: Accept | None
     ) -> ChatReply:
         stored = _stored_reply(self._load(key))
         if stored is not None and (accept is None or accept(stored)):
-            self.usage.cached += 1
             return stored
         try:
             reply = await self._ask("/chat/completions", self.body(asked), replies.read_reply)
             reply = replies.without_key(_key(self.endpoint.key_env), reply)
         except replies.Failed as error:
-            self.usage.failed += 1
             streak.note(error)
             finish = "unanswerable" if error.too_long else "error"
             return _paid(ChatReply(None, finish, error=str(error)), error.thrown)
         streak.length = 0
-        if accept is not None and not accept(reply):
-            self.usage.failed += 1
-        elif self.endpoint.cache and (reply.text or reply.tools):
+        good = accept is None or accept(reply)
+        if good and self.endpoint.cache and (reply.text or reply.tools):
             self._store(key, asked.version, asdict(reply))
         return reply
 
@@ -204,7 +200,6 @@ class Client:
             text: self._load(key).get("vector") for text, key in keys.items()
         }
         missing = [text for text, vector in vectors.items() if vector is None]
-        self.usage.cached += len(vectors) - len(missing)
         streak, reasons = _Streak(self.endpoint), list[str]()
 
         async def fill(part: list[str]) -> None:
@@ -219,7 +214,6 @@ class Client:
                         if not reasons:
                             await fill(half)
                     return
-                self.usage.failed += 1
                 streak.note(error)
                 reasons.append(str(error))
                 return
@@ -248,7 +242,6 @@ class Client:
                 raw = await self._post(path, body)
                 elapsed_s = time.perf_counter() - start
                 answer = replies.parsed(raw)
-                self.usage.add(*replies.tokens(answer))
                 try:
                     return _paid(read(answer, elapsed_s), thrown)
                 except replies.Failed as error:
@@ -259,7 +252,6 @@ class Client:
                     error.thrown = thrown = [*thrown, replies.tokens(answer)]
                     if not (left and error.retry):
                         raise
-                    self.usage.retried += 1
                     log.info("%s: asked again: %s", self.name, error)
         raise AssertionError("unreachable")
 
@@ -304,10 +296,6 @@ class Client:
         import httpx2
         import openai
 
-        async def count(sent: httpx2.Request) -> None:
-            self.usage.asked += 1
-            self.usage.retried += sent.headers.get("x-stainless-retry-count", "0") != "0"
-
         timeout = httpx2.Timeout(self.endpoint.timeout_s, connect=CONNECT_S)
         return openai.AsyncOpenAI(
             base_url=self.endpoint.url,
@@ -317,7 +305,6 @@ class Client:
                 timeout=timeout,
                 trust_env=self.endpoint.host not in LOOPBACK,  # no proxy on the way to this machine
                 follow_redirects=False,
-                event_hooks={"request": [count]},
             ),
         )
 

@@ -128,14 +128,10 @@ def _tool_use(place: int, call: Mapping[str, Any]) -> ToolUse:
 
 
 def tokens(answer: Any) -> tuple[int | None, int | None]:
-    """Tokens read and written, as the server counted them; None where it did not tell.
-
-    An answer without a text, such as embeddings, has written none.
-    """
+    """Tokens read and written, as the server counted them; None where it did not tell."""
     usage = answer.get("usage") if isinstance(answer, dict) else None
     usage = usage if isinstance(usage, dict) else {}
-    written = 0 if isinstance(answer, dict) and "data" in answer else None
-    counts = usage.get("prompt_tokens"), usage.get("completion_tokens", written)
+    counts = usage.get("prompt_tokens"), usage.get("completion_tokens")
     read, written = (n if type(n) is int and n >= 0 else None for n in counts)
     return read, written
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -112,23 +112,3 @@ def endpoint_from_env(env: Mapping[str, str] | None = None, **flags: Any) -> End
         return endpoint
     own = [name for name, home in HOMES.items() if urlsplit(home).hostname == endpoint.host]
     return replace(endpoint, key_env=(own or (held if len(held) == 1 else ["OPENAI_API_KEY"]))[0])
-
-
-@dataclass
-class Usage:
-    """What a client has done so far. Tokens are those the server counted, also of replies that
-    were thrown away, for they are paid for too; replies from the cache are free."""
-
-    asked: int = 0  # requests that went to the server, each attempt
-    cached: int = 0  # replies that the cache had
-    failed: int = 0  # requests without an accepted reply
-    retried: int = 0  # attempts after a first one
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    uncounted: int = 0  # replies whose tokens the server did not tell
-
-    def add(self, prompt_tokens: int | None, completion_tokens: int | None) -> None:
-        """Counts one reply's tokens; None is a number that the server did not tell."""
-        self.prompt_tokens += prompt_tokens or 0
-        self.completion_tokens += completion_tokens or 0
-        self.uncounted += prompt_tokens is None or completion_tokens is None
