@@ -162,7 +162,6 @@ def test_the_command_measures_two_stages_and_trains_once(tmp_path, monkeypatch):
     [
         (["--batches", "1"], "batches: expected at least 2, found 1"),
         (["--steps", "-1"], "--steps: expected at least 0, found -1"),
-        (["--policy", "nowhere"], "--policy nowhere: expected a folder"),
     ],
 )
 def test_wrong_options_are_refused_before_anything_is_trained(argv, message, capsys, tmp_path):

@@ -96,10 +96,6 @@ def sweep(
 def grouping(
     profile: ProfileName = "laptop",
     overrides: Overrides = NONE,
-    policy: Annotated[
-        Path | None,
-        Option(metavar="FOLDER", help="whose rollouts [default: warm start, and after --steps]"),
-    ] = None,
     steps: Annotated[int, Option(metavar="N", help="GRPO steps of the later policy; 0: none")] = 30,
     batches: Annotated[int, Option(metavar="N", help="GRPO steps' worth of rollouts")] = 16,
     runs: Runs = None,
@@ -110,11 +106,9 @@ def grouping(
 
     loaded = load_profile(profile, overrides)
     at_least(0, steps=steps)
-    if policy and not policy.is_dir():
-        raise InputError(f"--policy {policy}: expected a folder, found none")
     runs = runs or notebooks.repository() / "runs" / loaded.name / "grouping"
     out = out or notebooks.repository() / "reports" / "recorded" / "grouping"
-    print(*run_grouping(loaded, batches, steps, runs, out, policy), sep="\n")
+    print(*run_grouping(loaded, batches, steps, runs, out), sep="\n")
 
 
 def audit(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -53,26 +52,11 @@ def save_instances(path: Path, instances: Sequence[Instance]) -> None:
         for number, instance in enumerate(instances):
             rows.append(_row(number, instance))
             if sum(len(row["chunks"]) for row in rows) > GROUP:
-                writer.write_table(_table(rows))
+                writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
                 rows = []
         if rows or not instances:
-            writer.write_table(_table(rows))
+            writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
     write_bytes(path, memoryview(sink.getvalue()))
-
-
-def _table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """The rows; `Table.from_pylist` would import pandas, which takes a third of a second."""
-
-    def column(name: str) -> pa.Array:
-        values = [row[name] for row in rows]
-        if name in NUMBERS:
-            buffers = [None, pa.py_buffer(array("q", values))]
-            return pa.Array.from_buffers(pa.int64(), len(values), buffers)
-        builder = pa.lib.StringBuilder()
-        builder.append_values(values)
-        return builder.finish()
-
-    return pa.Table.from_arrays([column(name) for name in COLUMNS], schema=SCHEMA)
 
 
 def check_limit(where: str, source: str, n: int) -> None:

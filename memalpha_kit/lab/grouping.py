@@ -248,15 +248,13 @@ def _interval(values: Any) -> dict[str, Any]:
     return columns(found) | {"batches": found.n}
 
 
-def run_grouping(
-    profile: Profile, n: int, steps: int, runs: Path, out: Path, policy: Path | None = None
-) -> list[Path]:
+def run_grouping(profile: Profile, n: int, steps: int, runs: Path, out: Path) -> list[Path]:
     """The paths of `advantages.csv`, `cosine.csv`, a figure and `run.json` in `out`.
 
     Measured on `n` batches at the profile's warm start and, if `steps` is not 0, after so many
     steps of GRPO with the profile's own setting, on the same instances, which it was not trained
-    on; or once, for `policy`, a folder. Both tables have a column `stage`. What was trained in
-    `runs` under the same settings is used again; episodes are kept there.
+    on. Both tables have a column `stage`. What was trained in `runs` under the same settings is
+    used again; episodes are kept there.
     """
     from memalpha_kit.models.tiny import load_policy
 
@@ -265,8 +263,8 @@ def run_grouping(
     started = time.time()
     profile = replace(profile, grpo=replace(profile.grpo, steps=steps))
     last = Stage(profile, runs)
-    stages = {policy.name: policy} if policy else {"warm start": last.warm.train()}
-    if steps and not policy:
+    stages = {"warm start": last.warm.train()}
+    if steps:
         stages[f"after {steps} steps"] = last.train()
     tables: dict[str, list[pd.DataFrame]] = {"advantages": [], "cosine": []}
     for stage, folder in stages.items():
