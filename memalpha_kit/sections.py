@@ -176,12 +176,8 @@ def file_layers(
     return layers
 
 
-def override_layers(
-    overrides: Mapping[str, str] | Iterable[str],
-) -> list[tuple[str, dict[str, Any]]]:
+def override_layers(overrides: Iterable[str]) -> list[tuple[str, dict[str, Any]]]:
     """Settings like `grpo.steps=10`, whose values are YAML, as layers."""
-    if isinstance(overrides, Mapping):
-        overrides = [f"{key}={value}" for key, value in overrides.items()]
     layers = []
     for text in [overrides] if isinstance(overrides, str) else overrides:
         key, equals, value = str(text).partition("=")

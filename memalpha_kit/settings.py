@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -312,9 +312,7 @@ class Profile:
     real: RealDataConfig = RealDataConfig()
 
 
-def load_profile(
-    name_or_path: str | Path, overrides: Mapping[str, str] | Iterable[str] = ()
-) -> Profile:
+def load_profile(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Profile:
     """The profile of that name (or YAML file), with overrides like `grpo.steps=10` on top.
 
     A name with a `.yaml` ending is a path. The modules in `extensions` are imported. Raises

@@ -40,7 +40,6 @@ def test_every_profile_of_the_kit_loads_and_becomes_json(name):
     ("overrides", "expected"),
     [
         (["grpo.steps=3", "grpo.steps=4"], 4),  # the last one wins
-        ({"grpo.steps": "4"}, 4),
         (["grpo.learning_rate=5e-3"], 0.005),
         (["evaluation.lengths=[2, 3]"], (2, 3)),
         (["reward.accuracy=1"], 1.0),

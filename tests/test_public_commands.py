@@ -244,16 +244,6 @@ def test_a_server_that_dies_stops_the_run_and_what_was_answered_is_kept(here, pe
     assert outcome(out) == peaceful["bm25"]
 
 
-def test_scoring_and_reporting_ask_nobody(here, peaceful, monkeypatch):
-    monkeypatch.setenv("QWEN_URL", "http://127.0.0.1:9/v1")  # would be dead
-    monkeypatch.setenv("QWEN_MODEL_NAME", "m")
-    folders = [str(here / "calm" / method) for method in peaceful]
-    assert cli.main(["score", *folders, "--profile", "release-baseline"]) == 0
-    assert cli.main(["report", *folders, "--profile", "release-baseline", "--out", "both"]) == 0
-    pairs = pd.read_csv("both/table_pairs.csv")
-    assert pairs.source.iloc[-1] == "Avg." and (pairs.questions > 0).all()
-
-
 def test_a_judge_is_asked_once_and_its_failures_are_no_zeros(here, capsys):
     out = here / "judged" / "long"
     with StubServer(little_model) as stub:

@@ -31,7 +31,6 @@ from memalpha_kit.evaluation import runs
 from memalpha_kit.evaluation.calibration import CASES
 from memalpha_kit.method.encoding import encode_chat
 from memalpha_kit.method.saved import load_episodes
-from memalpha_kit.models.decode import fast
 from memalpha_kit.models.local import Sampling, load_lm
 from memalpha_kit.models.local_chat import LocalChat
 from memalpha_kit.records import QA, make_instance
@@ -93,17 +92,6 @@ def test_prompts_are_those_of_its_chat_template_and_a_reply_ends_at_its_stop_tok
     assert lm.tokenizer.pad_token_id not in lm.stop_ids
 
 
-def test_the_fast_loop_says_what_transformers_says(real_model):
-    lm = load_lm(real_model, dtype="float32")
-    texts = ("Name a river.", "Name a river.", "What is the capital of France?")
-    prompts = [encode_chat(lm.tokenizer, [{"role": "user", "content": text}]) for text in texts]
-    slow, quick = (m.generate(prompts, Sampling(0.0, 12)) for m in (lm, fast(lm)))
-    assert type(fast(lm)) is not type(lm)
-    for one, other in zip(slow, quick, strict=True):
-        assert one.completion_ids == other.completion_ids
-        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-3)
-
-
 def test_it_learns_a_rules_calls_under_profile_small(real_model, data, tmp_path):
     out, settings = tmp_path / "warm", (f"model.name={real_model}", "warm_start.steps=4")
     settings += ("warm_start.batch=1", "warm_start.log_every=1", "warm_start.warm_up_steps=1")
@@ -133,18 +121,6 @@ def test_it_writes_and_a_silent_one_is_warned_about(real_model, data, tmp_path, 
     assert memalpha(*argv) == 0 and "0 of them new" in capsys.readouterr().out
 
 
-def test_tools_that_its_template_leaves_out_are_refused_with_what_helps(
-    real_model, data, tmp_path, capsys
-):
-    argv = ["write", "--data", data / "test.parquet", "--model", real_model]
-    assert memalpha(*argv, "--out", tmp_path / "e.jsonl") == 2
-    assert "--set protocol.wire=text" in capsys.readouterr().err
-    argv = ["evaluate", "--method", "memory", "--writer", "keep_sentences", "--reader", "agentic"]
-    argv += ["--model", real_model, "--data", data / "test.parquet", "--out", tmp_path / "runs"]
-    assert memalpha(*argv) == 2
-    assert "--reader model" in capsys.readouterr().err
-
-
 # ---- evaluate -----------------------------------------------------------------------------------
 
 METHODS = {
@@ -172,15 +148,6 @@ def test_it_answers_by_every_method(real_model, data, tmp_path, capsys, method):
         (made,) = run.prepared.values()
         assert (made.unusable, made.memory_tokens, made.error) == (1, 0, "")
     assert "| squad " in capsys.readouterr().out
-
-
-def test_its_own_vectors_retrieve(real_model, data, tmp_path):
-    """A model of another kind would do it better; it is the folder that is at hand."""
-    argv = ["evaluate", "--method", "memory", "--writer", "keep_sentences", "--model", real_model]
-    argv += ["--embed-model", real_model, *sets("retrieval=embedding", "top_k=1", "max_tokens=8")]
-    assert memalpha(*argv, "--data", data / "test.parquet", "--out", tmp_path / "runs") == 0
-    (folder,) = (tmp_path / "runs").iterdir()
-    assert all(len(answer.retrieved) == 1 for answer in runs.load_run(folder).answers.values())
 
 
 # ---- calibrate ----------------------------------------------------------------------------------

@@ -16,10 +16,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 
-from memalpha_kit.explorer.view import Decode, Json, Recording, view
+from memalpha_kit.explorer.view import Json, Recording, view
 from memalpha_kit.method.rewards import Judge
 from memalpha_kit.records import Episode, Instance, Rewards
-from memalpha_kit.settings import ProtocolConfig, RewardConfig
+from memalpha_kit.settings import RewardConfig
 
 _SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 
@@ -60,19 +60,15 @@ def show(
     rewards: Mapping[str, Rewards] | None = None,
     judge: Judge | None = None,
     reward: RewardConfig | None = None,
-    protocol: ProtocolConfig | None = None,
-    decode: Decode | None = None,
 ) -> Shown:
     """Episodes to look at in a notebook, and in what is exported from it.
 
     Several policies or runs are given by name, `{"before": episodes, "after": episodes}`. Chunks,
     questions and r3 need the instances, r4 a judge or the `rewards` by episode id, as `play` gives
-    them. `protocol` says how prompts were rendered, `decode` makes them of token ids.
+    them.
     """
     runs = episodes if isinstance(episodes, Mapping) else {"episodes": episodes}
-    recordings = [
-        Recording(name, run, {}, rewards or {}, protocol, decode) for name, run in runs.items()
-    ]
+    recordings = [Recording(name, run, rewards=rewards or {}) for name, run in runs.items()]
     made = view(recordings, instances or (), judge, reward)
     n_steps = sum(len(episode["steps"]) for episode in made["episodes"])
     caption = f"Explorer: {len(made['episodes'])} episodes, {n_steps} chunks."
