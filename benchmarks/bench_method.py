@@ -82,7 +82,7 @@ def straightforward(question: Question, retrieval: Retrieval) -> ChatRequest:
             places = {entry.id: i for i, entry in enumerate(getattr(memory, store))}
             if store == "episodic" or len(entries) == len(places):
                 entries.sort(key=lambda entry: places[entry.id])
-        return system_prompt(Retrieved(memory.core, *map(tuple, kept.values())))
+        return system_prompt(Retrieved({"core": memory.core, **kept}))
 
     def size(n: int) -> int:
         return count(shown(n)) + count(user) + TEMPLATE_TOKENS

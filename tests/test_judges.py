@@ -21,7 +21,6 @@ from memalpha_kit.method.judges import (
     read_content,
     read_label,
     read_yes_no,
-    shares,
 )
 from memalpha_kit.method.rewards import rewards
 from memalpha_kit.records import (
@@ -201,18 +200,6 @@ def test_a_model_that_is_gone_stops_the_judge():
         LongMemEvalJudge(FakeChat(dies_after=0)).judge([ITEM])
 
 
-@pytest.mark.parametrize(
-    ("valid", "expected"),
-    [
-        ((True, True, False, None), (pytest.approx(2 / 3), 0.5, 0.75)),
-        ((None,), (None, 0.0, 1.0)),
-        ((), (None, None, None)),
-    ],
-)
-def test_every_mean_has_bounds(valid, expected):
-    assert shares(map(Verdict, valid)) == expected
-
-
 # ---- what is asked -------------------------------------------------------------------------------
 
 
@@ -310,23 +297,22 @@ def content_model(content):
 @pytest.mark.parametrize(
     ("calls", "release", "fixed"),
     [
-        ([write("good"), write("bad", "memory_update"), DELETE], 1 / 3, (0.5, 0.5, 0.5)),
-        ([write("good"), write("cut")], 0.5, (1.0, 0.5, 1.0)),
-        ([], 0.0, (None, None, None)),
-        ([DELETE], 0.0, (None, None, None)),
-        ([write("cut")], 0.0, (None, 0.0, 1.0)),
-        ([write("good"), write("bad", success=False)], 0.5, (1.0, 1.0, 1.0)),
-        ([write("good"), write("  "), write("bad", kind="procedural")], 1 / 3, (1.0, 1.0, 1.0)),
-        ([write("good"), {"name": None}, {"arguments": {}}], 1 / 3, (1.0, 1.0, 1.0)),
-        ([write("good", kind="core_memory", name="memory_update")], 1.0, (1.0, 1.0, 1.0)),
+        ([write("good"), write("bad", "memory_update"), DELETE], 1 / 3, 0.5),
+        ([write("good"), write("cut")], 0.5, 1.0),
+        ([], 0.0, None),
+        ([DELETE], 0.0, None),
+        ([write("cut")], 0.0, None),
+        ([write("good"), write("bad", success=False)], 0.5, 1.0),
+        ([write("good"), write("  "), write("bad", kind="procedural")], 1 / 3, 1.0),
+        ([write("good"), {"name": None}, {"arguments": {}}], 1 / 3, 1.0),
+        ([write("good", kind="core_memory", name="memory_update")], 1.0, 1.0),
     ],
 )
 def test_a_step_scores_what_was_written_and_judged(calls, release, fixed):
-    for behaviour, expected in (("release", release), ("fixed", fixed[0])):
+    for behaviour, expected in (("release", release), ("fixed", fixed)):
         [step] = judge_steps([calls], ContentJudge(scripted(content_model), behaviour))
         assert step.score == (expected if expected is None else pytest.approx(expected))
         assert len(step.verdicts) == len(calls)
-    assert (step.low, step.high) == fixed[1:]
 
 
 def test_all_steps_are_judged_in_one_batch():

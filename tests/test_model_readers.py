@@ -180,7 +180,7 @@ def test_a_search_brings_the_best_entries_that_were_not_shown_yet():
     both = uses(search("cat"), search("dog", "episodic_memory", id="c2"))
     answer, history, model = searched(both, TOM)
     first = view(CATS, Retrieval(top_k=2)).show("cat?")
-    assert texts(first.semantic) == texts(CATS.semantic[:2])
+    assert texts(first.parts["semantic"]) == texts(CATS.semantic[:2])
     opening, second = model.asked
     assert "Only a few entries" in opening.plain()[0]["content"] and opening.tools
     said, found, nothing = second.plain()[2:]

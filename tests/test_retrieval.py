@@ -47,9 +47,9 @@ def show(stored, text, retrieval=PLAIN, embed=None, source=""):
 )
 def test_entries_are_ranked_and_filled_up_as_worked_out_by_hand(documents, query, released, fixed):
     found = show(memory(documents), query, RELEASE)
-    assert texts(found.semantic) == [documents[int(i)] for i in released]
+    assert texts(found.parts["semantic"]) == [documents[int(i)] for i in released]
     found = show(memory(documents), query)
-    assert texts(found.semantic) == list(documents), "a small store is shown whole, in its order"
+    assert texts(found.parts["semantic"]) == list(documents)  # few: whole, in their order
     assert "".join(str(int(i) - 1) for i in found.ids) == fixed
 
 
@@ -65,13 +65,13 @@ QUESTION = "Sentence: where is my parcel\nWhich label belongs to this sentence?"
 def test_of_a_large_store_the_best_come_first_and_episodic_entries_in_the_order_of_time():
     rain = memory(["rain fell", "snow fell", "cat cat sat", "a cat ran off at noon"])
     best = ["cat cat sat", "a cat ran off at noon", "rain fell"]  # the oldest fills up
-    assert texts(show(rain, "cat", Retrieval(top_k=3)).semantic) == best
+    assert texts(show(rain, "cat", Retrieval(top_k=3)).parts["semantic"]) == best
     found = show(memory((), DAYS), "cat", Retrieval(top_k=2))
-    assert texts(found.episodic) == [DAYS[1], DAYS[3]] and found.ids == ("4", "2")
+    assert texts(found.parts["episodic"]) == [DAYS[1], DAYS[3]] and found.ids == ("4", "2")
     released = show(memory((), DAYS), "cat", replace(RELEASE, top_k=2))
-    assert texts(released.episodic) == [DAYS[3], DAYS[1]]
+    assert texts(released.parts["episodic"]) == [DAYS[3], DAYS[1]]
     odd = Memory("", (), tuple(Entry(name, name) for name in ("b7", "a1", "zz")))
-    assert [e.id for e in show(odd, "zz", Retrieval(top_k=2)).episodic] == ["b7", "zz"]
+    assert [e.id for e in show(odd, "zz", Retrieval(top_k=2)).parts["episodic"]] == ["b7", "zz"]
 
 
 def test_the_query_is_the_sentence_and_in_the_release_the_instruction_around_it_too():
@@ -85,7 +85,7 @@ def test_the_query_is_the_sentence_and_in_the_release_the_instruction_around_it_
 
 def test_what_is_switched_off_stays_off_and_a_blank_question_is_refused():
     off = Memory(None, None, (Entry("1", "day 1"),))
-    assert show(off, "day") == Retrieved(None, None, off.episodic, ("1",))
+    assert show(off, "day") == Retrieved({"episodic": tuple(off.episodic)}, ("1",))
     with pytest.raises(Unanswerable, match="found a blank one"):
         show(BOATS, " \n")
     assert show(BOATS, " \n", RELEASE).ids == ()
@@ -121,7 +121,7 @@ def test_a_view_of_the_user_s_own_module_is_a_behaviour(monkeypatch):
 
 def test_embeddings_rank_by_direction_not_by_length():
     found = show(memory(["east", "north east", "north"]), "Where is north?", EMBEDDING, Embedder())
-    assert texts(found.semantic) == ["north", "north east"]
+    assert texts(found.parts["semantic"]) == ["north", "north east"]
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def worked(n_semantic: int, n_episodic: int, base: int = 2000, item: int = 2048)
     body = " ".join(["word"] * (item - 2))  # its number and its own name are two more
     semantic, episodic = range(n_semantic), range(n_episodic)
     bare = memory([f"s{i} {body}" for i in semantic], [f"e{i} {body}" for i in episodic])
-    shown = Retrieved("x", tuple(bare.semantic)[:1], tuple(bare.episodic)[:1])
+    shown = Retrieved({"core": "x", "semantic": bare.semantic[:1], "episodic": bare.episodic[:1]})
     n_items = min(1, n_semantic) + min(1, n_episodic)
     rest = counter("words").count(system_prompt(shown)) - n_items * item
     return replace(bare, core=" ".join(["x"] * (base - rest + 1)))
@@ -183,7 +183,7 @@ def size(retrieval: Retrieval, shown: Retrieved, question: str = "") -> int:
 )
 def test_as_many_entries_are_shown_as_the_budget_holds(stored, question, retrieval, kept):
     found = show(stored, question, retrieval)
-    assert (len(found.semantic), len(found.episodic)) == kept
+    assert (len(found.parts["semantic"]), len(found.parts["episodic"])) == kept
     item = 1 + counter("words").count(stored.semantic[0].text)  # with its number
     assert size(WORDS, found) == 2000 + item * sum(kept)
 
@@ -191,7 +191,7 @@ def test_as_many_entries_are_shown_as_the_budget_holds(stored, question, retriev
 def test_the_source_s_prompt_counts_and_exactly_the_budget_fails_in_the_release():
     prefix = len(query_prompt("booksum").split())
     found = show(worked(20, 0), "word " * (ROOM - prefix), WORDS, source="booksum")
-    assert len(found.semantic) == 13
+    assert len(found.parts["semantic"]) == 13
     with pytest.raises(Unanswerable, match="expected less than 30000 tokens, found 30000"):
         show(worked(20, 0, item=3500), "word", WORDS_RELEASE)
 
@@ -222,12 +222,14 @@ def test_whatever_is_stored_the_prompt_fits_or_the_question_says_why(
     try:
         found = shows.show(question)
     except Unanswerable:
-        assert count(system_prompt(Retrieved("a core", (), ()))) + around > limit
+        bare = Retrieved({"core": "a core", "semantic": (), "episodic": ()})
+        assert count(system_prompt(bare)) + around > limit
         return
     assert count(system_prompt(found)) + around <= limit
-    assert len(found.semantic) <= k and len(found.episodic) <= k
-    assert sorted(found.ids) == sorted(e.id for e in (*found.semantic, *found.episodic))
-    assert list(found.episodic) == sorted(found.episodic, key=lambda e: int(e.id))
+    _, first, second = found.parts.values()
+    assert len(first) <= k and len(second) <= k
+    assert sorted(found.ids) == sorted(e.id for e in (*first, *second))
+    assert list(second) == sorted(second, key=lambda e: int(e.id))
 
 
 def test_a_component_of_the_user_s_own_is_shown_and_searched(monkeypatch):

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from memalpha_kit.errors import InputError, closest
-from memalpha_kit.method.judges import TEXTS, ChatJudge, Verdict, shares, tagged
+from memalpha_kit.method.judges import TEXTS, ChatJudge, Verdict, tagged
 from memalpha_kit.method.memory import MEMORY_COMPONENTS, TOOLS
-from memalpha_kit.method.rewards import judged
+from memalpha_kit.method.rewards import judged, mean
 from memalpha_kit.records import Episode, Instance, Memory, ToolCall
 
 CRITERIA = TEXTS["content"]["criteria"]
@@ -95,13 +95,12 @@ def _written(call: ToolCall) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class StepVerdict:
-    """r4 of one step. `score` is the mean verdict, None if nothing was judged or all of it failed;
-    `low` and `high` are its bounds. `verdicts` has one per call, None for a call not to be judged.
+    """r4 of one step. `score` is the mean verdict, None if nothing was judged or all of it failed.
+
+    `verdicts` has one per call, None for a call not to be judged.
     """
 
     score: float | None
-    low: float | None
-    high: float | None
     verdicts: tuple[Verdict | None, ...]
 
 
@@ -127,6 +126,6 @@ def judge_steps(
     found = []
     for i, step in enumerate(steps):
         row = tuple(verdicts.get((i, j), left_out) for j in range(len(step)))
-        counted = shares(verdict for verdict in row if verdict is not None)
-        found.append(StepVerdict(*(counted if lenient or step else (0.0,) * 3), row))
+        score = mean([verdict.valid for verdict in row if verdict is not None])
+        found.append(StepVerdict(score if lenient or step else 0.0, row))
     return found

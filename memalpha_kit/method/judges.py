@@ -7,10 +7,9 @@
 | `CorrectWrongJudge` | an answer against gold answers | one CORRECT or WRONG label |
 
 The one law: a judgement that failed or cannot be read is asked again and, if that does not help, is
-missing: `valid` None, never False. Every mean over verdicts comes with its bounds, all missing ones
-wrong and all of them right. How replies are read is a `Manner`, by name; the published code's,
-under which failures are False, is "release". A model that is gone stops a judge with `ModelGone`;
-the client's cache keeps what was said.
+missing: `valid` None, never False. How replies are read is a `Manner`, by name; the published
+code's, under which failures are False, is "release". A model that is gone stops a judge with
+`ModelGone`; the client's cache keeps what was said.
 
 All prompts are our own words (`texts/judges.yaml`). A text that is rated stands between tags, which
 it cannot close, and is said to be no instruction: a policy that is paid for verdicts would learn to
@@ -23,7 +22,7 @@ give some.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -56,19 +55,6 @@ class Verdict:
     reply: str = ""
     error: str = ""
     asked: int = 1
-
-
-def shares(verdicts: Iterable[Verdict]) -> tuple[float | None, float | None, float | None]:
-    """The share of valid ones among those that have a verdict, and its bounds: with all missing
-    ones invalid, and with all of them valid. None if there is nothing to share.
-
-    >>> shares([Verdict(True), Verdict(False), Verdict(None), Verdict(None)])
-    (0.5, 0.25, 0.75)
-    """
-    values = [verdict.valid for verdict in verdicts]
-    n, valid, missing = len(values), values.count(True), values.count(None)
-    mean = valid / (n - missing) if n > missing else None
-    return (mean, valid / n, (valid + missing) / n) if n else (None, None, None)
 
 
 # ---- reading replies -----------------------------------------------------------------------------

@@ -5,7 +5,7 @@ The wording is our own (`texts/answer.yaml`, `texts/baseline.yaml`); what it mus
 its arguments and `VERSION` only, and changing a text means changing `VERSION`, which is part of
 every request and so of every cached reply.
 
->>> shown = Retrieved("Nora is a vet.", (Entry("7", "Nora keeps bees."),), ())
+>>> shown = Retrieved({"core": "Nora is a vet.", "semantic": [Entry("7", "Nora keeps bees.")]})
 >>> print(system_prompt(shown))  # doctest: +ELLIPSIS
 You answer questions from a memory...
 <semantic_memory>
@@ -17,12 +17,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from memalpha_kit.method.memory import MEMORY_COMPONENTS, SEARCH, load_texts
 from memalpha_kit.method.protocol import one_row, without_tags
-from memalpha_kit.records import PAPER_PARTS, Entry
+from memalpha_kit.records import Entry
 from memalpha_kit.tasks import BOOK_ANSWER, BOOK_SUMMARY, CLASSIFY, CLASSIFY_BY_EXAMPLE, task
 
 VERSION = "answer-2"
@@ -30,23 +29,14 @@ VERSION = "answer-2"
 TEXTS, BASELINE = load_texts("answer"), load_texts("baseline")
 
 
-@dataclass(frozen=True)
-class Retrieved:
-    """What a reader is shown of a memory, in the order of showing; None is switched off.
+class Retrieved(NamedTuple):
+    """What a reader is shown of a memory: its components that are switched on, by name, in order.
 
-    `ids` are the shown entries of all lists, best first; `others` are components of the user's.
+    `ids` are the shown entries of all lists, best first.
     """
 
-    core: str | None
-    semantic: tuple[Entry, ...] | None
-    episodic: tuple[Entry, ...] | None
+    parts: Mapping[str, str | Sequence[Entry]]
     ids: tuple[str, ...] = ()
-    others: Mapping[str, str | tuple[Entry, ...]] = field(default_factory=dict)
-
-    def parts(self) -> dict[str, str | tuple[Entry, ...]]:
-        """The components that are switched on, by name, in order."""
-        paper = {name: getattr(self, name) for name in PAPER_PARTS}
-        return {name: part for name, part in paper.items() if part is not None} | dict(self.others)
 
 
 # ---- the question -----------------------------------------------------------------------------
@@ -99,12 +89,11 @@ def system_prompt(retrieved: Retrieved, search: bool = False) -> str:
     Entries are numbered from 1 and have no ids; a blank paragraph has no block, an empty list a
     line that says so. `search`: the search tool is offered.
     """
-    parts = retrieved.parts()
-    described = "\n".join(f"- {MEMORY_COMPONENTS[name].answering}" for name in parts)
+    described = "\n".join(f"- {MEMORY_COMPONENTS[name].answering}" for name in retrieved.parts)
     rules = TEXTS["rules"] + (f"\n- {TEXTS['searching']}" if search else "")
     blocks = [TEXTS["role"], f"# Parts of the memory\n{described}", "# The memory"]
     nothing = TEXTS["empty store"]
-    for name, part in parts.items():
+    for name, part in retrieved.parts.items():
         shown = without_tags(part) if isinstance(part, str) else numbered(part) or nothing
         if shown.strip():
             blocks.append(f"<{name}_memory>\n{shown}\n</{name}_memory>")

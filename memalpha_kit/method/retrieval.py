@@ -24,7 +24,7 @@ from memalpha_kit.method.prompts import TEXTS, Retrieved, asked, system_prompt
 from memalpha_kit.method.protocol import one_row
 from memalpha_kit.method.ranking import search
 from memalpha_kit.method.readers import sentence
-from memalpha_kit.records import STORES, Entry, Memory
+from memalpha_kit.records import PAPER_PARTS, Entry, Memory
 from memalpha_kit.registry import Registry
 from memalpha_kit.tokens import counter
 
@@ -184,11 +184,10 @@ class View:
 
     def retrieved(self, shown: Mapping[str, Sequence[Entry]], ranked: Ranked) -> Retrieved:
         """The record of what is shown; what is switched off stays off."""
-        lists = {name: tuple(shown.get(name, ())) for name in self.lists}
-        others = {n: p if isinstance(p, str) else lists[n] for n, p in self.memory.others.items()}
-        stores = {name: lists.get(name) for name in STORES}
-        ids = tuple(entry.id for _, entry in ranked)
-        return Retrieved(self.memory.core, **stores, ids=ids, others=others)
+        parts = {name: self.memory.part(name) for name in (*PAPER_PARTS, *self.memory.others)}
+        kept = {n: p if isinstance(p, str) else tuple(shown.get(n, ())) for n, p in parts.items()
+                if p is not None}  # fmt: skip
+        return Retrieved(kept, tuple(entry.id for _, entry in ranked))
 
     @cached_property
     def _places(self) -> dict[tuple[str, str], int]:
