@@ -1,36 +1,24 @@
 """Talking to chat models: what is asked, what came back, and who answers.
 
-A request is a value that can be hashed and compared, as replies are cached under everything they
-depend on. `models` has the clients; `method` only knows the face `ChatModel`.
+A request is a value, as replies are cached under everything they depend on. `models` has the
+clients; `method` only knows the face `ChatModel`.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from memalpha_kit.records import ToolUse
 
-
-@dataclass(frozen=True)
-class Json:
-    """A list or an object in a message, kept as its JSON text so that the message can be hashed."""
-
-    text: str
-
-
-Message = tuple[tuple[str, Any], ...]
-"""One chat message as (field, value) pairs; make it with `message`."""
+Message = dict[str, Any]
+"""One chat message as it goes over the wire; nobody changes it."""
 
 
 def message(role: str, content: str | list | None, **extra: Any) -> Message:
     """A chat message; `extra` are further fields of the protocol, such as `tool_calls`."""
-    return tuple(
-        (name, Json(json.dumps(value)) if isinstance(value, list | dict) else value)
-        for name, value in {"role": role, "content": content, **extra}.items()
-    )
+    return {"role": role, "content": content, **extra}
 
 
 @dataclass(frozen=True)
@@ -46,18 +34,14 @@ class ChatRequest:
     seed: int | None = None
     version: str = ""  # of the instruction; another one is another cache entry
 
-    def plain(self) -> list[dict[str, Any]]:
-        """The messages as they go over the wire."""
-        return [
-            {name: json.loads(v.text) if isinstance(v, Json) else v for name, v in fields}
-            for fields in self.messages
-        ]
+    def __hash__(self) -> int:
+        return hash((repr(self.messages), self.version))
 
 
 def request(system: str, user: str, **options: Any) -> ChatRequest:
     """A system message ("" for none) and a user message; `options` are fields of `ChatRequest`.
 
-    >>> request("Answer briefly.", "Who keeps bees?", max_tokens=16).plain()[1]
+    >>> request("Answer briefly.", "Who keeps bees?", max_tokens=16).messages[1]
     {'role': 'user', 'content': 'Who keeps bees?'}
     """
     head = (message("system", system),) if system else ()
@@ -74,7 +58,6 @@ class ChatReply:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     latency_s: float | None = None
-    cached: bool = False
     error: str = ""  # why there is no text
 
 

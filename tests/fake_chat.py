@@ -9,7 +9,7 @@ from memalpha_kit.errors import ModelGone
 
 def user(asked: ChatRequest) -> str:
     """The last message's text."""
-    return asked.plain()[-1]["content"]
+    return asked.messages[-1]["content"]
 
 
 @dataclass
@@ -45,7 +45,7 @@ class FakeChat:
             return said
         if said is None:
             return ChatReply(None, "error", error="HTTP 500 six times")
-        words = sum(len(message["content"].split()) for message in asked.plain())
+        words = sum(len(message["content"].split()) for message in asked.messages)
         return ChatReply(said, "stop", (), words, len(said.split()), 0.5)
 
     @property

@@ -98,7 +98,7 @@ class Scripted:
 
     def chat(self, requests, accept=None):
         self.requests += requests
-        texts = [self.reply(request.plain()[-1]["content"]) for request in requests]
+        texts = [self.reply(request.messages[-1]["content"]) for request in requests]
         return [ChatReply(text, "error" if text is None else "stop") for text in texts]
 
 

@@ -28,7 +28,7 @@ def test_long_context_shows_task_chunks_and_question_under_the_sources_system_me
         "Read the articles.\n\nNora keeps bees. Tom rows.\n\nAda paints boats. It rains.\n\n"
         "Who paints?"
     )
-    system = model.asked[0].plain()[0]
+    system = model.asked[0].messages[0]
     assert system == {"role": "system", "content": system_prompt_baseline("squad")}
     assert (prepared.memory_tokens, prepared.input_tokens) == (14, 14)
     assert answers[0].prompt_tokens > 14 and answers[0].latency_s == 0.5

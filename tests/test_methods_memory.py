@@ -130,7 +130,7 @@ def test_a_model_reads_the_memory_with_the_settings_of_the_method():
     model = FakeChat()
     _, answered = run(built(model, writer="keep_sentences", max_tokens=7), {(INSTANCE.id, "q0")})
     assert len(model.asked) == 1 and model.asked[0].max_tokens == 7
-    assert "Ada paints boats." in model.asked[0].plain()[0]["content"]
+    assert "Ada paints boats." in model.asked[0].messages[0]["content"]
     one = answered[INSTANCE.id, "q0"]
     assert (one.prediction, one.finish, one.latency_s) == ("Nora", "stop", 0.5)
     assert one.prompt_tokens > 20 and one.retrieved
@@ -177,7 +177,7 @@ def test_a_served_model_without_tools_is_told_of_them_in_its_prompt(prompt):
     model = FakeChat(lambda asked: render_calls([call], wire))
     options = {"protocol__wire": wire, "protocol__prompt": prompt, "reader": "best_entry"}
     prepared, _ = run(built(model, writer="api", **options), ())
-    first = model.asked[0].plain()[0]["content"]
+    first = model.asked[0].messages[0]["content"]
     assert not model.asked[0].tools and render_calls([call], wire).partition("new_")[0] in first
     assert [e.text for e in prepared[INSTANCE.id].episode.memory.semantic] == ["Bees."]
     with pytest.raises(InputError, match="prompt: expected at most 9 tokens"):
@@ -267,7 +267,7 @@ def test_entries_shown_are_halved_until_the_prompt_fits():
     def system_texts(**options) -> list[str]:
         model = FakeChat(remember)
         run(built(model, writer="api", **options), (), [instance])
-        return [asked.plain()[0]["content"] + user(asked) for asked in model.asked]
+        return [asked.messages[0]["content"] + user(asked) for asked in model.asked]
 
     instance = make_instance("squad", ["Bees hum.", "It rains."], [QA("q", "Who?", ("A",))])
     first, second = system_texts()

@@ -41,7 +41,7 @@ def test_the_model_sees_the_memory_and_the_question_and_its_raw_reply_is_the_pre
     [answer] = asking.read([put(BOATS, "Who sold a boat?", source="squad")])
     [asked] = model.asked
     shown = view(BOATS, Retrieval()).show("Who sold a boat?")
-    assert [m["content"] for m in asked.plain()] == [system_prompt(shown), "Who sold a boat?"]
+    assert [m["content"] for m in asked.messages] == [system_prompt(shown), "Who sold a boat?"]
     assert (asked.max_tokens, asked.temperature, asked.thinking, asked.seed) == (64, 0.7, True, 3)
     assert asked.version == VERSION and asked.tools == ""
     expected = Answer("q0", reply.text, None, shown.ids, "stop", 1, 90, 7, 0.25, instance="i0")
@@ -182,8 +182,8 @@ def test_a_search_brings_the_best_entries_that_were_not_shown_yet():
     first = view(CATS, Retrieval(top_k=2)).show("cat?")
     assert texts(first.parts["semantic"]) == texts(CATS.semantic[:2])
     opening, second = model.asked
-    assert "Only a few entries" in opening.plain()[0]["content"] and opening.tools
-    said, found, nothing = second.plain()[2:]
+    assert "Only a few entries" in opening.messages[0]["content"] and opening.tools
+    said, found, nothing = second.messages[2:]
     assert [call["id"] for call in said["tool_calls"]] == ["c1", "c2"]
     assert (found["tool_call_id"], nothing["tool_call_id"]) == ("c1", "c2")
     assert found["content"] == f"1. {CATS.semantic[2].text}\n2. {CATS.semantic[3].text}"
@@ -207,7 +207,7 @@ def test_every_tool_call_gets_an_answer_also_unknown_and_broken_ones():
         "a text that": ToolUse("c5", "search_memory", '{"memory_type": "semantic", "query": 7}'),
     }
     answer, history, model = searched(uses(*cases.values()), TOM)
-    said, *results = model.asked[1].plain()[2:]
+    said, *results = model.asked[1].messages[2:]
     assert [r["tool_call_id"] for r in results] == ["c1", "c2", "c3", "c4", "c5"]
     assert all(what in r["content"] for what, r in zip(cases, results, strict=True))
     for call in said["tool_calls"]:
@@ -220,7 +220,7 @@ def test_a_search_with_broken_arguments_is_repaired_as_a_writer_s_call_is():
     broken = ToolUse("c1", "search_memory", "{'memory_type': 'semantic', 'query': 'cat',")
     answer, history, model = searched(uses(broken), TOM)
     assert (history[0]["query"], history[0]["new_items"], answer.prediction) == ("cat", 2, "Tom")
-    sent = model.asked[1].plain()[2]["tool_calls"][0]["function"]["arguments"]
+    sent = model.asked[1].messages[2]["tool_calls"][0]["function"]["arguments"]
     assert json.loads(sent) == {"memory_type": "semantic", "query": "cat"}
 
 
@@ -251,13 +251,13 @@ def test_searching_ends_when_the_budget_is_used_up_but_in_the_release(behaviour,
     if behaviour == "fixed":
         last = model.asked[-1]
         assert len(model.asked) == 3 and last.tools == ""
-        assert "no room" in last.plain()[-1]["content"]
-        assert sum(len(m["content"].split()) for m in last.plain()) < 5000
+        assert "no room" in last.messages[-1]["content"]
+        assert sum(len(m["content"].split()) for m in last.messages) < 5000
 
 
 def test_a_failed_call_ends_its_question_and_no_other():
     def say(asked):
-        text, turns = asked.plain()[1]["content"], len(asked.messages)
+        text, turns = asked.messages[1]["content"], len(asked.messages)
         if text == "bad?":
             return uses(search("cat")) if turns == 2 else ChatReply(None, "error", error="timeout")
         return uses(search("cat")) if turns < 6 and text == "long?" else text

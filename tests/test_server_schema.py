@@ -26,7 +26,7 @@ CONFIG = {
 
 def say(asked):
     """What the server's two kinds of prompts ask for."""
-    if "VALID" in asked.plain()[0]["content"]:
+    if "VALID" in asked.messages[0]["content"]:
         return '```json\n{"VALID": true, "ISSUES": [], "EXPLANATION": ""}\n```'
     return "Nora"
 

@@ -217,7 +217,7 @@ def test_an_answer_is_shortened_to_keywords_or_stays_and_is_flagged(replies, sho
     assert len(client.requests) == len(replies)
     if len(replies) == 2:
         reason = "'Part-time van dealer in town' has 5 words"
-        assert reason in client.requests[1].plain()[-1]["content"]
+        assert reason in client.requests[1].messages[-1]["content"]
 
 
 def test_only_what_was_invalid_is_asked_again():

@@ -129,7 +129,7 @@ def test_release_sends_the_plain_chunk_and_the_state_as_the_models_turn_with_tag
     writes, answers = FakeChat(lambda _: "<think>Nora</think>"), FakeChat()
     method = mem1(answers, writes, "release-mem1", cut="context", thinking=False)
     prepared, _ = run(method, {(INSTANCE.id, "q0")}, [INSTANCE])
-    second = writes.asked[1].plain()
+    second = writes.asked[1].messages
     assert [m["role"] for m in second] == ["user", "assistant"]
     assert second[1]["content"] == "<think>Nora</think>"
     assert second[0]["content"].endswith("\n\nAda paints boats. It rains.")

@@ -127,7 +127,7 @@ class KeptChat(_Around):
         for place, request in enumerate(requests):
             if kept := self.journal.get(served, request):
                 tools = tuple(ToolUse(**use) for use in kept["tools"])
-                take(place, ChatReply(**kept | {"tools": tools, "cached": True}))
+                take(place, ChatReply(**kept | {"tools": tools}))
             else:
                 missing.append(place)
         if missing:

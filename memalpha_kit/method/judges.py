@@ -197,10 +197,9 @@ class ChatJudge:
 def _reminded(asked: ChatRequest, reminder: str, attempt: int) -> ChatRequest:
     """The request with a reminder at the end of its last message, under a version of its own."""
     *head, last = asked.messages
-    fields = dict(last)
-    text = f"{fields['content']}\n\n{reminder}"
+    text = f"{last['content']}\n\n{reminder}"
     version = f"{asked.version}, reminder {attempt}"
-    return replace(asked, messages=(*head, message(fields["role"], text)), version=version)
+    return replace(asked, messages=(*head, message(last["role"], text)), version=version)
 
 
 def tagged(**texts: str) -> str:

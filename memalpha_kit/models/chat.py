@@ -141,7 +141,7 @@ class Client:
         """What is sent: only fields that differ from the protocol's defaults."""
         body = {
             "model": self.endpoint.model,
-            "messages": asked.plain(),
+            "messages": list(asked.messages),
             "temperature": asked.temperature,
             "max_tokens": asked.max_tokens,
             **self.endpoint.thinking(asked.thinking),
@@ -334,7 +334,7 @@ def _stored_reply(stored: Mapping[str, Any]) -> ChatReply | None:
         return None
     tools = tuple(ToolUse(**use) for use in stored["tools"])
     counts = stored["prompt_tokens"], stored["completion_tokens"]
-    return ChatReply(stored["text"], stored["finish"], tools, *counts, cached=True)
+    return ChatReply(stored["text"], stored["finish"], tools, *counts)
 
 
 @dataclass

@@ -72,7 +72,7 @@ class LocalChat:
         self._prompt(asked)
 
     def _prompt(self, asked: ChatRequest) -> list[int]:
-        messages = [_as_text(fields) for fields in asked.plain()]
+        messages = [_as_text(fields) for fields in asked.messages]
         tools = json.loads(asked.tools) if asked.tools else None
         return encode_chat(self.lm.tokenizer, messages, tools, asked.thinking)
 
