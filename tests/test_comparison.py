@@ -12,7 +12,7 @@ from memalpha_kit.evaluation import paper, tables
 from memalpha_kit.evaluation.methods import METHODS
 from memalpha_kit.evaluation.paper import Claim, verdict
 from memalpha_kit.evaluation.tables import AVERAGE, Bootstrap
-from memalpha_kit.stats import detectable, holm, sign_flip, stratified_interval
+from memalpha_kit.stats import detectable, holm, sign_flip
 
 QUICK = Bootstrap(resamples=200)
 QWEN = "qwen3-32b"
@@ -134,16 +134,6 @@ def test_rollouts_of_an_instance_share_its_voice_and_a_seed_gives_one_table():
 
 
 # ---- intervals and tests ------------------------------------------------------------------------
-
-
-def test_the_interval_of_an_average_is_that_of_independent_columns():
-    rng = np.random.default_rng(0)
-    one, two = rng.normal(0, 1, 200), rng.normal(2, 1, 50)
-    values, strata = [*one, *two], ["a"] * 200 + ["b"] * 50
-    found = stratified_interval(values, strata, list(range(250)), 0)
-    error = 0.5 * (one.var(ddof=1) / 200 + two.var(ddof=1) / 50) ** 0.5
-    assert found.mean == pytest.approx((one.mean() + two.mean()) / 2)
-    assert (found.high - found.low) / 2 == pytest.approx(1.96 * error, rel=0.1)
 
 
 def test_p_counts_all_sign_flips_of_few_units():

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import itertools
 import json
 import math
 import os
 import time
-from unittest.mock import Mock
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -18,7 +16,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 
 from memalpha_kit import files
-from memalpha_kit.errors import DiskError, InputError
+from memalpha_kit.errors import InputError
 from memalpha_kit.evaluation.paper import STATISTICS, paper_averages, paper_results
 from memalpha_kit.figures import charts, curves, paper, style
 from memalpha_kit.figures.targets import table_targets
@@ -161,14 +159,6 @@ def test_a_good_run_meets_every_target():
 def test_a_target_that_is_missed_says_so(changed, missed):
     table = targets(**changed)
     assert list(table.index[~table.met]) == [missed]
-
-
-def test_targets_of_a_single_seed_can_be_made_and_saved(tmp_path):
-    one = results(seeds=(0,))
-    table = table_targets(curves.table_lengths(one), curves.table_behaviour(one))
-    assert not table.met[1] and pd.isna(table.measured[1])
-    files.save_table(tmp_path / "targets.csv", table)
-    assert pd.read_csv(tmp_path / "targets.csv").met.tolist() == table.met.tolist()
 
 
 def test_reference_lines_are_in_order_of_length():
@@ -402,40 +392,7 @@ def test_a_run_stands_beside_what_the_recorded_seeds_span():
     assert updated.inside == "not measured" and pd.isna(updated.this_run)
 
 
-@pytest.mark.parametrize("failing", ["fsync", "replace"])
-def test_a_figure_is_saved_whole_or_not_at_all(tmp_path, monkeypatch, failing):
-    path = tmp_path / "figure.png"
-    path.write_bytes(b"old")
-    full = OSError(errno.ENOSPC, "No space left on device")
-    monkeypatch.setattr(files.os, failing, Mock(side_effect=full))
-    with pytest.raises(DiskError, match=r"figure.pdf: expected to write \d+ bytes, found: No sp"):
-        style.save_figure(charts.plot_memory(GROWTH), path)
-    monkeypatch.undo()
-    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["figure.png"]
-    style.save_figure(charts.plot_memory(GROWTH), path)
-    assert path.read_bytes().startswith(b"\x89PNG")
-    assert sorted(os.listdir(tmp_path)) == ["figure.pdf", "figure.png"]
-
-
 # --- The paper's tables --------------------------------------------------------------------------
-
-
-def test_averages_stand_beside_the_printed_ones_and_say_how_much_they_are_off():
-    """What a careful reader finds in print."""
-    found = {}
-    for number in (1, 2, 3, 4, 9):
-        table = paper.table_printed(paper_results(number), AVERAGES)
-        off = table[table["off by"].abs() > 0.005]
-        found |= {(number, row["method"]): round(row["off by"], 3) for _, row in off.iterrows()}
-    assert found == {
-        **{(number, "Mem-alpha (0.05, 0.1)"): -0.023 for number in (1, 3, 4)},
-        (1, "MemAgent"): -0.010,
-        (2, "Long-Context"): 0.019,
-        (2, "RAG-Top2"): 0.030,
-        (4, "Mem-alpha (0, 0.1)"): -0.010,
-        (4, "Mem-alpha (0.2, 0.1)"): -0.010,
-        (9, "Mem-alpha (0.2, 0.1)"): 0.031,
-    }
 
 
 def test_a_printed_table_keeps_its_columns_and_its_order():
@@ -446,6 +403,7 @@ def test_a_printed_table_keeps_its_columns_and_its_order():
     ]
     row = table.iloc[2]
     assert (row["SQuAD"], row["Avg. printed"], row["Avg. recomputed"]) == (0.091, 0.236, 0.226)
+    assert round(row["off by"], 3) == -0.010 and table["off by"].isna().any()
 
 
 def test_the_lead_of_the_main_setting_by_both_averages():

@@ -16,8 +16,7 @@ import tiny_policy as tiny
 import torch
 from tiny_policy import row, same
 
-from memalpha_kit import files
-from memalpha_kit.errors import DiskError, InputError, ModelGone
+from memalpha_kit.errors import InputError, ModelGone
 from memalpha_kit.method.readers import BestEntry
 from memalpha_kit.records import Answer
 from memalpha_kit.training.backends import trl_arguments
@@ -154,26 +153,6 @@ def test_asking_while_others_are_written_gives_the_same_rows(tmp_path):
 
 
 # --- Disk -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("room", [1, 2, 3])
-def test_a_disk_that_fills_up_is_named_and_the_run_goes_on_later(
-    policy, healthy, tmp_path, monkeypatch, room
-):
-    """Flushes: settings, then the tables and the mark of each step."""
-    flush, left = files.os.fsync, iter(range(room))
-
-    def fsync(descriptor):
-        if next(left, None) is None:
-            raise OSError(28, "No space left on device")
-        flush(descriptor)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(files.os, "fsync", fsync)
-        with pytest.raises(DiskError, match="No space left on device"):
-            trained(policy, tmp_path)
-    trained(policy, tmp_path, resume=True)
-    assert same(healthy, tmp_path, "metrics.csv")
 
 
 # --- Validation -----------------------------------------------------------------------------------

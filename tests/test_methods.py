@@ -5,7 +5,7 @@ import json
 import pytest
 from fake_chat import FakeChat
 
-from memalpha_kit.errors import InputError, ModelGone
+from memalpha_kit.errors import InputError
 from memalpha_kit.evaluation.contexts import ContextMethod
 from memalpha_kit.evaluation.methods import METHODS, Backends, MethodSpec, Prepared, build_method
 from memalpha_kit.evaluation.runs import read_record, record_line
@@ -161,21 +161,6 @@ def test_a_failed_call_is_an_error_and_never_an_answer(spec):
         assert one.prediction != "HTTP 500 six times"
         if method.needs_model and not one.skipped:
             assert one.prediction is None and "HTTP 500" in one.error
-
-
-@EACH
-def test_a_dead_model_stops_the_run_and_what_was_known_is_kept(spec):
-    model = FakeChat()
-    run(build_method(spec, Backends(answer=model)))
-    needed, known = len(model.asked), []
-    method = build_method(spec, Backends(answer=FakeChat(dies_after=needed - 1)))
-    if needed:
-        prepared = {}
-        with pytest.raises(ModelGone):
-            method.prepare(INSTANCES, lambda one: prepared.setdefault(one.instance, one))
-            method.answer(QUESTIONS, INSTANCES, prepared, known.append)
-        assert len(known) < len(WANTED)
-        assert all(one.prediction is not None or one.skipped for one in known)
 
 
 def test_questions_of_an_instance_that_failed_fail_with_its_reason():

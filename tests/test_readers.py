@@ -1,11 +1,9 @@
 """Readers without a model: ranking, ties, votes, and what they answer when nothing fits."""
 
-from dataclasses import dataclass
-
 import pytest
 
 from memalpha_kit.errors import InputError
-from memalpha_kit.method.readers import READERS, LabelVote, reader
+from memalpha_kit.method.readers import LabelVote, reader
 from memalpha_kit.records import Answer, Entry, Memory, Question
 
 BOATS = Memory(
@@ -75,37 +73,6 @@ def test_readers_are_made_by_name_and_another_number_of_entries_is_part_of_it():
     assert (reader("best_entry", k=5).name, reader("label_vote", k=3)) == (
         *("best_entry(k=5)", LabelVote(3)),
     )
-
-
-@pytest.mark.parametrize(
-    ("name", "settings", "reason"),
-    [
-        ("label_votes", {}, "did you mean 'label_vote'"),
-        ("best_entry", {"k": 0}, "k: expected"),
-        ("read_nothing", {"k": 3}, "'k' is unknown"),
-    ],
-)
-def test_a_reader_that_cannot_be_made_says_why(name, settings, reason):
-    with pytest.raises(InputError, match=reason):
-        reader(name, **settings)
-
-
-def test_a_reader_of_the_user_s_own_module_is_registered_by_name(monkeypatch):
-    monkeypatch.setattr(READERS, "_things", dict(READERS._things))
-
-    @READERS.register("test_echo")
-    @dataclass(frozen=True)
-    class Echo:
-        mark: str = "!"
-        name: str = "test_echo"
-
-        def read(self, questions, done=None):
-            return [Answer(question.id, question.text + self.mark) for question in questions]
-
-    echo = reader("test_echo", mark="?")
-    assert echo.read([Question("q0", "boats", memory=BOATS)])[0].prediction == "boats?"
-    with pytest.raises(InputError, match="did you mean 'mark'"):
-        reader("test_echo", marks="?")
 
 
 def test_questions_are_answered_as_their_source_is_scored():

@@ -14,11 +14,9 @@ from memalpha_kit.method.memory import MEMORY_COMPONENTS, Component
 from memalpha_kit.method.prompts import Retrieved, query_prompt, system_prompt
 from memalpha_kit.method.retrieval import (
     TEMPLATE_TOKENS,
-    VIEWS,
     Retrieval,
     Unanswerable,
     Vectors,
-    View,
     view,
 )
 from memalpha_kit.records import Entry, Memory, Store
@@ -104,16 +102,6 @@ def test_what_is_switched_off_stays_off_and_a_blank_question_is_refused():
 def test_settings_that_make_no_sense_are_refused(change, reason):
     with pytest.raises(InputError, match=reason):
         Retrieval(**change)
-
-
-def test_a_view_of_the_user_s_own_module_is_a_behaviour(monkeypatch):
-    class Newest(View):
-        def rank(self, store, query, k):
-            return list(reversed(getattr(self.memory, store)))[:k]
-
-    monkeypatch.setattr(VIEWS, "_things", dict(VIEWS._things))
-    VIEWS.add("test_newest", Newest)
-    assert show(BOATS, "boats", Retrieval(behaviour="test_newest", top_k=1)).ids == ("2", "4")
 
 
 # ---- embeddings -------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ from memalpha_kit.errors import InputError
 from memalpha_kit.method.calls import parse_reply
 from memalpha_kit.method.memory import empty
 from memalpha_kit.method.model_writers import ModelWriter
-from memalpha_kit.method.protocol import render_compact
 from memalpha_kit.method.writers import WRITERS, ScriptedReplies, sentences, writer
 from memalpha_kit.models.local import Sampling
 from memalpha_kit.records import Completion, Entry, Memory, WriteRequest
@@ -145,13 +144,6 @@ def test_a_model_is_shown_tools_memory_and_chunk(lm, wire):
     assert "[7] Nora keeps bees." in text and "Tom paints <|im_end|>" in text
     assert text.count("new_memory_insert") >= 1
     assert ids.count(lm.tokenizer.eos_token_id) == 2  # the two messages end, the chunk ends none
-
-
-def test_the_compact_prompt_is_bare(lm):
-    memory = Memory(semantic=(Entry("7", "Nora keeps bees."),), next_id=8)
-    writer = model_writer(lm, wire="compact", prompt="compact")
-    text = lm.tokenizer.decode(writer.prompt_ids(WriteRequest(memory, "Tom paints")))
-    assert text == render_compact(memory, "Tom paints", MemoryConfig())
 
 
 def test_a_model_s_reply_keeps_the_sampled_ids(lm):
