@@ -24,17 +24,17 @@ What the paper varies in the same way stands in its tables 4 and 9.
 from __future__ import annotations
 
 import itertools
-import math
+import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
-import yaml
 from matplotlib.figure import Figure
+from pydantic import Field
 
 from memalpha_kit import files
 from memalpha_kit.errors import InputError, closest
@@ -49,7 +49,7 @@ from memalpha_kit.figures.curves import (
 from memalpha_kit.figures.style import save_figure
 from memalpha_kit.lab import miniature
 from memalpha_kit.registry import fresh_processes
-from memalpha_kit.sections import read_yaml
+from memalpha_kit.sections import Seed, about, read_yaml, section, settings_from
 from memalpha_kit.settings import Profile, load_profile, profile_dict
 from memalpha_kit.stats import nested_interval
 
@@ -67,8 +67,6 @@ MEASURES = (
 WARM_START = "(warm start)"
 """What stands for a point in the rows of a warm start, which several points may share."""
 
-MOST_POINTS = 1000
-"""That a grid may have: more would not end."""
 CURVES = ("step", "reward", "accuracy", "content", "calls", "updates", "flat_rows")
 
 
@@ -215,9 +213,23 @@ def record(
 # --- Sweeps ---------------------------------------------------------------------------------------
 
 
+@section
+class SweepFile:
+    """The sections of a sweep file."""
+
+    profile: str = about("laptop", "what all points begin with")
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = about(
+        (0,), "each point runs with all"
+    )
+    settings: dict[str, Any] = about({}, "that all points share")
+    points: dict[str, dict[str, Any] | None] = about({}, "settings by name of the point")
+    grid: dict[str, list[Any]] = about({}, "values by setting; every combination is a point")
+    base: dict[str, Any] | None = about(None, "the point to compare with [default: the first]")
+
+
 @dataclass(frozen=True)
 class Sweep:
-    """What a sweep file says: changes by name of the point; `base` names the point to compare."""
+    """A sweep file with its grid as points; `base` names the one to compare with."""
 
     name: str
     profile: str
@@ -228,13 +240,11 @@ class Sweep:
 
     def profile_of(self, point: str, seed: int) -> Profile:
         """All settings of one run. Raises InputError for an unknown key or a wrong value."""
-        if "seed" in {**self.settings, **self.points[point]}:
+        changes = {**self.settings, **self.points[point]}
+        if "seed" in changes:
             raise InputError("seed: expected in `seeds`, found among the settings")
-        changes = {
-            key: yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
-            for key, value in {**self.settings, **self.points[point]}.items()
-        }
-        return replace(load_profile(self.profile, changes), seed=seed)
+        texts = {key: json.dumps(value) for key, value in changes.items()}  # JSON is YAML
+        return replace(load_profile(self.profile, texts), seed=seed)
 
 
 def sweep_names() -> list[str]:
@@ -253,7 +263,7 @@ def load_sweep(name_or_path: str | Path) -> Sweep:
             known = closest(str(name_or_path), sweep_names())
             raise InputError(f"unknown sweep {str(name_or_path)!r}{known}")
         path = SWEEPS / f"{name_or_path}.yaml"
-    sweep = _sweep(path, _read(path))
+    sweep = _sweep(path)
     for point in sweep.points:
         try:
             sweep.profile_of(point, 0)
@@ -262,58 +272,29 @@ def load_sweep(name_or_path: str | Path) -> Sweep:
     return sweep
 
 
-def _read(path: Path) -> Mapping[str, Any]:
-    """The file's sections, each of the right kind, with the defaults of what is not there."""
-    if not path.is_file():
-        raise InputError(f"{path}: expected a sweep (a YAML file), found no such file")
+def _sweep(path: Path) -> Sweep:
+    """The sweep in a file, its points not checked yet."""
+    files.refuse_pipe(path)
     try:
         content = read_yaml(path.read_text(encoding="utf-8"), str(path))
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: expected YAML, found: {error}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: expected a sweep (a YAML file), found: {error}") from error
     if not isinstance(content, Mapping):
-        raise InputError(f"{path}: expected settings, found {content!r}")
-    default: dict[str, Any] = {"profile": "laptop", "seeds": [0]}
-    default |= {"settings": {}, "points": {}, "grid": {}}
-    for key, value in content.items():
-        if key not in (*default, "base"):
-            raise InputError(f"{path}: unknown key {key!r}{closest(str(key), [*default, 'base'])}")
-        if key in ("settings", "points", "grid", "base") and not isinstance(value, Mapping):
-            raise InputError(f"{path}: {key}: expected settings, found {value!r}")
-    return {**default, **content}
-
-
-def _sweep(path: Path, content: Mapping[str, Any]) -> Sweep:
-    for name, changes in content["points"].items():
-        if not isinstance(changes or {}, Mapping):
-            raise InputError(f"{path}: points: {name}: expected settings, found {changes!r}")
-    named = [(str(name), dict(changes or {})) for name, changes in content["points"].items()]
-    named += _grid(content["grid"], str(path))
-    seeds, points = content["seeds"], dict(named)
+        raise InputError(f"{path}: expected settings, found {content!r:.80}")
+    file = settings_from(SweepFile, {str(k): v for k, v in content.items()}, str(path))
+    points: dict[str, Mapping[str, Any]] = {n: found or {} for n, found in file.points.items()}
+    for values in itertools.product(*file.grid.values()) if file.grid else ():
+        changes = dict(zip(file.grid, values, strict=True))  # the last setting runs fastest
+        points[" ".join(f"{k.rpartition('.')[2]}={v}" for k, v in changes.items())] = changes
     if not points:
-        raise InputError(f"{path}: expected points or a grid, found neither")
-    numbers = isinstance(seeds, list) and all(type(seed) is int for seed in seeds)
-    if not numbers or not seeds or len(set(seeds)) != len(seeds):
-        raise InputError(f"{path}: seeds: expected different numbers, found {seeds!r}")
-    if len(points) != len(named):
-        raise InputError(f"{path}: expected different points, found a name twice")
-    base = content.get("base", next(iter(points.values())))
-    found = [name for name, changes in points.items() if changes == dict(base)]
+        raise InputError(f"{path}: expected points or a grid with values, found neither")
+    if len(set(file.seeds)) != len(file.seeds):
+        raise InputError(f"{path}: seeds: expected different numbers, found {list(file.seeds)}")
+    base = next(iter(points.values())) if file.base is None else file.base
+    found = [name for name, changes in points.items() if changes == base]
     if not found:
-        raise InputError(f"{path}: base: expected one of the points, found {dict(base)}")
-    settings = dict(content["settings"])
-    return Sweep(path.stem, content["profile"], tuple(seeds), settings, points, found[0])
-
-
-def _grid(grid: Mapping[str, Any], where: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every combination of the values, the last setting running fastest, with its name."""
-    for key, values in grid.items():
-        if not isinstance(values, list) or not values:
-            raise InputError(f"{where}: grid: {key}: expected a list of values, found {values!r}")
-    if (n := math.prod(map(len, grid.values()))) > MOST_POINTS:
-        raise InputError(f"{where}: grid: expected at most {MOST_POINTS} points, found {n}")
-    for values in itertools.product(*grid.values()) if grid else ():
-        changes = dict(zip(grid, values, strict=True))
-        yield " ".join(f"{k.rpartition('.')[2]}={v}" for k, v in changes.items()), changes
+        raise InputError(f"{path}: base: expected one of the points, found {base}")
+    return Sweep(path.stem, file.profile, file.seeds, file.settings, points, found[0])
 
 
 def run_sweep(sweep: Sweep, runs: Path, out: Path, workers: int = 1) -> list[Path]:
