@@ -23,8 +23,6 @@ from typing import TypeGuard
 
 import numpy as np
 
-from memalpha_kit.errors import InputError
-
 _BLOCK = 2_000_000  # draws held in memory at once
 
 
@@ -54,13 +52,8 @@ def mean_interval(
 ) -> Interval:
     """The mean of `values` with a bootstrap interval from `n` draws; None values are counted.
 
-    `clusters` names each value's instance; without it every value stands for itself. Raises
-    InputError if `clusters` has another length, or `level` is not between 0 and 1.
+    `clusters` names each value's instance; without it every value stands for itself.
     """
-    if clusters is not None and len(clusters) != len(values):
-        raise InputError(f"clusters: expected {len(values)} names, found {len(clusters)}")
-    if not 0 < level < 1:
-        raise InputError(f"level: expected a number between 0 and 1, found {level}")
     names = range(len(values)) if clusters is None else clusters
     return stratified_interval(values, [0] * len(values), names, seed, n, level)
 
@@ -70,10 +63,8 @@ def paired_interval(
 ) -> Interval:
     """The mean of `after - before`, pair by pair; a pair with a None on either side is missing.
 
-    Pairs stand at the same place in both lists. Raises InputError if the lengths differ.
+    Pairs stand at the same place in both lists.
     """
-    if len(before) != len(after):
-        raise InputError(f"paired: expected {len(before)} values on both sides, found {len(after)}")
     gains = [None if a is None or b is None else b - a for a, b in zip(before, after, strict=True)]
     return mean_interval(gains, seed, n)
 

@@ -208,7 +208,7 @@ def test_recordings_have_names_of_their_own_and_settings_from_beside(written):
     ("words", "said"),
     [
         (["missing.jsonl"], "expected a file of episodes"),
-        (["kept.episodes.jsonl", "--instances", "0"], "--instances: expected at least 1"),
+        (["kept.episodes.jsonl", "--instances", "0"], "'--instances': expected at least 1"),
         (["kept.episodes.jsonl", "--profile", "laptp"], "did you mean 'laptop'"),
     ],
 )

@@ -160,8 +160,8 @@ def test_the_command_measures_two_stages_and_trains_once(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--batches", "1"], "batches: expected at least 2, found 1"),
-        (["--steps", "-1"], "--steps: expected at least 0, found -1"),
+        (["--batches", "1"], "'--batches': expected at least 2"),
+        (["--steps", "-1"], "'--steps': expected at least 0"),
     ],
 )
 def test_wrong_options_are_refused_before_anything_is_trained(argv, message, capsys, tmp_path):

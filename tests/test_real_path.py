@@ -188,7 +188,10 @@ def test_rollouts_are_episodes_of_their_own(built):
         ("write --data nowhere --writer silent --out e.jsonl", "memalpha data build"),
         ("write --data d --writer silence --out e.jsonl", "did you mean 'silent'"),
         ("write --data d --writer silent --out e.json", "ends in .jsonl"),
-        ("write --data d --writer silent --out e.jsonl --batch 0", "expected at least 1"),
+        (
+            "write --data d --writer silent --out e.jsonl --batch 0",
+            "batch': expected at least 1",
+        ),
         ("write --data d --model nowhere --out e.jsonl", "model nowhere: expected a folder"),
         ("write --data d --out e.jsonl", "expected one of --writer and --model"),
         ("ask --data d --episodes no.jsonl --reader best_entry --out a", "memalpha write"),

@@ -649,8 +649,6 @@ def test_other_machines_are_served_with_a_token_only():
         with pytest.raises(InputError, match=TOKEN_ENV):
             address(host, 5005, "")
     assert address("0.0.0.0", 5005, TOKEN)[1] == ("0.0.0.0", 5005)
-    with pytest.raises(InputError, match="port"):
-        address("127.0.0.1", 70_000, "")
     with pytest.raises(InputError, match="plain characters"):
         address("127.0.0.1", 5005, "two words")
 
@@ -770,7 +768,7 @@ def test_memalpha_serve_answers_over_http_and_ends_when_told(stub):
     ("options", "told"),
     [
         (("--host", "0.0.0.0"), TOKEN_ENV),
-        (("--port", "99999"), "port: expected 0 to 65535"),
+        (("--port", "99999"), "'--port': Input should be less than or equal to 65535"),
         (("--max-request-mb", "0"), "max_request_mb: expected more than 0"),
         (("--time-limit", "inf"), "time_limit: expected a number"),
         (("--top-k", "0"), "top_k: expected at least 1"),

@@ -131,6 +131,7 @@ def _sentence(error: Any) -> str:
         return f"unknown argument {error.option_name!r}{closest(error.option_name, known)}"
     if (unknown := re.match(r"No such command '(.*?)'", message)) and command:
         return f"unknown command {unknown[1]!r}{closest(unknown[1], command.commands)}"
+    message = message.replace("Input should be greater than or equal to", "expected at least")
     return message.replace("Value error, ", "")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
 from typer import Argument, Option
 
@@ -36,7 +36,8 @@ MethodSettings = Annotated[
     list[str],
     Option("--set", metavar="KEY=VALUE", help="a setting of the method, e.g. top_k=2; repeatable"),
 ]
-EVERY_RUBRIC = ["published", "by_type"]
+Rubric = Literal["published", "by_type"]
+EVERY_RUBRIC: list[Any] = list(get_args(Rubric))
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class How:
     reader: str | None = about(None, "who answers from a memory: {readers}")
     embed_model: Path | None = about(None, "folder of a model that embeds, not --embed-url")
     profile: str = about("fixed", "scoring rules: {scoring}")
-    rubric: Literal["published", "by_type"] = about("published", "of the judge")
+    rubric: Rubric = about("published", "of the judge")
     moved: bool = about(False, "other addresses, but the models the run was begun with")
 
 
@@ -191,7 +192,7 @@ def _evaluate(
 def _finish(
     run: Run,
     profile: str,
-    rubric: Literal["published", "by_type"],
+    rubric: Rubric,
     judge: Priced,
     base: Served | None,
     asking: Asking,
@@ -215,7 +216,7 @@ def score(
     judge: Annotated[Priced, "judge_"],
     asking: Asking,
     profile: Scoring = "fixed",
-    rubric: Annotated[Literal["published", "by_type"], Option(help="of the judge")] = "published",
+    rubric: Annotated[Rubric, Option(help="of the judge")] = "published",
 ) -> int:
     """Score finished runs again. No answering model is called.
 
@@ -284,10 +285,14 @@ def calibrate(
                 "the judge: expected --url and --model-name, QWEN_URL, --model or --judge rules, "
                 "found none of them"
             )
+        for wrong in set(rubric) - set(EVERY_RUBRIC):
+            raise InputError(f"--rubric: expected published or by_type, found {wrong!r}")
         manner = {"behaviour": how.behaviour, "temperature": how.temperature}
         manner |= {"thinking": how.thinking, "max_tokens": how.max_tokens}
         name, metered = asked.name, Metered(asked, shown)
-        judges = calibration.model_judges(metered, rubric, **manner)
+        judges = {
+            one: calibration.model_judge(metered, cast(Rubric, one), **manner) for one in rubric
+        }
         again = sum(case.judge == "longmemeval" for case in held) * (len(judges) - 1)
         shown.total = how.repeats * (len(held) + again)
     with shown:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from memalpha_kit.cli.options import NONE, DataPath, Overrides, at_least
+from memalpha_kit.cli.options import NONE, DataPath, FirstN, Overrides
 from memalpha_kit.settings import Profile, load_profile
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def explore(
     html: Annotated[
         Path | None, Option(metavar="FILE.html", help="the page [default: beside the first]")
     ] = None,
-    instances: Annotated[int | None, Option(metavar="N", help="only the first N")] = None,
+    instances: FirstN = None,
     profile: Rewarding = None,
     overrides: Overrides = NONE,
 ) -> None:
@@ -47,7 +47,6 @@ def explore(
     from memalpha_kit.explorer.recordings import load_recordings
     from memalpha_kit.files import write_bytes
 
-    at_least(1, instances=instances)
     settings = _settings(profile, overrides)  # first: its modules may add what episodes name
     found, known = load_recordings(episodes), _instances(data)
     if instances:  # all rollouts of the first ones

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Context, Option
 
 from memalpha_kit import notebooks
-from memalpha_kit.cli.options import NONE, Overrides, ProfileName, Seed, at_least
+from memalpha_kit.cli.options import NONE, Overrides, ProfileName, Seed
 from memalpha_kit.errors import InputError, closest
 from memalpha_kit.settings import load_profile
 
@@ -96,8 +96,8 @@ def sweep(
 def grouping(
     profile: ProfileName = "laptop",
     overrides: Overrides = NONE,
-    steps: Annotated[int, Option(metavar="N", help="GRPO steps of the later policy; 0: none")] = 30,
-    batches: Annotated[int, Option(metavar="N", help="GRPO steps' worth of rollouts")] = 16,
+    steps: Annotated[int, Option(min=0, help="GRPO steps of the later policy; 0: none")] = 30,
+    batches: Annotated[int, Option(min=2, help="GRPO steps' worth of rollouts")] = 16,
     runs: Runs = None,
     out: Recorded = None,
 ) -> None:
@@ -105,14 +105,13 @@ def grouping(
     from memalpha_kit.lab.grouping import run_grouping
 
     loaded = load_profile(profile, overrides)
-    at_least(0, steps=steps)
     runs = runs or notebooks.repository() / "runs" / loaded.name / "grouping"
     out = out or notebooks.repository() / "reports" / "recorded" / "grouping"
     print(*run_grouping(loaded, batches, steps, runs, out), sep="\n")
 
 
 def audit(
-    instances: Annotated[int, Option(metavar="N", help="of the miniature's world")] = 16,
+    instances: Annotated[int, Option(min=2, help="of the miniature's world")] = 16,
     seed: Seed = 0,
     out: Annotated[
         Path | None, Option(metavar="FILE.csv", help="[default: reports/recorded/reward_audit.csv]")
@@ -122,7 +121,6 @@ def audit(
     from memalpha_kit.files import save_table
     from memalpha_kit.lab.audit import audit
 
-    at_least(2, instances=instances)
     out = out or notebooks.repository() / "reports" / "recorded" / "reward_audit.csv"
     table = audit(instances, seed)
     save_table(out, table.round(4))

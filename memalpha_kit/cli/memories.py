@@ -13,13 +13,13 @@ from memalpha_kit.cli.options import (
     NONE,
     Asking,
     DataPath,
+    FirstN,
     Local,
     Overrides,
     ProfileName,
     Seed,
     Served,
     answering,
-    at_least,
     with_fields,
     writer_of,
 )
@@ -39,7 +39,7 @@ def credit(
     reader: Annotated[
         str, Option(metavar="NAME", help="who answers from a memory: {readers}")
     ] = "best_entry",
-    limit: Annotated[int | None, Option(metavar="N", help="only the first N episodes")] = None,
+    limit: FirstN = None,
     out: Annotated[
         Path | None, Option(metavar="FOLDER", help="entries.csv, calls.csv, a figure per episode")
     ] = None,
@@ -59,7 +59,6 @@ def credit(
     from memalpha_kit.method.readers import reader as named
     from memalpha_kit.method.saved import load_episodes
 
-    at_least(1, limit=limit)
     local.check()
     asked = {instance.id: instance.questions for instance in load_data(data)}
     model = answering(answer, asking, local) if needs_model(reader) else None
@@ -94,7 +93,7 @@ def lengths(
     lengths: Annotated[
         list[int], Option("--lengths", metavar="N...", help="multiples of an instance's chunks")
     ] = LENGTHS,
-    limit: Annotated[int, Option(metavar="N", help="instances, the first of the data")] = 20,
+    limit: Annotated[int, Option(min=1, help="instances, the first of the data")] = 20,
     seed: Seed = 0,
     temperature: Annotated[float, Option(help="of --model; 0 is greedy")] = 0.0,
     profile: ProfileName = "real",
@@ -115,7 +114,6 @@ def lengths(
     from memalpha_kit.figures.style import save_figure
     from memalpha_kit.method.readers import reader as named
 
-    at_least(1, limit=limit)
     file, loaded = one_file(data), load_profile(profile, overrides)
     by = writer_of("lengths", writer, local, loaded, temperature)
     settings = {

@@ -45,6 +45,7 @@ Folder = Annotated[Path, Option(metavar="FOLDER", help="what is written")]
 NONE: Any = ()  # of an option that may be repeated: typer knows only lists
 LARGEST_SEED = 2**32 - 1  # what numpy and torch both take
 Seed = Annotated[int, Option(metavar="N", min=0, max=LARGEST_SEED, help="starts every draw")]
+FirstN = Annotated[int | None, Option(metavar="N", min=1, help="only the first N")]
 Compat = Annotated[
     Literal["fixed", "release"], Option(help="release: as the published code, where it can be")
 ]
@@ -301,10 +302,3 @@ def embedding(
     from memalpha_kit.models.embedder import load_embedder
 
     return load_embedder(folder, local.device, local.dtype).embed
-
-
-def at_least(least: int, **values: int | None) -> None:
-    """Raises InputError naming the first option that is too small."""
-    for name, value in values.items():
-        if value is not None and value < least:
-            raise InputError(f"--{name}: expected at least {least}, found {value}")

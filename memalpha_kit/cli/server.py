@@ -17,7 +17,7 @@ def serve(
     asking: Asking,
     local: Local,
     settings: ServerSettings,
-    port: Annotated[int, Option(help="0: any")] = 5005,
+    port: Annotated[int, Option(min=0, max=65535, help="0: any")] = 5005,
     host: Annotated[str, Option(help="127.0.0.1: this machine only")] = "127.0.0.1",
 ) -> None:
     """The memory server, by default on http://127.0.0.1:5005, for this machine only.

@@ -13,11 +13,11 @@ from typer import Argument, Option
 from memalpha_kit import files
 from memalpha_kit.cli.options import (
     NONE,
+    FirstN,
     Local,
     Overrides,
     ProfileName,
     Seed,
-    at_least,
     with_fields,
     writer_of,
 )
@@ -39,10 +39,10 @@ def write(
     data: Annotated[Path | None, Option(metavar="PATH", help="a data set or parquet file")] = None,
     out: Annotated[Path | None, Option(metavar="FILE.jsonl", help="the episodes of --data")] = None,
     writer: Annotated[str | None, Option(metavar="NAME", help="a rule: {writers}")] = None,
-    instances: Annotated[int | None, Option(metavar="N", help="only the first N")] = None,
-    rollouts: Annotated[int, Option(metavar="N", help="episodes per instance")] = 1,
+    instances: FirstN = None,
+    rollouts: Annotated[int, Option(min=1, help="episodes per instance")] = 1,
     seed: Seed = 0,
-    batch: Annotated[int, Option(metavar="N", help="instances at a time")] = 8,
+    batch: Annotated[int, Option(min=1, help="instances at a time")] = 8,
     temperature: Annotated[float, Option(help="of --model; 0 is greedy")] = 0.0,
     profile: ProfileName = "real",
     overrides: Overrides = NONE,
@@ -62,7 +62,6 @@ def write(
 
     if (data is None or out is None) if text is None else (data or out):
         raise InputError("write: expected a TEXT, or --data and --out")
-    at_least(1, instances=instances, rollouts=rollouts, batch=batch)
     file = one_file(data) if data else None
     small = local.model if adapter_file(local.model) else None
     loaded = load_profile(small.name if small else profile, overrides)

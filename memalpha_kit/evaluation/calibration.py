@@ -138,13 +138,6 @@ def model_judge(model: ChatModel, rubric: Rubric = "published", **settings: Any)
     return judge
 
 
-def model_judges(model: ChatModel, rubrics: Sequence[Any], **manner: Any) -> dict[str, Judgement]:
-    """A judge for every rubric of LongMemEval's cases. Raises InputError for an unknown one."""
-    for wrong in set(rubrics) - {"published", "by_type"}:
-        raise InputError(f"--rubric: expected published or by_type, found {wrong!r}")
-    return {rubric: model_judge(model, rubric, **manner) for rubric in rubrics}
-
-
 def rule_judge(cases: Sequence[Case], seed: int = 0) -> list[Verdict]:
     """A floor without a model: a few words that give most cases away, the same for every seed.
 

@@ -258,8 +258,6 @@ def run_grouping(profile: Profile, n: int, steps: int, runs: Path, out: Path) ->
     """
     from memalpha_kit.models.tiny import load_policy
 
-    if n < 2:
-        raise InputError(f"batches: expected at least 2, found {n}")
     started = time.time()
     profile = replace(profile, grpo=replace(profile.grpo, steps=steps))
     last = Stage(profile, runs)
