@@ -166,7 +166,7 @@ WRONG = {
     "no name": ({"model.name": '""'}, "model.name: expected a folder or the hub's name"),
     "no such name": ({"model.name": "nobody/nothing", **RULE}, "model nobody/nothing"),
     "no address": ({"model.reader": "endpoint"}, "settings: model.reader_url, model.reader_model"),
-    "no judge": ({"model.reader": "rule"}, "reward.content: expected 0 with model.reader rule"),
+    "no judge": ({"model.reader": "rule"}, "reward.content: expected 0 without a judge"),
     "no adapter": ({"model.lora_rank": 0}, "model.reader: base: expected a lora_rank above 0"),
     "small window": (
         RULE | {"protocol.max_prompt_tokens": 6144, "model.max_seq_length": 8192},

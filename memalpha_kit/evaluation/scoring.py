@@ -171,7 +171,7 @@ def _unjudged(item: Item, name: str, rules: Rules) -> Scored | None:
     return None if name in JUDGED else Scored(value, "ok", name)
 
 
-def parity(items: Sequence[Item], judge: Judgement | None = None) -> pd.DataFrame:
+def parity(items: Sequence[Item]) -> pd.DataFrame:
     """What the same answers score under every profile: a row per source and profile.
 
     `score` is the mean over instances of their mean over questions, `missing` the number without a
@@ -183,10 +183,10 @@ def parity(items: Sequence[Item], judge: Judgement | None = None) -> pd.DataFram
     rows = []
     for source in dict.fromkeys(item.source for item in items):
         part = [item for item in items if item.source == source]
-        fixed = score_all(part, "fixed", judge)
+        fixed = score_all(part)
         for profile in SCORING.names():
             if SCORING[profile](source):
-                scores = fixed if profile == "fixed" else score_all(part, profile, judge)
+                scores = fixed if profile == "fixed" else score_all(part, profile)
                 row = {"source": source, "profile": profile}
                 rows.append(row | _parity_row(part, scores, fixed))
     return pd.DataFrame(rows)

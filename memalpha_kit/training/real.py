@@ -253,7 +253,7 @@ def checked(profile: Profile) -> tuple[Profile, Client | None]:
     """
     from memalpha_kit.training.backends import check_model
 
-    model, content = profile.model, profile.reward.content
+    model = profile.model
     if not model.name:
         raise InputError(
             "model.name: expected a folder or the hub's name of a model (--profile gpu has one), "
@@ -272,10 +272,6 @@ def checked(profile: Profile) -> tuple[Profile, Client | None]:
         )
     if model.reader == "base" and profile.grpo.overlap:
         raise InputError("grpo.overlap: expected false with model.reader base (one model, one use)")
-    if model.reader == "rule" and content:
-        raise InputError(
-            f"reward.content: expected 0 with model.reader rule (nobody judges), found {content}"
-        )
     client = served_reader(model) if model.reader == "endpoint" else None
     if client:
         address = client.endpoint
