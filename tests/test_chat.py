@@ -102,13 +102,6 @@ def test_a_server_that_dies_ends_the_run_and_the_next_run_goes_on(stub, connect)
     assert stub.n_requests == 60
 
 
-def test_a_closed_port_is_one_line():
-    client = Client(Endpoint("http://127.0.0.1:9", "tiny", retries=0, give_up=1, timeout_s=1))
-    with pytest.raises(ModelGone, match="http://127.0.0.1:9/v1: expected replies of 'tiny'") as no:
-        client.chat([ask("a")])
-    assert "\n" not in str(no.value)
-
-
 def test_replies_are_handed_over_in_the_callers_thread_as_they_come(stub, connect):
     seen = []
 

@@ -166,17 +166,6 @@ def test_an_interrupted_write_leaves_nothing_and_a_folder_that_is_a_file_is_name
     assert os.listdir(tmp_path) == ["runs"]
 
 
-def test_json_and_tables_read_back(tmp_path):
-    store.save_json(tmp_path / "a.json", {"b": None, "a": [1, 0.1, "é"]})
-    assert json.loads((tmp_path / "a.json").read_text()) == {"b": None, "a": [1, 0.1, "é"]}
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        store.save_json(tmp_path / "b.json", {"mean": float("nan")})
-    table = pd.DataFrame({"source": ["squad", "é"], "mean": [0.1 + 0.2, None]})
-    store.save_table(tmp_path / "a.csv", table)
-    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "a.csv"), table)
-    assert sorted(os.listdir(tmp_path)) == ["a.csv", "a.json"]
-
-
 def test_the_fingerprint_is_that_of_names_and_contents(tmp_path):
     a, b = tmp_path / "a.csv", tmp_path / "b.csv"
     a.write_text("1")
