@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -191,7 +190,6 @@ def test_recordings_have_names_of_their_own_and_settings_from_beside(written):
     [
         (["missing.jsonl"], "expected a file of episodes"),
         (["kept.episodes.jsonl", "--instances", "0"], "'--instances': expected at least 1"),
-        (["kept.episodes.jsonl", "--profile", "laptp"], "did you mean 'laptop'"),
     ],
 )
 def test_what_cannot_be_shown_is_refused_in_one_line(written, monkeypatch, capsys, words, said):
@@ -200,23 +198,6 @@ def test_what_cannot_be_shown_is_refused_in_one_line(written, monkeypatch, capsy
     assert cli.main(["explore", *words]) == 2
     err = capsys.readouterr().err
     assert said in err and err.count("\n") == 1
-
-
-def test_a_profile_s_modules_are_imported_before_the_episodes_are_read(written, monkeypatch):
-    (written / "my_entries.py").write_text("")
-    monkeypatch.syspath_prepend(written)
-    (written / "mine.yaml").write_text("extends: ci\nextensions: [my_entries]\n")
-    monkeypatch.setattr(
-        "memalpha_kit.explorer.recordings.load_recordings",
-        lambda paths, load=load_recordings: load(paths if "my_entries" in sys.modules else []),
-    )
-    argv = [
-        "explore",
-        str(written / "kept.episodes.jsonl"),
-        "--profile",
-        str(written / "mine.yaml"),
-    ]
-    assert cli.main(argv) == 0
 
 
 def test_a_training_brings_the_weights_that_it_was_run_with(tmp_path):

@@ -118,9 +118,10 @@ def test_the_command_replays_a_training_and_its_rewards(training, capsys):
     assert cli.main(["replay", run, "--data", data]) == 0
     said = "1 episodes replayed, 1 rewarded again: no difference\n"
     assert capsys.readouterr().out == said
-    for config in (RewardConfig(), RewardConfig(others={"credit": 1.0})):  # which asks a reader
-        found = replay([training / "run"], [random_case(3)[1]], reward=config)
-        assert (found.episodes, found.rewarded, found.differences) == (1, 1, ())
+    settings = training / "run" / "settings.json"
+    save_json(settings, {"reward": {"others": {"credit": 1.0}}})  # which asks a reader
+    found = replay([training / "run"], [random_case(3)[1]])
+    assert (found.episodes, found.rewarded, found.differences) == (1, 1, ())
     file = training / "run" / "rewards" / "step_00001.json"
     file.write_text(file.read_text().replace('"accuracy": ', '"accuracy": 1'))
     assert cli.main(["replay", run, "--data", data]) == 1

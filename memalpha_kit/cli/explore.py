@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from memalpha_kit.cli.options import NONE, DataPath, FirstN, Overrides
-from memalpha_kit.settings import Profile, load_profile
+from memalpha_kit.cli.options import DataPath, FirstN
 
 if TYPE_CHECKING:
     from memalpha_kit.records import Instance
@@ -23,9 +21,6 @@ Paths = Annotated[
 Data = Annotated[
     DataPath | None, Option(metavar="PATH", help="the data set that they are about, for chunks")
 ]
-Rewarding = Annotated[
-    str | None, Option("--profile", metavar="NAME", help="rewards as in {profiles}, or a YAML file")
-]
 
 
 def explore(
@@ -35,19 +30,16 @@ def explore(
         Path | None, Option(metavar="FILE.html", help="the page [default: beside the first]")
     ] = None,
     instances: FirstN = None,
-    profile: Rewarding = None,
-    overrides: Overrides = NONE,
 ) -> None:
     """Episodes to look at, chunk by chunk, in one HTML file that needs no server and no network.
 
     Several files stand side by side, e.g. before and after training. Weights of the rewards are
-    those of --profile, else those that a training was run with, else the paper's.
+    those that a training was run with, else the paper's.
     """
     from memalpha_kit.explorer import html_page, view
     from memalpha_kit.explorer.recordings import load_recordings
     from memalpha_kit.files import write_bytes
 
-    settings = _settings(profile, overrides)  # first: its modules may add what episodes name
     found, known = load_recordings(episodes), _instances(data)
     if instances:  # all rollouts of the first ones
         names = [list(dict.fromkeys(e.instance for e in one.episodes))[:instances] for one in found]
@@ -55,8 +47,7 @@ def explore(
             replace(one, episodes=[e for e in one.episodes if e.instance in first])
             for one, first in zip(found, names, strict=True)
         ]
-    chosen = (settings.reward, settings.advantage) if settings else (None, None)
-    shown = view(found, known, None, *chosen)
+    shown = view(found, known)
     page = html_page(shown).encode()
     first = episodes[0]
     out = html or (first / "explorer.html" if first.is_dir() else first.with_suffix(".html"))
@@ -70,31 +61,21 @@ def explore(
         print(said, file=sys.stderr)
 
 
-def _settings(profile: str | None, overrides: Sequence[str]) -> Profile | None:
-    """The settings that were asked for, None if none were; overrides alone change the paper's."""
-    wanted = profile or overrides
-    return load_profile(profile or "real", list(overrides)) if wanted else None
-
-
 def _instances(data: Path | None) -> list[Instance]:
     from memalpha_kit.data.dataset import load_data
 
     return load_data(data) if data else []
 
 
-def replay(
-    episodes: Paths, data: Data = None, profile: Rewarding = None, overrides: Overrides = NONE
-) -> int:
+def replay(episodes: Paths, data: Data = None) -> int:
     """Read every reply and apply its calls again; report whatever is not as it was recorded.
 
-    With --data the answers are scored again, and the rewards of a training made again, with the
-    weights of --profile or of the training. Exit code 1: something differs.
+    With --data the answers are scored again, and the rewards of a training made again with its
+    weights. Exit code 1: something differs.
     """
     from memalpha_kit.explorer.replay import replay as again
 
-    settings = _settings(profile, overrides)
-    rules = (settings.protocol, settings.reward) if settings else (None, None)
-    made = again(episodes, _instances(data), *rules)
+    made = again(episodes, _instances(data))
     for line in made.differences:
         print(line)
     said = f"{len(made.differences)} differences" if made.differences else "no difference"

@@ -38,25 +38,20 @@ class Replayed:
     differences: tuple[str, ...]
 
 
-def replay(
-    paths: Iterable[Path],
-    instances: Iterable[Instance] = (),
-    protocol: ProtocolConfig | None = None,
-    reward: RewardConfig | None = None,
-) -> Replayed:
+def replay(paths: Iterable[Path], instances: Iterable[Instance] = ()) -> Replayed:
     """Every episode of files and folders made again, and rewarded where its instance is known.
 
-    Settings that are not given are those that lie beside the episodes. Raises InputError for a
-    path without episodes and a line that is none.
+    Settings are those that lie beside the episodes. Raises InputError for a path without episodes
+    and a line that is none.
     """
     known = {instance.id: instance for instance in instances}
     n_episodes, n_rewarded, found = 0, 0, []
     for file in (file for path in paths for file in episode_files(path)):
         made = beside(file)
-        rules, before = reward or made.reward or RewardConfig(), n_episodes
+        rules, before = made.reward or RewardConfig(), n_episodes
         for where, line in episode_lines(file):
             n_episodes += 1
-            found += (new := differences(line, where, protocol or made.protocol))
+            found += (new := differences(line, where, made.protocol))
             if not new and line["answers"] and line["instance"] in known:
                 n_rewarded += 1
                 episode, instance = read_episode(line, where), known[line["instance"]]
