@@ -20,8 +20,7 @@ import dataclasses
 import functools
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, TypeVar, dataclass_transform, get_type_hints
 
 import yaml
@@ -151,45 +150,6 @@ def read_yaml(text: str, where: str) -> Any:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         found = " ".join(str(error).split())
         raise InputError(f"{where}: expected YAML, found: {found}") from error
-
-
-def file_layers(
-    path: Path, find: Callable[[str, Path], Path], below: tuple[Path, ...] = ()
-) -> list[tuple[str, dict[str, Any]]]:
-    """The settings in a YAML file and in what it `extends`, the most general first, with names.
-
-    `find` gives the path of an extended name, seen from a folder.
-    """
-    if path.resolve() in below:
-        raise InputError(f"{path}: extends: the profile extends itself")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: expected YAML, found: {error}") from error
-    content = read_yaml(text, str(path)) or {}
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: expected sections with settings, found {content!r:.80}")
-    layers = [(str(path), content)]
-    if (parent := content.pop("extends", None)) is not None:
-        file = find(str(parent), path.parent)
-        layers = file_layers(file, find, (*below, path.resolve())) + layers
-    return layers
-
-
-def override_layers(overrides: Iterable[str]) -> list[tuple[str, dict[str, Any]]]:
-    """Settings like `grpo.steps=10`, whose values are YAML, as layers."""
-    layers = []
-    for text in [overrides] if isinstance(overrides, str) else overrides:
-        key, equals, value = str(text).partition("=")
-        if not equals:
-            raise InputError(f"override {text!r}: expected section.key=value")
-        key = key.strip()
-        try:
-            layers.append(("override", nested(key, read_yaml(value, key))))
-        except InputError:
-            found = f"expected a value, found {value[:80]!r}"
-            raise InputError(f"override {key}: {found}") from None
-    return layers
 
 
 # ---- what is wrong ----------------------------------------------------------------------------

@@ -34,9 +34,9 @@ from memalpha_kit.sections import (
     Share,
     about,
     check_part,
-    file_layers,
     merged,
-    override_layers,
+    nested,
+    read_yaml,
     section,
     settings_from,
 )
@@ -321,7 +321,8 @@ def load_profile(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Pro
     """
     path = _profile_path(str(name_or_path), Path())
     values: dict[str, Any] = {"name": path.stem}
-    for where, layer in (*file_layers(path, _profile_path), *override_layers(overrides)):
+    changes = [overrides] if isinstance(overrides, str) else overrides
+    for where, layer in (*_file_layers(path), *map(_override, changes)):
         if "name" in layer:
             raise InputError(f"{where}: unknown key 'name': it is the file's name")
         check_part(Profile, {"name": "", **layer}, where)
@@ -338,6 +339,36 @@ def profile_names() -> list[str]:
 def profile_dict(profile: Profile) -> dict[str, Any]:
     """The settings as nested plain values, ready for JSON (`run.json`)."""
     return json.loads(json.dumps(dataclasses.asdict(profile)))
+
+
+def _file_layers(path: Path, below: tuple[Path, ...] = ()) -> list[tuple[str, dict[str, Any]]]:
+    """The settings in a YAML file and in what it `extends`, the most general first, with names."""
+    if path.resolve() in below:
+        raise InputError(f"{path}: extends: the profile extends itself")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: expected YAML, found: {error}") from error
+    content = read_yaml(text, str(path)) or {}
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected sections with settings, found {content!r:.80}")
+    layers = [(str(path), content)]
+    if (parent := content.pop("extends", None)) is not None:
+        file = _profile_path(str(parent), path.parent)
+        layers = _file_layers(file, (*below, path.resolve())) + layers
+    return layers
+
+
+def _override(text: Any) -> tuple[str, dict[str, Any]]:
+    """A setting like `grpo.steps=10`, whose value is YAML, as a layer."""
+    key, equals, value = str(text).partition("=")
+    if not equals:
+        raise InputError(f"override {text!r}: expected section.key=value")
+    try:
+        return "override", nested(key.strip(), read_yaml(value, key))
+    except InputError:
+        found = f"expected a value, found {value[:80]!r}"
+        raise InputError(f"override {key.strip()}: {found}") from None
 
 
 def _profile_path(name: str, folder: Path) -> Path:
