@@ -255,5 +255,3 @@ def test_a_folder_that_is_nothing_of_this_is_refused(tmp_path):
         export(tmp_path / "gone", tmp_path / "out")
     with pytest.raises(InputError, match="expected a folder with config.json"):
         export(tmp_path, tmp_path / "out")
-    with pytest.raises(InputError, match="dtype: expected one of"):
-        export(tmp_path, tmp_path / "out", dtype="int4")

@@ -145,8 +145,8 @@ def test_the_short_prompt_is_a_task_with_an_example_the_shown_entries_and_the_ch
 def test_entries_are_halved_until_the_prompt_fits_or_is_refused():
     sizes, tried = {5: 7000, 2: 6400, 1: 6100}, []
     render = lambda k: tried.append(k) or k  # noqa: E731
-    assert fit_prompt(render, sizes.get, 5, 6144) == (1, 1) and tried == [5, 2, 1]
-    assert fit_prompt(render, lambda k: 6144, 5, 6144) == (5, 5)
+    assert fit_prompt(render, sizes.get, 5, 6144) == 1 and tried == [5, 2, 1]
+    assert fit_prompt(render, lambda k: 6144, 5, 6144) == 5
     tried.clear()
     with pytest.raises(InputError, match="at most 6144 tokens, found 7000"):
         fit_prompt(render, lambda k: 7000, 5, 6144)

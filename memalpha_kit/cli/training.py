@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from typer import Argument, Context, Option
 
@@ -141,7 +141,8 @@ def export(
         Option(metavar="FOLDER", help="base of an adapter; configuration and tokenizer of shards"),
     ] = None,
     dtype: Annotated[
-        str, Option(help="keep, bfloat16, float16 or float32 (keep: shards become bfloat16)")
+        Literal["keep", "bfloat16", "float16", "float32"],
+        Option(help="keep: shards become bfloat16"),
     ] = "keep",
 ) -> None:
     """A checkpoint as one Hugging Face folder, checked by loading it again."""

@@ -23,9 +23,10 @@ from memalpha_kit.data.haystacks import only_hay
 from memalpha_kit.method.episode import ask, write
 from memalpha_kit.method.memory import tokens
 from memalpha_kit.method.readers import Reader
+from memalpha_kit.method.rewards import mean
 from memalpha_kit.method.writers import Writer, writer
 from memalpha_kit.progress import bar
-from memalpha_kit.records import Episode, Instance
+from memalpha_kit.records import Instance
 from memalpha_kit.settings import MemoryConfig, ProtocolConfig
 from memalpha_kit.stats import mean_interval
 from memalpha_kit.tokens import counter
@@ -85,7 +86,7 @@ def _measured(
         "instance": instance.id,
         "chunks": len(instance.chunks),
         "chunk_tokens": sum(map(counts.count, instance.chunks)),
-        "score": _mean_score(episode),
+        "score": mean([answer.score for answer in episode.answers]),
         "memory_tokens": tokens(episode.memory, counts),
         "prompt_tokens": sum(prompts) / len(prompts) if prompts else None,
         "seconds": time.perf_counter() - started,
@@ -97,12 +98,8 @@ def _of_hay(instance: Instance, reader: Reader) -> float | None:
     if not instance.chunks:
         return None
     episodes = write([instance], writer("keep_sentences"), MemoryConfig(), ProtocolConfig())
-    return _mean_score(ask(episodes, [instance], reader)[0])
-
-
-def _mean_score(episode: Episode) -> float | None:
-    scores = [answer.score for answer in episode.answers if answer.score is not None]
-    return sum(scores) / len(scores) if scores else None
+    (asked,) = ask(episodes, [instance], reader)
+    return mean([answer.score for answer in asked.answers])
 
 
 def table_haystacks(rows: pd.DataFrame, seed: int = 0, resamples: int = 2000) -> pd.DataFrame:

@@ -193,9 +193,6 @@ class Method:
         """
         by_id, ready = {instance.id: instance for instance in instances}, []
         for question in questions:
-            if question.instance not in by_id:
-                name = f"{question.instance} {question.id}"
-                raise InputError(f"method {self.name}: question {name} is not in the data")
             held = prepared.get(question.instance)
             if held is None or held.error:
                 why = f"instance: {held.error if held else 'was not prepared'}"

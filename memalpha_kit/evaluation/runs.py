@@ -31,6 +31,7 @@ from memalpha_kit import __version__, files
 from memalpha_kit.errors import InputError, ModelGone
 from memalpha_kit.evaluation.methods import Backends, Method, MethodSpec, Prepared, build_method
 from memalpha_kit.evaluation.scoring import Item, questions_of
+from memalpha_kit.evaluation.writing import address
 from memalpha_kit.method import saved
 from memalpha_kit.progress import bar
 from memalpha_kit.records import Answer, Instance, Question
@@ -167,11 +168,6 @@ def run_settings(method: Method, instances: Sequence[Instance]) -> dict[str, Any
         "method": said,
         "served_at": {role: address(model) for role, model in roles.items() if address(model)},
     }
-
-
-def address(model: Any) -> str:
-    """Where a model is served, "" for one in this process."""
-    return getattr(getattr(model, "endpoint", None), "url", "")
 
 
 def settings_key(settings: Mapping[str, Any]) -> str:

@@ -132,7 +132,7 @@ def score_all(
 
     Without a judge the metric that stands in is used and named, where there is one. What needs no
     judge is not shown to it: failed and missing answers. Raises InputError for a source or profile
-    that is unknown or has no metric, and if the judge does not give one ruling per item.
+    that is unknown or has no metric.
     """
     rules = RULES[profile]
     names = [
@@ -142,8 +142,6 @@ def score_all(
     places = [place for place, scored in enumerate(first) if scored is None]
     shown = [replace(items[p], prediction=rules.strip(items[p].prediction or "")) for p in places]
     rulings: Sequence[Verdict | None] = judge(shown) if judge and shown else [None] * len(shown)
-    if len(rulings) != len(shown):
-        raise InputError(f"judge: expected {len(shown)} rulings, found {len(rulings)}")
     judged: dict[int, Scored] = {}
     for place, ruling in zip(places, rulings, strict=True):
         valid = ruling.valid if ruling and not ruling.error else None

@@ -86,6 +86,11 @@ def _key(parts: Sequence[Any]) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
+def address(model: Any) -> str:
+    """Where a model is served, "" for one in this process."""
+    return getattr(getattr(model, "endpoint", None), "url", "")
+
+
 @dataclass(frozen=True)
 class _Around:
     """What stands around a chat model."""
@@ -109,7 +114,7 @@ class KeptChat(_Around):
 
         At another address there may be another model of that name.
         """
-        served = self.name, getattr(getattr(self.model, "endpoint", None), "url", "")
+        served = self.name, address(self.model)
         replies: dict[int, ChatReply] = {}
         missing: list[int] = []
 
@@ -280,7 +285,7 @@ class ApiWriter:
 
         try:
             limit = self.protocol.max_prompt_tokens
-            (messages, schemas), _ = fit_prompt(render, count, self.memory.shown, limit)
+            messages, schemas = fit_prompt(render, count, self.memory.shown, limit)
         except InputError as error:
             where = f"{asked.instance}: chunk {asked.step}: " if asked.instance else ""
             raise InputError(f"{where}{error}") from error

@@ -262,4 +262,4 @@ def _prompt(
     def size(prompt: list[tuple[str, str]]) -> int:  # as `evaluation.writing.ApiWriter` counts
         return sum(counts.count(text) for role, text in prompt if role != "tools")
 
-    return fit_prompt(render, size, wanted, protocol.max_prompt_tokens)[0], "as sent"
+    return fit_prompt(render, size, wanted, protocol.max_prompt_tokens), "as sent"

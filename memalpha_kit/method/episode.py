@@ -124,7 +124,6 @@ def play(
     overlap: bool = False,
     retry: Retry = lambda attempt: attempt(),
     progress: Progress | None = None,
-    finished: Finished | None = None,
 ) -> Played:
     """One asked and rewarded episode per instance and rollout, instance by instance.
 
@@ -135,14 +134,7 @@ def play(
     started = time.perf_counter()
     scored = partial(score, instances=instances, environment=environment)
     with _Overlap(scored) if overlap else nullcontext() as early:
-
-        def ended(episodes: list[Episode]) -> None:
-            if early:
-                early.start(episodes)
-            if finished:
-                finished(episodes)
-
-        settings = (environment.memory, environment.protocol)
+        settings, ended = (environment.memory, environment.protocol), early.start if early else None
         written = write(instances, writer, *settings, rollouts, seed, progress, ended)
         if hasattr(writer, "finish"):  # several processes with one engine end together
             writer.finish()

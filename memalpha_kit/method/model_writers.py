@@ -81,7 +81,7 @@ def prompt_ids(
         messages, tools = render_chat(request.memory, request.chunk, config, protocol)
         return encode_chat(tokenizer, messages, tools, protocol.thinking)
 
-    return fit_prompt(render, len, memory.shown, protocol.max_prompt_tokens)[0]
+    return fit_prompt(render, len, memory.shown, protocol.max_prompt_tokens)
 
 
 def check_prompts(tokenizer: Any, memory: MemoryConfig, protocol: ProtocolConfig) -> None:

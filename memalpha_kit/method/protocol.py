@@ -189,12 +189,12 @@ Prompt = TypeVar("Prompt")
 
 def fit_prompt(
     render: Callable[[int], Prompt], count: Callable[[Prompt], int], shown: int, limit: int
-) -> tuple[Prompt, int]:
-    """The first prompt of at most `limit` tokens, and how many entries per list it shows.
+) -> Prompt:
+    """The first prompt of at most `limit` tokens.
 
-    Starts with `shown` entries and halves (5, 2, 1, 0). `count` gives the policy tokens of a
-    rendered prompt. Raises InputError if even the prompt without entries is too long: such a chunk
-    must be split when the data is built.
+    Starts with `shown` entries of each list and halves (5, 2, 1, 0). `count` gives the policy
+    tokens of a rendered prompt. Raises InputError if even the prompt without entries is too long:
+    such a chunk must be split when the data is built.
     """
     while (n_tokens := count(prompt := render(shown))) > limit:
         if shown <= 0:
@@ -203,4 +203,4 @@ def fit_prompt(
                 "build the data with smaller chunks or raise protocol.max_prompt_tokens"
             )
         shown //= 2
-    return prompt, shown
+    return prompt

@@ -56,7 +56,6 @@ class Row(NamedTuple):
     """Token ids to learn from: the completion, end-of-turn token included, given the prompt.
 
     `weights` has a number for each completion token (0: read but not learned); empty is all ones.
-    A plain tuple of two or three sequences will do as well.
     """
 
     prompt_ids: Sequence[int]
@@ -132,22 +131,13 @@ class Phase:
     draw: Callable[[random.Random], Row] | None = None
 
     def batches(self, config: WarmStartConfig, seed: int) -> Iterator[list[Row]]:
-        """`steps` batches. Raises InputError for a row that cannot be learned, and without rows."""
-        rows = [Row(*row) for row in self.rows]
-        for place, row in enumerate(rows):
-            where = f"warm start, phase {self.name}, row {place}"
-            for part in ("prompt", "completion"):
-                if not getattr(row, f"{part}_ids"):
-                    raise InputError(f"{where}: {part}: found no token")
-            n, n_weights = len(row.completion_ids), len(row.weights)
-            if n_weights not in (0, n):
-                raise InputError(f"{where}: weights: expected {n}, found {n_weights}")
-        if not rows and not self.draw:
+        """`steps` batches. Raises InputError without rows."""
+        if not self.rows and not self.draw:
             raise InputError(f"warm start, phase {self.name}: expected rows, found none")
         rng = random.Random(f"{seed}/{self.name}")
-        given = _shuffled(rows, config.batch, config.bucket_batches, rng)
+        given = _shuffled(self.rows, config.batch, config.bucket_batches, rng)
         for _ in range(self.steps):
-            drawn = [Row(*self.draw(rng)) for _ in range(config.batch)] if self.draw else None
+            drawn = [self.draw(rng) for _ in range(config.batch)] if self.draw else None
             yield drawn or next(given)
 
 
@@ -191,7 +181,7 @@ def warm_start(
 
     Columns: phase, step (over all phases, from 1), loss (mean over completion tokens), smoothed,
     rate (share of the highest), tokens (trained on so far, without padding). One schedule spans all
-    phases. Raises InputError if a phase has no rows or a row no completion.
+    phases. Raises InputError if a phase has no rows.
     """
     total = sum(phase.steps for phase in phases)
     run = _Progress(model, config, total)
