@@ -684,9 +684,7 @@ def test_a_request_is_one_line_of_counts(stub, lines):
     assert line["event"] == "request" and line["status"] == 200
     assert line["request_id"] == response.headers["x-request-id"]
     assert (line["memories"], line["entries"], line["questions"]) == (1, 2, 2)
-    assert line["question_chars"] == len("Who keeps bees?") + len("Who paints?")
-    assert line["memory_chars"] == len("Nora keeps bees.Tom paints boats.Nora is a vet.")
-    assert (line["calls"], line["failed"], line["answered"]) == (2, {"HTTP 500": 1}, 1)
+    assert (line["calls"], line["failed"], line["answered"]) == (2, 1, 1)
     assert line["response_bytes"] == len(response.content) and line["duration_s"] > 0
     assert line["request_bytes"] == len(response.request.content)
 

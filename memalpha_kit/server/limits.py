@@ -149,7 +149,7 @@ class Gate:
             left.cancel()
             found.cancel() or found.exception()  # read, or asyncio complains in the log
             upstream.stop("nobody waits for it")
-            request.state.facts.update(calls=upstream.calls, failed=dict(upstream.failed))
+            request.state.facts.update(calls=upstream.calls, failed=upstream.failed)
 
     async def _in_time(
         self, found: asyncio.Future[T], left: asyncio.Future[None], upstream: Upstream

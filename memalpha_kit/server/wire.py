@@ -93,17 +93,8 @@ class MemoryIn(_In):
         return Memory(self.core, semantic, episodic, next(ids))
 
 
-EXAMPLE: Any = {
-    "memories": [{"core": "Nora is a vet.", "semantic": [{"1": "Nora keeps bees."}]}],
-    "questions": [["Who keeps bees?"]],
-    "sources": ["squad"],
-}
-
-
 class Questions(_In):
     """Memories and the questions to each of them."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
 
     memories: Annotated[Many[MemoryIn], Field(min_length=1)]
     questions: Annotated[
@@ -122,14 +113,10 @@ class Questions(_In):
 
     def counts(self) -> dict[str, int]:
         """How much is asked, for limits and the log."""
-        entries = [text for m in self.memories for text in (m.semantic or []) + (m.episodic or [])]
-        questions = [question for row in self.questions for question in row]
         return {
             "memories": len(self.memories),
-            "entries": len(entries),
-            "memory_chars": sum(map(len, entries)) + sum(len(m.core or "") for m in self.memories),
-            "questions": len(questions),
-            "question_chars": sum(map(len, questions)),
+            "entries": sum(len(m.semantic or []) + len(m.episodic or []) for m in self.memories),
+            "questions": sum(map(len, self.questions)),
         }
 
 
@@ -151,17 +138,8 @@ class CallIn(_In):
     success: bool | None = True
 
 
-JUDGED: Any = {
-    "name": "new_memory_insert",
-    "arguments": {"memory_type": "semantic_memory", "content": "Nora keeps bees."},
-    "success": True,
-}
-
-
 class Calls(_In):
     """Groups of calls to be judged, one group per step."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"batch": [[JUDGED]]}]})
 
     batch: Annotated[Many[Many[CallIn]], Field(min_length=1)]
     qwen_batch_size: Batch = None
@@ -184,7 +162,7 @@ def read_body(shape: type[Asked], body: bytes, most_entries: int, most_items: in
         raise _mistyped(error) from None
     for name, n in asked.counts().items():
         most = most_entries if name == "entries" else most_items
-        if n > most and not name.endswith("_chars"):
+        if n > most:
             told = f"expected at most {most} {name} in one request, found {n}; ask in parts"
             raise wrong([name], told, "too_many", status=413)
     return asked

@@ -6,8 +6,6 @@ Everything here runs in a thread of its own and may take minutes. How failures a
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Executor, Future
 from queue import SimpleQueue
@@ -177,8 +175,7 @@ class Upstream:
 
     def __init__(self, model: ChatModel, turn: Executor) -> None:
         self.name = model.name
-        self.calls = 0
-        self.failed: Counter[str] = Counter()  # failed calls by kind, such as "HTTP 500"
+        self.calls = self.failed = 0
         self._model, self._turn = model, turn
         self._gone = ""  # why no call is made any more
         self._arrived: SimpleQueue[tuple[int, ChatReply] | None] = SimpleQueue()
@@ -187,7 +184,7 @@ class Upstream:
     @property
     def answered(self) -> int:
         """Calls that brought a text."""
-        return self.calls - sum(self.failed.values())
+        return self.calls - self.failed
 
     def stop(self, why: str) -> None:
         """Fails all calls that are open or still to come."""
@@ -203,8 +200,7 @@ class Upstream:
         def keep(place: int, reply: ChatReply) -> None:
             replies[place] = reply
             self.calls += 1
-            if reply.text is None:
-                self.failed[kind(reply.error)] += 1
+            self.failed += reply.text is None
             if done:
                 done(place, reply)
 
@@ -245,9 +241,3 @@ class Upstream:
         work = self._turn.submit(self._model.chat, requests, hand_over)
         work.add_done_callback(lambda _: put(None))
         return work
-
-
-def kind(error: str) -> str:
-    """What an error text is about, in a few words that hold nothing of a prompt or a reply."""
-    found = re.search(r"HTTP \d{3}|no answer within|\b[A-Z][A-Za-z]+(?:Error|Timeout)\b", error)
-    return found[0] if found else "other"
