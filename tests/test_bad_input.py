@@ -9,15 +9,11 @@ from __future__ import annotations
 import errno
 import json
 import os
-import resource
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import pytest
-from small_disk import no_file_above
-from test_runner import contents, seeds
 
 from memalpha_kit import cli
 from memalpha_kit import files as store
@@ -120,47 +116,3 @@ def test_a_disk_that_fills_up_during_write_leaves_only_what_a_later_run_may_trus
         assert "did not finish; run it again" in said
     assert command(*write_words()) == 0
     assert settled() == settled("whole")
-
-
-def test_a_line_that_the_kernel_cuts_half_way_is_taken_back(here):
-    """No file may grow above the limit, in the middle of the second line."""
-    assert command(*write_words(out="whole/e.jsonl")) == 0
-    whole = Path("whole/e.jsonl").read_bytes()
-    limit = len(whole) // 2
-    no_larger = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit))
-    done = process(*write_words(), preexec_fn=no_larger)
-    assert done.returncode == 1
-    assert done.stderr.startswith("memalpha: error: e.jsonl: expected to write")
-    assert done.stderr.count("\n") == 1
-    assert Path("e.jsonl").read_bytes() == whole[: whole.index(b"\n") + 1]
-    assert command(*write_words()) == 0
-    assert settled() == settled("whole")
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A folder with one recorded seed, and the sizes of the largest files of a checkpoint."""
-    folder = tmp_path_factory.mktemp("trained")
-    assert seeds(folder, 0) == 0
-    (checkpoint,) = (folder / "runs" / "seed_0").glob("grpo-*/checkpoints/checkpoint-1")
-    sizes = [(checkpoint / n).stat().st_size for n in ("model.safetensors", "optimizer.pt")]
-    return folder, sizes
-
-
-@pytest.mark.parametrize("place", ["policy", "checkpoints"])
-def test_a_disk_that_is_full_during_training_is_one_line_and_training_goes_on_later(
-    trained, tmp_path, capsys, place
-):
-    """Half of the weights fit, or the weights and half of the optimiser's state."""
-    folder, (model, optimizer) = trained
-    limit = model // 2 if place == "policy" else (model + optimizer) // 2
-    with no_file_above(limit):
-        assert seeds(tmp_path, 0) == 1
-    shown = [li for li in capsys.readouterr().err.splitlines() if li.startswith("memalpha:")]
-    assert len(shown) == 1
-    assert f"/{place}: expected to write model files (is the disk full?), found" in shown[0]
-    assert not (tmp_path / "out").exists()
-    stage = f"{'warm_start' if place == 'policy' else 'grpo'}-*"
-    assert not list((tmp_path / "runs" / "seed_0").glob(f"{stage}/{place}/model.safetensors"))
-    assert seeds(tmp_path, 0) == 0
-    assert contents(tmp_path) == contents(folder)

@@ -16,7 +16,6 @@ import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
 from urllib.parse import urlsplit
 
 from fastapi import Request
@@ -28,7 +27,6 @@ from memalpha_kit.server.wire import Refused
 from memalpha_kit.server.work import Upstream
 from memalpha_kit.settings import ServerSettings
 
-T = TypeVar("T")
 TOKEN_ENV = "MEMALPHA_SERVER_TOKEN"
 RETRY_AFTER_S = 5
 LAST_WORDS_S = 5.0
@@ -122,8 +120,8 @@ class Gate:
         return Refused(413, told)
 
     async def run(
-        self, request: Request, model: ChatModel, job: Callable[[bytes, Upstream], T]
-    ) -> T:
+        self, request: Request, model: ChatModel, job: Callable[[bytes, Upstream], bytes]
+    ) -> bytes:
         """What `job` makes of the body, in a thread. Stops its calls if the client leaves or the
         time is up. Raises Refused."""
         if not self._places.acquire(blocking=False):
@@ -152,8 +150,8 @@ class Gate:
             request.state.facts.update(calls=upstream.calls, failed=upstream.failed)
 
     async def _in_time(
-        self, found: asyncio.Future[T], left: asyncio.Future[None], upstream: Upstream
-    ) -> T:
+        self, found: asyncio.Future[bytes], left: asyncio.Future[None], upstream: Upstream
+    ) -> bytes:
         """What was found, or what of it was answered when the time is up."""
 
         async def wait(limit_s: float) -> None:
