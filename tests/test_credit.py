@@ -13,7 +13,6 @@ from random_episodes import random_case, random_episode
 
 from memalpha_kit.cli import main
 from memalpha_kit.data.instances import save_instances
-from memalpha_kit.errors import InputError
 from memalpha_kit.figures.curves import plot_measures, table_measures
 from memalpha_kit.figures.memories import on_front, plot_credit
 from memalpha_kit.lab import miniature
@@ -135,18 +134,6 @@ def test_questions_without_a_score_are_left_out():
     memory, asked = world(3, 2)
     for credit in measure(memory, asked, Failing(), "substring").values():
         assert (credit.credit, credit.needed_by) == (None, ())
-
-
-def test_questions_need_ids_and_a_memory_alone_needs_a_metric_or_a_source():
-    one = QA("q0", "Who?", ("Tom",))
-    for asked, metric, reason in (
-        ([], "substring", "id of its own"),
-        ([one, one], "substring", "id of its own"),
-        ([one], None, "metric or a source"),
-    ):
-        with pytest.raises(InputError, match=reason):
-            credits(Memory(), asked, BEST, metric)
-    assert credits(Memory(), [one], BEST, source="squad").empty
 
 
 # --- Calls and steps ------------------------------------------------------------------------------

@@ -88,6 +88,7 @@ def test_memory_options_reach_the_writer():
             "top_k has no effect: reader best_entry",
         ),
         ({"writer": "silent", "initial_k": 3}, "initial_k has no effect: reader model"),
+        ({"writer": "silent", "reader": "best_entry", "k": 0}, "k: expected at least 1, found 0"),
         ({"writer": "silent", "reader": "agentic", "k": 3}, "k has no effect: reader agentic"),
         ({"writer": "silent", "retrieval": "embedding"}, "expected a model that embeds"),
         ({"writer": "silent", "reader": "model"}, "expected a model that answers"),

@@ -299,8 +299,6 @@ def test_readers_are_made_by_name_and_their_settings_tell_runs_apart():
         ("model", {}, "expected a chat model, found none"),
         ("model", {"temprature": 1.0}, "did you mean 'temperature'"),
         ("best_entry", {"top_k": 3}, "'top_k' is unknown"),
-        ("best_entry", {"k": 0}, "k: expected"),
-        ("agentic", {"model": FakeChat(), "max_iterations": 0}, "max_iterations: expected >= 1"),
     ],
 )
 def test_a_reader_that_cannot_be_made_says_why(name, options, reason):

@@ -160,9 +160,7 @@ def test_stages_need_what_changed_and_no_list_of_a_whole_memory(monkeypatch):
     assert max(listed) <= 1  # the memory after the first chunk
 
 
-def test_a_question_of_another_instance_is_refused():
-    with pytest.raises(InputError, match="answer 'q7': expected one of its questions"):
-        classify(episode(BORN), INSTANCE, Answer("q7", "x", 0.0))
+def test_an_episode_of_another_instance_is_refused():
     other = make_instance("squad", ["x"], [QUESTION])
     with pytest.raises(InputError, match="its instance is not in the data"):
         waterfall([episode(BORN)], [other])

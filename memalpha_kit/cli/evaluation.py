@@ -110,7 +110,7 @@ def evaluate(
     source: Annotated[
         list[str], Option(metavar="NAME", help="only instances of this source; may be repeated")
     ] = NONE,
-    limit: Annotated[int | None, Option(metavar="N", help="of each source, drawn")] = None,
+    limit: Annotated[int | None, Option(metavar="N", min=1, help="of each source, drawn")] = None,
     seed: Seed = 0,
     options: MethodSettings = NONE,
     writer: Annotated[

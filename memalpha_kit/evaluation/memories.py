@@ -70,7 +70,7 @@ class ReaderSettings(Settings):
     """Who answers from the memory. A setting that the reader does not have is an error."""
 
     reader: str = about("model", "model, agentic, best_entry, label_vote, read_nothing")
-    k: int | None = about(None, "readers without a model: entries they look at")
+    k: Count | None = about(None, "readers without a model: entries they look at")
     retrieval: Literal["bm25", "embedding"] = about("bm25", "how entries are found")
     top_k: Count = about(20, "entries of each store")
     budget_tokens: Count = about(30_000, "of the whole prompt")

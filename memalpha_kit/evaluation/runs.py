@@ -124,10 +124,8 @@ def select(
 ) -> list[Instance]:
     """At most `limit` instances of each source (or of the named ones), drawn by `seed`, in order.
 
-    Raises InputError for a source without an instance and a limit below 1.
+    Raises InputError for a source without an instance.
     """
-    if limit is not None and limit < 1:
-        raise InputError(f"limit: expected at least 1, found {limit}")
     by_source: dict[str, list[str]] = {}
     for instance in instances:
         by_source.setdefault(instance.source, []).append(instance.id)

@@ -241,8 +241,6 @@ class Mem1(ContextMethod):
         """The state of each instance. Raises InputError naming what is missing."""
         path = Path(self.options.rollouts)
         rows = {name: row for row, name in enumerate(self.backends.rows)}
-        if not rows:
-            raise InputError(f"{path}: rollouts name rows, and the data's rows are not known")
         states = self.rollouts(path)
         if lost := [i.id for i in instances if rows.get(i.id) not in states]:
             few = ", ".join(f"{name} (row {rows.get(name)})" for name in lost[:3])

@@ -107,13 +107,8 @@ def stage(
     shown: Collection[str],
     strict: bool = False,
 ) -> Finding:
-    """The stage of one scored answer; `shown` are the ids that the reader was given.
-
-    Raises InputError if the question is not the instance's.
-    """
-    qa = next((qa for qa in instance.questions if qa.id == answer.qa), None)
-    if qa is None:
-        raise InputError(f"{instance.id}: answer {answer.qa!r}: expected one of its questions")
+    """The stage of one scored answer; `shown` are the ids that the reader was given."""
+    (qa,) = (qa for qa in instance.questions if qa.id == answer.qa)
     if answer.prediction is None or answer.score is None:
         return Finding("unknown", why="no answer" if answer.prediction is None else "no score")
     if answer.score >= RIGHT:
@@ -237,7 +232,7 @@ def waterfall(
 
     `core_read`: the reader is given the core memory with every question, as models are; readers
     without a model look at it only if no entry fits. Raises InputError if an episode's instance is
-    missing, and for an answer to another question.
+    missing.
     """
     by_id = {instance.id: instance for instance in instances}
     rows = []

@@ -14,7 +14,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from memalpha_kit.errors import InputError, closest
 from memalpha_kit.method.judges import TEXTS, ChatJudge, Verdict, tagged
 from memalpha_kit.method.memory import MEMORY_COMPONENTS, TOOLS
 from memalpha_kit.method.rewards import judged, mean
@@ -29,30 +28,20 @@ class ContentJudge(ChatJudge):
     """Rates texts for their memory type."""
 
     def judge(self, items: Sequence[tuple[str, str]]) -> list[Verdict]:
-        """One verdict per (memory type, text), in one batch.
+        """One verdict per (memory type, text), in one batch. Raises InputError for another type.
 
-        Types are core, semantic and episodic, also with `_memory` behind. Raises InputError for
-        another type.
+        Types are core, semantic and episodic, also with `_memory` behind.
         """
         heat = self.manner.content_temperature
         requests = []
         for name, text in items:
-            kind = _component(name)
+            kind = name.removesuffix("_memory")
             criteria = CRITERIA.get(kind) or MEMORY_COMPONENTS[kind].keeps
             system = TEXTS["content"]["system"].format(kind=kind, criteria=criteria)
             user = f"Memory type: {kind}\n{tagged(text=text)}"
             requests.append(self._request(system, user, "content", 512, heat))
         reminders = tuple(TEXTS["content"]["reminders"].values())
         return self._ask(requests, self.manner.content, reminders)
-
-
-def _component(name: str) -> str:
-    """core, semantic or episodic, from the name or from the tools' long one (`core_memory`)."""
-    short = name.removesuffix("_memory")
-    if short not in MEMORY_COMPONENTS:
-        hint = closest(name, MEMORY_COMPONENTS.names())
-        raise InputError(f"memory type {name!r} is unknown{hint}")
-    return short
 
 
 @dataclass
@@ -90,7 +79,8 @@ class CallJudge:
 
 def _written(call: ToolCall) -> tuple[str, str]:
     """(memory type, text) of a call that is judged."""
-    return _component(call.arguments["memory_type"]), call.arguments[TOOLS[call.name].text or ""]
+    kind = call.arguments["memory_type"].removesuffix("_memory")
+    return kind, call.arguments[TOOLS[call.name].text or ""]
 
 
 @dataclass(frozen=True)

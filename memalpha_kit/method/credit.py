@@ -21,7 +21,6 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from memalpha_kit.errors import InputError
 from memalpha_kit.method.blame import touches
 from memalpha_kit.method.episode import scored_answer
 from memalpha_kit.method.readers import Reader
@@ -66,14 +65,11 @@ def credits(
 ) -> pd.DataFrame:
     """A row per entry: id, type, text, tokens, credit, needed_by (ids of questions).
 
-    An episode brings its source, whose metric is the default, and its token counter. Raises
-    InputError for questions without an id of their own, and without a source or a metric.
+    An episode brings its source, whose metric is the default, and its token counter.
     """
     count = "wordpunct"
     if isinstance(memory, Episode):
         count, source, memory = memory.memory_config.counter, memory.source, memory.memory
-    if not metric and not source:
-        raise InputError("credits: expected a metric or a source, found neither")
     found = measure(memory, questions, reader, metric, source)
     rows = [
         {"id": part, "type": name, "text": text, "tokens": counter(count).count(text)}
@@ -92,8 +88,6 @@ def measure(
     source: str = "",
 ) -> dict[str, Credit]:
     """The credit of every part of the memory, by its id."""
-    if len({qa.id for qa in questions}) < len(questions) or not questions:
-        raise InputError("credits: questions: expected one or more, each with an id of its own")
     asking = _Asking(reader, memory, questions, metric or metric_of(source, judged=False), source)
     before = reader.read(asking.put)
     whole = {i: was for i, one in enumerate(before) if (was := asking.score(i, one)) is not None}

@@ -19,7 +19,6 @@ from typing import Any
 
 from memalpha_kit import chats
 from memalpha_kit.chats import ChatModel, ChatReply, ChatRequest, Message
-from memalpha_kit.errors import InputError
 from memalpha_kit.method.calls import calls_apart, parse_tools
 from memalpha_kit.method.memory import SEARCH
 from memalpha_kit.method.prompts import TEXTS, VERSION, asked, numbered, search_tool, system_prompt
@@ -219,11 +218,6 @@ class AgenticReader(ModelReader):
     candidates: int = 10  # best entries that a search looks at
     max_iterations: int = 5
     name: str = "agentic"
-
-    def __post_init__(self) -> None:
-        for name in ("initial_k", "per_search", "candidates", "max_iterations"):
-            if getattr(self, name) < 1:
-                raise InputError(f"agentic.{name}: expected >= 1, found {getattr(self, name)}")
 
     def read(self, questions: Sequence[Question], done: Done | None = None) -> list[Answer]:
         """One answer per question, `retrieved` in the order of showing; as `ModelReader.read`."""

@@ -171,10 +171,6 @@ class _Rule(_Rules):
 
     k: int
 
-    def __post_init__(self) -> None:
-        if self.k < 1:
-            raise InputError(f"reader {self.name}: k: expected entries to look at, found {self.k}")
-
     def rule(self, question: Question) -> _Rule:
         """Itself."""
         return self

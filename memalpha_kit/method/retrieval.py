@@ -57,9 +57,6 @@ class Retrieval:
             tail = closest(str(self.method), known)
             expected = f"expected {' or '.join(known)} under {self.behaviour}"
             raise InputError(f"retrieval.method: {expected}, found {self.method!r}{tail}")
-        for name in ("top_k", "budget_tokens"):
-            if getattr(self, name) < 1:
-                raise InputError(f"retrieval.{name}: expected >= 1, found {getattr(self, name)}")
 
 
 class View:
@@ -243,8 +240,6 @@ class Vectors:
         """(texts, width); `like`: rows that they are compared with."""
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         found = self._embed(new) if new else []
-        if len(found) != len(new):
-            raise InputError(f"embedding: expected {len(new)} vectors, found {len(found)}")
         self._known |= {text: _unit(v, text) for text, v in zip(new, found, strict=True)}
         rows = [self._known[text] for text in texts]
         widths = {row.shape for row in rows} | ({like[0].shape} if like is not None else set())

@@ -50,10 +50,8 @@ def rows_to_batch(
     reward are left out; fill rows (the shortest prompt, nothing but padding after it) make up the
     number, for TRL drops rows that do not divide. `tool_mask` 0 marks forced tokens: seen, not
     learned. Ids are copied, never encoded again. Raises InputError if a prompt contains the pad
-    token, ValueError without rows.
+    token.
     """
-    if not rows:
-        raise ValueError("rows: expected at least one, found none")
     for row in rows:
         if pad_id in row.prompt_ids:
             raise InputError(f"{row.episode}: step {row.step}: the prompt contains the pad token")

@@ -312,17 +312,13 @@ def join_shards(
 
 def _fill(model: PreTrainedModel, joined: Mapping[str, torch.Tensor], where: Path) -> None:
     """Loads all parameters. Raises InputError naming the first that is missing, odd or too many."""
-    expected = model.state_dict()
     tied = set(getattr(model, "all_tied_weights_keys", None) or ())
-    for name in sorted(expected.keys() - joined.keys() - tied):
+    try:
+        missing, unknown = model.load_state_dict(dict(joined), strict=False)
+    except RuntimeError as error:  # of another shape
+        raise InputError(f"{where}: {str(error).splitlines()[-1].strip()}") from error
+    for name in sorted({*missing} - tied):
         raise InputError(f"{where}: parameter {name}: expected it in the shards, found none")
-    for name, value in joined.items():
-        if name not in expected:
-            raise InputError(f"{where}: parameter {name}: the configuration does not know it")
-        if value.shape != expected[name].shape:
-            raise InputError(
-                f"{where}: parameter {name}: expected {tuple(expected[name].shape)}, "
-                f"found {tuple(value.shape)}"
-            )
-    model.load_state_dict(dict(joined), strict=False)
+    for name in unknown:
+        raise InputError(f"{where}: parameter {name}: the configuration does not know it")
     model.tie_weights()
