@@ -101,33 +101,13 @@ _ROWS = (
 )
 TASKS: dict[str, Task] = {row.name: row for row in _ROWS}
 
-FAMILIES: dict[str, Task] = {
-    row.name: row
-    for row in (
-        Task("narrativeqa", "substring"),
-        Task("infbench_qa", "rouge_l"),
-        Task("arxiv-classification", "label"),
-        Task("friends", "substring", judge="judge"),
-        Task("pubmed", "label"),
-    )
-}
-"""Sources that the kit does not build, by the first part of their name (`narrativeqa_131K`)."""
-
 
 def task(source: str) -> Task:
     """The row of a source. Raises InputError with the closest known name."""
     if source in TASKS:
         return TASKS[source]
-    if (name := family(source)) in FAMILIES:
-        return FAMILIES[name]
-    known = (*TASKS, *FAMILIES)
-    found = f"found {source!r}{closest(source, known)}"
+    found = f"found {source!r}{closest(source, TASKS)}"
     raise InputError(f"source: expected a known name, {found}{YOURS}")
-
-
-def family(source: str) -> str:
-    """The family whose name the source's begins with, or the source's own name."""
-    return next((name for name in FAMILIES if f"{source}_".startswith(f"{name}_")), source)
 
 
 JUDGED = {"judge": "substring"}

@@ -19,7 +19,6 @@ from memalpha_kit.data.build import RECIPES, build_source
 from memalpha_kit.data.dataset import Dataset
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, make_instance
-from memalpha_kit.release.data import split_release
 from memalpha_kit.settings import BuildConfig
 from memalpha_kit.tasks import TASKS
 from tools.sample_data import make_raw
@@ -59,26 +58,6 @@ def ids(instances) -> list[str]:
 
 def read_card(folder: Path) -> dict:
     return json.loads((folder / "card.json").read_text())
-
-
-@pytest.mark.parametrize("source", ["hotpotqa", "lme_train"])
-def test_a_training_source_is_split_by_groups(tmp_path, source):
-    folder = build(tmp_path, source, *SMALL.get(source, ()))
-    data, card = dataset.read(folder), read_card(folder)
-    assert data.train and not dataset.shared_groups(data.train, data.test)
-    assert all(instance.metadata["groups"] for instance in data.train)
-    assert card["split"]["rule"] == "groups" and card["split"]["shared_groups"] == 0
-
-
-def test_the_release_splits_instances_and_shares_groups(tmp_path):
-    folder = build(tmp_path, "ttl_train", "--compat", "release", "--instances", 20, "--rows", "any")
-    config = BuildConfig(compat="release", instances=20, rows="any")
-    built = sources.build("ttl_train", tmp_path / "raw" / "ttl_train", config, 0)
-    data, expected = dataset.read(folder), split_release(built, 0.9)
-    assert list(map(ids, data.parts.values())) == list(map(ids, expected))
-    assert (len(data.train), len(data.test)) == (36, 4)
-    made = read_card(folder)["split"]
-    assert made["rule"] == "instances" and made["shared_groups"] > 0
 
 
 def test_an_evaluation_source_has_no_training_part_and_lists_as_answers(tmp_path):

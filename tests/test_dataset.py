@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
-import random
 import signal
 import subprocess
 import sys
 from collections import Counter as Tally
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -88,16 +85,6 @@ def test_the_counts_of_the_recipes_are_those_of_the_paper():
         assert len(split_release(range(n), 0.9)[0]) == RECIPES["full"].instances[name]
 
 
-def test_draws_do_not_touch_global_generators():
-    def state():
-        return random.getstate(), np.random.get_state()[1].tolist()
-
-    before = state()
-    merge([A, B], "m", limit=1)
-    split_release(A.train, 0.5)
-    assert state() == before
-
-
 def test_nothing_that_belongs_together_is_on_both_sides():
     """The published split leaves most articles on both sides of this chain of neighbours."""
     chain = [instance(str(i), groups=[f"a{i // 3}", f"a{(i + 1) // 3}"]) for i in range(0, 300, 3)]
@@ -107,13 +94,6 @@ def test_nothing_that_belongs_together_is_on_both_sides():
         assert not shared_groups(train, test)
         assert 25 <= len(test) <= 30 and len(train) + len(test) == 300
     assert shared_groups(*split_release(chain + books, 0.9))
-
-
-def test_instances_linked_by_a_third_one_stay_together():
-    ends = [instance("a", groups=["x"]), instance("b", groups=["y"]), instance("c", groups=["z"])]
-    both = instance("d", groups=["z", "x"])
-    assert dataset.linked(map(dataset.groups, ends)) == [[0], [1], [2]]
-    assert dataset.linked(map(dataset.groups, [*ends, both])) == [[0, 2, 3], [1]]
 
 
 def test_the_side_of_an_instance_depends_on_the_seed_alone():
@@ -156,18 +136,6 @@ def test_a_ratio_outside_0_and_1_is_refused(rule, ratio):
         rule(many("a"), ratio, 0)
 
 
-def test_merging_the_merged_again_leaves_metadata_unchanged(tmp_path):
-    part = Dataset("A", (instance("a", groups=["g"]), instance("b")), ())
-    cells = []
-    for _ in range(3):
-        dataset.save(tmp_path / "m", merge([part], "m"))
-        part = dataset.read(tmp_path / "m")
-        rows = pq.read_table(tmp_path / "m" / "train.parquet").to_pylist()
-        cells.append(sorted(row["metadata"] for row in rows))
-    assert cells[0] == cells[1] == cells[2]
-    assert any(json.loads(cell).get("groups") == ["g"] for cell in cells[0])
-
-
 LEFT, RIGHT = (instance(name, groups=["squad:Oxygen"]) for name in "ab")
 LEAKY = Dataset("ttl_train", (LEFT,), (), {"settings": {"compat": "release"}})
 
@@ -206,20 +174,6 @@ def test_a_data_set_comes_back_equal(tmp_path):
     assert (back.name, back.train, back.test) == ("squad", WHOLE.train, WHOLE.test)
     hashes = back.card["data_sha256"]
     assert hashes["test.parquet"] == sha256(tmp_path / "new/squad/test.parquet")
-
-
-@pytest.mark.parametrize(
-    "files",
-    [
-        ("train.parquet", "test.parquet"),
-        ("train/0.parquet", "validation/0.parquet"),
-        ("data/train-00000-of-00001.parquet", "data/test-00000-of-00001.parquet"),
-    ],
-)
-def test_published_layouts_are_read(tmp_path, files):
-    for name, part in zip(files, WHOLE.parts.values(), strict=True):
-        save_instances(tmp_path / name, part)
-    assert dataset.read(tmp_path).parts == WHOLE.parts
 
 
 def test_a_published_file_without_columns_or_names_is_read(tmp_path):
@@ -342,20 +296,6 @@ def test_processes_that_save_into_one_folder_at_once_take_turns(tmp_path, root):
     assert [one.wait() for one in both] == [0, 0]
     assert os.listdir(tmp_path) == ["squad"]
     assert dataset.read(tmp_path / "squad").parts == WHOLE.parts
-
-
-def test_a_folder_that_another_process_swaps_in_this_moment_is_free(tmp_path, monkeypatch):
-    dataset.save(tmp_path / "squad", WHOLE)
-    exists = type(tmp_path).exists
-
-    def then_moved(path, **options):
-        found = exists(path, **options)
-        if found and path == tmp_path / "squad":
-            path.rename(tmp_path / "moved")
-        return found
-
-    monkeypatch.setattr(type(tmp_path), "exists", then_moved)
-    dataset.check_free(tmp_path / "squad")
 
 
 def test_a_data_set_is_saved_below_a_folder_that_a_run_holds(tmp_path):

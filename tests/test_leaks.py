@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from memalpha_kit.data import leaks
@@ -155,14 +154,6 @@ def test_all_pairs_of_sources_are_compared_also_within_a_data_set():
     pairs = {(train, test) for train in ("a/ruler", "a/squad") for test in ("a/squad", "squad")}
     assert len(table) == 4 and set(zip(table["train"], table["test"], strict=True)) == pairs
     assert leaks.leaks([Dataset("a", (), ())]).empty
-
-
-def test_grams_are_distinct_and_short_texts_count_as_a_whole():
-    assert len(leaks.grams_of(["a", "b", "c"])) == 0
-    assert len(leaks.grams_of(["one", "two", "three", "four"])) == 1
-    twice = leaks.grams_of(f"{text(13, 1)} {text(13, 1)}".split())
-    assert len(twice) == 14 and twice[0] == twice[-1] and len(np.unique(twice)) == 13
-    assert len(leaks.grams_of(text(100_000, 3).split())) == 100_000 - 12
 
 
 def test_the_leak_report_does_not_depend_on_the_hash_seed(root):

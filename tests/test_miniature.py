@@ -114,13 +114,6 @@ def test_a_row_of_the_evaluation_is_what_the_records_say():
         assert {name: row[name] for name in counts} == counts
 
 
-def test_a_teacher_s_episodes_follow_from_the_seed():
-    teacher = miniature.teacher("t", world.Habits(keep=0.5, chat=0.5), CI.memory)
-    data = miniature.held_out(CI)["test_1x"]
-    one, same, other = (write(data, teacher, CI.memory, CI.protocol, seed=s) for s in (0, 0, 1))
-    assert one == same != other
-
-
 def test_the_policy_is_a_qwen3_of_far_less_than_a_million_parameters(tmp_path):
     words = tokenizer()
     for profile in (CI, load_profile("laptop")):
@@ -149,22 +142,6 @@ def run(tmp_path_factory):
     return folder, whole(CI, folder)
 
 
-def test_a_run_has_a_row_per_stage_length_and_instance_and_its_metrics_step_by_step(run):
-    folder, results = run
-    assert set(results.columns) == COLUMNS | {"seed", "stage"}
-    keys = results.set_index(["seed", "stage", "length", "instance"]).index
-    assert keys.is_unique and len(keys) == 2 * sum(CI.evaluation.instances)
-    assert list(results.stage.unique()) == ["warm_start", "grpo"]
-    assert results.qa.between(0, 1).all() and (results.missing == 0).all()
-    warm = pd.read_csv(folder / "warm_start" / "metrics.csv")
-    assert list(dict.fromkeys(warm.phase)) == ["copy", "transcribe", "teacher"]
-    settings = CI.warm_start
-    total = settings.copy_steps + settings.transcribe_steps + settings.steps
-    assert warm.step.iloc[-1] == total and warm.step.is_monotonic_increasing
-    grpo = pd.read_csv(folder / "grpo" / "metrics.csv")
-    assert list(grpo.step) == list(range(1, CI.grpo.steps + 1))
-
-
 WEIGHTS = "policy/model.safetensors"
 SAME = (
     *("warm_start/metrics.csv", f"warm_start/{WEIGHTS}", "warm_start/policy/tokenizer.json"),
@@ -182,10 +159,3 @@ def test_the_same_profile_and_seed_give_the_same_bytes(run, tmp_path):
     pd.testing.assert_frame_equal(whole(CI, tmp_path), results, check_exact=True)
     for name in SAME:
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes(), name
-
-
-def test_grpo_and_another_seed_give_other_weights(run, tmp_path):
-    folder, _ = run
-    other = miniature.warm_start(replace(CI, seed=1), tmp_path).parent
-    places = (folder / "warm_start", folder / "grpo", other)
-    assert len({(place / WEIGHTS).read_bytes() for place in places}) == 3

@@ -13,19 +13,18 @@ import pytest
 import raw_rows
 from raw_rows import BISCUIT, H1, H2, ILA, ILA_ASKED, WORDS, bench_row, said, sized, without
 
-from memalpha_kit import cli
 from memalpha_kit.data import leaks
 from memalpha_kit.data.build import build_source
 from memalpha_kit.data.dataset import Dataset
 from memalpha_kit.data.raw import _Feed, lines, matches, raw_file, rows
 from memalpha_kit.data.skips import Skips
-from memalpha_kit.data.sources import SOURCES, Source, build, missing_files
+from memalpha_kit.data.sources import SOURCES, build, missing_files
 from memalpha_kit.data.sources.labelled import read_nlu
 from memalpha_kit.data.sources.pubmed_rct import LABELS
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, make_instance
 from memalpha_kit.settings import BuildConfig
-from memalpha_kit.tasks import TASKS, Task, metric_of
+from memalpha_kit.tasks import metric_of
 
 
 def write(folder, **files):
@@ -356,30 +355,6 @@ def test_own_text_files_are_named_as_on_any_system_and_bad_ones_are_left_out(not
     assert len(skips.skipped) == 4 and "id: expected each id once" in skips.skipped[-1]
     files = [".q[1].jsonl", "a/Zürich.MD", "a/x/top.txt", "b.md", "latin.txt", "x/latin.txt"]
     assert sorted(card["raw_sha256"]) == files
-
-
-def test_own_text_files_go_the_whole_way(notes, capsys):
-    """Built, written, asked and scored as any other source."""
-    build = f"data build --source text --raw {notes}/notes --questions {notes}/q.jsonl"
-    assert cli.main([*build.split(), "--out", f"{notes}/data"]) == 0
-    evaluate = f"evaluate --method memory --writer keep_sentences --data {notes}/data"
-    assert cli.main([*evaluate.split(), "--reader", "best_entry", "--out", f"{notes}/run"]) == 0
-    assert "text" in capsys.readouterr().out
-
-
-def test_a_source_of_a_users_own_module_is_built_like_any_other(tmp_path, monkeypatch):
-    def read(job):
-        lines = raw_file(job.raw, "mine.txt").read_text().splitlines()
-        return [job.instance(lines, [QA("q", "What is it?", ("salt",))])]
-
-    monkeypatch.setitem(SOURCES._things, "mine", Source("mine", "mine", ("mine.txt",), read))
-    monkeypatch.setitem(TASKS, "mine", Task("mine", "contains"))
-    write(tmp_path, **{"mine.txt": "It is salt.\nIt rains."})
-    data = build_source("mine", tmp_path, BuildConfig())
-    assert [i.chunks for i in data.test] == [("It is salt.", "It rains.")]
-    assert data.card["source"] == "mine" and data.card["raw_sha256"].keys() == {"mine.txt"}
-    with pytest.raises(InputError, match="source 'mine': expected a new name"):
-        SOURCES.add("mine", Source("mine", "again", (), read))
 
 
 def test_packed_files_are_read_as_plain_ones(tmp_path):

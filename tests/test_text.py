@@ -268,15 +268,6 @@ def test_a_question_is_carried_on_only_if_its_answer_fits_there_too():
     assert [chunk.turns for chunk in chunks] == [((0, 0), (0, 1)), ((0, 2), (0, 3))]
 
 
-def test_a_long_sentence_after_a_short_one_is_split():
-    """Second overflow case: the reference gives chunks of 6 and 5004 words."""
-    text = "Hi there. " + " ".join(f"w{i}" for i in range(5000))
-    chunks = pack_dialogues([[("user", text)]], DATES[:1], WORDS)
-    assert all(WORDS.count(chunk.text) <= 2048 for chunk in chunks)
-    assert words_of(chunks) == text.split()
-    assert all(chunk.turns == ((0, 0),) for chunk in chunks)
-
-
 def test_a_split_turn_keeps_its_white_space_and_the_limit():
     """The release joins the sentences of a long turn with single spaces."""
     said = "First line.\n\n  Second   line,\tindented.\n" * 30

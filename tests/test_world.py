@@ -20,7 +20,7 @@ from memalpha_kit.method.memory import DELETE, INSERT, UPDATE
 from memalpha_kit.method.readers import reader
 from memalpha_kit.method.writers import ScriptedReplies
 from memalpha_kit.records import QA, Entry, Memory, ToolCall, make_instance
-from memalpha_kit.settings import MemoryConfig, ProtocolConfig, WarmStartConfig, WorldConfig
+from memalpha_kit.settings import MemoryConfig, ProtocolConfig, WorldConfig
 
 CONFIG = WorldConfig(training_names=300, held_out_names=100, correction=0.8)
 MEMORY = MemoryConfig(core=False, display="relevant", shown=4)
@@ -55,23 +55,6 @@ def test_a_sentence_says_what_it_is(text, kind, key, value):
     said = world.read_sentence(text)
     assert said == Sentence(kind, text.removesuffix("."), key, value)
     assert said.store == ("episodic_memory" if kind == "example" else "semantic_memory")
-
-
-def test_reading_is_the_inverse_of_generating_for_each_kind():
-    texts = {}
-    for name, thing in itertools.product(HELD_OUT[:20], world.THINGS):
-        key = f"{thing} of {name}"
-        texts |= {
-            f"07 is the {key}": ("fact", key, "07"),
-            f"Now 07 is the {key}": ("correction", key, "07"),
-        }
-    for adjective, noun in itertools.product(world.ADJECTIVES, world.NOUNS):
-        key = f"{adjective} {noun} of {HELD_OUT[0]}"
-        texts[f"Label L3 goes to the {key}"] = ("example", f"label {key}", "L3")
-    words = {"n": HELD_OUT[0], "m": HELD_OUT[1], "w": "lamp", "a": world.ADJECTIVES[0]}
-    texts |= {pattern.format(**words): ("chat", "", "") for pattern in world.CHAT}
-    for text, (kind, key, value) in texts.items():
-        assert world.read_sentence(text) == Sentence(kind, text, key, value)
 
 
 # --- Names and instances -------------------------------------------------------------------------
@@ -206,11 +189,6 @@ def test_a_teacher_follows_its_habits_in_the_order_of_the_sentences(habits, memo
     assert said == expected
 
 
-def test_the_habits_of_the_warm_start_are_those_of_its_settings():
-    config = WarmStartConfig(keep=0.1, chat=0.2, update=0.3, insert_hidden=0.4)
-    assert world.imperfect(config) == Habits(0.1, 0.2, 0.3, 0.4)
-
-
 # --- The judge -----------------------------------------------------------------------------------
 
 
@@ -335,17 +313,6 @@ def test_behaviour_takes_an_id_written_as_a_number_and_content_that_is_no_text()
     release = MemoryConfig(core=False, behaviour="release")
     found = counted([[insert(["46 is the phone of Pemes"])], "", ""], release)
     assert (found.calls_ok, found.facts_stored) == (1, 0)
-
-
-def test_the_perfect_teacher_stores_all_facts_no_chat_and_updates_what_is_shown():
-    data = instances(4, n=5)
-    episodes = write(data, teacher("perfect", world.PERFECT, MEMORY), MEMORY, PROTOCOL)
-    for episode, instance in zip(episodes, data, strict=True):
-        counts = world.behaviour(episode, instance)
-        assert counts.calls == counts.calls_ok
-        assert (counts.facts_stored, counts.chat_stored) == (counts.facts, 0)
-        assert counts.corrections_updated == counts.corrections_shown
-        assert counts.updates_wrong == 0
 
 
 # --- Lives of teachers ---------------------------------------------------------------------------

@@ -4,7 +4,7 @@
 baselines (`long_context_eval.py`), `release-training` the reward of training
 (`verl/workers/reward_manager/naive.py`); `memoryagentbench` has the benchmark's own rules. Sources
 of ours are scored as what they stand for. Differs: a name is looked up and never guessed from a
-part of it, except for the families of sources that the kit does not build.
+part of it.
 
 >>> SCORING["release-baseline"]("ruler_qa1_197K")
 'contains@release'
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from memalpha_kit.tasks import JUDGED, SCORING, TASKS, family
+from memalpha_kit.tasks import JUDGED, SCORING, TASKS
 
 PROFILES = ("release-agent", "release-baseline", "release-training", "memoryagentbench")
 
@@ -58,20 +58,15 @@ METRICS: dict[str, tuple[str, ...]] = {
     "banking77": _OURS,
     "longmemeval": _LONGMEMEVAL,
     "miniature": _same(_SUBSTRING, "substring"),
-    # families that the kit does not build
-    "narrativeqa": (_SUBSTRING, _CONTAINS, _SUBSTRING, ""),
-    "infbench_qa": _same("rouge_l@release"),
-    "arxiv-classification": (_LABEL, _LABEL, _SUBSTRING, ""),
-    "friends": (_JUDGE, _JUDGE, _SUBSTRING, ""),
+    # not built by the kit
+    "infbench_qa_eng_shots2": _same("rouge_l@release"),
     "test_time_learning": (_SUBSTRING, _LABEL, _SUBSTRING, ""),
-    "pubmed": (_SUBSTRING, _LABEL, _SUBSTRING, ""),
 }
 """The metrics of each source in the order of `PROFILES`; "" where that scorer has none."""
 
 
 def _metric(source: str, column: int) -> str:
-    row = METRICS.get(source) or METRICS.get(family(source), ("",) * len(PROFILES))
-    return row[column]
+    return METRICS.get(source, ("",) * len(PROFILES))[column]
 
 
 for _column, _profile in enumerate(PROFILES):
