@@ -220,18 +220,6 @@ def test_a_table_and_a_figure_are_saved_and_shown_and_a_card_ends_the_notebook(t
     assert json.loads((here.report_dir / "run.json").read_text())["note"] == "x"
 
 
-def test_a_report_is_written_by_one_process_at_a_time_until_it_is_finished(tmp_path):
-    """As two JupyterLabs with the same notebook open: the second is told, the first goes on."""
-    here = context("01_first", "ci", root=tmp_path)
-    assert context("01_first", "ci", root=tmp_path) == here, "cells can be run again"
-    call = f"context('01_first', 'ci', [], {str(tmp_path)!r})"
-    command = [sys.executable, "-c", f"from memalpha_kit.notebooks import context; {call}"]
-    second = subprocess.run(command, capture_output=True, text=True)
-    assert "found another process at work on it; if the notebook is open in Jup" in second.stderr
-    here.finish()
-    assert subprocess.run(command, capture_output=True).returncode == 0
-
-
 def test_two_runs_at_once_under_the_same_settings_are_refused_and_others_go_on(toy):
     with held(toy / "runs" / "ci"):
         with pytest.raises(InputError, match="runs/ci: expected to be alone"):
