@@ -7,8 +7,7 @@ from dataclasses import replace
 import pytest
 
 from memalpha_kit.cli import main
-from memalpha_kit.lab.audit import FIXED, PADDING, RULES, audit, exploits, success_by_text
-from memalpha_kit.method.calls import parse_reply
+from memalpha_kit.lab.audit import FIXED, PADDING, RULES, audit, success_by_text
 from memalpha_kit.records import ToolCall
 
 RATES = {  # r2 is a rate: calls that cannot fail pay for a writer whose other calls may
@@ -106,13 +105,6 @@ def test_the_tags_of_qwen_give_the_same_table_as_the_text_markers(table):
     again = audit(n=4, rules=[tags]).drop(columns="calls")
     ours = table[table.rules == "fixed"].reset_index(drop=True).drop(columns="calls")
     assert again.equals(ours)
-
-
-def test_every_exploit_says_something_that_the_parser_reads(table):
-    assert (table[~table.exploit.isin(["silent"])].calls > 0).all()
-    assert [c.detail for c in parse_reply("✿FUNCTION✿: memory_update", "stop", "text")]
-    names = [(exploit.name, exploit.mode) for exploit in exploits()]
-    assert len(set(names)) == len(names)
 
 
 def test_success_by_text_is_that_of_the_release():

@@ -53,16 +53,6 @@ def test_sampling_gives_the_worked_example_and_is_that_of_pandas():
     assert dataset.sample(rows, 9, 42) == list(rows) == dataset.sample(rows, None, 42)
 
 
-def test_400_classification_instances_are_split_and_sampled_as_in_the_paper():
-    """180/180 and 20/20 by the split, 51/49 by the limit of 100."""
-    both = [one for name in ("trec", "nlu") for one in many(*map(str, range(200)), source=name)]
-    train, test = map(tuple, split_release(both, 0.9))
-    limited = merge([Dataset("ttl_train", train, test)], "m", limit=100, compat="release")
-    counts = [Tally(i.source for i in part) for part in (train, test, limited.train)]
-    assert counts == [{"trec": n, "nlu": other} for n, other in ((180, 180), (20, 20), (51, 49))]
-    assert limited.test == test
-
-
 A = Dataset("A", many("a0", "a1", "a2"), many("ta"))
 B = Dataset("B", many("b0", "b1"), many("tb"))
 

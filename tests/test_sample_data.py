@@ -57,15 +57,6 @@ def test_every_source_of_the_paper_is_built(tmp_path):
         assert not dataset.shared_groups(found.train, found.test) or name == LEAKY
 
 
-def test_another_seed_gives_other_text_and_a_factor_more(tmp_path):
-    ((one,), (two,), (five,)) = (
-        make_raw(tmp_path / name, "pubmed-rct", seed, factor)
-        for name, seed, factor in (("a", 0, 1), ("b", 1, 1), ("c", 0, 5))
-    )
-    assert pq.read_table(one) != pq.read_table(two)
-    assert pq.read_table(five).num_rows == 5 * pq.read_table(one).num_rows == 12_500
-
-
 @pytest.mark.parametrize("source", ["squad", "hotpotqa", "lme_train"])
 def test_a_made_up_answer_stands_in_the_chunk_that_is_its_evidence(tmp_path, source):
     make_raw(tmp_path, source, seed=3)

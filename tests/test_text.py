@@ -225,26 +225,7 @@ def test_every_paragraph_is_packed_once_in_order(sizes, target):
     assert all(sum(sizes[i] for i in chunk) <= target for chunk in chunks if len(chunk) > 1)
 
 
-SESSIONS = [
-    [("user", "I adopted a dog named Biscuit."), ("assistant", "Congratulations on Biscuit!")],
-    [("user", "Biscuit ate my shoe.")],
-]
-DATES = ["2023/05/20 (Sat) 02:21", "2023/05/21 (Sun) 09:00"]
-FIRST = (
-    "[Dialogue at timestamp 2023/05/20 (Sat) 02:21]\n"
-    "<User>I adopted a dog named Biscuit.\n<Assistant>Congratulations on Biscuit!"
-)
-SECOND = "[Dialogue at timestamp 2023/05/21 (Sun) 09:00]\n<User>Biscuit ate my shoe."
-
-
-@pytest.mark.parametrize(
-    ("limit", "close", "texts"),
-    [(20, 17, [FIRST, SECOND]), *((30, n, [f"{FIRST}\n\n{SECOND}"]) for n in (24, 26))],
-)
-def test_dialogues_of_the_worked_example(limit, close, texts):
-    chunks = pack_dialogues(SESSIONS, DATES, WORDS, limit=limit, close=close, reserve=8)
-    assert [chunk.text for chunk in chunks] == texts
-    assert [turn for chunk in chunks for turn in chunk.turns] == [(0, 0), (0, 1), (1, 0)]
+DATES = ["2023/05/20 (Sat) 02:21"]
 
 
 def words_of(chunks):
@@ -261,10 +242,10 @@ def numbered(*sizes):
 
 def test_a_question_is_carried_on_only_if_its_answer_fits_there_too():
     """First overflow case: the reference gives chunks of 204 and 2804 words."""
-    chunks = pack_dialogues([numbered(100, 100, 1000, 1800)], DATES[:1], WORDS)
+    chunks = pack_dialogues([numbered(100, 100, 1000, 1800)], DATES, WORDS)
     assert all(WORDS.count(chunk.text) <= 2048 for chunk in chunks)
     assert [chunk.turns for chunk in chunks] == [((0, 0), (0, 1), (0, 2)), ((0, 3),)]
-    chunks = pack_dialogues([numbered(800, 800, 100, 1000)], DATES[:1], WORDS)
+    chunks = pack_dialogues([numbered(800, 800, 100, 1000)], DATES, WORDS)
     assert [chunk.turns for chunk in chunks] == [((0, 0), (0, 1)), ((0, 2), (0, 3))]
 
 
@@ -284,7 +265,7 @@ def test_a_split_turn_keeps_its_white_space_and_the_limit():
 )
 def test_dialogue_chunks_fit_and_keep_every_word_in_order(sizes, limit, close):
     sessions = [numbered(*turns) for turns in sizes]
-    dates = DATES[:1] * len(sessions)
+    dates = DATES * len(sessions)
     chunks = pack_dialogues(sessions, dates, WORDS, limit=limit, close=close, reserve=10)
     assert all(WORDS.count(chunk.text) <= limit for chunk in chunks)
     assert words_of(chunks) == [w for s in sessions for _, text in s for w in text.split()]
@@ -336,7 +317,7 @@ def test_splitting_looks_at_each_character_a_few_times_only(text, adds_up):
 @pytest.mark.parametrize("adds_up", [True, False])
 def test_packing_dialogues_looks_at_each_character_about_once(adds_up):
     sessions = [[("user", "What now? " * 9), ("assistant", "Do it well. " * 40)] * 6] * 20
-    dates = DATES[:1] * 20
+    dates = DATES * 20
     spy = Spy()
     chunks = pack_dialogues(sessions, dates, spy.counter(adds_up))
     assert spy.characters < 1.3 * sum(len(chunk.text) for chunk in chunks)

@@ -17,7 +17,6 @@ Raw files, side by side in one folder:
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
@@ -33,8 +32,6 @@ from memalpha_kit.data.sources.memory_agent_bench import DIALOGUES, RETRIEVAL
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, Instance
 from memalpha_kit.text import normalise
-
-log = logging.getLogger(__name__)
 
 FILES = (*longmemeval.FILES, memory_agent_bench.files(RETRIEVAL))
 
@@ -133,7 +130,7 @@ def evaluation(job: Job) -> Excluded:
     Raises InputError if the evaluation rows are not there.
     """
     exclude = job.config.exclude
-    split = memory_agent_bench.left_out(job, RETRIEVAL, log)
+    split = memory_agent_bench.left_out(job, RETRIEVAL)
     found = [row for row in split if row.source == DIALOGUES]
     if not found and exclude != "none":
         raise InputError(f"{job.raw}: {RETRIEVAL}*: expected rows of {DIALOGUES}, found none")

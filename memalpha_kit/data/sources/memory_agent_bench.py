@@ -131,7 +131,6 @@ class Known:
 
     split: str
     rows: int
-    questions: int  # per row
     make: Callable[[Job, Row, int], Instance]
 
 
@@ -144,24 +143,19 @@ def read_rows(job: Job, name: str) -> list[Row]:
     """The rows of the source `name`, in the order of the file.
 
     Raises InputError if their number is not the published one (`config.rows` "any": if there is
-    none). Another number of questions is logged: it changed between revisions.
+    none).
     """
-    known, published = KNOWN[name], job.config.rows == "published"
+    known = KNOWN[name]
     chosen = _chosen(job, known.split, [name], job.skips)
-    if published and len(chosen) != known.rows:
+    if job.config.rows == "published" and len(chosen) != known.rows:
         raise InputError(
             f"{job.raw}: {known.split}*: {name}: expected {known.rows} rows as published, found "
             f"{len(chosen)} (another revision? a sample is built with rows = any)"
         )
-    found = list(job.skips.each(read_row, chosen))
-    for row in found:
-        n, usual = len(row.questions), known.questions
-        if published and n != usual:
-            log.warning("%s: expected %d questions, found %d", row.where, usual, n)
-    return found
+    return list(job.skips.each(read_row, chosen))
 
 
-def left_out(job: Job, split: str, log: logging.Logger) -> list[Row]:
+def left_out(job: Job, split: str) -> list[Row]:
     """All rows of a split that must not be trained on; none, with a warning, for `exclude` "none".
 
     Raises InputError if there are none, and for a bad row: it may hold what must be left out.
@@ -289,18 +283,18 @@ BOOKS, DIALOGUES = "infbench_sum_eng_shots2", "longmemeval_s*"
 TREC, TREC_FINE = "icl_trec_coarse_6600shot_balance", "icl_trec_fine_6400shot_balance"
 NLU = "icl_nlu_8296shot_balance"
 KNOWN: dict[str, Known] = {
-    "ruler_qa1_197K": Known(RETRIEVAL, 1, 100, make_documents),
-    "ruler_qa2_421K": Known(RETRIEVAL, 1, 100, make_documents),
-    DIALOGUES: Known(RETRIEVAL, 5, 60, make_dialogues),
-    "icl_banking77_5900shot_balance": Known(LEARNING, 1, 100, make_examples),
-    "icl_clinic150_7050shot_balance": Known(LEARNING, 1, 100, make_examples),
-    NLU: Known(LEARNING, 1, 100, make_examples),
-    TREC: Known(LEARNING, 1, 100, make_examples),
-    TREC_FINE: Known(LEARNING, 1, 100, make_examples),
-    BOOKS: Known(UNDERSTANDING, 100, 1, make_books),
+    "ruler_qa1_197K": Known(RETRIEVAL, 1, make_documents),
+    "ruler_qa2_421K": Known(RETRIEVAL, 1, make_documents),
+    DIALOGUES: Known(RETRIEVAL, 5, make_dialogues),
+    "icl_banking77_5900shot_balance": Known(LEARNING, 1, make_examples),
+    "icl_clinic150_7050shot_balance": Known(LEARNING, 1, make_examples),
+    NLU: Known(LEARNING, 1, make_examples),
+    TREC: Known(LEARNING, 1, make_examples),
+    TREC_FINE: Known(LEARNING, 1, make_examples),
+    BOOKS: Known(UNDERSTANDING, 100, make_books),
 } | {
-    f"factconsolidation_{hops}_{size}": Known(CONFLICTS, 1, 100, make_facts)
+    f"factconsolidation_{hops}_{size}": Known(CONFLICTS, 1, make_facts)
     for hops in ("sh", "mh")
     for size in ("6k", "32k", "64k", "262k")
 }
-"""Exact names, with rows and questions per row as published; everything else is left out."""
+"""Exact names, with rows as published; everything else is left out."""

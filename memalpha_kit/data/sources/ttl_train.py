@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -30,8 +29,6 @@ from memalpha_kit.data.sources.memory_agent_bench import LEARNING, NLU, TREC
 from memalpha_kit.data.spelling import key
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import Instance
-
-log = logging.getLogger(__name__)
 
 FILES = (*labelled.TREC_FILES, labelled.NLU_FILE, memory_agent_bench.files(LEARNING))
 INSTANCES = 200  # per corpus
@@ -68,7 +65,7 @@ def evaluation_sentences(job: Job) -> set[str]:
     sentences of TREC are left otherwise. Raises InputError if the rows are not there.
     """
     sentences: set[str] = set()
-    for row in memory_agent_bench.left_out(job, LEARNING, log):
+    for row in memory_agent_bench.left_out(job, LEARNING):
         sentences |= set(map(key, row.questions))
         if job.config.exclude == "evaluation":
             examples = parse_examples(row.text, row.where)
