@@ -15,7 +15,7 @@ from random_episodes import random_case
 from memalpha_kit.explorer import Recording, html_page, show, view
 from memalpha_kit.lab import miniature, world
 from memalpha_kit.method.advantages import episode_advantages
-from memalpha_kit.method.blame import blame
+from memalpha_kit.method.blame import touches
 from memalpha_kit.method.calls import render_calls
 from memalpha_kit.method.episode import ask, play, write
 from memalpha_kit.method.memory import INSERT, UPDATE
@@ -133,18 +133,19 @@ def test_two_rollouts_of_an_instance_stand_side_by_side(page, played):
 def test_an_entry_shows_the_calls_that_made_it(page, played):
     browser, episode = page(miniature_view(played)), played[1].episodes[0]
     browser.press("End")
-    changed = [e.id for _, e in episode.memory.entries() if len(blame(episode, e.id)) > 1]
-    for entry in (changed[0], next(e.id for _, e in episode.memory.entries())):
+    found, ids = touches(episode), [e.id for _, e in episode.memory.entries()]
+    blamed = {entry: [t for t in found if t.entry == entry] for entry in ids}
+    changed = [entry for entry in ids if len(blamed[entry]) > 1]
+    for entry in (changed[0], ids[0]):
         browser.click(f"[data-card=memory] .entry[data-id='{entry}']")
         items = f"[data-card=memory] .entry[data-id='{entry}'] .history li"
         code = f'[...document.querySelectorAll("{items}")].map((n) => ({{...n.dataset}}))'
         expected = [
-            {"step": str(t.step), "call": str(t.call), "what": t.kind}
-            for t in blame(episode, entry)
+            {"step": str(t.step), "call": str(t.call), "what": t.kind} for t in blamed[entry]
         ]
         assert browser.value(code) == expected
     browser.click(f"[data-card=memory] .entry[data-id='{changed[0]}'] .history .link")
-    assert browser.value("document.body.dataset.chunk") == str(blame(episode, changed[0])[0].step)
+    assert browser.value("document.body.dataset.chunk") == str(blamed[changed[0]][0].step)
 
 
 RECORDED = (

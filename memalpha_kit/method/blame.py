@@ -10,7 +10,7 @@ has after it and had not before it, whatever it says about itself.
 >>> questions = [QA("q0", "Who paints?", ("Tom",))]
 >>> instance = make_instance("squad", ["Nora keeps bees.", "Tom paints boats."], questions)
 >>> (episode,) = write([instance], writer("keep_sentences"), MemoryConfig(), ProtocolConfig())
->>> [(touch.kind, touch.step, touch.call) for touch in blame(episode, "2")]
+>>> [(touch.kind, touch.step, touch.call) for touch in touches(episode) if touch.entry == "2"]
 [('wrote', 1, 0)]
 """
 
@@ -72,12 +72,3 @@ def changes(before: Memory, after: Memory) -> Iterator[tuple[str, str, str | Non
                 yield name, entry.id, then.text if then else None, now.text if now else None
         elif old != new:
             yield name, name, str(old) if old else None, str(new) if new else None
-
-
-def blame(episode: Episode, entry: str) -> tuple[Touch, ...]:
-    """The calls that made an entry what it is, first to last: one that wrote it, then the others.
-
-    `entry` is an entry's id (deleted ones have a history too), or the name of a paragraph such as
-    "core". Empty for an id that never was.
-    """
-    return tuple(touch for touch in touches(episode) if touch.entry == entry)

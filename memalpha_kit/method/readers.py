@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -31,7 +31,8 @@ from memalpha_kit.registry import Registry
 from memalpha_kit.tasks import metric_of
 
 Done = Callable[[int, Answer], None]
-"""Called in the caller's thread with a question's place and its answer, as soon as it is known."""
+"""Called in the caller's thread with a question's place and its answer, as soon as it is known; not
+by readers whose answers are all known at once."""
 
 
 class Reader(Protocol):
@@ -96,16 +97,6 @@ def memory_of(question: Question, name: str) -> Memory:
 # ---- by a rule --------------------------------------------------------------------------------
 
 
-def _told(answers: Iterable[Answer], done: Done | None) -> list[Answer]:
-    """The answers; `done` is told each as soon as it is known."""
-    known = []
-    for place, answer in enumerate(answers):
-        known.append(answer)
-        if done:
-            done(place, answer)
-    return known
-
-
 class _Rules(Reader):
     """Answers one question after the other by the rule for it."""
 
@@ -123,7 +114,7 @@ class _Rules(Reader):
         for question in questions:
             if id(question.memory) not in opened:
                 opened[id(question.memory)] = self.opened(memory_of(question, self.name))
-        return _told((opened[id(q.memory)].answer(q) for q in questions), done)
+        return [opened[id(question.memory)].answer(question) for question in questions]
 
 
 class Opened:
@@ -257,7 +248,7 @@ class ReadNothing:
 
     def read(self, questions: Sequence[Question], done: Done | None = None) -> list[Answer]:
         """Empty answers."""
-        return _told((Answer(q.id, "", instance=q.instance) for q in questions), done)
+        return [Answer(question.id, "", instance=question.instance) for question in questions]
 
 
 @READERS.register("by_source")
