@@ -269,7 +269,7 @@ def calibrate(
     Exit code 1: no reply could be read, so there is nothing to say about the judge.
     """
     from memalpha_kit.evaluation import calibration
-    from memalpha_kit.evaluation.writing import Metered
+    from memalpha_kit.evaluation.writing import WatchedChat
 
     local.check()
     held = calibration.load_cases(how.cases or calibration.CASES)
@@ -285,7 +285,7 @@ def calibrate(
             )
         for wrong in set(rubric) - set(EVERY_RUBRIC):
             raise InputError(f"--rubric: expected published or by_type, found {wrong!r}")
-        name, metered = asked.name, Metered(asked, shown)
+        name, metered = asked.name, WatchedChat(asked, shown=shown)
         manner = {"thinking": how.thinking, "max_tokens": how.max_tokens}
         judges = {
             one: calibration.model_judge(metered, cast(Rubric, one), **manner) for one in rubric

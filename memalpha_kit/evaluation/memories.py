@@ -36,7 +36,7 @@ from memalpha_kit.evaluation.methods import (
     groups,
     identity,
 )
-from memalpha_kit.evaluation.writing import ApiWriter, KeptChat, KeptWriter, spent
+from memalpha_kit.evaluation.writing import ApiWriter, KeptWriter, WatchedChat, spent
 from memalpha_kit.method import memory as memories
 from memalpha_kit.method import saved, writers
 from memalpha_kit.method.calls import render_calls
@@ -250,7 +250,7 @@ class WrittenMemory(FromMemory):
         if name in writers.WRITERS:
             return writers.writer(name, protocol.wire)
         if name == "api":
-            model = KeptChat(self.writing, self.journal)
+            model = WatchedChat(self.writing, self.journal)
             return ApiWriter(model, options.memory, protocol, self.counter, heat)
         from memalpha_kit.models.local import Sampling
 

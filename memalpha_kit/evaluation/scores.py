@@ -18,7 +18,7 @@ from memalpha_kit.errors import InputError
 from memalpha_kit.evaluation.methods import Prepared
 from memalpha_kit.evaluation.runs import Run, made_by
 from memalpha_kit.evaluation.scoring import Item, Judgement, Scored, score_all
-from memalpha_kit.evaluation.writing import Counts, Metered, silence, spent
+from memalpha_kit.evaluation.writing import Counts, WatchedChat, silence, spent
 from memalpha_kit.method.judges import JudgeItem, LongMemEvalJudge, Rubric
 from memalpha_kit.records import Answer, Episode
 
@@ -131,7 +131,7 @@ def score(
         for source in dict.fromkeys(item.source for item in items):
             if source == "infbench_sum_eng_shots2":
                 raise InputError(f"source {source}: its judge gives F1, which the kit has not")
-            meter = Metered(judge)
+            meter = WatchedChat(judge)
             places = [place for place, item in enumerate(items) if item.source == source]
             by_rubric = LongMemEvalJudge(meter, behaviour, rubric=rubric)
             rulings = by_rubric.judge([_judged(items[place]) for place in places])

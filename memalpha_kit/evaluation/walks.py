@@ -22,7 +22,7 @@ from memalpha_kit.data.raw import read_text
 from memalpha_kit.errors import InputError
 from memalpha_kit.evaluation.contexts import ChatSettings, ContextMethod, ContextSettings
 from memalpha_kit.evaluation.methods import METHODS, Backends, Method, Prepared, Put, groups
-from memalpha_kit.evaluation.writing import Counts, KeptChat, counts, paid, spent
+from memalpha_kit.evaluation.writing import Counts, WatchedChat, counts, paid, spent
 from memalpha_kit.method.prompts import VERSION, asked
 from memalpha_kit.records import Answer, Instance
 from memalpha_kit.sections import Count, NonNegative, Share, about, section
@@ -72,7 +72,7 @@ def walk_all(
     gives the state in a reply, None if there is none; `used` is what of a state counts as memory.
     Raises ModelGone.
     """
-    model = KeptChat(model, method.journal)
+    model = WatchedChat(model, method.journal)
     for group in groups(instances, method.backends.group):
         live = [Chain(instance) for instance in group]
         while live := [chain for chain in live if not chain.finished]:

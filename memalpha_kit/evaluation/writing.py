@@ -91,55 +91,6 @@ def address(model: Any) -> str:
     return getattr(getattr(model, "endpoint", None), "url", "")
 
 
-@dataclass(frozen=True)
-class _Around:
-    """What stands around a chat model."""
-
-    model: ChatModel
-
-    @property
-    def name(self) -> str:
-        """The model's."""
-        return self.model.name
-
-
-@dataclass(frozen=True)
-class KeptChat(_Around):
-    """A chat model whose good replies are kept."""
-
-    journal: Journal
-
-    def chat(self, requests: Sequence[ChatRequest], done: Done | None = None) -> list[ChatReply]:
-        """As the model, which is asked only for what is not kept yet.
-
-        At another address there may be another model of that name.
-        """
-        served = self.name, address(self.model)
-        replies: dict[int, ChatReply] = {}
-        missing: list[int] = []
-
-        def take(place: int, reply: ChatReply) -> None:
-            replies[place] = reply
-            if done:
-                done(place, reply)
-
-        def keep(number: int, reply: ChatReply) -> None:
-            place = missing[number]
-            if not reply.error:
-                self.journal.put(asdict(reply), served, requests[place])
-            take(place, reply)
-
-        for place, request in enumerate(requests):
-            if kept := self.journal.get(served, request):
-                tools = tuple(ToolUse(**use) for use in kept["tools"])
-                take(place, ChatReply(**kept | {"tools": tools}))
-            else:
-                missing.append(place)
-        if missing:
-            self.model.chat([requests[place] for place in missing], keep)
-        return [replies[place] for place in range(len(requests))]
-
-
 Counts = tuple[int | None, int | None]
 """Tokens of a prompt and of its reply, None where nobody told."""
 
@@ -162,29 +113,58 @@ def spent(calls: Sequence[Counts]) -> dict[str, int | None]:
 
 
 @dataclass(frozen=True)
-class Metered(_Around):
-    """A chat model whose replies are counted: their tokens, and on a bar if there is one.
+class WatchedChat:
+    """A chat model whose good replies are kept in a journal, and whose tokens are counted.
 
-    Replies from a cache count too: they were paid for once. The bar grows where more is asked.
+    Replies from a journal or a cache count too: they were paid for once. A bar grows where more is
+    asked.
     """
 
+    model: ChatModel
+    journal: Journal = Journal(None)
     shown: bar | None = None
     spent: list[Counts] = field(default_factory=list)
     lost: list[Counts] = field(default_factory=list)  # of failed ones, which are asked for again
 
+    @property
+    def name(self) -> str:
+        """The model's."""
+        return self.model.name
+
     def chat(self, requests: Sequence[ChatRequest], done: Done | None = None) -> list[ChatReply]:
-        """As the model."""
+        """As the model, which is asked only for what is not kept yet.
+
+        At another address there may be another model of that name.
+        """
+        served = self.name, address(self.model)
+        replies: dict[int, ChatReply] = {}
+        missing: list[int] = []
         if self.shown is not None:
             self.shown.total = max(self.shown.total or 0, self.shown.n + len(requests))
 
         def take(place: int, reply: ChatReply) -> None:
+            replies[place] = reply
             (self.lost if reply.error else self.spent).append(counts(reply))
             if self.shown is not None:
                 self.shown.advance()
             if done:
                 done(place, reply)
 
-        return self.model.chat(requests, take)
+        def keep(number: int, reply: ChatReply) -> None:
+            place = missing[number]
+            if not reply.error:
+                self.journal.put(asdict(reply), served, requests[place])
+            take(place, reply)
+
+        for place, request in enumerate(requests):
+            if kept := self.journal.get(served, request):
+                tools = tuple(ToolUse(**use) for use in kept["tools"])
+                take(place, ChatReply(**kept | {"tools": tools}))
+            else:
+                missing.append(place)
+        if missing:
+            self.model.chat([requests[place] for place in missing], keep)
+        return [replies[place] for place in range(len(requests))]
 
 
 @dataclass(frozen=True)

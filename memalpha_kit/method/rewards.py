@@ -151,12 +151,6 @@ def reward_contents(scene: Scene) -> tuple[float | None, ...]:
     return tuple(contents)
 
 
-TERMS.add("accuracy", reward_accuracy)
-TERMS.add("format", reward_format)
-TERMS.add("compression", reward_compression)
-TERMS.add("content", reward_contents)
-
-
 def rewards(
     episode: Episode,
     instance: Instance,
