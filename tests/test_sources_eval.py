@@ -320,12 +320,6 @@ def test_a_text_is_parsed_as_a_literal_and_never_evaluated(text):
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 120
 
 
-def test_a_list_above_the_size_limit_is_not_parsed(monkeypatch):
-    monkeypatch.setattr(contexts, "MAX_LITERAL", 3)
-    with pytest.raises(InputError, match="found 6 characters"):
-        contexts.parse_list("[1, 2]", "here")
-
-
 PARCELS = "where is my parcel ?\nlabel: 2\n\nplay some jazz .\nlabel: 0\n\n"
 BANKING = "icl_banking77_5900shot_balance"
 

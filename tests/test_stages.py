@@ -8,7 +8,7 @@ from stub_server import StubServer
 
 from memalpha_kit.chats import ChatReply
 from memalpha_kit.data import stages
-from memalpha_kit.data.stages import Llm, Short, Stage
+from memalpha_kit.data.stages import Llm, Stage
 from memalpha_kit.errors import InputError
 from memalpha_kit.models.chat import Client
 from memalpha_kit.models.servers import Endpoint
@@ -198,11 +198,11 @@ SENTENCE = "She grows lemons and sells vans."
 @pytest.mark.parametrize(
     ("replies", "short"),
     [
-        (["Lemon grower; Van seller"], Short("Lemon grower; Van seller", True)),
-        (["Lemon grower; Part-time van dealer in town", "van dealer"], Short("van dealer", True)),
-        (["a b c d e"] * 3, Short(SENTENCE, False)),
-        ([" ; "] * 3, Short(SENTENCE, False)),
-        ([None], Short(SENTENCE, False)),
+        (["Lemon grower; Van seller"], "Lemon grower; Van seller"),
+        (["Lemon grower; Part-time van dealer in town", "van dealer"], "van dealer"),
+        (["a b c d e"] * 3, None),
+        ([" ; "] * 3, None),
+        ([None], None),
     ],
 )
 def test_an_answer_is_shortened_to_keywords_or_stays_and_is_flagged(replies, short):
@@ -216,18 +216,18 @@ def test_an_answer_is_shortened_to_keywords_or_stays_and_is_flagged(replies, sho
 
 def test_only_what_was_invalid_is_asked_again():
     stage = Llm(Scripted("one", "a b c d", "three", "two"))
-    shorts = stage.shorten([("1?", "x y"), ("2?", "x y"), ("3?", "x y")])
-    assert [short.text for short in shorts] == ["one", "two", "three"]
+    short = stage.shorten([("1?", "x y"), ("2?", "x y"), ("3?", "x y")])
+    assert short == ["one", "two", "three"]
 
 
 @pytest.mark.parametrize(
     ("question", "answer", "short"),
     [
-        ("How old is Ila Brandt?", "Ila Brandt is 31 years old.", Short("31 years", True)),
-        ("How much did the repair cost?", "It cost 410 crowns.", Short("410 crowns", True)),
-        ("Who was the judge?", "The judge was Lena Orr.", Short("Lena Orr", True)),
-        ("How many?", "Forty", Short("Forty", True)),
-        ("Did Ila sell the van?", "Ila did sell the van.", Short("Ila did sell the van.", False)),
+        ("How old is Ila Brandt?", "Ila Brandt is 31 years old.", "31 years"),
+        ("How much did the repair cost?", "It cost 410 crowns.", "410 crowns"),
+        ("Who was the judge?", "The judge was Lena Orr.", "Lena Orr"),
+        ("How many?", "Forty", "Forty"),
+        ("Did Ila sell the van?", "Ila did sell the van.", None),
     ],
 )
 def test_the_rule_keeps_what_the_answer_adds(question, answer, short):

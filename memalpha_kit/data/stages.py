@@ -6,7 +6,7 @@ infbench_sum_eng_shots2; perltqa twice):
     stage = stages.chosen(config)                    # None for config.stage == "none"
     stage.closed_book([(question, gold), ...], count)  # [True, False, None, ...]
     stage.keywords([summary, ...])                     # [("Nell", "blue door"), None, ...]
-    stage.shorten([(question, answer), ...])           # [Short("31 years", True), ...]
+    stage.shorten([(question, answer), ...])           # ["31 years", None, ...]
     stage.answerable(text, [(question, gold), ...])    # ["Forty", "", None, ...]
 
 Two answer them: `rules` (`Stage` itself) is a floor for machines without a model, `llm` asks a
@@ -49,14 +49,6 @@ MAX_KEYWORDS = 20
 MAX_WORDS = 3  # of one keyword
 
 
-@dataclass(frozen=True)
-class Short:
-    """The text to score against; `shortened` is False for an original that had to stay."""
-
-    text: str
-    shortened: bool
-
-
 class Stage:
     """The floor: keeps the shape of the data right (short golds, keywords instead of prose).
 
@@ -86,9 +78,9 @@ class Stage:
         """The keywords of each summary; None where there are none to be had."""
         return [keywords_by_rule(summary) or None for summary in summaries]
 
-    def shorten(self, pairs: Pairs) -> list[Short]:
-        """Each answer in keywords of at most three words, joined by `; `, or as it is."""
-        return [_short(shortened_by_rule(*pair), pair[1]) for pair in pairs]
+    def shorten(self, pairs: Pairs) -> list[str | None]:
+        """Each answer in keywords of at most three words, joined by `; `; None: it has to stay."""
+        return [_usable(shortened_by_rule(*pair)) for pair in pairs]
 
     def answerable(self, text: str, pairs: Pairs) -> list[str | None]:
         """The part of each gold that the text tells, "" for none; None if the model failed."""
@@ -121,9 +113,9 @@ class Llm(Stage):
         found = {i: listed(reply or "") for i, reply in zip(asked, replies, strict=True)}
         return [found.get(i) or None for i in range(len(summaries))]
 
-    def shorten(self, pairs: Pairs) -> list[Short]:
+    def shorten(self, pairs: Pairs) -> list[str | None]:
         """A reply that breaks the rules is asked for again with the reason, three times in all."""
-        found = [Short(answer, False) for _, answer in pairs]
+        found: list[str | None] = [None] * len(pairs)
         reasons = {i: "" for i, (_, answer) in enumerate(pairs) if answer.strip()}
         for _ in range(ATTEMPTS):
             texts = []
@@ -133,8 +125,7 @@ class Llm(Stage):
             replies = dict(zip(reasons, self._ask(SHORTEN, texts, too_long), strict=True))
             reasons = {i: why for i, reply in replies.items() if (why := too_long(reply or "x"))}
             for i in replies.keys() - reasons.keys():
-                if (reply := replies[i]) is not None:
-                    found[i] = _short(reply, pairs[i][1])
+                found[i] = _usable(replies[i] or "")
         return found
 
     def answerable(self, text: str, pairs: Pairs) -> list[str | None]:
@@ -252,10 +243,9 @@ def unique(items: Iterable[str]) -> tuple[str, ...]:
     return tuple(kept.values())
 
 
-def _short(text: str, answer: str) -> Short:
-    """The tidied text, or the whole answer if the text cannot stand for it."""
-    tidied = "; ".join(unique(text.split(";")))
-    return Short(answer, False) if too_long(text) else Short(tidied, True)
+def _usable(text: str) -> str | None:
+    """The tidied keywords, or None if they cannot stand for the answer."""
+    return None if too_long(text) else "; ".join(unique(text.split(";")))
 
 
 STOP_WORDS = frozenset(_TEXTS["stop_words"].split())

@@ -17,7 +17,6 @@ from memalpha_kit.data.sources.building import Job
 from memalpha_kit.errors import InputError
 from memalpha_kit.text import normalise
 
-MAX_LITERAL = 50_000_000  # characters of a textual list that is parsed
 _LABEL = re.compile(r"label:\s*(\d+)", re.IGNORECASE)
 _NUMBER = re.compile(r"(?:^|(?<=\s))(\d+)\.(?=\s)")
 
@@ -66,21 +65,18 @@ def read_facts(context: str) -> list[str]:
 def parse_list(text: str, where: str) -> list[Any]:
     """The list that a text spells as JSON or as a Python literal; nothing is ever evaluated.
 
-    Raises InputError for anything else, a text above `MAX_LITERAL` characters included.
+    Raises InputError for anything else.
     """
-    found = f"{len(text)} characters"
-    if len(text) <= MAX_LITERAL:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
         try:
-            value = json.loads(text)
-        except (ValueError, RecursionError):
-            try:
-                value = ast.literal_eval(text.strip())
-            except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-                value = None
-        if isinstance(value, list) and value:
-            return value
-        found = repr(text[:40])
-    raise InputError(f"{where}: expected a list as text, found {found}")
+            value = ast.literal_eval(text.strip())
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            value = None
+    if isinstance(value, list) and value:
+        return value
+    raise InputError(f"{where}: expected a list as text, found {text[:40]!r}")
 
 
 KEYWORDS = "memoryagentbench_answers_to_keywords_mapping.json"

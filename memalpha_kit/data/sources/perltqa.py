@@ -203,11 +203,11 @@ def _staged(
 ) -> tuple[list[Asked], set[str]]:
     """The questions that the chunks answer, answers shortened; ids of those that stayed whole."""
     short = stage.shorten([(q.qa.question, q.qa.answers[0]) for q in asked])
-    pairs = [(q.qa.question, s.text) for q, s in zip(asked, short, strict=True)]
+    pairs = [(q.qa.question, s or q.qa.answers[0]) for q, s in zip(asked, short, strict=True)]
     golds = stage.answerable("\n\n".join(chunks), pairs)
     job.skips.drop("questions that the chunks do not answer", golds.count(""))
     job.skips.drop("questions whose answerability check failed", golds.count(None))
-    kept = {q.qa.id for q, s in zip(asked, short, strict=True) if not s.shortened}
+    kept = {q.qa.id for q, s in zip(asked, short, strict=True) if s is None}
     found = [(q, gold) for q, gold in zip(asked, golds, strict=True) if gold]
     return [replace(q, qa=replace(q.qa, answers=(gold,))) for q, gold in found], kept
 
