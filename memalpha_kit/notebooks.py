@@ -31,7 +31,7 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -174,8 +174,6 @@ def run(
         "overrides": list(overrides),
         "root": Path(os.path.relpath(root, folder)).as_posix(),
     }
-    for path in paths:
-        check_parameters(path, parameters)
     with files.held(root / "runs" / name):
         for number, path in enumerate(paths, start=1):
             started = time.monotonic()
@@ -197,22 +195,6 @@ def repository() -> Path:
         f"{Path.cwd()}: expected a clone of the kit here or above, found no folder with "
         "notebooks/ and memalpha_kit/"
     )
-
-
-def check_parameters(path: Path, parameters: Iterable[str]) -> None:
-    """Raises InputError, naming the closest, if the notebook does not declare a parameter."""
-    import nbformat
-    import papermill
-
-    try:
-        notebook = nbformat.read(path, as_version=4)
-    except (nbformat.reader.NotJSONError, nbformat.ValidationError) as error:
-        raise InputError(f"{path}: expected a notebook, found: {str(error)[:80]!r}") from error
-    notebook.metadata.setdefault("kernelspec", {"name": "python3", "language": "python"})
-    declared = papermill.inspect_notebook(notebook)
-    for name in parameters:
-        if name not in declared:
-            raise InputError(f"{path.name}: unknown parameter {name!r}{closest(name, declared)}")
 
 
 def _selected(paths: list[Path], only: Sequence[str], folder: Path) -> list[Path]:
@@ -258,6 +240,7 @@ def _execute(path: Path, running: Path, parameters: dict[str, Any], failed: Path
 
     Papermill formats its paths, so braces in them are doubled.
     """
+    import nbformat
     import papermill
     from nbclient.exceptions import DeadKernelError
 
@@ -276,6 +259,8 @@ def _execute(path: Path, running: Path, parameters: dict[str, Any], failed: Path
     except papermill.PapermillExecutionError as error:
         what = " ".join(f"{error.ename}: {error.evalue}".split())
         raise NotebookError(f"{path.name}: cell [{error.exec_count}]: {what}{kept}") from error
+    except (nbformat.reader.NotJSONError, nbformat.ValidationError) as error:
+        raise NotebookError(f"{path.name}: expected a notebook, found: {error!s:.80}") from error
     except DeadKernelError as error:
         raise NotebookError(f"{path.name}: the kernel died (out of memory?){kept}") from error
     for name in ("input_path", "output_path"):  # folders of this machine

@@ -106,6 +106,9 @@ def test_a_failing_cell_or_a_kernel_that_dies_is_one_line_and_leaves_a_copy_mark
     with pytest.raises(NotebookError, match="04_fourth.ipynb: the kernel died"):
         run("ci", only=["04"], root=toy, notebooks=folder)
     assert not (toy / "reports" / "04_fourth" / "ci" / "04_fourth.ipynb").exists()
+    (folder / "05_fifth.ipynb").write_text("{")
+    with pytest.raises(NotebookError, match="05_fifth.ipynb: expected a notebook, found"):
+        run("ci", only=["05"], root=toy, notebooks=folder)
 
 
 def test_a_missing_hand_over_names_the_notebook_and_the_command_that_makes_all(toy):
@@ -120,29 +123,6 @@ def test_a_full_disk_leaves_no_report_that_looks_complete(toy, monkeypatch):
     with pytest.raises(InputError, match=r"01_first.html: expected to write .*: No space"):
         run("ci", only=["01"], root=toy, notebooks=toy / "notebooks")
     assert "01_first.ipynb" not in files(toy / "reports" / "01_first" / "ci")
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (
-            lambda folder: save_notebook(
-                folder, "05_fifth", parameters=PARAMETERS.replace("overrides", "overides")
-            ),
-            "unknown parameter 'overrides'; did you mean 'overides'",
-        ),
-        (
-            lambda folder: (folder / "06_sixth.ipynb").write_text("{"),
-            "06_sixth.ipynb: expected a notebook",
-        ),
-    ],
-    ids=["undeclared parameter", "no notebook"],
-)
-def test_a_notebook_that_cannot_run_is_refused_before_any_other_does(toy, spoil, message):
-    spoil(toy / "notebooks")
-    with pytest.raises(InputError, match=message):
-        run("ci", root=toy, notebooks=toy / "notebooks")
-    assert not (toy / "reports").exists()
 
 
 @pytest.mark.parametrize(

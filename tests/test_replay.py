@@ -39,16 +39,16 @@ def test_a_thousand_random_episodes_are_replayed_byte_for_byte():
 
 
 EDITS = {
-    'step 0, call 0: status: recorded "rejected", found "ok"': (
+    'steps[0].calls[0].status: recorded "rejected", found "ok"': (
         lambda step: step["calls"][0].update(status="rejected")
     ),
-    "step 0, call 0: arguments: recorded": (
+    'steps[0].calls[0].arguments.content: recorded "Tom lies."': (
         lambda step: step["calls"][0]["arguments"].update(content="Tom lies.")
     ),
-    "step 0, call 0: recorded new_memory_insert (ok), found no call": (
+    'steps[0].calls[0].name: recorded "new_memory_insert", found nothing': (
         lambda step: step["completion"].update(text="Nothing to do.")
     ),
-    "found no call": lambda step: step["calls"].append(step["calls"][0]),
+    'status: recorded "ok", found nothing': lambda step: step["calls"].append(step["calls"][0]),
 }
 
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
-from itertools import zip_longest
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from memalpha_kit.method.episode import scored_answer
 from memalpha_kit.method.memory import apply, empty
 from memalpha_kit.method.rewards import rewards
 from memalpha_kit.method.saved import episode_fields, read_episode
-from memalpha_kit.records import Answer, Episode, Instance, Rewards, Step, ToolCall
+from memalpha_kit.records import Answer, Episode, Instance, Rewards, Step
 from memalpha_kit.settings import ProtocolConfig, RewardConfig
 from memalpha_kit.tasks import metric_of
 from memalpha_kit.tokens import counter
@@ -83,32 +82,27 @@ def differences(
 
     Raises InputError, starting with `where`, for what is no episode.
     """
-    episode = read_episode(recorded, where, check=False)
-    again = replayed(episode, protocol)
-    found = [
-        f"{where}: step {place}, call {number}: {said}"
-        for place, (old, new) in enumerate(zip(episode.steps, again.steps, strict=True))
-        for number, said in _calls(old.calls, new.calls)
+    again = episode_fields(replayed(read_episode(recorded, where, check=False), protocol))
+    old, new = (dict(_places(json.loads(json_line(one)))) for one in (recorded, again))
+    pairs = ((place, old.get(place, "nothing"), new.get(place, "nothing")) for place in old | new)
+    return [
+        f"{where}: {place}: recorded {then:.80}, found {now:.80}"
+        for place, then, now in pairs
+        if then != now
     ]
-    if not found and json_line(episode_fields(again)) != json_line(recorded):
-        found.append(f"{where}: recorded with other fields than are written today")
-    return found
 
 
-def _calls(old: tuple[ToolCall, ...], new: tuple[ToolCall, ...]) -> Iterator[tuple[int, str]]:
-    for number, (before, after) in enumerate(zip_longest(old, new)):
-        if before is None or after is None:
-            yield number, f"recorded {_said(before)}, found {_said(after)}"
-            continue
-        then, now = asdict(before), asdict(after)
-        for key in then:
-            texts = [json.dumps(value, default=dict) for value in (then[key], now[key])]
-            if texts[0] != texts[1]:
-                yield number, f"{key}: recorded {texts[0]:.80}, found {texts[1]:.80}"
-
-
-def _said(call: ToolCall | None) -> str:
-    return "no call" if call is None else f"{call.name or 'a call'} ({call.status})"
+def _places(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
+    """Whatever in a JSON value holds nothing else, as JSON, by its place: `steps[0].chunk`."""
+    inner = isinstance(value, dict | list) and value
+    if not inner:
+        yield place.lstrip("."), json.dumps(value)
+    elif isinstance(value, dict):
+        for key, part in value.items():
+            yield from _places(part, f"{place}.{key}")
+    else:
+        for number, part in enumerate(value):
+            yield from _places(part, f"{place}[{number}]")
 
 
 def reward_differences(
