@@ -86,6 +86,15 @@ PATTERNS: dict[str, Callable[[str], re.Pattern[str]]] = {
 }
 
 
+def check_counter(name: str) -> tuple[str, str]:
+    """Kind and tokenizer that a counter's name says. Raises InputError for an unknown name."""
+    kind, _, which = name.partition(":")
+    if name not in PATTERNS and (kind not in TOKENIZERS or not which):
+        known = (*PATTERNS, "tiktoken:o200k_base", "hf:Qwen/Qwen3-32B")
+        raise InputError(f"counter: expected a known name, found {name!r}{closest(name, known)}")
+    return kind, which
+
+
 @cache
 def counter(name: str) -> Counter:
     """The counter with this name: "words", "wordpunct", "tiktoken:<encoding>", "hf:<folder or id>".
@@ -93,7 +102,7 @@ def counter(name: str) -> Counter:
     The last two read a tokenizer from disk or a cache, or download it. Raises InputError for an
     unknown name or a tokenizer that cannot be loaded.
     """
-    kind, _, which = name.partition(":")
+    kind, which = check_counter(name)
     if name in PATTERNS:
         choose = PATTERNS[name]
         return Counter(
@@ -102,9 +111,6 @@ def counter(name: str) -> Counter:
             lambda text: len(choose(text).findall(text)),
             adds_up=True,
         )
-    if kind not in TOKENIZERS or not which:
-        known = (*PATTERNS, "tiktoken:o200k_base", "hf:Qwen/Qwen3-32B")
-        raise InputError(f"counter: expected a known name, found {name!r}{closest(name, known)}")
     try:
         return Counter(name, *TOKENIZERS[kind](which))
     except (ValueError, OSError) as error:

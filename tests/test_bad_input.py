@@ -74,6 +74,18 @@ def test_the_installed_command_answers_as_main_does(here):
     )
 
 
+@pytest.mark.parametrize(
+    "setting", ["counter=typo", "behaviour=typo", "tools=[typo]", "components=[typo]"]
+)
+@pytest.mark.parametrize("name", ["write", "evaluate"])
+def test_a_name_that_nobody_knows_is_refused_before_a_file_is_begun(here, capsys, name, setting):
+    evaluate = ("evaluate", "--method", "memory", "--data", "data.parquet", "--writer", "silent")
+    argv = write_words() if name == "write" else (*evaluate, "--reader", "best_entry")
+    shown = refused(capsys, 2, *argv, "--set", f"memory.{setting}")
+    assert "expected a known name, found 'typo'" in shown
+    assert os.listdir() == ["data.parquet"]
+
+
 # --- A full disk ---------------------------------------------------------------------------------
 
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from memalpha_kit.cli import main
 from memalpha_kit.data import dataset
 from memalpha_kit.data.build import RECIPES
 from memalpha_kit.data.dataset import Dataset, merge, shared_groups, split
@@ -164,6 +165,17 @@ def test_a_data_set_comes_back_equal(tmp_path):
     assert (back.name, back.train, back.test) == ("squad", WHOLE.train, WHOLE.test)
     hashes = back.card["data_sha256"]
     assert hashes["test.parquet"] == sha256(tmp_path / "new/squad/test.parquet")
+
+
+def test_a_test_part_in_several_files_is_one_data_set_for_every_command(tmp_path, capsys):
+    parts = many("x", "y")
+    for n, part in enumerate(parts):
+        save_instances(tmp_path / f"data/test-0000{n}-of-00002.parquet", [part])
+    assert dataset.load_data(tmp_path) == list(parts)
+    out = tmp_path / "e.jsonl"
+    said = ["write", "--data", str(tmp_path), "--writer", "keep_sentences", "--out", str(out)]
+    assert main(said) == main(said) == 0
+    assert "2 episodes, 0 of them new" in capsys.readouterr().out
 
 
 def test_a_published_file_without_columns_or_names_is_read(tmp_path):

@@ -85,6 +85,10 @@ def test_what_is_given_comes_before_what_a_profile_assumes(options, line, capsys
         ("paper --cards 24", "grpo.instances 32 is no multiple of 24 cards"),
         ("paper --cards 0", "cards: expected at least 1, found 0"),
         ("gpu --chunks 0", "chunks: expected more than 0, found 0"),
+        ("gpu --set model.reader=rule", "reward.content: expected 0 with model.reader rule"),
+        ("gpu --set grpo.overlap=true", "grpo.overlap: expected false with model.reader base"),
+        ("gpu --set model.max_seq_length=99", "model.max_seq_length: expected at least 8192"),
+        ("gpu --set memory.counter=typo", "counter: expected a known name, found 'typo'"),
         ("gpu --training-share 30", "training_share: expected at most 1, found 30"),
     ],
 )
@@ -152,7 +156,7 @@ def test_the_card_at_hand_is_found_by_its_memory_and_its_name():
     assert fitting(profile, 1, 0.0) is None  # no card, no plan
     assert fitting(profile, 1, 85.0).value("total") > 0
     with pytest.raises(InputError, match="does not fit"):
-        fitting(load_profile("gpu", ["model.lora_rank=0"]), 1, 25.3)
+        fitting(load_profile("paper"), 1, 25.3)
 
 
 def test_a_folder_counts_as_the_model_that_has_its_sizes(tmp_path):

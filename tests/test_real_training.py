@@ -309,6 +309,7 @@ def test_a_warm_start_teaches_a_rules_calls_and_grpo_goes_on_from_it(
     settings = {"model.lora_rank": rank, "model.name": base, "memory.shown": 0}
     settings |= {"warm_start.steps": 12, "warm_start.batch": 4, "warm_start.learning_rate": 0.02}
     settings |= {"warm_start.keep": 1.0, "warm_start.save_every": 4, "warm_start.log_every": 1}
+    settings["reward.content"] = 0.1  # of GRPO; a warm start has no judge
     out, options = tmp_path / "warm", sets(SETTINGS | RULE | settings)
     command = ["warm-start", "--profile", "small", "--data", *map(str, data), "--out", str(out)]
     assert cli.main([*command, *options]) == 0

@@ -104,9 +104,8 @@ def lengths(
     Each length holds the chunks of the shorter ones and more of other instances, which cannot
     answer the questions. What is finished is kept in the folder and not measured again.
     """
-    from memalpha_kit.data.dataset import one_file
+    from memalpha_kit.data.dataset import data_files, load_data
     from memalpha_kit.data.haystacks import nested
-    from memalpha_kit.data.instances import load_instances
     from memalpha_kit.evaluation.lengths import measure, table_haystacks
     from memalpha_kit.evaluation.methods import identity
     from memalpha_kit.evaluation.tables import markdown
@@ -114,15 +113,16 @@ def lengths(
     from memalpha_kit.figures.style import save_figure
     from memalpha_kit.method.readers import reader as named
 
-    file, loaded = one_file(data), load_profile(profile, overrides)
+    loaded = load_profile(profile, overrides)
     by = writer_of("lengths", writer, local, loaded, temperature)
     settings = {
-        **{"data_sha256": files.fingerprint([file]), "writer": identity(by), "reader": reader},
+        "data_sha256": files.fingerprint(data_files(data)),
+        **{"writer": identity(by), "reader": reader},
         **{"limit": limit, "seed": seed, "temperature": temperature},
         "memory": dataclasses.asdict(loaded.memory),
         "protocol": dataclasses.asdict(loaded.protocol),
     }
-    haystacks = nested(load_instances(file), sorted({1, *lengths}), seed, limit)
+    haystacks = nested(load_data(data), sorted({1, *lengths}), seed, limit)
     rules = (loaded.memory, loaded.protocol)
     rows = measure(haystacks, by, named(reader), rules, seed, out, settings, lengths)
     table = table_haystacks(rows, seed)

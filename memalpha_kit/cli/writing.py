@@ -55,22 +55,22 @@ def write(
     Episodes are appended as they are finished. The same command again goes on where it stopped;
     other settings are refused, because one file never holds episodes of two settings.
     """
-    from memalpha_kit.data.dataset import load_data, one_file
+    from memalpha_kit.data.dataset import data_files, load_data
     from memalpha_kit.evaluation.methods import identity
     from memalpha_kit.method.saved import write_log
     from memalpha_kit.training.trained import adapter_file
 
     if (data is None or out is None) if text is None else (data or out):
         raise InputError("write: expected a TEXT, or --data and --out")
-    file = one_file(data) if data else None
+    found = data_files(data) if data else []
     small = local.model if adapter_file(local.model) else None
     loaded = load_profile(small.name if small else profile, overrides)
     made = writer_of("write", writer, local, loaded, temperature)
     if text is not None:
         return _show_memory(text, made, loaded, seed)
-    assert file and out  # there is no TEXT
+    assert data and out  # there is no TEXT
     settings = {
-        "data_sha256": files.fingerprint([file]),
+        "data_sha256": files.fingerprint(found),
         "writer": writer or identity(made),
         "temperature": None if writer else temperature,
         **({} if writer or local.dtype == "auto" else {"dtype": local.dtype}),
@@ -78,7 +78,7 @@ def write(
         "memory": dataclasses.asdict(loaded.memory),
         "protocol": dataclasses.asdict(loaded.protocol),
     }
-    todo = load_data(file)[:instances]
+    todo = load_data(data)[:instances]
     rules = (loaded.memory, loaded.protocol)
     episodes, new = write_log(out, todo, made, rules, settings, rollouts, seed, batch)
     print(f"{out}: {len(episodes)} episodes, {new} of them new")

@@ -266,27 +266,27 @@ def part_files(folder: Path, part: str) -> list[Path]:
     return []
 
 
-def one_file(path: Path) -> Path:
-    """The parquet file that a path means: itself, or the test part of a data set in a folder.
+def data_files(path: Path) -> list[Path]:
+    """The parquet files that a path means: itself, or the test part of a data set in a folder.
 
-    Raises InputError if there is none, or if the part is in several files.
+    Raises InputError if there is none.
     """
-    found = [path] if path.is_file() else part_files(path, "test")
-    if len(found) != 1:
-        names = ", ".join(file.name for file in found) or "none"
-        raise InputError(
-            f"{path}: expected a parquet file or a folder with {TEST}, found {names}; "
-            "`memalpha data build` makes one"
-        )
-    return found[0]
+    if found := [path] if path.is_file() else part_files(path, "test"):
+        return found
+    raise InputError(
+        f"{path}: expected a parquet file or a folder with {TEST}, found none; "
+        "`memalpha data build` makes one"
+    )
 
 
 def load_data(path: Path) -> list[Instance]:
     """The instances of a parquet file, or of the test part of a data set: at least one."""
-    file = one_file(path)
-    if not (instances := load_instances(file)):
-        other = [f"; {part} is the training part" for part in part_files(file.parent, "train")]
-        raise InputError(f"{file}: expected at least one instance, found none{''.join(other)}")
+    found = data_files(path)
+    if not (instances := [i for file in found for i in load_instances(file)]):
+        other = [f"; {part} is the training part" for part in part_files(found[0].parent, "train")]
+        expected = "expected at least one instance, found none"
+        raise InputError(f"{found[0]}: {expected}{''.join(other)}")
+    check_ids(instances, str(path))
     return instances
 
 

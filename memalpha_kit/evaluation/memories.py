@@ -186,6 +186,7 @@ class WrittenMemory(FromMemory):
             raise InputError(f"writer: expected a name or a model's folder, found {wanted!r}{tail}")
         super().__init__(name, settings, backends)
         self._loaded: CausalLM | None = None  # the policy in the folder
+        memories.empty(settings.memory)  # an unknown name is said before a run is begun
         writing = ("memory", "protocol", "write_temperature", "write_seed")
         if settings.episodes:
             self.check_unused(("writer", *writing), "the episodes were written before")

@@ -76,7 +76,8 @@ class Environment:
     meet: Callable[[Any], object] = lambda lm: None
 
     def __post_init__(self) -> None:
-        """Raises InputError for a reward term that nobody has registered."""
+        """Raises InputError for a name in the settings that nobody has registered."""
+        memories.empty(self.memory)
         for name in self.reward.others:
             TERMS[name]
 

@@ -32,7 +32,7 @@ from memalpha_kit.entries import Entry, Store, essence
 from memalpha_kit.episode_settings import MemoryConfig
 from memalpha_kit.records import PAPER_PARTS, Memory, ToolCall
 from memalpha_kit.registry import Registry
-from memalpha_kit.tokens import Counter, counter
+from memalpha_kit.tokens import Counter, check_counter, counter
 
 
 def load_texts(name: str) -> dict[str, Any]:
@@ -75,10 +75,12 @@ def components(config: MemoryConfig) -> tuple[str, ...]:
 def empty(config: MemoryConfig) -> Memory:
     """A memory with nothing in it; components that are switched off are None.
 
-    Raises InputError for a tool and for a component that nobody has registered.
+    Raises InputError for a name in the settings that nobody has registered.
     """
     for name in config.tools:
         TOOLS[name]
+    RULES[config.behaviour]
+    check_counter(config.counter)
     on = {name: "" if MEMORY_COMPONENTS[name].paragraph else Store() for name in components(config)}
     paper: Any = {name: on.pop(name, None) for name in PAPER_PARTS}
     return Memory(**paper, others=Map(on))

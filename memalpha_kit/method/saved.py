@@ -181,6 +181,7 @@ def write_log(
     (`episodes.json` of `episodes.jsonl`). Raises InputError for a file of other settings.
     """
     card, started = _card(path), time.monotonic()
+    memory.empty(rules[0])  # an unknown name is said before a file is begun
     if path.exists() and not card.exists():
         raise InputError(f"{path}: is there without {card.name}; choose another --out")
     said = {**settings, "rollouts": rollouts, "seed": seed}

@@ -148,10 +148,14 @@ def plan(
     assumptions: Assumptions = Assumptions(),  # noqa: B008 (frozen)
     measured: Card | None = None,
 ) -> Plan:
-    """What the profile will cost. Raises InputError for a model or a card that is in no table.
+    """What the profile will cost. Raises InputError for settings that training would refuse, and
+    for a model or a card that is in no table.
 
     `measured` stands for the card's row in the table (`training/probe.py`).
     """
+    from memalpha_kit.training.real import check_settings
+
+    check_settings(profile)
     name, card = profile.model.name, assumptions.card
     if not name:
         expected = "expected one of a real model, e.g. gpu; the miniature takes minutes"

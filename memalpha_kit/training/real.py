@@ -47,6 +47,7 @@ from memalpha_kit.models.local_chat import LocalChat, VllmLM
 from memalpha_kit.models.servers import endpoint_from_env
 from memalpha_kit.records import Instance, Memory, ToolCall
 from memalpha_kit.settings import ModelConfig, Profile
+from memalpha_kit.tokens import counter
 from memalpha_kit.training import processes
 from memalpha_kit.training.plan import fitting
 
@@ -172,7 +173,8 @@ def warm_start(
     InputError.
     """
     started, settings = time.time(), profile.warm_start
-    profile, _ = checked(replace(profile, model=replace(profile.model, reader="rule")))
+    unread, unjudged = replace(profile.model, reader="rule"), replace(profile.reward, content=0.0)
+    profile, _ = checked(replace(profile, model=unread, reward=unjudged))
     instances, _ = dataset.train_and_held_out(data)
     from memalpha_kit.training import backends
 
@@ -270,16 +272,35 @@ def checked(profile: Profile) -> tuple[Profile, Client | None]:
             f"profile {profile.name}: expected a CUDA card for {names}, found none "
             "(a small model trains on a CPU with model.backend=transformers, model.vllm=none)"
         )
-    if model.reader == "base" and profile.grpo.overlap:
-        raise InputError("grpo.overlap: expected false with model.reader base (one model, one use)")
+    check_settings(profile)
     client = served_reader(model) if model.reader == "endpoint" else None
     if client:
         address = client.endpoint
         model = replace(model, reader_url=address.url, reader_model=address.model)
     check_model(model, profile.protocol)
+    counter(profile.memory.counter)  # loads its tokenizer, if it has one
     if seen_early(model):
         check_tokenizer(profile, found_folder(model.name))
     return replace(profile, model=model), client
+
+
+def check_settings(profile: Profile) -> None:
+    """Raises InputError for settings that contradict each other and names that nobody knows.
+
+    Addresses and adapters may still be to come: a plan looks here, too.
+    """
+    from memalpha_kit.training.backends import check_model
+
+    model, content = profile.model, profile.reward.content
+    Environment(profile.memory, profile.protocol, reader("by_source"), reward=profile.reward)
+    if model.reader == "base" and profile.grpo.overlap:
+        raise InputError("grpo.overlap: expected false with model.reader base (one model, one use)")
+    if model.reader == "rule" and content:
+        expected = "expected 0 without a judge (model.reader rule has none)"
+        raise InputError(f"reward.content: {expected}, found {content}")
+    later = {"vllm_server_url": model.vllm == "server", "reader_url": model.reader == "endpoint"}
+    named: Any = {n: getattr(model, n) or "later" for n, needed in later.items() if needed}
+    check_model(replace(model, adapter="", **named), profile.protocol)
 
 
 def served_reader(model: ModelConfig) -> Client:
