@@ -85,7 +85,7 @@ def test_what_is_given_comes_before_what_a_profile_assumes(options, line, capsys
         ("paper --cards 24", "grpo.instances 32 is no multiple of 24 cards"),
         ("paper --cards 0", "cards: expected at least 1, found 0"),
         ("gpu --chunks 0", "chunks: expected more than 0, found 0"),
-        ("gpu --set model.reader=rule", "reward.content: expected 0 with model.reader rule"),
+        ("gpu --set model.reader=rule", "reward.content: expected 0 without a judge"),
         ("gpu --set grpo.overlap=true", "grpo.overlap: expected false with model.reader base"),
         ("gpu --set model.max_seq_length=99", "model.max_seq_length: expected at least 8192"),
         ("gpu --set memory.counter=typo", "counter: expected a known name, found 'typo'"),

@@ -155,7 +155,6 @@ def plan(
     """
     from memalpha_kit.training.real import check_settings
 
-    check_settings(profile)
     name, card = profile.model.name, assumptions.card
     if not name:
         expected = "expected one of a real model, e.g. gpu; the miniature takes minutes"
@@ -165,6 +164,7 @@ def plan(
         raise InputError(f"model.name {name!r} {missing}{closest(name, SHAPES)}")
     if card not in CARDS:
         raise InputError(f"card {card!r} {missing}{closest(card, CARDS)}")
+    check_settings(profile)
     known = measured or CARDS[card]
     return _Estimate(profile, assumptions, shape, known, planned_data(assumptions)).plan()
 
