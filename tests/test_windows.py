@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from memalpha_kit.evaluation.contexts import (
     CUTS,
     GENERATION_TOKENS,
-    DoesNotFit,
     Tail,
     cut_context,
     prompt_tokens,
 )
+from memalpha_kit.method.retrieval import Unanswerable
 from memalpha_kit.tokens import Counter, counter
 
 WORDS, PUNCT = counter("words"), counter("wordpunct")
@@ -77,7 +77,7 @@ def test_a_context_that_fits_is_whole():
 def test_without_room_for_the_question_there_is_no_prompt():
     fixed = prompt_tokens(around(""), PUNCT)
     assert cut_context(around, Tail("a b", PUNCT), fixed, PUNCT) == (around(""), True)
-    with pytest.raises(DoesNotFit, match=f"at most {fixed - 1} tokens without context, found"):
+    with pytest.raises(Unanswerable, match=f"at most {fixed - 1} tokens without context, found"):
         cut_context(around, Tail("a b", PUNCT), fixed - 1, PUNCT)
 
 

@@ -17,11 +17,11 @@ from functools import cache, lru_cache
 from typing import Any, ClassVar, Literal
 
 from memalpha_kit.chats import ChatRequest, request
-from memalpha_kit.errors import InputError
 from memalpha_kit.evaluation.methods import METHODS, Backends, Method, Put, Settings
 from memalpha_kit.method.prompts import VERSION, asked, system_prompt_baseline
 from memalpha_kit.method.ranking import Bm25
 from memalpha_kit.method.readers import LABELLED, undated
+from memalpha_kit.method.retrieval import Unanswerable
 from memalpha_kit.records import Answer, Instance
 from memalpha_kit.registry import Registry
 from memalpha_kit.sections import Count, NonNegative, Share, about, section
@@ -31,10 +31,6 @@ Texts = tuple[str, str]  # system text ("" for none) and user text
 HEADER_TOKENS, FOOTER_TOKENS = 3, 2
 """Of each message in Qwen's chat template: `<|im_start|>`, role, line break; `<|im_end|>`, ..."""
 GENERATION_TOKENS = 7  # the header that asks for a reply, with the empty thinking block
-
-
-class DoesNotFit(InputError):
-    """A question that is longer than the window, without any context."""
 
 
 class Tail:
@@ -72,12 +68,12 @@ def cut_context(
 ) -> tuple[Texts, bool]:
     """The prompt around as much of the context's end as fits, and whether some was left out.
 
-    Raises DoesNotFit if the prompt is too long without any context.
+    Raises Unanswerable if the prompt is too long without any context.
     """
     room = window - prompt_tokens(render(""), counter)
     if room < 0:
-        found = window - room
-        raise DoesNotFit(f"prompt: expected at most {window} tokens without context, found {found}")
+        expected = f"expected at most {window} tokens without context"
+        raise Unanswerable(f"prompt: {expected}, found {window - room}")
     n_tokens = min(room, context.n_tokens)
     while True:  # tokens are not additive: the join may cost a few more
         texts = render(context.last(n_tokens))
@@ -145,7 +141,7 @@ class ContextMethod(Method):
 
         try:
             texts, truncated = self.cut(render, tail, self.options.window, self.counter)
-        except DoesNotFit as error:
+        except Unanswerable as error:
             return None, put.draft(finish="unanswerable", error=str(error))
         said = put.draft(retrieved=tuple(context[1]), truncated=truncated)
         return request(*texts, version=VERSION, **self.options.request_fields()), said

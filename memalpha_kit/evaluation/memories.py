@@ -39,16 +39,14 @@ from memalpha_kit.evaluation.methods import (
 from memalpha_kit.evaluation.writing import ApiWriter, KeptWriter, WatchedChat, spent
 from memalpha_kit.method import memory as memories
 from memalpha_kit.method import saved, writers
-from memalpha_kit.method.calls import render_calls
 from memalpha_kit.method.episode import write
-from memalpha_kit.method.memory import INSERT
 from memalpha_kit.method.model_readers import ModelReader
 from memalpha_kit.method.model_writers import ModelWriter
 from memalpha_kit.method.prompts import VERSION, search_tool
 from memalpha_kit.method.readers import READERS, Reader, needs_model, reader
 from memalpha_kit.method.retrieval import Retrieval
 from memalpha_kit.progress import bar
-from memalpha_kit.records import Answer, Episode, Instance, ToolCall
+from memalpha_kit.records import Answer, Episode, Instance, ToolCall, WriteRequest
 from memalpha_kit.sections import Count, Natural, NonNegative, Share, about, section
 from memalpha_kit.settings import MemoryConfig, ProtocolConfig
 
@@ -326,7 +324,11 @@ class RandomMemory(FromMemory):
         for instance in instances:
             budget = self._budget(instance)
             texts = draw(instance, budget, self.counter.count, self.options.draw_seed)
-            drawn = writers.ScriptedReplies(list(map(_inserted, texts)), "random")
+
+            def rule(asked: WriteRequest, texts: Sequence[Sequence[str]] = texts) -> list[ToolCall]:
+                return [writers.insert("semantic", text) for text in texts[asked.step]]
+
+            drawn = writers.ScriptedWriter("random", rule)
             [episode] = write([instance], drawn, MemoryConfig(), ProtocolConfig())
             done(self.remembered(instance, episode))
 
@@ -359,12 +361,6 @@ def draw(
         found.append([unit for unit in units if unit in kept])
         kept.difference_update(units)
     return found
-
-
-def _inserted(texts: Sequence[str]) -> str:
-    """A reply that stores texts as semantic entries."""
-    arguments = ({"memory_type": "semantic_memory", "content": text} for text in texts)
-    return render_calls([ToolCall(INSERT, made) for made in arguments], "qwen")
 
 
 def _units(chunk: str) -> Iterator[str]:

@@ -39,7 +39,7 @@ Ranked = list[tuple[str, Entry]]
 
 
 class Unanswerable(InputError):
-    """This question cannot be put to the model: it is blank, or not even the core fits with it."""
+    """This question cannot be put to the model: it is blank, or does not fit, even alone."""
 
 
 @dataclass(frozen=True)

@@ -72,17 +72,17 @@ class ScriptedReplies:
 
 def keep_sentences(request: WriteRequest) -> list[ToolCall]:
     """One semantic insert per sentence; headers, lead-ins and role tags are left out."""
-    return [_insert("semantic", text) for text in sentences(content(request.chunk))]
+    return [insert("semantic", text) for text in sentences(content(request.chunk))]
 
 
 def keep_lines(request: WriteRequest) -> list[ToolCall]:
     """The same with headers, lead-ins and role tags: it selects nothing at all."""
-    return [_insert("semantic", text) for text in sentences(request.chunk)]
+    return [insert("semantic", text) for text in sentences(request.chunk)]
 
 
 def keep_examples(request: WriteRequest) -> list[ToolCall]:
     """One semantic insert per labelled sample (`Sentence:`/`Label:` or `Sample:`/`Labels:`)."""
-    return [_insert("semantic", match[0]) for match in SAMPLE.finditer(request.chunk)]
+    return [insert("semantic", match[0]) for match in SAMPLE.finditer(request.chunk)]
 
 
 def keep_turns(request: WriteRequest) -> list[ToolCall]:
@@ -91,7 +91,7 @@ def keep_turns(request: WriteRequest) -> list[ToolCall]:
     Turns are kept whole: a long turn is a long entry.
     """
     return [
-        _insert("episodic", f"At {date}, {ROLES.get(speaker, speaker)} said: {text}")
+        insert("episodic", f"At {date}, {ROLES.get(speaker, speaker)} said: {text}")
         for date, speaker, text in turns(request.chunk)
     ]
 
@@ -113,7 +113,8 @@ def writer(name: str, wire: str = "qwen") -> Writer:
     return found if isinstance(found, Writer) else ScriptedWriter(name, found, wire)
 
 
-def _insert(store: str, text: str) -> ToolCall:
+def insert(store: str, text: str) -> ToolCall:
+    """The call that stores a text in a list."""
     return ToolCall(INSERT, {"memory_type": f"{store}_memory", "content": text})
 
 
