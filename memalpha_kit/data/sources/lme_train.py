@@ -182,8 +182,6 @@ def merge(job: Job, index: int, group: Sequence[Record], used: set[str]) -> Inst
         chosen[session.key] = session
         used.add(session.key)
     history = longmemeval.in_time_order(list(chosen.values()))
-    place = {session.key: i for i, session in enumerate(history)}
-    evidence = [{place[s.key] for s in r.sessions if s.evidence} for r in group]
-    keys = sorted({history[i].key for where in evidence for i in where})
+    keys = sorted({s.key for r in group for s in r.sessions if s.evidence})
     groups = [*(f"longmemeval:{r.id}" for r in group), *(f"dialogue:{k[:16]}" for k in keys)]
-    return longmemeval.instance(job, history, group, evidence, groups=groups)
+    return longmemeval.instance(job, history, group, groups=groups)

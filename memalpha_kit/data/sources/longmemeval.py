@@ -122,8 +122,7 @@ def build(job: Job) -> list[Instance]:
 
     def read(raw: Any, where: str) -> Instance:
         record = read_record(raw, where)
-        evidence = {i for i, session in enumerate(record.sessions) if session.evidence}
-        return instance(job, record.sessions, [record], [evidence])
+        return instance(job, record.sessions, [record])
 
     built = islice(job.read(read, *FILES, single=True), job.config.instances)
     return job.not_none(list(built), *FILES, "a list of records")
@@ -168,34 +167,28 @@ def pack(job: Job, sessions: Sequence[Session]) -> list[DialogueChunk]:
 
 
 def instance(
-    job: Job,
-    history: Sequence[Session],
-    records: Sequence[Record],
-    evidence: Sequence[set[int]],
-    **metadata: Any,
+    job: Job, history: Sequence[Session], records: Sequence[Record], **metadata: Any
 ) -> Instance:
-    """The instance that shows the history and asks the records' questions.
-
-    `evidence` are the positions in the history of the dialogues that each question needs.
-    """
+    """The instance that shows the history, which has the records' evidence, and asks for it."""
     chunks = pack(job, history)
     questions = []
-    for record, needed in zip(records, evidence, strict=True):
+    for record in records:
+        keys = {session.key for session in record.sessions if session.evidence}
+        place = evidence_chunk(chunks, history, keys)
         asked = dated(record.question, record.date, job.config)
-        place = evidence_chunk(chunks, history, needed)
         questions.append(QA(record.id, asked, (record.answer,), place))
     metadata |= about_questions([r.kind for r in records], [r.date for r in records])
     return job.instance([chunk.text for chunk in chunks], questions, **metadata)
 
 
 def evidence_chunk(
-    chunks: Sequence[DialogueChunk], sessions: Sequence[Session], evidence: set[int]
+    chunks: Sequence[DialogueChunk], sessions: Sequence[Session], keys: set[str]
 ) -> int | None:
-    """The one chunk with the evidence, or None if there are several or the record does not say.
+    """The one chunk with the sessions of these keys, None if there are several, or none is named.
 
-    `evidence` are positions in `sessions`. Turns that are marked decide where there are some, whole
-    sessions otherwise.
+    Turns that are marked decide where there are some, whole sessions otherwise.
     """
+    evidence = {place for place, session in enumerate(sessions) if session.key in keys}
     marked = {(s, t) for s in evidence for t, turn in enumerate(sessions[s].turns) if turn[2]}
     return only(
         index
