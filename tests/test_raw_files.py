@@ -312,7 +312,7 @@ def test_own_text_files_are_built_with_their_questions(notes):
     [
         ({"questions": ""}, None, "questions: expected a file with a question on each line"),
         ({"metric": "contain"}, None, "metric: .* found 'contain'; did you mean 'contains'"),
-        ({}, {"answer": "x"}, "q.jsonl:1: question: expected text, found nothing"),
+        ({}, {"answer": "x"}, "q.jsonl:1: question: expected a value, found nothing"),
         ({}, {"question": "Q?", "answers": []}, "q.jsonl:1: answer"),
         ({}, {"question": "Q?", "answer": "x", "file": "z.md"}, "q.jsonl:1: file: .*found 'z.md'"),
         ({}, {"question": "Q?", "answer": "x"}, "q.jsonl:1: file: .*found none and 2 folders"),

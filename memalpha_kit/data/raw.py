@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Annotated, Any, TypeVar, get_args, get_origin
+from typing import IO, Annotated, Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -294,7 +294,7 @@ def checked(model: type[M], raw: Any, where: str) -> M:
     place = "".join(
         f"[{part}]" if isinstance(part, int) else f": {part}" for part in problem["loc"]
     )
-    wanted = _WORDS.get(problem["type"]) or _kind(model, problem["loc"])
+    wanted = _WORDS.get(problem["type"], "another value")
     if problem["type"] == "value_error":
         raise InputError(f"{where}{place}: {problem['ctx']['error']}")
     if not problem["loc"]:
@@ -307,21 +307,10 @@ _WORDS = {
     **dict.fromkeys(("string_type", "string_unicode", "string_pattern_mismatch"), "text"),
     **{"list_type": "a list", "dict_type": "an object", "model_type": "an object"},
     "too_short": "a list that is not empty",
-    **{"int_type": "a whole number", "int_parsing_size": "a smaller number"},
+    **{"int_type": "a whole number", "greater_than_equal": "a larger number"},
+    **dict.fromkeys(("int_parsing_size", "less_than_equal"), "a smaller number"),
+    "missing": "a value",
 }
-
-
-def _kind(model: Any, place: Sequence[str | int]) -> str:
-    """The word for what should stand at this place of a model."""
-    for part in place:
-        for name, field in getattr(model, "model_fields", {}).items():
-            if part in (name, field.alias, *getattr(field.validation_alias, "choices", ())):
-                model = field.annotation
-                break
-        else:
-            model = get_args(model)[-1]
-    origin = get_origin(model) or model
-    return {str: "text", list: "a list", int: "a whole number"}.get(origin, "an object")
 
 
 def short(value: Any) -> str:
