@@ -579,12 +579,6 @@ def test_environment_and_flags_name_the_endpoint(env, flags, expected):
     assert (endpoint.url, endpoint.model, endpoint.key_env.partition("_API")[0]) == expected
 
 
-def test_other_flags_are_settings_of_the_endpoint(tmp_path):
-    endpoint = endpoint_from_env(QWEN, concurrency=4, cache=tmp_path, timeout_s=None, retries=0)
-    assert (endpoint.concurrency, endpoint.cache, endpoint.retries) == (4, tmp_path, 0)
-    assert endpoint.timeout_s == Endpoint("http://q", "qwen").timeout_s
-
-
 @pytest.mark.parametrize(
     ("env", "flags", "said"),
     [

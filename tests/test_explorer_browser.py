@@ -228,18 +228,6 @@ def sign(value):
     return 0 if abs(value) < 1e-9 else 1 if value > 0 else -1
 
 
-def test_a_missing_term_leaves_the_reward_missing_until_its_weight_is_zero(page):
-    cases = [random_case(seed) for seed in (3, 4)]
-    browser = page(view([Recording("run", [e for e, _ in cases])], [i for _, i in cases]))
-    said = f"{CELLS}.map((node) => node.dataset.sign)"
-    assert set(browser.value(said)) == {"none"}
-    assert "Missing: r4 (nobody judged" in browser.value(
-        "document.querySelector('#formula').textContent"
-    )
-    browser.choose("#gamma", 0)
-    assert "none" not in browser.value(said)
-
-
 HOSTILE = (
     "<script>window.hacked = 1</script>",
     "</script><img src=x onerror='window.hacked = 2'>",

@@ -92,21 +92,6 @@ def test_prompts_are_those_of_its_chat_template_and_a_reply_ends_at_its_stop_tok
     assert lm.tokenizer.pad_token_id not in lm.stop_ids
 
 
-def test_it_learns_a_rules_calls_under_profile_small(real_model, data, tmp_path):
-    out, settings = tmp_path / "warm", (f"model.name={real_model}", "warm_start.steps=4")
-    settings += ("warm_start.batch=1", "warm_start.log_every=1", "warm_start.warm_up_steps=1")
-    assert memalpha("warm-start", "--data", data, "--out", out, *sets(*settings)) == 0
-    assert (out / "policy" / "adapter_model.safetensors").stat().st_size < 5_000_000
-    loss = pd.read_csv(out / "metrics.csv")["loss"]
-    assert loss.iloc[-1] < loss.iloc[0]  # one row, four times
-    made = tmp_path / "small"
-    argv = ["export", out / "policy", "--base", real_model, "--out", made]
-    assert memalpha(*argv, "--dtype", "float32") == 0  # 16 bits would round it, and are refused
-    argv = ["write", "--profile", "small", "--model", made, "--data", data / "test.parquet"]
-    assert memalpha(*argv, "--out", tmp_path / "e.jsonl", *sets(*settings[:1])) == 0
-    assert load_episodes(tmp_path / "e.jsonl")[0].wire == "lines"
-
-
 # ---- write --------------------------------------------------------------------------------------
 
 
@@ -222,25 +207,6 @@ def test_another_server_answers_the_official_client_our_methods_and_our_server(
     finally:
         process.kill()
     assert process.returncode == 130 and answer
-
-
-@pytest.mark.parametrize("wire", ["qwen", "text"])
-def test_behind_a_server_it_writes_with_its_tools_or_marker_text_and_silence_is_said(
-    served, real_model, data, tmp_path, capsys, wire
-):
-    argv = ["evaluate", "--method", "memory", "--writer", "api", "--reader", "best_entry"]
-    argv += ["--url", served, "--model-name", real_model, "--data", data / "test.parquet"]
-    argv += sets(f"protocol.wire={wire}", "protocol.max_reply_tokens=16")
-    assert memalpha(*argv, "--out", tmp_path / "runs") == 0
-    (folder,) = (tmp_path / "runs").iterdir()
-    (made,) = runs.load_run(folder).prepared.values()
-    (step,) = made.episode.steps
-    assert made.episode.wire == wire and step.completion.text and made.completion_tokens
-    said = capsys.readouterr()
-    assert "calls_per_chunk" in said.out
-    assert ("the writer made no call in 1 of 1 chunks" in said.err) == (not step.calls)
-    if not step.calls:
-        assert ("protocol.wire=text" in said.err) == (wire == "qwen")
 
 
 # ---- train, export, reload ----------------------------------------------------------------------
