@@ -17,6 +17,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from typing import overload
 
 from immutables import Map
@@ -129,6 +130,11 @@ class Store(Sequence[Entry]):
     def places(self) -> Iterator[tuple[int, Entry]]:
         """Every entry with its place, in order."""
         return iter(sorted(self._entries.items()))
+
+    def newest(self, n: int) -> tuple[Entry, ...]:
+        """The last `n` entries, in order; the others are not looked at."""
+        places = (place for place in range(self._next - 1, -1, -1) if place in self._entries)
+        return tuple(self._entries[place] for place in [*islice(places, n)][::-1])
 
     def alike(self, text: str) -> list[Entry]:
         """The entries whose text has the same essence."""

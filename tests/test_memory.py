@@ -439,6 +439,7 @@ def test_a_store_is_the_tuple_of_its_entries(edits):
         assert before == plain and hash(before) == hash(Store(plain))
         plain = tuple(store)
         assert (len(store), repr(store), store[-1:]) == (len(plain), repr(plain), plain[-1:])
+        assert [store.newest(n) for n in (0, 2, 99)] == [(), plain[-2:], plain]
         assert store == plain and plain == store and pickle.loads(pickle.dumps(store)) == store
         assert all(store.get(entry.id) == entry for entry in plain) and store.get("x") is None
         assert all(entry in store.alike(entry.text) for entry in plain)

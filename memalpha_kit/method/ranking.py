@@ -240,7 +240,7 @@ def shown(memory: Memory, chunk: str, config: MemoryConfig) -> dict[str, tuple[E
 
     def of(entries: Store) -> tuple[Entry, ...]:
         if config.display == "recent" or len(entries) <= config.shown:
-            return entries[max(0, len(entries) - config.shown) :]
+            return entries.newest(config.shown)
         best = {entry.id for entry, _ in rank(entries, chunk, config.shown, "positive", "newest")}
         return tuple(entry for entry in entries if entry.id in best)
 
