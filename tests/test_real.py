@@ -11,6 +11,7 @@ from memalpha_kit import files
 from memalpha_kit.data.instances import load_instances, save_instances
 from memalpha_kit.errors import InputError
 from memalpha_kit.evaluation import scores, tables
+from memalpha_kit.evaluation.runs import load_run
 from memalpha_kit.lab.real import BY_RULE, HALF, MAJORITY, NOTHING, TURNS, answer_real, build_real
 from memalpha_kit.records import QA, make_instance
 from memalpha_kit.settings import load_profile
@@ -93,6 +94,11 @@ def test_tiny_files_are_answered_once_by_floors_and_methods_of_their_kind(raw, t
     build_real(CI, raw, tmp_path / "out")
     first, found = (answer_real(CI, tmp_path / "out", tmp_path / "runs") for _ in range(2))
     assert scores.frames(first)[0].equals(scores.frames(found)[0])
+    counted = {
+        name: [load_run(one.folder, memories=False) for one in found[name]] for name in found
+    }
+    assert all(a.equals(b) for a, b in zip(*map(scores.frames, (found, counted)), strict=True))
+    assert not any(made.episode for made in counted[BY_RULE][0].prepared.values())
     lines = [len(files.read_jsonl(path)) for path in tmp_path.glob("runs/*/answers.jsonl")]
     answered = [run for several in found.values() for run in several]
     assert sum(lines) == sum(len(run.prepared) + len(run.answers) for run in answered)

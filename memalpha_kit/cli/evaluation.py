@@ -241,7 +241,7 @@ def report(
     from memalpha_kit.evaluation.runs import load_run
 
     bootstrap = tables.Bootstrap(seed)
-    found = tables.labelled([load_run(folder) for folder in runs])
+    found = tables.labelled([load_run(folder, memories=False) for folder in runs])
     made = tables.report(found, profile, bootstrap)
     if paper:
         made["table_paper"] = beside_the_paper(found, paper, bootstrap)

@@ -62,6 +62,15 @@ class Prepared:
     lost: tuple[int, int] = (0, 0)  # of the reply that failed: read and written; no journal has it
     unusable: int = 0  # replies without a usable state, after which the old one was kept
     error: str = ""  # why there is nothing to answer from; such a record is made again
+    counted: tuple[int, int, int] = (0, 0, 0)  # `counts` of an episode that was not loaded
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """Chunks that a writer read, calls that it made, and calls that worked."""
+        if self.episode is None:
+            return self.counted
+        statuses = [call.status for call in self.episode.calls]
+        return len(self.episode.steps), len(statuses), statuses.count("ok")
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ import hashlib
 import json
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -239,9 +239,10 @@ def open_run(
     return load_run(folder)
 
 
-def load_run(folder: Path) -> Run:
+def load_run(folder: Path, memories: bool = True) -> Run:
     """What is on disk of a run, also while another process works on it; nothing is changed.
 
+    Without `memories` the calls of its episodes are only counted, which is enough for tables.
     The first answer to a question counts, later ones are ignored. Raises InputError naming file and
     line for anything that is not as it must be.
     """
@@ -257,17 +258,17 @@ def load_run(folder: Path) -> Run:
         raise InputError(f"{folder / QUESTIONS}: was changed or cut after the run was begun")
     asked = (saved.tuples(line, "gold") for line in files.read_jsonl(folder / QUESTIONS))
     run = Run(folder, settings, tuple(Item(**line) for line in asked))
-    for record, who in _records(folder / ANSWERS):
+    for record, who in _records(folder / ANSWERS, memories):
         run.add(record, who)
-    for record, _ in _records(folder / FAILURES):
+    for record, _ in _records(folder / FAILURES, memories):
         run.fail(record)
     return run
 
 
-def _records(path: Path) -> list[tuple[Answer | Prepared, str]]:
+def _records(path: Path, memories: bool) -> Iterator[tuple[Answer | Prepared, str]]:
     """The lines of a log as records, each with who made it."""
     lines = files.read_jsonl(path) if path.exists() else []
-    return [read_record(line, f"{path}:{n}") for n, line in enumerate(lines, start=1)]
+    return (read_record(line, f"{path}:{n}", memories) for n, line in enumerate(lines, start=1))
 
 
 def record_line(record: Answer | Prepared, made_by: str = "") -> dict[str, Any]:
@@ -280,18 +281,24 @@ def record_line(record: Answer | Prepared, made_by: str = "") -> dict[str, Any]:
     return {"kind": kind} | line | ({"made_by": made_by} if made_by else {})
 
 
-def read_record(line: Mapping[str, Any], where: str) -> tuple[Answer | Prepared, str]:
+def read_record(
+    line: Mapping[str, Any], where: str, memories: bool = True
+) -> tuple[Answer | Prepared, str]:
     """What `record_line` gave. Raises InputError starting with `where` for anything else."""
     values = saved.tuples(line, "retrieved", "steps", "lost")
     kind, made_by, _ = values.pop("kind", None), values.pop("made_by", ""), values.pop("at", "")
     if kind not in ("prepared", "answer"):
         raise InputError(f"{where}: kind: expected prepared or answer, found {kind!r}")
     try:
-        if "episode" in values:
+        if "episode" in values and not memories:
+            steps = values.pop("episode")["steps"]
+            statuses = [call["status"] for step in steps for call in step["calls"]]
+            values["counted"] = len(steps), len(statuses), statuses.count("ok")
+        elif "episode" in values:
             values["episode"] = saved.read_episode(values["episode"], where)
         made: Any = Answer if kind == "answer" else Prepared
         return saved.typed(made(**values)), made_by
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, LookupError) as error:
         raise InputError(f"{where}: expected an answer or a memory, found: {error}") from error
 
 

@@ -7,6 +7,7 @@ says who judged and what that cost.
 from __future__ import annotations
 
 import json
+from collections import Counter as Tally
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -189,6 +190,13 @@ def silent(episodes: Sequence[Episode]) -> str:
 # ---- the raw material of tables -----------------------------------------------------------------
 
 
+COLUMNS = (
+    *("source", "instance", "qa", "metric", "profile", "score", "status", "finish", "truncated"),
+    *("memory_tokens", "prompt_tokens", "completion_tokens"),
+)
+"""Of a row of scores, what tables look at."""
+
+
 def frames(
     runs: Mapping[str, Run | Sequence[Run]], profile: str = "fixed"
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -203,11 +211,9 @@ def frames(
     for name, found in runs.items():
         for run in [found] if isinstance(found, Run) else found:
             prices = run.info.get("answer") or {}
-            answers += [
-                row | {"chunk_tokens": row["input_tokens"], "cost_usd": cost(row, prices)}
-                | {"method": name}
-                for row in scores_of(run, profile)
-            ]  # fmt: skip
+            for row in scores_of(run, profile):
+                more = {"chunk_tokens": row["input_tokens"], "cost_usd": cost(row, prices)}
+                answers.append({key: row[key] for key in COLUMNS} | more | {"method": name})
             built += [row | {"method": name} for row in _built(run, profile)]
     return pd.DataFrame(answers), pd.DataFrame(built)
 
@@ -219,18 +225,10 @@ def _built(run: Run, profile: str) -> Iterator[Row]:
     sources = {question.instance: question.source for question in run.questions}
     for instance, source in sources.items():
         made = run.prepared.get(instance) or Prepared(instance)
-        steps = made.episode.steps if made.episode else ()
-        statuses = [call.status for step in steps for call in step.calls]
         took = _tokens(made) if made.requests else _NOTHING
-        made_of = {
-            "source": source,
-            "chunks": len(steps),
-            "calls": len(statuses),
-            "calls_ok": statuses.count("ok"),
-            "unusable": made.unusable,
-            "cost_usd": cost(took, writing),
-        }
-        yield _NOTHING | took | made_of
+        counts = dict(zip(("chunks", "calls", "calls_ok"), made.counts, strict=True))
+        costs = {"unusable": made.unusable, "cost_usd": cost(took, writing)}
+        yield _NOTHING | took | {"source": source} | counts | costs
     for record, took in _thrown(run):
         if record.instance in sources and took["prompt_tokens"] is not None:
             prices = answering if isinstance(record, Answer) else writing
@@ -306,5 +304,5 @@ _FLOOR = {"truncated": False, "finish": "", "memory_tokens": None, "chunk_tokens
 
 def majority_label(questions: Sequence[Item]) -> str:
     """The commonest accepted answer of some questions, the smallest of equals."""
-    golds = [q.gold if isinstance(q.gold, str) else q.gold[0] for q in questions]
-    return min(golds, key=lambda gold: (-golds.count(gold), gold))
+    times = Tally(q.gold if isinstance(q.gold, str) else q.gold[0] for q in questions)
+    return min(times, key=lambda gold: (-times[gold], gold))
