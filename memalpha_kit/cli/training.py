@@ -74,23 +74,7 @@ def train(
     memalpha plan --profile gpu
     memalpha train --profile gpu --data data/memalpha --out runs/gpu/grpo [--resume]
 
-    Several nodes, the published run (written from the libraries' sources; not run on GPUs): one
-    server generates; its weights come from the trainers over port 51216, which they must reach.
-
-    \b
-    VLLM_SERVER_DEV_MODE=1 vllm serve Qwen/Qwen3-4B --port 8000 \\
-        --weight-transfer-config '{"backend":"nccl"}' \\
-        --logprobs-mode processed_logprobs --max-logprobs -1
-
-    On each of four nodes of eight cards, N from 0 to 3, with QWEN_URL and QWEN_MODEL_NAME set:
-
-    \b
-    accelerate launch --num_machines 4 --num_processes 32 --machine_rank N \\
-        --main_process_ip FIRST_NODE --main_process_port 29500 --mixed_precision bf16 \\
-        --use_fsdp --fsdp_version 2 --fsdp_auto_wrap_policy TRANSFORMER_BASED_WRAP \\
-        --fsdp_state_dict_type FULL_STATE_DICT \\
-        --module memalpha_kit train --profile paper --data data/memalpha --out runs/paper/grpo \\
-        --set model.vllm_server_url=http://SERVER:8000
+    How the published run is started on several nodes is said in profiles/paper.yaml.
     """
     from memalpha_kit.training.real import train
 
