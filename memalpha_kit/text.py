@@ -9,7 +9,7 @@ raises for its input.
 'Nora'
 >>> complete_object('{"content": "Nora ke') is None
 True
->>> repaired_object('{"content": "Nora ke')
+>>> repaired_value('{"content": "Nora ke')
 {'content': 'Nora ke'}
 """
 
@@ -156,17 +156,12 @@ def complete_objects(
         place = more.start() if anywhere else more.end()
 
 
-def repaired_object(source: str) -> dict[str, Any] | None:
-    """The JSON object that `json_repair` makes of `source`, or None.
+def repaired_value(source: str, as_text: Sequence[str] = ()) -> dict[str, Any] | list[Any] | None:
+    """The JSON object that `json_repair` makes of `source`, or the array of several, or None.
 
     It closes open strings and objects, takes single quotes, stray commas and comments, and finds
     an object inside other text. Sources with many brackets or quotes are not tried.
     """
-    return _only(repaired_value(source))
-
-
-def repaired_value(source: str, as_text: Sequence[str] = ()) -> dict[str, Any] | list[Any] | None:
-    """`repaired_object`, or the array that the repair makes of several objects."""
     if len(re.findall(r"[\[\]{}()]", source)) > MAX_REPAIR_BRACKETS:
         return None
     if len(re.findall("[\"'`“”]", source)) > MAX_REPAIR_QUOTES:

@@ -31,7 +31,7 @@ from memalpha_kit.method.memory import DELETE, INSERT, UPDATE, apply, empty, tok
 from memalpha_kit.records import QA, ToolCall, ToolUse, make_instance
 from memalpha_kit.server import wire
 from memalpha_kit.settings import MemoryConfig
-from memalpha_kit.text import complete_object, repaired_object
+from memalpha_kit.text import complete_object, repaired_value
 from memalpha_kit.tokens import counter
 
 FIXED = MemoryConfig()
@@ -72,9 +72,9 @@ def test_any_reply_is_calls_parsed_or_malformed_and_they_can_be_applied(reply, w
         memory, done = apply(memory, call, FIXED)
         assert done.status in ("ok", "skipped", "rejected", "malformed")
         json.dumps([done.name, dict(done.arguments), done.raw], ensure_ascii=False).encode()
-    for read in (complete_object, repaired_object):
+    for read in (complete_object, repaired_value):
         for text in (reply, "{" + reply):
-            assert isinstance(read(text), dict | None)
+            assert isinstance(read(text), dict | list | None)
 
 
 @tried(200)

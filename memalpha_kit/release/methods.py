@@ -33,7 +33,7 @@ from memalpha_kit.evaluation.contexts import (
 from memalpha_kit.evaluation.memories import WrittenMemory
 from memalpha_kit.evaluation.methods import METHODS, Method
 from memalpha_kit.evaluation.walks import Mem1, MemAgent, read_rollouts
-from memalpha_kit.text import repaired_object
+from memalpha_kit.text import repaired_value
 from memalpha_kit.tokens import Counter
 
 
@@ -123,8 +123,8 @@ class ReleaseMem1(Mem1):
 
 
 def _repaired(line: str, where: str) -> Any:
-    value = repaired_object(line)
-    if value is None:
+    value = repaired_value(line)
+    if not isinstance(value, dict):
         raise InputError(f"{where}: expected an index and a memory, found {line[:60]!r}")
     return value
 
