@@ -26,7 +26,7 @@ from memalpha_kit.models.chat import Client
 from memalpha_kit.models.local_chat import LocalChat
 from memalpha_kit.models.servers import Endpoint
 from memalpha_kit.server.app import create_app
-from memalpha_kit.server.limits import TOKEN_ENV, address
+from memalpha_kit.server.limits import TOKEN_ENV, listen
 from memalpha_kit.server.logs import JsonLines
 from memalpha_kit.settings import ServerSettings
 
@@ -628,13 +628,15 @@ def test_every_request_but_health_needs_the_token(stub):
 
 def test_other_machines_are_served_with_a_token_only():
     for host in ("127.0.0.1", "localhost"):
-        assert address(host, 5005, "")[1] == ("127.0.0.1", 5005)
+        with listen(host, 0, "") as bound:
+            assert bound.getsockname()[0] == "127.0.0.1"
     for host in ("0.0.0.0", "::", "192.0.2.1"):
         with pytest.raises(InputError, match=TOKEN_ENV):
-            address(host, 5005, "")
-    assert address("0.0.0.0", 5005, TOKEN)[1] == ("0.0.0.0", 5005)
+            listen(host, 0, "")
+    with listen("0.0.0.0", 0, TOKEN) as bound:
+        assert bound.getsockname()[0] == "0.0.0.0"
     with pytest.raises(InputError, match="plain characters"):
-        address("127.0.0.1", 5005, "two words")
+        listen("127.0.0.1", 0, "two words")
 
 
 # --- The log -------------------------------------------------------------------------------------

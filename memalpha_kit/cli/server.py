@@ -32,17 +32,17 @@ def serve(
     from memalpha_kit.models.chat import Client
     from memalpha_kit.models.servers import endpoint_from_env
     from memalpha_kit.server.app import create_app
-    from memalpha_kit.server.limits import TOKEN_ENV, address, listen
+    from memalpha_kit.server.limits import TOKEN_ENV, listen
     from memalpha_kit.server.logs import LOG_CONFIG
 
     token = os.environ.get(TOKEN_ENV, "")
-    place = address(host, port, token)
+    socket = listen(host, port, token)
     local.check()
     model = answering(served, asking, local) if local.model else None
     if model is None:
         where = {"url": served.url, "model": served.model_name, "key_env": served.key_env}
         model = Client(endpoint_from_env(None, **where, **asking.fields()))
-    app, socket = create_app(settings, model, token), listen(*place)
+    app = create_app(settings, model, token)
     shown, locked = f"[{host}]" if ":" in host else host, ", token needed" * bool(token)
     at = f"http://{shown}:{socket.getsockname()[1]}"
     print(f"memory server on {at}, model {model.name}, {settings.compat}{locked}", flush=True)

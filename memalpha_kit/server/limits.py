@@ -33,8 +33,8 @@ LAST_WORDS_S = 5.0
 """For the answers that are there to be put together when the time is up."""
 
 
-def address(host: str, port: int, token: str) -> tuple[socket.AddressFamily, tuple]:
-    """The socket family and address of a host's name. Raises InputError if it must not be used.
+def listen(host: str, port: int, token: str) -> socket.socket:
+    """A socket that listens at a host's name. Raises InputError if it cannot or must not.
 
     Any address but loopback needs a token, whatever name it goes by.
     """
@@ -50,7 +50,10 @@ def address(host: str, port: int, token: str) -> tuple[socket.AddressFamily, tup
             f"host {host}: other machines can reach it, so expected a token in {TOKEN_ENV}, found "
             'none; make one with: python -c "import secrets; print(secrets.token_urlsafe(32))"'
         )
-    return family, place
+    try:
+        return socket.create_server(place, family=family, backlog=128)
+    except OSError as error:
+        raise InputError(f"{host}:{port}: cannot listen there: {error.strerror}") from None
 
 
 def is_loopback(name: str) -> bool:
@@ -59,14 +62,6 @@ def is_loopback(name: str) -> bool:
         return name == "localhost" or ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False
-
-
-def listen(family: socket.AddressFamily, place: tuple) -> socket.socket:
-    """A socket that listens there. Raises InputError if it cannot."""
-    try:
-        return socket.create_server(place, family=family, backlog=128)
-    except OSError as error:
-        raise InputError(f"{place[0]}:{place[1]}: cannot listen there: {error.strerror}") from None
 
 
 class Gate:
