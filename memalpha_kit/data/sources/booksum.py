@@ -116,12 +116,10 @@ def _read_chapter(choose: Callable[[Sequence[str]], int | None], raw: Any, where
 def _long_enough(job: Job, chapters: Iterable[Chapter]) -> Iterator[tuple[Chapter, list[str]]]:
     """Chapters that have a summary and the right number of chunks, with these."""
     config, drop = job.config, job.skips.drop
-
-    def has_summary(chapter: Chapter) -> bool:
-        drop("chapters without a summary", not chapter.summary)
-        return bool(chapter.summary)
-
-    for chapter in filter(has_summary, chapters):
+    for chapter in chapters:
+        if not chapter.summary:
+            drop("chapters without a summary")
+            continue
         chunks = pack_sentences(chapter.text, job.counter, config.chunk_max_tokens)
         if len(chunks) < config.chapter_min_chunks:
             drop("chapters with too few chunks")

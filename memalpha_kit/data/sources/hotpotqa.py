@@ -15,7 +15,7 @@ directly or through others, are kept together where they fit into one instance.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -219,20 +219,17 @@ def read_questions(
     questions: list[Question] = []
     articles: Articles = {}
     seen: set[str] = set()
-
-    def new_articles() -> Iterator[str]:
-        for row in job.read(_read_row, *FILES, COLUMNS):
-            context = dict(row.context)
-            shown = {t: text_of(s) for t, s in context.items() if any(map(str.strip, s))}
-            empty = len(context) - len(shown)
-            job.skips.drop("articles without text that no question needs", empty)
-            questions.append(_question(job, row, context))
-            for title in questions[-1].titles:
-                articles.setdefault(title, shown[title])
-            yield from (titled(t, text) for t, text in shown.items() if t not in seen)
-            seen.update(shown)
-
-    total = sum(map(job.counter.count, new_articles()))
+    total, count = 0, job.counter.count
+    for row in job.read(_read_row, *FILES, COLUMNS):
+        context = dict(row.context)
+        shown = {t: text_of(s) for t, s in context.items() if any(map(str.strip, s))}
+        empty = len(context) - len(shown)
+        job.skips.drop("articles without text that no question needs", empty)
+        questions.append(_question(job, row, context))
+        for title in questions[-1].titles:
+            articles.setdefault(title, shown[title])
+        total += sum(count(titled(t, text)) for t, text in shown.items() if t not in seen)
+        seen.update(shown)
     return questions, articles, max(1, job.config.article_tokens * len(seen) // max(total, 1))
 
 
