@@ -115,6 +115,13 @@ def test_a_failure_is_one_line_with_its_exit_code(error, code, message, monkeypa
     assert message in shown and shown.count("\n") == 1
 
 
+def test_a_reader_that_stops_reading_is_no_error():
+    command = [sys.executable, "-m", "memalpha_kit", "evaluate", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as head:
+        head.stdout.close()
+        assert head.stderr.read() == b"" and head.wait() == 141
+
+
 def test_a_bug_of_ours_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr("memalpha_kit.notebooks.run", Mock(side_effect=KeyError("bug")))
     with pytest.raises(KeyError):

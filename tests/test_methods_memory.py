@@ -216,6 +216,17 @@ def test_tools_that_a_template_in_this_process_leaves_out_are_refused_before_any
         built(writer=str(folder), reader="best_entry").load()
 
 
+@pytest.mark.parametrize("method", ["memory", "memagent"])
+def test_a_memory_whose_prompt_is_too_long_is_not_asked_for_again(method):
+    model = FakeChat(lambda _: ChatReply(None, "unanswerable", error="HTTP 400: too long"))
+    options = {"writer": "api", "reader": "best_entry"} if method == "memory" else {}
+    spec = MethodSpec(method, options)
+    prepared, answered = run(build_method(spec, Backends(answer=model)))
+    assert {made.finish for made in prepared.values()} == {"unanswerable"}
+    assert {answer.finish for answer in answered.values()} == {"unanswerable"}
+    assert all("too long" in answer.error for answer in answered.values())
+
+
 def test_another_model_can_write():
     writes, answers = FakeChat(remember, name="writes"), FakeChat()
     method = built(backends=Backends(answers, writes), writer="api")

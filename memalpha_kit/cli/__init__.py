@@ -8,6 +8,7 @@ failure is one line on standard error; a traceback means a bug of ours.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -93,11 +94,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _failed(1, str(error))
     except InputError as error:
         return _failed(2, str(error))
+    except BrokenPipeError:  # `memalpha ... | head`: nobody reads on
+        return 141
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         return _failed(1, f"{place}{error.strerror or error}")
     except KeyboardInterrupt:
         return _failed(130, "interrupted")
+    finally:
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's own flush
 
 
 def _spread(command: Any, argv: list[str]) -> list[str]:

@@ -160,10 +160,16 @@ def _evaluate(
     from memalpha_kit.evaluation import runs
     from memalpha_kit.evaluation.methods import METHODS, Backends, MethodSpec, provenance
     from memalpha_kit.tasks import SCORING
+    from memalpha_kit.training.trained import adapter_file
 
     SCORING[how.profile]  # what is wrong with the scoring is said before any work
     said = {**METHODS[method].defaults, **options}
     writer = Path(str(said.get("writer")))
+    if adapter_file(writer):
+        ways = (
+            f"`memalpha write --model {writer}` writes under its own profile, `memalpha ask` asks"
+        )
+        raise InputError(f"--writer: expected a name or a model's folder, found {writer}; {ways}")
     local.check(how.embed_model, writer if (writer / "config.json").is_file() else None)
     base = servers["answer"]
     client_of(servers["judge"], asking, "judge", base)

@@ -254,6 +254,7 @@ def client_of(
     if base and not said["url"]:
         said |= {"url": base.url, "key_env": said["key_env"] or base.key_env}
     where = {"url": said["url"], "key_env": said["key_env"]}
+    where["option"] = f"--{role}-" if role else "--"
     model = said["model_name"] or (base.model_name if base else None)
     return Client(endpoint_from_env(model=model, **where, **asking.fields(cache)))
 

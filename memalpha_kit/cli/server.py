@@ -40,8 +40,8 @@ def serve(
     local.check()
     model = answering(served, asking, local) if local.model else None
     if model is None:
-        where = {"url": served.url, "model": served.model_name, "key_env": served.key_env}
-        model = Client(endpoint_from_env(None, **where, **asking.fields()))
+        names = asking.fields() | {"model": served.model_name, "key_env": served.key_env}
+        model = Client(endpoint_from_env(url=served.url, **names))
     app = create_app(settings, model, token)
     shown, locked = f"[{host}]" if ":" in host else host, ", token needed" * bool(token)
     at = f"http://{shown}:{socket.getsockname()[1]}"

@@ -223,9 +223,8 @@ class WrittenMemory(FromMemory):
 
     def _prepared(self, instance: Instance, episode: Episode, made: writers.Writer) -> Prepared:
         took = spent(getattr(made, "spent", {}).get(instance.id, ()))
-        if isinstance(made, ApiWriter) and (error := made.failed.get(instance.id)):
-            lost = made.lost[instance.id]
-            return self.measured(instance, memory_tokens=None, error=error, lost=lost, **took)
+        if isinstance(made, ApiWriter) and (why := made.failed.get(instance.id)):
+            return self.measured(instance, memory_tokens=None, **why, **took)
         return self.remembered(instance, episode, **took)
 
     def load(self) -> None:

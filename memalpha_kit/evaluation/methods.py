@@ -62,6 +62,7 @@ class Prepared:
     lost: tuple[int, int] = (0, 0)  # of the reply that failed: read and written; no journal has it
     unusable: int = 0  # replies without a usable state, after which the old one was kept
     error: str = ""  # why there is nothing to answer from; such a record is made again
+    finish: str = ""  # of the reply that failed; unanswerable: again it would fail
     counted: tuple[int, int, int] = (0, 0, 0)  # `counts` of an episode that was not loaded
 
     @property
@@ -204,8 +205,9 @@ class Method:
         for question in questions:
             held = prepared.get(question.instance)
             if held is None or held.error:
-                why = f"instance: {held.error if held else 'was not prepared'}"
-                done(Answer(question.id, None, instance=question.instance, error=why))
+                held = held or Prepared(question.instance, error="was not prepared")
+                answer = Answer(question.id, None, instance=held.instance, finish=held.finish)
+                done(replace(answer, error=f"instance: {held.error}"))
             else:
                 ready.append(Put(question, by_id[question.instance], held))
         for group in groups(ready, self.backends.group):

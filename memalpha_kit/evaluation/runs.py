@@ -106,7 +106,8 @@ class Run:
         if n_long:
             again = (
                 f"{n_long} of them do not fit the model's window, so asking again will not help: "
-                "change window or budget_tokens, or take a model with a longer context"
+                "change window, budget_tokens or, of a writer, protocol.max_prompt_tokens, or take "
+                "a model with a longer context"
             )
         example = f", e.g. {failures[0].error}" if failures else ""
         total = len(self.questions)

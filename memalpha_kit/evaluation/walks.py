@@ -37,6 +37,7 @@ class Chain:
     states: list[str] = field(default_factory=lambda: [""])  # at the beginning, after each chunk
     unusable: int = 0  # replies without a usable state
     error: str = ""  # why it ended early
+    finish: str = ""  # of the reply that ended it
     calls: list[Counts] = field(default_factory=list)
     lost: tuple[int, int] = (0, 0)  # tokens of the reply that ended it
 
@@ -50,6 +51,7 @@ class Chain:
         self.calls.append(counts(reply))
         if reply.error or reply.text is None:
             self.lost = paid(reply)
+            self.finish = reply.finish
             self.error = f"piece {len(self.states) - 1}: {reply.error or 'the reply has no text'}"
             return
         state = read(reply.text)
@@ -82,7 +84,8 @@ def walk_all(
                 chain.take(reply, read)
                 if chain.finished:
                     state = chain.states[-1]
-                    left = {name: getattr(chain, name) for name in ("unusable", "error", "lost")}
+                    names = ("unusable", "error", "finish", "lost")
+                    left = {name: getattr(chain, name) for name in names}
                     left |= {"text": state, "steps": tuple(chain.states[1:])}
                     left |= {"memory_tokens": method.counter.count(used(state))}
                     done(method.measured(chain.instance, **left, **spent(chain.calls)))

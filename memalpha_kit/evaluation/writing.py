@@ -214,8 +214,7 @@ class ApiWriter:
     counter: Counter
     temperature: float = 0.0
     spent: dict[str, list[Counts]] = field(default_factory=lambda: defaultdict(list))
-    failed: dict[str, str] = field(default_factory=dict)  # by instance, why
-    lost: dict[str, tuple[int, int]] = field(default_factory=dict)  # tokens of what failed
+    failed: dict[str, dict[str, Any]] = field(default_factory=dict)  # fields of `Prepared`
     seen: Tally[str] = field(default_factory=Tally)  # chunks that were read, calls
 
     @property
@@ -282,8 +281,8 @@ class ApiWriter:
         self.spent[asked.instance].append(counts(reply))
         if reply.error or (reply.text is None and not reply.tools):
             reason = reply.error or "the reply has neither text nor calls"
-            self.lost[asked.instance] = paid(reply)
-            self.failed[asked.instance] = f"chunk {asked.step}: {reason}"
+            why = {"error": f"chunk {asked.step}: {reason}", "finish": reply.finish}
+            self.failed[asked.instance] = why | {"lost": paid(reply)}
             return Completion("", finish="error")
         finish = "length" if reply.finish == "length" else "stop"
         return Completion(reply.text or "", finish=finish, tools=reply.tools)

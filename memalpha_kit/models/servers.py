@@ -87,13 +87,15 @@ def _base_url(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}{path}"
 
 
-def endpoint_from_env(env: Mapping[str, str] | None = None, **flags: Any) -> Endpoint:
+def endpoint_from_env(
+    env: Mapping[str, str] | None = None, option: str = "--", **flags: Any
+) -> Endpoint:
     """The endpoint that flags and environment name; a flag that is None or "" is not given.
 
     `flags` are fields of `Endpoint`. Else the address is QWEN_URL, OPENAI_BASE_URL, or that of the
     only one of OPENROUTER_API_KEY and OPENAI_API_KEY that is set; the model is QWEN_MODEL_NAME or
     OPENAI_MODEL. The key is the host's own, else the only one that is set. Raises InputError that
-    says what is missing, or for an unknown flag.
+    says what is missing, by options that begin with `option`, or for an unknown flag.
     """
     env = os.environ if env is None else env
     given = {name: value for name, value in flags.items() if value is not None and value != ""}
@@ -102,11 +104,12 @@ def endpoint_from_env(env: Mapping[str, str] | None = None, **flags: Any) -> End
     url = url or (HOMES[held[0]] if len(held) == 1 else "")
     model = given.pop("model", "") or env.get("QWEN_MODEL_NAME") or env.get("OPENAI_MODEL")
     if not url:
-        raise InputError("model server: expected an address in QWEN_URL or --url, found none")
+        expected = f"expected an address in QWEN_URL or {option}url"
+        raise InputError(f"model server: {expected}, found none")
     endpoint = Endpoint(url, model or "?", **given)
     if not model:
         raise InputError(
-            f"{endpoint.url}: expected a model in QWEN_MODEL_NAME or --model-name, found none"
+            f"{endpoint.url}: expected a model in QWEN_MODEL_NAME or {option}model-name, found none"
         )
     if "key_env" in given:
         return endpoint
