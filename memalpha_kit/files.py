@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import platform
+import re
 import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -234,9 +235,12 @@ def resume_or_refuse(
     old, new, free = flat(kept), flat(settings), tuple(free)
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key) and not any(f"{key}.".startswith(f"{f}.") for f in free):
+            was, now = old.get(key), new.get(key)
+            found = f"{key} = {was!r}, now it is {now!r}"
+            if all(re.fullmatch("[0-9a-f]{64}", str(value)) for value in (was, now)):
+                found = f"other content of {key} (SHA-256 {was:.8}..., now {now:.8}...)"
             raise InputError(
-                f"{folder}: was begun with {key} = {old.get(key)!r}, now it is {new.get(key)!r}; "
-                "choose another folder or delete it"
+                f"{folder}: was begun with {found}; choose another folder or delete it"
             )
     newest = _newest(kept, settings)
     if newest != kept:

@@ -90,8 +90,10 @@ class Registry(Generic[T]):
 
 
 def _home(thing: Any) -> tuple[Any, Any]:
-    """Where a function or class is defined; nothing else has a home."""
-    return getattr(thing, "__module__", None), getattr(thing, "__qualname__", id(thing))
+    """Where a function or class is defined, a lambda by its line; nothing else has a home."""
+    name = getattr(thing, "__qualname__", id(thing))
+    line = thing.__code__.co_firstlineno if str(name).endswith("<lambda>") else name
+    return getattr(thing, "__module__", None), line
 
 
 _EXTENSIONS: dict[str, None] = {}

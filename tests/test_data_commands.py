@@ -241,6 +241,7 @@ def test_a_limit_holds_for_each_part_and_wrong_options_are_refused(parts, tmp_pa
         (("--limit", 0), "limit: expected at least 1, found 0"),
         (("--recipe", "balancd"), "did you mean 'balanced'"),
         (("--recipe", "memoryagentbench"), "found none of ruler_qa1_197K"),
+        (("--out", parts / "squad"), "expected another folder than those that are merged"),
     ):
         assert run("merge", *words, *option) == 2
         assert message in capsys.readouterr().err

@@ -36,6 +36,9 @@ def test_what_is_defined_again_in_a_notebook_takes_its_own_place(rules):
             return number
 
     assert rules["mine"]() == 2 and rules.names() == ("first", "last", "mine")
+    rules.add("short", lambda: 1)
+    with pytest.raises(InputError, match="rule 'short': expected a new name"):
+        rules.add("short", lambda: 2)
 
 
 def test_a_user_s_module_registers_by_being_imported(rules, tmp_path, monkeypatch):

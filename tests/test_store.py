@@ -222,6 +222,9 @@ def test_a_folder_goes_on_under_the_same_settings_only(tmp_path):
         store.resume_or_refuse(tmp_path / "run", kept | {"grpo": {"steps": 4}})
     with pytest.raises(InputError, match=r"begun with price.in = 3.0, now it is None"):
         store.resume_or_refuse(tmp_path / "run", {"seed": 1, "grpo": {"steps": 3}})
+    store.resume_or_refuse(tmp_path / "data", {"data": "a" * 64})
+    with pytest.raises(InputError, match=r"other content of data \(SHA-256 a{8}..., now b{8}"):
+        store.resume_or_refuse(tmp_path / "data", {"data": "b" * 64})
     (tmp_path / "run" / "settings.json").write_text("{")
     with pytest.raises(InputError, match="settings.json: expected a JSON file"):
         store.resume_or_refuse(tmp_path / "run", begun)

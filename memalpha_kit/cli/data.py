@@ -74,6 +74,8 @@ def merge(
     from memalpha_kit.data.build import merge_sets
 
     dataset.check_free(out)
+    if out.resolve() in (part.resolve() for part in parts):
+        raise InputError(f"--out {out}: expected another folder than those that are merged")
     merged = merge_sets(out.resolve().name, list(parts), recipe, data, limit, seed, compat)
     _save(out, merged)
     for name, n in merged.card["instances_by_part"].items():
