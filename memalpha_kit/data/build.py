@@ -148,8 +148,8 @@ def _in_order(
 
 # A card says settings, seed, licence, revision, hashes of the raw files and of both parts, counts,
 # what was left out, how the split was made. It says nothing of the day or the folder, so the same
-# command gives the same card. It says what was seen: a revision stands in it
-# only if the raw files have the hashes that were recorded when they were downloaded.
+# command gives the same card. It says what was seen: a revision stands in it only if the raw files
+# have the hashes that were recorded when they were downloaded.
 
 
 def build_card(
@@ -171,7 +171,11 @@ def build_card(
         "settings": {k: v for k, v in asdict(config).items() if k != "llm_cache"},
         "raw_sha256": hashes,
         **totals(data),
-        "split": split | separation(data),
+        "split": {
+            **split,  # then sets of instances that belong together, and names on both sides
+            "components": len(dataset.linked(map(dataset.groups, (*data.train, *data.test)))),
+            "shared_groups": len(dataset.shared_groups(data.train, data.test)),
+        },
         **skips.card(),
         "versions": versions(),
     }
@@ -207,14 +211,6 @@ def merge_card(
         "split": {"shared_groups": len(dataset.shared_groups(merged.train, merged.test))},
         "parts": inner,
         "versions": versions(),
-    }
-
-
-def separation(data: Dataset) -> dict[str, int]:
-    """How many sets of instances belong together, and how many names are on both sides."""
-    return {
-        "components": len(dataset.linked(map(dataset.groups, (*data.train, *data.test)))),
-        "shared_groups": len(dataset.shared_groups(data.train, data.test)),
     }
 
 
