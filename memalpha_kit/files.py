@@ -223,7 +223,7 @@ def resume_or_refuse(
 
     A new folder gets the file `name` with the settings, and False. `free` are keys (dotted where
     nested) that change no result: the newest value is kept, or the old one where it is None. Raises
-    InputError naming the first other key that differs, both values and what to do.
+    InputError naming another key that differs, both values and what to do.
     """
     file, settings = Path(folder) / name, json.loads(json.dumps(settings))
     if not file.exists():
@@ -233,19 +233,26 @@ def resume_or_refuse(
     if not isinstance(kept, dict):
         raise InputError(f"{file}: expected settings, found {str(kept)[:40]!r}")
     old, new, free = flat(kept), flat(settings), tuple(free)
-    for key in sorted(old.keys() | new.keys()):
-        if old.get(key) != new.get(key) and not any(f"{key}.".startswith(f"{f}.") for f in free):
-            was, now = old.get(key), new.get(key)
-            found = f"{key} = {was!r}, now it is {now!r}"
-            if all(re.fullmatch("[0-9a-f]{64}", str(value)) for value in (was, now)):
-                found = f"other content of {key} (SHA-256 {was:.8}..., now {now:.8}...)"
-            raise InputError(
-                f"{folder}: was begun with {found}; choose another folder or delete it"
-            )
+    other = [
+        key
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and not any(f"{key}.".startswith(f"{f}.") for f in free)
+    ]
+    if other:  # what can be read comes before hashes
+        key = min(other, key=lambda key: _is_hash(old.get(key)))
+        was, now = old.get(key), new.get(key)
+        found = f"{key} = {was!r}, now it is {now!r}"
+        if _is_hash(was) and _is_hash(now):
+            found = f"other content of {key} (SHA-256 {was:.8}..., now {now:.8}...)"
+        raise InputError(f"{folder}: was begun with {found}; choose another folder or delete it")
     newest = _newest(kept, settings)
     if newest != kept:
         save_json(file, newest)
     return True
+
+
+def _is_hash(value: Any) -> bool:
+    return bool(re.fullmatch("[0-9a-f]{64}", str(value)))
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

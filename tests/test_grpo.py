@@ -237,7 +237,7 @@ def test_a_run_with_other_settings_or_other_chunks_cannot_be_resumed(finished):
     first, *rest = tiny.INSTANCES
     edited = replace(first, chunks=("fact 99",))
     assert edited.id == first.id and content_hash([edited]) != content_hash([first])
-    with pytest.raises(InputError, match="begun with instances = "):
+    with pytest.raises(InputError, match="begun with other content of instances"):
         train_grpo(replace(finished, instances=(edited, *rest)), resume=True)
 
 

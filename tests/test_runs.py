@@ -152,7 +152,7 @@ def test_other_settings_are_refused(tmp_path):
     other = dict(run.settings) | {"method": {**run.settings["method"], "model": "gpt"}}
     with pytest.raises(InputError, match="begun with method.model = None, now it is 'gpt'"):
         runs.open_run(run.folder, instances, other)
-    with pytest.raises(InputError, match="begun with data_sha256"):
+    with pytest.raises(InputError, match="begun with other content of data_sha256"):
         begin(run.folder, world(1, 1, "hotpotqa"))
 
 

@@ -225,6 +225,9 @@ def test_a_folder_goes_on_under_the_same_settings_only(tmp_path):
     store.resume_or_refuse(tmp_path / "data", {"data": "a" * 64})
     with pytest.raises(InputError, match=r"other content of data \(SHA-256 a{8}..., now b{8}"):
         store.resume_or_refuse(tmp_path / "data", {"data": "b" * 64})
+    store.resume_or_refuse(tmp_path / "fewer", {"data": "a" * 64, "instances": 9})
+    with pytest.raises(InputError, match="instances = 9, now it is 3"):
+        store.resume_or_refuse(tmp_path / "fewer", {"data": "b" * 64, "instances": 3})
     (tmp_path / "run" / "settings.json").write_text("{")
     with pytest.raises(InputError, match="settings.json: expected a JSON file"):
         store.resume_or_refuse(tmp_path / "run", begun)
