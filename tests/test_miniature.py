@@ -135,13 +135,6 @@ def whole(profile, folder):
     return miniature.before_and_after(profile, policies, miniature.held_out(profile))
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """Folder and results of one run under profile ci."""
-    folder = tmp_path_factory.mktemp("miniature")
-    return folder, whole(CI, folder)
-
-
 WEIGHTS = "policy/model.safetensors"
 SAME = (
     *("warm_start/metrics.csv", f"warm_start/{WEIGHTS}", "warm_start/policy/tokenizer.json"),
@@ -154,8 +147,8 @@ SAME = (
 )
 
 
-def test_the_same_profile_and_seed_give_the_same_bytes(run, tmp_path):
-    folder, results = run
-    pd.testing.assert_frame_equal(whole(CI, tmp_path), results, check_exact=True)
+def test_the_same_profile_and_seed_give_the_same_bytes(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    pd.testing.assert_frame_equal(whole(CI, first), whole(CI, second), check_exact=True)
     for name in SAME:
-        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes(), name
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name

@@ -243,7 +243,7 @@ class Sweep:
         changes = {**self.settings, **self.points[point]}
         if "seed" in changes:
             raise InputError("seed: expected in `seeds`, found among the settings")
-        texts = {key: json.dumps(value) for key, value in changes.items()}  # JSON is YAML
+        texts = [f"{key}={json.dumps(value)}" for key, value in changes.items()]  # JSON is YAML
         return replace(load_profile(self.profile, texts), seed=seed)
 
 
