@@ -96,7 +96,7 @@ def test_rewards_come_back_as_they_were_saved(tmp_path):
     assert load_rewards(tmp_path / "rewards.json") == parts
     assert load_rewards(tmp_path / "rewards.json")["a#0"].others == parts["a#0"].others
     save_json(tmp_path / "rewards.json", {"a#0": {"accuracy": 1.0}})
-    with pytest.raises(InputError, match=r"rewards.json: expected rewards by episode, found"):
+    with pytest.raises(InputError, match=r"rewards.json: a#0.compression: Field required"):
         load_rewards(tmp_path / "rewards.json")
 
 

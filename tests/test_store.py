@@ -95,7 +95,7 @@ def test_a_last_line_cut_off_is_an_error_and_dropped_only_to_go_on(tmp_path, cap
     ("change", "message"),
     [
         (lambda raw: raw.pop("steps"), r":1: expected a field 'steps', found none"),
-        (lambda raw: raw.update(colour="red"), r":1: expected an episode, found: .*'colour'"),
+        (lambda raw: raw.update(colour="red"), r":1: colour: .* found .red."),
         (lambda raw: raw["steps"][0]["calls"][1].update(status="ok"), "step 0: expected new_mem"),
         (lambda raw: raw["memory_config"].update(counter="nope"), "expected a known name"),
     ],

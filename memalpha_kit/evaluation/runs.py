@@ -257,8 +257,9 @@ def load_run(folder: Path, memories: bool = True) -> Run:
         raise InputError(f"{folder / SETTINGS}: {found}")
     if files.sha256(folder / QUESTIONS) != settings["questions_sha256"]:
         raise InputError(f"{folder / QUESTIONS}: was changed or cut after the run was begun")
-    asked = (saved.tuples(line, "gold") for line in files.read_jsonl(folder / QUESTIONS))
-    run = Run(folder, settings, tuple(Item(**line) for line in asked))
+    asked = files.read_jsonl(folder / QUESTIONS)
+    items = saved.record(tuple[Item, ...], asked, f"{folder / QUESTIONS}")
+    run = Run(folder, settings, items)
     for record, who in _records(folder / ANSWERS, memories):
         run.add(record, who)
     for record, _ in _records(folder / FAILURES, memories):
@@ -286,7 +287,7 @@ def read_record(
     line: Mapping[str, Any], where: str, memories: bool = True
 ) -> tuple[Answer | Prepared, str]:
     """What `record_line` gave. Raises InputError starting with `where` for anything else."""
-    values = saved.tuples(line, "retrieved", "steps", "lost")
+    values = dict(line)
     kind, made_by, _ = values.pop("kind", None), values.pop("made_by", ""), values.pop("at", "")
     if kind not in ("prepared", "answer"):
         raise InputError(f"{where}: kind: expected prepared or answer, found {kind!r}")
@@ -297,10 +298,9 @@ def read_record(
             values["counted"] = len(steps), len(statuses), statuses.count("ok")
         elif "episode" in values:
             values["episode"] = saved.read_episode(values["episode"], where)
-        made: Any = Answer if kind == "answer" else Prepared
-        return saved.typed(made(**values)), made_by
     except (TypeError, ValueError, LookupError) as error:
         raise InputError(f"{where}: expected an answer or a memory, found: {error}") from error
+    return saved.record(Answer if kind == "answer" else Prepared, values, where), made_by
 
 
 # ---- answering ----------------------------------------------------------------------------------

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from memalpha_kit.episode_settings import MemoryConfig, ProtocolConfig
 from memalpha_kit.errors import InputError
@@ -26,21 +29,8 @@ from memalpha_kit.method import memory
 from memalpha_kit.method.episode import episode_id, write
 from memalpha_kit.method.writers import Writer
 from memalpha_kit.progress import bar
-from memalpha_kit.records import (
-    Answer,
-    Completion,
-    Episode,
-    Instance,
-    Rewards,
-    Step,
-    ToolCall,
-    ToolUse,
-)
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-Record = TypeVar("Record", bound="DataclassInstance")
+from memalpha_kit.records import Answer, Completion, Episode, Instance, Rewards, Step, ToolCall
+from memalpha_kit.sections import settings_from
 
 
 def save_episodes(path: Path, episodes: Iterable[Episode]) -> None:
@@ -87,14 +77,7 @@ def save_rewards(path: Path, rewards: Mapping[str, Rewards]) -> None:
 
 def load_rewards(path: Path) -> dict[str, Rewards]:
     """What `save_rewards` wrote. Raises InputError naming the file."""
-    found = {}
-    try:
-        for name, parts in load_json(path).items():
-            others = tuples(parts["others"], *parts["others"])
-            found[name] = Rewards(**tuples(parts, "format", "content") | {"others": others})
-        return found
-    except (TypeError, AttributeError, KeyError) as error:
-        raise InputError(f"{path}: expected rewards by episode, found: {error}") from error
+    return record(dict[str, Rewards], load_json(path), f"{path}")
 
 
 def read_episode(raw: Mapping[str, Any], where: str, check: bool = True) -> Episode:
@@ -103,23 +86,30 @@ def read_episode(raw: Mapping[str, Any], where: str, check: bool = True) -> Epis
     Without `check` a call may end in another way than was recorded, and is kept as it was.
     """
     try:
-        config = MemoryConfig(**tuples(raw["memory_config"], "tools", "components"))
-        answers = tuple(typed(Answer(**tuples(answer, "retrieved"))) for answer in raw["answers"])
+        config = settings_from(MemoryConfig, raw["memory_config"], where)
         steps = _read_steps(raw["steps"], config, where, check)
-        parts = {"memory_config": config, "steps": steps, "answers": answers}
-        return typed(Episode(**{**raw, **parts}))
+        plain = record(Episode, {**raw, "memory_config": config, "steps": ()}, where)
+        return replace(plain, steps=steps)
     except KeyError as error:
         raise InputError(f"{where}: expected a field {error}, found none") from error
-    except (TypeError, AttributeError) as error:  # a field too many, or of another shape
+    except (TypeError, AttributeError) as error:  # of another shape
         raise InputError(f"{where}: expected an episode, found: {error}") from error
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A step as it is on disk, without its memory."""
+
+    chunk: int
+    completion: Completion
+    calls: tuple[ToolCall, ...]
 
 
 def _read_steps(raw: Any, config: MemoryConfig, where: str, check: bool) -> tuple[Step, ...]:
     """The steps with the memory after each; to `check`, every call must end as recorded."""
     state, steps = memory.empty(config), []
-    for number, step in enumerate(raw):
-        calls = tuple(typed(ToolCall(**call)) for call in step["calls"])
-        for call in calls:
+    for number, step in enumerate(record(tuple[_Step, ...], raw, f"{where}: steps")):
+        for call in step.calls:
             state, again = memory.apply(state, call, config)
             if check and again != call:
                 raise InputError(
@@ -127,39 +117,26 @@ def _read_steps(raw: Any, config: MemoryConfig, where: str, check: bool) -> tupl
                     f"found {again.status} on replay (edited file, another version of the kit, or "
                     "a tool of yours without --extend?)"
                 )
-        said = tuples(step["completion"], "prompt_ids", "completion_ids", "mask", "logprobs")
-        said["tools"] = tuple(typed(ToolUse(**use)) for use in said.get("tools", ()))
-        steps.append(typed(Step(step["chunk"], typed(Completion(**said)), calls, state)))
+        steps.append(Step(step.chunk, step.completion, step.calls, state))
     if not steps:
         raise TypeError("no step")
     return tuple(steps)
 
 
-_TYPES: dict[str, Any] = {
-    "str": str,
-    "int": int,
-    "bool": bool,
-    "float": (int, float),
-    "Mapping[str, Any]": Mapping,
-}
+def record(kind: Any, raw: Any, where: str) -> Any:
+    """A record of this kind in what JSON held of it. Raises InputError starting with `where`."""
+    try:
+        return _adapter(kind).validate_python((raw,))[0]
+    except ValidationError as error:
+        mistake = error.errors(include_url=False)[0]
+        place, found = ".".join(map(str, mistake["loc"][1:])), f"{mistake['input']!r:.40}"
+        raise InputError(f"{where}: {place}: {mistake['msg']}, found {found}") from error
 
 
-def typed(record: Record) -> Record:
-    """The record, whose plain fields have the types that its class names. Raises TypeError."""
-    for known in fields(record):
-        name, value = known.type.removesuffix(" | None"), getattr(record, known.name)
-        several = name.startswith("tuple[")
-        kind = _TYPES.get(name.removeprefix("tuple[").partition(", ")[0] if several else name)
-        if kind and not (value is None and name != known.type):
-            parts = value if several else (value,)
-            if not (isinstance(parts, tuple) and all(isinstance(part, kind) for part in parts)):
-                raise TypeError(f"{known.name} {value!r:.40}")
-    return record
-
-
-def tuples(raw: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    """The values, with the lists of these names as tuples, as JSON has none."""
-    return {k: tuple(v) if k in names and isinstance(v, list) else v for k, v in raw.items()}
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    rules = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+    return TypeAdapter(tuple[kind], config=rules)  # a dataclass alone takes no rules
 
 
 # ---- writing that goes on where it stopped ----------------------------------------------------
