@@ -22,7 +22,7 @@ def world(n: int = 3, questions: int = 4, source: str = "squad"):
         make_instance(
             source,
             [f"Chunk of {i}: " + " ".join(f"a{i}-{j}" for j in range(questions))],
-            [QA(f"q{j}", f"What is {i}-{j}?", (f"a{i}-{j}",)) for j in range(questions)],
+            [QA(f"q{j}", f"What is {i}-{j}?", (f"a{i}-{j}", "b")) for j in range(questions)],
         )
         for i in range(n)
     ]
@@ -74,6 +74,7 @@ def test_what_is_known_of_a_run_is_kept_and_written_only_where_it_is_new(tmp_pat
     written = (folder / runs.SETTINGS).stat().st_ino
     again = runs.open_run(folder, instances, settings, {"answer": prices | {"price_in": None}})
     assert again.info == {"data": "a", "answer": prices}
+    assert again.questions == scoring.questions_of(instances)
     assert (folder / runs.SETTINGS).stat().st_ino == written
     moved = runs.open_run(folder, instances, settings, {"data": "b"})
     assert moved.info == {"data": "b", "answer": prices}
@@ -300,7 +301,7 @@ def test_items_and_episodes_of_a_run_are_what_it_answered(tmp_path):
     assert scores.episodes(run) == []
     run = runs.complete(run, method, instances)
     assert [item.gold for item in scores.items(run)] == [
-        qa.answers[0] for instance in instances for qa in instance.questions
+        qa.answers for instance in instances for qa in instance.questions
     ]
     episodes = scores.episodes(run)
     assert [episode.instance for episode in episodes] == [i.id for i in instances]

@@ -156,9 +156,8 @@ def _sum(*costs: float | None) -> float | None:
 
 
 def _judged(item: Item) -> JudgeItem:
-    gold = item.gold if isinstance(item.gold, str) else tuple(item.gold)
     never = item.qa.endswith("_abs")
-    return JudgeItem(item.question, gold, item.prediction or "", item.kind, never)
+    return JudgeItem(item.question, item.golds, item.prediction or "", item.kind, never)
 
 
 def episodes(run: Run, profile: str = "fixed") -> list[Episode]:
@@ -304,5 +303,5 @@ _FLOOR = {"truncated": False, "finish": "", "memory_tokens": None, "chunk_tokens
 
 def majority_label(questions: Sequence[Item]) -> str:
     """The commonest accepted answer of some questions, the smallest of equals."""
-    times = Tally(q.gold if isinstance(q.gold, str) else q.gold[0] for q in questions)
+    times = Tally(q.golds[0] for q in questions)
     return min(times, key=lambda gold: (-times[gold], gold))

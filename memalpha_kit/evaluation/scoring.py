@@ -56,7 +56,7 @@ class Item:
 
     source: str
     prediction: str | None
-    gold: Sequence[str] | str
+    gold: tuple[str, ...] | str
     question: str = ""
     instance: str = ""
     qa: str = ""
@@ -70,7 +70,7 @@ class Item:
     @property
     def golds(self) -> tuple[str, ...]:
         """The accepted answers."""
-        return (self.gold,) if isinstance(self.gold, str) else tuple(self.gold)
+        return (self.gold,) if isinstance(self.gold, str) else self.gold
 
 
 def questions_of(instances: Sequence[Instance]) -> tuple[Item, ...]:

@@ -219,15 +219,14 @@ class JudgeItem:
     """
 
     question: str
-    gold: str | tuple[str, ...]
+    gold: tuple[str, ...]
     answer: str
     question_type: str = ""
     abstention: bool = False
 
     def shown(self, manner: Manner, answer: str) -> str:
         """Question, accepted answers and, called `answer`, what was answered, between tags."""
-        golds = [self.gold] if isinstance(self.gold, str) else list(self.gold)
-        accepted = golds[0] if len(golds) == 1 else manner.golds(golds)
+        accepted = self.gold[0] if len(self.gold) == 1 else manner.golds(list(self.gold))
         return tagged(question=self.question, accepted=accepted, **{answer: self.answer})
 
 
