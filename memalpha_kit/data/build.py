@@ -108,14 +108,14 @@ def merge_sets(
     if recipe is not None and recipe not in RECIPES:
         found = f"found {recipe!r}{closest(recipe, RECIPES)}"
         raise InputError(f"recipe: expected a known name, {found}")
-    chosen = RECIPES[recipe] if recipe else None
+    chosen, where = RECIPES[recipe] if recipe else None, "recipe" if folders else str(root)
     if chosen and not folders:
         dataset.finish_swaps(root)
         cards = ((path.parent, dataset.read_card(path.parent)) for path in root.glob("*/card.json"))
         folders = sorted(path for path, card in cards if card.get("name") in chosen.instances)
     parts = [dataset.read(path) for path in folders]
     if chosen:
-        parts = _in_order(parts, folders, chosen, root)
+        parts = _in_order(parts, folders, chosen, where)
         limit = chosen.limit if limit is None else limit
         compat = chosen.compat if compat == "fixed" else compat
     merged = dataset.merge(parts, name, limit, seed, compat)
@@ -125,7 +125,7 @@ def merge_sets(
 
 
 def _in_order(
-    parts: Sequence[Dataset], folders: Sequence[Path], recipe: Recipe, root: Path
+    parts: Sequence[Dataset], folders: Sequence[Path], recipe: Recipe, where: str
 ) -> list[Dataset]:
     """The parts of the recipe, one each and no other."""
     places: dict[str, list[str]] = {name: [] for name in recipe.instances}
@@ -134,14 +134,14 @@ def _in_order(
     wanted = ", ".join(recipe.instances)
     if missing := [name for name, found in places.items() if not found]:
         raise InputError(
-            f"{root}: expected data sets of {wanted}, found none of {', '.join(missing)}; "
+            f"{where}: expected data sets of {wanted}, found none of {', '.join(missing)}; "
             "`memalpha data build` makes them"
         )
     if extra := sorted(places.keys() - recipe.instances.keys()):
-        raise InputError(f"recipe: expected {wanted} only, found {extra[0]} too")
+        raise InputError(f"{where}: expected {wanted} only, found {extra[0]} too")
     for name, found in places.items():
         if len(found) > 1:
-            raise InputError(f"{root}: expected one data set of {name}, found {', '.join(found)}")
+            raise InputError(f"{where}: expected one data set of {name}, found {', '.join(found)}")
     by_name = {part.name: part for part in parts}
     return [by_name[name] for name in recipe.instances]
 

@@ -223,7 +223,9 @@ class SweepFile:
     )
     settings: dict[str, Any] = about({}, "that all points share")
     points: dict[str, dict[str, Any] | None] = about({}, "settings by name of the point")
-    grid: dict[str, list[Any]] = about({}, "values by setting; every combination is a point")
+    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = about(
+        {}, "values by setting; every combination is a point"
+    )
     base: dict[str, Any] | None = about(None, "the point to compare with [default: the first]")
 
 
@@ -282,12 +284,14 @@ def _sweep(path: Path) -> Sweep:
     if not isinstance(content, Mapping):
         raise InputError(f"{path}: expected settings, found {content!r:.80}")
     file = settings_from(SweepFile, {str(k): v for k, v in content.items()}, str(path))
-    points: dict[str, Mapping[str, Any]] = {n: found or {} for n, found in file.points.items()}
+    named = [(name, changes or {}) for name, changes in file.points.items()]
     for values in itertools.product(*file.grid.values()) if file.grid else ():
         changes = dict(zip(file.grid, values, strict=True))  # the last setting runs fastest
-        points[" ".join(f"{k.rpartition('.')[2]}={v}" for k, v in changes.items())] = changes
-    if not points:
-        raise InputError(f"{path}: expected points or a grid with values, found neither")
+        named.append((" ".join(f"{k.rpartition('.')[2]}={v}" for k, v in changes.items()), changes))
+    points = dict(named)
+    if not points or len(points) < len(named):
+        problem = "a name twice" if points else "neither"
+        raise InputError(f"{path}: expected points or a grid, each with its name, found {problem}")
     if len(set(file.seeds)) != len(file.seeds):
         raise InputError(f"{path}: seeds: expected different numbers, found {list(file.seeds)}")
     base = next(iter(points.values())) if file.base is None else file.base
