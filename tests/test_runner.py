@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import numpy as np
@@ -241,6 +244,14 @@ def test_a_wrong_file_is_refused_in_one_line(file, more, message):
         runner.load_sweep(file(more))
     with pytest.raises(InputError, match="did you mean 'rewards'"):
         runner.load_sweep("reward")
+
+
+def test_a_worker_that_is_killed_is_one_line(monkeypatch, capsys):
+    killed = SimpleNamespace(folder="a", run=partial(os._exit, 9))
+    monkeypatch.setattr(runner, "record_seeds", lambda *_: runner.run_stages([killed], 2))
+    assert cli.main(["seeds", "--profile", "ci", "--seeds", "0"]) == 1
+    said = capsys.readouterr().err
+    assert "workers: a process was killed" in said and said.count("\n") == 1
 
 
 def test_points_share_warm_starts_and_a_second_call_or_more_workers_change_nothing(

@@ -28,6 +28,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -156,6 +157,10 @@ def run_stages(stages: Sequence[Stage], workers: int = 1) -> None:
         try:
             for future in as_completed(futures):
                 print(label(futures[future], future.result()))
+        except BrokenProcessPool as error:
+            killed = "workers: a process was killed, perhaps for want of memory"
+            again = "the same command goes on, with fewer --workers if need be"
+            raise ChildProcessError(f"{killed}; {again}") from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
