@@ -149,12 +149,6 @@ def test_a_seed_that_was_stopped_goes_on_and_ends_the_same(copy):
     assert contents(copy) == before
 
 
-def test_seeds_that_train_side_by_side_end_the_same(tmp_path, recorded):
-    assert seeds(tmp_path, 0, 1, more=["--workers", 2]) == 0
-    assert contents(tmp_path) == contents(recorded)
-    assert weights(tmp_path) == weights(recorded)
-
-
 @pytest.mark.parametrize(
     ("numbers", "more", "message"),
     [
