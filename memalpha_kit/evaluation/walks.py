@@ -36,23 +36,20 @@ class Chain:
     instance: Instance
     states: list[str] = field(default_factory=lambda: [""])  # at the beginning, after each chunk
     unusable: int = 0  # replies without a usable state
-    error: str = ""  # why it ended early
-    finish: str = ""  # of the reply that ended it
     calls: list[Counts] = field(default_factory=list)
-    lost: tuple[int, int] = (0, 0)  # tokens of the reply that ended it
+    failure: dict[str, Any] = field(default_factory=dict)  # why it ended early, as in `Prepared`
 
     @property
     def finished(self) -> bool:
         """Whether nothing is left to do."""
-        return bool(self.error) or len(self.states) > len(self.instance.chunks)
+        return bool(self.failure) or len(self.states) > len(self.instance.chunks)
 
     def take(self, reply: ChatReply, read: Callable[[str], str | None]) -> None:
         """The next state from a reply."""
         self.calls.append(counts(reply))
         if reply.error or reply.text is None:
-            self.lost = paid(reply)
-            self.finish = reply.finish
-            self.error = f"piece {len(self.states) - 1}: {reply.error or 'the reply has no text'}"
+            why = f"piece {len(self.states) - 1}: {reply.error or 'the reply has no text'}"
+            self.failure = {"error": why, "finish": reply.finish, "lost": paid(reply)}
             return
         state = read(reply.text)
         self.unusable += state is None
@@ -84,8 +81,7 @@ def walk_all(
                 chain.take(reply, read)
                 if chain.finished:
                     state = chain.states[-1]
-                    names = ("unusable", "error", "finish", "lost")
-                    left = {name: getattr(chain, name) for name in names}
+                    left = {"unusable": chain.unusable, **chain.failure}
                     left |= {"text": state, "steps": tuple(chain.states[1:])}
                     left |= {"memory_tokens": method.counter.count(used(state))}
                     done(method.measured(chain.instance, **left, **spent(chain.calls)))

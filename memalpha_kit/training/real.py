@@ -253,8 +253,6 @@ def checked(profile: Profile) -> tuple[Profile, Client | None]:
     Raises InputError for settings that contradict each other, a name, card or address that is
     missing, a server that does not answer, and a model that cannot train.
     """
-    from memalpha_kit.training.backends import check_model
-
     model = profile.model
     if not model.name:
         raise InputError(
@@ -277,7 +275,6 @@ def checked(profile: Profile) -> tuple[Profile, Client | None]:
     if client:
         address = client.endpoint
         model = replace(model, reader_url=address.url, reader_model=address.model)
-    check_model(model, profile.protocol)
     counter(profile.memory.counter)  # loads its tokenizer, if it has one
     if seen_early(model):
         check_tokenizer(profile, found_folder(model.name))
@@ -287,7 +284,7 @@ def checked(profile: Profile) -> tuple[Profile, Client | None]:
 def check_settings(profile: Profile) -> None:
     """Raises InputError for settings that contradict each other and names that nobody knows.
 
-    Addresses and adapters may still be to come: a plan looks here, too.
+    Addresses may still be to come: a plan looks here, too.
     """
     from memalpha_kit.training.backends import check_model
 
@@ -300,7 +297,7 @@ def check_settings(profile: Profile) -> None:
         raise InputError(f"reward.content: {expected}, found {content}")
     later = {"vllm_server_url": model.vllm == "server", "reader_url": model.reader == "endpoint"}
     named: Any = {n: getattr(model, n) or "later" for n, needed in later.items() if needed}
-    check_model(replace(model, adapter="", **named), profile.protocol)
+    check_model(replace(model, **named), profile.protocol)
 
 
 def served_reader(model: ModelConfig) -> Client:
