@@ -82,13 +82,12 @@ def ask(
     `memalpha score` and `memalpha report`.
     """
     from memalpha_kit.data.dataset import load_data
-    from memalpha_kit.evaluation.memories import asked_instances, load_written
+    from memalpha_kit.evaluation.memories import asked_instances
     from memalpha_kit.method.saved import check_written
 
     method = _settings(options, episodes=str(episodes), reader=how.reader)
     check_written(episodes)
-    asked = asked_instances(episodes, load_data(data))
-    wrote = next(iter(load_written(episodes).values())).writer
+    asked, wrote = asked_instances(episodes, load_data(data))
     servers = {"answer": answer, "write": Priced(), "judge": judge}
     return _evaluate(
         *("memory", method, data, asked, out.parent, out.name, servers, embed),

@@ -265,20 +265,21 @@ def load_written(path: Path) -> Mapping[str, Episode]:
     return {episode.id if several else episode.instance: episode for episode in episodes}
 
 
-def asked_instances(path: Path, instances: Sequence[Instance]) -> list[Instance]:
-    """The instances that a file's episodes are about, in its order; several rollouts of one are
-    asked one by one, under the episode's id.
+def asked_instances(path: Path, instances: Sequence[Instance]) -> tuple[list[Instance], str]:
+    """The instances that a file's episodes are about, in its order, and who wrote; several rollouts
+    of one are asked one by one, under the episode's id.
 
     Raises InputError if there is no episode, or an episode's instance is missing.
     """
-    by_id, found = {instance.id: instance for instance in instances}, []
+    by_id, found, writer = {instance.id: instance for instance in instances}, [], ""
     for name, episode in load_written(path).items():
         if episode.instance not in by_id:
             raise InputError(f"episode {episode.id}: its instance is not in the data")
         found.append(replace(by_id[episode.instance], id=name))
+        writer = writer or episode.writer
     if not found:
         raise InputError(f"{path}: expected at least one episode, found none")
-    return found
+    return found, writer
 
 
 # ---- drawn at random ----------------------------------------------------------------------------
