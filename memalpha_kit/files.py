@@ -218,8 +218,9 @@ def resume_or_refuse(
     settings: Mapping[str, Any],
     free: Iterable[str] = (),
     name: str = "settings.json",
+    of: Path | None = None,
 ) -> bool:
-    """Whether the folder was begun under the same settings, so that its content can be kept.
+    """Whether the folder, or `of` in it, was begun under the same settings and can be gone on with.
 
     A new folder gets the file `name` with the settings, and False. `free` are keys (dotted where
     nested) that change no result: the newest value is kept, or the old one where it is None. Raises
@@ -244,7 +245,8 @@ def resume_or_refuse(
         found = f"{key} = {was!r}, now it is {now!r}"
         if _is_hash(was) and _is_hash(now):
             found = f"other content of {key} (SHA-256 {was:.8}..., now {now:.8}...)"
-        raise InputError(f"{folder}: was begun with {found}; choose another folder or delete it")
+        instead = f"file, or delete it and {name}" if of else "folder or delete it"
+        raise InputError(f"{of or folder}: was begun with {found}; choose another {instead}")
     newest = _newest(kept, settings)
     if newest != kept:
         save_json(file, newest)

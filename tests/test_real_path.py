@@ -232,4 +232,6 @@ def test_a_language_model_goes_the_same_way(built, tmp_path, capsys):
     tokenizer.save_pretrained(tmp_path / "b" / "tiny")
     words[4] = tmp_path / "b" / "tiny"
     assert command(*map(str, (*words, *more))) == 2
-    assert "was begun with writer = 'model:tiny sha256:" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "m.jsonl: was begun with writer = 'model:tiny sha256:" in said
+    assert "choose another file, or delete it and m.json" in said

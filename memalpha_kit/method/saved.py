@@ -165,7 +165,7 @@ def write_log(
 
     def mark(**state: object) -> None:
         """Says in the card how far the file is."""
-        resume_or_refuse(path.parent, said | state, ("complete", "duration_s"), card.name)
+        resume_or_refuse(path.parent, said | state, ("complete", "duration_s"), card.name, path)
 
     mark()
     with Log(path) as log:
