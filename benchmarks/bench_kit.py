@@ -89,7 +89,7 @@ def bench_start(meter, name):
     arguments, most = STARTS[name]
 
     def measured() -> list[float]:
-        return sorted(used([sys.executable, *arguments]) for _ in range(3 if meter.quick else 9))
+        return sorted(used([sys.executable, *arguments]) for _ in range(1 if meter.quick else 9))
 
     times = meter.once(measured)
     wanted = ("ours_s", "<=", most) if most else None

@@ -277,32 +277,33 @@ def for_reading(notebook: Any, clone: str) -> Any:
     from latex2mathml.converter import convert
 
     def formula(found: re.Match) -> str:
-        block, line = found["block"], found["line"]
-        if not block and not line:
+        if not (text := found["block"] or found["line"]):
             return found[0]
-        return convert(block or line, display="block" if block else "inline")
+        return convert(text, display="block" if found["block"] else "inline")
 
     math = re.compile(r"`[^`]*`|\$\$(?P<block>.+?)\$\$|\$(?P<line>[^$\n]+)\$", re.DOTALL)
     copy = deepcopy(notebook)
     for cell in copy.cells:
         if cell.cell_type == "markdown":
-            linked = cell.source.replace("](../", f"]({clone}/")
-            cell.source = math.sub(formula, linked)
+            cell.source = math.sub(formula, cell.source.replace("](../", f"]({clone}/"))
     return copy
 
 
 def _own_kernel() -> type:
     """A kernel manager that starts this very interpreter with this very package.
 
-    Kernelspecs are not consulted: one may be missing, or a user-wide `python3` may point at
-    another environment.
+    Kernelspecs are not consulted: one may be missing, or may point at another environment.
     """
     from ipykernel.kernelspec import get_kernel_dict
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
 
     package = str(Path(__file__).resolve().parent.parent)
-    search = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+    # freed memory is kept, in large pages: each step of training asks for as much (reports/LOG.md)
+    kept = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0"
+    kept += ":glibc.malloc.trim_threshold=8589934592:glibc.malloc.top_pad=67108864"
+    env = {"GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", kept)}
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
 
     class OwnKernel(AsyncKernelManager):
         def __init__(self, **settings: Any) -> None:  # unencrypted, each kernel prints a warning
@@ -311,6 +312,6 @@ def _own_kernel() -> type:
         @property
         def kernel_spec(self) -> KernelSpec:
             quiet = ["--HistoryManager.enabled=False"]  # or kernels share one database
-            return KernelSpec(**get_kernel_dict(quiet), env={"PYTHONPATH": search})
+            return KernelSpec(**get_kernel_dict(quiet), env=env)
 
     return OwnKernel

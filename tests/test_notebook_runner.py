@@ -50,9 +50,9 @@ def toy(tmp_path):
     save_notebook(
         folder,
         "02_second",
-        "import sys\n"
-        "text = here.made_by('01_first', 'steps.txt').read_text()\n"
-        "(here.report_dir / 'copy.txt').write_text(text + ' ' + sys.executable)",
+        "import os, sys\n"
+        "words = here.made_by('01_first', 'steps.txt').read_text(), os.environ['GLIBC_TUNABLES']\n"
+        "(here.report_dir / 'copy.txt').write_text(' '.join((*words, sys.executable)))",
     )
     return tmp_path
 
@@ -70,14 +70,15 @@ def test_notebooks_run_in_order_with_the_parameters_and_hand_over_by_files(
     broken = {"argv": ["no-such-python", "{connection_file}"], "display_name": "x"}
     (kernels / "kernel.json").write_text(json.dumps({**broken, "language": "python"}))
     monkeypatch.setenv("JUPYTER_PATH", str(toy / "jupyter"))
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=0")
 
     report = run("ci", overrides=["grpo.steps=7"], root=toy, notebooks=toy / "notebooks")
 
     second = toy / "reports" / "02_second" / "ci-grpo.steps=7"
     assert report == second / "02_second.html"
     assert "<html" in report.read_text()
-    text, _, executable = (second / "copy.txt").read_text().partition(" ")
-    assert text == "7"
+    text, tunables, executable = (second / "copy.txt").read_text().split(" ", 2)
+    assert (text, tunables) == ("7", "glibc.malloc.check=0")  # what a user has set stays
     assert os.path.realpath(executable) == os.path.realpath(notebooks.sys.executable)
     assert files(second) == ["02_second.html", "02_second.ipynb", "copy.txt"]
     executed = nbformat.read(second / "02_second.ipynb", as_version=4)
@@ -117,10 +118,16 @@ def test_a_missing_hand_over_names_the_notebook_and_the_command_that_makes_all(t
         run("ci", ["02"], ["seed=1"], root=toy, notebooks=toy / "notebooks")
 
 
-def test_a_full_disk_leaves_no_report_that_looks_complete(toy, monkeypatch):
-    full = Mock(side_effect=OSError(28, "No space left on device"))
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(InputError, match=r"01_first.html: expected to write .*: No space"):
+@pytest.mark.parametrize(
+    ("writes", "message"),
+    [
+        ("papermill.iorw.write_ipynb", "01_first/ci: expected to write, found: No space left"),
+        ("os.fsync", "01_first.html: expected to write .*No space left"),
+    ],
+)
+def test_a_full_disk_leaves_no_report_that_looks_complete(toy, monkeypatch, writes, message):
+    monkeypatch.setattr(writes, Mock(side_effect=OSError(28, "No space left on device")))
+    with pytest.raises(InputError, match=message):
         run("ci", only=["01"], root=toy, notebooks=toy / "notebooks")
     assert "01_first.ipynb" not in files(toy / "reports" / "01_first" / "ci")
 

@@ -143,6 +143,7 @@ def test_a_dead_server_stops_the_run_and_a_live_one_lets_it_go_on(
 ):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     endpoint = {"model.reader": "endpoint"}
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.0)  # tried as often, at once
     assert train(base, data, whole, **endpoint) == 0
     metrics = pd.read_csv(whole / "metrics.csv")
     assert metrics["content"].between(0.01, 0.99).all() and metrics["rows_missing"].eq(0).all()

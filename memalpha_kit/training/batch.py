@@ -146,9 +146,8 @@ def _packed_logprobs(
     packed = ids.gather(1, columns.clamp(max=ids.shape[1] - 1))  # padding on the right only
     wanted = (columns >= ids.shape[1] - n_completion) & (along < lengths[:, None])
     logits = logits_at(model, packed, wanted[:, 1:])
-    every = (logits / temperature).log_softmax(-1)
-    with torch.no_grad():
-        spread = -(every.exp() * every).sum(-1)
+    every = (logits if temperature == 1 else logits / temperature).log_softmax(-1)
+    spread = -every.detach().exp().mul_(every.detach()).sum(-1)
     return every.gather(1, packed[wanted][:, None])[:, 0], spread
 
 
