@@ -18,16 +18,7 @@ import typer
 from typer.main import get_command
 
 from memalpha_kit import __version__
-from memalpha_kit.cli import (
-    data,
-    evaluation,
-    explore,
-    lab,
-    memories,
-    server,
-    training,
-    writing,
-)
+from memalpha_kit.cli import data, evaluation, explore, lab, memories, server, training, writing
 from memalpha_kit.cli.options import NONE, Documented
 from memalpha_kit.errors import DiskError, InputError, closest
 from memalpha_kit.notebooks import NotebookError

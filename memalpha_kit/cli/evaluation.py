@@ -186,19 +186,15 @@ def _evaluate(
         raise InputError(f"a writer at a server: has no effect beside --writer {writer}")
     spec, prices = MethodSpec(method, options), {k: v.prices for k, v in servers.items()}
     info = provenance(spec, backends, data, prices, wrote)
-    stem = runs.data_name(data)
+    place = data.resolve()
+    stem = place.parent.name if place.stem in ("test", "train") else place.stem
     run, made = runs.begin(spec, backends, instances, out, stem, name, info, how.moved)
     run = runs.answer(run, made, instances)
     return _finish(run, how.profile, how.rubric, servers["judge"], base, asking)
 
 
 def _finish(
-    run: Run,
-    profile: str,
-    rubric: Rubric,
-    judge: Priced,
-    base: Served | None,
-    asking: Asking,
+    run: Run, profile: str, rubric: Rubric, judge: Priced, base: Served | None, asking: Asking
 ) -> int:
     """Scores a run, prints its table; 1 and a line if questions have no answer or no verdict."""
     from memalpha_kit.evaluation import scores, tables

@@ -67,10 +67,7 @@ def hub_sets() -> dict[str, HubSet]:
 
 
 def download(
-    dataset: str,
-    revision: str | None,
-    out: Path | None = None,
-    dry_run: bool = False,
+    dataset: str, revision: str | None, out: Path | None = None, dry_run: bool = False
 ) -> dict[str, Any]:
     """The manifest of the data set in folder `out`, after fetching what is not there yet.
 

@@ -176,12 +176,6 @@ def settings_key(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def data_name(path: Path) -> str:
-    """The data's own name: a file without ending, or a folder."""
-    name = path.resolve().stem
-    return path.resolve().parent.name if name in ("test", "train") else name
-
-
 # ---- on disk ------------------------------------------------------------------------------------
 
 
