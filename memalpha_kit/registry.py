@@ -91,8 +91,8 @@ class Registry(Generic[T]):
 
 def _home(thing: Any) -> tuple[Any, Any]:
     """Where a function or class is defined, a lambda by its line; nothing else has a home."""
-    name = getattr(thing, "__qualname__", id(thing))
-    line = thing.__code__.co_firstlineno if str(name).endswith("<lambda>") else name
+    name, code = getattr(thing, "__qualname__", id(thing)), getattr(thing, "__code__", None)
+    line = code.co_firstlineno if code and name.endswith("<lambda>") else name
     return getattr(thing, "__module__", None), line
 
 
