@@ -92,7 +92,7 @@ class Registry(Generic[T]):
 def _home(thing: Any) -> tuple[Any, Any]:
     """Where a function or class is defined, a lambda by its line; nothing else has a home."""
     name, code = getattr(thing, "__qualname__", id(thing)), getattr(thing, "__code__", None)
-    line = code.co_firstlineno if code and name.endswith("<lambda>") else name
+    line = code.co_firstlineno if code and str(name).endswith("<lambda>") else name
     return getattr(thing, "__module__", None), line
 
 
