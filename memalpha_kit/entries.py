@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
-from typing import overload
+from typing import Any, overload
 
 from immutables import Map
 
@@ -92,6 +92,11 @@ class Store(Sequence[Entry]):
     """Entries in the order of their making; each has a place, a number that only grows."""
 
     __slots__ = ("_alike", "_entries", "_hash", "_next", "_places", "change")
+    _entries: Map[int, Entry]  # by place
+    _places: Map[str, int]  # by id
+    _alike: Map[str, tuple[int, ...]]  # places by the essence of their text
+    _hash: int | None
+    change: Change
 
     def __init__(self, entries: Iterable[Entry] = ()) -> None:
         listed = tuple(entries)
@@ -105,17 +110,9 @@ class Store(Sequence[Entry]):
             alike[key] = (*alike.get(key, ()), place)
         self._set(Map(enumerate(listed)), Map(places), Map(alike), len(listed), Change())
 
-    def _set(
-        self,
-        entries: Map[int, Entry],
-        places: Map[str, int],
-        alike: Map[str, tuple[int, ...]],
-        next_place: int,
-        change: Change,
-    ) -> Store:
-        self._entries, self._places, self._alike = entries, places, alike
-        self._next, self.change = next_place, change
-        self._hash: int | None = None
+    def _set(self, *state: Any) -> Store:
+        self._entries, self._places, self._alike, self._next, self.change = state
+        self._hash = None
         return self
 
     def get(self, entry_id: str | None) -> Entry | None:
@@ -174,7 +171,8 @@ class Store(Sequence[Entry]):
         entries, places, alike = self._entries, self._places, self._alike
         if before is not None:
             key = essence(before.text)
-            others = tuple(p for p in alike[key] if p != place)
+            same = alike[key]  # most often nothing but this place
+            others = tuple(p for p in same if p != place) if len(same) > 1 else ()
             alike = alike.set(key, others) if others else alike.delete(key)
             if after is None:
                 entries, places = entries.delete(place), places.delete(before.id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import random
 from dataclasses import replace
 
 import pytest
@@ -428,6 +429,17 @@ def test_a_search_after_any_changes_is_that_of_a_new_index(first, left, right, i
             expected = rank(Store(tuple(store)), query, 99, idf)
             assert [entry for entry, _ in found] == [entry for entry, _ in expected]
             assert [s for _, s in found] == pytest.approx([s for _, s in expected], abs=1e-9)
+
+
+@pytest.mark.parametrize("idf", ["release", "positive"])
+def test_an_index_that_took_many_changes_ranks_as_a_new_one(idf):
+    rng, store = random.Random(0), Store([Entry("0", "bees hum")])
+    for number in range(300):
+        text = " ".join(rng.choices(["bees", "hum", "Tom", f"boat{number}"], k=4))
+        store = edited(store, (rng.choice("iuud"), number, text))
+        found, new = (rank(s, "bees hum boat7 hum", 9, idf) for s in (store, Store(tuple(store))))
+        assert [entry for entry, _ in found] == [entry for entry, _ in new]
+        assert [s for _, s in found] == pytest.approx([s for _, s in new], abs=1e-9)
 
 
 @settings(max_examples=60, deadline=None)

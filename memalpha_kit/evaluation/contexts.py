@@ -214,10 +214,8 @@ class Bm25Chunks(ContextMethod):
         return bm25(chunks, "positive").top(question, self.options.top_k)
 
 
-@lru_cache(maxsize=8)
-def bm25(chunks: tuple[str, ...], idf: Literal["release", "positive"]) -> Bm25:
-    """The index of an instance's chunks."""
-    return Bm25(chunks, idf)
+bm25 = lru_cache(maxsize=8)(Bm25)
+"""The index of an instance's chunks."""
 
 
 @METHODS.register("gold-chunk")

@@ -18,10 +18,10 @@ from __future__ import annotations
 import math
 import re
 from array import array
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
+from itertools import accumulate, repeat
 from threading import Lock
 from typing import Literal
 
@@ -35,7 +35,7 @@ from memalpha_kit.text import MARKS, NO_SPACES
 
 Idf = Literal["release", "positive"]
 Ties = Literal["oldest", "newest"]
-_SHIFT = 32  # bits: no text has 2 ** 32 words
+_SHIFT, _LOW = 32, (1 << 32) - 1  # bits: no text has 2 ** 32 words
 _WORD = re.compile(r"\w+")
 _PAIRED = rf"{NO_SPACES}\uac00-\ud7a3"  # a Korean word ends in particles
 _RUN = re.compile(rf"([{_PAIRED}]+)|(?:[^\W{_PAIRED}]|[{MARKS}])+")
@@ -64,51 +64,63 @@ def published_words(text: str) -> list[str]:
 
 
 class Bm25:
-    """An index over texts at places 0, 1, 2, ...; a place may be emptied and filled again."""
+    """An index over texts at places 0, 1, 2, ...; a place may be emptied and filled again.
+
+    A change touches little memory, so that a search after it is quick: a text gets the next slot,
+    the slot of one that is taken out becomes infinitely long (and scores 0), and the words of slots
+    that are newer than the sorted ones lie in lists beside them.
+    """
 
     def __init__(self, texts: Iterable[str] = (), idf: Idf = "release") -> None:
         self.idf, self._words = idf, published_words if idf == "release" else words
         self._texts: dict[int, str] = {}
-        self._lengths = array("q")  # words of the text at each place; -1: no text
-        self._found: dict[str, array] = {}  # word -> place << _SHIFT | times, in order
-        self._spread = array("q", [0])  # n -> words that n texts hold
-        self._n_words = 0
+        self.fill(enumerate(texts))
+
+    def fill(self, texts: Iterable[tuple[int, str]] = ()) -> None:
+        """Puts texts at empty places and sorts all there are."""
+        self._texts.update(texts)
+        numbers: dict[str, int] = {}
+        found = [self._words(text) for text in self._texts.values()]
+        all_words = [numbers.setdefault(word, len(numbers)) for each in found for word in each]
+        slots = np.repeat(np.arange(len(found)), sizes := [len(each) for each in found])
+        pairs = np.array(all_words, np.int64) << _SHIFT | slots
+        pairs, times = np.unique(pairs, return_counts=True)
+        held = np.bincount(pairs >> _SHIFT)
+        self._sorted = (pairs & _LOW) << _SHIFT | times  # slots that have a word, word by word
+        self._numbers, self._starts = numbers, [0, *np.cumsum(held).tolist()]
+        self._newest: dict[str, list[int]] = {}  # the same of slots since then
+        self._slots = {place: slot for slot, place in enumerate(self._texts)}
+        self._places, self._lengths = array("q", self._texts), array("d", sizes)
+        self._n_words, self._limit = len(all_words), len(found) * 9 // 8 + 64
+        self._held = dict(zip(numbers, held.tolist(), strict=True))  # texts with a word
+        self._spread = array("q", np.bincount(held, minlength=self._limit + 3).tobytes())
+        self._moved: list[tuple[str, int]] = []  # texts that these two lack, or have too many
+        self._logs = np.log(np.arange(self._limit + 3) + 0.5)
         self._mean_idf: float | None = None
-        for place, text in enumerate(texts):
-            self.put(place, text)
 
     def put(self, place: int, text: str | None) -> None:
         """Exchanges the text at a place; None leaves it empty."""
         self._mean_idf = None
-        before = self._texts.pop(place, None)
-        old, new = (self._words(t) if t is not None else [] for t in (before, text))
-        was, now = Counter(old), Counter(new)
-        while len(self._spread) < len(self._texts) + 2:
-            self._spread.append(0)
-        found, spread, start = self._found, self._spread, place << _SHIFT
-        for word in was.keys() | now.keys():
-            times = now.get(word, 0)
-            if (before_times := was.get(word, 0)) == times:
-                continue
-            if (places := found.get(word)) is None:
-                places = found[word] = array("q")
-            at = bisect_left(places, start)
-            if before_times and times:
-                places[at] = start | times
-                continue
-            spread[len(places)] -= 1
-            if times:
-                places.insert(at, start | times)
-            else:
-                del places[at]
-            spread[len(places)] += 1
-            if not places:
-                del found[word]
-        self._n_words += len(new) - len(old)
-        self._lengths.extend([-1] * (place + 1 - len(self._lengths)))
-        self._lengths[place] = -1 if text is None else len(new)
-        if text is not None:
-            self._texts[place] = text
+        if (before := self._texts.pop(place, None)) is not None:
+            slot = self._slots[place]
+            self._n_words -= int(self._lengths[slot])
+            self._lengths[slot] = math.inf
+            self._moved.append((before, -1))
+        if text is None:
+            return
+        found, slot = self._words(text), len(self._places)
+        counts: dict[str, int] = {}
+        for word in found:  # a `Counter` takes longer to start than to count
+            counts[word] = counts.get(word, 0) + 1
+        for word, times in counts.items():
+            self._newest.setdefault(word, []).append(slot << _SHIFT | times)
+        self._texts[place], self._slots[place] = text, slot
+        self._places.append(place)
+        self._lengths.append(len(found))
+        self._n_words += len(found)
+        self._moved.append((text, 1))
+        if slot > self._limit:
+            self.fill()
 
     def top(self, query: str, k: int, ties: Ties = "oldest") -> list[int]:
         """Places of the k best texts, best first. `ties`: which of equal ones comes first."""
@@ -120,36 +132,45 @@ class Bm25:
         if k <= 0:
             return []
         scores = self.scores(query)
-        limit = np.partition(scores, -k)[-k]
-        places = np.flatnonzero(scores >= limit)
-        if ties == "newest":
-            places = places[::-1]
-        places = places[np.argsort(-scores[places], kind="stable")[:k]]
-        return list(zip(places.tolist(), scores[places].tolist(), strict=True))
+        slots = (scores >= np.partition(scores, -k)[-k]).nonzero()[0]
+        places, scores = np.frombuffer(self._places, np.int64)[slots], scores[slots]
+        order = np.lexsort((places if ties == "oldest" else -places, -scores))[:k]
+        return list(zip(places[order].tolist(), scores[order].tolist(), strict=True))
 
     def scores(self, query: str) -> np.ndarray:
-        """The score at every place, minus infinity where no text is; repeated words count again.
+        """The score of every slot, minus infinity if its text was taken out; of an index that was
+        not changed, the score at every place. Repeated words count again.
 
         The sums' order is that of `rank_bm25`, so that equal texts have equal scores.
         """
-        lengths = np.frombuffer(self._lengths, np.int64)
-        scores = np.zeros(len(lengths))
+        lengths = np.frombuffer(self._lengths)
+        times, sizes, parts = self._asked(query)
+        scores: np.ndarray = np.zeros(len(lengths))
+        if parts:
+            found = np.concatenate(parts)
+            slots, counts = found >> _SHIFT, (found & _LOW).astype(float)
+            below = lengths.take(slots)
+            held = np.add.reduceat(below < math.inf, [0, *accumulate(sizes[:-1])], dtype=int)
+            weights = [m * self._weight(n) for m, n in zip(times, held.tolist(), strict=True)]
+            below = counts + 1.5 * (0.25 + 0.75 * below / (self._n_words / len(self._texts)))
+            each = np.repeat(weights, sizes) * (counts * 2.5 / below)
+            scores = np.bincount(slots, each, len(lengths))
         if len(lengths) > len(self._texts):
-            scores[lengths < 0] = -np.inf
-        if not self._n_words:
-            return scores
-        norms = 1.5 * (0.25 + 0.75 * lengths / (self._n_words / len(self._texts)))
-        positive, asked = self.idf == "positive", self._words(query)
-        for word, times in Counter(asked).items() if positive else ((w, 1) for w in asked):
-            if word in self._found:
-                found = np.frombuffer(self._found[word], np.int64)
-                places, counts = found >> _SHIFT, found & ((1 << _SHIFT) - 1)
-                weight, below = self._weight(len(places)), counts + norms.take(places)
-                if positive:
-                    scores[places] += times * (weight * counts * 2.5 / below)
-                else:
-                    scores[places] += weight * (counts * 2.5 / below)
+            scores[lengths == math.inf] = -math.inf
         return scores
+
+    def _asked(self, query: str) -> tuple[list[int], list[int], list]:
+        """How often each word of the query counts, how many slots have it, and which."""
+        asked, times, sizes = self._words(query), [], []
+        parts: list = []  # arrays, and lists of new slots
+        for word, n in Counter(asked).items() if self.idf == "positive" else zip(asked, repeat(1)):
+            number, newest = self._numbers.get(word), self._newest.get(word, ())
+            start, end = (0, 0) if number is None else self._starts[number : number + 2]
+            if end - start + len(newest):
+                times.append(n)
+                sizes.append(end - start + len(newest))
+                parts += (self._sorted[start:end], newest) if newest else (self._sorted[start:end],)
+        return times, sizes, parts
 
     def _weight(self, n: int) -> float:
         """The idf of a word that n texts hold."""
@@ -160,10 +181,17 @@ class Bm25:
         if raw >= 0:
             return raw
         if self._mean_idf is None:  # of all words
-            spread = np.array(self._spread)
-            held = np.flatnonzero(spread[1:]) + 1
-            all_raw = np.log(total - held + 0.5) - np.log(held + 0.5)
-            self._mean_idf = float((all_raw * spread[held]).sum()) / len(self._found)
+            held, spread, logs = self._held, self._spread, self._logs
+            for text, by in self._moved:
+                for word in set(self._words(text)):
+                    before = held.get(word, 0)
+                    held[word] = before + by
+                    spread[before] -= 1
+                    spread[before + by] += 1
+            self._moved.clear()
+            many = np.frombuffer(spread, np.int64)[1 : total + 1]
+            all_raw = (logs[total - 1 :: -1] - logs[1 : total + 1]) * many
+            self._mean_idf = float(all_raw.sum()) / (len(self._numbers) - spread[0])
         return 0.25 * self._mean_idf
 
 
@@ -181,8 +209,7 @@ class _StoreIndex(Bm25):
     def move(self, store: Store) -> None:
         """Brings the index to this store: back to the last common change, then forward."""
         if self.now is None:
-            for place, entry in store.places():
-                self.put(place, entry.text)
+            self.fill((place, entry.text) for place, entry in store.places())
         ahead, now, change = [], self.now or store.change, store.change
         while now is not change:
             if now.depth > change.depth:
