@@ -7,8 +7,8 @@ together.
 
 Plain bootstrap intervals of few clusters are too narrow: with the 4 or 5 instances of some columns
 of the paper, "95 %" ones hold in 80 % of the cases. Ours go further out by Student's t and the
-share of spread that drawing with replacement loses (Hesterberg 2015, expanded percentiles); with
-many clusters nothing changes. `nested_interval` is the plain one.
+share of spread that drawing with replacement loses (Hesterberg 2015, expanded percentiles), never
+beyond the outermost: of 2, 3 or 5 clusters they hold in 46, 76 or 92 %. `nested_interval` is plain.
 
 >>> mean_interval([1, 1, 0, 0, 1], seed=0, clusters=["a", "a", "a", "a", "b"]).mean
 0.75

@@ -8,6 +8,7 @@ import shutil
 import pytest
 import tiny_policy as tiny
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_models import tiny_qwen3, tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
@@ -229,6 +230,31 @@ def test_what_two_different_rewards_taught_an_adapter_is_in_the_exported_weights
     changed = {name for name, value in made.named_parameters()
                if not value.equal(dict(before.named_parameters())[name])}  # fmt: skip
     assert {name.split(".")[-2] for name in changed} == {"q_proj", "o_proj"}
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"lora_bias": True}, "Impossible to merge LoRA with `lora_bias=True`"),
+        ({"r": 8}, "found Error.* loading state_dict .*: size mismatch for .*lora_A"),
+        ({"target_modules": ["q_proj", "o_proj", "v_proj"]}, "Found missing adapter keys.*v_proj"),
+        ({"base_model_name_or_path": None}, "expected the name of its base"),
+        (None, "found no adapter_model.safetensors"),
+    ],
+)
+def test_an_adapter_that_is_not_whole_or_is_not_to_be_merged_is_told(base, tmp_path, change, found):
+    folder = adapter(base, tmp_path / "adapter")
+    config, weights = folder / "adapter_config.json", folder / "adapter_model.safetensors"
+    config.write_text(json.dumps(json.loads(config.read_text()) | (change or {})))
+    if change is None:
+        weights.unlink()
+    elif "lora_bias" in change:
+        state = load_file(weights)
+        state |= {n.replace("weight", "bias"): w.sum(1) for n, w in state.items() if "_B" in n}
+        save_file(state, weights)
+    with pytest.raises(InputError, match=found) as caught:
+        export(folder, tmp_path / "out")
+    assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
 
 
 def test_an_export_takes_the_place_of_nothing_but_an_earlier_export(base, tmp_path):

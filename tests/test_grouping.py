@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -122,6 +123,9 @@ def test_a_gradient_of_zero_has_no_direction():
     chunk = table[(table.kind == "other rollouts") & (table.grouping == "chunk")]
     assert chunk[chunk.scale == "std"].batches.tolist() == [2, 2]
     assert chunk[chunk.scale == "std"]["mean"].tolist() == pytest.approx([1.0, 1.0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # also where no row has a gradient
+        assert grouping.table_cosine(np.zeros((2, 8, 4), dtype=np.float32))["mean"].isna().all()
     with pytest.raises(InputError, match="expected at least 2 batches, found 1"):
         grouping.table_cosine(gradients[:1])
 

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny_policy as tiny
@@ -14,7 +15,7 @@ from transformers import Qwen3ForCausalLM
 from memalpha_kit.errors import InputError
 from memalpha_kit.method.encoding import encode_text
 from memalpha_kit.models.folders import check_pad, found_folder, pad_id
-from memalpha_kit.models.local import CausalLM, Sampling, load_lm
+from memalpha_kit.models.local import CausalLM, Sampling, SeededDraw, load_lm
 from memalpha_kit.models.tiny import save_policy
 from memalpha_kit.settings import ModelConfig
 from memalpha_kit.training.backends import load_model
@@ -76,6 +77,16 @@ def test_draws_follow_the_model_s_probabilities_and_top_p_leaves_the_likeliest(l
     assert first.logprobs[0] == pytest.approx(expected[first.completion_ids[0]].log().item(), 1e-3)
     tight = wide.generate([prompt] * 20, Sampling(1.0, 1, top_p=1e-6))
     assert {c.completion_ids[0] for c in tight} == {int(logits.argmax())}
+
+
+def test_a_device_without_64_bit_floats_has_its_tokens_drawn_on_the_cpu(monkeypatch):
+    class Scores(torch.Tensor):
+        device = SimpleNamespace(type="mps")
+
+    places = []
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, place: places.append(place) or self)
+    SeededDraw(Sampling(1.0, 1), [3])(torch.tensor([[1]]), torch.ones(1, 9).as_subclass(Scores))
+    assert places == ["cpu", "cpu", Scores.device]
 
 
 def test_generating_leaves_the_training_mode_and_the_weights_alone(lm):
@@ -145,6 +156,11 @@ def other_shape(folder):
     (folder / "config.json").write_text(json.dumps({**config, "intermediate_size": 32}))
 
 
+def window_as_text(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": "512"}))
+
+
 UP = "model.layers.0.mlp.up_proj"
 FAULTS = {
     "empty": (lambda folder: [p.unlink() for p in folder.iterdir()], "no config.json"),
@@ -154,6 +170,7 @@ FAULTS = {
         "what `memalpha export` makes a model of",
     ),
     "broken config": (lambda folder: (folder / "config.json").write_text("{not json"), "found"),
+    "a window as text": (window_as_text, "Validation error for field 'max_pos.* got str"),
     "no weights": (removed("model.safetensors"), "no weights"),
     "pickle": (
         lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"),

@@ -250,7 +250,10 @@ def _measures(part: pd.DataFrame, seed: int, draws: int) -> dict[str, Any]:
     spread = said.var(ddof=0)[said.count() > 1]
     by_repeat = kappas(cells.groupby("seed")[names].sum().to_numpy())
     by_repeat = by_repeat[~np.isnan(by_repeat)]
-    low, high = _interval(counts, seed, draws)
+    drawn = np.random.default_rng(seed).integers(0, len(counts), (draws, len(counts)))
+    found = kappas(counts[drawn].sum(axis=1))
+    found = found[~np.isnan(found)] if len(counts) > 1 else found[:0]
+    low, high = tuple(np.quantile(found, [0.025, 0.975])) if len(found) else (np.nan, np.nan)
     return {
         "n": len(counts),
         "n_valid": int(part.drop_duplicates("case")["label"].sum()),
@@ -265,15 +268,6 @@ def _measures(part: pd.DataFrame, seed: int, draws: int) -> dict[str, Any]:
         "failed": int(part["error"].ne("").sum()),
         "retried": int(part["asked"].gt(1).sum()),
     }
-
-
-def _interval(counts: np.ndarray, seed: int, draws: int) -> tuple[float, float]:
-    if len(counts) < 2:
-        return np.nan, np.nan
-    drawn = np.random.default_rng(seed).integers(0, len(counts), (draws, len(counts)))
-    found = kappas(counts[drawn].sum(axis=1))
-    found = found[~np.isnan(found)]
-    return tuple(np.quantile(found, [0.025, 0.975])) if len(found) else (np.nan, np.nan)
 
 
 def measured(

@@ -110,8 +110,7 @@ def statistics(batch: Batch, setting: AdvantageConfig) -> dict[str, float]:
     values, released = batch.advantages(setting)[known], batch.advantages(RELEASED)[known]
     rows = [row for row in batch.rows if row.reward is not None]
     pushed = (abs(values) > ZERO) & (abs(released) > ZERO)
-    instances = [row.episode.rpartition("#")[0] for row in rows]
-    chunks = [f"{instance}/{row.step}" for instance, row in zip(instances, rows, strict=True)]
+    chunks = [f"{row.episode.rpartition('#')[0]}/{row.step}" for row in rows]
     return {
         "variance": float(values.var()),
         "zero_rows": float((abs(values) <= ZERO).mean()),
@@ -138,8 +137,7 @@ def table_advantages(batches: Sequence[Batch]) -> pd.DataFrame:
     records = []
     for setting in SETTINGS:
         found = pd.DataFrame([statistics(batch, setting) for batch in batches])
-        named = _names(setting)
-        records += [named | {"measure": n, **_interval(c)} for n, c in found.items()]
+        records += [_names(setting) | {"measure": n} | _interval(c) for n, c in found.items()]
     return pd.DataFrame(records)
 
 
@@ -199,7 +197,7 @@ def table_cosine(gradients: np.ndarray) -> pd.DataFrame:
     """
     if len(gradients) < 2:
         raise InputError(f"grouping: expected at least 2 batches, found {len(gradients)}")
-    size = np.sqrt(np.nanmean(_unit(gradients) ** 2, axis=(0, 1)))  # (weights,), no one's favour
+    size = np.sqrt(np.nansum(_unit(gradients) ** 2, axis=(0, 1)))  # (weights,), no one's favour
     scaled = np.divide(gradients, size, out=np.zeros_like(gradients), where=size > 0)
     return pd.DataFrame(
         {"view": view, **record}

@@ -56,9 +56,8 @@ class Embedder:
 
         sizes = {"padding": True, "truncation": True, "max_length": self.longest}
         rows = self.tokenizer(texts, padding_side="right", return_tensors="pt", **sizes)
-        rows = rows.to(self.model.device)
         with torch.inference_mode():
-            hidden = self.model(**rows).last_hidden_state.float()  # (B, T, D)
+            hidden = self.model(**rows.to(self.model.device)).last_hidden_state.float()  # (B, T, D)
         mask = rows["attention_mask"]
         if self.pooling == "mean":
             return (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)

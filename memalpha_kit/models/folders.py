@@ -86,17 +86,19 @@ def check_folder(folder: Path) -> None:
 
 
 @contextmanager
-def readable(folder: Path) -> Iterator[None]:
+def readable(folder: Path, expected: str = EXPECTED) -> Iterator[None]:
     """Turns what is raised for files that are missing or broken into an InputError."""
+    from huggingface_hub.errors import StrictDataclassError  # a field of another type
     from safetensors import SafetensorError
 
-    unreadable = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError)
+    unreadable = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, Warning)
     try:
         with quiet(errors_only=True):
             yield
-    except (*unreadable, SafetensorError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"model {folder}: {EXPECTED}, found {reason}") from error
+    except (*unreadable, ImportError, StrictDataclassError, SafetensorError) as error:
+        text = str(error).strip().replace(":\n", ": ") or type(error).__name__
+        reason = " ".join(text.splitlines()[0].split())
+        raise InputError(f"model {folder}: {expected}, found {reason}") from error
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

@@ -55,16 +55,14 @@ MODELS = {
 def get_model(name: str, folder: Path) -> Path:
     """The folder, which now holds the model. Raises InputError in one line if nobody has it."""
     if name not in MODELS:
-        known = closest(name, MODELS)
-        raise InputError(f"model: expected a known name, found {name!r}{known}")
+        raise InputError(f"model: expected a known name, found {name!r}{closest(name, MODELS)}")
     model, card = MODELS[name], folder / CARD
     if card.is_file():
         print(f"{folder}: already there, from {load_json(card)['from']}")
         return folder
     if folder.exists() and any(folder.iterdir()):
-        raise InputError(
-            f"{folder}: expected an empty folder, found files that no model is made of"
-        )
+        found_files = "found files that no model is made of"
+        raise InputError(f"{folder}: expected an empty folder, {found_files}")
     working = folder.with_name(f"{folder.name}.part")
     working.mkdir(parents=True, exist_ok=True)
     source, problem, origin = None, "no config.json", model.hub
@@ -111,9 +109,8 @@ def hub_folder(name: str, revision: str = "", target: Path | None = None) -> Pat
     except problems as error:
         problem = refusal or error
         reason = (str(problem).strip() or type(problem).__name__).splitlines()[0]
-        raise InputError(
-            f"model {name}: expected a folder, or a model that the hub gives, found: {reason}"
-        ) from error
+        expected = "expected a folder, or a model that the hub gives"
+        raise InputError(f"model {name}: {expected}, found: {reason}") from error
 
 
 def _from_wheel(model: Pretrained, working: Path) -> tuple[Path | None, str]:

@@ -8,8 +8,8 @@ who shares its batch (up to the rounding of a padded forward pass).
     ids = encode_chat(lm.tokenizer, [{"role": "user", "content": chunk}])
     lm.generate([ids], Sampling(temperature=0.0, max_new_tokens=64))[0].text
 
-Small models on a CPU are decoded by `models/decode.py`, the fastest of what there is without vLLM
-(`reports/LOG.md`, `python benchmarks/generation_speed.py models/smollm2-135m`).
+On a CPU the miniature, trained writers and rollouts of training take `models/decode.py`, faster and
+with a copy of the weights (`python benchmarks/generation_speed.py models/smollm2-135m`).
 """
 
 from __future__ import annotations
@@ -180,10 +180,12 @@ class SeededDraw:
         """Scores with 0 at the drawn token and -inf elsewhere. (B, V) -> (B, V)"""
         import torch
 
-        uniform = self.uniform[:, len(self.logprobs)].to(scores.device)
-        chosen, logprobs = drawn(scores, uniform, self.sampling)
+        place: Any = "cpu" if scores.device.type == "mps" else scores.device  # mps: no 64-bit float
+        uniform = self.uniform[:, len(self.logprobs)].to(place)
+        chosen, logprobs = drawn(scores.to(place), uniform, self.sampling)
         self.logprobs.append(logprobs)
-        return torch.full_like(scores, float("-inf")).scatter(1, chosen[:, None], 0.0)
+        only = chosen[:, None].to(scores.device)
+        return torch.full_like(scores, float("-inf")).scatter(1, only, 0.0)
 
 
 def drawn(
@@ -224,9 +226,7 @@ def load_lm(
     """The causal language model saved in a local folder, ready to generate.
 
     Nothing is downloaded and no code of the folder is run. `options` go to transformers
-    (quantization_config, device_map). Raises InputError, naming the folder and what was expected,
-    if it does not exist, is no model, or lacks a tokenizer or a weight, or if a weight is no
-    number.
+    (quantization_config, device_map). Raises InputError for a folder that is no whole model.
     """
     from transformers import GenerationConfig
 

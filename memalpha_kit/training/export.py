@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +30,7 @@ import torch
 from memalpha_kit.errors import InputError
 from memalpha_kit.files import load_json
 from memalpha_kit.method.encoding import encode_chat
-from memalpha_kit.models.folders import LOCAL, ends, found_folder, quiet
+from memalpha_kit.models.folders import LOCAL, ends, found_folder, quiet, readable
 from memalpha_kit.models.local import CausalLM, load_lm
 from memalpha_kit.models.tiny import save_policy, writing
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 SHARD = re.compile(r"model_world_size_(\d+)_rank_(\d+)\.pt")
+ADAPTER = "expected a whole adapter of its base that can be merged into it"
 QUESTION = "What is the capital of France?"
 ANY_PROMPT = tuple(range(5, 37))
 """What a model without a chat template is asked."""
@@ -71,7 +73,10 @@ def export(checkpoint: Path, out: Path, base: Path | None = None, dtype: str = "
     folder, out = _policy_folder(Path(checkpoint)), Path(out)
     adapter = folder / "adapter_config.json"
     if adapter.is_file():
-        base = base or found_folder(load_json(adapter)["base_model_name_or_path"])
+        named = load_json(adapter).get("base_model_name_or_path")
+        if not (base or named):
+            raise InputError(f"{adapter}: expected the name of its base (or --base), found none")
+        base = base or found_folder(named)
     _check_target(out, folder, base)
     with quiet():
         if (folder / "actor").is_dir():
@@ -130,7 +135,6 @@ def generation_defaults(lm: CausalLM) -> dict[str, Any]:
 
 def _checked(lm: CausalLM, kind: str, folder: Path, out: Path, dtype: str) -> Exported:
     """Saves whole or not at all, loads again, and compares weights, probabilities and replies."""
-    from peft import PeftModel
     from transformers import GenerationConfig
 
     adapter = kind.startswith("adapter")
@@ -138,21 +142,20 @@ def _checked(lm: CausalLM, kind: str, folder: Path, out: Path, dtype: str) -> Ex
     if dtype != "keep":
         model = model.to(getattr(torch, dtype))  # before a merge, which would round
     model.generation_config = GenerationConfig.from_dict(generation_defaults(lm))
-    if adapter:
-        model = PeftModel.from_pretrained(model, str(folder), is_trainable=False)
+    model = _adapted(model, folder) if adapter else model
     prompt = _prompt(lm)
     logprobs, reply = _logprobs(model, prompt), _reply(model, prompt)
-    model = model.merge_and_unload() if adapter else model
+    with readable(folder, ADAPTER):
+        model = model.merge_and_unload() if adapter else model
     model.generation_config = GenerationConfig()  # a file of its own says it, as the base's does
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
     saved = replace(lm, model=model.eval())
     save_trained(saved, out)
+    allowed = ROUNDING[str(model.dtype).removeprefix("torch.")] if adapter else 0.0
     try:
-        again, allowed = _loaded_again(saved, out), 0.0
+        again = _loaded_again(saved, out)
         difference = float((_logprobs(again, prompt) - logprobs).abs().max()) if adapter else 0.0
-        if adapter:
-            allowed = ROUNDING[str(model.dtype).removeprefix("torch.")]
         if difference > allowed:
             raise InputError(
                 f"{folder}: expected the merged model's log-probabilities within {allowed} of the "
@@ -164,6 +167,17 @@ def _checked(lm: CausalLM, kind: str, folder: Path, out: Path, dtype: str) -> Ex
         shutil.rmtree(out)
         raise
     return Exported(out, kind, sum(p.numel() for p in model.parameters()), difference)
+
+
+def _adapted(model: Any, folder: Path) -> Any:
+    """The model with the adapter in `folder`. Raises InputError for one that is not whole."""
+    from peft import PeftModel
+
+    if not any(folder.glob("adapter_model.*")):  # peft would look for it on the hub
+        raise InputError(f"model {folder}: {ADAPTER}, found no adapter_model.safetensors")
+    with readable(folder, ADAPTER), warnings.catch_warnings():
+        warnings.filterwarnings("error", "Found missing adapter keys")
+        return PeftModel.from_pretrained(model, str(folder), is_trainable=False)
 
 
 def _loaded_again(lm: CausalLM, out: Path) -> PreTrainedModel:

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +50,7 @@ from memalpha_kit.training.rollouts import GO_ON, Run, TrainingStopped, changed,
 log = logging.getLogger(__name__)
 
 ROW_MEANS = ("grpo", "dr_grpo")
-"""Losses whose mean counts fill rows; advantages and the weight of the divergence make up for it.
-
-Scaling both by rows / real rows scales the loss exactly, clipped or not, under every backend."""
+"""Losses whose mean counts fill rows; advantages and the divergence's weight make up for it."""
 
 Collect = Callable[[int, Sequence[int], Any], tuple[list[TrainingRow], Mapping[str, float]]]
 """(step, places of the instances, language model) -> rows and measures to log; NaN is missing."""
@@ -173,15 +171,13 @@ class EpisodeTrainer(GRPOTrainer):
         """Whether the loss makes up for what vLLM's probabilities differ from the trainer's."""
         return self.use_vllm and self.vllm_importance_sampling_correction
 
-    @contextmanager
-    def _no_checkpointing(self) -> Iterator[None]:
+    def _no_checkpointing(self) -> AbstractContextManager[Any]:
         """Without gradients nothing needs to be computed again."""
         from trl.models import utils  # looked up now: Unsloth replaces the function
 
-        off: Any = utils.disable_gradient_checkpointing
-        on = self.args.gradient_checkpointing
-        with off(self.model, self.args.gradient_checkpointing_kwargs) if on else nullcontext():
-            yield
+        off: Callable[..., AbstractContextManager[Any]] = utils.disable_gradient_checkpointing
+        known = self.model, self.args.gradient_checkpointing_kwargs
+        return off(*known) if self.args.gradient_checkpointing else nullcontext()
 
     def _as_reference(self, model: Any) -> AbstractContextManager[Any]:
         """Without a reference model, the policy with its first adapter, or none, is it."""
