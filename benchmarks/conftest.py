@@ -127,11 +127,14 @@ def _met(row: dict[str, Any], want: Want) -> bool:
 
 
 class Texts:
-    """Made-up sentences; words are as unequally frequent as in a language."""
+    """Made-up sentences; words are as unequally frequent as in a language.
+
+    All seeds have the same words, so that a query meets those of the memory it is asked of.
+    """
 
     def __init__(self, seed: int = 0) -> None:
-        self.rng = random.Random(seed)
-        self.words = ["".join(self.rng.choices("abcdefghij", k=6)) for _ in range(20_000)]
+        rng, self.rng = random.Random(0), random.Random(seed)
+        self.words = ["".join(rng.choices("abcdefghij", k=6)) for _ in range(20_000)]
         self.weights = np.cumsum([1 / (rank + 3) for rank in range(len(self.words))]).tolist()
 
     def sentence(self, n_words: int = 25) -> str:

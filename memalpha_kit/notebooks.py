@@ -31,7 +31,7 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -174,6 +174,8 @@ def run(
         "overrides": list(overrides),
         "root": Path(os.path.relpath(root, folder)).as_posix(),
     }
+    for path in paths:
+        check_parameters(path, parameters)
     with files.held(root / "runs" / name):
         for number, path in enumerate(paths, start=1):
             started = time.monotonic()
@@ -195,6 +197,25 @@ def repository() -> Path:
         f"{Path.cwd()}: expected a clone of the kit here or above, found no folder with "
         "notebooks/ and memalpha_kit/"
     )
+
+
+def check_parameters(path: Path, parameters: Iterable[str]) -> None:
+    """Raises InputError, naming the closest, if the notebook does not declare a parameter.
+
+    Papermill would only warn, and the notebook would run under its own profile.
+    """
+    import nbformat
+    import papermill
+
+    try:
+        notebook = nbformat.read(path, as_version=4)
+    except (nbformat.reader.NotJSONError, nbformat.ValidationError) as error:
+        raise InputError(f"{path}: expected a notebook, found: {error!s:.80}") from error
+    notebook.metadata.setdefault("kernelspec", {"name": "python3", "language": "python"})
+    declared = papermill.inspect_notebook(notebook)
+    for name in parameters:
+        if name not in declared:
+            raise InputError(f"{path.name}: unknown parameter {name!r}{closest(name, declared)}")
 
 
 def _selected(paths: list[Path], only: Sequence[str], folder: Path) -> list[Path]:
@@ -240,7 +261,6 @@ def _execute(path: Path, running: Path, parameters: dict[str, Any], failed: Path
 
     Papermill formats its paths, so braces in them are doubled.
     """
-    import nbformat
     import papermill
     from nbclient.exceptions import DeadKernelError
 
@@ -259,8 +279,6 @@ def _execute(path: Path, running: Path, parameters: dict[str, Any], failed: Path
     except papermill.PapermillExecutionError as error:
         what = " ".join(f"{error.ename}: {error.evalue}".split())
         raise NotebookError(f"{path.name}: cell [{error.exec_count}]: {what}{kept}") from error
-    except (nbformat.reader.NotJSONError, nbformat.ValidationError) as error:
-        raise NotebookError(f"{path.name}: expected a notebook, found: {error!s:.80}") from error
     except DeadKernelError as error:
         raise NotebookError(f"{path.name}: the kernel died (out of memory?){kept}") from error
     for name in ("input_path", "output_path"):  # folders of this machine

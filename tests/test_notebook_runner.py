@@ -107,15 +107,29 @@ def test_a_failing_cell_or_a_kernel_that_dies_is_one_line_and_leaves_a_copy_mark
     with pytest.raises(NotebookError, match="04_fourth.ipynb: the kernel died"):
         run("ci", only=["04"], root=toy, notebooks=folder)
     assert not (toy / "reports" / "04_fourth" / "ci" / "04_fourth.ipynb").exists()
-    (folder / "05_fifth.ipynb").write_text("{")
-    with pytest.raises(NotebookError, match="05_fifth.ipynb: expected a notebook, found"):
-        run("ci", only=["05"], root=toy, notebooks=folder)
 
 
 def test_a_missing_hand_over_names_the_notebook_and_the_command_that_makes_all(toy):
     command = re.escape(f"memalpha run --profile ci --set seed=1 --root {toy}")
     with pytest.raises(NotebookError, match=f"notebook 01_first makes it, .*: {command}"):
         run("ci", ["02"], ["seed=1"], root=toy, notebooks=toy / "notebooks")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "05_fifth.ipynb: unknown parameter 'overrides'; did you mean 'overides'"),
+        ("{", "05_fifth.ipynb: expected a notebook, found"),
+    ],
+)
+def test_a_notebook_that_cannot_run_is_refused_before_any_other_does(toy, text, message):
+    parameters = PARAMETERS.replace("overrides", "overides")
+    save_notebook(toy / "notebooks", "05_fifth", parameters=parameters)
+    if text:
+        (toy / "notebooks" / "05_fifth.ipynb").write_text(text)
+    with pytest.raises(InputError, match=message):
+        run("ci", root=toy, notebooks=toy / "notebooks")
+    assert not (toy / "reports").exists()
 
 
 @pytest.mark.parametrize(
