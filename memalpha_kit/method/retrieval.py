@@ -181,10 +181,12 @@ class View:
 
     def retrieved(self, shown: Mapping[str, Sequence[Entry]], ranked: Ranked) -> Retrieved:
         """The record of what is shown; what is switched off stays off."""
-        parts = {name: self.memory.part(name) for name in (*PAPER_PARTS, *self.memory.others)}
-        kept = {n: p if isinstance(p, str) else tuple(shown.get(n, ())) for n, p in parts.items()
-                if p is not None}  # fmt: skip
-        return Retrieved(kept, tuple(entry.id for _, entry in ranked))
+        parts: dict[str, str | tuple[Entry, ...]] = {}
+        for name in (*PAPER_PARTS, *self.memory.others):
+            part = self.memory.part(name)
+            if part is not None:
+                parts[name] = part if isinstance(part, str) else tuple(shown.get(name, ()))
+        return Retrieved(parts, tuple(entry.id for _, entry in ranked))
 
     @cached_property
     def _places(self) -> dict[tuple[str, str], int]:
