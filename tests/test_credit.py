@@ -1,4 +1,4 @@
-"""Credit of entries, calls and steps: leave-one-out differences."""
+"""Credit of entries, calls and steps: leave-one-out differences, exact and sampled."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from memalpha_kit.method.credit import (
     call_credits,
     credits,
     measure,
+    most_changed,
     parts,
     without,
 )
@@ -91,6 +92,7 @@ def test_leaving_one_out_equals_recomputing_from_scratch(by, memory, asked):
     for part, credit in found.items():
         left = mean_score(rebuilt(memory, part), asked, by, "substring")
         assert credit.credit == pytest.approx(whole - left, abs=1e-12)
+        assert credit.low == credit.credit == credit.high
         assert without(memory, part) == dataclasses.replace(
             rebuilt(memory, part), next_id=memory.next_id
         )
@@ -122,6 +124,43 @@ def test_two_copies_of_a_fact_have_no_credit_and_a_misleading_entry_less_than_no
     assert credits(stale, asked, BEST, "substring").credit.tolist() == [-1, 0]
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_sampled_interval_holds_the_exact_credit_and_used_entries_are_exact(seed):
+    memory, asked = world(60, 45, seed)
+    exact = credits(memory, asked, BEST, "substring")
+    rough = credits(memory, asked, BEST, "substring", readings=600, seed=seed)
+    assert rough.credit.tolist() == pytest.approx(exact.credit.tolist())  # nothing else changes
+    assert (rough.low <= exact.credit + 1e-12).all() and (exact.credit <= rough.high + 1e-12).all()
+    assert (rough.low < rough.high).all()
+    again = credits(memory, asked, BEST, "substring", readings=600, seed=seed)
+    assert again.equals(rough)
+
+
+@settings(deadline=None, max_examples=40)
+@given(memory=memories(), asked=questions, seed=st.integers(0, 99))
+def test_a_sampled_interval_holds_its_estimate(memory, asked, seed):
+    for credit in measure(memory, asked, BEST, "substring", readings=1, seed=seed).values():
+        assert credit.low - 1e-12 <= credit.credit <= credit.high + 1e-12
+
+
+def test_the_bound_on_what_was_not_drawn_holds_as_often_as_it_says():
+    rng, total, drawn = random.Random(0), 60, 20
+    for changed in (0, 3, 10, 30):
+        missed = 0
+        for _ in range(400):
+            seen = sum(i < changed for i in rng.sample(range(total), drawn))
+            missed += most_changed(seen, drawn, total, 0.025) < changed
+        assert missed / 400 <= 0.05
+    assert most_changed(3, 20, 20, 0.025) == 3 and most_changed(0, 0, 5, 0.025) == 5
+
+
+def test_only_some_questions_are_asked_again_when_readings_are_few():
+    memory, asked = world(30, 20)
+    seen = []
+    measure(memory, asked, Plain(seen), "substring", readings=90)
+    assert seen[0] == 20 and max(seen[1:]) <= 1 + 3
+
+
 def test_questions_without_a_score_are_left_out():
     class Failing(Plain):
         def read(self, put, done=None):
@@ -133,7 +172,7 @@ def test_questions_without_a_score_are_left_out():
 
     memory, asked = world(3, 2)
     for credit in measure(memory, asked, Failing(), "substring").values():
-        assert (credit.credit, credit.needed_by) == (None, ())
+        assert (credit.credit, credit.low, credit.high, credit.needed_by) == (None, None, None, ())
 
 
 # --- Calls and steps ------------------------------------------------------------------------------
@@ -213,6 +252,12 @@ def test_the_commands_write_tables_and_figures(tmp_path, capsys):
     assert entries.credit.sum() == pytest.approx(calls.credit.sum()) and entries.credit.max() > 0
     assert sorted(path.name for path in out.glob("*.png")) == ["credit_000.png", "credit_001.png"]
     assert "no question needs" in capsys.readouterr().out
+    assert (entries.low == entries.high).all()
+    few, sampled = ["--readings", "9", "--seed", "3"], tmp_path / "sampled"
+    assert main(["credit", str(episodes), "--data", str(data), *few, "--out", str(sampled)]) == 0
+    rough = pd.read_csv(sampled / "entries.csv")
+    assert (rough.low <= entries.credit).all() and (entries.credit <= rough.high).all()
+    assert (rough.low < rough.high).any()
     out = tmp_path / "lengths"
     assert main(["lengths", *by, "--out", str(out), "--lengths", "1", "2", "--limit", "2"]) == 0
     assert set(pd.read_csv(out / "table.csv").length) == {1, 2} and (out / "lengths.png").exists()

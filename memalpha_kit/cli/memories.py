@@ -39,7 +39,12 @@ def credit(
     reader: Annotated[
         str, Option(metavar="NAME", help="who answers from a memory: {readers}")
     ] = "best_entry",
+    readings: Annotated[
+        int,
+        Option(metavar="N", min=1, help="answers per memory; beyond them questions are sampled"),
+    ] = 100_000,
     limit: FirstN = None,
+    seed: Seed = 0,
     out: Annotated[
         Path | None, Option(metavar="FOLDER", help="entries.csv, calls.csv, a figure per episode")
     ] = None,
@@ -47,7 +52,8 @@ def credit(
     """How much each entry of a memory, and each call, matters to the answers.
 
     The credit of an entry is what the mean score loses when it is left out; that of a call is the
-    sum over the entries whose final text it wrote.
+    sum over the entries whose final text it wrote. Where a memory takes more than --readings
+    answers, questions are sampled, and low and high are an interval for its credit.
     """
     import pandas as pd
 
@@ -67,7 +73,7 @@ def credit(
         if episode.instance not in asked:
             raise InputError(f"episode {episode.id}: its instance is not in the data")
         questions = asked[episode.instance]
-        table = credits.credits(episode, questions, by)
+        table = credits.credits(episode, questions, by, readings=readings, seed=seed)
         entries.append(table.assign(episode=episode.id))
         calls.append(credits.call_credits(episode, table).assign(episode=episode.id))
         idle = table["needed_by"].map(len).eq(0) & table["credit"].eq(0)

@@ -8,7 +8,10 @@ asked about many memories per entry. The credit of a call or step is the sum ove
 final text it wrote, so credits of calls add up to those of the entries.
 
 A memory of n entries with m questions takes n * m readings. A reader by rule takes microseconds for
-one, as its index exchanges one text at a time.
+one, as its index exchanges one text at a time. Where there are more than `readings`, the questions
+that used an entry are all asked again, and of the others, which can change only because an entry
+weighs on how others are ranked, a random sample: then `low` and `high` are a conservative interval
+for the same difference.
 
     credits(episode, instance.questions, reader("best_entry"))      a row per entry
     RewardConfig(others={"credit": 1.0})                            as a reward of each step
@@ -16,8 +19,12 @@ one, as its index exchanges one text at a time.
 
 from __future__ import annotations
 
+import random
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from math import comb
 
 import pandas as pd
 
@@ -29,15 +36,21 @@ from memalpha_kit.records import QA, Answer, Episode, Memory, Question
 from memalpha_kit.tasks import metric_of
 from memalpha_kit.tokens import counter
 
+READINGS = 100_000
+"""Answers by rule that `credits` takes before it samples: some seconds."""
+
 
 @dataclass(frozen=True)
 class Credit:
     """What is known of one entry: its leave-one-out difference and the questions that need it.
 
-    `credit` is None if no question could be scored on both sides.
+    `low` and `high` are equal to `credit` if every question was asked again. All three are None if
+    no question could be scored on both sides.
     """
 
     credit: float | None
+    low: float | None
+    high: float | None
     needed_by: tuple[str, ...]  # ids of questions whose score falls without the entry
 
 
@@ -62,21 +75,24 @@ def credits(
     reader: Reader,
     metric: str | None = None,
     source: str = "",
+    *,
+    readings: int = READINGS,
+    seed: int = 0,
 ) -> pd.DataFrame:
-    """A row per entry: id, type, text, tokens, credit, needed_by (ids of questions).
+    """A row per entry: id, type, text, tokens, credit, low, high, needed_by (ids of questions).
 
     An episode brings its source, whose metric is the default, and its token counter.
     """
     count = "wordpunct"
     if isinstance(memory, Episode):
         count, source, memory = memory.memory_config.counter, memory.source, memory.memory
-    found = measure(memory, questions, reader, metric, source)
+    found = measure(memory, questions, reader, metric, source, readings, seed)
     rows = [
         {"id": part, "type": name, "text": text, "tokens": counter(count).count(text)}
         | vars(found[part])
         for name, part, text in parts(memory)
     ]
-    columns = ["id", "type", "text", "tokens", "credit", "needed_by"]
+    columns = ["id", "type", "text", "tokens", "credit", "low", "high", "needed_by"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -86,17 +102,28 @@ def measure(
     reader: Reader,
     metric: str | None = None,
     source: str = "",
+    readings: int = READINGS,
+    seed: int = 0,
 ) -> dict[str, Credit]:
     """The credit of every part of the memory, by its id."""
     asking = _Asking(reader, memory, questions, metric or metric_of(source, judged=False), source)
     before = reader.read(asking.put)
     whole = {i: was for i, one in enumerate(before) if (was := asking.score(i, one)) is not None}
-    found = {}
-    for _, part, _ in parts(memory):
-        after = zip(whole, asking.without(part, list(whole)), strict=True)
+    listed = parts(memory)
+    exact = len(listed) * len(whole) <= readings
+    n_drawn = max(1, readings // max(1, len(listed)))
+    rng, found = random.Random(seed), {}
+    for _, part, _ in listed:
+        used = [i for i in whole if exact or part in before[i].retrieved]
+        others = [] if exact else [i for i in whole if part not in before[i].retrieved]
+        drawn = rng.sample(others, min(n_drawn, len(others)))
+        asked = used + drawn
+        after = zip(asked, asking.without(part, asked), strict=True)
         falls = {i: whole[i] - score for i, score in after if score is not None}
-        needed = tuple(questions[i].id for i in falls if falls[i] > 0)
-        found[part] = Credit(sum(falls.values()) / len(falls) if falls else None, needed)
+        needed = tuple(questions[i].id for i in sorted(falls) if falls[i] > 0)
+        surely, seen = ([falls[i] for i in group if i in falls] for group in (used, drawn))
+        n_others = len(others) - (len(drawn) - len(seen))
+        found[part] = Credit(*_estimate(surely, seen, n_others), needed)
     return found
 
 
@@ -131,6 +158,45 @@ class _Asking:
             left = without(self.memory, part)
             answers = self.reader.read([replace(self.put[i], memory=left) for i in asked])
         return [self.score(i, answer) for i, answer in zip(asked, answers, strict=True)]
+
+
+def _estimate(
+    surely: Sequence[float], drawn: Sequence[float], n_others: int
+) -> tuple[float | None, float | None, float | None]:
+    """The mean fall of the score over all questions, and a 95 % interval for it.
+
+    `surely` are the falls of all questions of one kind, `drawn` those of a random sample of the
+    `n_others` others. One that was not drawn may change by as much as 1; how many do, up and down,
+    is bounded from the sample (`most_changed`), each side at half of the tail.
+    """
+    n, m = len(surely) + n_others, len(drawn)
+    if not n or (n_others and not m):
+        return None, None, None
+    rest = sum(drawn) * n_others / m if m else 0.0
+    tail, known = (1 - 0.95) / 2, sum(surely) + sum(drawn)
+    downs, ups = (sum(sign * fall > 0 for fall in drawn) for sign in (1, -1))
+    high = known + most_changed(downs, m, n_others, tail) - downs
+    low = known - most_changed(ups, m, n_others, tail) + ups
+    return (sum(surely) + rest) / n, low / n, high / n
+
+
+@lru_cache(maxsize=4096)
+def most_changed(seen: int, drawn: int, total: int, tail: float) -> int:
+    """The most of `total` things that can be changed ones if `seen` of `drawn` were.
+
+    The largest number under which so few changed ones are drawn, without replacement, with a
+    probability above `tail` (hypergeometric; Clopper and Pearson's argument).
+
+    >>> most_changed(0, 50, 100, 0.025)
+    5
+    """
+
+    def too_many(changed: int) -> bool:
+        ways = sum(comb(changed, k) * comb(total - changed, drawn - k) for k in range(seen + 1))
+        return ways <= tail * comb(total, drawn)
+
+    possible = range(seen, total - (drawn - seen) + 1)
+    return possible[bisect_left(possible, True, key=too_many) - 1]
 
 
 def authors(episode: Episode) -> dict[str, tuple[int, int]]:
