@@ -14,7 +14,7 @@ from random_episodes import random_case, random_episode
 from memalpha_kit.cli import main
 from memalpha_kit.data.instances import save_instances
 from memalpha_kit.figures.curves import plot_measures, table_measures
-from memalpha_kit.figures.memories import on_front, plot_credit
+from memalpha_kit.figures.memories import on_front, plot_credit, plot_fronts
 from memalpha_kit.lab import miniature
 from memalpha_kit.method import metrics
 from memalpha_kit.method.credit import (
@@ -261,6 +261,34 @@ def test_the_commands_write_tables_and_figures(tmp_path, capsys):
     out = tmp_path / "lengths"
     assert main(["lengths", *by, "--out", str(out), "--lengths", "1", "2", "--limit", "2"]) == 0
     assert set(pd.read_csv(out / "table.csv").length) == {1, 2} and (out / "lengths.png").exists()
+    runs = str(tmp_path / "runs")
+    assert (
+        main(["evaluate", "--method", "memory", *by, "--reader", "best_entry", "--out", runs]) == 0
+    )
+    (run,) = (tmp_path / "runs").iterdir()
+    front = tmp_path / "front.png"
+    few = ["--resamples", "50"]
+    assert main(["report", str(run), *few, "--pareto", str(front)]) == 0 and front.exists()
+
+
+def test_a_front_is_drawn_for_each_source_and_once_for_a_single_one():
+    one = [("memory", 10.0, 0.5), ("long", 20.0, 0.4), ("bm25", 30.0, 0.8), ("none", None, 0.1)]
+    rows = [
+        {"source": source, "method": method, "memory_tokens": size, "score": score}
+        | {"low": score - 0.1, "high": score + 0.1}
+        for source in ("squad", "hotpotqa", "average")
+        for method, size, score in one
+    ]
+    table = pd.DataFrame(rows)
+    parts = {"all": table, "one": table[table.source != "squad"]}
+    titles = {
+        name: [title for axis in plot_fronts(part).axes if (title := axis.get_title("left"))]
+        for name, part in parts.items()
+    }
+    assert titles == {"all": ["squad", "hotpotqa", "average"], "one": ["hotpotqa"]}
+    axis = plot_fronts(table).axes[0]
+    assert axis.lines[0].get_xdata().tolist() == [10, 30]  # long is beaten, none has no size
+    assert {label.get_text() for label in axis.texts} >= {"memory", "long", "bm25"}
 
 
 def test_measures_of_a_sweep_are_shares_and_differences_paired_by_seed_and_instance():

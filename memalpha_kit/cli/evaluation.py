@@ -234,14 +234,18 @@ def report(
         str | None, Option(metavar="TABLE", help="table1, table2, table3, table4, table9")
     ] = None,
     out: Annotated[Path | None, Option(metavar="PATH", help="a folder, or a CSV file")] = None,
+    pareto: Annotated[
+        Path | None, Option(metavar="FILE.png", help="score against tokens in memory, by source")
+    ] = None,
     seed: Seed = 0,
+    resamples: Annotated[int, Option(metavar="N", min=1, help="of the bootstrap")] = 2000,
 ) -> None:
     """Runs side by side, with floors, intervals, paired tests and the paper's numbers."""
     from memalpha_kit.evaluation import tables
     from memalpha_kit.evaluation.paper import beside_the_paper
     from memalpha_kit.evaluation.runs import load_run
 
-    bootstrap = tables.Bootstrap(seed)
+    bootstrap = tables.Bootstrap(seed, resamples)
     found = tables.labelled([load_run(folder, memories=False) for folder in runs])
     made = tables.report(found, profile, bootstrap)
     if paper:
@@ -251,6 +255,11 @@ def report(
     if out:
         tables.save_report(made, text, out)
         print(out)
+    if pareto:
+        from memalpha_kit.figures.memories import plot_fronts
+        from memalpha_kit.figures.style import save_figure
+
+        print(save_figure(plot_fronts(made["table_sources"]), pareto))
 
 
 @with_fields

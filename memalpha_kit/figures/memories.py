@@ -136,10 +136,32 @@ def plot_pareto(table: pd.DataFrame, name: str = "method", caption: str = "") ->
     that another one beats are grey.
     """
     figure, axis = style.panels(120, 76)
-    size, colour = "memory_tokens", style.COLOURS[0]
+    _draw_front(axis, table, name)
+    axis.set(xlabel="tokens in memory", title="Accuracy against memory")
+    return style.finished(figure, f"{caption} {FRONT}".strip())
+
+
+FRONT = "Line: what no other point beats. Grey: another one is as small and as good, or better."
+
+
+def plot_fronts(table: pd.DataFrame) -> Figure:
+    """The same for methods, a panel per source, from `evaluation.tables.table_sources`."""
+    sources = list(dict.fromkeys(table["source"]))
+    if len(sources) == 2:  # one source, whose average is itself
+        sources = sources[:1]
+    figure, axes = style.grid(sources, 2, style.DOUBLE if len(sources) > 1 else 120, 70)
+    for axis, source in zip(axes, sources, strict=True):
+        _draw_front(axis, table[table["source"] == source], "method")
+        axis.set(xlabel="tokens in memory", title=source)
+    return style.finished(figure, f"Bars: 95 % intervals, clustered by instance. {FRONT}")
+
+
+def _draw_front(axis: plt.Axes, table: pd.DataFrame, name: str) -> None:
+    size = "memory_tokens"
     numbers = dict.fromkeys((size, "score", "low", "high"), float)
     known = table.astype(numbers).dropna(subset=[size, "score"]).sort_values(size)
     best = on_front(known[size], known["score"])
+    colour = style.COLOURS[0]
     axis.step(known.loc[best, size], known.loc[best, "score"], where="post", color=colour)
     for part, shade in ((known[~best], style.QUIET), (known[best], colour)):
         errors = style.whiskers(part, "score", "low", "high")
@@ -151,6 +173,4 @@ def plot_pareto(table: pd.DataFrame, name: str = "method", caption: str = "") ->
         look: dict[str, Any] = {"textcoords": "axes fraction", "va": "center", "color": shade}
         label, point = style.in_words(str(row[name])), (row[size], row["score"])
         axis.annotate(label, point, spot, arrowprops=line, **look)
-    axis.set(xlabel="tokens in memory", ylabel="score", title="Accuracy against memory")
-    front = "Line: what no other point beats. Grey: another one is as small and as good, or better."
-    return style.finished(figure, f"{caption} {front}".strip())
+    axis.set_ylabel("score")
