@@ -291,11 +291,11 @@ def test_the_command_passes_its_settings_on(tmp_path, capsys):
     cases.write_text("\n".join(CASES.read_text(encoding="utf-8").splitlines()[:2]))
     with StubServer(right) as stub:
         server = ["--url", stub.url, "--model-name", "stub", "--cases", cases]
-        settings = ["--max-tokens", 99, "--seed", 5, "--repeats", 1]
+        settings = ["--temperature", 0.7, "--max-tokens", 99, "--seed", 5, "--repeats", 1]
         run(capsys, *server, *settings, "--thinking", "--out", tmp_path / "table.csv")
     assert len(stub.requests) == 2, "no second rubric without cases for it"
     [body, _] = stub.requests
-    assert (body["max_tokens"], body["seed"]) == (99, 5)
+    assert (body["temperature"], body["max_tokens"], body["seed"]) == (0.7, 99, 5)
     assert body["chat_template_kwargs"] == {"enable_thinking": True}
 
 

@@ -213,7 +213,7 @@ def test_a_content_judge_gives_the_criteria_of_the_type(kind):
     assert kind in user and "A text with {braces}." in user
     assert (asked.temperature, asked.max_tokens, asked.thinking) == (0.0, 512, False)
     ContentJudge(model, behaviour="release").judge([("core", "x")])
-    ContentJudge(model, seed=3).judge([("core", "x")])
+    ContentJudge(model, behaviour="release", temperature=0.0, seed=3).judge([("core", "x")])
     assert [(a.temperature, a.seed) for a in model.asked[1:]] == [(0.1, None), (0.0, 3)]
 
 

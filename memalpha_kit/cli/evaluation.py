@@ -59,6 +59,8 @@ class Calibrating:
     replies: Path | None = about(None, "JSONL file for every verdict")
     cases: Path | None = about(None, "JSONL file of labelled cases [default: the kit's]")
     repeats: int = about(3, "times that each case is judged")
+    behaviour: str = about("fixed", "fixed, or release: as published")
+    temperature: float | None = about(None, "[default: each judge's own]")
     max_tokens: int | None = about(None, "[default: each judge's own]")
     thinking: bool = about(False, "let the model reason first")
 
@@ -296,7 +298,8 @@ def calibrate(
         for wrong in set(rubric) - set(EVERY_RUBRIC):
             raise InputError(f"--rubric: expected published or by_type, found {wrong!r}")
         name, metered = asked.name, WatchedChat(asked, shown=shown)
-        manner = {"thinking": how.thinking, "max_tokens": how.max_tokens}
+        manner = {"behaviour": how.behaviour, "temperature": how.temperature}
+        manner |= {"thinking": how.thinking, "max_tokens": how.max_tokens}
         judges = {
             one: calibration.model_judge(metered, cast(Rubric, one), **manner) for one in rubric
         }

@@ -119,7 +119,8 @@ Judgement = Callable[[Sequence[Case], int], list[Verdict]]
 
 
 def model_judge(model: ChatModel, rubric: Rubric = "published", **settings: Any) -> Judgement:
-    """The three judges of `judges.py` with one model and these settings."""
+    """The three judges of `judges.py` with one model; None is each judge's own setting."""
+    settings = {name: value for name, value in settings.items() if value is not None}
 
     def judge(cases: Sequence[Case], seed: int) -> list[Verdict]:
         judges: dict[str, Any] = {

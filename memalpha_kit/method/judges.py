@@ -133,6 +133,7 @@ class ChatJudge:
 
     model: ChatModel
     behaviour: str = "fixed"  # name of a manner
+    temperature: float | None = None
     seed: int | None = None
     max_tokens: int | None = None
     thinking: bool = False
@@ -147,7 +148,7 @@ class ChatJudge:
             system,
             user,
             max_tokens=self.max_tokens or tokens,
-            temperature=heat,
+            temperature=heat if self.temperature is None else self.temperature,
             thinking=self.thinking,
             seed=self.seed,
             version=f"{VERSION} {kind}",
