@@ -9,8 +9,11 @@ import pytest
 
 from memalpha_kit import cli
 from memalpha_kit.errors import InputError
-from memalpha_kit.files import save_json
-from memalpha_kit.lab import toy
+from memalpha_kit.files import load_json, save_json
+from memalpha_kit.lab import miniature, toy
+from memalpha_kit.lab.lessons import tokenizer
+from memalpha_kit.lab.plan import REFERENCE, miniature_parameters, miniature_plan, planned
+from memalpha_kit.models.tiny import build_policy
 from memalpha_kit.settings import load_profile, profile_names
 from memalpha_kit.training import probe
 from memalpha_kit.training.plan import (
@@ -23,15 +26,14 @@ from memalpha_kit.training.plan import (
     planned_data,
 )
 
+LAPTOP = load_profile("laptop")
 PUBLISHED = Assumptions(cards=32, vllm_cards=8, reader_cards=8)
 
 
-REAL = [name for name in profile_names() if load_profile(name).model.name]
-
-
-@pytest.mark.parametrize("name", REAL)
-def test_every_real_profile_has_a_plan_whose_numbers_are_not_negative(name):
-    made = plan(load_profile(name), PUBLISHED if "paper" in name else Assumptions())
+@pytest.mark.parametrize("name", profile_names())
+def test_every_profile_has_a_plan_whose_numbers_are_not_negative(name):
+    profile = load_profile(name)
+    made = plan(profile, PUBLISHED) if "paper" in name else planned(profile)
     table = made.table()
     assert (table.value.dropna() >= 0).all() and not made.problems
     assert {"episodes", "generations", "reader calls", "judge calls"} <= set(table.what)
@@ -106,7 +108,7 @@ def test_a_probe_s_seconds_are_the_plan_s_seconds(monkeypatch):
     table = plan(small, given)
     slower = [made.value(part) / table.value(part) for part in ("warm start", "training")]
     assert slower[0] == pytest.approx(slower[1])
-    with pytest.raises(InputError, match="expected profile small, found gpu"):
+    with pytest.raises(InputError, match="expected the miniature or profile small, found gpu"):
         probe.probed(load_profile("gpu"), given)
     with pytest.raises(InputError, match="expected --card cpu, found h100"):
         probe.probed(small, Assumptions())
@@ -167,7 +169,7 @@ def test_a_folder_counts_as_the_model_that_has_its_sizes(tmp_path):
     here, profile = load_profile("gpu", [f"model.name={tmp_path}"]), load_profile("gpu")
     pd.testing.assert_frame_equal(plan(here).table(), plan(profile).table())
     save_json(config, named)
-    assert known_shape(str(tmp_path)) is None
+    assert known_shape(str(tmp_path)) is None and planned(here) is None
 
 
 def test_an_unknown_card_or_model_is_refused():
@@ -176,8 +178,6 @@ def test_an_unknown_card_or_model_is_refused():
         plan(load_profile("gpu"), Assumptions(card="h1000"))
     with pytest.raises(InputError, match="model.name 'Qwen/Qwen3-4b' is not in the tables"):
         plan(load_profile("gpu", ["model.name=Qwen/Qwen3-4b"]))
-    with pytest.raises(InputError, match="profile ci: expected one of a real model, e.g. gpu"):
-        plan(load_profile("ci"))
 
 
 def test_prices_are_only_there_when_they_are_given():
@@ -190,3 +190,30 @@ def test_prices_are_only_there_when_they_are_given():
     tokens_out = made.value("reader tokens out") + made.value("judge tokens out")
     usd = (0.1 * tokens_in + 0.3 * tokens_out) / 1e6
     assert made.value("reader and judge") == pytest.approx(usd)
+
+
+# --- The miniature --------------------------------------------------------------------------------
+
+
+def test_the_miniature_s_parameters_and_work_are_those_of_the_experiment():
+    words = tokenizer()
+    counted = build_policy(LAPTOP.policy, words, 0).num_parameters()
+    assert miniature_parameters(LAPTOP.policy, len(words)) == pytest.approx(counted, rel=0.01)
+    made, instances = miniature_plan(LAPTOP), miniature.training_instances(LAPTOP)
+    assert made.value("episodes") == len(instances) * LAPTOP.grpo.rollouts
+    chunks = sum(len(i.chunks) for i in instances) * LAPTOP.grpo.rollouts
+    assert made.value("generations") == chunks
+
+
+def test_times_are_those_of_a_recorded_run_and_scale_with_steps_and_with_the_probe():
+    reference = load_json(REFERENCE)  # a run with fewer steps of warm start than today's
+    skills = LAPTOP.warm_start.copy_steps + LAPTOP.warm_start.transcribe_steps
+    steps = reference["warm_start"]["rows"] // LAPTOP.warm_start.batch - skills
+    recorded = replace(LAPTOP, warm_start=replace(LAPTOP.warm_start, steps=steps))
+    base = miniature_plan(recorded)
+    parts = sum(reference[part]["seconds"] for part in ("warm_start", "grpo", "evaluation"))
+    assert base.value("total") == pytest.approx(parts + reference["other_s"])
+    half = replace(recorded, grpo=replace(LAPTOP.grpo, steps=LAPTOP.grpo.steps // 2))
+    assert miniature_plan(half).value("GRPO") == pytest.approx(base.value("GRPO") / 2)
+    slow = miniature_plan(recorded, speed=2 * reference["probe_s"])
+    assert slow.value("total") == pytest.approx(2 * base.value("total"))

@@ -85,29 +85,42 @@ def train(
 def plan(
     context: Context,
     assumptions: Assumptions,
-    profile: ProfileName = "gpu",
+    profile: ProfileName = "laptop",
     overrides: Overrides = NONE,
     probe: Annotated[
-        bool, Option("--probe", help="measure this machine first: profile small, up to a minute")
+        bool,
+        Option("--probe", help="measure this machine first: miniature or small, up to a minute"),
     ] = False,
     out: Annotated[Path | None, Option(metavar="FILE", help="also save the plan as CSV")] = None,
+    record_reference: Annotated[
+        bool, Option("--record-reference", help="record the profile's last whole run as reference")
+    ] = False,
 ) -> None:
-    """What a real model will cost before it starts; what cannot fit is refused with the sum."""
+    """What a profile will cost before it starts; one that cannot fit is refused with the sum."""
     from memalpha_kit import files
+    from memalpha_kit.lab import plan as miniature
+    from memalpha_kit.notebooks import repository
     from memalpha_kit.training.plan import plan
 
     loaded = load_profile(profile, overrides)
-    known = PUBLISHED if loaded.model.vllm == "server" else {}
-    known = SHORT if loaded.protocol.prompt == "short" else known
-    sources = {name: context.get_parameter_source(name) for name in known}
-    unsaid = [n for n, source in sources.items() if source and source.name == "DEFAULT"]
-    assumptions = dataclasses.replace(assumptions, **{n: known[n] for n in unsaid})
-    if probe:
-        from memalpha_kit.training.probe import probed
-
-        made = probed(loaded, assumptions)
+    if record_reference:
+        print(miniature.record_reference(loaded, repository()))
+        return
+    if not loaded.model.name:
+        speed = miniature.probe(load_profile("laptop")) if probe else None
+        made = miniature.miniature_plan(loaded, speed)
     else:
-        made = plan(loaded, assumptions)
+        known = PUBLISHED if loaded.model.vllm == "server" else {}
+        known = SHORT if loaded.protocol.prompt == "short" else known
+        sources = {name: context.get_parameter_source(name) for name in known}
+        unsaid = [n for n, source in sources.items() if source and source.name == "DEFAULT"]
+        assumptions = dataclasses.replace(assumptions, **{n: known[n] for n in unsaid})
+        if probe:
+            from memalpha_kit.training.probe import probed
+
+            made = probed(loaded, assumptions)
+        else:
+            made = plan(loaded, assumptions)
     print(made.page())
     if out:
         files.save_table(out, made.table())

@@ -30,7 +30,7 @@ def probed(profile: Profile, given: Assumptions) -> Plan:
     """
     rows, made = profile.grpo.instances * profile.grpo.rollouts, plan(profile, given)
     if not made.value("warm-start tokens"):
-        raise InputError(f"--probe: expected profile small, found {profile.name}")
+        raise InputError(f"--probe: expected the miniature or profile small, found {profile.name}")
     if given.card != CPU:
         raise InputError(f"--probe: expected --card {CPU}, found {given.card} (measures no card)")
     n = made.value("generations")
