@@ -17,7 +17,7 @@ and goes on with
 
 Folders are named after the settings: `reports/<notebook>/laptop/` for a profile as it is, and
 `reports/<notebook>/laptop-seed=1/` for one with a changed setting; `runs/` alike. So runs under
-different settings never meet, and two of `run` at once under the same ones are refused.
+different settings never meet, and two at once under the same ones are refused.
 
 The law: `reports/<notebook>/<settings>/<notebook>.ipynb` exists only if every cell of it ran. A
 copy that stopped is `<notebook>.failed.ipynb`, one at work `<notebook>.running.ipynb`.
@@ -32,6 +32,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -108,16 +109,25 @@ class Context:
     def finish(self, inputs: Sequence[Path] = (), extra: Mapping[str, Any] | None = None) -> None:
         """Writes `run.json` (see `files.run_card`), and prints how long the notebook took.
 
-        `inputs` are the files that the numbers came from.
+        `inputs` are the files that the numbers came from. Another run may then use the folder.
         """
         card = files.run_card(self.report_dir, self.profile, self.started, inputs, extra)
+        if lock := _LOCKS.pop(self.report_dir.resolve(), None):
+            lock.__exit__(None, None, None)
         print(f"{card['duration_s']} s; settings, versions and hashes: run.json beside this report")
+
+
+_LOCKS: dict[Path, AbstractContextManager[None]] = {}
+"""Report folders that notebooks of this process are writing to."""
 
 
 def context(
     notebook: str, profile: str = "laptop", overrides: Sequence[str] = (), root: str | Path = ""
 ) -> Context:
-    """The `Context` of a notebook, its folders made. Raises InputError as `load_profile` does."""
+    """The `Context` of a notebook, its folders made and its report folder held by this process.
+
+    Raises InputError as `load_profile` does, and if another process writes this very report.
+    """
     settings, place = named_profile(profile, overrides), Path(root or repository())
     words = ["memalpha", "run", "--profile", profile]
     words += [word for override in overrides for word in ("--set", override)]
@@ -125,6 +135,15 @@ def context(
     made = Context(notebook, settings, place, shlex.join(words))
     for folder in (made.report_dir, made.runs_dir, made.data_dir):
         folder.mkdir(parents=True, exist_ok=True)
+    report = made.report_dir.resolve()
+    if report not in _LOCKS:  # a cell may be run again
+        lock = files.held(report)
+        try:
+            lock.__enter__()
+        except InputError as error:
+            hint = "if the notebook is open in Jupyter, run it to its end or shut down its kernel"
+            raise InputError(f"{error}; {hint}") from error
+        _LOCKS[report] = lock
     return made
 
 

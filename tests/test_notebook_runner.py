@@ -12,6 +12,7 @@ from unittest.mock import Mock
 
 import nbformat
 import pandas as pd
+import papermill
 import pytest
 
 from memalpha_kit import notebooks
@@ -221,6 +222,18 @@ def test_a_table_and_a_figure_are_saved_and_shown_and_a_card_ends_the_notebook(t
     assert json.loads((here.report_dir / "run.json").read_text())["note"] == "x"
 
 
+def test_a_report_is_written_by_one_process_at_a_time_until_it_is_finished(tmp_path):
+    """As two JupyterLabs with the same notebook open: the second is told, the first goes on."""
+    here = context("01_first", "ci", root=tmp_path)
+    assert context("01_first", "ci", root=tmp_path) == here, "cells can be run again"
+    call = f"context('01_first', 'ci', [], {str(tmp_path)!r})"
+    command = [sys.executable, "-c", f"from memalpha_kit.notebooks import context; {call}"]
+    second = subprocess.run(command, capture_output=True, text=True)
+    assert "found another process at work on it; if the notebook is open in Jup" in second.stderr
+    here.finish()
+    assert subprocess.run(command, capture_output=True).returncode == 0
+
+
 def test_two_runs_at_once_under_the_same_settings_are_refused_and_others_go_on(toy):
     with held(toy / "runs" / "ci"):
         with pytest.raises(InputError, match="runs/ci: expected to be alone"):
@@ -307,3 +320,16 @@ def test_plain_papermill_writes_into_the_clone_wherever_it_is_called(root, tmp_p
     assert done.returncode == 0, done.stderr[-500:]
     assert (clone / "reports" / "01_first" / "ci" / "x.txt").is_file()
     assert files(tmp_path) == ["clone", "out.ipynb"]
+
+
+def test_a_batch_over_three_seeds_by_papermill_alone_keeps_three_results(toy, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.path.dirname(os.path.dirname(notebooks.__file__)))
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=0")  # papermill alone sets none
+    for seed in range(3):
+        parameters = {"profile": "ci", "overrides": [f"seed={seed}"], "root": str(toy)}
+        for name in ("01_first", "02_second"):
+            paths = (toy / "notebooks" / f"{name}.ipynb", toy / f"{name}_{seed}.ipynb")
+            kernel = {"kernel_name": "python3", "language": "python", "progress_bar": False}
+            papermill.execute_notebook(*map(str, paths), parameters, **kernel)
+    for name in ("01_first", "02_second"):
+        assert files(toy / "reports" / name) == ["ci", "ci-seed=1", "ci-seed=2"]
