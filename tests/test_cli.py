@@ -139,6 +139,7 @@ def test_a_bug_of_ours_keeps_its_traceback(monkeypatch):
         "audit",
         "data build --source squad --raw r --out o",
         "data merge d --out o",
+        "data split d --out o",
     ],
 )
 def test_a_seed_that_no_generator_takes_is_one_line(capsys, command, seed):

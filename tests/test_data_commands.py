@@ -187,6 +187,8 @@ def test_the_default_recipe_is_the_balanced_set_of_562(parts, tmp_path, capsys):
     card = read_card(tmp_path / "memalpha")
     assert card["settings"]["recipe"] == "balanced" and len(card["parts"]) == 7
     assert {n["found"] == n["expected"] for n in card["instances_by_part"].values()} == {True}
+    assert run("split", tmp_path / "memalpha", "--out", tmp_path / "new") == 0
+    assert "instances_by_part" not in read_card(tmp_path / "new")  # they are the merge's counts
     order = [i.source for i in dataset.read(tmp_path / "memalpha").test]
     assert order == list(RECIPES["balanced"].instances)
     named = [parts / name for name in reversed(RECIPES["balanced"].instances)]
@@ -256,6 +258,16 @@ def test_evaluation_sets_are_merged_as_one(tmp_path, capsys):
     assert pq.read_table(tmp_path / "memoryagentbench" / "train.parquet").num_columns == 8
     assert run("merge", part(tmp_path, "trec_coarse", 0, 3), "--out", tmp_path / "ours") == 0
     assert "trec_coarse: 3" in capsys.readouterr().out
+
+
+def test_a_published_file_is_split_without_leaks(tmp_path, capsys):
+    path = part(tmp_path, "squad", 0, 20) / "test.parquet"
+    assert run("split", path, "--out", tmp_path / "new", "--seed", 3) == 0
+    assert "18 training and 2 test instances" in capsys.readouterr().out
+    assert read_card(tmp_path / "new")["split"]["rule"] == "groups"
+    assert run("split", tmp_path / "new", "--compat", "release", "--out", tmp_path / "old") == 0
+    card = read_card(tmp_path / "old")
+    assert card["split"]["rule"] == "instances" and card["made_by"] == "split"
 
 
 def test_the_check_finds_the_known_leak_and_the_default_does_not_have_it(tmp_path, capsys):

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from raw_rows import without, write
 
+from memalpha_kit.data.build import split_set
 from memalpha_kit.data.instances import load_instances, read_instance, save_instances
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, make_instance
@@ -257,9 +258,14 @@ def test_half_surrogate_pairs_are_replaced_when_read(tmp_path):
     assert load_instances(tmp_path / "b.parquet") == [read]
 
 
-def test_a_source_is_what_sub_source_names_where_there_is_no_other():
+def test_a_split_keeps_the_source_that_sub_source_names(tmp_path):
     """The parts of the published sets have `sub_source` in place of `data_source`."""
-    assert read_instance(without(row(sub_source="icl_0"), "data_source"), "x").source == "icl_0"
+    rows = [row(chunks=f'["{i}"]', sub_source=f"icl_{i % 2}") for i in range(20)]
+    rows = [without(without(one, "data_source"), "metadata") for one in rows]
+    write(tmp_path, "test.parquet", rows)
+    for compat in ("fixed", "release"):
+        new = split_set(tmp_path / "test.parquet", compat=compat)
+        assert {i.source for i in (*new.train, *new.test)} == {"icl_0", "icl_1"}
     merged = read_instance(row(sub_source="icl_0"), "here")
     assert merged.source == "squad" and merged.metadata["sub_source"] == "icl_0"
 

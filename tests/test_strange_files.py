@@ -106,6 +106,7 @@ COMMANDS = {
     "longmemeval": ("raw/longmemeval_s", f"{BUILD} longmemeval"),
     "questions": ("q.jsonl", f"{BUILD} text --questions q.jsonl"),
     "check": ("set/test.parquet", "data check set --out out"),
+    "split": ("set/train.parquet", "data split set --out out"),
     "merge": ("set/train.parquet", "data merge set --out out"),
     "card": ("set/card.json", "data merge set --out out"),
     "written card": ("e.json", ASK),

@@ -37,7 +37,7 @@ for _function in (
 ):
     app.command(cls=Documented)(_function)
 _data = typer.Typer(help="Raw files to data sets, and what a reviewer wants to know.", **PLAIN)
-for _function in (data.build, data.merge, data.check, data.download, data.example):
+for _function in (*(data.build, data.merge, data.split, data.check), data.download, data.example):
     epilog = "\b\nRaw files of each source:\n{files}" if _function is data.build else None
     _data.command(cls=Documented, epilog=epilog)(_function)
 app.add_typer(_data, name="data")

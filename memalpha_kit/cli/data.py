@@ -1,4 +1,4 @@
-"""Commands of `memalpha data`: build, merge, check, download, example."""
+"""Commands of `memalpha data`: build, merge, split, check, download, example."""
 
 from __future__ import annotations
 
@@ -81,6 +81,21 @@ def merge(
     for name, n in merged.card["instances_by_part"].items():
         expected = "" if n["expected"] is None else f" (the paper: {n['expected']})"
         print(f"  {name}: {n['found']}{expected}")
+
+
+def split(
+    data: Annotated[Path, Argument(metavar="PATH", help="a data set or a parquet file")],
+    out: Folder,
+    train_ratio: Annotated[float, Option(metavar="X", help="training share")] = 0.9,
+    seed: Seed = 0,
+    compat: Compat = "fixed",
+) -> None:
+    """A data set, split anew: by groups, or with `--compat release` single instances, seed 42."""
+    from memalpha_kit.data import dataset
+    from memalpha_kit.data.build import split_set
+
+    dataset.check_free(out)
+    _save(out, split_set(data, train_ratio, seed, compat))
 
 
 def check(

@@ -146,6 +146,19 @@ def _in_order(
     return [by_name[name] for name in recipe.instances]
 
 
+def split_set(
+    path: Path, ratio: float = TRAIN_SHARE, seed: int = 0, compat: str = "fixed"
+) -> Dataset:
+    """Both parts of a data set (or of a parquet file) together, split anew, with a card."""
+    old, rule = dataset.read(path), SEPARATIONS[compat]
+    train, test = rule.split((*old.train, *old.test), ratio, seed)
+    new = Dataset(old.name, tuple(train), tuple(test))
+    kept = {k: v for k, v in old.card.items() if k not in ("data_sha256", "instances_by_part")}
+    made = {"train_ratio": ratio, "rule": rule.rule, "seed": seed, **separation(new)}
+    card = {**kept, "name": new.name, "made_by": "split", **totals(new)}
+    return replace(new, card={**card, "split": made, "versions": versions()})
+
+
 # A card says settings, seed, licence, revision, hashes of the raw files and of both parts, counts,
 # what was left out, how the split was made. It says nothing of the day or the folder, so the same
 # command gives the same card. It says what was seen: a revision stands in it only if the raw files
@@ -171,11 +184,7 @@ def build_card(
         "settings": {k: v for k, v in asdict(config).items() if k != "llm_cache"},
         "raw_sha256": hashes,
         **totals(data),
-        "split": {
-            **split,  # then sets of instances that belong together, and names on both sides
-            "components": len(dataset.linked(map(dataset.groups, (*data.train, *data.test)))),
-            "shared_groups": len(dataset.shared_groups(data.train, data.test)),
-        },
+        "split": split | separation(data),
         **skips.card(),
         "versions": versions(),
     }
@@ -211,6 +220,14 @@ def merge_card(
         "split": {"shared_groups": len(dataset.shared_groups(merged.train, merged.test))},
         "parts": inner,
         "versions": versions(),
+    }
+
+
+def separation(data: Dataset) -> dict[str, int]:
+    """How many sets of instances belong together, and how many names are on both sides."""
+    return {
+        "components": len(dataset.linked(map(dataset.groups, (*data.train, *data.test)))),
+        "shared_groups": len(dataset.shared_groups(data.train, data.test)),
     }
 
 
