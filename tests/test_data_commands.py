@@ -235,11 +235,14 @@ def test_a_part_that_is_all_test_counts_as_none_in_training(parts, tmp_path, cap
     assert "squad: 1\n" in capsys.readouterr().out  # where it is all that there is
 
 
-def test_a_limit_holds_for_each_part_and_wrong_options_are_refused(parts, tmp_path, capsys):
+def test_limits_are_read_from_the_command_line_and_wrong_options_refused(parts, tmp_path, capsys):
     words = (parts / "squad", parts / "hotpotqa", "--out", tmp_path / "m")
-    assert run("merge", *words, "--limit", 20) == 0
-    assert "40 training and 2 test instances" in capsys.readouterr().out
+    assert run("merge", *words, "--limit", 20, "--limit", "squad=7") == 0
+    assert "27 training and 2 test instances" in capsys.readouterr().out
+    assert read_card(tmp_path / "m")["settings"]["limits"] == {"squad": 7}
     for option, message in (
+        (("--limit", "x"), "expected N or NAME=N"),
+        (("--limit", "squat=3"), "did you mean 'squad'"),
         (("--limit", 0), "limit: expected at least 1, found 0"),
         (("--recipe", "balancd"), "did you mean 'balanced'"),
         (("--recipe", "memoryagentbench"), "found none of ruler_qa1_197K"),

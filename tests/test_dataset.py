@@ -127,6 +127,27 @@ def test_a_ratio_outside_0_and_1_is_refused(rule, ratio):
         rule(many("a"), ratio, 0)
 
 
+TTL = Dataset("ttl", many("a", "b", "c", source="x") + many("d", "e", source="y"), ())
+
+
+@pytest.mark.parametrize(
+    ("limits", "counts"),
+    [
+        ({"limits": {"ttl": 4}}, {"squad": 3, "x": 3, "y": 1}),
+        ({"limits": {"x": 1}}, {"squad": 3, "x": 1, "y": 2}),
+        ({"limit": 2, "limits": {"ttl": 5}}, {"squad": 2, "x": 3, "y": 2}),
+        ({"limits": {"ttk": 1}}, "limit: expected a part or source, found 'ttk'; did you"),
+        ({"limit": 0}, "limit: expected at least 1, found 0"),
+    ],
+)
+def test_limits_hold_per_part_or_per_source_inside_one(limits, counts):
+    if isinstance(counts, str):
+        with pytest.raises(InputError, match=counts):
+            merge([TTL, A], "m", **limits)
+    else:
+        assert Tally(i.source for i in merge([TTL, A], "m", **limits).train) == counts
+
+
 LEFT, RIGHT = (instance(name, groups=["squad:Oxygen"]) for name in "ab")
 LEAKY = Dataset("ttl_train", (LEFT,), (), {"settings": {"compat": "release"}})
 

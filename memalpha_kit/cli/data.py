@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -60,9 +61,9 @@ def merge(
         "data"
     ),
     limit: Annotated[
-        int | None,
-        Option(metavar="N", help="instances of the largest training part [default: all]"),
-    ] = None,
+        list[str],
+        Option(metavar="N|NAME=N", help="largest training part, of all or one; may be repeated"),
+    ] = NONE,
     seed: Seed = 42,
     compat: Compat = "fixed",
 ) -> None:
@@ -73,10 +74,11 @@ def merge(
     from memalpha_kit.data import dataset
     from memalpha_kit.data.build import merge_sets
 
+    limits = _limits(limit)
     dataset.check_free(out)
     if out.resolve() in (part.resolve() for part in parts):
         raise InputError(f"--out {out}: expected another folder than those that are merged")
-    merged = merge_sets(out.resolve().name, list(parts), recipe, data, limit, seed, compat)
+    merged = merge_sets(out.resolve().name, list(parts), recipe, data, *limits, seed, compat)
     _save(out, merged)
     for name, n in merged.card["instances_by_part"].items():
         expected = "" if n["expected"] is None else f" (the paper: {n['expected']})"
@@ -156,3 +158,14 @@ def _save(out: Path, data: Dataset) -> None:
         f"{data.card['chunks']} chunks, {data.card['questions']} questions, "
         f"{data.card['characters']} characters"
     )
+
+
+def _limits(texts: Sequence[str]) -> tuple[int | None, dict[str, int]]:
+    """The limit of every part and those by name. Raises InputError for what is no number."""
+    limits = {}
+    for text in texts:
+        name, _, number = text.rpartition("=")
+        if not number.isdecimal() or text[0] == "=":
+            raise InputError(f"--limit: expected N or NAME=N, found {text!r}")
+        limits[name] = int(number)
+    return limits.pop("", None), limits

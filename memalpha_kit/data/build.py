@@ -94,6 +94,7 @@ def merge_sets(
     recipe: str | None = None,
     root: Path = Path("data"),
     limit: int | None = None,
+    limits: Mapping[str, int] | None = None,
     seed: int = MERGE_SEED,
     compat: str = "fixed",
 ) -> Dataset:
@@ -118,8 +119,9 @@ def merge_sets(
         parts = _in_order(parts, folders, chosen, where)
         limit = chosen.limit if limit is None else limit
         compat = chosen.compat if compat == "fixed" else compat
-    merged = dataset.merge(parts, name, limit, seed, compat)
-    settings = {"recipe": recipe, "limit": limit, "seed": seed, "compat": compat}
+    merged = dataset.merge(parts, name, limit, limits, seed, compat)
+    settings = {"recipe": recipe, "limit": limit, "limits": dict(limits or {})}
+    settings |= {"seed": seed, "compat": compat}
     expected = chosen.instances if chosen else {}
     return replace(merged, card=merge_card(merged, parts, settings, expected))
 

@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from memalpha_kit.data.instances import check_ids, load_instances, save_instances
-from memalpha_kit.errors import DiskError, InputError
+from memalpha_kit.errors import DiskError, InputError, closest
 from memalpha_kit.files import load_json, save_json, sha256
 from memalpha_kit.records import Instance
 from memalpha_kit.registry import Registry
@@ -152,17 +152,31 @@ def merge(
     parts: Sequence[Dataset],
     name: str,
     limit: int | None = None,
+    limits: Mapping[str, int] | None = None,
     seed: int = MERGE_SEED,
     compat: str = "fixed",
 ) -> Dataset:
     """One data set of several: training parts sampled, joined and shuffled; test parts in order.
 
-    `limit` is the largest training part of any one; test parts are never limited. Raises InputError
-    unless `compat` is "release" for an instance that occurs twice, a part that was built with the
-    release's leaks, and a group on both sides.
+    `limit` is the largest training part of any one; `limits` says the same by name of a part, or of
+    a source inside a part. Test parts are never limited. Raises InputError for a limit of nothing
+    that is there and, unless `compat` is "release", for an instance that occurs twice, a part that
+    was built with the release's leaks, and a group on both sides.
     Source: the merge of the published `process_data.py`, draw for draw.
     """
-    train = [instance for part in parts for instance in sample(part.train, limit, seed)]
+    limits = dict(limits or {})
+    known = {part.name for part in parts} | {i.source for part in parts for i in part.train}
+    for wrong in sorted(limits.keys() - known):
+        expected = f"expected a part or source, found {wrong!r}{closest(wrong, known)}"
+        raise InputError(f"limit: {expected}")
+    train: list[Instance] = []
+    for part in parts:
+        kept = list(part.train)
+        for source in sorted(limits.keys() - {part.name}):
+            of_source = [i for i in kept if i.source == source]
+            drawn = {i.id for i in sample(of_source, limits[source], seed)}
+            kept = [i for i in kept if i.source != source or i.id in drawn]
+        train += sample(kept, limits.get(part.name, limit), seed)
     random.Random(seed).shuffle(train)
     merged = Dataset(name, tuple(train), tuple(i for part in parts for i in part.test))
     if SEPARATIONS[compat].strict:
