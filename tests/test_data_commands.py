@@ -75,6 +75,7 @@ def test_the_card_is_what_a_reviewer_asks_for(tmp_path):
     folder = build(tmp_path, "trec_coarse", "--seed", 7)
     card, written = read_card(folder), (folder / "card.json").read_text()
     assert card["seed"] == 7 and card["settings"]["counter"] == "wordpunct"
+    assert card["labels"] == {"trec_coarse": ["ABBR", "DESC", "ENTY", "HUM", "LOC", "NUM"]}
     assert sorted(card["raw_sha256"]) == ["trec_test.label", "trec_train.label"]
     for place, kind in ((tmp_path / "raw" / "trec_coarse", "raw"), (folder, "data")):
         hashes = card[f"{kind}_sha256"]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from memalpha_kit.data import leaks
@@ -108,6 +109,14 @@ def test_other_label_numbers_are_seen_in_shared_samples():
     moved = [(sentence, str(9 - int(number))) for sentence, number in PAIRS]
     row = compare(labelled("ttl", moved[:9], PAIRS[50:]), labelled("icl", PAIRS[:9], PAIRS[40:50]))
     assert (row["shared_samples"], row["same_number"]) == (9, 0)
+
+
+def test_label_tables_of_cards_are_compared_by_name():
+    one, two = (labelled(s, PAIRS[i : i + 5], PAIRS[50:]) for i, s in ((0, "x"), (9, "y")))
+    cards = {"labels": {"x": ["a", "b", "c"]}}, {"labels": {"y": ["b", "c", "d", "e"]}}
+    table = leaks.leaks([Dataset("x", (one,), (), cards[0]), Dataset("y", (), (two,), cards[1])])
+    assert table.loc[0, ["labels", "shared_labels"]].tolist() == [4, 2]
+    assert pd.isna(compare(one, two)["labels"])
 
 
 def test_shared_passages_are_found_under_other_frames_and_spelling():

@@ -56,6 +56,8 @@ def small_trec(tmp_path):
 
 def test_labels_are_numbered_by_name_and_held_out_sentences_never_shown(small_trec):
     """Not even in other words: the question of the ferry is held out with another article."""
+    assert SOURCES["trec_coarse"].labels(small_trec) == ("ENTY", "HUM", "LOC", "NUM")
+    assert SOURCES["trec_fine"].labels(small_trec)[3:] == ("NUM:count", "NUM:date")
     [instance] = build("trec_coarse", small_trec, BuildConfig(), seed=0)
     assert ("How many bees are there ?", "3") in shown(instance)
     assert "When was the ferry built ?" not in dict(shown(instance))
@@ -116,6 +118,7 @@ def test_banking77_joins_the_lines_of_a_message(tmp_path):
     content = '\ufefftext,category\n"line one\nline two, too",b\n"other",a\n'
     (tmp_path / "banking77_train.csv").write_text(content)
     (tmp_path / "banking77_test.csv").write_text("category,text\na,asked\n")
+    assert SOURCES["banking77"].labels(tmp_path) == ("a", "b")
     [instance] = build("banking77", tmp_path, BuildConfig(), seed=0)
     assert sorted(shown(instance)) == [("line one line two, too", "1"), ("other", "0")]
 
@@ -167,6 +170,8 @@ def test_the_table_is_complete():
     assert all(row.licence and row.files for row in rows) and {r.name for r in rows} == {*SOURCES}
     boxed = {name for name in SOURCES if "boxed" in TASKS[name].question_prefix}
     assert boxed == {name for name in SOURCES if TASKS[name].metric == "label"}
+    named = {name for name in boxed if SOURCES[name].labels}
+    assert named == {"trec_coarse", "trec_fine", "banking77", "pubmed-rct"}
 
 
 def test_a_category_has_the_metrics_and_as_many_published_sources_as_in_the_paper():

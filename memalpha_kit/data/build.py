@@ -188,6 +188,7 @@ def build_card(
         **totals(data),
         "split": split | separation(data),
         **skips.card(),
+        "labels": {named.name: list(named.labels(raw))} if named.labels else {},
         "versions": versions(),
     }
 
@@ -220,6 +221,7 @@ def merge_card(
         },
         **totals(merged),
         "split": {"shared_groups": len(dataset.shared_groups(merged.train, merged.test))},
+        "labels": {k: v for card in inner for k, v in card.get("labels", {}).items()},
         "parts": inner,
         "versions": versions(),
     }

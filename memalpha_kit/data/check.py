@@ -171,7 +171,7 @@ def _short(hashes: Mapping[str, str]) -> str:
 
 SHOWN = (
     *("train", "test", "leak", "groups", "questions", "same_question", "repeated", "shown"),
-    *("gram_share", "shared_samples", "same_number"),
+    *("gram_share", "shared_labels", "shared_samples", "same_number"),
 )
 
 

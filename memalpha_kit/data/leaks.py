@@ -17,6 +17,7 @@ over their borders would find nothing.
 | `repeated` | those of them with a common answer, or whose sentence is to be labelled |
 | `shown` | test questions whose sentence is a labelled sample of training |
 | `grams`, `shared_grams`, `gram_share` | distinct 13-grams of the test set, those in training |
+| `labels`, `shared_labels` | names in the test set's label table, those in training's, if known |
 | `shared_samples`, `same_number` | samples in both, those of them with the same label number |
 | `leak` | kinds of overlap that reach `LIMIT`; groups always do |
 """
@@ -70,6 +71,7 @@ class Side:
     labelled: set[str]  # keys of the questions that are sentences to be labelled
     shown: Mapping[str, set[str]]  # key of a sample's sentence -> its label numbers
     grams: np.ndarray  # hashes, sorted, each once
+    labels: set[str] | None  # names of the label table, where a card has one
 
 
 def _hashes(texts: Sequence[str]) -> np.ndarray:
@@ -95,13 +97,15 @@ def sides(dataset: Dataset, part: str) -> list[Side]:
     by_source: dict[str, list[Instance]] = defaultdict(list)
     for instance in dataset.parts[part]:
         by_source[instance.source].append(instance)
-    return [
-        _side(source if dataset.name == source else f"{dataset.name}/{source}", instances)
-        for source, instances in sorted(by_source.items())
-    ]
+    tables = dataset.card.get("labels", {})
+    found = []
+    for source, instances in sorted(by_source.items()):
+        name = source if dataset.name == source else f"{dataset.name}/{source}"
+        found.append(_side(name, instances, set(tables.get(source, ())) or None))
+    return found
 
 
-def _side(name: str, instances: Sequence[Instance]) -> Side:
+def _side(name: str, instances: Sequence[Instance], labels: set[str] | None) -> Side:
     asked: dict[str, set[str]] = defaultdict(set)
     labelled: set[str] = set()
     for qa in (qa for instance in instances for qa in instance.questions):
@@ -124,7 +128,7 @@ def _side(name: str, instances: Sequence[Instance]) -> Side:
     keys = {"".join(w) for text in sentences if len(w := words(text)) >= SHORTEST}
     grams.append(_hashes(sorted(keys)))
     names = {g for i in instances for g in (*i.listed("groups"), i.id)}
-    return Side(name, names, asked, labelled, shown, np.unique(np.concatenate(grams)))
+    return Side(name, names, asked, labelled, shown, np.unique(np.concatenate(grams)), labels)
 
 
 def compare(train: Side, test: Side) -> dict[str, Any]:
@@ -144,11 +148,16 @@ def compare(train: Side, test: Side) -> dict[str, Any]:
         "labelled questions": len(shown) >= few > 0,
         "contexts": share >= LIMIT,
     }
+    shared_labels = None
+    if train.labels is not None and test.labels is not None:
+        shared_labels = len(train.labels & test.labels)
     return {
         **{"train": train.name, "test": test.name, "groups": groups},
         **{"questions": len(test.asked), "same_question": len(same), "repeated": len(repeated)},
         **{"shown": len(shown), "grams": len(test.grams), "shared_grams": shared},
         "gram_share": share,
+        "labels": None if test.labels is None else len(test.labels),
+        "shared_labels": shared_labels,
         "shared_samples": len(both),
         "same_number": sum(bool(train.shown[s] & test.shown[s]) for s in both),
         "leak": ", ".join(kind for kind, found in kinds.items() if found),
@@ -165,5 +174,6 @@ def leaks(datasets: Iterable[Dataset]) -> pd.DataFrame:
         test += sides(dataset, "test")
     rows = [compare(left, right) for left in train for right in test]
     rows.sort(key=lambda row: (not row["leak"], -row["gram_share"]))
-    empty = Side("", set(), {}, set(), {}, np.empty(0, dtype=np.uint64))
-    return pd.DataFrame(rows, columns=list(compare(empty, empty)))
+    empty = Side("", set(), {}, set(), {}, np.empty(0, dtype=np.uint64), None)
+    table = pd.DataFrame(rows, columns=list(compare(empty, empty)))
+    return table.astype({"labels": "Int64", "shared_labels": "Int64"})

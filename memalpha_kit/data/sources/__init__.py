@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -38,6 +39,7 @@ class Source:
     licence: str  # of the raw data, which is never part of the kit
     files: tuple[str, ...]  # name patterns of the raw files, one match each
     build: Builder
+    labels: Callable[[Path], tuple[str, ...]] | None = None  # names of the classes, by number
     hub: tuple[str, ...] = ()  # the data set on the Hugging Face hub, name patterns of its files
 
 
@@ -51,9 +53,11 @@ for _name, _facts in _FACTS.items():
     _facts["hub"] = tuple(_facts.get("hub", ()))
     if _name in labelled.CORPORA:
         _facts |= {"files": labelled.CORPORA[_name][0], "build": labelled.build}
+        _facts["labels"] = partial(labelled.labels, _name)
     else:
         _module = import_module(f"{__package__}.{_name.replace('-', '_')}")
         _facts |= {"files": _module.FILES, "build": _module.build}
+        _facts["labels"] = getattr(_module, "labels", None)
     SOURCES.add(_name, Source(_name, **_facts))
 for _name, _known in memory_agent_bench.KNOWN.items():
     _hub = (memory_agent_bench.REPOSITORY, f"*{_known.split}-*.parquet")

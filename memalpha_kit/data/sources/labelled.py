@@ -158,6 +158,12 @@ CORPORA: dict[str, tuple[tuple[str, str], Callable[[Path, Skips], list[Sample]]]
 """Corpora that are sources of their own: files to learn from and to ask, and how both are read."""
 
 
+def labels(name: str, raw: Path) -> tuple[str, ...]:
+    """Names of the labels of a corpus, by number."""
+    (shown, _), read = CORPORA[name]
+    return label_table(read(raw_file(raw, shown), Skips("skip")))
+
+
 def build(job: Job) -> list[Instance]:
     """Instances of a corpus in two raw files: samples to show and sentences to ask."""
     files, read = CORPORA[job.source]

@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
@@ -104,6 +105,11 @@ Sized = tuple[int, int]
 Admit = Callable[[Job, Corpus, int, int, set[str]], int]
 """Tokens of the sentence of this index and size as it is used, 0 if it is left out; the texts are
 those that the instance uses already."""
+
+
+def labels(raw: Path) -> tuple[str, ...]:
+    """The classes in the order of their numbers."""
+    return LABELS
 
 
 def build(job: Job) -> list[Instance]:
