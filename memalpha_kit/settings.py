@@ -61,6 +61,7 @@ class BuildConfig:
         "fixed", "release: the published code's quirks, where possible"
     )
     on_error: OnError = about("stop", "a bad raw record: error, or left out")
+    workers: Count = about(1, "processes; any number gives the same instances")
     stage: str = about("none", "who filters questions and shortens answers: none, rules, llm")
     llm_url: str = about("", "stage llm: an OpenAI-compatible server")
     llm_model: str = about("", "stage llm: its model's name")

@@ -34,6 +34,14 @@ def test_statistics_are_means_and_ranges_by_part_and_source():
     assert check.statistics([Dataset("a", (), ())], "words").empty
 
 
+def test_any_number_of_processes_counts_the_same():
+    texts = [" ".join(["w"] * n) for n in range(1, 40)]
+    many = Dataset("a", tuple(plain("squad", *texts) for _ in "ab"), ())
+    one = check.measure(many, "wordpunct")
+    assert one.tokens[one.instance == 1].tolist() == list(range(1, 40))
+    assert one.equals(check.measure(many, "wordpunct", workers=3))
+
+
 def test_the_paper_tables_add_up_as_printed():
     table = check.paper()
     totals = table.groupby(["table", "split"])["instances"].sum().to_dict()

@@ -107,8 +107,9 @@ def test_the_card_counts_questions_that_were_sampled_away(tmp_path, capsys):
     )
 
 
-def test_the_same_command_gives_the_same_bytes(tmp_path):
-    first = content(build(tmp_path, "hotpotqa"))
+def test_the_same_command_gives_the_same_bytes_with_any_number_of_workers(tmp_path):
+    first = content(build(tmp_path, "hotpotqa", "--workers", 1))
+    assert first == content(build(tmp_path, "hotpotqa", "--workers", 4))
     assert first == content(build(tmp_path, "hotpotqa", out="elsewhere"))
     assert first != content(build(tmp_path, "hotpotqa", "--seed", 1))
 
@@ -147,6 +148,7 @@ def test_bad_records_can_be_left_out_and_are_listed(tmp_path, capsys):
             "expected an instance with 101 questions, found none; left out: ",
         ),
         ("--train-ratio 2", "train ratio: expected a number from 0 to 1, found 2.0"),
+        ("--workers 0", "workers: expected at least 1"),
         ("--max-chunks 0", "max_chunks: expected at least 1"),
         ("--compat releas", "compat: found 'releas'; did you mean 'release'"),
         ("--on-error ignore", "on_error: found 'ignore'"),

@@ -661,8 +661,8 @@ def ids(folders, config, seed, names=(*MADE, *ALSO)):
     return {name: [i.id for i in build(name, Path(folders[name]), config, seed)] for name in names}
 
 
-def test_builds_are_the_same_in_every_process(made, root, monkeypatch):
-    """The hash seed does not matter; the seed does."""
+def test_builds_are_the_same_in_every_process_and_for_any_number_of_them(made, root, monkeypatch):
+    """Neither the hash seed nor the workers matter; the seed does."""
     monkeypatch.undo()
     code = (
         "import sys, json; sys.path.insert(0, 'tests'); import test_sources_training as t;"
@@ -674,6 +674,8 @@ def test_builds_are_the_same_in_every_process(made, root, monkeypatch):
     done = subprocess.run(command, capture_output=True, text=True, cwd=root, env=env, check=True)
     here = ids(made, QUICK, 7)
     assert json.loads(done.stdout) == here
+    for name, found in ids(made, replace(QUICK, workers=2), 7, ("booksum", "pubmed-rct")).items():
+        assert found == here[name]
     other = ids(made, QUICK, 8)
     same = [name for name in here if other[name] == here[name]]
     assert same == ["infbench_sum_eng_shots2"]  # books of one part: no day is drawn

@@ -106,13 +106,14 @@ def check(
         "reports/data_check"
     ),
     counter: Annotated[str, Option(help="token counter of the columns")] = "wordpunct",
+    workers: Annotated[int, Option(metavar="N", min=1, help="processes")] = 1,
     strict: Annotated[bool, Option("--strict", help="exit code 1 if there is a leak")] = False,
 ) -> int:
     """Statistics, provenance, ours beside the paper's, and leaks."""
     from memalpha_kit import files
     from memalpha_kit.data.check import as_text, tables
 
-    report = tables(data, counter)
+    report = tables(data, counter, workers)
     for name, table in report.items():
         files.save_table(out / f"{name}.csv", table)
     print(as_text(report))

@@ -162,9 +162,12 @@ def split_set(
 
 
 # A card says settings, seed, licence, revision, hashes of the raw files and of both parts, counts,
-# what was left out, how the split was made. It says nothing of the day or the folder, so the same
-# command gives the same card. It says what was seen: a revision stands in it only if the raw files
-# have the hashes that were recorded when they were downloaded.
+# what was left out, how the split was made. It says nothing of the day, the folder or the number of
+# processes, so the same command gives the same card. It says what was seen: a revision stands in it
+# only if the raw files have the hashes that were recorded when they were downloaded.
+
+NOT_IN_CARD = ("workers", "llm_cache")
+"""Settings that change how fast a build is, never what it gives."""
 
 
 def build_card(
@@ -183,7 +186,7 @@ def build_card(
         "licence": named.licence,
         "revision": revision(raw, hashes),
         "seed": split.pop("seed"),
-        "settings": {k: v for k, v in asdict(config).items() if k != "llm_cache"},
+        "settings": {k: v for k, v in asdict(config).items() if k not in NOT_IN_CARD},
         "raw_sha256": hashes,
         **totals(data),
         "split": split | separation(data),

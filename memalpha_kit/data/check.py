@@ -17,9 +17,10 @@ from memalpha_kit.data import dataset
 from memalpha_kit.data.dataset import Dataset
 from memalpha_kit.data.hub import read_manifest, revision
 from memalpha_kit.data.leaks import leaks
+from memalpha_kit.data.sources.building import sizes
 from memalpha_kit.files import sha256
+from memalpha_kit.settings import BuildConfig
 from memalpha_kit.tasks import TASKS
-from memalpha_kit.tokens import counter
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +33,7 @@ PRINTED = ("instances", "chunks_per_instance", "tokens_per_chunk", "questions_pe
 """What the paper's tables 6 to 8 have."""
 
 
-def tables(paths: Sequence[Path], counter_name: str) -> dict[str, pd.DataFrame]:
+def tables(paths: Sequence[Path], counter_name: str, workers: int = 1) -> dict[str, pd.DataFrame]:
     """What `memalpha data check` saves, by name: statistics, paper, provenance, leaks.
 
     A path that is given twice is read once. Raises InputError for one that holds no data set.
@@ -43,7 +44,7 @@ def tables(paths: Sequence[Path], counter_name: str) -> dict[str, pd.DataFrame]:
     distinct = (names for names in choices if len(set(names)) == len(names))
     names = next(distinct, list(map(str, paths)))  # their own, else their folders', else paths
     datasets = [replace(data, name=name) for data, name in zip(found, names, strict=True)]
-    rows = statistics(datasets, counter_name)
+    rows = statistics(datasets, counter_name, workers)
     return {
         "statistics": rows,
         "paper": beside_paper(rows, datasets),
@@ -52,10 +53,10 @@ def tables(paths: Sequence[Path], counter_name: str) -> dict[str, pd.DataFrame]:
     }
 
 
-def measure(data: Dataset, counter_name: str) -> pd.DataFrame:
+def measure(data: Dataset, counter_name: str, workers: int = 1) -> pd.DataFrame:
     """A row per chunk: its tokens, and part, source, number and questions of its instance.
 
-    Training part first.
+    Training part first. Any number of processes gives the same.
     """
     import pandas as pd
 
@@ -65,20 +66,20 @@ def measure(data: Dataset, counter_name: str) -> pd.DataFrame:
         for number, (part, i) in enumerate(instances)
         for _ in i.chunks
     ]
-    count = counter(counter_name).count
-    tokens = [count(chunk) for _, i in instances for chunk in i.chunks]
+    config = BuildConfig(counter=counter_name, workers=workers)
+    tokens = list(sizes((chunk for _, i in instances for chunk in i.chunks), config))
     table = pd.DataFrame(rows, columns=[*PLACE, "instance", "questions"])
     return table.assign(tokens=tokens).astype({"questions": "int64", "tokens": "int64"})
 
 
-def statistics(datasets: Iterable[Dataset], counter_name: str) -> pd.DataFrame:
+def statistics(datasets: Iterable[Dataset], counter_name: str, workers: int = 1) -> pd.DataFrame:
     """A row per data set, part and source: instances, questions; mean and range of each quantity.
 
     A training or test part without instances has no row.
     """
     import pandas as pd
 
-    chunks = pd.concat([measure(data, counter_name) for data in datasets])
+    chunks = pd.concat([measure(data, counter_name, workers) for data in datasets])
     by_instance = chunks.groupby([*PLACE, "instance", "questions"], sort=False).tokens
     instances = by_instance.agg(chunks_per_instance="size", tokens_per_instance="sum").reset_index()
     instances = instances.rename(columns={"questions": "questions_per_instance"})

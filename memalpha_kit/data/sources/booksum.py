@@ -22,9 +22,10 @@ from typing import Any
 from memalpha_kit.data import stages
 from memalpha_kit.data.chunks import pack_sentences
 from memalpha_kit.data.raw import Row, Text, checked
-from memalpha_kit.data.sources.building import Job
+from memalpha_kit.data.sources.building import Job, spread
 from memalpha_kit.data.sources.frames import book_frames
 from memalpha_kit.records import QA, Instance
+from memalpha_kit.tokens import counter
 
 TRAIN = (
     "booksum*train*.jsonl|booksum*train*.json|booksum*train*.parquet|train-*.parquet|train.jsonl|"
@@ -34,7 +35,7 @@ FILES = (TRAIN,)
 COLUMNS = ("text", "summary", "book_title", "chapter_id")
 QUESTION = "Summarize the content of the book that I read from {first} to {last}"
 END_OF_TEXT = "<|endoftext|>"  # a text's border in raw contexts; a line's border for us
-BATCH = 8  # chapters that are asked about together
+BATCH = 8  # chapters that are packed, and asked about, together
 
 
 class _RawSummary(Row):
@@ -116,17 +117,24 @@ def _read_chapter(choose: Callable[[Sequence[str]], int | None], raw: Any, where
 def _long_enough(job: Job, chapters: Iterable[Chapter]) -> Iterator[tuple[Chapter, list[str]]]:
     """Chapters that have a summary and the right number of chunks, with these."""
     config, drop = job.config, job.skips.drop
-    for chapter in chapters:
+    pack = partial(_packed, config.counter, config.chunk_max_tokens)
+    # With a limit nothing is read ahead: what was left out depends on what was read.
+    ahead = (config.workers, BATCH) if config.instances is None else (1, 1)
+    for chapter, chunks in spread(pack, chapters, *ahead):
         if not chapter.summary:
             drop("chapters without a summary")
-            continue
-        chunks = pack_sentences(chapter.text, job.counter, config.chunk_max_tokens)
-        if len(chunks) < config.chapter_min_chunks:
+        elif len(chunks) < config.chapter_min_chunks:
             drop("chapters with too few chunks")
         elif len(chunks) > config.chapter_max_chunks:
             drop("chapters with too many chunks")
         else:
             yield chapter, chunks
+
+
+def _packed(name: str, limit: int, chapters: list[Chapter]) -> list[tuple[Chapter, list[str]]]:
+    """Each chapter with its chunks, none where there is no summary to ask for."""
+    count = counter(name)
+    return [(c, pack_sentences(c.text, count, limit) if c.summary else []) for c in chapters]
 
 
 def _with_answer(

@@ -12,8 +12,12 @@ True
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,10 +28,12 @@ from memalpha_kit.data.sources import frames
 from memalpha_kit.data.stages import Stage
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, Instance, make_instance
+from memalpha_kit.registry import fresh_processes
 from memalpha_kit.settings import BuildConfig
 from memalpha_kit.tokens import Counter, counter
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -107,6 +113,37 @@ def draw(items: Sequence[T], n: int, rng: random.Random) -> list[T]:
     if len(items) <= n:
         return list(items)
     return [items[i] for i in sorted(rng.sample(range(len(items)), n))]
+
+
+def spread(
+    work: Callable[[list[T]], Sequence[R]], items: Iterable[T], workers: int, batch: int
+) -> Iterator[R]:
+    """What `work` gives for batches of the items, in order, done by so many processes.
+
+    Reads the items a few batches ahead. `work` is a function that a process can be sent.
+    """
+    left, waiting = iter(items), deque[Future[Sequence[R]]]()
+    batches = iter(lambda: list(islice(left, batch)), [])
+    if workers == 1:
+        for held in batches:
+            yield from work(held)
+        return
+    with fresh_processes(workers) as pool:
+        for held in batches:
+            waiting.append(pool.submit(work, held))
+            if len(waiting) > 2 * workers:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+
+
+def sizes(texts: Iterable[str], config: BuildConfig) -> Iterator[int]:
+    """Tokens of each text, in order, counted by `config.workers` processes."""
+    return spread(partial(_counts, config.counter), texts, config.workers, 1000)
+
+
+def _counts(name: str, texts: Sequence[str]) -> list[int]:
+    return [counter(name).count(text) for text in texts]
 
 
 # Sources of documents. The order of the steps is a law: enough questions, then the stage, then a

@@ -15,7 +15,7 @@ directly or through others, are kept together where they fit into one instance.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -24,7 +24,7 @@ from pydantic import AliasChoices, BeforeValidator, Field
 from memalpha_kit.data.chunks import pack_sizes, split_long
 from memalpha_kit.data.dataset import linked
 from memalpha_kit.data.raw import Row, Text, checked, short
-from memalpha_kit.data.sources.building import Draft, Job, finish, only
+from memalpha_kit.data.sources.building import Draft, Job, finish, only, sizes
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, Instance
 
@@ -219,17 +219,20 @@ def read_questions(
     questions: list[Question] = []
     articles: Articles = {}
     seen: set[str] = set()
-    total, count = 0, job.counter.count
-    for row in job.read(_read_row, *FILES, COLUMNS):
-        context = dict(row.context)
-        shown = {t: text_of(s) for t, s in context.items() if any(map(str.strip, s))}
-        empty = len(context) - len(shown)
-        job.skips.drop("articles without text that no question needs", empty)
-        questions.append(_question(job, row, context))
-        for title in questions[-1].titles:
-            articles.setdefault(title, shown[title])
-        total += sum(count(titled(t, text)) for t, text in shown.items() if t not in seen)
-        seen.update(shown)
+
+    def new_articles() -> Iterator[str]:
+        for row in job.read(_read_row, *FILES, COLUMNS):
+            context = dict(row.context)
+            shown = {t: text_of(s) for t, s in context.items() if any(map(str.strip, s))}
+            empty = len(context) - len(shown)
+            job.skips.drop("articles without text that no question needs", empty)
+            questions.append(_question(job, row, context))
+            for title in questions[-1].titles:
+                articles.setdefault(title, shown[title])
+            yield from (titled(t, text) for t, text in shown.items() if t not in seen)
+            seen.update(shown)
+
+    total = sum(sizes(new_articles(), job.config))
     return questions, articles, max(1, job.config.article_tokens * len(seen) // max(total, 1))
 
 

@@ -27,7 +27,7 @@ from pydantic import BeforeValidator, Field
 
 from memalpha_kit.data.raw import Row, Text, checked, lines, matches, raw_file
 from memalpha_kit.data.sources import frames
-from memalpha_kit.data.sources.building import Job
+from memalpha_kit.data.sources.building import Job, sizes
 from memalpha_kit.errors import InputError
 from memalpha_kit.records import QA, Instance
 
@@ -144,10 +144,10 @@ def from_corpus(job: Job, corpus: Corpus, admit: Admit) -> list[Instance]:
     order = list(range(len(corpus.starts)))
     job.rng("all", "order").shuffle(order)
     # Every sentence is counted once, when it is needed.
-    count = job.counter.count
+    items = (corpus.item(i) for number in order for i in corpus.abstract(number))
+    tokens = sizes(items, job.config)
     abstracts = (
-        (corpus.names[n : n + 1], [(i, count(corpus.item(i))) for i in corpus.abstract(n)])
-        for n in order
+        (corpus.names[n : n + 1], [(i, next(tokens)) for i in corpus.abstract(n)]) for n in order
     )
     built: list[Instance] = []
     for number in range(job.config.instances or INSTANCES):

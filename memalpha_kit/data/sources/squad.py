@@ -22,7 +22,7 @@ from pydantic import BeforeValidator
 from memalpha_kit.data.chunks import pack_sizes
 from memalpha_kit.data.raw import M, Row, Text, checked, matches, raw_file, read_json
 from memalpha_kit.data.skips import Skips
-from memalpha_kit.data.sources.building import Draft, Job, finish
+from memalpha_kit.data.sources.building import Draft, Job, finish, sizes
 from memalpha_kit.records import QA, Instance
 
 FILES = (
@@ -137,6 +137,7 @@ def build(job: Job, share: Callable[..., list[Share]] = by_article) -> list[Inst
     `max_questions` are sampled, in order. Raises InputError if no instance is left.
     """
     paragraphs = read_paragraphs(job)
+    tokens = list(sizes((paragraph.text for paragraph in paragraphs), job.config))
     measure, limit = job.counter, job.config.chunk_max_tokens
 
     def short(qa: QA) -> bool:
@@ -144,7 +145,6 @@ def build(job: Job, share: Callable[..., list[Share]] = by_article) -> list[Inst
         job.skips.drop("questions longer than a chunk", not fits)
         return fits
 
-    tokens = [measure.count(paragraph.text) for paragraph in paragraphs]
     drafts = [
         Draft(
             contents=["\n\n".join(paragraphs[i].text for i in chunk) for chunk in chunks],
