@@ -138,9 +138,14 @@ def ours_found(memory: Memory, query: str) -> list[tuple[str, float]]:
 
 
 def alike(ours: list[tuple[str, float]], plain: list[tuple[str, float]]) -> bool:
-    """The same ranking, with scores to 1e-9."""
-    return [i for i, _ in ours] == [i for i, _ in plain] and all(
-        abs(a - b) < 1e-9 for (_, a), (_, b) in zip(ours, plain, strict=True)
+    """The same ranking, with scores to 1e-9; entries whose scores are that near may change places.
+
+    They do a few times in a thousand searches, where only rounding tells them apart.
+    """
+    known, last = dict(plain), plain[-1][1]
+    return all(
+        abs(a - b) < 1e-9 and abs(a - known.get(i, last)) < 1e-9
+        for (i, a), (_, b) in zip(ours, plain, strict=True)
     )
 
 
