@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,12 +19,13 @@ from memalpha_kit.explorer import Recording, html_page, show, view
 from memalpha_kit.explorer import recordings as recordings_module
 from memalpha_kit.explorer.recordings import load_recordings
 from memalpha_kit.files import save_json
-from memalpha_kit.method.episode import write
+from memalpha_kit.method.episode import ask, write
 from memalpha_kit.method.memory import tokens
 from memalpha_kit.method.protocol import render_messages
+from memalpha_kit.method.readers import reader
 from memalpha_kit.method.rewards import rewards
 from memalpha_kit.method.saved import save_episodes
-from memalpha_kit.method.writers import ScriptedReplies
+from memalpha_kit.method.writers import ScriptedReplies, writer
 from memalpha_kit.records import QA, Completion, Rewards, make_instance
 from memalpha_kit.settings import MemoryConfig, ProtocolConfig, RewardConfig
 from memalpha_kit.tokens import counter
@@ -115,6 +117,11 @@ def test_a_term_that_asks_the_reader_again_is_missing_where_nobody_is_there_to_a
     assert made["rewards"] == plain["rewards"] | lost
 
 
+def test_two_runs_of_the_same_episodes_stand_beside_each_other():
+    episode, instance = random_case(5)
+    assert "2 episodes" in repr(show({"before": [episode], "after": [episode]}, [instance]))
+
+
 def test_no_episodes_and_episodes_of_another_data_set_are_said():
     with pytest.raises(InputError, match="expected episodes, found none"):
         show([])
@@ -134,6 +141,17 @@ def test_the_data_can_end_no_tag_and_nothing_else_is_loaded():
     )
     frame = show(episodes, [instance])._repr_html_()
     assert frame.count("'") == 10  # of five attributes
+
+
+def test_a_page_of_twenty_chunks_is_below_two_megabytes():
+    text = " ".join(f"Sentence {i} of a long chapter names {i * 7}." for i in range(200))
+    chunks = [f"Part {number}. {text}" for number in range(20)]  # 1,600 words each
+    questions = [QA(f"q{i}", f"What does sentence {i} name?", (str(i * 7),)) for i in range(100)]
+    instance = make_instance("squad", chunks, questions)
+    episodes = write([instance], writer("keep_sentences"), MemoryConfig(), ProtocolConfig())
+    asked = ask(episodes, [instance], reader("best_entry"))
+    page = show(asked, [instance], reward=RewardConfig(content=0.0)).page
+    assert len(page.encode()) < 2_000_000
 
 
 # ---- from disk, and the command ----------------------------------------------------------------
@@ -216,3 +234,9 @@ def test_the_tokenizer_of_a_training_is_read_once_for_all_of_its_steps(tmp_path,
     monkeypatch.setattr(recordings_module, "decoder", lambda folder: read.append(folder) or str)
     assert [one.decode for one in load_recordings([tmp_path / "run"])] == [str, str, str]
     assert read == [tmp_path / "run" / "policy"]
+
+
+def test_the_pictures_in_the_readme_are_there_and_small():
+    named = set(re.findall(r"docs/images/\w+\.png", (ROOT / "README.md").read_text()))
+    assert len(named) == 2
+    assert all((ROOT / name).stat().st_size < 300_000 for name in named)

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
 from dataclasses import replace
 from itertools import chain
+from pathlib import Path
 
 import nbformat
 import pytest
-from browser import Browser, needs_browser
+from browser import Browser, needs_browser, wait
 from nbconvert import HTMLExporter
 from random_episodes import random_case
 
+from memalpha_kit.data.instances import save_instances
 from memalpha_kit.explorer import Recording, html_page, show, view
 from memalpha_kit.lab import miniature, world
 from memalpha_kit.method.advantages import episode_advantages
@@ -20,6 +28,7 @@ from memalpha_kit.method.calls import render_calls
 from memalpha_kit.method.episode import ask, play, write
 from memalpha_kit.method.memory import INSERT, UPDATE
 from memalpha_kit.method.rewards import step_rewards
+from memalpha_kit.method.saved import save_episodes
 from memalpha_kit.method.writers import ScriptedReplies
 from memalpha_kit.records import QA, Answer, Rewards, ToolCall, make_instance
 from memalpha_kit.settings import (
@@ -324,3 +333,71 @@ def assert_frame_can_be_clicked(browser, episode, instance):
         context,
     )
     assert entries == len(episode.steps[1].memory.entries())
+
+
+# ---- JupyterLab --------------------------------------------------------------------------------
+
+CODE = """\
+from pathlib import Path
+from memalpha_kit import explorer
+from memalpha_kit.data.instances import load_instances
+from memalpha_kit.method.saved import load_episodes
+explorer.show(load_episodes(Path("e.jsonl")), load_instances(Path("data.parquet")))
+"""
+QUIET = (
+    *("--no-browser", "--ip=127.0.0.1", "--allow-root", "--IdentityProvider.token=look"),
+    "--LabApp.check_for_updates_class=jupyterlab.handlers.announcements.NeverCheckForUpdate",
+    "--LabApp.news_url=",
+)
+
+
+@pytest.fixture
+def lab(tmp_path):
+    """The address of a JupyterLab of this environment, on a folder with nobody's settings."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folders = {f"JUPYTER_{n}_DIR": str(tmp_path / n) for n in ("CONFIG", "DATA", "RUNTIME")}
+    folders |= {"PYTHONPATH": str(Path(__file__).parent.parent), "IPYTHONDIR": str(tmp_path / "i")}
+    server = subprocess.Popen(
+        [sys.executable, "-m", "jupyterlab", *QUIET, f"--ServerApp.port={port}"],
+        cwd=tmp_path,
+        env={**os.environ, **folders},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    address = f"http://127.0.0.1:{port}"
+
+    def answers():
+        assert server.poll() is None, "JupyterLab ended"
+        try:
+            return urllib.request.urlopen(f"{address}/api?token=look", timeout=5)
+        except OSError:
+            return None
+
+    try:
+        wait(answers, "JupyterLab to answer")
+        yield address
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        try:
+            server.wait(15)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
+
+
+def test_in_jupyterlab_a_cell_shows_the_page_and_it_can_be_clicked(lab, played, tmp_path):
+    instances, made = played
+    save_episodes(tmp_path / "e.jsonl", made.episodes[:4])
+    save_instances(tmp_path / "data.parquet", instances)
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CODE)])
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
+    nbformat.write(notebook, tmp_path / "look.ipynb")
+    with Browser() as browser:
+        named = "document.querySelector('.jp-Toolbar-kernelName')?.textContent.includes('Python')"
+        idle = "document.querySelector('.jp-Notebook-ExecutionIndicator[data-status=idle]')"
+        browser.open(f"{lab}/doc/tree/look.ipynb?token=look", f"{named} && {idle}")
+        browser.click("[data-command='notebook:run-cell-and-select-next']")
+        wait(lambda: browser.value("!!document.querySelector('.jp-OutputArea iframe')"), "output")
+        assert_frame_can_be_clicked(browser, made.episodes[0], instances[0])

@@ -8,17 +8,20 @@ from dataclasses import dataclass, field, replace
 import pytest
 from answering import BOATS, COMPASS, EMBEDDING, Embedder, memory, texts
 from fake_chat import FakeChat, user
-from stub_server import StubServer
+from stub_server import Faults, StubServer
 
 from memalpha_kit.chats import ChatReply
 from memalpha_kit.errors import InputError, ModelGone
+from memalpha_kit.method import episode
 from memalpha_kit.method.model_readers import AgenticReader, ModelReader
 from memalpha_kit.method.prompts import VERSION, system_prompt
 from memalpha_kit.method.readers import BestEntry, reader
 from memalpha_kit.method.retrieval import Retrieval, view
+from memalpha_kit.method.writers import writer
 from memalpha_kit.models.chat import Client
 from memalpha_kit.models.servers import Endpoint
-from memalpha_kit.records import Answer, Memory, Question, ToolUse
+from memalpha_kit.records import QA, Answer, Memory, Question, ToolUse, make_instance
+from memalpha_kit.settings import MemoryConfig, ProtocolConfig
 
 WORDS = Retrieval(counter="words")
 
@@ -111,6 +114,31 @@ def test_texts_are_embedded_once_in_one_call_for_all_questions():
     assert [sorted(asked) for asked in embedder.asked] == [expected]
     ModelReader(FakeChat(), embed=lexical).read(questions)
     assert lexical.asked == []
+
+
+def test_answers_over_http_with_faults_equal_those_without_and_overlap(tmp_path):
+    """Questions of several episodes are in flight together, never more than allowed."""
+    instances = [
+        make_instance(
+            "squad",
+            [f"Nora has {n} bees."],
+            [QA(f"q{i}", f"What of {n} {i}", (f"{i}",)) for i in range(8)],
+        )
+        for n in range(5)
+    ]
+    episodes = episode.write(instances, writer("keep_sentences"), MemoryConfig(), ProtocolConfig())
+    faults = Faults(busy=0.05, broken=0.1, malformed=0.03, cut=0.02)
+    found = []
+    for given_faults in (Faults(), faults):
+        last_word = lambda body: body["messages"][-1]["content"].split()[-1]  # noqa: E731
+        with StubServer(last_word, latency_s=0.01, faults=given_faults) as stub:
+            asking = ModelReader(Client(Endpoint(stub.url, "stub", concurrency=8)))
+            found.append(episode.ask(episodes, instances, asking))
+            assert 4 <= stub.peak_in_flight <= 8
+            assert sum(stub.faulty.values()) == 0 or given_faults is faults
+    plain, faulty = ([[(a.qa, a.prediction, a.score) for a in e.answers] for e in f] for f in found)
+    assert plain == faulty
+    assert all(a.score == 1.0 and a.prompt_tokens > 0 for e in found[1] for a in e.answers)
 
 
 # ---- asking with search -----------------------------------------------------------------------

@@ -188,6 +188,20 @@ def peaceful(place):
 
 
 @EACH
+def test_with_20_per_cent_of_calls_failing_the_scores_are_those_of_a_run_without(
+    method, more, here, peaceful
+):
+    faults = Faults(busy=0.05, broken=0.05, malformed=0.05, cut=0.04, hang=0.01, seed=3)
+    with StubServer(little_model, faults=faults) as stub:
+        out = here / "faulty" / method
+        assert evaluate(stub.url, method, out, *more, "--timeout", "1") == 0
+    share = sum(stub.faulty.values()) / stub.n_requests
+    assert 0.1 < share < 0.3
+    assert outcome(out) == peaceful[method]
+    assert files.read_jsonl(out / runs.FAILURES) == []
+
+
+@EACH
 def test_without_retries_failures_stay_open_and_later_runs_ask_them_again(
     method, more, here, peaceful, capsys
 ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 import pytest
@@ -111,3 +112,24 @@ def test_tiny_files_are_answered_once_by_floors_and_methods_of_their_kind(raw, t
         assert part.score.max() == 1.0
     average = table[table.source == tables.AVERAGE].set_index("method")
     assert average.score[BY_RULE] == 1.0 and average.metric[BY_RULE] == "4 columns"
+
+
+@pytest.mark.filterwarnings("error::FutureWarning")
+def test_real_files_give_scores_above_their_floors(real_data, tmp_path):
+    """Banking77 in full takes some more seconds; the command line's test has a share of it."""
+    names = ["trec_coarse", "longmemeval", "squad"]
+    profile = load_profile("ci", [f"real.sources=[{', '.join(names)}]"])
+    before = sorted(os.listdir(real_data))
+    built, absent = build_real(profile, real_data, tmp_path)
+    assert (list(built), absent) == (names, {})
+    assert sorted(os.listdir(real_data)) == before
+    found = answer_real(profile, tmp_path, tmp_path / "runs")
+    table = tables.table_sources(*scores.frames(found)).set_index(["source", "method"])
+    vote, floor = table.loc["trec_coarse", BY_RULE], table.loc["trec_coarse", MAJORITY]
+    assert vote.low > floor.high and vote.questions == floor.questions > 50
+    assert table.loc["squad", BY_RULE].score > 0.5
+    written = table[table.calls > 0]
+    assert (written.missing == 0).all() and ("longmemeval", TURNS) in written.index
+    assert (written.call_success.dropna() > 0.5).all()
+    several = written[(written.questions > 1) & written.low.notna()]
+    assert several.low.le(several.score).all() and several.score.le(several.high).all()

@@ -31,6 +31,7 @@ from memalpha_kit.evaluation import runs
 from memalpha_kit.evaluation.calibration import CASES
 from memalpha_kit.method.encoding import encode_chat
 from memalpha_kit.method.saved import load_episodes
+from memalpha_kit.models.decode import fast
 from memalpha_kit.models.local import Sampling, load_lm
 from memalpha_kit.models.local_chat import LocalChat
 from memalpha_kit.records import QA, make_instance
@@ -92,6 +93,32 @@ def test_prompts_are_those_of_its_chat_template_and_a_reply_ends_at_its_stop_tok
     assert lm.tokenizer.pad_token_id not in lm.stop_ids
 
 
+def test_the_fast_loop_says_what_transformers_says(real_model):
+    lm = load_lm(real_model, dtype="float32")
+    texts = ("Name a river.", "Name a river.", "What is the capital of France?")
+    prompts = [encode_chat(lm.tokenizer, [{"role": "user", "content": text}]) for text in texts]
+    slow, quick = (m.generate(prompts, Sampling(0.0, 12)) for m in (lm, fast(lm)))
+    assert type(fast(lm)) is not type(lm)
+    for one, other in zip(slow, quick, strict=True):
+        assert one.completion_ids == other.completion_ids
+        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-3)
+
+
+def test_it_learns_a_rules_calls_under_profile_small(real_model, data, tmp_path):
+    out, settings = tmp_path / "warm", (f"model.name={real_model}", "warm_start.steps=4")
+    settings += ("warm_start.batch=1", "warm_start.log_every=1", "warm_start.warm_up_steps=1")
+    assert memalpha("warm-start", "--data", data, "--out", out, *sets(*settings)) == 0
+    assert (out / "policy" / "adapter_model.safetensors").stat().st_size < 5_000_000
+    loss = pd.read_csv(out / "metrics.csv")["loss"]
+    assert loss.iloc[-1] < loss.iloc[0]  # one row, four times
+    made = tmp_path / "small"
+    argv = ["export", out / "policy", "--base", real_model, "--out", made]
+    assert memalpha(*argv, "--dtype", "float32") == 0  # 16 bits would round it, and are refused
+    argv = ["write", "--profile", "small", "--model", made, "--data", data / "test.parquet"]
+    assert memalpha(*argv, "--out", tmp_path / "e.jsonl", *sets(*settings[:1])) == 0
+    assert load_episodes(tmp_path / "e.jsonl")[0].wire == "lines"
+
+
 # ---- write --------------------------------------------------------------------------------------
 
 
@@ -104,6 +131,18 @@ def test_it_writes_and_a_silent_one_is_warned_about(real_model, data, tmp_path, 
     assert 0 < len(step.completion.completion_ids) <= 16 and step.completion.prompt_ids
     assert ("the writer made no call" in said.err) == (not step.calls)
     assert memalpha(*argv) == 0 and "0 of them new" in capsys.readouterr().out
+
+
+def test_tools_that_its_template_leaves_out_are_refused_with_what_helps(
+    real_model, data, tmp_path, capsys
+):
+    argv = ["write", "--data", data / "test.parquet", "--model", real_model]
+    assert memalpha(*argv, "--out", tmp_path / "e.jsonl") == 2
+    assert "--set protocol.wire=text" in capsys.readouterr().err
+    argv = ["evaluate", "--method", "memory", "--writer", "keep_sentences", "--reader", "agentic"]
+    argv += ["--model", real_model, "--data", data / "test.parquet", "--out", tmp_path / "runs"]
+    assert memalpha(*argv) == 2
+    assert "--reader model" in capsys.readouterr().err
 
 
 # ---- evaluate -----------------------------------------------------------------------------------
@@ -133,6 +172,15 @@ def test_it_answers_by_every_method(real_model, data, tmp_path, capsys, method):
         (made,) = run.prepared.values()
         assert (made.unusable, made.memory_tokens, made.error) == (1, 0, "")
     assert "| squad " in capsys.readouterr().out
+
+
+def test_its_own_vectors_retrieve(real_model, data, tmp_path):
+    """A model of another kind would do it better; it is the folder that is at hand."""
+    argv = ["evaluate", "--method", "memory", "--writer", "keep_sentences", "--model", real_model]
+    argv += ["--embed-model", real_model, *sets("retrieval=embedding", "top_k=1", "max_tokens=8")]
+    assert memalpha(*argv, "--data", data / "test.parquet", "--out", tmp_path / "runs") == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert all(len(answer.retrieved) == 1 for answer in runs.load_run(folder).answers.values())
 
 
 # ---- calibrate ----------------------------------------------------------------------------------
@@ -207,6 +255,25 @@ def test_another_server_answers_the_official_client_our_methods_and_our_server(
     finally:
         process.kill()
     assert process.returncode == 130 and answer
+
+
+@pytest.mark.parametrize("wire", ["qwen", "text"])
+def test_behind_a_server_it_writes_with_its_tools_or_marker_text_and_silence_is_said(
+    served, real_model, data, tmp_path, capsys, wire
+):
+    argv = ["evaluate", "--method", "memory", "--writer", "api", "--reader", "best_entry"]
+    argv += ["--url", served, "--model-name", real_model, "--data", data / "test.parquet"]
+    argv += sets(f"protocol.wire={wire}", "protocol.max_reply_tokens=16")
+    assert memalpha(*argv, "--out", tmp_path / "runs") == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    (made,) = runs.load_run(folder).prepared.values()
+    (step,) = made.episode.steps
+    assert made.episode.wire == wire and step.completion.text and made.completion_tokens
+    said = capsys.readouterr()
+    assert "calls_per_chunk" in said.out
+    assert ("the writer made no call in 1 of 1 chunks" in said.err) == (not step.calls)
+    if not step.calls:
+        assert ("protocol.wire=text" in said.err) == (wire == "qwen")
 
 
 # ---- train, export, reload ----------------------------------------------------------------------

@@ -8,15 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from raw_rows import BISCUIT, PAIR, framed, shown, sized
+from raw_rows import BISCUIT, PAIR, asked, framed, shown, sized
 
 from memalpha_kit.data.skips import Skips
-from memalpha_kit.data.sources import SOURCES, build, labelled
+from memalpha_kit.data.sources import SOURCES, build, frames, labelled
 from memalpha_kit.data.sources.building import Job, draw
 from memalpha_kit.data.sources.labelled import Sample
 from memalpha_kit.errors import InputError
 from memalpha_kit.settings import BuildConfig
 from memalpha_kit.tasks import TASKS
+from memalpha_kit.text import normalise
+from memalpha_kit.tokens import counter
 
 
 def test_labelled_samples_give_the_worked_example(one_line_pools, identity_draws):
@@ -186,7 +188,41 @@ def test_a_category_has_the_metrics_and_as_many_published_sources_as_in_the_pape
     assert facts == {row.name for row in rows if row.category == "CR"}
 
 
+def test_pools_have_the_sizes_of_the_reference_and_no_repeats():
+    pools = (frames.DOCUMENT_LEAD_INS, frames.CLASSIFICATION_LEAD_INS, frames.ACKNOWLEDGEMENTS)
+    assert [len(set(pool)) for pool in pools] == [20, 20, 19]
+
+
 def test_drawing_keeps_the_order():
     drawn = draw(list(range(50)), 10, Job("x", Path()).rng(0, "questions"))
     assert len(drawn) == 10 and drawn == sorted(drawn)
     assert draw([2, 1], 5, Job("x", Path()).rng(0, "questions")) == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "n_samples", "n_labels"),
+    [("trec_coarse", 5441, 6), ("trec_fine", 5441, 50), ("banking77", 9970, 77)],
+)
+def test_real_samples_all_survive_and_none_is_held_out(real_data, name, n_samples, n_labels):
+    """The reference loses one example per chunk border: 5,387 of 5,452 for TREC."""
+    [instance] = build(name, real_data, BuildConfig(), seed=0)
+    pairs = shown(instance)
+    assert (len(pairs), len({n for _, n in pairs})) == (n_samples, n_labels)
+    held_out = set(map(normalise, asked(instance)))
+    assert len(instance.questions) == 100
+    assert held_out.isdisjoint(normalise(sentence) for sentence, _ in pairs)
+    assert all(counter("wordpunct").count(chunk) <= 1100 for chunk in instance.chunks)
+
+
+def test_the_real_record_keeps_its_evidence_and_its_limit(real_data):
+    [instance] = build("longmemeval", real_data, BuildConfig(), seed=0)
+    [qa] = instance.questions
+    assert qa.answers[0] in instance.chunks[qa.chunk]
+    sizes = [counter("wordpunct").count(chunk) for chunk in instance.chunks]
+    assert max(sizes) <= 2048 and 100_000 < sum(sizes) < 130_000
+
+
+def test_the_real_squad_fixture_keeps_its_answers(real_data):
+    [instance] = build("squad", real_data, BuildConfig(), seed=0)
+    assert len(instance.questions) == 5
+    assert all(qa.answers[0] in instance.chunks[qa.chunk] for qa in instance.questions)

@@ -179,6 +179,15 @@ def test_compat_release_leaks_with_a_warning(corpora, tmp_path, caplog):
     assert {i.source for i in left} == {NLU}
 
 
+def test_the_real_trec_gives_200_instances(real_data):
+    skips = Skips("skip")
+    instances = build("ttl_train", real_data, BuildConfig(exclude="none"), 0, skips)
+    assert len(instances) == 200 and len(skips.skipped) == 1
+    assert {len(i.chunks) for i in instances} == {10}
+    assert {len(i.questions) for i in instances} == {100}
+    assert len({i.metadata["groups"][0] for i in instances}) == 2
+
+
 def dialogue(name, answer=False):
     return [said(f"I talk about {name}.", has_answer=answer)]
 
@@ -258,6 +267,14 @@ def test_a_history_is_cut_to_about_the_wanted_chunks(tmp_path):
             assert max(map(counter("wordpunct").count, instance.chunks)) <= 2048
 
 
+def test_the_real_record_can_be_trained_on(real_data):
+    config = BuildConfig(exclude="none", merged_questions=1)
+    [instance] = build("lme_train", real_data, config, seed=0)
+    [qa] = instance.questions
+    assert qa.answers[0] in instance.chunks[qa.chunk]
+    assert 12 <= len(instance.chunks) <= 18
+
+
 @pytest.mark.parametrize("source", ["ttl_train", "lme_train"])
 def test_training_needs_the_evaluation_rows_or_an_explicit_none(tmp_path, source, caplog):
     split = SOURCES[source].files[-1].partition("*")[0]
@@ -294,6 +311,16 @@ def test_documents_keep_their_borders(tmp_path, one_line_pools):
     assert instance.chunks == (framed("2024-01-01", QUILL, "Notes:"),)
     [qa] = instance.questions
     assert (qa.question, qa.answers) == (question, ("salt", "Salt"))
+
+
+def test_text_without_sentences_stays_within_the_limit(tmp_path):
+    """The release's packer makes one chunk of it."""
+    words = " ".join(f"w{i}" for i in range(500))
+    config = sized(1, 50)
+    instance = one(tmp_path, "Accurate_Retrieval", bench_row("ruler_qa2_421K", words), config)
+    contents = [chunk.split("\n")[2] for chunk in instance.chunks]
+    assert max(len(content.split()) for content in contents) <= 50
+    assert " ".join(contents) == words
 
 
 @pytest.mark.parametrize("context", [str(TALK), json.dumps(TALK)])

@@ -1,11 +1,15 @@
-"""What the kit counts on in Unsloth, checked against the installed version: `pytest -m unsloth`.
+"""What the kit counts on in Unsloth and vLLM, checked against the installed versions.
 
-Skipped where it is not installed (pip install -e .[gpu]). No card is needed: Unsloth runs in
-processes of its own, as it changes the one that imports it (see unsloth_losses.py).
+    pip install -e .[gpu]           # or, without a card, vLLM's wheel unpacked somewhere:
+    MEMALPHA_VLLM_SOURCE=folder pytest -m unsloth
+
+Skipped where they are not installed. No card is needed: Unsloth runs in processes of its own (it
+changes the one that imports it, see unsloth_losses.py), vLLM is read and never imported.
 """
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -58,6 +62,9 @@ def runs() -> dict[str, dict]:
     return {who: played(who) for who in ("trl", "unsloth")}
 
 
+# --- Unsloth --------------------------------------------------------------------------------------
+
+
 def test_the_rewritten_methods_are_those_that_the_kit_was_written_for(runs):
     found = runs["unsloth"]["rewritten"]
     assert found["classes"] == ["UnslothGRPOTrainer", "_UnslothGRPOTrainer"]
@@ -86,3 +93,100 @@ def test_unsloth_knows_every_argument_by_name(runs, model, tmp_path):
     assert set(unsloth_adapter_arguments(model, 0)) <= set(known["get_peft_model"])
     assert known["for_training"] == ["model", "use_gradient_checkpointing"]
     assert runs["trl"]["settings"] == runs["unsloth"]["settings"] == {}  # vLLM's, as given
+
+
+# --- vLLM -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def vllm() -> Path:
+    """The folder of vLLM's package: installed, or named by MEMALPHA_VLLM_SOURCE."""
+    named, spec = os.environ.get("MEMALPHA_VLLM_SOURCE"), find_spec("vllm")
+    if not (named or spec):
+        pytest.skip("vllm is not installed (pip install -e .[gpu], or set MEMALPHA_VLLM_SOURCE)")
+    folder = Path(named) / "vllm" if named else Path(spec.origin).parent
+    assert (folder / "entrypoints" / "llm.py").is_file(), folder
+    return folder
+
+
+def class_in(path: Path, name: str) -> ast.ClassDef:
+    """A class of a source file."""
+    tree = ast.parse(path.read_text())
+    return next(n for n in ast.walk(tree) if isinstance(n, ast.ClassDef) and n.name == name)
+
+
+def fields(cls: ast.ClassDef) -> set[str]:
+    """Names that the class declares: `name: type`."""
+    return {part.target.id for part in cls.body if isinstance(part, ast.AnnAssign)}
+
+
+def parameters(cls: ast.ClassDef, method: str) -> set[str]:
+    """Names of the method's parameters."""
+    (found,) = (p for p in cls.body if isinstance(p, ast.FunctionDef) and p.name == method)
+    return {a.arg for a in (*found.args.args, *found.args.kwonlyargs)} - {"self"}
+
+
+def trl_source(name: str) -> ast.Module:
+    """A file of TRL's generation package."""
+    spec = find_spec("trl")
+    return ast.parse((Path(spec.origin).parent / "generation" / name).read_text())
+
+
+def calls(tree: ast.AST, name: str) -> list[ast.Call]:
+    """Calls of `name`, `LLM` or `self.llm.generate` say."""
+    return [n for n in ast.walk(tree) if isinstance(n, ast.Call) and ast.unparse(n.func) == name]
+
+
+def keywords(call: ast.Call) -> set[str]:
+    return {keyword.arg for keyword in call.keywords if keyword.arg}
+
+
+def test_vllm_takes_what_trl_builds_an_engine_with_and_what_the_documentation_says(vllm):
+    own = parameters(class_in(vllm / "entrypoints" / "llm.py", "LLM"), "__init__")
+    known = own | fields(class_in(vllm / "engine" / "arg_utils.py", "EngineArgs"))
+    (call,) = calls(trl_source("vllm_generation.py"), "LLM")
+    assert {"model", "max_model_len", "logprobs_mode"} <= keywords(call)  # the call that we mean
+    assert keywords(call) | {"weight_transfer_config", "max_logprobs"} <= known
+
+
+def test_vllm_samples_with_what_trl_and_the_reader_ask_for(vllm):
+    known = fields(class_in(vllm / "sampling_params.py", "SamplingParams"))
+    made = [
+        node.value
+        for node in ast.walk(trl_source("vllm_generation.py"))
+        if isinstance(node, ast.Assign)
+        and ast.unparse(node.targets[0]) == "generation_kwargs"
+        and isinstance(node.value, ast.Dict)
+    ]
+    asked = {key.value for part in made for key in part.keys}
+    assert {"n", "temperature", "max_tokens", "logprobs"} <= asked
+    assert asked | {"stop", "stop_token_ids", "seed"} <= known
+
+
+@pytest.mark.parametrize("method", ["generate", "sleep", "wake_up", "reset_prefix_cache"])
+def test_the_engine_has_the_methods_that_trl_and_the_reader_call(vllm, method):
+    """Reader and judge call `engine.generate(prompts, sampling, use_tqdm=False)`, no adapter."""
+    found = calls(trl_source("vllm_generation.py"), f"self.llm.{method}")
+    assert found
+    asked = set().union(*map(keywords, found))
+    if method == "generate":
+        asked |= {"prompts", "sampling_params", "use_tqdm", "lora_request"}
+    assert asked <= parameters(class_in(vllm / "entrypoints" / "llm.py", "LLM"), method)
+
+
+def test_a_server_has_the_routes_that_push_weights(vllm):
+    text = "".join(path.read_text() for path in (vllm / "entrypoints").rglob("api_router.py"))
+    for route in ("init_weight_transfer_engine", "update_weights", "reset_prefix_cache"):
+        assert f'"/{route}"' in text, route
+
+
+def test_what_trl_imports_from_vllm_exists(vllm):
+    for name in ("vllm_client.py", "vllm_generation.py"):
+        for node in ast.walk(trl_source(name)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("vllm."):
+                if "weight_transfer" in node.module and "nccl_engine" in node.module:
+                    continue  # of vllm below 0.28
+                path = vllm.joinpath(*node.module.split(".")[1:])
+                source = path.with_suffix(".py") if not path.is_dir() else path / "__init__.py"
+                for imported in node.names:
+                    assert imported.name in source.read_text(), (node.module, imported.name)
