@@ -167,7 +167,8 @@ class Client:
 
         async def answer(key: str, at: list[int]) -> None:
             reply = await self._reply(key, requests[at[0]], streak, accept)
-            missing.extend([key] if reply.text is None or (accept and not accept(reply)) else ())
+            if reply.error or (accept and not accept(reply)):
+                missing.append(key)
             for place in at:
                 put((place, reply))
 
