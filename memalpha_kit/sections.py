@@ -73,8 +73,8 @@ def settings_from(cls: type[T], options: Mapping[str, Any], where: str) -> T:
     Raises InputError starting with `where` for an unknown name, a wrong type or a wrong range.
     """
     values: dict[str, Any] = {}
-    for key, value in options.items():
-        values = merged(values, nested(key, value))
+    for key in sorted(options, key=lambda name: name.count(".")):  # or `k=5` would hide `k.x=1`
+        values = merged(values, nested(key, options[key]))
     try:
         adapter = _adapter(cls)  # type: ignore[arg-type]  # mypy: a class has a hash
         return adapter.validate_json(json.dumps(values, default=str))

@@ -111,7 +111,7 @@ def task(source: str) -> Task:
 
 
 JUDGED = {"judge": "substring"}
-"""Metrics that need a model, and the one that stands in, by its own name, where there is none."""
+"""Metrics that need a model, and what stands in where neither it nor `Task.metric` is there."""
 
 SCORING: Registry[Callable[[str], str]] = Registry("profile")
 """Scoring profiles by name: each gives the metric of a source, "" for none."""
@@ -125,11 +125,10 @@ def metric_of(source: str, profile: str = "fixed", judged: bool = True) -> str:
     Raises InputError for an unknown source or profile, naming the closest, and for a source that
     the profile cannot score.
     """
-    choose = SCORING[profile]
-    task(source)
+    choose, row = SCORING[profile], task(source)
     name = choose(source)
     if name in JUDGED and not judged:
-        name = JUDGED[name] or name
+        name = (name == row.judge and row.metric) or JUDGED[name] or name
     if not name:
         raise InputError(f"source {source}: profile {profile} has no metric for it")
     return name

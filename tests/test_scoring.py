@@ -15,7 +15,7 @@ from memalpha_kit.method.readers import BestEntry
 from memalpha_kit.method.writers import writer
 from memalpha_kit.records import QA, make_instance
 from memalpha_kit.settings import MemoryConfig, ProtocolConfig
-from memalpha_kit.tasks import JUDGED, SCORING, TASKS, metric_of
+from memalpha_kit.tasks import JUDGED, SCORING, TASKS, Task, metric_of
 
 PROFILES = ("fixed", "release-agent", "release-baseline", "release-training", "memoryagentbench")
 FIXED, A, B, T, M = PROFILES
@@ -62,6 +62,13 @@ def test_no_source_of_the_kit_is_missing_and_every_metric_exists(name):
     assert set(names) <= {*METRICS.names(), *JUDGED}
     assert metric_of(name, judged=False) in METRICS
     assert {stand_in for stand_in in JUDGED.values() if stand_in} <= {*METRICS.names()}
+
+
+def test_without_a_judge_a_source_is_scored_by_the_metric_of_its_own_row(monkeypatch):
+    monkeypatch.setitem(TASKS, "mine", Task("mine", "rouge_l", judge="judge"))
+    monkeypatch.setitem(TASKS, "bare", Task("bare", "", judge="judge"))
+    assert (metric_of("mine"), metric_of("mine", judged=False)) == ("judge", "rouge_l")
+    assert metric_of("bare", judged=False) == metric_of("longmemeval", judged=False) == "substring"
 
 
 def test_every_profile_says_which_metric_and_what_is_compared():
