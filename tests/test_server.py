@@ -606,6 +606,18 @@ def test_a_local_model_is_asked_by_one_request_at_a_time_and_nobody_asks_it_for_
     assert (model.batches, model.peak) == (2, 1) and not hasattr(LocalChat, "begin")
 
 
+def test_a_prompt_that_a_local_model_does_not_take_is_502_with_its_reason():
+    class Toolless:
+        name = "toolless"
+
+        def chat(self, requests, done=None):
+            raise InputError("chat template: expected the tools in the prompt")
+
+    with Running(create_app(ServerSettings(), Toolless())) as server:
+        (item,) = refused(server.post("/agentic_process", ASKED), 502)["detail"]
+        assert item["msg"] == "chat template: expected the tools in the prompt"
+
+
 # --- The token -----------------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from memalpha_kit.chats import ChatModel, ChatReply, ChatRequest, Done
-from memalpha_kit.errors import ModelGone
+from memalpha_kit.errors import InputError
 from memalpha_kit.method.content_judge import StepVerdict
 from memalpha_kit.method.judges import Verdict
 from memalpha_kit.method.model_readers import AgenticReader, ModelReader
@@ -207,7 +207,7 @@ class Upstream:
         if not self._gone:
             try:
                 self._ask(requests, keep)
-            except ModelGone as error:
+            except InputError as error:  # gone, or a prompt that its template does not take
                 self._gone = self._gone or str(error)
         for place in range(len(requests)):
             if place not in replies:
