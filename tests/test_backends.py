@@ -80,6 +80,7 @@ def test_an_adapter_is_trained_saved_alone_and_resumes_equal(policy, tmp_path, c
         ({}, None),
         ({"r": 8}, "lora_rank: expected 8, as in .*config.json, found 4"),
         ({"lora_alpha": 32}, "lora_alpha: expected 32, as in .*, found 16"),
+        ({"target_modules": ["q_proj", "o_proj"]}, "lora_targets: expected o_proj too, as in .*"),
         ({"use_rslora": True}, "adapter: expected plain LoRA, found use_rslora"),
         ({"modules_to_save": ["lm_head"]}, "adapter: expected plain LoRA, found modules_to_save"),
     ],

@@ -179,6 +179,7 @@ def test_the_rate_rises_from_the_first_update_on_and_falls_at_the_end():
     assert rate(9, 10, 0, 1.0) == pytest.approx(0.1)  # linear over everything
     assert [rate(step, 10, 0, 0.0) for step in range(10)] == [1.0] * 10  # constant
     assert rate(99, 100, 0, 1.0, floor=0.03) == 0.03
+    assert rate(0, 0, 0, 0.4) == 1.0  # of no update at all
 
 
 def test_muon_moves_hidden_matrices_and_adamw_the_rest():

@@ -97,6 +97,10 @@ def _other_adapter(model: ModelConfig) -> str:
     for theirs, ours in {"r": "lora_rank", "lora_alpha": "lora_alpha"}.items():
         if saved.get(theirs) != (found := getattr(model, ours)):
             return f"{ours}: expected {saved.get(theirs)}, as in {file}, found {found}"
+    layers = saved.get("target_modules")  # or one pattern of names
+    layers = {name.rpartition(".")[2] for name in layers} if isinstance(layers, list) else set()
+    if more := sorted(layers - {*model.lora_targets}):
+        return f"lora_targets: expected {', '.join(more)} too, as in {file}"
     others = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "modules_to_save")
     odd = next((name for name in others if saved.get(name)), "")
     return odd and f"adapter: expected plain LoRA, found {odd} in {file}"

@@ -26,7 +26,7 @@ def rate(step: int, total: int, warm_up: int, decay_share: float, floor: float =
     falls linearly over the last `decay_share` of the updates, not below `floor`.
     """
     rising = min(1.0, (step + 1) / warm_up) if warm_up else 1.0
-    left = (1 - step / total) / decay_share if decay_share else 1.0
+    left = (1 - step / max(1, total)) / decay_share if decay_share else 1.0
     return rising * min(1.0, max(floor, left))
 
 

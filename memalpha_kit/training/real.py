@@ -218,7 +218,7 @@ def taught(
         teacher = ScriptedWriter(settings.teacher, half_hearted(rule, settings.keep), wire)
         episodes = write(instances, teacher, profile.memory, profile.protocol, seed=profile.seed)
     random.Random(f"{profile.seed}/teacher").shuffle(episodes)
-    return teacher_steps(episodes, instances)
+    return teacher_steps(episodes, instances, profile.memory)
 
 
 def exported(out: Path, base: Path, model: ModelConfig) -> tuple[Path, float, int | None]:

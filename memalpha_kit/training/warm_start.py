@@ -29,13 +29,13 @@ from memalpha_kit.errors import InputError
 from memalpha_kit.files import save_table
 from memalpha_kit.method.calls import render_calls
 from memalpha_kit.method.encoding import encode_text
-from memalpha_kit.method.memory import empty
+from memalpha_kit.method.memory import apply, empty
 from memalpha_kit.method.model_writers import ModelWriter
 from memalpha_kit.method.writers import Rule
 from memalpha_kit.models.tiny import writing
 from memalpha_kit.progress import bar
 from memalpha_kit.records import Episode, Instance, Memory, ToolCall, WriteRequest
-from memalpha_kit.settings import WarmStartConfig
+from memalpha_kit.settings import MemoryConfig, WarmStartConfig
 from memalpha_kit.training.batch import logits_at
 from memalpha_kit.training.export import save_trained
 from memalpha_kit.training.optimizer import build_optimizer, rate
@@ -86,23 +86,28 @@ def encode_steps(
 
 
 def teacher_steps(
-    episodes: Iterable[Episode], instances: Iterable[Instance]
-) -> Iterator[tuple[Memory, str, tuple[ToolCall, ...]]]:
+    episodes: Iterable[Episode], instances: Iterable[Instance], config: MemoryConfig
+) -> Iterator[tuple[Memory, str, list[ToolCall]]]:
     """(memory before, chunk, calls that worked) of every chunk in which a teacher made some.
 
     `episodes` are a rule's or a stronger model's (`memalpha write`). Raises InputError for an
-    episode of an instance that is not there.
+    episode of an instance that is not there, or with a call that does not work under `config`.
     """
     chunks = {instance.id: instance.chunks for instance in instances}
     for episode in episodes:
         if episode.instance not in chunks:
             raise InputError(f"episode {episode.id}: its instance is not in the training data")
-        memory = empty(episode.memory_config)
+        memory = empty(config)
         for step in episode.steps:
-            calls = tuple(call for call in step.calls if call.status == "ok")
+            before, calls = memory, [call for call in step.calls if call.status == "ok"]
+            for call in calls:
+                memory, again = apply(memory, call, config)
+                if again.status != "ok":
+                    where = f"episode {episode.id}: chunk {step.chunk}: {call.name}"
+                    expected = "expected a call that works in the profile's memory"
+                    raise InputError(f"{where}: {expected}, found {again.status} ({again.detail})")
             if calls:
-                yield memory, chunks[episode.instance][step.chunk], calls
-            memory = step.memory
+                yield before, chunks[episode.instance][step.chunk], calls
 
 
 def half_hearted(rule: Rule, keep: float) -> Rule:
