@@ -132,6 +132,24 @@ def test_work_of_the_published_run_by_hand():
     assert how["activations"].startswith("3 x 8192 tokens")
 
 
+def test_passes_adapters_exports_and_rules_count_as_in_a_run():
+    def small(*settings):
+        return plan(load_profile("small", settings), Assumptions(card="cpu", chunks=1))
+
+    once, twice, held = small(), small("grpo.iterations=2"), small("grpo.kl=0.1")
+    assert twice.value("training") == pytest.approx(once.value("training") * (2 * 4 + 2) / 4)
+    assert held.value("training") == pytest.approx(once.value("training") * 6 / 4)
+    assert {made.value("warm start") for made in (twice, held)} == {once.value("warm start")}
+    assert once.value("checkpoints") == pytest.approx(0.57, abs=0.02)  # its export is 0.54 GB
+    queries = small("model.lora_targets=[q_proj]").value("training states")
+    assert queries / once.value("training states") == pytest.approx(
+        2 * 576 / (2 * (2 * 576) + 2 * (576 + 192) + 3 * (576 + 1536))
+    )
+    assert once.value("reader calls") and not once.value("reader tokens in")
+    engine, none = (plan(load_profile("gpu", [f"model.vllm={v}"])) for v in ("colocate", "none"))
+    assert engine.value("training") == pytest.approx(none.value("training") * 8 / 6)
+
+
 def test_what_cannot_fit_is_refused_with_the_sum(capsys):
     with pytest.raises(InputError, match=r"GB per card needed, rtx4090 has 24 .*model.lora_rank"):
         plan(load_profile("paper"), Assumptions(card="rtx4090")).refuse()

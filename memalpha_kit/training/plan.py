@@ -202,9 +202,10 @@ class _Estimate:
         hours = self.hours(work)
         hours["GPU hours"] = hours["total"] * words["cards"]
         numbers = {"work": work, "memory": memory, "time": hours}
-        rank, kept = model.lora_rank, 12 * grpo.keep_checkpoints
-        trained = self.shape.adapter(rank) or self.shape.parameters
-        numbers["disk"] = {"checkpoints": kept * trained / GB + 2 * 2 * trained / GB}
+        trained = self.shape.adapter(model) or self.shape.parameters
+        whole = self.shape.parameters * (4 if model.lora_rank else 2)
+        kept = (12 * grpo.keep_checkpoints + 2) * trained
+        numbers["disk"] = {"checkpoints": (kept + whole) / GB}
         numbers["cost"] = self.money(work, hours["GPU hours"], words)
         lines = [
             Line(part, what, numbers[part][what], unit, how.format(**words))
@@ -237,6 +238,7 @@ class _Estimate:
         validated = looks * grpo.validate_instances
         written = (episodes + validated) * data.chunks
         reads = (episodes + validated) * data.questions
+        asked = reads * (profile.model.reader != "rule")
         judged = written * given.calls if profile.reward.content else 0.0
         shown = given.instruction_tokens + given.shown_tokens + data.tokens
         prompt = min(shown, profile.protocol.max_prompt_tokens)
@@ -253,8 +255,8 @@ class _Estimate:
             "training tokens": grpo.steps * given.cards * self.rows() * (prompt + reply),
             "warm-start tokens": warm * (prompt + reply),
             "reader calls": reads,
-            "reader tokens in": reads * given.read_tokens,
-            "reader tokens out": reads * given.answer_tokens,
+            "reader tokens in": asked * given.read_tokens,
+            "reader tokens out": asked * given.answer_tokens,
             "judge calls": judged,
             "judge tokens in": judged * given.judge_tokens,
             "judge tokens out": judged * given.verdict_tokens,
@@ -268,7 +270,7 @@ class _Estimate:
         model, shape, cards = self.profile.model, self.shape, self.given.cards
         four_bit = shape.block * 0.56 + (shape.parameters - shape.block) * 2
         weights = (four_bit if model.load_in_4bit else 2 * shape.parameters) / GB
-        lora = shape.adapter(model.lora_rank)
+        lora = shape.adapter(model)
         words["states"] = f"adapter of {lora / 1e6:.0f}M: weights, gradients, AdamW"
         if not lora:
             words["states"] = f"fp32 weights, gradients, AdamW, over {cards} cards"
@@ -332,15 +334,16 @@ class _Estimate:
         elif model.reader == "endpoint" and given.reader_cards:
             reading = self.generation_s(SHAPES["Qwen/Qwen3-32B"], *asked, 64, given.reader_cards)
         passes = (6 if model.lora_rank else 8) - 2 * (given.card == CPU)
-        passes += 2 * (bool(grpo.kl) + (grpo.updates * grpo.iterations > 1))
+        old = grpo.updates * grpo.iterations > 1 or model.vllm != "none"
+        known = passes * grpo.iterations + 2 * (bool(grpo.kl) + old)
         arithmetic = self.card.tflops * 1e12 * given.training_share * given.cards
         tokens = work["prompt tokens"], work["reply tokens"]
-        learned = passes * self.shape.parameters / arithmetic
+        learned = self.shape.parameters / arithmetic
         seconds = {
-            "warm start": learned * work["warm-start tokens"],
+            "warm start": passes * learned * work["warm-start tokens"],
             "generation": self.generation_s(self.shape, *tokens, batch, writers),
             "reading and judging": reading,
-            "training": learned * work["training tokens"],
+            "training": known * learned * work["training tokens"],
         }
         hours = {name: value / 3600 for name, value in seconds.items()}
         return hours | {"total": sum(hours.values())}

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from memalpha_kit.files import load_json
 from memalpha_kit.models.get import MODELS
 from memalpha_kit.sections import read_yaml
+from memalpha_kit.settings import ModelConfig
 
 GB = 1e9
 CPU = "cpu"
@@ -39,11 +40,12 @@ class Shape:
         """All parameters but the norms, which do not count here."""
         return self.block + self.vocabulary * self.hidden * (1 if self.tied else 2)
 
-    def adapter(self, rank: int) -> int:
-        """Parameters of a LoRA adapter of this rank on all seven matrices of every layer."""
+    def adapter(self, model: ModelConfig) -> int:
+        """Parameters of the LoRA adapter; a target that is no part of attention is of the MLP."""
         queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        sums = 2 * (self.hidden + queries) + 2 * (self.hidden + keys)
-        return self.layers * rank * (sums + 3 * (self.hidden + self.feed_forward))
+        sides = {"q_proj": queries, "k_proj": keys, "v_proj": keys, "o_proj": queries}
+        sums = (self.hidden + sides.get(name, self.feed_forward) for name in model.lora_targets)
+        return self.layers * model.lora_rank * sum(sums)
 
     @property
     def cache_bytes(self) -> int:
