@@ -139,6 +139,9 @@ def test_local_models_of_a_run_embed_and_compute_in_the_format_that_is_asked_for
     served = ("--embed-url", "http://127.0.0.1:9/v1", "--embed-model-name", "e")
     assert cli.main([*map(str, argv), *served]) == 2
     assert "expected a local folder or --embed-url, found both" in capsys.readouterr().err
+    unasked = argv[:9] + argv[11:-4]  # without a setting of the model, and without the embedder
+    assert cli.main([*map(str, unasked), "--reader", "best_entry"]) == 2
+    assert "--model: has no effect, for method memory asks no model" in capsys.readouterr().err
     assert cli.main([*map(str, argv), "--device", "abacus"]) == 2
     assert "device 'abacus'" in capsys.readouterr().err
 

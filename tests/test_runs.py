@@ -66,6 +66,23 @@ def go(folder, instances, method=None):
     return runs.complete(begin(folder, instances, method), method, instances)
 
 
+@pytest.mark.parametrize(
+    ("options", "by"),
+    [
+        ({"writer": "keep_sentences"}, {"prepared": None, "answer": "fake"}),
+        ({"writer": "keep_sentences", "reader": "best_entry"}, {"prepared": None, "answer": None}),
+        ({"writer": "api", "reader": "best_entry"}, {"prepared": "fake", "answer": "fake"}),
+    ],
+)
+def test_only_a_model_that_is_asked_has_made_something_and_is_a_setting(tmp_path, options, by):
+    instances, spec = world(1), MethodSpec("memory", options)
+    run, method = runs.begin(spec, Backends(answer=FakeChat()), instances, tmp_path, "data")
+    runs.complete(run, method, instances)
+    lines = map(json.loads, (run.folder / runs.ANSWERS).read_text().splitlines())
+    assert {line["kind"]: line.get("made_by") for line in lines} == by
+    assert run.settings["method"].get("model") == by["answer"]
+
+
 def test_what_is_known_of_a_run_is_kept_and_written_only_where_it_is_new(tmp_path):
     instances, folder = world(), tmp_path / "run"
     settings = runs.run_settings(Copying(), instances)

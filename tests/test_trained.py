@@ -11,7 +11,9 @@ import torch
 from tiny_models import tiny_qwen3, tiny_tokenizer
 
 from memalpha_kit import cli
+from memalpha_kit.data.instances import save_instances
 from memalpha_kit.models.tiny import save_policy
+from memalpha_kit.records import QA, make_instance
 from memalpha_kit.settings import load_profile
 from memalpha_kit.training import trained
 from memalpha_kit.training.backends import load_model
@@ -46,13 +48,19 @@ def test_a_rules_memory_of_a_text_is_printed(tmp_path, monkeypatch, capsys, how)
     assert "2 calls, 2 worked (100%), 2.00 per chunk; no call in 0 of 1 chunk\n" in said
 
 
-def test_a_writer_that_comes_trained_writes_under_its_own_profile(small, capsys):
+def test_a_writer_that_comes_trained_writes_under_its_own_profile(small, tmp_path, capsys):
     roomy = ["--set", "protocol.max_prompt_tokens=900", "--set", "protocol.max_reply_tokens=4"]
     argv = ["write", "--model", "small", "--set", f"model.name={small}", *roomy]
     assert cli.main([*argv, f"{TEXT} " * 8]) == 0
     said = capsys.readouterr()
     assert "semantic memory:\n" in said.out and "in 2 of 2 chunks" in said.out  # 60 tokens each
     assert "episodic" not in said.out and "made no call in 2 of 2 chunks" in said.err
+    data, out = tmp_path / "d.parquet", str(tmp_path / "lengths")
+    save_instances(data, [make_instance("squad", [TEXT], [QA("q0", "Who?", ("Mira",))])])
+    argv = ["lengths", *argv[1:], "--data", str(data), "--lengths", "1", "--out", out]
+    assert cli.main(argv) == 0
+    assert cli.main([*argv, "--dtype", "float32"]) == 2  # other numbers
+    assert "was begun with dtype = None" in capsys.readouterr().err
 
 
 def test_its_weights_are_those_of_its_adapter_and_a_missing_base_is_said(small, tmp_path, capsys):

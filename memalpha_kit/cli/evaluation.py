@@ -158,13 +158,12 @@ def _evaluate(
     wrote: str = "",
 ) -> int:
     """The exit code after the method has answered all that it can."""
-    from memalpha_kit.evaluation import runs
-    from memalpha_kit.evaluation.methods import METHODS, Backends, MethodSpec, provenance
+    from memalpha_kit.evaluation import methods, runs
     from memalpha_kit.tasks import SCORING
     from memalpha_kit.training.trained import adapter_file
 
     SCORING[how.profile]  # what is wrong with the scoring is said before any work
-    said = {**METHODS[method].defaults, **options}
+    said = {**methods.METHODS[method].defaults, **options}
     writer = Path(str(said.get("writer")))
     if adapter_file(writer):
         ways = (
@@ -174,7 +173,7 @@ def _evaluate(
     local.check(how.embed_model, writer if (writer / "config.json").is_file() else None)
     base = servers["answer"]
     client_of(servers["judge"], asking, "judge", base)
-    backends = Backends(
+    backends = methods.Backends(
         answer=answering(base, asking, local),
         write=client_of(servers["write"], asking, "writer", base),
         embed=embedding(embed, asking, base, how.embed_model, local),
@@ -186,8 +185,12 @@ def _evaluate(
         raise InputError("a model that embeds: has no effect without --set retrieval=embedding")
     if backends.write and said.get("writer", "api") != "api":
         raise InputError(f"a writer at a server: has no effect beside --writer {writer}")
-    spec, prices = MethodSpec(method, options), {k: v.prices for k, v in servers.items()}
-    info = provenance(spec, backends, data, prices, wrote)
+    spec = methods.MethodSpec(method, options)
+    asked = methods.build_method(spec, backends).backends
+    if local.model and not asked.answer:
+        raise InputError(f"--model: has no effect, for method {method} asks no model here")
+    prices = {role: one.prices for role, one in servers.items()}
+    info = methods.provenance(spec, asked, data, prices, wrote)
     place = data.resolve()
     stem = place.parent.name if place.stem in ("test", "train") else place.stem
     run, made = runs.begin(spec, backends, instances, out, stem, name, info, how.moved)

@@ -24,7 +24,6 @@ from memalpha_kit.cli.options import (
     writer_of,
 )
 from memalpha_kit.errors import InputError
-from memalpha_kit.settings import load_profile
 
 LENGTHS = [1, 2, 4, 8, 13]
 
@@ -68,6 +67,8 @@ def credit(
     local.check()
     asked = {instance.id: instance.questions for instance in load_data(data)}
     model = answering(answer, asking, local) if needs_model(reader) else None
+    if local.model and not model:
+        raise InputError(f"--model: has no effect with the rule --reader {reader}")
     by, entries, calls = named(reader, model), [], []
     for number, episode in enumerate(load_episodes(episodes)[:limit]):
         if episode.instance not in asked:
@@ -119,12 +120,12 @@ def lengths(
     from memalpha_kit.figures.style import save_figure
     from memalpha_kit.method.readers import reader as named
 
-    loaded = load_profile(profile, overrides)
-    by = writer_of("lengths", writer, local, loaded, temperature)
+    by, loaded = writer_of("lengths", writer, local, temperature, profile, overrides)
     settings = {
         "data_sha256": files.fingerprint(data_files(data)),
         **{"writer": identity(by), "reader": reader},
         **{"limit": limit, "seed": seed, "temperature": temperature},
+        **({} if writer or local.dtype == "auto" else {"dtype": local.dtype}),
         "memory": dataclasses.asdict(loaded.memory),
         "protocol": dataclasses.asdict(loaded.protocol),
     }

@@ -27,7 +27,7 @@ from typer.core import TyperCommand
 
 from memalpha_kit.errors import InputError
 from memalpha_kit.sections import about
-from memalpha_kit.settings import Profile, profile_names
+from memalpha_kit.settings import Profile, load_profile, profile_names
 
 if TYPE_CHECKING:
     from memalpha_kit.chats import ChatModel
@@ -269,9 +269,15 @@ def answering(served: Served, asking: Asking, local: Local) -> ChatModel | None:
 
 
 def writer_of(
-    command: str, rule: str | None, local: Local, profile: Profile, temperature: float
-) -> Writer:
-    """The writer that `--writer` or `--model` names. Raises InputError for both and for neither."""
+    command: str,
+    rule: str | None,
+    local: Local,
+    temperature: float,
+    profile: str,
+    overrides: list[str],
+) -> tuple[Writer, Profile]:
+    """The writer that `--writer` or `--model` names, and its profile: one that comes trained has
+    its own. Raises InputError for both and for neither."""
     from memalpha_kit.method import writers
     from memalpha_kit.method.model_writers import ModelWriter
     from memalpha_kit.models.local import Sampling
@@ -280,15 +286,16 @@ def writer_of(
     if (rule is None) == (local.model is None):
         raise InputError(f"{command}: expected one of --writer and --model")
     local.check()
+    adapter, how = adapter_file(local.model), (local.device, local.dtype)
+    loaded = load_profile(str(local.model) if adapter else profile, overrides)
     if rule:
         if temperature:
             raise InputError(f"--temperature: has no effect with the rule --writer {rule}")
-        return writers.writer(rule, profile.protocol.wire)
-    rules = (profile.memory, profile.protocol)
-    sampling = Sampling(temperature=temperature, max_new_tokens=profile.protocol.max_reply_tokens)
-    adapter, how = adapter_file(local.model), (local.device, local.dtype)
-    lm = load_trained(adapter, profile, *how) if adapter else local.lm(*rules)
-    return ModelWriter(lm, *rules, sampling)
+        return writers.writer(rule, loaded.protocol.wire), loaded
+    rules = (loaded.memory, loaded.protocol)
+    sampling = Sampling(temperature=temperature, max_new_tokens=loaded.protocol.max_reply_tokens)
+    lm = load_trained(adapter, loaded, *how) if adapter else local.lm(*rules)
+    return ModelWriter(lm, *rules, sampling), loaded
 
 
 def embedding(

@@ -23,7 +23,7 @@ from memalpha_kit.cli.options import (
 )
 from memalpha_kit.errors import InputError
 from memalpha_kit.progress import bar
-from memalpha_kit.settings import Profile, load_profile
+from memalpha_kit.settings import Profile
 
 if TYPE_CHECKING:
     from memalpha_kit.method.writers import Writer
@@ -58,14 +58,11 @@ def write(
     from memalpha_kit.data.dataset import data_files, load_data
     from memalpha_kit.evaluation.methods import identity
     from memalpha_kit.method.saved import write_log
-    from memalpha_kit.training.trained import adapter_file
 
     if (data is None or out is None) if text is None else (data or out):
         raise InputError("write: expected a TEXT, or --data and --out")
     found = data_files(data) if data else []
-    small = local.model if adapter_file(local.model) else None
-    loaded = load_profile(small.name if small else profile, overrides)
-    made = writer_of("write", writer, local, loaded, temperature)
+    made, loaded = writer_of("write", writer, local, temperature, profile, overrides)
     if text is not None:
         return _show_memory(text, made, loaded, seed)
     assert data and out  # there is no TEXT

@@ -112,7 +112,7 @@ class ContextMethod(Method):
     """Puts every question to a text; subclasses say which (`context`)."""
 
     Settings = ContextSettings
-    needs_model: ClassVar[bool] = True
+    needs_model = True
     prompts: ClassVar[Any] = VERSION
     framed: ClassVar[bool] = True  # with a system message and the task, which speak of a text
     options: ContextSettings

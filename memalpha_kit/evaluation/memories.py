@@ -45,6 +45,7 @@ from memalpha_kit.method.model_writers import ModelWriter
 from memalpha_kit.method.prompts import VERSION, search_tool
 from memalpha_kit.method.readers import READERS, Reader, needs_model, reader
 from memalpha_kit.method.retrieval import Retrieval
+from memalpha_kit.models.folders import check_folder
 from memalpha_kit.progress import bar
 from memalpha_kit.records import Answer, Episode, Instance, ToolCall, WriteRequest
 from memalpha_kit.sections import Count, Natural, NonNegative, Share, about, section
@@ -90,6 +91,7 @@ class FromMemory(Method):
     options: ReaderSettings
 
     def __init__(self, name: str, settings: ReaderSettings, backends: Backends) -> None:
+        self.needs_model = needs_model(settings.reader)
         super().__init__(name, settings, backends)
         self.reader = self._reader()
 
@@ -98,7 +100,7 @@ class FromMemory(Method):
         found = super().settings()
         if self.options.retrieval != "bm25" and isinstance(self.reader, ModelReader):
             found["embed_model"] = self.reader.settings()["embed"]
-        return found | ({"prompts": VERSION} if needs_model(self.options.reader) else {})
+        return found | ({"prompts": VERSION} if self.needs_model else {})
 
     def _reader(self) -> Reader:
         options, name = self.options, self.options.reader
@@ -116,7 +118,7 @@ class FromMemory(Method):
             shown = (options.top_k, options.budget_tokens, options.behaviour)
             values["retrieval"] = Retrieval(how, *shown, options.counter)
             values["embed"] = self.backends.embed
-        return reader(name, self.model if needs_model(name) else None, **values)
+        return reader(name, self.model if self.needs_model else None, **values)
 
     def load(self) -> None:
         """A model in this process says now whether its chat template shows it the search tool."""
@@ -180,8 +182,11 @@ class WrittenMemory(FromMemory):
         wanted, known = settings.writer, (*writers.WRITERS.names(), "api", *backends.writers)
         self._folder = None if settings.episodes or wanted in known else Path(wanted)
         if self._folder and not (self._folder / "config.json").is_file():
+            if wanted and self._folder.is_dir():  # an adapter's, a run's
+                check_folder(self._folder)
             tail = closest(wanted, known)
             raise InputError(f"writer: expected a name or a model's folder, found {wanted!r}{tail}")
+        self.model_writes = wanted == "api" and not settings.episodes
         super().__init__(name, settings, backends)
         self._loaded: CausalLM | None = None  # the policy in the folder
         memories.empty(settings.memory)  # an unknown name is said before a run is begun

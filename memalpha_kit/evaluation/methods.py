@@ -121,16 +121,23 @@ class Method:
 
     Settings: ClassVar[type[Settings]] = Settings
     summary: ClassVar[str] = ""  # one line for the command line
-    needs_model: ClassVar[bool] = False  # to answer
+    needs_model: bool = False  # to answer
+    model_writes: bool = False  # a chat model builds the memories
     prompts: ClassVar[Any] = None  # versions of the wording that answers depend on
     base: ClassVar[str] = ""  # the method of which this is a published variant
     defaults: ClassVar[Mapping[str, Any]] = {}  # options that the variant sets differently
 
     def __init__(self, name: str, settings: Any, backends: Backends) -> None:
-        """Cheap: models are loaded on use. Raises InputError for settings that do not fit."""
-        self.name, self.options, self.backends = name, settings, backends
+        """Cheap: models are loaded on use; those that nobody asks are none of the method's.
+
+        Raises InputError for settings that do not fit.
+        """
+        write = backends.write if self.model_writes else None
+        asked = self.needs_model or (self.model_writes and write is None)
+        self.backends = replace(backends, answer=backends.answer if asked else None, write=write)
+        self.name, self.options = name, settings
         self.counter = counter(settings.counter)
-        if self.needs_model:
+        if type(self).needs_model:
             self.model  # noqa: B018  a missing model is said before any work
 
     @property

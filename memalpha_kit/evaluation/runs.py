@@ -197,7 +197,7 @@ def begin(
     method = build_method(spec, backends)
     settings = run_settings(method, instances)
     folder = Path(out) / (name or f"{method.name}-{data}-{settings_key(settings)}")
-    method.backends = replace(backends, journal=folder / "journal")
+    method.backends = replace(method.backends, journal=folder / "journal")
     if not (folder / SETTINGS).exists():
         method.load()
     return open_run(folder, instances, settings, info, moved), method
@@ -321,7 +321,8 @@ def complete(
         def keep(record: Answer | Prepared) -> None:
             """Puts a result into the run and on disk, once: what failed into its own log."""
             if isinstance(record, Prepared):
-                model, failed = backends.write or backends.answer, bool(record.error)
+                model = method.writing if method.model_writes else None
+                failed = bool(record.error)
             else:
                 model = backends.answer
                 failed = record.prediction is None and not record.skipped

@@ -123,7 +123,7 @@ class MemAgent(Method):
 
     Settings = MemAgentSettings
     summary = "a model rewrites one short memory, chunk by chunk, and answers from it"
-    needs_model: ClassVar[bool] = True
+    needs_model = model_writes = True
     prompts: ClassVar[Any] = (MEMAGENT_WORDING, VERSION)
     options: MemAgentSettings
 
@@ -189,6 +189,7 @@ class Mem1(ContextMethod):
     options: Mem1Settings
 
     def __init__(self, name: str, settings: Mem1Settings, backends: Backends) -> None:
+        self.model_writes = not settings.rollouts
         super().__init__(name, settings, backends)
         if settings.rollouts:
             walking = ("state_tokens", "state_temperature", "state_top_p")
