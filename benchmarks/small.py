@@ -65,7 +65,7 @@ from memalpha_kit.models.decode import fast  # noqa: E402
 from memalpha_kit.models.local import Sampling  # noqa: E402
 from memalpha_kit.records import Episode, Instance, ToolCall, make_instance  # noqa: E402
 from memalpha_kit.settings import Profile, load_profile  # noqa: E402
-from memalpha_kit.stats import mean_interval, nested_interval  # noqa: E402
+from memalpha_kit.stats import Interval, mean_interval, nested_interval  # noqa: E402
 from memalpha_kit.tokens import counter  # noqa: E402
 from memalpha_kit.training import real  # noqa: E402
 from memalpha_kit.training.backends import load_model, start  # noqa: E402
@@ -218,13 +218,12 @@ def written(profile: Profile, by: Writer, test: Sequence[Instance], file: Path) 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
     """Means with intervals over articles, and differences to GRPO: by seed, and over the seeds.
 
-    An article's value is its mean over the seeds; a difference over the seeds has an interval of
-    two levels, seeds and articles.
+    What several seeds did has an interval of two levels, seeds and articles.
     """
     rows = []
     for stage, part in table.groupby("stage", sort=False):
         for name in MEASURES:
-            rows.append((stage, name, mean_interval(list(part[name]), 0, clusters=part.article)))
+            rows.append((stage, name, interval(part[name], part["seed"])))
     compared = {
         "gain of GRPO": (WARM, GRPO),
         "gain of GRPO, greedy": (f"{WARM}, greedy", f"{GRPO}, greedy"),
@@ -238,12 +237,17 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
             for seed, own in gains.groupby(pairs["seed"]):
                 rows.append((f"{label}, seed {seed}", name, mean_interval(own[name], 0)))
             if pairs["seed"].nunique() > 1:
-                every = nested_interval(list(gains[name]), list(pairs["seed"]), 0)
-                rows.append((label, name, every))
+                rows.append((label, name, interval(gains[name], pairs["seed"])))
     return pd.DataFrame(
         [(stage, name, i.mean, i.low, i.high, i.n) for stage, name, i in rows],
         columns=["stage", "measure", "value", "low", "high", "n"],
     )
+
+
+def interval(values: pd.Series, seeds: pd.Series) -> Interval:
+    """The mean over articles of one seed, or over the seeds and their articles."""
+    one = seeds.nunique() == 1
+    return mean_interval(list(values), 0) if one else nested_interval(values, seeds, 0)
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ together.
 Plain bootstrap intervals of few clusters are too narrow: with the 4 or 5 instances of some columns
 of the paper, "95 %" ones hold in 80 % of the cases. Ours go further out by Student's t and the
 share of spread that drawing with replacement loses (Hesterberg 2015, expanded percentiles), never
-beyond the outermost: of 2, 3 or 5 clusters they hold in 46, 76 or 92 %. `nested_interval` is plain.
+beyond the outermost: of 2, 3 or 5 clusters they hold in 46, 76 or 92 %.
 
 >>> mean_interval([1, 1, 0, 0, 1], seed=0, clusters=["a", "a", "a", "a", "b"]).mean
 0.75
@@ -74,8 +74,10 @@ def nested_interval(
 ) -> Interval:
     """The mean over clusters with a two-level 95 % interval: clusters are drawn, then values.
 
-    For clusters that are themselves samples (training seeds, each with its instances): the
-    interval holds for a new cluster measured on new values.
+    For clusters that are themselves samples (training seeds, each with its instances): it holds
+    for the mean of new seeds on new instances. Simulated with the spreads of the recorded seeds, on
+    the same instances, it did in 96, 96, 94 % of the cases with 3, 5, 10 seeds (plain percentiles
+    in 84, 86, 87). With 3 seeds the ends are the outermost of the draws.
     """
     parts = _by_cluster(zip(values, clusters, strict=True))
     if not parts:
@@ -85,12 +87,13 @@ def nested_interval(
     for row, part in zip(table, parts, strict=True):
         row[: len(part)] = part
     low = high = None
+    means = np.array([part.mean() for part in parts])
     if len(parts) > 1:
         rng = np.random.default_rng(seed)
-        low, high = _ends(np.array([_nested_mean(table, sizes, rng) for _ in range(n)]), 0.95)
-    mean = float(np.mean([part.mean() for part in parts]))
+        draws = np.array([_nested_mean(table, sizes, rng) for _ in range(n)])
+        low, high = _ends(draws, _expanded([means], 0.95))
     used = int(sizes.sum())
-    return Interval(mean, low, high, used, len(values) - used, len(parts))
+    return Interval(float(means.mean()), low, high, used, len(values) - used, len(parts))
 
 
 def stratified_interval(
@@ -136,7 +139,7 @@ def sign_flip(
     shares = np.concatenate([part / len(part) for part in parts]) if parts else np.array([])
     if len(shares) < 2:
         return None
-    observed = abs(shares.sum()) * (1 - 1e-12)  # an equal sum in another order still counts
+    observed = abs(shares.sum()) - 1e-12 * abs(shares).sum()  # the same sum in another order counts
     if len(shares) <= 12:
         bits = np.arange(2 ** len(shares))[:, None] >> np.arange(len(shares))  # (flips, clusters)
         return float((abs((1 - 2 * (bits & 1)) @ shares) >= observed).mean())
@@ -171,7 +174,7 @@ def detectable(
 
 
 def _t(share: float, freedom: float) -> float:
-    """Quantile of Student's t by expansion around the normal one (1 % off at 3 degrees)."""
+    """Quantile of Student's t, expanded around the normal one: at 3, 5 degrees 4, 1 % too small."""
     z = NormalDist().inv_cdf(share)
     second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
     return z + (z**3 + z) / 4 / freedom + second / freedom**2

@@ -141,6 +141,7 @@ def test_p_counts_all_sign_flips_of_few_units():
     gains, units = [0.5, 0.5, 0.5], list("abc")
     assert sign_flip(gains, ["s"] * 3, units, 0) == 2 / 8
     assert sign_flip([0, 0, 0], ["s"] * 3, units, 0) == 1.0
+    assert sign_flip([-1, -0.4, 0.4, 1], ["s"] * 4, range(4), 0) == 1.0  # a sum of rounding alone
     assert sign_flip([0.5], ["s"], ["a"], 0) is None
     ten_each = ["a"] * 10 + ["b"] * 10  # about one memory: one piece of evidence, not ten
     assert sign_flip([1.0] * 20, ["s"] * 20, ten_each, 0) == 0.5

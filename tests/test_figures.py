@@ -309,7 +309,7 @@ def test_the_figures_show_the_numbers_of_their_tables():
         "before GRPO": [0.25, 0.25],
         "after GRPO": [0.75, 0.75],
     }
-    assert "2 seeds; n = 4, 4 instances" in caption(figure)
+    assert "2 seeds; n = 4, 4 memories" in caption(figure)
     assert "95 % bootstrap" in caption(figure)
 
 

@@ -195,7 +195,7 @@ def plot_lengths(table: pd.DataFrame, reference: Mapping[str, Sequence[float]] =
     axis.set(xlabel="input length (1x: as in training)", ylabel="share of answers right")
     style.label_ends(axis, ends)
     n, seeds = ", ".join(map(str, table["n"])), int(table["seeds"].iloc[0])
-    caption = f"Miniature, held-out names, {style.seeds(seeds)}; n = {n} instances."
+    caption = f"Miniature, held-out names, {style.seeds(seeds)}; n = {n} memories."
     return style.finished(figure, f"{caption} {_interval(seeds)}")
 
 
@@ -242,7 +242,7 @@ def plot_behaviour(table: pd.DataFrame, length: int = 1) -> Figure:
     figure.legend(loc="outside upper left", ncols=2)
     absent = [what for what in SHARES if what not in shown]
     n = " to ".join(str(n) for n in sorted({counts[shown].min(), counts[shown].max()}))
-    caption = f"Miniature at {length}x; n = {n} instances. "
+    caption = f"Miniature at {length}x; n = {n} memories. "
     caption += f"Not measured: {', '.join(absent)}. " if absent else ""
     drawn = part["low"].notna().any()
     return style.finished(figure, caption + _interval(2 if drawn else 1))
@@ -327,7 +327,7 @@ def plot_sweep(table: pd.DataFrame, base: str, title: str) -> Figure:
     names, labels = axes[0].get_legend_handles_labels()
     figure.legend(names, labels, title="input length", loc="outside right center")
     n = ", ".join(str(n) for n in table.groupby("length")["n"].max())
-    caption = f"Miniature, {style.seeds(int(table.seeds.iloc[0]))}; n = {n} instances by length. "
+    caption = f"Miniature, {style.seeds(int(table.seeds.iloc[0]))}; n = {n} memories by length. "
     caption += _interval(table.seeds.iloc[0])
     return style.finished(figure, f"{caption} The left axis does not begin at 0.")
 
