@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from raw_rows import without, write
 
+from memalpha_kit.data import instances as instances_module
 from memalpha_kit.data.build import split_set
 from memalpha_kit.data.instances import load_instances, read_instance, save_instances
 from memalpha_kit.errors import InputError
@@ -245,6 +247,23 @@ def test_an_id_that_occurs_twice_is_refused_on_loading_and_on_saving(tmp_path):
     pq.write_table(pa.Table.from_pylist([row(), row(instance_id=8)]), path)
     with pytest.raises(InputError, match="a.parquet: expected an instance once, found squad/"):
         load_instances(path)
+
+
+def test_a_file_of_many_rows_looks_at_each_row_a_few_times(tmp_path, monkeypatch):
+    looked = Counter()
+
+    class Row(dict):
+        def __getitem__(self, column):
+            looked[column] += 1
+            return super().__getitem__(column)
+
+    made = instances_module._row
+    monkeypatch.setattr(instances_module, "_row", lambda *of: Row(made(*of)))
+    monkeypatch.setattr(instances_module, "GROUP", 1000)
+    many = [make_instance("s", [f"c{i}"], [QA("q", "Q?", ("a",))]) for i in range(300)]
+    save_instances(tmp_path / "many.parquet", many)
+    assert load_instances(tmp_path / "many.parquet") == many
+    assert looked["chunks"] < 3 * len(many)
 
 
 def test_half_surrogate_pairs_are_replaced_when_read(tmp_path):

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import zipfile
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -18,7 +19,7 @@ from memalpha_kit.data.build import build_source
 from memalpha_kit.data.dataset import Dataset
 from memalpha_kit.data.raw import _Feed, lines, matches, raw_file, rows
 from memalpha_kit.data.skips import Skips
-from memalpha_kit.data.sources import SOURCES, build, missing_files
+from memalpha_kit.data.sources import SOURCES, build, missing_files, text
 from memalpha_kit.data.sources.labelled import read_nlu
 from memalpha_kit.data.sources.pubmed_rct import LABELS
 from memalpha_kit.errors import InputError
@@ -305,6 +306,24 @@ def test_own_text_files_are_built_with_their_questions(notes):
     assert lakes.source == "text" and metric_of("text") == "contains"
     [other, _] = build("text", notes / "notes", replace(config, metric="rouge_l"), 0)
     assert metric_of(other.source) == "rouge_l"
+
+
+def test_a_question_about_a_file_looks_at_no_other_file(tmp_path, monkeypatch):
+    looked = Counter()
+
+    class Name(str):
+        def __hash__(self):
+            looked[str(self)] += 1
+            return super().__hash__()
+
+    monkeypatch.setattr(text, "_name", Name)
+    names = [f"n{i}.txt" for i in range(10, 50)]
+    write(tmp_path, **{f"notes/{name}": f"Note {name}." for name in names})
+    asked = [{"question": "Which?", "answer": name, "file": name} for name in names]
+    write(tmp_path, q__jsonl="".join(json.dumps(row) + "\n" for row in asked))
+    [one] = build("text", tmp_path / "notes", BuildConfig(questions=str(tmp_path / "q.jsonl")), 0)
+    assert [qa.chunk for qa in one.questions] == [*range(40)]
+    assert max(looked.values()) < 10
 
 
 @pytest.mark.parametrize(

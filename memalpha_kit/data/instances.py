@@ -49,11 +49,12 @@ def save_instances(path: Path, instances: Sequence[Instance]) -> None:
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(sink, SCHEMA) as writer:
         rows: list[dict[str, Any]] = []
+        size = 0
         for number, instance in enumerate(instances):
-            rows.append(_row(number, instance))
-            if sum(len(row["chunks"]) for row in rows) > GROUP:
+            rows.append(row := _row(number, instance))
+            if (size := size + len(row["chunks"])) > GROUP:
                 writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
-                rows = []
+                rows, size = [], 0
         if rows or not instances:
             writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
     write_bytes(path, memoryview(sink.getvalue()))

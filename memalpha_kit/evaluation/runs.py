@@ -334,7 +334,8 @@ def complete(
                 answers.append(record_line(record, who))
                 progress(1)
 
-        needed = [instance for instance in instances if instance.id in {name for name, _ in left}]
+        asked_of = {name for name, _ in left}
+        needed = [instance for instance in instances if instance.id in asked_of]
         try:
             if todo := [instance for instance in needed if instance.id not in run.prepared]:
                 method.prepare(todo, keep)

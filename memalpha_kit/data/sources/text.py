@@ -38,6 +38,8 @@ FILES = ("**/*.[tT][xX][tT]", "**/*.[mM][dD]")
 
 Chunks = list[tuple[str, str, str]]
 """(file, text, its words as scores compare them, between spaces) of each chunk."""
+Places = dict[str, dict[str, list[int]]]
+"""Which chunks a file has, by its name and its folder."""
 
 
 class _RawQuestion(Row):
@@ -69,19 +71,21 @@ def build(job: Job) -> list[Instance]:
         raise InputError("questions: expected a file with a question on each line, found none")
     job = job.but(source_name(job.config.metric))
     folders: dict[str, Chunks] = defaultdict(list)
+    places: Places = defaultdict(lambda: defaultdict(list))
     found = sorted((file, str(file)) for pattern in FILES for file in matches(job.raw, pattern))
     if not found:
         inside = listing(job.raw, ".txt or .md files")
         raise InputError(f"{job.raw}: expected .txt or .md files, found {inside}")
     for file, text in job.skips.each(lambda path, _: (path, read_text(path)), found):
         place = file.relative_to(job.raw)
-        texts = pack_sentences(text, job.counter, job.config.chunk_max_tokens)
-        chunks = folders[place.parts[0] if place.parts[1:] else "."]
-        chunks += [(_name(str(place)), text, _spaced(text)) for text in texts]
+        folder, name = place.parts[0] if place.parts[1:] else ".", _name(str(place))
+        for chunk in pack_sentences(text, job.counter, job.config.chunk_max_tokens):
+            places[name][folder].append(len(folders[folder]))
+            folders[folder].append((name, chunk, _spaced(chunk)))
     asked: dict[str, list[QA]] = {folder: [] for folder in folders}
     numbered = enumerate(rows(path.parent, escape(path.name), (), job.skips), start=1)
     items = (((number, row), where) for number, (row, where) in numbered)
-    for folder, qa in job.skips.each(partial(_asked, folders, set()), items):
+    for folder, qa in job.skips.each(partial(_asked, folders, places, set()), items):
         asked[folder].append(qa)
     built = []
     for folder, questions in asked.items():
@@ -108,25 +112,25 @@ def _spaced(text: str) -> str:
 
 
 def _asked(
-    folders: Mapping[str, Chunks], seen: set[tuple[str, str]], item: tuple[int, Any], where: str
+    folders: Mapping[str, Chunks],
+    places: Places,
+    seen: set[tuple[str, str]],
+    item: tuple[int, Any],
+    where: str,
 ) -> tuple[str, QA]:
     """(folder, question), with the one chunk of its file that has the answer, if there is one."""
     number, row = item[0], checked(_RawQuestion, item[1], where)
     file = None if row.file is None else _name(row.file)
-    files = {folder: {name for name, *_ in chunks} for folder, chunks in folders.items()}
-    homes = [folder for folder, inside in files.items() if file is None or file in inside]
+    homes = folders if file is None else places.get(file, {})
     if len(homes) != 1:
-        known = ", ".join(sorted(set().union(*files.values()))[:8])
+        known = ", ".join(sorted(places)[:8])
         found = repr(row.file) if row.file else f"none and {len(folders)} folders"
         raise InputError(f"{where}: file: expected one of {known}, found {found}")
     [home], id = homes, row.id or f"q{number}"
     if (home, id) in seen:
         raise InputError(f"{where}: id: expected each id once, found {id!r} again")
     seen.add((home, id))
-    phrases = list(map(_spaced, row.answers))
-    evidence = (
-        i
-        for i, (name, _, words) in enumerate(folders[home])
-        if file in (None, name) and any(phrase in words for phrase in phrases)
-    )
+    phrases, chunks = list(map(_spaced, row.answers)), folders[home]
+    numbers = range(len(chunks)) if file is None else places[file][home]
+    evidence = (i for i in numbers if any(phrase in chunks[i][2] for phrase in phrases))
     return home, QA(id, row.question, tuple(row.answers), only(evidence))
