@@ -27,9 +27,10 @@ LIBRARIES = (
 LEGEND = """\
 Times are medians, in the process's own processor seconds where nothing else is said, as other work
 may share the machine. The ratio is plain / ours, round by round: median and 95 % bootstrap
-interval. Where it says `beside` it is ours / plain, of two sizes or of more and less work. Both
-ways gave equal results in every round, or the run would have failed. The last column is the commit
-that was measured and how busy the machine was when the run began (load average)."""
+interval, none of a single round. Where it says `beside` it is ours / plain, of two sizes or of
+more and less work. Both ways gave equal results in every round, or the run would have failed. The
+last column is the commit that was measured and how busy the machine was when the run began (load
+average)."""
 
 
 def machine() -> dict[str, Any]:
@@ -75,11 +76,12 @@ def shown(seconds: Any) -> str:
 
 def _line(row: Mapping[str, Any]) -> str:
     ratio = row.get("ratio")
-    times = f"{ratio:.3g} [{row['low']:.3g}, {row['high']:.3g}]" if ratio is not None else ""
+    times = f"{ratio:.3g}" if ratio is not None else ""
     value = row.get("value")
     other = f"{value:,.4g} {row.get('unit', '')}" if value is not None else ""
-    if value is not None and row.get("low") is not None and ratio is None:
-        other += f" [{row['low']:.3g}, {row['high']:.3g}]"
+    if row.get("low") is not None:
+        ends = f" [{row['low']:.3g}, {row['high']:.3g}]"
+        times, other = (times + ends, other) if times else (times, other + ends)
     cells = [row["what"], row.get("size", ""), shown(row.get("ours_s")), shown(row.get("plain_s"))]
     met = {True: "yes", False: "**no**", None: ""}[row.get("met")]
     cells += [times, other, row.get("wanted", ""), met, row.get("measured", "")]
