@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from statistics import NormalDist
 from typing import TypeGuard
 
@@ -61,10 +62,7 @@ def mean_interval(
 def paired_interval(
     before: Sequence[float | None], after: Sequence[float | None], seed: int, n: int = 2000
 ) -> Interval:
-    """The mean of `after - before`, pair by pair; a pair with a None on either side is missing.
-
-    Pairs stand at the same place in both lists.
-    """
+    """The mean of `after - before` by place; a pair with a None on either side is missing."""
     gains = [None if a is None or b is None else b - a for a, b in zip(before, after, strict=True)]
     return mean_interval(gains, seed, n)
 
@@ -83,9 +81,7 @@ def nested_interval(
     if not parts:
         return Interval(None, None, None, 0, len(values))
     sizes = np.array([len(part) for part in parts])
-    table = np.zeros((len(parts), sizes.max()))  # (clusters, values), filled up with zeros
-    for row, part in zip(table, parts, strict=True):
-        row[: len(part)] = part
+    table = np.array([*zip_longest(*parts, fillvalue=0.0)]).T  # (clusters, values), filled up
     low = high = None
     means = np.array([part.mean() for part in parts])
     if len(parts) > 1:

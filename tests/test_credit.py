@@ -28,9 +28,9 @@ from memalpha_kit.method.credit import (
 )
 from memalpha_kit.method.episode import play
 from memalpha_kit.method.memory import apply, empty
-from memalpha_kit.method.readers import reader
+from memalpha_kit.method.readers import READERS, reader
 from memalpha_kit.method.rewards import rewards, step_rewards
-from memalpha_kit.records import QA, Entry, Memory, Question
+from memalpha_kit.records import QA, Answer, Entry, Memory, Question
 from memalpha_kit.settings import RewardConfig, load_profile
 from memalpha_kit.tokens import counter
 
@@ -239,7 +239,16 @@ def test_a_point_is_on_the_front_unless_another_one_beats_it():
     assert on_front(sizes, scores).tolist() == [True, True, False, True, False, False]
 
 
-def test_the_commands_write_tables_and_figures(tmp_path, capsys):
+class Fails:
+    """A reader whose every answer fails."""
+
+    name = "fails"
+
+    def read(self, questions, done=None):
+        return [Answer(question.id, None, error="refused") for question in questions]
+
+
+def test_the_commands_write_tables_and_figures(tmp_path, capsys, monkeypatch):
     profile = load_profile("ci")
     instances = miniature.held_out(profile)["test_1x"][:8]
     data, episodes = tmp_path / "data.parquet", tmp_path / "episodes.jsonl"
@@ -253,6 +262,10 @@ def test_the_commands_write_tables_and_figures(tmp_path, capsys):
     assert sorted(path.name for path in out.glob("*.png")) == ["credit_000.png", "credit_001.png"]
     assert "no question needs" in capsys.readouterr().out
     assert (entries.low == entries.high).all()
+    failing = ["credit", str(episodes), "--data", str(data), "--reader", "fails"]
+    monkeypatch.setitem(READERS._things, "fails", Fails)
+    assert main([*failing, "--out", str(out)]) == 0
+    assert "entries that no question was scored with and without: " in capsys.readouterr().out
     few, sampled = ["--readings", "9", "--seed", "3"], tmp_path / "sampled"
     assert main(["credit", str(episodes), "--data", str(data), *few, "--out", str(sampled)]) == 0
     rough = pd.read_csv(sampled / "entries.csv")

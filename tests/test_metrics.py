@@ -3,6 +3,7 @@
 import pytest
 
 from memalpha_kit.errors import InputError
+from memalpha_kit.evaluation.scoring import Item, score_all
 from memalpha_kit.method.metrics import (
     METRICS,
     Metric,
@@ -13,6 +14,7 @@ from memalpha_kit.method.metrics import (
     score,
 )
 from memalpha_kit.release import scoring as release
+from memalpha_kit.tasks import TASKS, Task
 from memalpha_kit.text import without_thinking
 
 
@@ -312,6 +314,9 @@ def test_a_metric_of_the_user_s_own_module_is_registered_by_name(monkeypatch):
         METRICS.add(f"test_{value}", Metric(lambda text, answers, value=value: value))
         with pytest.raises(InputError, match=rf"test_{value}: expected a score in \[0, 1\], found"):
             score(f"test_{value}", "a", ["a"])
+        monkeypatch.setitem(TASKS, "test_facts", Task("test_facts", f"test_{value}"))
+        with pytest.raises(InputError, match=f"metric test_{value}: expected a score in"):
+            score_all([Item("test_facts", "a", ("a",))])  # no question is without a gold answer
     assert score("test_starts", "<think>x</think>Paris is it", ["Paris"]) == 1.0
 
 

@@ -79,7 +79,11 @@ def credit(
         calls.append(credits.call_credits(episode, table).assign(episode=episode.id))
         idle = table["needed_by"].map(len).eq(0) & table["credit"].eq(0)
         ids = ", ".join(table.loc[idle, "id"][:20]) + (", ..." if idle.sum() > 20 else "")
-        print(f"{episode.id}: no question needs {idle.sum()} of {len(table)} entries: {ids}")
+        asked_again = "" if table["low"].equals(table["high"]) else " of those asked again"
+        told = f"no question{asked_again} needs {idle.sum()} of {len(table)} entries: {ids}"
+        print(f"{episode.id}: {told}")
+        if unknown := table["credit"].isna().sum():
+            print(f"entries that no question was scored with and without: {unknown}")
         if out:
             title = f"{episode.id}: credit of {len(table)} entries"
             save_figure(plot_credit(table, title), out / f"credit_{number:03d}.png")

@@ -40,12 +40,10 @@ def items(run: Run) -> list[Item]:
 def score_run(
     run: Run, profile: str = "fixed", judge: Judgement | None = None, card: Mapping[str, Any] = {}
 ) -> list[Row]:
-    """Scores every question under a profile and saves them; the rows are also returned.
+    """Scores every question under a profile and saves the rows, in the order of the run.
 
-    No answering model is called, and no judge unless one is given; without one the metric that
-    stands in is used and named. One row per question in the order of the run. Questions without an
-    answer have `infra_error`, those that the method cannot be asked `skipped`; neither has a score.
-    `card` says who judged; it is kept with the scores.
+    Questions without an answer have `infra_error`, those that the method cannot be asked `skipped`;
+    neither has a score. `card` says who judged; it is kept with the scores.
     """
     scored = score_all(items(run), profile, judge)
     rows = [_score_row(run, q, s, profile) for q, s in zip(run.questions, scored, strict=True)]

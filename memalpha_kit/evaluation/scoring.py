@@ -160,7 +160,7 @@ def _unjudged(item: Item, name: str, rules: Rules) -> Scored | None:
     try:
         # a judge is shown the gold as it is, which must not be blank
         value = metrics.compare("contains" if name in JUDGED else name, text or "", item.golds)
-    except InputError:
+    except metrics.NoGold:
         return Scored(None, "data_error", name)
     if item.prediction is None:
         return Scored(None, "infra_error", name)

@@ -52,10 +52,9 @@ def columns(found: Interval, name: str = "") -> dict[str, float | None]:
 
 
 def table_lengths(results: pd.DataFrame, seed: int = 0, resamples: int = 2000) -> pd.DataFrame:
-    """QA per length and stage, and the paired gain, each with its 95 % interval.
+    """QA per length and stage, and the paired gain, each with its `nested_interval`.
 
-    Intervals draw seeds first and instances inside them (two-level bootstrap), so they hold for a
-    new seed, not only for new instances. `kept` is QA divided by the QA at the shortest length.
+    `kept` is QA divided by the QA at the shortest length.
     """
     wide = results.pivot(index=["length", "seed", "instance"], columns="stage", values="qa")
     wide["gain"] = wide["grpo"] - wide["warm_start"]

@@ -352,9 +352,8 @@ def _results(stage: Stage, point: str) -> pd.DataFrame:
 def table_sweep(results: pd.DataFrame, base: str, resamples: int = 2000) -> pd.DataFrame:
     """A row per point and length: QA after GRPO, and its difference to the point `base`, paired.
 
-    Intervals are two-level (seeds, then instances; see `stats.nested_interval`), 95 %. `stored`,
-    `chat` and `updated` are shares of facts stored, chit-chat stored and stale corrections
-    updated; `compression` is a mean over instances.
+    `stored`, `chat` and `updated` are shares of facts stored, chit-chat stored and stale
+    corrections updated; `compression` is a mean over instances.
     """
     after = results[results.stage == "grpo"]
     wide = after.pivot(index=["length", "seed", "instance"], columns="point", values="qa")

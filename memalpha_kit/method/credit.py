@@ -93,7 +93,7 @@ def credits(
         for name, part, text in parts(memory)
     ]
     columns = ["id", "type", "text", "tokens", "credit", "low", "high", "needed_by"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns[4:7], float))
 
 
 def measure(

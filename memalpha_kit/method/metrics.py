@@ -5,10 +5,6 @@ measured is None, and a question without a usable gold answer is an `InputError`
 A name with `@` is a scorer of the published code, registered by `memalpha_kit.release`. Which
 source is scored by which name, under which rules, says `evaluation/scoring.py`.
 
-A metric of your own compares a reply, its reasoning cut off, with the accepted answers:
-
-    METRICS.add("starts_with", Metric(lambda text, answers: float(text.startswith(answers))))
-
 >>> score("contains", "the eiffel tower", ("Paris", "Eiffel Tower"))
 1.0
 >>> score("label", r"Use \boxed{label}. \boxed{\text{7}}", ("7",))
@@ -33,6 +29,11 @@ from memalpha_kit.errors import InputError
 from memalpha_kit.registry import Registry
 from memalpha_kit.tasks import NOT_MENTIONED
 from memalpha_kit.text import NO_SPACES, without_thinking
+
+
+class NoGold(InputError):
+    """There is no accepted answer that can be compared with."""
+
 
 Answers = tuple[str, ...]
 Compare = Callable[[str, Answers], float]
@@ -67,7 +68,7 @@ def compare(name: str, text: str, answers: Sequence[str]) -> float:
     """The score of a reply that was stripped already. Raises InputError as `score` does."""
     metric = METRICS[name]
     if not answers:
-        raise InputError(f"metric {name}: expected at least one gold answer, found none")
+        raise NoGold(f"metric {name}: expected at least one gold answer, found none")
     value = float(metric.compare(text, tuple(answers)))
     if not 0 <= round(value, 9) <= 1 and "@" not in name:  # some of the release count above 1
         raise InputError(f"metric {name}: expected a score in [0, 1], found {value}")
@@ -202,7 +203,7 @@ def usable(parts: Iterable[str], what: str) -> list[str]:
     found = list(parts)
     kept = [part.strip() for part in found if essence(part)]
     if not kept:
-        raise InputError(f"metric {what}: expected a non-blank gold answer, found {found!r}")
+        raise NoGold(f"metric {what}: expected a non-blank gold answer, found {found!r}")
     return kept
 
 

@@ -19,9 +19,8 @@ from __future__ import annotations
 
 import re
 
-from memalpha_kit.errors import InputError
 from memalpha_kit.evaluation.scoring import RULES, Item, Rules
-from memalpha_kit.method.metrics import METRICS, Answers, Metric, last_answer, unquoted
+from memalpha_kit.method.metrics import METRICS, Answers, Metric, NoGold, last_answer, unquoted
 from memalpha_kit.text import normalise
 
 TRAINED = "label@release-training"
@@ -89,9 +88,9 @@ def keywords(prediction: str, answers: Answers) -> float:
 
 
 def keywords_training(prediction: str, answers: Answers) -> float:
-    """Split at commas and trimmed, blank keywords kept. Raises InputError for a list."""
+    """Split at commas and trimmed, blank keywords kept. Raises NoGold for a list."""
     if len(answers) > 1:
-        raise InputError(
+        raise NoGold(
             "metric keywords@release-training: expected one gold answer, found a list of "
             f"{len(answers)}, on which the release fails"
         )
@@ -122,7 +121,7 @@ def exact_memoryagentbench(prediction: str, answers: Answers) -> float:
     """Equal on the `Answer:` line (else the first): "label: 43" is not "43"."""
     golds = [normalise(answer) for answer in answers if normalise(answer)]
     if not golds:
-        raise InputError("metric exact@memoryagentbench: expected a non-blank gold answer")
+        raise NoGold("metric exact@memoryagentbench: expected a non-blank gold answer")
     return float(normalise(parsed_line(prediction)) in golds)
 
 
