@@ -215,6 +215,15 @@ def ablation():
     return curves.table_ablation(pd.DataFrame(rows), points)
 
 
+def swept(points=2, lengths=2):
+    """A sweep's table as `table_sweep` and as `table_measures` make it, all numbers the same."""
+    whiskers = {"_low": 0.2, "_high": 0.9, "": 0.5}
+    columns = {f"{a}{end}": n for a in ("qa", "gap") for end, n in whiskers.items()}
+    columns |= {"measure": "answers right", "seeds": 2, "n": 6}
+    places = itertools.product(range(points), range(1, lengths + 1))
+    return pd.DataFrame([{"point": f"p{p}", "length": length} | columns for p, length in places])
+
+
 NO_CALLS = results(seeds=(0,)).assign(calls=0, calls_ok=0, corrections=0)
 FIGURES = {
     "lengths": lambda: lengths_of(results()),
@@ -240,6 +249,10 @@ FIGURES = {
     "warm start": lambda: curves.plot_warm_start(
         pd.DataFrame({"phase": ["copy", "teacher"], "step": [5, 9], "loss": [3.0, 0.1]})
     ),
+    "sweep": lambda: curves.plot_sweep(swept(), "p0", "tried"),
+    "sweep, nine lengths": lambda: curves.plot_sweep(swept(lengths=9), "p0", "tried"),
+    "measures": lambda: curves.plot_measures(swept(), "p0"),
+    "measures, nine points": lambda: curves.plot_measures(swept(points=9), "p0"),
     "sources": lambda: charts.plot_sources(SOURCES),
     "sources, one": lambda: charts.plot_sources(SOURCES[2:]),
     "sources, no score": lambda: charts.plot_sources(SOURCES.assign(score=None, low=None)),

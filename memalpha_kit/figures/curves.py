@@ -311,8 +311,9 @@ def plot_sweep(table: pd.DataFrame, base: str, title: str) -> Figure:
     figure, axes = style.panels(style.DOUBLE, 7 * len(points) + 18, 2, sharey=True)
     for place, length in enumerate(lengths):
         rows = table[table.length == length].set_index("point").loc[points]
-        spots = [i + 0.2 * (place - (len(lengths) - 1) / 2) for i in range(len(points))]
-        look = {"fmt": "o", "color": style.COLOURS[place]}
+        step = min(0.2, 0.8 / len(lengths))
+        spots = [i + step * (place - (len(lengths) - 1) / 2) for i in range(len(points))]
+        look = style.dots(place)
         for axis, name in zip(axes, ("qa", "gap"), strict=True):
             kept = (rows.index != base) | (name == "qa")  # the base differs from itself by nothing
             errors = [part[kept] for part in style.whiskers(rows, name)]
@@ -366,9 +367,10 @@ def plot_measures(table: pd.DataFrame, base: str) -> Figure:
         for place, point in enumerate(points):
             chosen = (shares["point"] == point) & (shares["length"] == length)
             rows = shares[chosen].set_index("measure").loc[measures]
-            spots = [i + 0.24 * (place - (len(points) - 1) / 2) for i in range(len(rows))]
+            step = min(0.24, 0.8 / len(points))
+            spots = [i + step * (place - (len(points) - 1) / 2) for i in range(len(rows))]
             errors = style.whiskers(rows, "gap")
-            look = {"fmt": "o", "color": style.COLOURS[place], "label": style.in_words(point)}
+            look = style.dots(place) | {"label": style.in_words(point)}
             axis.errorbar(rows["gap"], spots, xerr=errors, **look)
         axis.axvline(0, color="k", linewidth=0.6)
         axis.set(title=f"{length}x input", xlabel="difference, paired")

@@ -82,6 +82,12 @@ def whiskers(table: pd.DataFrame, mean: str, low: str = "", high: str = "") -> l
     return [(middle - below).clip(lower=0), (above - middle).clip(lower=0)]
 
 
+def dots(place: int) -> dict[str, Any]:
+    """The look of the dots of one of several series; no two of 36 look the same."""
+    n = len(COLOURS)
+    return {"fmt": "osD^vP"[place // n % 6], "color": COLOURS[place % n]}
+
+
 def label_ends(axis: Axes, ends: Sequence[tuple[str, float, float, str]], gap: float = 8) -> None:
     """Writes each (text, x, y, colour) to the right of its point: the labels instead of a legend.
 
