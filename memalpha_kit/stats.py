@@ -157,9 +157,9 @@ def detectable(
     """The smallest true difference that a test of this size finds in `power` of the cases.
 
     (t_{1-(1-level)/2} + t_{power}) times the standard error of the mean over strata, with clusters
-    as units. A difference that was not found says "smaller than this", not "none". None where a
-    stratum has fewer than two clusters or nothing varies, and with so few clusters (5 at 95 %) that
-    `sign_flip` finds nothing, however large: its smallest p is 2 of all flips.
+    as units; of 6 and 7 clusters it is found in 60 and 74 %, as few flips give coarse values of p.
+    What was not found is "smaller than this", not "none". None where a stratum has fewer than two
+    clusters or nothing varies, and with so few clusters (5 at 95 %) that `sign_flip` finds nothing.
     """
     parts = _by_stratum(gains, strata, clusters)
     freedom = sum(len(part) - 1 for part in parts)
