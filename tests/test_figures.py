@@ -344,6 +344,10 @@ def test_nothing_is_drawn_where_nothing_was_measured():
     shown = [label.get_text() for label in nothing.axes[0].get_yticklabels()]
     assert shown == ["facts stored", "chit-chat stored"]
     assert "Not measured: corrections updated, calls that ran" in caption(nothing)
+    lower = METRICS.assign(seed=9, accuracy=METRICS.accuracy - 0.1)  # a band spans its seeds
+    ten = curves.plot_rewards(pd.concat([METRICS.assign(seed=s) for s in range(9)] + [lower]))
+    (band,) = ten.axes[0].collections[0].get_paths()
+    assert np.ptp(band.vertices[np.isclose(band.vertices[:, 0], 1)][:, 1]) == pytest.approx(0.1)
     rewards = curves.plot_rewards(METRICS.assign(content=None))
     assert len(rewards.axes) == 3 and "Not measured: r4 content" in caption(rewards)
     unmeasured = curves.plot_rewards(METRICS.assign(**dict.fromkeys(curves.PARTS)))

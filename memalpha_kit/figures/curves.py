@@ -254,7 +254,7 @@ def reward_parts(metrics: pd.DataFrame) -> dict[str, str]:
 
 
 def plot_rewards(metrics: pd.DataFrame) -> Figure:
-    """The reward parts against GRPO step; with several seeds, mean and 95 % band.
+    """The reward parts against GRPO step; with several seeds, their mean and their range.
 
     A part that was not measured (no judge, say) is named in the caption.
     """
@@ -268,8 +268,8 @@ def plot_rewards(metrics: pd.DataFrame) -> Figure:
     marker = "o" if metrics["step"].nunique() < 5 else None
     for axis, (part, label) in zip(axes, shown.items(), strict=True):
         data = metrics[columns].dropna(subset=[part])
-        band = ("ci", 95) if n > 1 else None
-        look = {"errorbar": band, "seed": 0, "color": style.AFTER, "marker": marker}
+        band = ("pi", 100) if n > 1 else None
+        look = {"errorbar": band, "color": style.AFTER, "marker": marker}
         sns.lineplot(data=data, x="step", y=part, ax=axis, **look)
         axis.set(title=label, xlabel="", ylabel="mean over a batch")
         axis.set_ylim(min(0, axis.get_ylim()[0]))
@@ -279,7 +279,7 @@ def plot_rewards(metrics: pd.DataFrame) -> Figure:
         axis.tick_params(labelbottom=True)
     absent = [label for part, label in parts.items() if part not in shown]
     caption = style.seeds(n)
-    caption += "; line and band: mean and 95 % bootstrap over seeds" if n > 1 else ""
+    caption += "; line: their mean, band: from the lowest to the highest" if n > 1 else ""
     caption += f". Not measured: {', '.join(absent)}" if absent else ""
     return style.finished(figure, f"{caption}.")
 
