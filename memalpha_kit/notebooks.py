@@ -87,12 +87,16 @@ class Context:
         """Recorded results that are kept in git, wherever this run writes."""
         return repository() / "reports" / "recorded"
 
-    def made_by(self, notebook: str, file: str) -> Path:
-        """The report file of another notebook. Raises InputError saying how to make it."""
-        path = self.root / "reports" / notebook / self.profile.name / file
-        if not path.is_file():
-            every = f"all notebooks run by: {self.command}"
-            raise InputError(f"{path}: not there yet; notebook {notebook} makes it, and {every}")
+    def made_by(self, notebook: str, *made: str | Path) -> Path:
+        """The last of the files of another notebook's report, or paths, after all were looked for.
+
+        Raises InputError saying how to make what is not there.
+        """
+        report = self.root / "reports" / notebook / self.profile.name
+        for path in (report / file if isinstance(file, str) else file for file in made):
+            if not path.exists():
+                every = f"all notebooks run by: {self.command}"
+                raise InputError(f"{path}: not there; notebook {notebook} makes it, and {every}")
         return path
 
     def save(self, name: str, content: Shown) -> Shown:

@@ -21,6 +21,7 @@ from memalpha_kit.errors import InputError
 from memalpha_kit.figures import style
 from memalpha_kit.files import held
 from memalpha_kit.notebooks import Context, NotebookError, context, run
+from memalpha_kit.settings import Profile
 
 PARAMETERS = 'profile: str = "laptop"  # which YAML\noverrides: list = []\nroot: str = ""\n'
 SETUP = (
@@ -114,6 +115,9 @@ def test_a_missing_hand_over_names_the_notebook_and_the_command_that_makes_all(t
     command = re.escape(f"memalpha run --profile ci --set seed=1 --root {toy}")
     with pytest.raises(NotebookError, match=f"notebook 01_first makes it, .*: {command}"):
         run("ci", ["02"], ["seed=1"], root=toy, notebooks=toy / "notebooks")
+    here = Context("02_second", Profile("ci"), toy)
+    with pytest.raises(InputError, match="policy: not there; notebook 01_first makes it"):
+        here.made_by("01_first", toy / "runs" / "policy")
 
 
 @pytest.mark.parametrize(

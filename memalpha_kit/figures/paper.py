@@ -162,6 +162,7 @@ def plot_paper_memory(averages: pd.DataFrame, results: pd.DataFrame) -> Figure:
         axis.set(xscale="log")
         axis.xaxis.set_major_formatter("{x:g}")
         axis.xaxis.set_minor_formatter("")
+    axes[2].xaxis.get_major_locator().set_params(subs=(1, 2, 5))
     axes[0].set_ylabel("score")
     seeds = results["seed"].nunique()
     caption = "Up and to the left is better. Paper: averages of the columns (dots) and as printed "
