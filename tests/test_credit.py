@@ -30,7 +30,7 @@ from memalpha_kit.method.episode import play
 from memalpha_kit.method.memory import apply, empty
 from memalpha_kit.method.readers import READERS, reader
 from memalpha_kit.method.rewards import rewards, step_rewards
-from memalpha_kit.records import QA, Answer, Entry, Memory, Question
+from memalpha_kit.records import QA, Answer, Entry, Memory, Question, make_instance
 from memalpha_kit.settings import RewardConfig, load_profile
 from memalpha_kit.tokens import counter
 
@@ -282,6 +282,19 @@ def test_the_commands_write_tables_and_figures(tmp_path, capsys, monkeypatch):
     front = tmp_path / "front.png"
     few = ["--resamples", "50"]
     assert main(["report", str(run), *few, "--pareto", str(front)]) == 0 and front.exists()
+
+
+def test_questions_about_classes_are_answered_with_labels_by_default(tmp_path):
+    samples = ["Sample: Who rows?\nLabel: 3", "Sample: How far is it?\nLabel: 5"]
+    asked = [QA("q0", "Sentence: Who rows the boat?", ("3",))]
+    data, episodes, out = (str(tmp_path / name) for name in ("d.parquet", "e.jsonl", "out"))
+    save_instances(tmp_path / "d.parquet", [make_instance("trec_coarse", samples, asked)])
+    by = ["--writer", "keep_examples", "--data", data]
+    assert main(["write", *by, "--out", episodes]) == 0
+    assert main(["credit", episodes, "--data", data, "--out", out]) == 0
+    assert pd.read_csv(tmp_path / "out" / "entries.csv").credit.tolist() == [1.0, 0.0]
+    assert main(["lengths", *by, "--out", out, "--lengths", "1"]) == 0
+    assert pd.read_csv(tmp_path / "out" / "table.csv").set_index("measure")["mean"]["score"] == 1.0
 
 
 def test_a_front_is_drawn_for_each_source_and_once_for_a_single_one():

@@ -43,7 +43,7 @@ def build(
     card, several = data.card, len(data.train) + len(data.test) > 1
     if 0 < card["split"]["train_ratio"] < 1 and several and not (data.train and data.test):
         found = f"{card['instances']} instances in {card['split']['components']} sets that belong"
-        print(f"one part is empty: {found} together (groups in their metadata)")
+        print(f"one part is empty: {found} together (a name in `groups`, or the same questions)")
     if left := [f"{n} {rule}" for rule, n in card["dropped"].items()]:
         print(f"left out by rule: {', '.join(left)}")
     if card["skipped"]:

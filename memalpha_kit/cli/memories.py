@@ -37,7 +37,7 @@ def credit(
     asking: Asking,
     reader: Annotated[
         str, Option(metavar="NAME", help="who answers from a memory: {readers}")
-    ] = "best_entry",
+    ] = "by_source",
     readings: Annotated[
         int,
         Option(metavar="N", min=1, help="answers per memory; beyond them questions are sampled"),
@@ -100,7 +100,7 @@ def lengths(
     out: Annotated[Path, Option(metavar="FOLDER", help="rows.csv, table.csv and a figure")],
     local: Local,
     writer: Annotated[str | None, Option(metavar="NAME", help="a rule: {writers}")] = None,
-    reader: Annotated[str, Option(metavar="NAME", help="a rule: {rule_readers}")] = "best_entry",
+    reader: Annotated[str, Option(metavar="NAME", help="a rule: {rule_readers}")] = "by_source",
     lengths: Annotated[
         list[int], Option("--lengths", metavar="N...", help="multiples of an instance's chunks")
     ] = LENGTHS,
