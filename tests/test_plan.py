@@ -146,6 +146,13 @@ def test_passes_adapters_exports_and_rules_count_as_in_a_run():
         2 * 576 / (2 * (2 * 576) + 2 * (576 + 192) + 3 * (576 + 1536))
     )
     assert once.value("reader calls") and not once.value("reader tokens in")
+    known = [made.value("total per card") for made in (small(), small("grpo.slices=1"))]
+    assert known == pytest.approx([5, 14], rel=0.1)  # as profiles/small.yaml says of a run
+    held, free = (
+        plan(load_profile("gpu", [f"model.gradient_checkpointing={on}"])) for on in (True, False)
+    )
+    assert free.value("activations") > 5 * held.value("activations")
+    assert free.value("training") == pytest.approx(held.value("training") * 6 / 8)
     engine, none = (plan(load_profile("gpu", [f"model.vllm={v}"])) for v in ("colocate", "none"))
     assert engine.value("training") == pytest.approx(none.value("training") * 8 / 6)
 

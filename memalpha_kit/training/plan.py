@@ -218,6 +218,11 @@ class _Estimate:
             lines.append(Line("assumed", name, number, "", str(value)))
         return Plan(self.profile.name, tuple(lines), tuple(problems))
 
+    @property
+    def checkpointed(self) -> bool:
+        """Whether activations are computed again, as only a card does, instead of held."""
+        return self.profile.model.gradient_checkpointing and self.given.card != CPU
+
     def rows(self) -> int:
         """Rows that every card trains on in a step: as many as the fullest one, in whole slices.
 
@@ -279,7 +284,8 @@ class _Estimate:
         shares = model.backend == "unsloth" and model.vllm == "colocate"  # one copy for both
         words["weights"] = "one copy, in the engine" if shares else "bf16"
         parts = {"weights": 0.0 if shares else weights, "training states": states}
-        parts |= self.activations(words) | {"CUDA and fragments": 3.0}
+        spare = 1.0 if self.given.card == CPU else 3.0
+        parts |= self.activations(words) | {"CUDA and fragments": spare}
         if not lora and self.profile.grpo.kl:
             parts["reference"] = weights
         problems = self.engine(weights, parts, words) if model.vllm == "colocate" else []
@@ -302,9 +308,11 @@ class _Estimate:
         longest = protocol.max_prompt_tokens + protocol.max_reply_tokens
         longest = min(model.max_seq_length, longest)
         words["passes"], tokens = f"{rows} x {longest}", rows * longest
+        words["held"] = "" if self.checkpointed else "not "
         layer = shape.hidden * 8 + shape.feed_forward * 4 + 2 * shape.heads * shape.head_dim
+        held = shape.layers * (shape.hidden if self.checkpointed else layer)
         return {
-            "activations": tokens * 2 * (shape.layers * shape.hidden + layer) / GB,
+            "activations": tokens * 2 * (held + layer * self.checkpointed) / GB,
             "logits": min(tokens, LOGIT_TOKENS) * shape.vocabulary * 4 * 3 / GB,
         }
 
@@ -333,7 +341,7 @@ class _Estimate:
             reading = self.generation_s(self.shape, *asked, 64, given.cards)
         elif model.reader == "endpoint" and given.reader_cards:
             reading = self.generation_s(SHAPES["Qwen/Qwen3-32B"], *asked, 64, given.reader_cards)
-        passes = (6 if model.lora_rank else 8) - 2 * (given.card == CPU)
+        passes = (6 if model.lora_rank else 8) - 2 * (not self.checkpointed)
         old = grpo.updates * grpo.iterations > 1 or model.vllm != "none"
         known = passes * grpo.iterations + 2 * (bool(grpo.kl) + old)
         arithmetic = self.card.tflops * 1e12 * given.training_share * given.cards
