@@ -201,7 +201,9 @@ def test_an_adapter_is_merged_and_says_how_far_the_merge_is_off(base, tmp_path, 
 
 def test_a_wider_type_holds_what_merging_in_the_type_of_the_base_would_round_away(base, tmp_path):
     """A base in 16 bits: the merge itself is made in the type that was asked for."""
-    rounded = export(base, tmp_path / "base", dtype="bfloat16").folder
+    plain = export(base, tmp_path / "base", dtype="bfloat16")
+    assert plain.difference > 0  # rounding is told, too
+    rounded = plain.folder
     folder = adapter(rounded, tmp_path / "adapter", std=0.3)
     made = export(folder, tmp_path / "out", rounded, dtype="float32")
     assert made.difference < 1e-3 and load_lm(made.folder).model.dtype == torch.float32
