@@ -273,7 +273,7 @@ def provenance(
     models = {role: {"model": model.name, **prices[role]} for role, model in roles.items() if model}
     writer = {**METHODS[spec.method].defaults, **spec.options}.get("writer") or wrote
     if writer == "api":
-        writer = (backends.write or backends.answer).name if backends.answer else ""
+        writer = getattr(backends.write or backends.answer, "name", "")
     elif writer:
         models["write"] = {"model": writer}  # not at the price of the answering model
     return {"data": str(data), "writer": writer, **models}

@@ -24,12 +24,6 @@ from memalpha_kit.models.local import CausalLM, Sampling, SeededDraw, drawn, lef
 NEVER = -1e30
 """Attention bias of a position not to be seen; finite, so that queries of padding stay finite."""
 
-SHARED_FROM = 256
-"""Width from which rollouts share the reading of a prompt; a smaller model reads in no time."""
-
-COMPACT_BELOW = 0.75
-"""Finished rows leave the batch when fewer than this share is still being written."""
-
 
 class FastLM(CausalLM):
     """A `CausalLM` that decodes on the CPU with fused weights and its own cache."""
@@ -53,7 +47,7 @@ class FastLM(CausalLM):
                 left = int(writing.sum())
                 if left == 0 or step == sampling.max_new_tokens - 1:
                     break
-                if left <= COMPACT_BELOW * len(rows):
+                if left <= 0.75 * len(rows):  # finished rows leave the batch
                     rows, tokens, cache = rows[writing], tokens[writing], cache.keep(writing)
                     writing = writing[writing]
                 logits = network.extend(tokens, cache)
@@ -64,7 +58,7 @@ class FastLM(CausalLM):
     ) -> tuple[torch.Tensor, _Cache]:
         """Logits (B, V) after the prompts and their cache; each different prompt is read once."""
         places = {tuple(ids): place for place, ids in enumerate(dict.fromkeys(map(tuple, prompts)))}
-        if network.width < SHARED_FROM:
+        if network.width < 256:  # so small a model reads in no time
             return network.start(*left_pad(prompts, self.stop_ids[0]), room)
         logits, cache = network.start(*left_pad(list(places), self.stop_ids[0]), room)
         rows = torch.tensor([places[tuple(ids)] for ids in prompts])

@@ -35,9 +35,6 @@ if TYPE_CHECKING:
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 """Number formats of weights; "auto" is the one they are saved in."""
 
-TOLD_BYTES = 1e9
-"""Weights beyond this size take a while to read, which is said."""
-
 
 @section
 class Sampling:
@@ -249,7 +246,7 @@ def load_parts(
     import transformers
 
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    if size > TOLD_BYTES:
+    if size > 1e9:  # they take a while to read
         tell(f"loading {folder}: {size / 1e9:.1f} GB of weights")
     with readable(folder):
         model, told = getattr(transformers, kind).from_pretrained(

@@ -29,8 +29,6 @@ from memalpha_kit.settings import ServerSettings
 
 TOKEN_ENV = "MEMALPHA_SERVER_TOKEN"
 RETRY_AFTER_S = 5
-LAST_WORDS_S = 5.0
-"""For the answers that are there to be put together when the time is up."""
 
 
 def listen(host: str, port: int, token: str) -> socket.socket:
@@ -157,7 +155,7 @@ class Gate:
         if not found.done() and not left.done():
             late = f"no answer within the time limit of {self.settings.time_limit:g} s"
             upstream.stop(late)
-            await wait(LAST_WORDS_S)
+            await wait(5.0)  # for the answers that are there to be put together
         if found.done() and (upstream.answered or not late):
             return found.result()
         if left.done():

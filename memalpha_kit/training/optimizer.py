@@ -15,9 +15,6 @@ import torch
 
 from memalpha_kit.settings import GrpoConfig, WarmStartConfig
 
-BETA1 = 0.9
-"""AdamW's decay of the mean gradient, everywhere."""
-
 
 def rate(step: int, total: int, warm_up: int, decay_share: float, floor: float = 0.0) -> float:
     """The learning rate of update `step` (from 0) of `total`, as a share of the highest.
@@ -56,7 +53,7 @@ def build_optimizer(model: Any, config: GrpoConfig | WarmStartConfig) -> torch.o
             for weights, share in ((shrunk, decay), (plain, 0.0))
             if weights
         ]
-        betas, on_cpu = (BETA1, config.adam_beta2), rest[0].device.type == "cpu"
+        betas, on_cpu = (0.9, config.adam_beta2), rest[0].device.type == "cpu"
         parts.append(torch.optim.AdamW(groups, config.learning_rate, betas, fused=on_cpu))
     return parts[0] if len(parts) == 1 else Joint(parts)
 

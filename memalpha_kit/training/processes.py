@@ -19,15 +19,13 @@ from memalpha_kit.errors import InputError
 
 T = TypeVar("T")
 
-PATIENCE = timedelta(hours=4)
-"""How long a process waits for the others: a pause in an outage must not end the run."""
-
 
 def start(on_cpu: bool) -> None:
     """Joins the processes that a launcher started; without a launcher there is one."""
     from accelerate import PartialState
 
-    PartialState(cpu=on_cpu, timeout=PATIENCE)
+    # a pause of one process in an outage must not end the run
+    PartialState(cpu=on_cpu, timeout=timedelta(hours=4))
     if _joined():
         atexit.register(_leave)
 

@@ -55,9 +55,6 @@ if TYPE_CHECKING:
     from memalpha_kit.models.local import CausalLM
     from memalpha_kit.training.export import Exported
 
-READ_ROWS = 8
-"""Prompts that the base model of transformers reads together: their cache lies on the same card."""
-
 
 def base_folder(model: ModelConfig) -> Path:
     """The base model's folder, fetched from the hub if it is not one."""
@@ -387,7 +384,8 @@ class AskedModel:
         engine = getattr(lm.model, "vllm_engine", None)
         if self.model is None and config.backend == "unsloth" and engine is not None:
             self.model = LocalChat(VllmLM(engine, f"base of {lm.name}"))
-        self.model = self.model or LocalChat(replace(lm, batch_size=READ_ROWS), adapter_off=True)
+        few = replace(lm, batch_size=8)  # prompts' caches lie on the policy's own card
+        self.model = self.model or LocalChat(few, adapter_off=True)
 
     def chat(self, requests: Sequence[ChatRequest], done: Done | None = None) -> list[ChatReply]:
         """As its model's."""

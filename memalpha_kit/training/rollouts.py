@@ -48,8 +48,6 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-GONE = (ModelGone, ConnectionError, TimeoutError)
-"""What a reader or judge raises that may be there again later."""
 GO_ON = "what was trained so far is kept: resume the run to go on from its last checkpoint"
 BEST = "best"
 MEASURES = (
@@ -206,7 +204,7 @@ def patiently(
             result = asked()
             share = missing(result)
             found = f"{share:.0%} missing" if share > config.missing_limit else ""
-        except GONE as error:
+        except (ModelGone, ConnectionError, TimeoutError) as error:  # perhaps not for good
             found = str(error) or type(error).__name__
         if not found:
             break

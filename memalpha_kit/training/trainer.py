@@ -49,9 +49,6 @@ from memalpha_kit.training.rollouts import GO_ON, Run, TrainingStopped, changed,
 
 log = logging.getLogger(__name__)
 
-ROW_MEANS = ("grpo", "dr_grpo")
-"""Losses whose mean counts fill rows; advantages and the divergence's weight make up for it."""
-
 Collect = Callable[[int, Sequence[int], Any], tuple[list[TrainingRow], Mapping[str, float]]]
 """(step, places of the instances, language model) -> rows and measures to log; NaN is missing."""
 
@@ -120,7 +117,7 @@ class EpisodeTrainer(GRPOTrainer):
         batch["num_items_in_batch"] = torch.tensor(n_tokens, device=device)
         if self.grpo.loss == "bnpo":  # TRL does not read it; Unsloth would divide by it, as in dapo
             del batch["num_items_in_batch"]
-        if self.grpo.loss in ROW_MEANS:
+        if self.grpo.loss in ("grpo", "dr_grpo"):
             raised = len(batch["prompt_ids"]) * len(shares) / max(1, sum(shares))
             batch["advantages"] *= raised
             self.beta = self.grpo.kl * raised

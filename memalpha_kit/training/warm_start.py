@@ -45,12 +45,6 @@ if TYPE_CHECKING:
 
     from memalpha_kit.models.local import CausalLM
 
-FLOOR = 0.03
-"""The rate does not fall below this share of the highest one."""
-
-SMOOTHING = 0.95
-"""Weight of the past in the smoothed loss."""
-
 
 class Row(NamedTuple):
     """Token ids to learn from: the completion, end-of-turn token included, given the prompt.
@@ -218,7 +212,7 @@ class _Progress:
         self.model, self.config = model, config
         self.optimizer = build_optimizer(model, config)
         warm_up, decay = config.warm_up_steps, config.decay_share
-        self.share = lambda step: rate(step, total, warm_up, decay, FLOOR)
+        self.share = lambda step: rate(step, total, warm_up, decay, floor=0.03)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self.share)
         self.records: list[tuple[str, int, float, float, float, int]] = []
         self.passed, self.tokens, self.smoothed = 0, 0, 0.0
@@ -239,7 +233,7 @@ class _Progress:
         self.passed += 1
         self.tokens += sum(row.n_tokens for row in batch)
         now = loss.item()
-        self.smoothed = now if first else SMOOTHING * self.smoothed + (1 - SMOOTHING) * now
+        self.smoothed = now if first else 0.95 * self.smoothed + (1 - 0.95) * now
         if self.passed % self.config.log_every == 0 or last:
             seen = now, self.smoothed, self.share(self.passed - 1), self.tokens
             self.records.append((phase, self.passed, *seen))
