@@ -384,8 +384,8 @@ class AskedModel:
         engine = getattr(lm.model, "vllm_engine", None)
         if self.model is None and config.backend == "unsloth" and engine is not None:
             self.model = LocalChat(VllmLM(engine, f"base of {lm.name}"))
-        few = replace(lm, batch_size=8)  # prompts' caches lie on the policy's own card
-        self.model = self.model or LocalChat(few, adapter_off=True)
+        if self.model is None:  # few prompts at a time: their caches lie on the policy's card
+            self.model = LocalChat(replace(lm, batch_size=8), adapter_off=True)
 
     def chat(self, requests: Sequence[ChatRequest], done: Done | None = None) -> list[ChatReply]:
         """As its model's."""
