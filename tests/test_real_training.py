@@ -288,6 +288,13 @@ def test_the_base_model_answers_whatever_the_adapter_has_learned(base):
     assert asked.model.lm.llm is engine
 
 
+def test_a_judge_in_this_process_is_not_waited_for(base, data, tmp_path, capsys):
+    """It would say the same again: five pauses that double are a quarter of an hour."""
+    waits = {"reward.content": 0.1, "grpo.outage_retries": 3, "grpo.outage_pause_s": 0.0}
+    assert train(base, data, tmp_path / "run", **waits) == 2
+    assert "(grpo.missing_limit), found after 1 tries" in capsys.readouterr().err
+
+
 def test_a_chat_model_trains_under_the_prompts_of_the_profile(data, tmp_path):
     tokenizer = tiny_tokenizer()
     model = save_policy(tiny_qwen3(tokenizer), tokenizer, tmp_path / "model")

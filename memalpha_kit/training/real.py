@@ -122,7 +122,8 @@ def train(
 
     # once the model has been loaded whole there is a run, and its card says so
     begun = replace(world, meet=lambda lm: (world.meet(lm), card(finished=False)))
-    run = Run(base, instances, begun, profile.grpo, out, profile.seed, held_out, model, kind)
+    grpo = profile.grpo if client else replace(profile.grpo, outage_retries=0)  # nobody is out
+    run = Run(base, instances, begun, grpo, out, profile.seed, held_out, model, kind)
     facts = {
         "data": [str(path) for path in data],
         "base": str(base),
