@@ -10,11 +10,12 @@ from test_methods import INSTANCE, INSTANCES, LABELLED, run
 from tiny_models import TEMPLATE, tiny_lm
 
 from memalpha_kit.chats import ChatReply
+from memalpha_kit.entries import Store
 from memalpha_kit.errors import InputError, ModelGone
 from memalpha_kit.evaluation.memories import draw
 from memalpha_kit.evaluation.methods import Backends, MethodSpec, Prepared, build_method
 from memalpha_kit.evaluation.runs import read_record, record_line
-from memalpha_kit.evaluation.writing import SILENT_CHUNKS
+from memalpha_kit.evaluation.writing import SILENT_CHUNKS, Journal, KeptWriter
 from memalpha_kit.method import memory as memories
 from memalpha_kit.method.calls import render_calls
 from memalpha_kit.method.episode import ask, write
@@ -339,6 +340,20 @@ def test_a_policys_folder_writes_and_is_named_by_its_content(policy, tmp_path):
     (other / "config.json").write_text((policy / "config.json").read_text() + "\n")
     keys = [built(reader="best_entry", writer=str(f)).settings()["writer"] for f in (same, other)]
     assert keys[0] == key != keys[1]
+
+
+def test_a_kept_reply_is_found_again_without_a_look_at_the_whole_memory(tmp_path, monkeypatch):
+    class Gone:
+        name = "keep_sentences"
+
+    monkeypatch.setattr(Store, "_tuple", lambda entries: pytest.fail("looked at every entry"))
+    rules, written = (MemoryConfig(), ProtocolConfig(), 2), []
+    for asked in (writer("keep_sentences"), Gone()):
+        journal = Journal(tmp_path / "replies.jsonl")
+        written.append(write(INSTANCES, KeptWriter(asked, journal), *rules))
+        journal.close()
+    monkeypatch.undo()
+    assert written[0] == written[1] == write(INSTANCES, writer("keep_sentences"), *rules)
 
 
 # ---- random memories --------------------------------------------------------------------------

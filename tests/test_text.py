@@ -9,7 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memalpha_kit.data.chunks import pack_dialogues, pack_paragraphs, split_long
+from memalpha_kit.data.chunks import (
+    pack_dialogues,
+    pack_paragraphs,
+    pack_sentences,
+    split_long,
+)
 from memalpha_kit.errors import InputError
 from memalpha_kit.text import normalise
 from memalpha_kit.tokens import Counter, counter
@@ -312,6 +317,21 @@ def test_splitting_looks_at_each_character_a_few_times_only(text, adds_up):
     pieces = split_long(text, spy.counter(adds_up), 500)
     assert "".join(pieces) == text and all(WORDPUNCT.count(piece) <= 500 for piece in pieces)
     assert spy.characters < 4 * len(text)
+
+
+@pytest.mark.parametrize("text", ["\n" * 3000 + "x" * 3000, "\n" * 3000 + "word " * 1000])
+def test_packing_sentences_looks_at_each_blank_line_a_few_times_only(text):
+    looked = 0
+
+    class Text(str):
+        def __getitem__(self, place):
+            nonlocal looked
+            looked += len(part := super().__getitem__(place))
+            return part
+
+    chunks = pack_sentences(Text(text), WORDPUNCT, 100)
+    assert "".join("".join(chunks).split()) == "".join(text.split())
+    assert looked < 9 * len(text)
 
 
 @pytest.mark.parametrize("adds_up", [True, False])

@@ -166,10 +166,11 @@ def _last_border(text: str, start: int, stop: int, cuts: Sequence[int]) -> int:
     at = bisect_right(cuts, stop)
     if at and cuts[at - 1] > start and text[start : cuts[at - 1]].strip():
         return cuts[at - 1]
+    part = text[start : stop + 1]
+    blank = len(part) - len(part.lstrip())  # a chunk of nothing else is none
     for space in (r"\n", r"\s"):
-        found = [match.start() for match in re.finditer(space, text[start : stop + 1])]
-        found = [i for i in found if text[start : start + i].strip()]
-        if found:
+        found = [match.start() for match in re.finditer(space, part)]
+        if found and found[-1] > blank:
             return start + found[-1]
     return stop
 

@@ -169,11 +169,15 @@ class WatchedChat:
 
 @dataclass(frozen=True)
 class KeptWriter:
-    """A writer whose replies are kept as texts; token ids are counted by instance and left out."""
+    """A writer whose replies are kept as texts; token ids are counted by instance and left out.
+
+    An episode's replies stand for its memory in the keys: it follows from them, and grows.
+    """
 
     writer: Writer
     journal: Journal
     spent: dict[str, list[Counts]] = field(default_factory=lambda: defaultdict(list))
+    past: dict[tuple[str, int], str] = field(default_factory=dict)  # of replies, by episode
 
     @property
     def name(self) -> str:
@@ -182,15 +186,20 @@ class KeptWriter:
 
     def write(self, requests: Sequence[WriteRequest]) -> list[Completion]:
         """As the writer, which is asked only for what is not kept yet."""
-        kept = [self.journal.get(self.name, request) for request in requests]
+        parts = []
+        for request in requests:
+            past = self.past[request.instance, request.rollout] if request.step else ""
+            parts.append((self.name, vars(request) | {"memory": past}))
+        kept = [self.journal.get(*part) for part in parts]
         missing = [place for place, value in enumerate(kept) if value is None]
         made = self.writer.write([requests[place] for place in missing]) if missing else []
         for place, completion in zip(missing, made, strict=True):
             counts = len(completion.prompt_ids), len(completion.completion_ids)
             kept[place] = [completion.text, completion.finish, *counts]
-            self.journal.put(kept[place], self.name, requests[place])
-        for request, (_, _, *counts) in zip(requests, kept, strict=True):
-            if any(counts):  # without ids nothing was sampled
+            self.journal.put(kept[place], *parts[place])
+        for request, part, reply in zip(requests, parts, kept, strict=True):
+            self.past[request.instance, request.rollout] = _key((part, reply))
+            if any(counts := reply[2:]):  # without ids nothing was sampled
                 self.spent[request.instance].append(tuple(counts))
         return [Completion(text, finish=finish) for text, finish, *_ in kept]
 
