@@ -99,7 +99,8 @@ def _read(path: Path, expected: str) -> bytes:
 
 
 def _unwritten(path: Path, size: int, error: OSError) -> DiskError:
-    return DiskError(f"{path}: expected to write {size} bytes, found: {error.strerror}")
+    what = f"{size} bytes" if size else "into it"
+    return DiskError(f"{path}: expected to write {what}, found: {error.strerror}")
 
 
 # ---- files that grow --------------------------------------------------------------------------
@@ -156,11 +157,11 @@ class Log:
 
 
 @contextmanager
-def held(folder: Path, wait: bool = False) -> Iterator[None]:
+def held(folder: Path, wait: bool = False, hint: str = "") -> Iterator[None]:
     """The folder, made if need be, for this process alone.
 
-    If another process has it, InputError is raised; with `wait`, which is for moments, its end is
-    waited for.
+    If another process has it, InputError is raised, with the hint at its end; with `wait`, which is
+    for moments, its end is waited for.
     """
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -168,13 +169,13 @@ def held(folder: Path, wait: bool = False) -> Iterator[None]:
         raise _unwritten(folder, 0, error) from error
     number = os.open(folder, os.O_RDONLY)
     try:
-        _take(number, folder, wait)
+        _take(number, folder, wait, hint)
         yield
     finally:
         os.close(number)
 
 
-def _take(number: int, path: Path, wait: bool = False) -> None:
+def _take(number: int, path: Path, wait: bool = False, hint: str = "") -> None:
     """Takes an open file for this process; closing it or a kill gives it back."""
     with suppress(ImportError):  # not on Windows
         import fcntl
@@ -183,7 +184,7 @@ def _take(number: int, path: Path, wait: bool = False) -> None:
             fcntl.flock(number, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             found = "expected to be alone, found another process at work on it"
-            raise InputError(f"{path}: {found}") from error
+            raise InputError(f"{path}: {found}{hint}") from error
 
 
 def json_line(record: Mapping[Any, Any]) -> bytes:

@@ -121,6 +121,7 @@ class Context:
         print(f"{card['duration_s']} s; settings, versions and hashes: run.json beside this report")
 
 
+_OPEN = "; if the notebook is open in Jupyter, run it to its end or shut down its kernel"
 _LOCKS: dict[Path, AbstractContextManager[None]] = {}
 """Report folders that notebooks of this process are writing to."""
 
@@ -137,16 +138,16 @@ def context(
     words += [word for override in overrides for word in ("--set", override)]
     words += ["--root", str(place.resolve())] if root and place.resolve() != repository() else []
     made = Context(notebook, settings, place, shlex.join(words))
-    for folder in (made.report_dir, made.runs_dir, made.data_dir):
-        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        for folder in (made.report_dir, made.runs_dir, made.data_dir):
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        found = f"expected to write into it, found: {error.strerror}; `root` names another place"
+        raise DiskError(f"{place}: {found}") from error
     report = made.report_dir.resolve()
     if report not in _LOCKS:  # a cell may be run again
-        lock = files.held(report)
-        try:
-            lock.__enter__()
-        except InputError as error:
-            hint = "if the notebook is open in Jupyter, run it to its end or shut down its kernel"
-            raise InputError(f"{error}; {hint}") from error
+        lock = files.held(report, hint=_OPEN)
+        lock.__enter__()
         _LOCKS[report] = lock
     return made
 
@@ -255,13 +256,13 @@ def _run_one(path: Path, folder: Path, parameters: dict[str, Any]) -> Path:
     """The HTML report of one notebook; its executed copy lies beside it."""
     from nbconvert import HTMLExporter
 
-    folder.mkdir(parents=True, exist_ok=True)
     done, html, running, failed = (
         folder / f"{path.stem}{ending}"
         for ending in (".ipynb", ".html", ".running.ipynb", ".failed.ipynb")
     )
-    for stale in (done, html, failed):  # a report never mixes two runs
-        stale.unlink(missing_ok=True)
+    with files.held(folder, hint=_OPEN):
+        for stale in (done, html, failed):  # a report never mixes two runs
+            stale.unlink(missing_ok=True)
     try:
         notebook = _execute(path, running, parameters, failed)
         readable = for_reading(notebook, os.path.relpath(path.parent.parent, folder))

@@ -17,7 +17,7 @@ import pytest
 
 from memalpha_kit import notebooks
 from memalpha_kit import progress as shown
-from memalpha_kit.errors import InputError
+from memalpha_kit.errors import DiskError, InputError
 from memalpha_kit.figures import style
 from memalpha_kit.files import held
 from memalpha_kit.notebooks import Context, NotebookError, context, run
@@ -236,6 +236,17 @@ def test_a_report_is_written_by_one_process_at_a_time_until_it_is_finished(tmp_p
     assert "found another process at work on it; if the notebook is open in Jup" in second.stderr
     here.finish()
     assert subprocess.run(command, capture_output=True).returncode == 0
+
+
+def test_the_last_report_stays_while_an_open_notebook_holds_its_folder(toy):
+    report = toy / "reports" / "01_first" / "ci"
+    with held(report):
+        (report / "01_first.html").write_text("of an earlier run")
+        with pytest.raises(InputError, match="process at work on it; if the notebook is open"):
+            run("ci", ["01"], root=toy, notebooks=toy / "notebooks")
+    assert files(report) == ["01_first.html"]
+    with pytest.raises(DiskError, match="html: expected to write into it, .* `root` names"):
+        context("01_first", "ci", root=report / "01_first.html")
 
 
 def test_two_runs_at_once_under_the_same_settings_are_refused_and_others_go_on(toy):

@@ -135,7 +135,7 @@ FAILING.remove(("append", "replace"))  # appending does not rename
 def fails(write, path, trouble, found):
     """Writing is an error, the old file stays as it was, and nothing else is there."""
     path.write_text("old\n")
-    with trouble, pytest.raises(InputError, match=rf"file: expected to write \d+ bytes, {found}"):
+    with trouble, pytest.raises(InputError, match=rf"file: expected to write .*, {found}"):
         WRITES[write](path)
     assert path.read_text() == "old\n" and os.listdir(path.parent) == [path.name]
 
