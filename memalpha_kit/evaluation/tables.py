@@ -346,7 +346,8 @@ def compared(
 
 def page(found: Labelled, profile: str, made: Mapping[str, pd.DataFrame]) -> str:
     """What was run, what is missing, and the tables, as Markdown."""
-    lines = [f"# Report\n\nProfile `{profile}`; intervals are 95 %, clustered by instance.\n"]
+    drawn = "95 %, over instances (of one: its questions)"
+    lines = [f"# Report\n\nProfile `{profile}`; intervals are {drawn}.\n"]
     if len({frozenset(run.settings["data_sha256"] for run in runs) for runs in found.values()}) > 1:
         lines.append(
             "**The runs were not asked the same questions** (other data or another draw): their "

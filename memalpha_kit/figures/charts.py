@@ -152,8 +152,8 @@ def plot_sources(table: pd.DataFrame) -> Figure:
         errors = style.whiskers(part, "score", "low", "high")
         axis.barh(places, part["score"].astype(float), xerr=errors, color=style.COLOURS[2])
         axis.set_xlabel("score")
-    caption = "n: questions. Whiskers: 95 % bootstrap intervals over instances; none where there "
-    return style.finished(figure, f"{caption}is a single one. No bar: no score.")
+    caption = "n: questions. Whiskers: 95 % bootstrap over instances (of one: its questions)."
+    return style.finished(figure, f"{caption} No bar: no score.")
 
 
 def plot_waterfall(table: pd.DataFrame) -> Figure:

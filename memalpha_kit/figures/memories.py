@@ -153,7 +153,7 @@ def plot_fronts(table: pd.DataFrame) -> Figure:
     for axis, source in zip(axes, sources, strict=True):
         _draw_front(axis, table[table["source"] == source], "method")
         axis.set(xlabel="tokens in memory", title=source)
-    return style.finished(figure, f"Bars: 95 % intervals, clustered by instance. {FRONT}")
+    return style.finished(figure, f"Bars: 95 %, over instances (of one: its questions). {FRONT}")
 
 
 def _draw_front(axis: plt.Axes, table: pd.DataFrame, name: str) -> None:
