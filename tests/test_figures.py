@@ -340,7 +340,8 @@ def test_nothing_is_drawn_where_nothing_was_measured():
         caps = [float(y) for cap in group.lines[1] for y in cap.get_ydata()]
         assert np.isnan(caps).all()
     assert "no interval" in caption(one)
-    assert "over instances (of one: its questions)" in caption(charts.plot_sources(SOURCES))
+    said = caption(charts.plot_sources(SOURCES, 0.9))
+    assert "90 % bootstrap over instances (of one: its questions)" in said
     nothing = curves.plot_behaviour(curves.table_behaviour(NO_CALLS, resamples=50), 1)
     shown = [label.get_text() for label in nothing.axes[0].get_yticklabels()]
     assert shown == ["facts stored", "chit-chat stored"]

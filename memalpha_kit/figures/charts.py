@@ -135,8 +135,8 @@ def plot_memories(memories: Mapping[str, Sequence[tuple[str, bool]]], caption: s
     return style.finished(figure, f"{caption} Blue: holds an answer that is asked for.")
 
 
-def plot_sources(table: pd.DataFrame) -> Figure:
-    """Scores of methods with 95 % intervals, one panel per source, from `table_sources`."""
+def plot_sources(table: pd.DataFrame, level: float = 0.95) -> Figure:
+    """Scores of methods with their intervals, one panel per source, from `table_sources`."""
     sources = list(dict.fromkeys(table["source"]))
     methods = list(dict.fromkeys(table["method"]))[::-1]
     width, height = style.DOUBLE if len(sources) > 1 else style.SINGLE, 4.5 * len(methods) + 16
@@ -152,8 +152,8 @@ def plot_sources(table: pd.DataFrame) -> Figure:
         errors = style.whiskers(part, "score", "low", "high")
         axis.barh(places, part["score"].astype(float), xerr=errors, color=style.COLOURS[2])
         axis.set_xlabel("score")
-    caption = "n: questions. Whiskers: 95 % bootstrap over instances (of one: its questions)."
-    return style.finished(figure, f"{caption} No bar: no score.")
+    caption = f"n: questions. Whiskers: {100 * level:g} % bootstrap over instances (of one: its "
+    return style.finished(figure, f"{caption}questions). No bar: no score.")
 
 
 def plot_waterfall(table: pd.DataFrame) -> Figure:
