@@ -221,10 +221,13 @@ def test_what_cannot_be_shown_is_refused_in_one_line(written, monkeypatch, capsy
 def test_a_training_brings_the_weights_that_it_was_run_with(tmp_path):
     episode, instance = random_case(3)
     save_episodes(tmp_path / "run" / "episodes" / "step_00001.jsonl", [episode])
-    save_json(tmp_path / "run" / "settings.json", {"reward": {"compression": 0.5}})
+    said = {"reward": {"compression": 0.5}, "advantage": {"grouping": "chunk"}}
+    save_json(tmp_path / "run" / "settings.json", said)
     recordings = load_recordings([tmp_path / "run"])
     assert recordings[0].name == "run step_00001"
-    assert view(recordings, [instance])["reward"]["compression"] == 0.5
+    shown = view(recordings, [instance])
+    assert shown["reward"]["compression"] == 0.5
+    assert shown["sampled"], "the page says that a group's other rollouts are not here"
 
 
 def test_the_tokenizer_of_a_training_is_read_once_for_all_of_its_steps(tmp_path, monkeypatch):

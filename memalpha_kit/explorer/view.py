@@ -87,6 +87,7 @@ def view(
     return {
         "reward": asdict(reward),
         "advantage": asdict(advantage),
+        "sampled": any(r.advantage for r in recordings),  # a training keeps a part of each group
         "episodes": shown,
         "texts": list(texts.known),
     }
