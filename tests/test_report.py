@@ -62,6 +62,8 @@ def test_runs_of_one_method_are_one_and_those_about_the_same_source_have_names_o
     assert list(tables.labelled(apart)) == ["keep_sentences + best_entry"]
     alike = [run(tmp_path, "a", LABELS), run(tmp_path, "c", LABELS)]
     assert list(tables.labelled(alike)) == ["a", "c"]
+    there = run(tmp_path / "there", "a", LABELS)
+    assert list(tables.labelled([alike[0], there])) == [str(r.folder) for r in (alike[0], there)]
     other = run(tmp_path, "e", BEES, counter="words")  # other settings are another method
     assert list(tables.labelled([alike[0], other])) == ["a", "e"]
     floor = run(tmp_path, "d", LABELS, method="nothing")

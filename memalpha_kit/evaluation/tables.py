@@ -299,7 +299,7 @@ def labelled(found: Sequence[Run]) -> dict[str, list[Run]]:
     """Runs by a name for tables: the method's, or `writer + reader` for a memory.
 
     Runs of one method about different sources are one row each of that method; where they have a
-    source in common or other settings, folders are told apart by their names.
+    source in common or other settings, folders are told apart by their names, or by their paths.
     """
     named, asked, kinds = [], [], dict[str, set[str]]()
     for run in found:
@@ -312,8 +312,10 @@ def labelled(found: Sequence[Run]) -> dict[str, list[Run]]:
     twice = {name for name, source in asked if asked.count((name, source)) > 1}
     twice |= {name for name, others in kinds.items() if len(others) > 1}
     labels: dict[str, list[Run]] = {}
-    for name, run in zip(named, found, strict=True):
-        labels.setdefault(run.folder.name if name in twice else name, []).append(run)
+    folders = [run.folder.name for run in found]
+    for name, folder, run in zip(named, folders, found, strict=True):
+        apart = folder if folders.count(folder) == 1 else str(run.folder)
+        labels.setdefault(apart if name in twice else name, []).append(run)
     if len({run.folder.resolve() for run in found}) < len(found):
         raise InputError(f"report: expected each run once, found {', '.join(labels)}")
     return labels
