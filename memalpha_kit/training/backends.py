@@ -56,8 +56,8 @@ def check_model(model: ModelConfig, protocol: ProtocolConfig | None = None) -> N
         ),
         "load_in_4bit: expected vllm none or backend unsloth (every push of merged weights would "
         "round the base again)": model.load_in_4bit and not unsloth and model.vllm != "none",
-        "lora_targets: expected neither embed_tokens nor lm_head": bool(
-            {"embed_tokens", "lm_head"} & {*model.lora_targets}
+        "lora_targets: expected layers, and neither embed_tokens nor lm_head": (
+            not model.lora_targets or bool({"embed_tokens", "lm_head"} & {*model.lora_targets})
         ),
         other: bool(other),
         f"backend: unsloth: expected one process, found {n}": unsloth and n > 1,
