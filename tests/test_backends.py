@@ -129,8 +129,8 @@ def test_training_an_adapter_leaves_the_base_as_it_was(policy, tmp_path):
     [
         (PLAIN, {"load_in_4bit": True}, "load_in_4bit: expected a lora_rank above 0"),
         (LORA, {"load_in_4bit": True, "vllm": "colocate"}, "load_in_4bit: expected vllm none or"),
-        (LORA, {"lora_targets": ("lm_head",)}, "expected layers, and neither embed_tokens nor"),
-        (LORA, {"lora_targets": ("embed_tokens",)}, "expected layers, and neither embed_tokens"),
+        (LORA, {"lora_targets": ("lm_head",)}, "lora_targets: expected layers, and neither"),
+        (LORA, {"lora_targets": ("embed_tokens",)}, "lora_targets: expected layers, and"),
         (LORA, {"lora_targets": ()}, "lora_targets: expected layers"),
         (UNSLOTH, {"vllm": "server", "vllm_server_url": "u"}, "vllm: expected none or colocate"),
         (UNSLOTH, {"lora_rank": 0}, "lora_rank: expected above 0 with backend unsloth"),
