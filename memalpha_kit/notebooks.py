@@ -48,9 +48,6 @@ if TYPE_CHECKING:
 
     Shown = TypeVar("Shown", pd.DataFrame, Figure)
 
-LONGEST_NAME = 80
-"""Characters of a folder's name; what is longer is shortened to a hash."""
-
 
 class NotebookError(RuntimeError):
     """A cell failed. The message is one line: notebook, cell, error and where the copy is."""
@@ -168,7 +165,7 @@ def named_profile(profile: str, overrides: Sequence[str] = ()) -> Profile:
         return changed
     said = ",".join(f"{key}={json.dumps(value)}" for key, value in different.items())
     said = said.replace('"', "")
-    if len(said) > LONGEST_NAME or not re.fullmatch(r"[\w.,=+-]+", said):
+    if len(said) > 80 or not re.fullmatch(r"[\w.,=+-]+", said):
         said = files.settings_hash(different)
     return replace(changed, name=f"{changed.name}-{said}")
 

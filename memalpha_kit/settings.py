@@ -182,7 +182,7 @@ class GrpoConfig:
     rollouts: AtLeast2 = about(8, "per instance")
     iterations: Count = about(1, "passes over the rows of a step")
     updates: Count = about(1, "optimiser steps per pass, each on its own share of the rows")
-    slices: Count = about(1, "forward passes per step, to save memory; multiple of updates")
+    slices: Count = about(1, "passes a step, to save memory; multiple of updates; bnpo: their mean")
     optimizer: Literal["adamw", "muon"] = about("adamw", "muon: of hidden matrices only")
     learning_rate: NonNegative = about(1.5e-3, "of AdamW")
     muon_rate: NonNegative = about(5e-3, "of Muon; without effect under adamw")

@@ -166,9 +166,6 @@ def split_set(
 # processes, so the same command gives the same card. It says what was seen: a revision stands in it
 # only if the raw files have the hashes that were recorded when they were downloaded.
 
-NOT_IN_CARD = ("workers", "llm_cache")
-"""Settings that change how fast a build is, never what it gives."""
-
 
 def build_card(
     data: Dataset, named: Source, raw: Path, config: BuildConfig, skips: Skips, **split: Any
@@ -186,7 +183,7 @@ def build_card(
         "licence": named.licence,
         "revision": revision(raw, hashes),
         "seed": split.pop("seed"),
-        "settings": {k: v for k, v in asdict(config).items() if k not in NOT_IN_CARD},
+        "settings": {k: v for k, v in asdict(config).items() if k not in ("workers", "llm_cache")},
         "raw_sha256": hashes,
         **totals(data),
         "split": split | separation(data),

@@ -14,10 +14,6 @@ BORDERS = tuple(map(re.compile, (r"[.!?]\s+", r"\s*\n\s*", r"\s+")))
 """Where a too long text may be split, best place first: sentence, line, word."""
 
 
-LIKELY_TOKEN = 3
-"""Characters; a text with fewer per token of the limit is likely to fit and is counted first."""
-
-
 def split_long(text: str, counter: Counter, limit: int) -> list[str]:
     """`text` in consecutive pieces of at most `limit` tokens; joined, they are `text` again.
 
@@ -33,7 +29,8 @@ def split_long(text: str, counter: Counter, limit: int) -> list[str]:
 
 def _sized_pieces(text: str, counter: Counter, limit: int) -> Iterator[tuple[str, int]]:
     """The pieces of `split_long` with their tokens."""
-    if len(text) < LIKELY_TOKEN * limit and (size := counter.count(text)) <= limit:
+    # with fewer than three characters per token of the limit it is likely to fit
+    if len(text) < 3 * limit and (size := counter.count(text)) <= limit:
         yield from [(text, size)] if text else []
         return
     ends = counter.ends(text)

@@ -128,11 +128,8 @@ class Method:
     defaults: ClassVar[Mapping[str, Any]] = {}  # options that the variant sets differently
 
     def __init__(self, name: str, settings: Any, backends: Backends) -> None:
-        """Cheap: models are loaded on use; those that nobody asks are none of the method's.
-
-        Raises InputError for settings that do not fit.
-        """
-        write = backends.write if self.model_writes else None
+        """Cheap: models are loaded on use. Raises InputError for settings that do not fit."""
+        write = backends.write if self.model_writes else None  # nobody asks it
         asked = self.needs_model or (self.model_writes and write is None)
         self.backends = replace(backends, answer=backends.answer if asked else None, write=write)
         self.name, self.options = name, settings

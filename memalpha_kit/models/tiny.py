@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 BATCH_ROWS = 128
 """Prompts decoded together; more would only cost memory."""
 
-SLOWEST = 0.02
-"""Frequencies below this count as this one when a look-back direction is drawn."""
-
 
 # --- Tokenizer and model --------------------------------------------------------------------------
 
@@ -156,7 +153,7 @@ def _look_back(heads: Any, config: PolicyConfig, shared: torch.Tensor) -> None:
 
     half = config.head_dim // 2
     turn = 1 / config.rope_theta ** (torch.arange(half) / half)  # radians per position
-    emphasis = turn.clamp(min=SLOWEST).sqrt()
+    emphasis = turn.clamp(min=0.02).sqrt()  # of slower ones as much as of this one
     emphasis /= emphasis.norm()  # no random draw: heads of some seeds would be blurred
     query = torch.cat([emphasis, torch.zeros(half)])
     for head in range(config.heads):

@@ -64,8 +64,8 @@ def total_loss(
 ) -> torch.Tensor:
     """One number from the token losses of every row: `config.loss` says which mean.
 
-    dapo and bnpo: mean over all tokens. grpo: mean over rows of their means (as published).
-    dr_grpo: sum over rows * max_reply_tokens.
+    dapo, and bnpo in one slice: mean over all tokens. grpo: mean over rows of their means, as
+    published. dr_grpo: sum over rows * max_reply_tokens.
     """
     if config.loss == "grpo":
         return torch.stack([row.mean() for row in losses]).mean()
