@@ -206,8 +206,8 @@ def table_calibration(verdicts: pd.DataFrame, seed: int = 0, draws: int = 2000) 
     """The table of `repeated` verdicts: a row per kind, and one for all kinds of a judge.
 
     The interval is the middle 95 % of the kappas of cases drawn with replacement (`seed`, `draws`),
-    all repeats of a case together. It has no width where every verdict fits, however few the cases:
-    look at `n`.
+    all repeats of a case together. It has no width where every verdict fits: where nine of ten do,
+    that of 8, 20, 56 cases holds in 52, 87, 92 %, so look at `n`.
     """
     import pandas as pd
 
