@@ -137,17 +137,17 @@ class Log:
             self._file.close()
             raise
 
-    def append(self, record: Mapping[str, Any]) -> None:
-        """Adds one line and returns when it is on the disk, whole or not at all (DiskError)."""
-        line, size = json_line(record), os.fstat(self._file.fileno()).st_size
+    def append(self, *records: Mapping[str, Any]) -> None:
+        """Adds a line each; returns when they are on the disk, all of them or none (DiskError)."""
+        lines, size = b"".join(map(json_line, records)), os.fstat(self._file.fileno()).st_size
         try:
-            rest = line
+            rest = lines
             while rest:  # one write in all but odd cases
                 rest = rest[self._file.write(rest) :]
             os.fsync(self._file.fileno())
         except OSError as error:
             os.ftruncate(self._file.fileno(), size)
-            raise _unwritten(self.path, len(line), error) from error
+            raise _unwritten(self.path, len(lines), error) from error
 
     def __enter__(self) -> Log:
         return self

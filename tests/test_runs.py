@@ -121,6 +121,22 @@ def test_resuming_asks_only_what_is_open(tmp_path):
     assert third.asked == [] and third.made == []
 
 
+@pytest.mark.parametrize("reader", ["best_entry", "model"])
+def test_what_a_model_said_is_on_disk_at_once_and_what_rules_said_together(
+    tmp_path, monkeypatch, reader
+):
+    monkeypatch.setattr(runs, "WAIT_S", 999)
+    synced, counted, backends = [], [], Backends(answer=FakeChat(lambda asked: "a"))
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(os.fstat(number).st_size))
+    instances = world(9)
+    spec = MethodSpec("memory", {"writer": "keep_sentences", "reader": reader})
+    run, method = runs.begin(spec, backends, instances, tmp_path, "d")
+    before, file = len(synced), run.folder / runs.ANSWERS
+    done = runs.complete(run, method, instances, counted.append)
+    assert done.complete and sum(counted) == 9 * 5 and synced[-1] == file.stat().st_size
+    assert len(synced) - before == (1 if reader == "best_entry" else 1 + 4 * 9)
+
+
 def test_a_later_line_about_the_same_question_is_ignored(tmp_path):
     instances = world(1, 1)
     run = go(tmp_path / "run", instances)

@@ -12,7 +12,7 @@ A folder holds one run, and other settings are refused.
         scores/          one file per profile, made by `score`, safe to delete
         journal/         replies of a memory that is being written
 
-A line of `answers.jsonl` is on disk before the next question is counted, and the last one may be
+A line of `answers.jsonl` is on disk before its question is counted, and the last one may be
 torn by a kill: it is dropped when the run is opened again, and its question is asked again.
 """
 
@@ -39,6 +39,7 @@ from memalpha_kit.records import Answer, Instance, Question
 SETTINGS, QUESTIONS = "settings.json", "questions.jsonl"
 ANSWERS, FAILURES = "answers.jsonl", "failures.jsonl"
 
+WAIT_S = 1.0  # so much work of rules waits to be put on disk together; a model's never does
 Key = tuple[str, str]
 """A question: the ids of its instance and of itself."""
 
@@ -308,8 +309,9 @@ def complete(
 ) -> Run:
     """The run with every question asked that has no final answer yet.
 
-    Prepares what is not prepared, asks, and appends each result as soon as it is known. `progress`
-    is called with 1 per prepared instance and per answer. What fails is logged and stays open.
+    Prepares what is not prepared, asks, and appends each result as soon as it is known; what no
+    model was asked for within a second is appended together. `progress` is told how many prepared
+    instances and answers are on disk. What fails is logged and stays open.
     Raises ModelGone if no model answers any more, and DiskError; what was known is kept.
     """
     if run.complete:
@@ -317,6 +319,16 @@ def complete(
     with files.Log(run.folder / ANSWERS) as answers, files.Log(run.folder / FAILURES) as failures:
         run = load_run(run.folder)  # as it is now that nobody else writes
         left, backends = set(run.open), method.backends
+        waiting: list[dict[str, Any]] = []
+        due = time.monotonic() + WAIT_S
+
+        def flush() -> None:
+            """Puts what waits on disk and counts it."""
+            nonlocal due
+            answers.append(*waiting)
+            progress(len(waiting))
+            waiting.clear()
+            due = time.monotonic() + WAIT_S
 
         def keep(record: Answer | Prepared) -> None:
             """Puts a result into the run and on disk, once: what failed into its own log."""
@@ -331,8 +343,9 @@ def complete(
                 failures.append(record_line(record) | {"at": at})
                 run.fail(record)
             elif run.add(record, who := made_by(model)):
-                answers.append(record_line(record, who))
-                progress(1)
+                waiting.append(record_line(record, who))
+                if record.requests or record.prompt_tokens or time.monotonic() > due:
+                    flush()
 
         asked_of = {name for name, _ in left}
         needed = [instance for instance in instances if instance.id in asked_of]
@@ -348,6 +361,7 @@ def complete(
             method.answer(asked, needed, broken | run.prepared, keep)
         finally:
             method.journal.close()
+            flush()
     return run
 
 

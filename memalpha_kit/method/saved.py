@@ -176,9 +176,8 @@ def write_log(
         with bar(n_chunks * rollouts, f"write {writer.name}") as shown:
             for start in range(0, len(todo), batch):
                 part = todo[start : start + batch]
-                for episode in write(part, writer, *rules, rollouts, seed, shown.advance):
-                    if episode.id not in known:
-                        log.append(episode_fields(episode))
+                written = write(part, writer, *rules, rollouts, seed, shown.advance)
+                log.append(*(episode_fields(one) for one in written if one.id not in known))
     episodes = load_episodes(path)
     new = len(episodes) - len(known)
     seconds = {"duration_s": round(time.monotonic() - started, 3)} if new else {}
