@@ -341,6 +341,11 @@ def test_a_warm_start_teaches_a_rules_calls_and_grpo_goes_on_from_it(
         assert train(begun.model.name, data, run, **RULE, **grpo) == 2  # profile gpu has another
         assert "model.lora_alpha: expected 16, as in" in capsys.readouterr().err
         grpo |= {"model.lora_alpha": 16}
+    assert train(begun.model.name, data, out, **RULE, **grpo) == 2  # it begins with what is there
+    assert train(base, data, out, **RULE) == 2
+    inside, other = capsys.readouterr().err.splitlines()[-2:]
+    assert inside.endswith("of its own, found what the run begins with in it")
+    assert other.endswith("of its own, found a run of another kind in it") and file.is_file()
     assert train(begun.model.name, data, run, **RULE, **grpo) == 0
     assert load_lm(run / "export")
 

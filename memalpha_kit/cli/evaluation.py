@@ -189,8 +189,7 @@ def _evaluate(
     asked = methods.build_method(spec, backends).backends
     if local.model and not asked.answer:
         raise InputError(f"--model: has no effect, for method {method} asks no model here")
-    prices = {role: one.prices for role, one in servers.items()}
-    info = methods.provenance(spec, asked, data, prices, wrote)
+    info = methods.provenance(spec, asked, data, {k: v.prices for k, v in servers.items()}, wrote)
     place = data.resolve()
     stem = place.parent.name if place.stem in ("test", "train") else place.stem
     run, made = runs.begin(spec, backends, instances, out, stem, name, info, how.moved)

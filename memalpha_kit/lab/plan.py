@@ -121,6 +121,7 @@ def record_reference(profile: Profile, root: Path) -> Path:
     whole = sum(card["duration_s"] + KERNEL_S for card in cards.values())
     files = [path for name in ("runs", "reports", "data") for path in (root / name).rglob("*")]
     probed = round(probe(profile), 2)
+    unit = 1 if sys.platform == "darwin" else 1024  # of memory: bytes there, kilobytes on Linux
     reference = {
         "profile": profile.name,
         "parameters": miniature_parameters(profile.policy),
@@ -129,15 +130,9 @@ def record_reference(profile: Profile, root: Path) -> Path:
         "prompt_tokens": round(float(steps.prompt_tokens.mean()), 1),
         "reply_tokens": round(float(steps.reply_tokens.mean()), 1),
         "calls": round(float(steps.calls.mean()), 2),
-        "ram_gb": round(peak_gb(), 2),
+        "ram_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GB, 2),
         "disk_gb": round(sum(path.stat().st_size for path in files if path.is_file()) / GB, 3),
         "probe_s": probed,
     }
     save_json(REFERENCE, reference)
     return REFERENCE
-
-
-def peak_gb() -> float:
-    """Largest memory that this process has held, in GB."""
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes on Linux
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GB

@@ -14,8 +14,6 @@ A run folder holds:
     validation.csv    a row per look at held-out instances, if `grpo.validate_every` asks for some
     best/             the policy that was best on them
     policy/           the trained policy, a Hugging Face folder, written last of all
-
-This module imports neither transformers nor TRL before a run starts: Unsloth comes first.
 """
 
 from __future__ import annotations

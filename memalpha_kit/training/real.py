@@ -101,6 +101,7 @@ def train(
     exported, or the last. Under `accelerate launch` every process calls it. Raises InputError.
     """
     started = time.time()
+    check_out(out, profile.model, "grpo")
     profile, client = checked(profile)
     instances, held_out = dataset.train_and_held_out(data, validation)
     from memalpha_kit.training import backends
@@ -171,6 +172,7 @@ def warm_start(
     InputError.
     """
     started, settings = time.time(), profile.warm_start
+    check_out(out, profile.model, "warm_start")
     unread, unjudged = replace(profile.model, reader="rule"), replace(profile.reward, content=0.0)
     profile, _ = checked(replace(profile, model=unread, reward=unjudged))
     instances, _ = dataset.train_and_held_out(data)
@@ -277,6 +279,15 @@ def checked(profile: Profile) -> tuple[Profile, Client | None]:
     if seen_early(model):
         check_tokenizer(profile, found_folder(model.name))
     return replace(profile, model=model), client
+
+
+def check_out(out: Path, model: ModelConfig, kind: str) -> None:
+    """Raises InputError for a folder whose other run, or what this one begins with, would go."""
+    begun = [Path(name).resolve() for name in (model.name, model.adapter) if name]
+    inside, file = any(out.resolve() in path.parents for path in begun), out / "settings.json"
+    if inside or (file.is_file() and kind not in load_json(file)):
+        found = "what the run begins with" if inside else "a run of another kind"
+        raise InputError(f"{out}: expected a folder of its own, found {found} in it")
 
 
 def check_settings(profile: Profile) -> None:
