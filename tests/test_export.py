@@ -199,6 +199,16 @@ def test_an_adapter_is_merged_and_says_how_far_the_merge_is_off(base, tmp_path, 
     assert 0 <= made.difference < off and made.kind == "adapter, merged"
 
 
+def test_a_merge_that_is_refused_leaves_the_earlier_export(base, tmp_path, monkeypatch):
+    out, folder = tmp_path / "out", adapter(base, tmp_path / "adapter")
+    export(base, out)
+    monkeypatch.setitem(exports.ROUNDING, "bfloat16", 1e-9)
+    with pytest.raises(InputError, match="within 1e-09 .*; export with --dtype float32"):
+        export(folder, out, dtype="bfloat16")
+    assert tiny.equal(load_lm(out).model, load_lm(base).model)
+    assert not out.with_name("out.new").exists()
+
+
 def test_a_wider_type_holds_what_merging_in_the_type_of_the_base_would_round_away(base, tmp_path):
     """A base in 16 bits: the merge itself is made in the type that was asked for."""
     plain = export(base, tmp_path / "base", dtype="bfloat16")

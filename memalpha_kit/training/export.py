@@ -148,13 +148,11 @@ def _checked(lm: CausalLM, kind: str, folder: Path, out: Path, dtype: str) -> Ex
     with readable(folder, ADAPTER):
         model = model.merge_and_unload() if adapter else model
     model.generation_config = GenerationConfig()  # a file of its own says it, as the base's does
-    with writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-    saved = replace(lm, model=model.eval())
-    save_trained(saved, out)
+    saved, new = replace(lm, model=model.eval()), out.with_name(f"{out.name}.new")
+    save_trained(saved, new)
     allowed = ROUNDING[str(model.dtype).removeprefix("torch.")] if adapter else 0.0
     try:
-        again = _loaded_again(saved, out)
+        again = _loaded_again(saved, new)
         difference = float((_logprobs(again, prompt) - logprobs).abs().max())
         if adapter and difference > allowed:
             raise InputError(
@@ -163,8 +161,11 @@ def _checked(lm: CausalLM, kind: str, folder: Path, out: Path, dtype: str) -> Ex
             )
         _same_reply(again, prompt, reply, 2 * allowed, out)
     except InputError:
-        shutil.rmtree(out)
+        shutil.rmtree(new)
         raise
+    with writing(out):  # only now does an earlier export go
+        shutil.rmtree(out, ignore_errors=True)
+        new.replace(out)
     return Exported(out, kind, sum(p.numel() for p in model.parameters()), difference)
 
 
