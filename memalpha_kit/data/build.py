@@ -57,7 +57,6 @@ RECIPES = {
     name: Recipe(**fields)
     for name, fields in yaml.safe_load(Path(__file__).with_name("recipes.yaml").read_text()).items()
 }
-DEFAULT_RECIPE = "balanced"
 
 
 def build_source(
@@ -105,7 +104,7 @@ def merge_sets(
     its `limit` and `compat` hold where none is given. Raises InputError for a part that is missing,
     twice there or not in the recipe, and as `dataset.merge`.
     """
-    recipe = recipe or (None if folders else DEFAULT_RECIPE)
+    recipe = recipe or (None if folders else "balanced")
     if recipe is not None and recipe not in RECIPES:
         found = f"found {recipe!r}{closest(recipe, RECIPES)}"
         raise InputError(f"recipe: expected a known name, {found}")

@@ -117,7 +117,8 @@ def _episode(
     counts = counter(episode.memory_config.counter)
     parts = recording.rewards.get(episode.id)
     judge = judge or RULES.get(episode.source)
-    parts = parts or _rewards(Scene(episode, instance or _UNKNOWN, counts, judge, reward))
+    known = instance or Instance("", "", (), ())
+    parts = parts or _rewards(Scene(episode, known, counts, judge, reward))
     questions = instance.questions if instance else recording.questions.get(episode.id, ())
     return {
         "run": recording.name,
@@ -131,9 +132,6 @@ def _episode(
         "rewards": asdict(parts),
         "questions": _questions(questions, episode.answers),
     }
-
-
-_UNKNOWN = Instance("", "", (), ())
 
 
 def _rewards(scene: Scene) -> Rewards:

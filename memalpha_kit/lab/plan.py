@@ -24,7 +24,6 @@ from memalpha_kit.training.plan import GB, Line, Plan, Shape, known_shape, plan
 
 REFERENCE = Path(__file__).parent / "plan_reference.json"
 KERNEL_S = 3.5  # about: to start and stop a notebook's kernel and write its report
-PROBE_STEPS = 30
 PHASES = {"warm start": "warm_start", "GRPO": "grpo", "evaluation": "evaluation"}
 
 
@@ -94,9 +93,7 @@ def probe(profile: Profile) -> float:
 
     `profile` must be the laptop's; the miniature's weights do not matter for the time.
     """
-    short = replace(
-        profile.warm_start, copy_steps=PROBE_STEPS, transcribe_steps=1, steps=PROBE_STEPS, rows=256
-    )
+    short = replace(profile.warm_start, copy_steps=30, transcribe_steps=1, steps=30, rows=256)
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         miniature.warm_start(replace(profile, warm_start=short, seed=0), Path(folder))
