@@ -9,12 +9,12 @@ import zipfile
 import pyarrow.parquet as pq
 import pytest
 
-from memalpha_kit.data import dataset
+from memalpha_kit.data import dataset, examples
 from memalpha_kit.data.examples import LEAKY, build_examples, write_raw
 from memalpha_kit.data.sources import SOURCES, build
 from memalpha_kit.errors import DiskError, InputError
 from memalpha_kit.settings import BuildConfig, load_profile
-from memalpha_kit.tasks import TASKS
+from memalpha_kit.tasks import TASKS, Task
 from tools import sample_data
 from tools.sample_data import make_raw
 
@@ -55,6 +55,18 @@ def test_every_source_of_the_paper_is_built(tmp_path):
         found = dataset.read(folder)
         assert found.name == name and (found.train or found.test)
         assert not dataset.shared_groups(found.train, found.test) or name == LEAKY
+
+
+def test_examples_leave_out_own_sources_and_with_a_warning_what_comes_to_nothing(
+    tmp_path, monkeypatch, caplog
+):
+    names = ("squad", "hotpotqa", "mine")
+    monkeypatch.setitem(TASKS, "mine", Task("mine", "contains"))
+    monkeypatch.setattr(examples, "SOURCES", names)
+    small = load_profile("ci", ["data.chunk_max_tokens=512"])
+    assert set(build_examples(small, tmp_path)) == {"squad", LEAKY}
+    (warning,) = [record.getMessage() for record in caplog.records if "left out" in record.msg]
+    assert warning.startswith("hotpotqa is left out:") and "too many chunks" in warning
 
 
 @pytest.mark.parametrize("source", ["squad", "hotpotqa", "lme_train"])

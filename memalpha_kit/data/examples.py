@@ -25,6 +25,8 @@ from memalpha_kit.progress import progress
 from memalpha_kit.settings import Profile
 from memalpha_kit.tasks import TASKS
 
+log = logging.getLogger(__name__)
+
 LEAKY = "ttl_train, release"
 """The one data set that is also built as the release does: its questions are the evaluation's."""
 
@@ -49,20 +51,24 @@ def write_raw(source: str, out: Path) -> list[Path]:
 def build_examples(profile: Profile, out: Path) -> dict[str, Path]:
     """Folders of data sets by name: all training and evaluation sources, and `LEAKY`.
 
-    Each has train.parquet, test.parquet and card.json.
+    What comes to nothing under the profile's settings is left out, with a warning.
     """
     config = dataclasses.replace(profile.data, stage="rules", rows="any")
-    kinds = {name: (name, config) for name in SOURCES if TASKS[name].role != "ours"}
+    kinds = {name: (name, config) for name in SOURCES if TASKS[name].role in ("train", "eval")}
     kinds[LEAKY] = ("ttl_train", dataclasses.replace(config, compat="release"))
     built = {}
     leaky = logging.getLogger("memalpha_kit.release.data")
     leaky.setLevel(logging.ERROR)  # its warning says what the report is to show
     try:
         for name, (made_from, chosen) in progress(kinds.items(), label="made-up raw files"):
-            built[name] = out / name.replace("*", "").replace(", ", "_")
             with tempfile.TemporaryDirectory() as raw:
-                write_raw(made_from, Path(raw))
-                data = build_source(made_from, Path(raw), chosen, profile.seed)
+                try:
+                    write_raw(made_from, Path(raw))
+                    data = build_source(made_from, Path(raw), chosen, profile.seed)
+                except InputError as error:
+                    log.warning("%s is left out: %s", name, error)
+                    continue
+            built[name] = out / name.replace("*", "").replace(", ", "_")
             card = {**data.card, "name": name}
             dataset.save(built[name], dataclasses.replace(data, name=name, card=card))
     finally:
