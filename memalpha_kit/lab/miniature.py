@@ -95,6 +95,13 @@ def training_instances(profile: Profile) -> list[Instance]:
     return world.build_world(profile.world, people, n, profile.world.chunks, seed)
 
 
+def validation_instances(profile: Profile) -> list[Instance]:
+    """What `grpo.validate_every` looks at: training's names in worlds that it does not see."""
+    people, _ = world.names(profile.world)
+    n = profile.grpo.validate_instances
+    return world.build_world(profile.world, people, n, profile.world.chunks, "validation")
+
+
 def held_out(profile: Profile) -> dict[str, list[Instance]]:
     """The evaluation's instances by name of their file, about held-out names only."""
     config, (_, people) = profile.world, world.names(profile.world)
@@ -203,11 +210,7 @@ def train(
 
     _set_threads(profile)
     config = profile.grpo
-    held_out: Sequence[Instance] = ()
-    if config.validate_every:  # training's names in worlds that it does not see
-        people, _ = world.names(profile.world)
-        size = config.validate_instances, profile.world.chunks
-        held_out = world.build_world(profile.world, people, *size, "validation")
+    held_out = validation_instances(profile) if config.validate_every else ()
     run = Run(policy, instances, environment(profile), config, folder, profile.seed, held_out)
     return train_grpo(run, resume)
 
