@@ -236,6 +236,7 @@ FIGURES = {
     "gain": lambda: gain_of(results()),
     "gain, one seed": lambda: gain_of(results(seeds=(0,))),
     "gain, missing": lambda: gain_of(unanswered(results())),
+    "gain, fifty seeds": lambda: gain_of(results(seeds=range(50))),
     "behaviour": lambda: behaviour_of(results()),
     "behaviour, one seed": lambda: behaviour_of(results(seeds=(0,))),
     "behaviour, no calls": lambda: behaviour_of(NO_CALLS),
@@ -324,6 +325,13 @@ def test_the_figures_show_the_numbers_of_their_tables():
     }
     assert "2 seeds; n = 4, 4 memories" in caption(figure)
     assert "95 % bootstrap" in caption(figure)
+
+
+def test_the_dots_of_many_seeds_stay_on_their_bar():
+    [axis] = gain_of(results(seeds=range(50))).axes
+    spots = [line.get_xdata() for line in axis.lines if len(line.get_xdata()) == 50]
+    assert [round(float(np.mean(x))) for x in spots] == [0, 1]
+    assert all(abs(x - place) < 0.3 for place, found in enumerate(spots) for x in found)
 
 
 def test_colours_never_set_red_against_green():

@@ -73,8 +73,7 @@ def credit(
     for number, episode in enumerate(load_episodes(episodes)[:limit]):
         if episode.instance not in asked:
             raise InputError(f"episode {episode.id}: its instance is not in the data")
-        questions = asked[episode.instance]
-        table = credits.credits(episode, questions, by, readings=readings, seed=seed)
+        table = credits.credits(episode, asked[episode.instance], by, readings=readings, seed=seed)
         entries.append(table.assign(episode=episode.id))
         calls.append(credits.call_credits(episode, table).assign(episode=episode.id))
         idle = table["needed_by"].map(len).eq(0) & table["credit"].eq(0)

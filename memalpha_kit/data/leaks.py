@@ -54,8 +54,7 @@ DIALOGUE, BOOK = "[Dialogue between User and Assistant on ", "[Event happened on
 def content(chunk: str) -> str:
     """What the frame of a chunk holds; a chunk without one as it is."""
     if chunk.startswith(DIALOGUE):
-        held = chunk.rpartition("\n<Assistant>")[0]
-        return held.split("\n", 2)[-1]
+        return chunk.rpartition("\n<Assistant>")[0].split("\n", 2)[-1]
     if chunk.startswith(BOOK):
         return chunk.partition("\n<User> ")[2].rpartition("\n\n<System> ")[0]
     return chunk

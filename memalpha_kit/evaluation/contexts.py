@@ -129,8 +129,7 @@ class ContextMethod(Method):
         """The question with as much of its text as fits."""
         context = self.context(put)
         if context is None:
-            why = "the data does not say which chunk holds the evidence"
-            return None, put.draft(skipped=why)
+            return None, put.draft(skipped="the data does not say which chunk holds the evidence")
         source, tail = put.instance.source, _tail(context[0], self.options.counter)
         system = system_prompt_baseline(source) if self.framed else ""
         task = put.instance.prompt if self.framed else ""

@@ -132,13 +132,11 @@ def select(
     for instance in instances:
         by_source.setdefault(instance.source, []).append(instance.id)
     if strange := [name for name in sources if name not in by_source]:
-        known = ", ".join(by_source)
-        raise InputError(f"source {strange[0]}: not in the data, which has {known}")
+        raise InputError(f"source {strange[0]}: not in the data, which has {', '.join(by_source)}")
     chosen: set[str] = set()
     for name in sources or by_source:
         ids = by_source[name]
-        count = min(limit or len(ids), len(ids))
-        chosen |= set(random.Random(f"{seed} {name}").sample(ids, count))
+        chosen |= {*random.Random(f"{seed} {name}").sample(ids, min(limit or len(ids), len(ids)))}
     return [instance for instance in instances if instance.id in chosen]
 
 
@@ -253,8 +251,7 @@ def load_run(folder: Path, memories: bool = True) -> Run:
     if files.sha256(folder / QUESTIONS) != settings["questions_sha256"]:
         raise InputError(f"{folder / QUESTIONS}: was changed or cut after the run was begun")
     asked = files.read_jsonl(folder / QUESTIONS)
-    items = saved.record(tuple[Item, ...], asked, f"{folder / QUESTIONS}")
-    run = Run(folder, settings, items)
+    run = Run(folder, settings, saved.record(tuple[Item, ...], asked, f"{folder / QUESTIONS}"))
     for record, who in _records(folder / ANSWERS, memories):
         run.add(record, who)
     for record, _ in _records(folder / FAILURES, memories):

@@ -113,8 +113,7 @@ def stage(
         return Finding("unknown", why="no answer" if answer.prediction is None else "no score")
     if answer.score >= RIGHT:
         return Finding("correct")
-    metric = metric_of(instance.source, judged=False)
-    wanted = _wanted(qa, instance, metric)
+    wanted = _wanted(qa, instance, metric_of(instance.source, judged=False))
     if isinstance(wanted, str):
         return Finding("unknown", why=wanted)
     label = "text" if qa.chunk is None else "chunk"

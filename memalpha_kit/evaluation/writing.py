@@ -186,10 +186,8 @@ class KeptWriter:
 
     def write(self, requests: Sequence[WriteRequest]) -> list[Completion]:
         """As the writer, which is asked only for what is not kept yet."""
-        parts = []
-        for request in requests:
-            past = self.past[request.instance, request.rollout] if request.step else ""
-            parts.append((self.name, vars(request) | {"memory": past}))
+        pasts = [self.past[r.instance, r.rollout] if r.step else "" for r in requests]
+        parts = [(self.name, vars(r) | {"memory": p}) for r, p in zip(requests, pasts, strict=True)]
         kept = [self.journal.get(*part) for part in parts]
         missing = [place for place, value in enumerate(kept) if value is None]
         made = self.writer.write([requests[place] for place in missing]) if missing else []

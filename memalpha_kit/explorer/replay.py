@@ -54,8 +54,7 @@ def replay(paths: Iterable[Path], instances: Iterable[Instance] = ()) -> Replaye
             if not new and line["answers"] and line["instance"] in known:
                 n_rewarded += 1
                 episode, instance = read_episode(line, where), known[line["instance"]]
-                saved = made.rewards.get(episode.id)
-                found += reward_differences(episode, instance, saved, rules)
+                found += reward_differences(episode, instance, made.rewards.get(episode.id), rules)
         if n_episodes == before:
             raise InputError(f"{file}: expected episodes, found none")
     return Replayed(n_episodes, n_rewarded, tuple(found))

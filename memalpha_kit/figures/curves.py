@@ -213,7 +213,8 @@ def plot_gain(results: pd.DataFrame, table: pd.DataFrame) -> Figure:
     axis.bar(labels, table["gain"], 0.6, yerr=style.whiskers(table, "gain"), color=style.COLOURS[2])
     for place, length in enumerate(table["length"]):
         dots = gains[length]
-        spread = [place + 0.05 * (i - (len(dots) - 1) / 2) for i in range(len(dots))]
+        step = min(0.05, 0.5 / len(dots))  # inside the bar, however many
+        spread = [place + step * (i - (len(dots) - 1) / 2) for i in range(len(dots))]
         axis.plot(spread, dots, "o", color="k", markersize=2.5, zorder=3)
     axis.axhline(0, color="k", linewidth=0.6)
     axis.set(xlabel="input length (1x: as in training)", ylabel="answers right, after - before")
@@ -243,8 +244,7 @@ def plot_behaviour(table: pd.DataFrame, length: int = 1) -> Figure:
     n = " to ".join(str(n) for n in sorted({counts[shown].min(), counts[shown].max()}))
     caption = f"Miniature at {length}x; n = {n} memories. "
     caption += f"Not measured: {', '.join(absent)}. " if absent else ""
-    drawn = part["low"].notna().any()
-    return style.finished(figure, caption + _interval(2 if drawn else 1))
+    return style.finished(figure, caption + _interval(2 if part["low"].notna().any() else 1))
 
 
 def reward_parts(metrics: pd.DataFrame) -> dict[str, str]:

@@ -50,8 +50,7 @@ def table_change(before: Memory, after: Memory) -> pd.DataFrame:
         entries = {f"{name} {entry.id}": entry.text for name, entry in memory.entries()}
         return ({"core": memory.core} if memory.core else {}) | entries
 
-    both = {"before": texts(before), "after": texts(after)}
-    return pd.DataFrame(both, dtype=object).fillna("")
+    return pd.DataFrame({"before": texts(before), "after": texts(after)}, dtype=object).fillna("")
 
 
 def plot_advantages(
@@ -71,5 +70,4 @@ def plot_advantages(
         axis.set(title=title, xlabel="chunk", xticks=range(last + 1))
     style.label_ends(axes[-1], ends)
     axes[0].set_ylabel("advantage (standard deviations)")
-    caption = f"{len(rollouts)} rollouts of one instance of {last + 1} chunks."
-    return style.finished(figure, caption)
+    return style.finished(figure, f"{len(rollouts)} rollouts of one instance of {last + 1} chunks.")

@@ -84,8 +84,8 @@ def whiskers(table: pd.DataFrame, mean: str, low: str = "", high: str = "") -> l
 
 def dots(place: int) -> dict[str, Any]:
     """The look of the dots of one of several series; no two of 36 look the same."""
-    n = len(COLOURS)
-    return {"fmt": "osD^vP"[place // n % 6], "color": COLOURS[place % n]}
+    row, colour = divmod(place, len(COLOURS))
+    return {"fmt": "osD^vP"[row % 6], "color": COLOURS[colour]}
 
 
 def label_ends(axis: Axes, ends: Sequence[tuple[str, float, float, str]], gap: float = 8) -> None:

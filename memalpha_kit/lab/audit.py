@@ -348,8 +348,7 @@ def audit(n: int = 16, seed: int = 0, rules: Sequence[Rules] = RULES) -> pd.Data
 def _played(exploit: Exploit, rules: Rules, instances: Sequence[Instance]) -> pd.DataFrame:
     """A row of numbers for every instance."""
     parts = rules.memory, rules.protocol, BestEntry(), rules.judge
-    environment = Environment(*parts, metric=METRIC)
-    played = play(instances, _Player(exploit, rules), environment)
+    played = play(instances, _Player(exploit, rules), Environment(*parts, metric=METRIC))
     pairs = zip(played.episodes, instances, strict=True)
     return pd.DataFrame([_measured(e, i, rules) for e, i in pairs])
 

@@ -96,8 +96,7 @@ class Stage:
         parts = profile_dict(self.profile) | {"name": ""}
         if self.name == "warm_start":
             parts = {name: parts[name] for name in WARM_PARTS}
-        key = files.settings_hash(parts)
-        return self.runs / f"seed_{self.profile.seed}" / f"{self.name}-{key}"
+        return self.runs / f"seed_{self.profile.seed}" / f"{self.name}-{files.settings_hash(parts)}"
 
     @property
     def policy(self) -> Path:
@@ -345,8 +344,7 @@ def run_sweep(sweep: Sweep, runs: Path, out: Path, workers: int = 1) -> list[Pat
 
 
 def _results(stage: Stage, point: str) -> pd.DataFrame:
-    found = stage.table("results")[[*MEASURES, "stage"]]
-    return found.assign(point=point, seed=stage.profile.seed)
+    return stage.table("results")[[*MEASURES, "stage"]].assign(point=point, seed=stage.profile.seed)
 
 
 def table_sweep(results: pd.DataFrame, base: str, resamples: int = 2000) -> pd.DataFrame:

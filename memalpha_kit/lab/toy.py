@@ -102,8 +102,7 @@ def save_data(folder: Path) -> Path:
 
 def _instance(seed: str) -> Instance:
     """Two chunks of three sentences each, and a question about every sentence."""
-    pairs = [(name, fact) for name in NAMES for fact in FACTS]
-    drawn = random.Random(seed).sample(pairs, 6)
+    drawn = random.Random(seed).sample([(name, fact) for name in NAMES for fact in FACTS], 6)
     told = [fact[0].format(name) for name, fact in drawn]
     questions = [
         QA(f"q{i}", fact[1].format(name), (fact[2],), i // 3)

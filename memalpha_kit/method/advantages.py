@@ -101,8 +101,7 @@ def _left_out(
             result.append((0.0,) * len(rewards))
             continue
         baseline = (sum(everyone) - sum(own)) / n_others
-        scaled = config.scale == "std"
-        scale = float(np.std(everyone, ddof=1)) + config.epsilon if scaled else 1.0
+        scale = float(np.std(everyone, ddof=1)) + config.epsilon if config.scale == "std" else 1.0
         result.append(tuple(0.0 if r is None else (r - baseline) / scale for r in rewards))
     return result
 

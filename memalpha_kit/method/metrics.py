@@ -258,8 +258,7 @@ def perltqa(prediction: str, answers: Answers) -> float:
 def substring(prediction: str, answers: Answers) -> float:
     """1 if any comparable answer is inside the comparable reply, whole or its `Answer:` line."""
     texts = set(map(comparable, {prediction, parsed_line(prediction)}))  # often the same
-    golds = usable(answers, "substring")
-    return float(any(_found(gold, prediction, texts) for gold in golds))
+    return float(any(_found(gold, prediction, texts) for gold in usable(answers, "substring")))
 
 
 def _found(gold: str, prediction: str, texts: set[str]) -> bool:

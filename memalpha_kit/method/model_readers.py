@@ -79,8 +79,7 @@ class ModelReader:
     def _begin(self, questions: Sequence[Question], done: Done | None) -> list[_Talk]:
         """Each question with what is shown for it; one that cannot be asked has its answer."""
         views = self._views(questions)
-        tools = [self._tools(shows.memory) for shows in views]
-        rows = zip(questions, views, tools, strict=True)
+        rows = zip(questions, views, [self._tools(shows.memory) for shows in views], strict=True)
         talks = [_Talk(i, *row, done) for i, row in enumerate(rows)]
         for talk in talks:
             try:

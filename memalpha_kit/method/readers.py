@@ -58,8 +58,7 @@ def reader(name: str, model: ChatModel | None = None, **settings: Any) -> Reader
     known = inspect.signature(READERS[name]).parameters
     for key in settings:
         if key not in known:
-            tail = closest(key, known)
-            raise InputError(f"reader {name}: setting {key!r} is unknown{tail}")
+            raise InputError(f"reader {name}: setting {key!r} is unknown{closest(key, known)}")
     if not needs_model(name):
         return READERS[name](**settings)
     if model is None:
@@ -260,5 +259,4 @@ class BySource(_Rules):
 
     def rule(self, question: Question) -> _Rule:
         """`label_vote` or `best_entry`."""
-        votes = metric_of(question.source, judged=False) == "label"
-        return LabelVote() if votes else BestEntry()
+        return LabelVote() if metric_of(question.source, judged=False) == "label" else BestEntry()

@@ -170,8 +170,7 @@ def write_log(
     mark()
     with Log(path) as log:
         known = {episode.id for episode in load_episodes(path)}
-        ids = range(rollouts)
-        todo = [i for i in instances if not {episode_id(i.id, n) for n in ids} <= known]
+        todo = [i for i in instances if not {episode_id(i.id, n) for n in range(rollouts)} <= known]
         n_chunks = sum(len(i.chunks) for i in todo)
         with bar(n_chunks * rollouts, f"write {writer.name}") as shown:
             for start in range(0, len(todo), batch):

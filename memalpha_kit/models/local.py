@@ -151,8 +151,7 @@ def left_pad(prompts: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, 
 
     width = max(map(len, prompts))
     ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in prompts])
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in prompts])
-    return ids, mask
+    return ids, torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in prompts])
 
 
 class SeededDraw:

@@ -48,8 +48,7 @@ def consecutive_shares(
 
     A chunk asks for every context inside it, and the last chunk of a question is its evidence.
     """
-    space = job.counter.count("\n\n")
-    packed = pack_sizes(tokens, space, job.targets("all"), test_space=False)
+    packed = pack_sizes(tokens, job.counter.count("\n\n"), job.targets("all"), test_space=False)
     last: dict[str, int] = {}
     found = []
     heads: dict[str, list[int]] = defaultdict(list)

@@ -256,8 +256,7 @@ def _shards(actor: Path, base: Path | None) -> tuple[CausalLM, str]:
     _fill(model, join_shards(shards, shapes), actor)
     tokenizer = AutoTokenizer.from_pretrained(config, **LOCAL)
     stops, said = ends(config, tokenizer)
-    lm = CausalLM(str(actor), model, tokenizer, stops, said=said)
-    return lm, f"{len(paths)} shards"
+    return CausalLM(str(actor), model, tokenizer, stops, said=said), f"{len(paths)} shards"
 
 
 def _ranks(actor: Path) -> list[Path]:

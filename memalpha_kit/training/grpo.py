@@ -127,8 +127,7 @@ def training_order(n: int, config: GrpoConfig, seed: int) -> list[int]:
     places: list[int] = []
     whole = n - n % config.instances
     while len(places) < config.steps * config.instances:
-        rng = random.Random(f"{seed}/order/{len(places)}")
-        places += rng.sample(range(n), n)[:whole]
+        places += random.Random(f"{seed}/order/{len(places)}").sample(range(n), n)[:whole]
     return places[: config.steps * config.instances]
 
 

@@ -76,8 +76,7 @@ class Job:
 
     def sampled(self, questions: Sequence[T], instance: int | str) -> list[T]:
         """At most `max_questions` of the questions, in order; those not drawn are counted."""
-        limit = self.config.max_questions
-        drawn = draw(questions, limit, self.rng(instance, "questions"))
+        drawn = draw(questions, self.config.max_questions, self.rng(instance, "questions"))
         self.skips.drop("questions above the limit, sampled away", len(questions) - len(drawn))
         return drawn
 
@@ -190,8 +189,7 @@ def finish(job: Job, drafts: Iterable[Draft], pattern: str) -> list[Instance]:
 
 def _unknown(job: Job, stage: Stage, asked: Sequence[QA]) -> list[QA]:
     """The questions with a short answer that nobody knows without the text."""
-    pairs = [(qa.question, qa.answers[0]) for qa in asked]
-    verdicts = stage.closed_book(pairs, job.counter.count)
+    verdicts = stage.closed_book([(qa.question, qa.answers[0]) for qa in asked], job.counter.count)
     drop = job.skips.drop
     drop("questions with a long answer, or answered without the text", verdicts.count(False))
     drop("questions whose closed-book check failed", verdicts.count(None))

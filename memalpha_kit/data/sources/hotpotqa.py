@@ -244,8 +244,7 @@ def _question(job: Job, row: _RawRow, context: dict[str, list[str]]) -> Question
         facts += [(title, there)] if there else []
         job.skips.drop("supporting facts out of range", not there)
     complete = bool(facts) and all(title in context for title, _ in row.supporting_facts)
-    qa = QA(row.id, row.question.strip(), (row.answer.strip(),))
-    return Question(qa, tuple(facts), complete)
+    return Question(QA(row.id, row.question.strip(), (row.answer.strip(),)), tuple(facts), complete)
 
 
 def _read_row(raw: Any, where: str) -> _RawRow:

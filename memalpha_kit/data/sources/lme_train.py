@@ -89,8 +89,7 @@ def of_sample(job: Job, raw: Any, where: str, excluded: Excluded) -> Instance | 
     """The instance of one sample, without the questions of evaluation; None if no other is left."""
     sample = checked(RawSample, raw, where)
     kept = [i for i, q in enumerate(sample.questions) if normalise(q) not in excluded.questions]
-    left_out = len(sample.questions) - len(kept)
-    job.skips.drop("lme_train: questions of evaluation rows", left_out)
+    job.skips.drop("lme_train: questions of evaluation rows", len(sample.questions) - len(kept))
     if not kept:
         return None
     chunks = longmemeval.pack(job, longmemeval.in_time_order(sample.sessions()))
@@ -130,8 +129,7 @@ def evaluation(job: Job) -> Excluded:
     Raises InputError if the evaluation rows are not there.
     """
     exclude = job.config.exclude
-    split = memory_agent_bench.left_out(job, RETRIEVAL)
-    found = [row for row in split if row.source == DIALOGUES]
+    found = [row for row in memory_agent_bench.left_out(job, RETRIEVAL) if row.source == DIALOGUES]
     if not found and exclude != "none":
         raise InputError(f"{job.raw}: {RETRIEVAL}*: expected rows of {DIALOGUES}, found none")
     shown = found if exclude == "evaluation" else []

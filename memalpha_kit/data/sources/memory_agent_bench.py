@@ -252,8 +252,7 @@ def make_books(job: Job, row: Row, index: int) -> Instance:
     """Parts of a book on dated days and one question, for a summary; answers are keywords."""
     contents = pack_sentences(row.text, job.counter, job.config.chunk_max_tokens)
     chunks, days = frames.book_frames(contents, job.rng(index, "days"))
-    asked = SUMMARIZE.format(first=days[0], last=days[-1])
-    row = row.model_copy(update={"questions": [asked]})
+    row = row.model_copy(update={"questions": [SUMMARIZE.format(first=days[0], last=days[-1])]})
     return _instance(job, row, index, chunks, dates=[days[0], days[-1]])
 
 

@@ -116,8 +116,7 @@ def chunks_of(job: Job, opening: str, body: str) -> list[str]:
     """An event as a chunk; as several, each with the opening line, if it is above the limit."""
     opening, measure = html.unescape(opening), job.counter
     room = max(job.config.chunk_max_tokens - measure.count(f"{opening}\n\n"), 1)
-    pieces = pack_sentences(html.unescape(body), measure, room)
-    return [f"{opening}\n\n{piece}" for piece in pieces]
+    return [f"{opening}\n\n{piece}" for piece in pack_sentences(html.unescape(body), measure, room)]
 
 
 @dataclass(frozen=True)

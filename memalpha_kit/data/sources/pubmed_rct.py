@@ -155,8 +155,7 @@ def from_corpus(job: Job, corpus: Corpus, admit: Admit) -> list[Instance]:
             break
         built.append(instance)
     expected = f"enough sentences for {job.config.max_chunks} chunks and {job.config.max_questions}"
-    found = f"{len(corpus.texts)} sentences"
-    return job.not_none(built, *FILES, f"{expected} questions", found)
+    return job.not_none(built, *FILES, f"{expected} questions", f"{len(corpus.texts)} sentences")
 
 
 def _instance(

@@ -38,8 +38,7 @@ FILES = ("**/*.[tT][xX][tT]", "**/*.[mM][dD]")
 
 Chunks = list[tuple[str, str, str]]
 """(file, text, its words as scores compare them, between spaces) of each chunk."""
-Places = dict[str, dict[str, list[int]]]
-"""Which chunks a file has, by its name and its folder."""
+Places = dict[str, dict[str, list[int]]]  # of the chunks of a file, by its name and its folder
 
 
 class _RawQuestion(Row):
@@ -97,8 +96,7 @@ def build(job: Job) -> list[Instance]:
         shown = job.framed(texts, folder)
         built.append(job.instance(shown, kept, groups=[f"text:{folder}"], files=files))
     if not built:
-        why = job.skips.reasons()
-        raise InputError(f"{path}: expected at least one question, found none{why}")
+        raise InputError(f"{path}: expected at least one question, found none{job.skips.reasons()}")
     return built[: job.config.instances]
 
 

@@ -68,8 +68,7 @@ def evaluation_sentences(job: Job) -> set[str]:
     for row in memory_agent_bench.left_out(job, LEARNING):
         sentences |= set(map(key, row.questions))
         if job.config.exclude == "evaluation":
-            examples = parse_examples(row.text, row.where)
-            sentences |= {key(text) for text, _ in examples}
+            sentences |= {key(text) for text, _ in parse_examples(row.text, row.where)}
     return sentences
 
 
