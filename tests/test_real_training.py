@@ -393,6 +393,9 @@ def test_a_stronger_models_episodes_teach_too_and_what_does_not_fit_is_said(
     command = ["warm-start", "--data", str(data[0]), "--out", str(tmp_path / "warm")]
     assert cli.main([*command, "--episodes", str(written), *options]) == 0
     assert json.loads((tmp_path / "warm" / "run.json").read_text())["rows"] == 4
+    assert "rows are longer" not in capsys.readouterr().err
+    assert cli.main([*command, *options, "--set", "protocol.max_reply_tokens=1"]) == 0
+    assert "4 of 4 rows are longer than protocol.max_reply_tokens (1)" in capsys.readouterr().err
     other = ["--set", "memory.semantic=false", "--set", "memory.episodic=true"]
     assert cli.main([*command, "--episodes", str(written), *options, *other]) == 2
     assert "in the profile's memory, found rejected (disabled)" in capsys.readouterr().err

@@ -276,8 +276,7 @@ def writer_of(
     profile: str,
     overrides: list[str],
 ) -> tuple[Writer, Profile]:
-    """The writer that `--writer` or `--model` names, and its profile: one that comes trained has
-    its own. Raises InputError for both and for neither."""
+    """The writer of `--writer` or `--model`, and its profile. Raises InputError for both or none."""
     from memalpha_kit.method import writers
     from memalpha_kit.method.model_writers import ModelWriter
     from memalpha_kit.models.local import Sampling

@@ -12,10 +12,6 @@ from memalpha_kit.cli.options import NONE, Overrides, ProfileName, with_fields
 from memalpha_kit.settings import load_profile
 from memalpha_kit.training.plan import Assumptions
 
-PUBLISHED: dict[str, Any] = {"cards": 32, "vllm_cards": 8, "reader_cards": 8}
-"""For profiles that generate on a server: the published 32 cards, and ours beside them for
-generation and reading."""
-
 GO_ON = "go on from the last checkpoint; without it an earlier run in the folder is replaced"
 
 SHORT: dict[str, Any] = {"card": "cpu", "chunks": 1.0, "questions": 3.6, "chunk_tokens": 112}
@@ -110,7 +106,9 @@ def plan(
         speed = miniature.probe(load_profile("laptop")) if probe else None
         made = miniature.miniature_plan(loaded, speed)
     else:
-        known = PUBLISHED if loaded.model.vllm == "server" else {}
+        # the published 32 cards, and ours beside them for generation and reading
+        known: dict[str, Any] = {"cards": 32, "vllm_cards": 8, "reader_cards": 8}
+        known = known if loaded.model.vllm == "server" else {}
         known = SHORT if loaded.protocol.prompt == "short" else known
         sources = {name: context.get_parameter_source(name) for name in known}
         unsaid = [n for n, source in sources.items() if source and source.name == "DEFAULT"]

@@ -38,8 +38,6 @@ from memalpha_kit.text import normalise, without_thinking
 Pairs = Sequence[tuple[str, str]]
 """(question, gold answer) of each question."""
 _TEXTS = yaml.safe_load(Path(__file__).with_name("stages.yaml").read_text(encoding="utf-8"))
-Instruction = tuple[str, str, int]
-"""Version, text, and the most tokens of a reply. Another version is another cache entry."""
 CLOSED_BOOK, KEYWORDS, SHORTEN, ANSWER = (
     (row["version"], row["text"], row["max_tokens"]) for row in _TEXTS["instructions"].values()
 )
@@ -138,7 +136,7 @@ class Llm(Stage):
 
     def _ask(
         self,
-        instruction: Instruction,
+        instruction: tuple[str, str, int],  # version, text, and the most tokens of a reply
         texts: Sequence[str],
         problem: Callable[[str], str] = lambda text: "",
     ) -> list[str | None]:

@@ -24,8 +24,7 @@ def start(on_cpu: bool) -> None:
     """Joins the processes that a launcher started; without a launcher there is one."""
     from accelerate import PartialState
 
-    # a pause of one process in an outage must not end the run
-    PartialState(cpu=on_cpu, timeout=timedelta(hours=4))
+    PartialState(cpu=on_cpu, timeout=timedelta(hours=4))  # pauses in an outage must not end it
     if _joined():
         atexit.register(_leave)
 

@@ -45,6 +45,7 @@ from memalpha_kit.models.get import hub_folder
 from memalpha_kit.models.local import Sampling
 from memalpha_kit.models.local_chat import LocalChat, VllmLM
 from memalpha_kit.models.servers import endpoint_from_env
+from memalpha_kit.progress import tell
 from memalpha_kit.records import Instance, Memory, ToolCall
 from memalpha_kit.settings import ModelConfig, Profile
 from memalpha_kit.tokens import counter
@@ -185,6 +186,10 @@ def warm_start(
     lm = backends.load_model(model, base, profile.seed, device(profile))
     writer = ModelWriter(lm, profile.memory, profile.protocol, Sampling(0.0, 1))
     rows = encode_steps(writer, islice(taught(profile, instances, episodes), settings.rows))
+    most = profile.protocol.max_reply_tokens
+    if cut := sum(len(row.completion_ids) > most for row in rows):
+        limit = f"protocol.max_reply_tokens ({most}), where its writer will be cut off"
+        tell(f"warm start: {cut} of {len(rows)} rows are longer than {limit}")
     files = [file for path in data for file in trained_on(path)] + list(episodes)
     with held(out):
         if not resume:
