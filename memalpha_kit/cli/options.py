@@ -276,7 +276,7 @@ def writer_of(
     profile: str,
     overrides: list[str],
 ) -> tuple[Writer, Profile]:
-    """The writer of `--writer` or `--model`, and its profile. Raises InputError for both or none."""
+    """The writer of `--writer` or `--model`, and its profile. InputError for both and for none."""
     from memalpha_kit.method import writers
     from memalpha_kit.method.model_writers import ModelWriter
     from memalpha_kit.models.local import Sampling
