@@ -40,9 +40,8 @@ def write_raw(source: str, out: Path) -> list[Path]:
     with zipfile.ZipFile(io.BytesIO(packed)) as archive:
         index = json.loads(archive.read("index.json"))
         if source not in index:
-            raise InputError(
-                f"source: expected a known name, found {source!r}{closest(source, index)}"
-            )
+            found = f"found {source!r}{closest(source, index)}"
+            raise InputError(f"source: expected a known name, {found}")
         for name in index[source]:
             store.write_bytes(out / name, archive.read(name))
     return [out / name for name in index[source]]

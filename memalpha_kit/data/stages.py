@@ -41,8 +41,6 @@ _TEXTS = yaml.safe_load(Path(__file__).with_name("stages.yaml").read_text(encodi
 CLOSED_BOOK, KEYWORDS, SHORTEN, ANSWER = (
     (row["version"], row["text"], row["max_tokens"]) for row in _TEXTS["instructions"].values()
 )
-ATTEMPTS = 3  # replies that are asked for until one can be used
-SHORT_TOKENS = 5  # a gold with so many tokens is too long for a metric that looks for it
 MAX_KEYWORDS = 20
 MAX_WORDS = 3  # of one keyword
 
@@ -62,7 +60,7 @@ class Stage:
         `count` measures golds in tokens; golds of five tokens or more are removed without asking.
         """
         short = [i for i, (_, gold) in enumerate(pairs) if gold.strip()]
-        short = [i for i in short if count(pairs[i][1]) < SHORT_TOKENS]
+        short = [i for i in short if count(pairs[i][1]) < 5]
         verdicts: list[bool | None] = [False] * len(pairs)
         for i, verdict in zip(short, self.needs_text([pairs[i] for i in short]), strict=True):
             verdicts[i] = verdict
@@ -115,7 +113,7 @@ class Llm(Stage):
         """A reply that breaks the rules is asked for again with the reason, three times in all."""
         found: list[str | None] = [None] * len(pairs)
         reasons = {i: "" for i, (_, answer) in enumerate(pairs) if answer.strip()}
-        for _ in range(ATTEMPTS):
+        for _ in range(3):  # replies are asked for until one can be used
             texts = []
             for i, why in reasons.items():
                 again = f"\nYour last reply could not be used: {why}." if why else ""

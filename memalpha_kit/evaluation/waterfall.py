@@ -111,7 +111,7 @@ def stage(
     (qa,) = (qa for qa in instance.questions if qa.id == answer.qa)
     if answer.prediction is None or answer.score is None:
         return Finding("unknown", why="no answer" if answer.prediction is None else "no score")
-    if answer.score >= RIGHT:
+    if answer.score >= 1.0 - 1e-6:  # a half right answer has a stage too
         return Finding("correct")
     wanted = _wanted(qa, instance, metric_of(instance.source, judged=False))
     if isinstance(wanted, str):
@@ -125,8 +125,6 @@ def stage(
     return Finding(reached, label, written, lost)
 
 
-RIGHT = 1.0 - 1e-6  # scores below this are wrong, so a half right answer has a stage too
-
 _NAMES = "zero one two three four five six seven eight nine ten eleven twelve"
 _NUMBERS = {name: str(number) for number, name in enumerate(_NAMES.split())}
 
@@ -139,7 +137,6 @@ def _plain(text: str) -> tuple[str, ...]:
     return tuple(_NUMBERS.get(word, word) for word in normalise(bare).split())
 
 
-_WHOLE_TEXT = ("keywords", "rouge_l")
 _COMMON = """
 what is of who whom whose where when which why how did does do was were are am be been has have had
 in on at to for by with from and or as it its that this these those i me my you your he she they his
@@ -152,7 +149,7 @@ Parts = tuple[tuple[str, ...], ...]
 
 def _wanted(qa: QA, instance: Instance, metric: str) -> list[Parts] | str:
     """The accepted answers that stand in the evidence, each as its parts; or why there are none."""
-    if metric in _WHOLE_TEXT:
+    if metric in ("keywords", "rouge_l"):
         return "the evidence of a summary is the whole text"
     if qa.id.endswith("_abs"):
         return "the question has no answer, so there is no evidence"

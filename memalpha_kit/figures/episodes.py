@@ -12,9 +12,6 @@ from pandas.io.formats.style import Styler
 from memalpha_kit.figures import style
 from memalpha_kit.records import Memory, Step, ToolCall
 
-LINES = ("o-", "s-", "D-", "^--")
-"""A marker and a line for each rollout, so that colour is not the only difference."""
-
 
 def readable(rows: Any, digits: int = 3) -> Styler:
     """A table to be read: text on the left with its line breaks, numbers to so many digits.
@@ -61,9 +58,10 @@ def plot_advantages(
     `groupings` holds a table of rollouts by chunks, in standard deviations of the group, by title.
     """
     figure, axes = style.panels(style.DOUBLE, 52, len(groupings), sharey=True)
+    lines = ("o-", "s-", "D-", "^--")  # so that colour is not the only difference
     for axis, (title, table) in zip(axes, groupings.items(), strict=True):
         last, ends = len(table[0]) - 1, []
-        for name, row, line, colour in zip(rollouts, table, LINES, style.COLOURS, strict=False):
+        for name, row, line, colour in zip(rollouts, table, lines, style.COLOURS, strict=False):
             axis.plot(row, line, color=colour)
             ends.append((name, last, row[-1], colour))
         axis.axhline(0, color=style.QUIET, linewidth=0.8)

@@ -12,8 +12,6 @@ from matplotlib.figure import Figure
 
 from memalpha_kit.figures import style
 
-NUMBERED = 400
-"""Entries up to which tiles of the heat map bear their ids."""
 LISTED = 12
 """Entries that are listed by their text; the others are counted."""
 HAYSTACKS = {
@@ -61,7 +59,7 @@ def _draw_tiles(
     reach = float(credit.abs().max() or 0) or 1.0
     cells = grid.reshape(shape)
     image = axis.imshow(cells, style.DIVERGING, aspect="auto", vmin=-reach, vmax=reach)
-    for place, name in enumerate(names if len(names) <= NUMBERED else ()):
+    for place, name in enumerate(names if len(names) <= 400 else ()):  # or ids have no room
         strong = abs(credit.iloc[place]) > 0.6 * reach
         row, column = divmod(place, shape[1])
         colour = "w" if strong else "0.3"

@@ -181,9 +181,6 @@ def row_gradient(model: PreTrainedModel, row: TrainingRow, config: GrpoConfig) -
     return torch.cat([g.flatten() for g in torch.autograd.grad(loss, trained)])
 
 
-VIEWS = ("as it is", "as Adam sees it")
-
-
 def table_cosine(gradients: np.ndarray) -> pd.DataFrame:
     """Cosines between gradients, (batches, SETTINGS, weights), with intervals over batches.
 
@@ -201,7 +198,7 @@ def table_cosine(gradients: np.ndarray) -> pd.DataFrame:
     scaled = np.divide(gradients, size, out=np.zeros_like(gradients), where=size > 0)
     return pd.DataFrame(
         {"view": view, **record}
-        for view, vectors in zip(VIEWS, (gradients, scaled), strict=True)
+        for view, vectors in (("as it is", gradients), ("as Adam sees it", scaled))
         for record in _cosines(vectors)
     )
 
