@@ -157,8 +157,7 @@ def named_profile(profile: str, overrides: Sequence[str] = ()) -> Profile:
     kit's profile of its name, or from the defaults. Raises InputError as `load_profile` does.
     """
     changed = load_profile(profile, overrides)
-    known = changed.name in profile_names()
-    kit = load_profile(changed.name) if known else Profile(changed.name)
+    kit = load_profile(changed.name) if changed.name in profile_names() else Profile(changed.name)
     plain, now = (files.flat(profile_dict(p)) for p in (kit, changed))
     different = {key: value for key, value in now.items() if value != plain.get(key)}
     if not different:

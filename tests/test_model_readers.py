@@ -109,9 +109,13 @@ def test_a_model_that_is_gone_ends_the_run_and_what_was_known_is_kept():
 def test_texts_are_embedded_once_in_one_call_for_all_questions():
     stored, embedder, lexical = memory(["north", "east"]), Embedder(), Embedder()
     questions = [put(stored, text) for text in ("Where is north?", "east of what?")] * 2
-    ModelReader(FakeChat(), EMBEDDING, embed=embedder).read(questions)
+    asking = ModelReader(FakeChat(), EMBEDDING, embed=embedder)
+    first = asking.read(questions)
     expected = sorted(["Where is north?", "east of what?", "north", "east"])
     assert [sorted(asked) for asked in embedder.asked] == [expected]
+    assert asking.read([*questions, put(stored, "north")])[:4] == first
+    assert asking.read([put(memory(["north", "north east"]), "Where is north?")])
+    assert embedder.asked[1:] == [["north east"]]  # only what is new
     ModelReader(FakeChat(), embed=lexical).read(questions)
     assert lexical.asked == []
 

@@ -234,8 +234,7 @@ class Mem1(ContextMethod):
     def step(self, task: str, state: str, chunk: str, fields: Mapping[str, Any]) -> ChatRequest:
         """The request of one chunk."""
         shown = f"<summary>\n{self.used(state)}\n</summary>\n\n"
-        text = f"{task}\n\n{shown}<information>\n{chunk}\n</information>"
-        return request("", text, **fields)
+        return request("", f"{task}\n\n{shown}<information>\n{chunk}\n</information>", **fields)
 
     def _loaded(self, instances: Sequence[Instance]) -> list[str]:
         """The state of each instance. Raises InputError naming what is missing."""

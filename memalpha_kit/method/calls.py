@@ -73,8 +73,7 @@ def parse_reply(
     Arguments are decoded, else repaired, else `bad_json`; an unquoted `memory_id` keeps its
     characters. Raises InputError for an unknown format.
     """
-    repair = len(text) <= MAX_REPAIR_CHARS
-    reading = Reading(finish, thinking, execute_truncated, repair)
+    reading = Reading(finish, thinking, execute_truncated, len(text) <= MAX_REPAIR_CHARS)
     return REPLY_RULES[behaviour](without_surrogates(text), wire, reading)
 
 

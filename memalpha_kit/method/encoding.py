@@ -61,8 +61,7 @@ def _without_added_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[Any, froz
             f"tokenizer {tokenizer.name_or_path}: expected a fast one (tokenizer.json), found "
             f"{type(tokenizer).__name__}"
         )
-    content = json.loads(backend.to_str())
-    plain = json.dumps({**content, "added_tokens": [], "post_processor": None})
+    plain = json.dumps({**json.loads(backend.to_str()), "added_tokens": [], "post_processor": None})
     added = set(tokenizer.added_tokens_decoder) - {tokenizer.unk_token_id}
     return Tokenizer.from_str(plain), frozenset(added)
 

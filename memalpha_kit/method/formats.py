@@ -133,8 +133,7 @@ _MARKUP = re.compile(r"<(?=/?(?:tool_call|think|memory|text)>|\|)")  # tags, spe
 
 def json_text(value: Mapping[str, Any] | Sequence[Any]) -> str:
     """JSON in which nothing that a text holds can end a call, a row or a block."""
-    text = json.dumps(value, ensure_ascii=False).replace("✿", "\\u273f")
-    return _MARKUP.sub(r"\\u003c", text)
+    return _MARKUP.sub(r"\\u003c", json.dumps(value, ensure_ascii=False).replace("✿", "\\u273f"))
 
 
 def _write_text(call: ToolCall) -> str:

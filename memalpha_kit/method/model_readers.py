@@ -56,11 +56,13 @@ class ModelReader:
     seed: int | None = None
     embed: Embed | None = field(default=None, repr=False)
     name: str = "model"
+    # what was embedded last: the next questions may be about the same memories
+    _last: list[Vectors] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def settings(self) -> dict[str, Any]:
         """Plain values that the answers depend on: the model by its name, texts by a version."""
         owner = getattr(self.embed, "__self__", self.embed)  # of a method, such as Client.embed
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)} | {
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.init} | {
             "model": self.model.name,
             "retrieval": dataclasses.asdict(self.retrieval),
             "embed": getattr(owner, "name", None) or getattr(owner, "__qualname__", None),
@@ -116,7 +118,8 @@ class ModelReader:
         if self.embed and self.retrieval.method != "bm25":
             texts = [sentence(q.text) for q in questions if q.text.strip()]
             texts += [entry.text for memory in memories.values() for _, entry in memory.entries()]
-            vectors = Vectors(self.embed, texts)
+            vectors = Vectors(self.embed, texts, *self._last)
+            self._last[:] = [vectors]
         views = {place: self._view(memory, vectors) for place, memory in memories.items()}
         return [views[id(question.memory)] for question in questions]
 

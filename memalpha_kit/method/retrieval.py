@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -229,13 +229,18 @@ def view(memory: Memory, retrieval: Retrieval, vectors: Vectors | None = None) -
 class Vectors:
     """Unit vectors of texts from `embed`, which is asked for every text once.
 
+    `before` are others of the same `embed`, from which those of the same texts are taken.
     A failure is never taken for a vector: not a number, without a direction or of another width
     is an InputError.
     """
 
-    def __init__(self, embed: Embed, texts: Iterable[str] = ()) -> None:
-        self._embed, self._known = embed, dict[str, np.ndarray]()
-        if texts := list(texts):
+    def __init__(
+        self, embed: Embed, texts: Sequence[str] = (), before: Vectors | None = None
+    ) -> None:
+        known = before._known if before else {}
+        self._embed = embed
+        self._known: dict[str, np.ndarray] = {text: known[text] for text in texts if text in known}
+        if texts:
             self(texts)
 
     def __call__(self, texts: Sequence[str], like: np.ndarray | None = None) -> np.ndarray:

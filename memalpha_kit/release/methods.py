@@ -60,8 +60,7 @@ def _dropped(text: str, drop: int, counter: Counter) -> tuple[str, int]:
     """`text` without its header and first tokens, and how many are still to be dropped after it."""
     tail = Tail(text, counter)
     left = tail.n_tokens - max(0, drop - HEADER_TOKENS)
-    rest = drop - HEADER_TOKENS - tail.n_tokens - FOOTER_TOKENS
-    return tail.last(left), rest
+    return tail.last(left), drop - HEADER_TOKENS - tail.n_tokens - FOOTER_TOKENS
 
 
 MARGIN = 1_000

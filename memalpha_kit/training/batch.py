@@ -99,8 +99,7 @@ def importance_ratio(
 
     exp(old - sampling), not above `highest`; 1 where masked or where the engine said nothing (NaN).
     """
-    difference = torch.nan_to_num((old - sampling) * mask, nan=0.0)
-    return difference.exp().clamp(max=highest)
+    return torch.nan_to_num((old - sampling) * mask, nan=0.0).exp().clamp(max=highest)
 
 
 def token_logprobs(

@@ -169,8 +169,7 @@ def read_paragraphs(job: Job) -> list[Paragraph]:
     parquet = [path for path in matches(job.raw, *FILES)[:1] if path.suffix == ".parquet"]
     found: dict[str, Paragraph] = {}
     for title, context, qa in job.read(of_hub, *FILES, COLUMNS) if parquet else _articles(job):
-        paragraph = found.setdefault(context, Paragraph(context, title))
-        paragraph.questions.extend([qa] if qa else [])
+        found.setdefault(context, Paragraph(context, title)).questions.extend([qa] if qa else [])
     return list(found.values())
 
 
