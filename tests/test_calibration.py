@@ -331,3 +331,7 @@ def test_a_refusing_server_and_wrong_options_are_one_line(tmp_path, capsys, monk
     assert "QWEN_URL" in refused()
     assert "--model" in refused("--model", tmp_path, "--url", "http://x/v1")
     assert "repeats" in refused("--judge", "rules", "--repeats", 0)
+    assert "temperature: expected at least 0" in refused("--model", "m", "--temperature", -1)
+    assert "max_tokens: expected at least 1" in refused("--model", "m", "--max-tokens", 0)
+    for idle in (("--model", "m"), ("--url", "http://x"), ("--temperature", 0), ("--thinking",)):
+        assert "no model and no setting of one" in refused("--judge", "rules", *idle)

@@ -26,7 +26,7 @@ from memalpha_kit.cli.options import (
 )
 from memalpha_kit.errors import InputError
 from memalpha_kit.progress import bar
-from memalpha_kit.sections import about, read_yaml
+from memalpha_kit.sections import Count, NonNegative, about, read_yaml, section
 
 if TYPE_CHECKING:
     from memalpha_kit.evaluation.runs import Run
@@ -51,17 +51,17 @@ class How:
     moved: bool = about(False, "other addresses, but the models the run was begun with")
 
 
-@dataclass(frozen=True)
+@section
 class Calibrating:
     """How a judge is measured."""
 
     judge: Literal["model", "rules"] = about("model", "who judges")
     replies: Path | None = about(None, "JSONL file for every verdict")
     cases: Path | None = about(None, "JSONL file of labelled cases [default: the kit's]")
-    repeats: int = about(3, "times that each case is judged")
+    repeats: Count = about(3, "times that each case is judged")
     behaviour: str = about("fixed", "fixed, or release: as published")
-    temperature: float | None = about(None, "[default: each judge's own]")
-    max_tokens: int | None = about(None, "[default: each judge's own]")
+    temperature: NonNegative | None = about(None, "[default: each judge's own]")
+    max_tokens: Count | None = about(None, "[default: each judge's own]")
     thinking: bool = about(False, "let the model reason first")
 
 
@@ -290,7 +290,11 @@ def calibrate(
     judges: dict[str, calibration.Judgement] = {"": calibration.rule_judge}
     name = "rules"
     shown = bar(0, "judge")
-    if how.judge == "model":
+    if how.judge == "rules":
+        plain = Calibrating(how.judge, how.replies, how.cases, how.repeats)
+        if local.model or served.url or served.model_name or how != plain:
+            raise InputError("--judge rules: expected no model and no setting of one")
+    else:
         asked = answering(served, asking, local)
         if asked is None:
             raise InputError(
