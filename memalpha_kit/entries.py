@@ -124,6 +124,10 @@ class Store(Sequence[Entry]):
         """The entry at a place, which is not its index once an entry before it was removed."""
         return self._entries[place]
 
+    def place(self, entry: Entry) -> int:
+        """The place of one of its entries."""
+        return self._places[entry.id]
+
     def places(self) -> Iterator[tuple[int, Entry]]:
         """Every entry with its place, in order."""
         return iter(sorted(self._entries.items()))

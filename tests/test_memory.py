@@ -502,8 +502,11 @@ def test_scripts_without_spaces_rank_by_pairs_and_signs_belong_to_their_letters(
         ("relevant", 0, "boats", ""),
     ],
 )
-def test_the_newest_or_the_closest_entries_are_shown_in_insertion_order(display, k, chunk, ids):
+def test_the_newest_or_the_closest_entries_are_shown_in_insertion_order(
+    display, k, chunk, ids, monkeypatch
+):
     memory = memory_of(NORA, TOM, "Ida bakes bread", ANA)
+    monkeypatch.setattr(Store, "_tuple", lambda entries: pytest.fail("looked at every entry"))
     lists = shown(memory, chunk, replace(FIXED, shown=k, display=display))
     assert ["".join(entry.id for entry in entries) for entries in lists.values()] == [ids, ""]
     assert shown(replace(memory, semantic=None), chunk, FIXED) == {"episodic": ()}

@@ -81,8 +81,7 @@ def only_hay(long: Instance, short: Instance) -> Instance:
 
 def _apart(instance: Instance, other: Instance) -> bool:
     """Whether another instance's chunks may be hay at all."""
-    labels = metric_of(instance.source, judged=False) == "label"
-    same = labels and instance.source == other.source
+    same = metric_of(instance.source, judged=False) == "label" and instance.source == other.source
     return not same and set(groups(instance)).isdisjoint(groups(other))
 
 

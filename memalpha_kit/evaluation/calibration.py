@@ -161,8 +161,7 @@ def _by_rule(case: Case) -> bool:
         return not re.search(r"\bthe user\b(?!')", case.text, re.IGNORECASE)
     if case.kind == "abstention":
         return bool(re.search(r"\b(no|not|never|cannot|only)\b", case.answer, re.IGNORECASE))
-    golds = tuple(gold for gold in case.gold if normalise(gold))
-    return bool(substring(case.answer, golds))
+    return bool(substring(case.answer, tuple(gold for gold in case.gold if normalise(gold))))
 
 
 _ANNOUNCES = re.compile(r"\b(summary|rules?|overview|details|information)\b", re.IGNORECASE)

@@ -244,8 +244,7 @@ def keywords(prediction: str, answers: Answers) -> float:
 
     One answer is a comma-separated list; several answers are the keywords themselves.
     """
-    parts = unified(answers[0]).split(",") if len(answers) == 1 else answers
-    wanted = usable(parts, "keywords")
+    wanted = usable(unified(answers[0]).split(",") if len(answers) == 1 else answers, "keywords")
     return sum(within(keyword, prediction) for keyword in wanted) / len(wanted)
 
 

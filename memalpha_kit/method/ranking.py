@@ -268,8 +268,8 @@ def shown(memory: Memory, chunk: str, config: MemoryConfig) -> dict[str, tuple[E
     def of(entries: Store) -> tuple[Entry, ...]:
         if config.display == "recent" or len(entries) <= config.shown:
             return entries.newest(config.shown)
-        best = {entry.id for entry, _ in rank(entries, chunk, config.shown, "positive", "newest")}
-        return tuple(entry for entry in entries if entry.id in best)
+        best = [entry for entry, _ in rank(entries, chunk, config.shown, "positive", "newest")]
+        return tuple(sorted(best, key=entries.place))
 
     parts = {name: memory.part(name) for name in (*STORES, *config.components)}
     return {name: of(part) for name, part in parts.items() if isinstance(part, Store)}
