@@ -75,8 +75,13 @@ def make_instance(
 
     Blank chunks are dropped, and half surrogate pairs, which no file or server takes, are replaced.
     Raises InputError naming the source and the field if no chunk or no question is left, or a
-    question is blank, has no non-blank answer, or has the id of another one.
+    question is blank, has no non-blank answer or a text for a list of them, or another one's id.
     """
+    questions = tuple(questions)
+    for where, texts in [("chunks", chunks), *((f"question {q.id}", q.answers) for q in questions)]:
+        if isinstance(texts, str):  # it would be taken letter by letter
+            found = f'found one text, {texts:.40}; of one text it is ("...",)'
+            raise InputError(f"{source}: {where}: expected a list or tuple of texts, {found}")
     there = {index: text for index, text in enumerate(map(_whole, chunks)) if text.strip()}
     kept = tuple(there.values())
     moved: dict[int | None, int] = {index: new for new, index in enumerate(there)}

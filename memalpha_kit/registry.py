@@ -27,7 +27,6 @@ from memalpha_kit.errors import InputError, closest
 
 T = TypeVar("T")
 RELEASE = "memalpha_kit.release"
-YOURS = " (a module of your own adds names: memalpha --extend MODULE ...)"
 
 
 class Registry(Generic[T]):
@@ -62,7 +61,8 @@ class Registry(Generic[T]):
             return self._things[name]
         if name not in self:
             found = f"found {name!r}{closest(str(name), self._things)}"
-            raise InputError(f"{self.what}: expected a known name, {found}{YOURS}")
+            yours = "(a module of your own adds names: memalpha --extend MODULE ...)"
+            raise InputError(f"{self.what}: expected a known name, {found} {yours}")
         return self._things[name]
 
     def __contains__(self, name: object) -> bool:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from memalpha_kit.errors import InputError, closest
-from memalpha_kit.registry import YOURS, Registry
+from memalpha_kit.registry import Registry
 
 CLASSIFY = (
     "The core memory holds rules for sorting sentences into numbered classes. Work out what each "
@@ -107,7 +107,8 @@ def task(source: str) -> Task:
     if source in TASKS:
         return TASKS[source]
     found = f"found {source!r}{closest(source, TASKS)}"
-    raise InputError(f"source: expected a known name, {found}{YOURS}")
+    yours = " (a module of your own, memalpha --extend MODULE ..., adds a row to TASKS)"
+    raise InputError(f"source: expected a known name, {found}{yours}")
 
 
 JUDGED = {"judge": "substring"}

@@ -80,9 +80,6 @@ def without_thinking(reply: str, asked: bool | None = None) -> str | None:
 
 # ---- JSON that a model wrote ------------------------------------------------------------------
 
-MAX_NESTING = 8  # an object that is nested deeper is not decoded
-MAX_REPAIR_BRACKETS = 64  # json_repair recurses in opening brackets ...
-MAX_REPAIR_QUOTES = 200  # ... and takes quadratic time in closing ones and in quotes
 REPAIR_FAILS = (ValueError, AssertionError, LookupError, TypeError, RecursionError)
 """What json_repair raises for debris: the second for "{'```json[?```json[", found by fuzzing."""
 
@@ -162,9 +159,9 @@ def repaired_value(source: str, as_text: Sequence[str] = ()) -> dict[str, Any] |
     It closes open strings and objects, takes single quotes, stray commas and comments, and finds
     an object inside other text. Sources with many brackets or quotes are not tried.
     """
-    if len(re.findall(r"[\[\]{}()]", source)) > MAX_REPAIR_BRACKETS:
+    if len(re.findall(r"[\[\]{}()]", source)) > 64:  # json_repair recurses in opening ones
         return None
-    if len(re.findall("[\"'`“”]", source)) > MAX_REPAIR_QUOTES:
+    if len(re.findall("[\"'`“”]", source)) > 200:  # and takes quadratic time in these
         return None
     for key in as_text:
         source = re.sub(rf"""(["']{key}["']{_BARE_VALUE}""", r'\1"\2"', source)
@@ -186,7 +183,7 @@ def _value(source: str, start: int = 0) -> tuple[dict[str, Any] | list[Any] | No
     """The object or array at `start`, and where it ends."""
     value, end = _decoded(source, start) or (None, 0)
     try:
-        return _tame(value, MAX_NESTING), end
+        return _tame(value, 8), end  # what is nested deeper is not decoded
     except (ValueError, RecursionError):
         return None, 0
 

@@ -53,12 +53,14 @@ def test_blank_chunks_are_dropped_and_the_evidence_index_follows():
         (["a"], [QA("q7", " ", ("x",))], "question q7: expected text"),
         (["a"], [QA("q7", "Who?", ())], "question q7: expected an answer"),
         (["a"], [QA("q7", "Who?", ("", " "))], "question q7: expected an answer"),
+        (["a"], [QA("q7", "Who?", "Nora")], "question q7: expected a list or tuple of texts"),
+        ("Nora", [BEES], "chunks: expected a list or tuple of texts, found one text, Nora"),
     ],
 )
 def test_an_instance_that_cannot_be_used_is_refused_in_one_line(chunks, questions, complaint):
     with pytest.raises(InputError, match=complaint) as error:
         make_instance("squad", chunks, questions)
-    assert str(error.value).startswith("squad/")
+    assert str(error.value).startswith("squad")
     assert "\n" not in str(error.value)
 
 

@@ -99,9 +99,6 @@ class Request(NamedTuple):
     arguments: Mapping[str, Any] = MappingProxyType({})
 
 
-_NOTHING = Request("")
-
-
 @dataclass(frozen=True)
 class Tool:
     """A tool: what it is for, what it takes, and what it does.
@@ -220,7 +217,7 @@ class Rules:
         In this order: unknown_tool, not_offered, missing_argument, bad_type, bad_memory_type,
         disabled, core_insert, not_found, empty_content, and what the tool itself refuses.
         """
-        nothing, arguments = _NOTHING, call.arguments
+        nothing, arguments = Request(""), call.arguments
         if call.name not in TOOLS:
             return "unknown_tool", nothing
         tool = TOOLS[call.name]
