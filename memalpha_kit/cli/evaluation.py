@@ -290,11 +290,10 @@ def calibrate(
     judges: dict[str, calibration.Judgement] = {"": calibration.rule_judge}
     name = "rules"
     shown = bar(0, "judge")
-    if how.judge == "rules":
-        plain = Calibrating(how.judge, how.replies, how.cases, how.repeats)
-        if local.model or served.url or served.model_name or how != plain:
-            raise InputError("--judge rules: expected no model and no setting of one")
-    else:
+    plain = Calibrating("rules", how.replies, how.cases, how.repeats)
+    if how.judge == "rules" and (any((local.model, served.url, served.model_name)) or how != plain):
+        raise InputError("--judge rules: expected no model and no setting of one")
+    if how.judge == "model":
         asked = answering(served, asking, local)
         if asked is None:
             raise InputError(

@@ -269,12 +269,7 @@ def answering(served: Served, asking: Asking, local: Local) -> ChatModel | None:
 
 
 def writer_of(
-    command: str,
-    rule: str | None,
-    local: Local,
-    temperature: float,
-    profile: str,
-    overrides: list[str],
+    command: str, rule: str | None, local: Local, heat: float, profile: str, overrides: list[str]
 ) -> tuple[Writer, Profile]:
     """The writer of `--writer` or `--model`, and its profile. InputError for both and for none."""
     from memalpha_kit.method import writers
@@ -288,11 +283,11 @@ def writer_of(
     adapter, how = adapter_file(local.model), (local.device, local.dtype)
     loaded = load_profile(str(local.model) if adapter else profile, overrides)
     if rule:
-        if temperature:
+        if heat:
             raise InputError(f"--temperature: has no effect with the rule --writer {rule}")
         return writers.writer(rule, loaded.protocol.wire), loaded
     rules = (loaded.memory, loaded.protocol)
-    sampling = Sampling(temperature=temperature, max_new_tokens=loaded.protocol.max_reply_tokens)
+    sampling = Sampling(temperature=heat, max_new_tokens=loaded.protocol.max_reply_tokens)
     lm = load_trained(adapter, loaded, *how) if adapter else local.lm(*rules)
     return ModelWriter(lm, *rules, sampling), loaded
 

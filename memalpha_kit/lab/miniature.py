@@ -46,9 +46,6 @@ log = logging.getLogger(__name__)
 
 METRIC = "substring"
 READER = "best_entry"
-TRANSCRIBER = world.Habits(chat=1.0)
-"""Writes every sentence and updates every shown correction: the skills, without any choice."""
-
 TRANSCRIBER_LIFE = world.Habits(keep=0.6, chat=0.3, update=0.9, insert_hidden=0.6)
 TEACHER_LIFE = world.Habits(keep=0.75, chat=0.3, update=0.8, insert_hidden=0.7)
 """What goes into the memories that lessons are given with (see `world.transcripts`)."""
@@ -188,9 +185,10 @@ def warm_start(profile: Profile, folder: Path) -> Path:
         return Phase(name, steps, rows)
 
     poor, skills = world.imperfect(settings), settings.transcribe_steps
+    every = world.Habits(chat=1.0)  # every sentence and shown correction: no choice yet
     phases = [
         Phase("copy", settings.copy_steps, draw=lessons.CopyRows(tokenizer)),
-        phase("transcribe", skills, TRANSCRIBER, TRANSCRIBER_LIFE, skills * settings.batch),
+        phase("transcribe", skills, every, TRANSCRIBER_LIFE, skills * settings.batch),
         phase("teacher", settings.steps, poor, TEACHER_LIFE, settings.rows),
     ]
     with held(folder):
