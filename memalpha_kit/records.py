@@ -80,7 +80,7 @@ def make_instance(
     questions = tuple(questions)
     for where, texts in [("chunks", chunks), *((f"question {q.id}", q.answers) for q in questions)]:
         if isinstance(texts, str):  # it would be taken letter by letter
-            found = f'found one text, {texts:.40}; of one text it is ("...",)'
+            found = f'found the text {texts[:40]!r}; of one text it is ("...",)'
             raise InputError(f"{source}: {where}: expected a list or tuple of texts, {found}")
     there = {index: text for index, text in enumerate(map(_whole, chunks)) if text.strip()}
     kept = tuple(there.values())

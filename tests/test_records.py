@@ -54,7 +54,7 @@ def test_blank_chunks_are_dropped_and_the_evidence_index_follows():
         (["a"], [QA("q7", "Who?", ())], "question q7: expected an answer"),
         (["a"], [QA("q7", "Who?", ("", " "))], "question q7: expected an answer"),
         (["a"], [QA("q7", "Who?", "Nora")], "question q7: expected a list or tuple of texts"),
-        ("Nora", [BEES], "chunks: expected a list or tuple of texts, found one text, Nora"),
+        ("No\nra", [BEES], "chunks: expected a list or tuple of texts, found the text"),
     ],
 )
 def test_an_instance_that_cannot_be_used_is_refused_in_one_line(chunks, questions, complaint):
