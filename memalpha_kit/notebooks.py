@@ -131,7 +131,8 @@ def context(
     Raises InputError as `load_profile` does, and if another process writes this very report.
     """
     settings, place = named_profile(profile, overrides), Path(root or repository())
-    words = ["memalpha", "run", "--profile", profile]
+    own = profile.endswith((".yaml", ".yml"))  # the command may be called from another folder
+    words = ["memalpha", "run", "--profile", str(Path(profile).resolve()) if own else profile]
     words += [word for override in overrides for word in ("--set", override)]
     words += ["--root", str(place.resolve())] if root and place.resolve() != repository() else []
     made = Context(notebook, settings, place, shlex.join(words))

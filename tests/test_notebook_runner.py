@@ -111,10 +111,13 @@ def test_a_failing_cell_or_a_kernel_that_dies_is_one_line_and_leaves_a_copy_mark
     assert not (toy / "reports" / "04_fourth" / "ci" / "04_fourth.ipynb").exists()
 
 
-def test_a_missing_hand_over_names_the_notebook_and_the_command_that_makes_all(toy):
+def test_a_missing_hand_over_names_the_notebook_and_the_command_that_makes_all(toy, monkeypatch):
     command = re.escape(f"memalpha run --profile ci --set seed=1 --root {toy}")
     with pytest.raises(NotebookError, match=f"notebook 01_first makes it, .*: {command}"):
         run("ci", ["02"], ["seed=1"], root=toy, notebooks=toy / "notebooks")
+    monkeypatch.chdir(toy)
+    (toy / "own.yaml").write_text("extends: ci\n")
+    assert f"--profile {toy / 'own.yaml'}" in context("02_second", "own.yaml", root=toy).command
     here = Context("02_second", Profile("ci"), toy)
     with pytest.raises(InputError, match="policy: not there; notebook 01_first makes it"):
         here.made_by("01_first", toy / "runs" / "policy")
