@@ -308,22 +308,31 @@ def test_own_text_files_are_built_with_their_questions(notes):
     assert metric_of(other.source) == "rouge_l"
 
 
-def test_a_question_about_a_file_looks_at_no_other_file(tmp_path, monkeypatch):
-    looked = Counter()
+@pytest.mark.parametrize("named", [True, False])
+def test_a_question_looks_at_no_file_but_its_own_and_no_chunk_without_its_answer_s_words(
+    tmp_path, monkeypatch, named
+):
+    looked, spaced = Counter(), text._spaced
 
-    class Name(str):
+    class Seen(str):
         def __hash__(self):
             looked[str(self)] += 1
             return super().__hash__()
 
-    monkeypatch.setattr(text, "_name", Name)
+        def __contains__(self, phrase):
+            looked["words"] += 1
+            return super().__contains__(phrase)
+
+    monkeypatch.setattr(text, "_name", Seen)
+    monkeypatch.setattr(text, "_spaced", lambda words: Seen(spaced(words)))
     names = [f"n{i}.txt" for i in range(10, 50)]
     write(tmp_path, **{f"notes/{name}": f"Note {name}." for name in names})
-    asked = [{"question": "Which?", "answer": name, "file": name} for name in names]
-    write(tmp_path, q__jsonl="".join(json.dumps(row) + "\n" for row in asked))
+    asked = [{"question": "Which?", "answer": name} for name in names]
+    rows = [row | {"file": row["answer"]} if named else row for row in asked]
+    write(tmp_path, q__jsonl="".join(json.dumps(row) + "\n" for row in rows))
     [one] = build("text", tmp_path / "notes", BuildConfig(questions=str(tmp_path / "q.jsonl")), 0)
     assert [qa.chunk for qa in one.questions] == [*range(40)]
-    assert max(looked.values()) < 10
+    assert looked.pop("words") == 40 and max(looked.values()) < 10
 
 
 @pytest.mark.parametrize(

@@ -268,8 +268,7 @@ def plot_rewards(metrics: pd.DataFrame) -> Figure:
     marker = "o" if metrics["step"].nunique() < 5 else None
     for axis, (part, label) in zip(axes, shown.items(), strict=True):
         data = metrics[columns].dropna(subset=[part])
-        band = ("pi", 100) if n > 1 else None
-        look = {"errorbar": band, "color": style.AFTER, "marker": marker}
+        look = {"errorbar": ("pi", 100) if n > 1 else None, "color": style.AFTER, "marker": marker}
         sns.lineplot(data=data, x="step", y=part, ax=axis, **look)
         axis.set(title=label, xlabel="", ylabel="mean over a batch")
         axis.set_ylim(min(0, axis.get_ylim()[0]))

@@ -157,8 +157,7 @@ def _news(config: WorldConfig, people: Sequence[str], latest: dict, rng: random.
     Raises InputError if there are hardly any new keys left.
     """
     for _ in range(10_000):
-        kind = _new_example if rng.random() < config.example else _new_fact
-        sentence = kind(people, rng)
+        sentence = (_new_example if rng.random() < config.example else _new_fact)(people, rng)
         if sentence.key not in latest:
             latest[sentence.key] = (sentence.value, -1)  # taken; the chunk is filled in later
             return sentence

@@ -187,8 +187,7 @@ class ChatJudge:
         if reply.text is None:
             return Verdict(None, error=reply.error or "the call failed")
         cut = ", cut off by its token limit" if reply.finish == "length" else ""
-        thought = cut and self.thinking and "</think>" not in reply.text
-        said = None if thought else read(reply.text)
+        said = None if cut and self.thinking and "</think>" not in reply.text else read(reply.text)
         verdict = said if isinstance(said, Verdict) else Verdict(said)
         error = f"invalid format{cut}" if said is None else ""
         return replace(verdict, reply=reply.text, error=error)

@@ -204,8 +204,7 @@ class _Estimate:
         numbers = {"work": work, "memory": memory, "time": hours}
         trained = self.shape.adapter(model) or self.shape.parameters
         whole = self.shape.parameters * (4 if model.lora_rank else 2)
-        kept = (12 * grpo.keep_checkpoints + 2) * trained
-        numbers["disk"] = {"checkpoints": (kept + whole) / GB}
+        numbers["disk"] = {"checkpoints": ((12 * grpo.keep_checkpoints + 2) * trained + whole) / GB}
         numbers["cost"] = self.money(work, hours["GPU hours"], words)
         lines = [
             Line(part, what, numbers[part][what], unit, how.format(**words))

@@ -34,8 +34,7 @@ def parse_examples(context: str, where: str, last_line: bool = False) -> list[tu
             expected = f"{where}: context, line {number}: expected a sentence"
             raise InputError(f"{expected}, found {line!r}")
         if label:
-            text = held[-1] if last_line else " ".join(" ".join(held).split())
-            examples.append((text, label[1]))
+            examples.append((held[-1] if last_line else " ".join(" ".join(held).split()), label[1]))
             held = []
         elif line:
             held.append(line)

@@ -240,6 +240,5 @@ def read(job: Job) -> Corpus:
 def _read_line(line: str, where: str) -> _RawSentence:
     label, tab, text = line.partition("\t")
     if not tab or not text.strip():
-        expected = "expected LABEL, a tab and a sentence"
-        raise InputError(f"{where}: {expected}, found {line[:40]!r}")
+        raise InputError(f"{where}: expected LABEL, a tab and a sentence, found {line[:40]!r}")
     return checked(_RawSentence, {"text": text, "labels": label}, where)

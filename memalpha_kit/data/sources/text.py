@@ -38,7 +38,6 @@ FILES = ("**/*.[tT][xX][tT]", "**/*.[mM][dD]")
 
 Chunks = list[tuple[str, str, str]]
 """(file, text, its words as scores compare them, between spaces) of each chunk."""
-Places = dict[str, dict[str, list[int]]]  # of the chunks of a file, by its name and its folder
 
 
 class _RawQuestion(Row):
@@ -70,7 +69,8 @@ def build(job: Job) -> list[Instance]:
         raise InputError("questions: expected a file with a question on each line, found none")
     job = job.but(source_name(job.config.metric))
     folders: dict[str, Chunks] = defaultdict(list)
-    places: Places = defaultdict(lambda: defaultdict(list))
+    homes: dict[str, str] = {}  # the folder of each file
+    places: dict[tuple[str, str], list[int]] = defaultdict(list)  # of chunks by folder and word
     found = sorted((file, str(file)) for pattern in FILES for file in matches(job.raw, pattern))
     if not found:
         inside = listing(job.raw, ".txt or .md files")
@@ -78,13 +78,15 @@ def build(job: Job) -> list[Instance]:
     for file, text in job.skips.each(lambda path, _: (path, read_text(path)), found):
         place = file.relative_to(job.raw)
         folder, name = place.parts[0] if place.parts[1:] else ".", _name(str(place))
+        homes[name] = folder
         for chunk in pack_sentences(text, job.counter, job.config.chunk_max_tokens):
-            places[name][folder].append(len(folders[folder]))
-            folders[folder].append((name, chunk, _spaced(chunk)))
+            for word in set((words := _spaced(chunk)).split()):
+                places[folder, word].append(len(folders[folder]))
+            folders[folder].append((name, chunk, words))
     asked: dict[str, list[QA]] = {folder: [] for folder in folders}
     numbered = enumerate(rows(path.parent, escape(path.name), (), job.skips), start=1)
     items = (((number, row), where) for number, (row, where) in numbered)
-    for folder, qa in job.skips.each(partial(_asked, folders, places, set()), items):
+    for folder, qa in job.skips.each(partial(_asked, folders, homes, places, set()), items):
         asked[folder].append(qa)
     built = []
     for folder, questions in asked.items():
@@ -111,7 +113,8 @@ def _spaced(text: str) -> str:
 
 def _asked(
     folders: Mapping[str, Chunks],
-    places: Places,
+    homes: Mapping[str, str],
+    places: Mapping[tuple[str, str], list[int]],
     seen: set[tuple[str, str]],
     item: tuple[int, Any],
     where: str,
@@ -119,16 +122,19 @@ def _asked(
     """(folder, question), with the one chunk of its file that has the answer, if there is one."""
     number, row = item[0], checked(_RawQuestion, item[1], where)
     file = None if row.file is None else _name(row.file)
-    homes = folders if file is None else places.get(file, {})
-    if len(homes) != 1:
-        known = ", ".join(sorted(places)[:8])
+    possible = [*folders] if file is None else [homes[file]] if file in homes else []
+    if len(possible) != 1:
+        known = ", ".join(sorted(homes)[:8])
         found = repr(row.file) if row.file else f"none and {len(folders)} folders"
         raise InputError(f"{where}: file: expected one of {known}, found {found}")
-    [home], id = homes, row.id or f"q{number}"
+    [home], id = possible, row.id or f"q{number}"
     if (home, id) in seen:
         raise InputError(f"{where}: id: expected each id once, found {id!r} again")
     seen.add((home, id))
-    phrases, chunks = list(map(_spaced, row.answers)), folders[home]
-    numbers = range(len(chunks)) if file is None else places[file][home]
-    evidence = (i for i in numbers if any(phrase in chunks[i][2] for phrase in phrases))
+    evidence = (
+        i
+        for phrase in map(_spaced, row.answers)
+        for i in min((places.get((home, w), []) for w in phrase.split()), key=len, default=[])
+        if file in (None, folders[home][i][0]) and phrase in folders[home][i][2]
+    )
     return home, QA(id, row.question, tuple(row.answers), only(evidence))
