@@ -350,7 +350,8 @@ def _own_kernel() -> type:
 
         @property
         def kernel_spec(self) -> KernelSpec:
-            quiet = ["--HistoryManager.enabled=False"]  # or kernels share one database
+            # or kernels share one database, and an idle one that is stopped logs an error
+            quiet = ["--HistoryManager.enabled=False", "--log-level=CRITICAL"]
             return KernelSpec(**get_kernel_dict(quiet), env=env)
 
     return OwnKernel

@@ -92,6 +92,13 @@ def test_notebooks_run_in_order_with_the_parameters_and_hand_over_by_files(
     assert lines[-1].startswith("report: ") and lines[-1].endswith("02_second.html")
 
 
+def test_a_kernel_that_is_stopped_prints_no_error_of_its_own(toy, capfd):
+    said = "get_ipython().kernel.log.error('KeyboardInterrupt caught in kernel.')"
+    save_notebook(toy / "notebooks", "03_third", said)
+    run("ci", only=["03"], root=toy, notebooks=toy / "notebooks")
+    assert "caught in kernel" not in "".join(capfd.readouterr())
+
+
 def test_a_failing_cell_or_a_kernel_that_dies_is_one_line_and_leaves_a_copy_marked_failed(toy):
     folder = toy / "notebooks"
     save_notebook(folder, "03_third", "raise ValueError('first line\\nsecond line')")
