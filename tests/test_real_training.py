@@ -29,7 +29,7 @@ from memalpha_kit.method.model_readers import ModelReader
 from memalpha_kit.method.saved import load_episodes
 from memalpha_kit.method.writers import sentences
 from memalpha_kit.models.local import load_lm
-from memalpha_kit.models.local_chat import LocalChat
+from memalpha_kit.models.local_chat import AskedModel, LocalChat
 from memalpha_kit.models.tiny import save_policy
 from memalpha_kit.records import make_instance
 from memalpha_kit.settings import ModelConfig, load_profile
@@ -271,7 +271,7 @@ def test_data_needs_a_training_part_once_and_nothing_of_it_held_out(data, tmp_pa
 def test_the_base_model_answers_whatever_the_adapter_has_learned(base):
     model = ModelConfig(name=str(base), lora_rank=4, dtype="float32", reader="base")
     lm = backends.load_model(model, base, seed=0)
-    asked = real_training.AskedModel("base")
+    asked = AskedModel("base")
     asked.meet(lm, model)
     question = [request("", "which fact is 7", max_tokens=6)]
     before = asked.chat(question)[0].text
@@ -283,7 +283,7 @@ def test_the_base_model_answers_whatever_the_adapter_has_learned(base):
     assert repr(asked) == "AskedModel(name='base')"
     engine = SimpleNamespace()  # Unsloth's, which shares its weights
     lm = SimpleNamespace(name="tiny", model=SimpleNamespace(vllm_engine=engine))
-    asked = real_training.AskedModel("base")
+    asked = AskedModel("base")
     asked.meet(lm, ModelConfig(backend="unsloth", vllm="colocate", lora_rank=4))
     assert asked.model.lm.llm is engine
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
@@ -24,6 +24,9 @@ from memalpha_kit.cli.options import (
     writer_of,
 )
 from memalpha_kit.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LENGTHS = [1, 2, 4, 8, 13]
 
@@ -76,13 +79,7 @@ def credit(
         table = credits.credits(episode, asked[episode.instance], by, readings=readings, seed=seed)
         entries.append(table.assign(episode=episode.id))
         calls.append(credits.call_credits(episode, table).assign(episode=episode.id))
-        idle = table["needed_by"].map(len).eq(0) & table["credit"].eq(0)
-        ids = ", ".join(table.loc[idle, "id"][:20]) + (", ..." if idle.sum() > 20 else "")
-        asked_again = "" if table["low"].equals(table["high"]) else " of those asked again"
-        told = f"no question{asked_again} needs {idle.sum()} of {len(table)} entries: {ids}"
-        print(f"{episode.id}: {told}")
-        if unknown := table["credit"].isna().sum():
-            print(f"entries that no question was scored with and without: {unknown}")
+        print(f"{episode.id}: {_needless(table)}")
         if out:
             title = f"{episode.id}: credit of {len(table)} entries"
             save_figure(plot_credit(table, title), out / f"credit_{number:03d}.png")
@@ -91,6 +88,17 @@ def credit(
             table = pd.concat(parts, ignore_index=True)
             files.save_table(out / f"{name}.csv", table.assign(**{ids: table[ids].map(" ".join)}))
         print(out)
+
+
+def _needless(table: pd.DataFrame) -> str:
+    """How many entries no question needs, and which; and how many nobody knows about."""
+    idle = table["needed_by"].map(len).eq(0) & table["credit"].eq(0)
+    ids = ", ".join(table.loc[idle, "id"][:20]) + (", ..." if idle.sum() > 20 else "")
+    asked_again = "" if table["low"].equals(table["high"]) else " of those asked again"
+    told = f"no question{asked_again} needs {idle.sum()} of {len(table)} entries: {ids}"
+    unknown = table["credit"].isna().sum()
+    more = f"\nentries that no question was scored with and without: {unknown}"
+    return told + more * bool(unknown)
 
 
 @with_fields

@@ -316,16 +316,7 @@ def complete(
     with files.Log(run.folder / ANSWERS) as answers, files.Log(run.folder / FAILURES) as failures:
         run = load_run(run.folder)  # as it is now that nobody else writes
         left, backends = set(run.open), method.backends
-        waiting: list[dict[str, Any]] = []
-        due = time.monotonic() + WAIT_S
-
-        def flush() -> None:
-            """Puts what waits on disk and counts it."""
-            nonlocal due
-            answers.append(*waiting)
-            progress(len(waiting))
-            waiting.clear()
-            due = time.monotonic() + WAIT_S
+        results = _Results(answers, progress)
 
         def keep(record: Answer | Prepared) -> None:
             """Puts a result into the run and on disk, once: what failed into its own log."""
@@ -340,9 +331,7 @@ def complete(
                 failures.append(record_line(record) | {"at": at})
                 run.fail(record)
             elif run.add(record, who := made_by(model)):
-                waiting.append(record_line(record, who))
-                if record.requests or record.prompt_tokens or time.monotonic() > due:
-                    flush()
+                results.add(record_line(record, who), bool(record.requests or record.prompt_tokens))
 
         asked_of = {name for name, _ in left}
         needed = [instance for instance in instances if instance.id in asked_of]
@@ -358,8 +347,29 @@ def complete(
             method.answer(asked, needed, broken | run.prepared, keep)
         finally:
             method.journal.close()
-            flush()
+            results.flush()
     return run
+
+
+class _Results:
+    """Lines on their way to the log of answers, counted when they are on disk."""
+
+    def __init__(self, log: files.Log, progress: Callable[[int], object]) -> None:
+        self.log, self.progress, self.due = log, progress, time.monotonic() + WAIT_S
+        self.waiting: list[dict[str, Any]] = []
+
+    def add(self, line: dict[str, Any], at_once: bool) -> None:
+        """One more line; it may wait a moment for others unless a model was asked for it."""
+        self.waiting.append(line)
+        if at_once or time.monotonic() > self.due:
+            self.flush()
+
+    def flush(self) -> None:
+        """Puts what waits on disk and counts it."""
+        self.log.append(*self.waiting)
+        self.progress(len(self.waiting))
+        self.waiting.clear()
+        self.due = time.monotonic() + WAIT_S
 
 
 def answer(run: Run, method: Method, instances: Sequence[Instance]) -> Run:

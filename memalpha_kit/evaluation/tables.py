@@ -284,8 +284,7 @@ def summary(run: Run, profile: str) -> tuple[str, list[str], bool]:
         )
     if not run.complete:
         return table, [*warnings, f"incomplete: {run.why_open()}"], False
-    failed = [row for row in rows if row["status"] == "judge_error"]
-    if failed:
+    if failed := [row for row in rows if row["status"] == "judge_error"]:
         unread = sum(bool(row["judge_reply"]) for row in failed)
         warnings.append(
             f"{len(failed)} of {len(rows)} answers have no verdict of the judge and are in no "
@@ -368,10 +367,8 @@ def page(found: Labelled, profile: str, made: Mapping[str, pd.DataFrame]) -> str
         state += f", {len(run.skipped)} skipped" if run.skipped else ""
         asked = f"{len(run.questions)} questions, tokens by {run.settings['method']['counter']}"
         lines.append(f"- {name}: `{run.folder.name}`, {asked}, {state}")
-    sections = []
-    for name, table in made.items():
-        title, columns = SECTIONS[name]
-        sections.append(f"## {title}\n\n{markdown(table[columns])}")
+    titled = ((*SECTIONS[name], table) for name, table in made.items())
+    sections = [f"## {title}\n\n{markdown(table[columns])}" for title, columns, table in titled]
     return "\n".join(["\n".join(lines) + "\n", *sections])
 
 

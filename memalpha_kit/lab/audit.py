@@ -99,9 +99,6 @@ class _Blind:
     def count(self, text: str) -> int:
         return 0 if SPECIAL in text else self.inner.count(text)
 
-    def cut(self, text: str, n_tokens: int) -> str:
-        return self.inner.cut(text, n_tokens)
-
 
 def success_by_text(call: ToolCall) -> ToolCall:
     """The call with the status that a search in its result text finds.

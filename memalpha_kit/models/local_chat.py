@@ -11,15 +11,19 @@ import json
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
-from memalpha_kit.chats import ChatReply, ChatRequest, Done
+from memalpha_kit.chats import ChatModel, ChatReply, ChatRequest, Done
 from memalpha_kit.errors import InputError, ModelGone
 from memalpha_kit.method.calls import calls_apart
 from memalpha_kit.method.encoding import encode_chat
 from memalpha_kit.models.local import Sampling
 from memalpha_kit.records import Completion
+
+if TYPE_CHECKING:
+    from memalpha_kit.models.local import CausalLM
+    from memalpha_kit.settings import ModelConfig
 
 
 @dataclass(frozen=True)
@@ -134,6 +138,34 @@ class VllmLM:
             )
             for output in outputs
         ]
+
+
+@dataclass
+class AskedModel:
+    """A chat model that is known by its name alone, and found when the policy is loaded.
+
+    A run's settings keep the name; addresses and weights are not part of what was asked for.
+    """
+
+    name: str
+    model: ChatModel | None = field(default=None, repr=False)
+
+    def meet(self, lm: CausalLM, config: ModelConfig) -> None:
+        """Takes the base model of the policy `lm`, unless there is a model already.
+
+        Unsloth's engine is the base where it is asked without an adapter; TRL's holds merged
+        weights, so there transformers answers, on the policy's own weights below its adapter.
+        """
+        engine = getattr(lm.model, "vllm_engine", None)
+        if self.model is None and config.backend == "unsloth" and engine is not None:
+            self.model = LocalChat(VllmLM(engine, f"base of {lm.name}"))
+        if self.model is None:  # few prompts at a time: their caches lie on the policy's card
+            self.model = LocalChat(replace(lm, batch_size=8), adapter_off=True)
+
+    def chat(self, requests: Sequence[ChatRequest], done: Done | None = None) -> list[ChatReply]:
+        """As its model's."""
+        assert self.model  # it was met before anybody asks
+        return self.model.chat(requests, done)
 
 
 def _reply(completion: Completion, elapsed_s: float) -> ChatReply:

@@ -97,9 +97,9 @@ def _other_adapter(model: ModelConfig) -> str:
     for theirs, ours in {"r": "lora_rank", "lora_alpha": "lora_alpha"}.items():
         if saved.get(theirs) != (found := getattr(model, ours)):
             return f"{ours}: expected {saved.get(theirs)}, as in {file}, found {found}"
-    layers = saved.get("target_modules")  # or one pattern of names
-    layers = {name.rpartition(".")[2] for name in layers} if isinstance(layers, list) else set()
-    if more := sorted(layers - {*model.lora_targets}):
+    named = saved.get("target_modules")  # or one pattern of names
+    layers = [name.rpartition(".")[2] for name in named] if isinstance(named, list) else []
+    if more := sorted({*layers} - {*model.lora_targets}):
         return f"lora_targets: expected {', '.join(more)} too, as in {file}"
     others = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "modules_to_save")
     odd = next((name for name in others if saved.get(name)), "")
@@ -111,8 +111,7 @@ def check_installed(names: Iterable[str], setting: str) -> None:
     for name in names:
         if importlib.util.find_spec(name) is None:
             raise InputError(
-                f"{setting}: expected {name} to be installed (pip install {name}), "
-                "found no such package"
+                f"{setting}: expected {name} to be installed (pip install {name}), found none"
             )
 
 

@@ -22,12 +22,12 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memalpha_kit.chats import ChatModel, ChatReply, ChatRequest, Done, request
+from memalpha_kit.chats import request
 from memalpha_kit.data import dataset
 from memalpha_kit.errors import InputError
 from memalpha_kit.files import fingerprint, held, load_json, resume_or_refuse, run_card
@@ -43,7 +43,7 @@ from memalpha_kit.models.chat import Client
 from memalpha_kit.models.folders import check_pad, check_writer, found_folder, quiet
 from memalpha_kit.models.get import hub_folder
 from memalpha_kit.models.local import Sampling
-from memalpha_kit.models.local_chat import LocalChat, VllmLM
+from memalpha_kit.models.local_chat import AskedModel
 from memalpha_kit.models.servers import endpoint_from_env
 from memalpha_kit.progress import tell
 from memalpha_kit.records import Instance, Memory, ToolCall
@@ -53,7 +53,6 @@ from memalpha_kit.training import processes
 from memalpha_kit.training.plan import fitting
 
 if TYPE_CHECKING:
-    from memalpha_kit.models.local import CausalLM
     from memalpha_kit.training.export import Exported
 
 
@@ -380,31 +379,3 @@ def environment(profile: Profile, base: Path, asked: AskedModel) -> Environment:
             judge = CallJudge(ContentJudge(asked, max_tokens=reply // 4))
     parts = profile.memory, profile.protocol, answers, judge, profile.reward, profile.advantage
     return Environment(*parts, meet=lambda lm: asked.meet(lm, model))
-
-
-@dataclass
-class AskedModel:
-    """A chat model that is known by its name alone, and found when the policy is loaded.
-
-    A run's settings keep the name; addresses and weights are not part of what was asked for.
-    """
-
-    name: str
-    model: ChatModel | None = field(default=None, repr=False)
-
-    def meet(self, lm: CausalLM, config: ModelConfig) -> None:
-        """Takes the base model of the policy `lm`, unless there is a model already.
-
-        Unsloth's engine is the base where it is asked without an adapter; TRL's holds merged
-        weights, so there transformers answers, on the policy's own weights below its adapter.
-        """
-        engine = getattr(lm.model, "vllm_engine", None)
-        if self.model is None and config.backend == "unsloth" and engine is not None:
-            self.model = LocalChat(VllmLM(engine, f"base of {lm.name}"))
-        if self.model is None:  # few prompts at a time: their caches lie on the policy's card
-            self.model = LocalChat(replace(lm, batch_size=8), adapter_off=True)
-
-    def chat(self, requests: Sequence[ChatRequest], done: Done | None = None) -> list[ChatReply]:
-        """As its model's."""
-        assert self.model  # it was met before anybody asks
-        return self.model.chat(requests, done)
