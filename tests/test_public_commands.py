@@ -321,6 +321,7 @@ RULE = ("--method", "memory", "--writer", "keep_sentences", "--url", "http://x",
         (("--method", "bm25"), "found none; --url and --model-name name a served one"),
         ((*RULE, "--embed-model-name", "e"), "has no effect without --set retrieval=embedding"),
         ((*RULE, "--writer-model-name", "w"), "has no effect beside --writer keep_sentences"),
+        (("--method", "memagent", *RULE[4:], "--writer-model-name", "w"), "with method memagent"),
         ((*RULE, "--embed-price-in", "1"), "unknown argument '--embed-price-in'"),  # not counted
     ],
 )

@@ -183,10 +183,11 @@ def _evaluate(
     )
     if backends.embed and said.get("retrieval", "bm25") == "bm25":
         raise InputError("a model that embeds: has no effect without --set retrieval=embedding")
-    if backends.write and said.get("writer", "api") != "api":
-        raise InputError(f"a writer at a server: has no effect beside --writer {writer}")
     spec = methods.MethodSpec(method, options)
     asked = methods.build_method(spec, backends).backends
+    if backends.write and not asked.write:
+        beside = f"beside --writer {writer}" if said.get("writer") else f"with method {method}"
+        raise InputError(f"a writer at a server: has no effect {beside}")
     if local.model and not asked.answer:
         raise InputError(f"--model: has no effect, for method {method} asks no model here")
     info = methods.provenance(spec, asked, data, {k: v.prices for k, v in servers.items()}, wrote)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -126,6 +126,9 @@ class MemAgent(Method):
     needs_model = model_writes = True
     prompts: ClassVar[Any] = (MEMAGENT_WORDING, VERSION)
     options: MemAgentSettings
+
+    def __init__(self, name: str, settings: MemAgentSettings, backends: Backends) -> None:
+        super().__init__(name, settings, replace(backends, write=None))
 
     def read(self, reply: str) -> str | None:
         """The new memory: the reply after its thoughts; None if these did not end."""
