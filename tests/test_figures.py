@@ -276,7 +276,7 @@ FIGURES = {
 }
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error", "default::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_is_drawn_without_warnings_fits_a_column_and_every_panel_shows_something(
     name, tmp_path
