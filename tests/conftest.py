@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import random
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,28 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real raw files in {folder} (set MEMALPHA_REAL_DATA)")
     return folder
+
+
+def package_source(name: str) -> Path:
+    """Folder of a GPU package's source, to be read: installed, or in MEMALPHA_<NAME>_SOURCE."""
+    variable, spec = f"MEMALPHA_{name.upper()}_SOURCE", find_spec(name)
+    if named := os.environ.get(variable):
+        return Path(named) / name
+    if not spec:
+        pytest.skip(f"{name} is not installed (pip install -e .[gpu], or set {variable})")
+    return Path(spec.origin).parent
+
+
+@pytest.fixture(scope="session")
+def unsloth_source() -> Path:
+    """The file of Unsloth that rewrites TRL's trainer."""
+    return package_source("unsloth") / "models" / "rl_replacements.py"
+
+
+@pytest.fixture(scope="session")
+def vllm() -> Path:
+    """The folder of vLLM's package."""
+    return package_source("vllm")
 
 
 @pytest.fixture(scope="session")

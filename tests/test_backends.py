@@ -5,12 +5,9 @@ from __future__ import annotations
 import ast
 import json
 import math
-import os
 import sys
 import types
 from dataclasses import replace
-from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 import tiny_policy as tiny
@@ -265,16 +262,6 @@ def test_what_unsloth_s_loss_calls_with_is_passed_on_by_position_and_by_name():
     assert call("model", "ids", "mask", 3, 2)[0] == "logprobs"
     call("model", "ids", "mask", 3, compute_efficient=True, num_images=None)
     assert trainer.seen == (None, False, True, (), {"num_images": None})
-
-
-@pytest.fixture(scope="session")
-def unsloth_source() -> Path:
-    """The file of Unsloth that rewrites TRL's trainer: installed, or MEMALPHA_UNSLOTH_SOURCE's."""
-    named, spec = os.environ.get("MEMALPHA_UNSLOTH_SOURCE"), find_spec("unsloth")
-    if not (named or spec):
-        pytest.skip("unsloth is not installed (pip install -e .[gpu])")
-    folder = Path(named) / "unsloth" if named else Path(spec.origin).parent
-    return folder / "models" / "rl_replacements.py"
 
 
 def test_every_call_in_the_installed_unsloth_fits_our_log_probabilities(unsloth_source):

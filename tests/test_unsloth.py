@@ -98,17 +98,6 @@ def test_unsloth_knows_every_argument_by_name(runs, model, tmp_path):
 # --- vLLM -----------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="session")
-def vllm() -> Path:
-    """The folder of vLLM's package: installed, or named by MEMALPHA_VLLM_SOURCE."""
-    named, spec = os.environ.get("MEMALPHA_VLLM_SOURCE"), find_spec("vllm")
-    if not (named or spec):
-        pytest.skip("vllm is not installed (pip install -e .[gpu], or set MEMALPHA_VLLM_SOURCE)")
-    folder = Path(named) / "vllm" if named else Path(spec.origin).parent
-    assert (folder / "entrypoints" / "llm.py").is_file(), folder
-    return folder
-
-
 def class_in(path: Path, name: str) -> ast.ClassDef:
     """A class of a source file."""
     tree = ast.parse(path.read_text())

@@ -42,8 +42,9 @@ def score_run(
 ) -> list[Row]:
     """Scores every question under a profile and saves the rows, in the order of the run.
 
-    Questions without an answer have `infra_error`, those that the method cannot be asked `skipped`;
-    neither has a score. `card` says who judged; it is kept with the scores.
+    No answering model is called. Without a judge its stand-in metric is used and named. Questions
+    without an answer have `infra_error`, those that the method cannot be asked `skipped`; neither
+    has a score. `card` says who judged; it is kept with the scores.
     """
     scored = score_all(items(run), profile, judge)
     rows = [_score_row(run, q, s, profile) for q, s in zip(run.questions, scored, strict=True)]

@@ -128,6 +128,7 @@ class MemAgent(Method):
     options: MemAgentSettings
 
     def __init__(self, name: str, settings: MemAgentSettings, backends: Backends) -> None:
+        # It has one model: another one that writes would not be MemAgent.
         super().__init__(name, settings, replace(backends, write=None))
 
     def read(self, reply: str) -> str | None:

@@ -14,6 +14,8 @@ A run folder holds:
     validation.csv    a row per look at held-out instances, if `grpo.validate_every` asks for some
     best/             the policy that was best on them
     policy/           the trained policy, a Hugging Face folder, written last of all
+
+Neither transformers nor TRL is imported before a run starts: Unsloth has to come first.
 """
 
 from __future__ import annotations

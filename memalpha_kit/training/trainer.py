@@ -117,7 +117,7 @@ class EpisodeTrainer(GRPOTrainer):
         batch["num_items_in_batch"] = torch.tensor(n_tokens, device=device)
         if self.grpo.loss == "bnpo":  # TRL does not read it; Unsloth would divide by it, as in dapo
             del batch["num_items_in_batch"]
-        if self.grpo.loss in ("grpo", "dr_grpo"):
+        if self.grpo.loss in ("grpo", "dr_grpo"):  # their means count the rows that only fill up
             raised = len(batch["prompt_ids"]) * len(shares) / max(1, sum(shares))
             batch["advantages"] *= raised
             self.beta = self.grpo.kl * raised
